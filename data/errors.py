@@ -1,0 +1,7 @@
+"""The one error of the data room: something on disk (or on its way there) is missing, damaged or not what it should be."""
+
+from __future__ import annotations
+
+
+class DataError(Exception):
+    """Data missing or damaged. The message names the thing, what was expected, and the command that mends it."""

@@ -1,0 +1,116 @@
+"""The one index format that every dataset is read from: pictures, labels, and boxes where the set has them.
+
+`attnbias prepare-data NAME` writes one file a split to DATA_ROOT/NAME/index/SPLIT.json; training and evaluation read
+nothing else. Label values: 1 positive, 0 negative, -1 unknown (VOC difficult, WIDER unspecified).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from attnbias.data.errors import DataError
+
+FORMAT = 1
+
+
+class Box(NamedTuple):
+    """One annotated object. `x, y, w, h` in pixels of the stored picture, continuous, from its upper left corner."""
+
+    label: int
+    x: float
+    y: float
+    w: float
+    h: float
+    crowd: bool = False
+    difficult: bool = False
+
+
+class Record(NamedTuple):
+    """One sample. `target` is one class number, or one value per class in {1, 0, -1}."""
+
+    path: str
+    target: int | tuple[int, ...]
+    boxes: tuple[Box, ...] = ()
+    crop: tuple[float, float, float, float] | None = None
+    """The part of the picture that is the sample (x, y, w, h), such as one person of WIDER-Attribute."""
+    image_id: int | None = None
+    """Id in the set's own annotation file, where masks are looked up."""
+    group: str | None = None
+    """Value of a group column (worst-group accuracy), such as the demo set's context."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """All samples of one split, in a fixed order."""
+
+    dataset: str
+    split: str
+    task: Literal["multilabel", "singlelabel"]
+    classes: tuple[str, ...]
+    root: Path
+    """Folder that record paths are relative to."""
+    records: tuple[Record, ...]
+    annotations: Path | None = None
+    """COCO-style file with masks, where the set has one."""
+
+    def write(self, path: Path) -> None:
+        """Write the index atomically (a temporary file, then a rename)."""
+        header = {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "split": self.split,
+            "task": self.task,
+            "classes": self.classes,
+            "root": str(self.root),
+            "annotations": str(self.annotations) if self.annotations else None,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        with part.open("w") as file:
+            file.write(json.dumps(header)[:-1] + ', "records": [\n')
+            file.write(",\n".join(json.dumps(record) for record in self.records))
+            file.write("\n]}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """Read an index file.
+
+        Raises:
+            DataError: the file is missing, truncated, or of another format version.
+        """
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise DataError(
+                    f"{path} has index format {content['format']}, expected {FORMAT}; run prepare-data again"
+                )
+            return cls(
+                dataset=content["dataset"],
+                split=content["split"],
+                task=content["task"],
+                classes=tuple(content["classes"]),
+                root=Path(content["root"]),
+                annotations=Path(content["annotations"]) if content["annotations"] else None,
+                records=tuple(
+                    Record(
+                        path=item[0],
+                        target=tuple(item[1]) if isinstance(item[1], list) else item[1],
+                        boxes=tuple(Box(*box) for box in item[2]),
+                        crop=tuple(item[3]) if item[3] else None,
+                        image_id=item[4],
+                        group=item[5],
+                    )
+                    for item in content["records"]
+                ),
+            )
+        except FileNotFoundError:
+            raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); run prepare-data again") from None

@@ -1,0 +1,27 @@
+"""The table of methods. A method is one folder and one line here; its module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.method import Method
+
+METHODS: dict[str, str] = {
+    "csra": "attnbias.methods.csra",
+}
+
+
+def get_method(name: str) -> Method:
+    """Import and return the method called `name`.
+
+    Raises:
+        UsageError: no method has this name; the nearest name is offered.
+    """
+    from attnbias.methods.engine.errors import UsageError, did_you_mean
+
+    if name not in METHODS:
+        raise UsageError(f"unknown method '{name}'{did_you_mean(name, METHODS)}; one of: {', '.join(METHODS)}")
+    method: Method = import_module(METHODS[name]).METHOD
+    return method

@@ -1,0 +1,122 @@
+"""The contract between a paper's package and the engine.
+
+A method's `__init__.py` holds one subclass of `Method` and the name METHOD; it imports no torch (heavy modules are
+imported inside the verbs). The engine calls only what stands here and knows no method by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
+work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids."""
+
+Schedule = Callable[[int], dict[str, float]]
+"""Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
+`beta1`, where present, replaces the first Adam beta. A pure function, so that resuming cannot shift it."""
+
+BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
+"""(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
+
+
+class Method(ABC):
+    """One paper: its recipes, its model, its loss, and where it looks."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    """Authors, venue, year, arXiv or OpenReview id."""
+    recipe_type: ClassVar[type[Recipe]]
+    recipes: ClassVar[Mapping[str, NamedRecipe]]
+    """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
+    maps: ClassVar[Mapping[str, str]]
+    """Kinds of attention map that `attention()` can give -> one line that says what is drawn; the first is the default."""
+
+    # What it is made of ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_model(self, recipe: Any, num_classes: int, task: Task) -> nn.Module:
+        """Build the model with fresh weights. `model(images)` (B, 3, H, W) -> logits (B, C)."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Task) -> dict[str, Tensor]:
+        """Return named scalar terms, `loss` among them: a mean over the samples of the batch (times a constant at most),
+        so that shards of a batch can be weighted by their sizes. `model` may be wrapped: call it only as model(...)."""
+
+    def param_groups(self, model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
+        """Optimiser groups {"params": [...], "lr": ..., "weight_decay": ...}; default: one group."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return [{"params": parameters, "lr": recipe.lr, "weight_decay": recipe.weight_decay}]
+
+    @abstractmethod
+    def schedule(self, recipe: Any, steps_per_epoch: int) -> Schedule:
+        """The learning-rate schedule as a pure function of the optimiser step."""
+
+    @abstractmethod
+    def transform(self, recipe: Any, train: bool) -> Callable[[Any], Any]:
+        """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
+
+    def batch_transform(self, recipe: Any, num_classes: int) -> BatchTransform | None:
+        """Mixing of whole training batches, where the recipe asks for it."""
+        return None
+
+    # What it answers -------------------------------------------------------------------------------------------------
+
+    def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
+        """Named probabilities (B, C), `scores` first: what measures and galleries use. Other names are measured beside it."""
+        from torch import sigmoid, softmax
+
+        logits = model(images).float()
+        return {"scores": sigmoid(logits) if task == "multilabel" else softmax(logits, dim=-1)}
+
+    @abstractmethod
+    def attention(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        kind: str | None = None,
+        head: int | None = None,
+    ) -> Tensor:
+        """Where the model looked: (B, K, h, w), non-negative, float32, at the feature resolution.
+
+        `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
+        """
+
+    # Published weights -----------------------------------------------------------------------------------------------
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Translate published parameter names into ours (wrapper prefixes are already gone)."""
+        return state
+
+    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
+        """Recipe fields that converted weights tell by their names and shapes, plus `num_classes`."""
+        return {}
+
+    # Recipes ---------------------------------------------------------------------------------------------------------
+
+    def named_recipe(self, name: str) -> NamedRecipe:
+        """Return a named recipe, or raise UsageError with the nearest name."""
+        if name not in self.recipes:
+            raise UsageError(
+                f"method '{self.name}' has no recipe '{name}'{did_you_mean(name, self.recipes)}; "
+                f"see: attnbias list recipes {self.name}"
+            )
+        return self.recipes[name]
+
+    def default_recipe(self, dataset: str | None = None) -> str:
+        """Name of the first recipe, or of the first one for this dataset (the overall first where none is)."""
+        for name, named in self.recipes.items():
+            if dataset in (None, named.recipe.dataset):
+                return name
+        return next(iter(self.recipes))

@@ -1,0 +1,130 @@
+"""Recipes: everything that changes what is computed, and nothing else.
+
+A recipe is a frozen pydantic model without torch. Its fields become the options of `attnbias train METHOD`, their
+descriptions the help texts, their panels the groups of `--help`; the resolved recipe is written beside every
+checkpoint. What does not change the numbers (folders, GPUs, workers, trackers) is an option of a command instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+
+R = TypeVar("R", bound="Recipe")
+
+Task = Literal["multilabel", "singlelabel"]
+
+
+def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
+    """Declare a recipe field: its default, its help text, its group in `--help` and its range (`ge=`, `gt=`, `le=`, `lt=`)."""
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **constraints)
+
+
+class Recipe(BaseModel):
+    """The fields that every method shares. A method's recipe adds its own and sets the paper's defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = option("coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
+    image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
+        "unit", "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.", "Data"
+    )
+    drop_unlabelled: bool = option(False, "Leave out pictures without any positive label, in every split.", "Data")
+    unknown_train: Literal["negative", "ignore"] = option(
+        "negative",
+        "Unknown labels (VOC difficult, WIDER unspecified) in training: negative, or out of the loss.",
+        "Data",
+    )
+    unknown_eval: Literal["negative", "ignore"] = option(
+        "ignore", "Unknown labels in evaluation: negative, or left out of the class's measures.", "Data"
+    )
+    epochs: int = option(30, "Passes over the training split.", "Training", ge=1)
+    batch_size: int = option(16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        "sgd", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
+    )
+    lr: float = option(0.01, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    momentum: float = option(0.9, "SGD momentum.", "Training", ge=0, lt=1)
+    weight_decay: float = option(1e-4, "Weight decay (coupled L2 for sgd and adam).", "Training", ge=0)
+    clip_grad: float | None = option(None, "Clip the gradient's global L2 norm to this value.", "Training", gt=0)
+    ema_decay: float | None = option(None, "Keep an exponential moving average of the weights.", "Training", gt=0, lt=1)
+    amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training")
+    sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
+    seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0)
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe with a name, where it comes from, and what the paper says it reaches.
+
+    `paper` holds the paper's figures by measure name, in the paper's units (mAP in per cent); `note` says what a
+    reader must know, such as where paper and program differ.
+    """
+
+    recipe: Recipe
+    source: str
+    paper: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return {field: (value, reference value)} where the two differ."""
+    values, others = recipe.model_dump(), reference.model_dump()
+    return {name: (value, others.get(name)) for name, value in values.items() if value != others.get(name)}
+
+
+def revise(recipe: R, changes: dict[str, Any]) -> R:
+    """Return the recipe with some fields changed, checked as a whole.
+
+    Raises:
+        UsageError: an unknown field (the nearest name is offered) or a value out of range.
+    """
+    return parse(type(recipe), {**recipe.model_dump(), **changes})
+
+
+def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
+    """Build a recipe from plain values; errors name the field, the value and what was expected."""
+    unknown = [name for name in values if name not in recipe_type.model_fields]
+    if unknown:
+        raise UsageError(f"unknown recipe field '{unknown[0]}'{did_you_mean(unknown[0], recipe_type.model_fields)}")
+    try:
+        return recipe_type.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"recipe field '{place}' = {first['input']!r}: {message}") from None
+
+
+def read_recipe(path: Path, recipe_type: type[R]) -> R:
+    """Read a recipe from a YAML file (`method:` is allowed beside the fields).
+
+    Raises:
+        UsageError: the file is missing, is no YAML mapping, or holds a wrong field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"recipe file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe file {path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"recipe file {path} must be a mapping of field names to values")
+    values.pop("method", None)
+    return parse(recipe_type, values)
+
+
+def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
+    """Write a recipe as YAML, each field under its description, so that it can be edited without a manual."""
+    lines = [f"method: {method}"]
+    for name, info in type(recipe).model_fields.items():
+        value = yaml.safe_dump(recipe.model_dump(mode="json")[name], default_flow_style=True).splitlines()[0]
+        lines += [f"# {info.description}", f"{name}: {value}"]
+    path.write_text("\n".join(lines) + "\n")
