@@ -93,6 +93,10 @@ class Method(ABC):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
+    def gradcam_layer(self, model: nn.Module) -> nn.Module:
+        """The layer whose output Grad-CAM explains (`--map gradcam`): (B, D, h, w) or patch tokens last in (B, N, D)."""
+        raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
+
     # Published weights -----------------------------------------------------------------------------------------------
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
