@@ -1,0 +1,1 @@
+"""Datasets: downloaded, verified, unpacked, indexed, read."""

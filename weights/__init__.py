@@ -1,0 +1,1 @@
+"""Pretrained and published weights: where they come from, fetched, verified and read safely."""
