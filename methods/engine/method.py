@@ -14,6 +14,8 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, Task
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 Batch = dict[str, Any]
@@ -69,6 +71,15 @@ class Method(ABC):
         """Mixing of whole training batches, where the recipe asks for it."""
         return None
 
+    def epoch_order(self, recipe: Any, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
+        """Epoch (from 0) -> that epoch's sample indices, where the paper does not use a plain shuffle."""
+        return None
+
+    def should_stop(self, recipe: Any, history: list[dict[str, Any]]) -> bool:
+        """Whether to stop early, asked after each evaluation. `history` holds {"epoch", "raw", "ema"?} with the measure
+        that decides; it is asked on the main process and told to all."""
+        return False
+
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
@@ -96,6 +107,20 @@ class Method(ABC):
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The layer whose output Grad-CAM explains (`--map gradcam`): (B, D, h, w) or patch tokens last in (B, N, D)."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
+
+    def gradcam_layer(self, model: nn.Module) -> nn.Module:
+        """The layer whose output Grad-CAM weighs: (B, C, H, W), or tokens (B, N, C) of a square grid."""
+        raise UsageError(f"method '{self.name}' names no layer for --map gradcam")
+
+    def measure(self, recipe: Any, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+        """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
+        from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
+
+        return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
+
+    def deciding_measure(self, task: Task) -> str:
+        """The measure (higher is better) that picks the best checkpoint."""
+        return "mAP" if task == "multilabel" else "top1"
 
     # Published weights -----------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Recipe(BaseModel):
     )
     epochs: int = option(30, "Passes over the training split.", "Training", ge=1)
     batch_size: int = option(16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
+    drop_last: bool = option(False, "Leave out the last, smaller batch of an epoch.", "Training")
     optimizer: Literal["sgd", "adam", "adamw"] = option(
         "sgd", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
     )

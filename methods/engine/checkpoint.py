@@ -1,0 +1,221 @@
+"""The run folder: checkpoints that are complete or not there at all, the metrics log, and the lock against two writers.
+
+    RUN/recipe.yaml  environment.json  metrics.jsonl  .lock
+    RUN/checkpoints/step-00000120/   model.safetensors [ema.safetensors] optimizer.pt progress.json complete.json
+    RUN/checkpoints/best             the name of the best checkpoint's folder
+
+A checkpoint is written to a temporary folder and flushed; complete.json (sizes and CRC-32 of every file) comes last;
+then the folder is renamed. A folder whose manifest does not hold is never picked up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from attnbias.methods.engine.errors import RunError, UsageError
+
+MANIFEST = "complete.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. Everything a resumed run must know beside tensors."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epochs_evaluated: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    best_weights: str | None = None
+    """Which weights reached the best measure: raw or ema."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry an evaluated epoch: {"epoch", "raw", "ema"} with the measure that decides."""
+    window: list[dict[str, float]] = field(default_factory=list)
+    """Loss terms of the steps since the last line of the metrics log."""
+    log_lines: int = 0
+    """Lines of metrics.jsonl that belong to this state."""
+    stopped_early: bool = False
+    processes: int = 1
+    accumulation: int = 1
+
+
+def crc32(path: Path) -> int:
+    """CRC-32 of a file, read in pieces."""
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return value
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new one, never half of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    _flush(part)
+    part.replace(path)
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether every file of a checkpoint folder is there with the size and CRC-32 of its manifest."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return all(
+            (folder / name).stat().st_size == fact["bytes"] and crc32(folder / name) == fact["crc32"]
+            for name, fact in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class RunFolder:
+    """One run's folder on disk. Only the main process writes."""
+
+    def __init__(self, path: Path, keep: int = 2) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.keep = keep
+        self._lock: IO[str] | None = None
+
+    # Opening ---------------------------------------------------------------------------------------------------------
+
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """Create and lock the folder.
+
+        Raises:
+            UsageError: the folder holds a run and neither `resume` nor `overwrite` was asked for.
+            RunError: the folder cannot be written, or another run is writing into it.
+        """
+        try:
+            used = self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir())
+            if used and not (resume or overwrite):
+                raise UsageError(
+                    f"output folder {self.path} is not empty; continue it with --resume auto, "
+                    "choose another --out, or add --overwrite"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"output folder {self.path} is in use by another run; choose another --out") from None
+        except NotADirectoryError:
+            raise UsageError(f"output folder {self.path} is not a folder; choose another --out") from None
+        except OSError as error:
+            raise RunError(f"cannot write to output folder {self.path}: {error.strerror}; choose another --out") from None
+        if overwrite and not resume:
+            for old in self.path.iterdir():
+                if old.name != ".lock":
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self.checkpoints.mkdir(exist_ok=True)
+        for leftover in self.checkpoints.glob(".tmp-*"):
+            name = leftover.name.removeprefix(".tmp-old-")
+            if name != leftover.name and not (self.checkpoints / name).exists():
+                leftover.rename(self.checkpoints / name)  # killed between the two renames of `save`
+            else:
+                shutil.rmtree(leftover)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint folder, ascending; completeness is not looked at."""
+        return sorted(int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*"))
+
+    def folder(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint, or None."""
+        return next((self.folder(s) for s in reversed(self.steps()) if is_complete(self.folder(s))), None)
+
+    def best(self) -> Path | None:
+        """The checkpoint named best, when it is there and complete."""
+        try:
+            folder = self.checkpoints / (self.checkpoints / "best").read_text().strip()
+        except OSError:
+            return None
+        return folder if is_complete(folder) else None
+
+    def save(self, progress: Progress, write: Callable[[Path], None]) -> Path:
+        """Write a checkpoint: `write(folder)` puts the tensor files there, the rest is done here.
+
+        Raises:
+            RunError: the disk is full or not writable; the last good checkpoint is untouched.
+        """
+        final = self.folder(progress.step)
+        part = self.checkpoints / f".tmp-{final.name}-{os.getpid()}"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            write(part)
+            (part / "progress.json").write_text(json.dumps(progress.__dict__, indent=1))
+            files = {p.name: {"bytes": p.stat().st_size, "crc32": crc32(p)} for p in sorted(part.iterdir())}
+            for name in files:
+                _flush(part / name)
+            (part / MANIFEST).write_text(json.dumps({"step": progress.step, "files": files}, indent=1))
+            _flush(part / MANIFEST)
+            _flush(part)
+            if final.exists():  # the same step again, after a resume: the old one stays until the new one is whole
+                old = self.checkpoints / f".tmp-old-{final.name}"
+                final.rename(old)
+                part.rename(final)
+                shutil.rmtree(old)
+            else:
+                part.rename(final)
+            _flush(self.checkpoints)
+            if progress.best_step == progress.step:
+                replace_text(self.checkpoints / "best", final.name)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            raise RunError(f"cannot write checkpoint {final}: {reason}; the last good checkpoint is untouched") from None
+        self._prune(progress)
+        return final
+
+    def _prune(self, progress: Progress) -> None:
+        kept = {*self.steps()[-self.keep :], progress.best_step}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self.folder(step), ignore_errors=True)
+
+    @staticmethod
+    def read_progress(folder: Path) -> Progress:
+        """Read where a checkpoint's run stood."""
+        return Progress(**json.loads((folder / "progress.json").read_text()))
+
+    # The metrics log -------------------------------------------------------------------------------------------------
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl and flush it."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind_log(self, lines: int) -> None:
+        """Keep the first lines only: a run resumed from there writes the others again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = path.read_text().splitlines(keepends=True)[:lines]
+            replace_text(path, "".join(kept))

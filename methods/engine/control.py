@@ -1,0 +1,67 @@
+"""Stopping well: signals, and decisions that all processes of a run must take together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from torch import distributed
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it did so at the end of a step. Exit code 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class Control:
+    """What this process was asked to do, and what all processes agree on.
+
+    Agreement goes over a gloo group on the CPU, so that it never waits for a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._first_signal = 0.0
+        distributed_run = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        self._group = distributed.new_group(backend="gloo") if distributed_run else None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Catch SIGINT and SIGTERM within the block: the first one is noted, a second one ends the process at once."""
+        kept = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        # The launcher forwards the terminal's Ctrl-C to processes that got it already: within a second it is the same one.
+        if self.signal_number and now - self._first_signal > 1.0:
+            os._exit(128 + number)
+        if not self.signal_number:
+            self.signal_number, self._first_signal = number, now
+
+    def agree(self, *values: int) -> tuple[int, ...]:
+        """The maximum of each value over all processes; the signal noted so far is the first of the result."""
+        mine = [self.signal_number, *values]
+        if self._group is None:
+            return tuple(mine)
+        shared = torch.tensor(mine)
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX, group=self._group)
+        return tuple(shared.tolist())
+
+    def raise_if_stopped(self) -> None:
+        """Raise Stopped, in every process alike, when any process was asked to stop."""
+        (number,) = self.agree()
+        if number:
+            raise Stopped(number)

@@ -1,0 +1,114 @@
+"""Which samples make up which step: a pure function of (seed, epoch, step), cut into equal shares for the processes.
+
+Nothing here has state, so a run resumes in the middle of an epoch by starting at a step, and the number of processes
+and accumulation steps decides only how a global batch is cut up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from attnbias.data.datasets import SampleKey
+from attnbias.methods.engine.errors import UsageError
+
+Order = Callable[[int], NDArray[np.int64]]
+"""Epoch (from 0) -> the sample indices of that epoch, in order."""
+
+
+def shuffled(samples: int, seed: int) -> Order:
+    """The default order: a permutation drawn from (seed, epoch)."""
+    return lambda epoch: np.random.default_rng((seed, epoch)).permutation(samples)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cut of every epoch into steps, and of every step into shares."""
+
+    samples: int
+    """Samples an epoch."""
+    batch_size: int
+    """Global batch: over all processes and accumulation steps."""
+    epochs: int
+    order: Order
+    drop_last: bool = False
+    processes: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        shares = self.processes * self.accumulation
+        if self.batch_size < shares:
+            raise UsageError(
+                f"a global batch of {self.batch_size} cannot be cut into {self.processes} processes x "
+                f"{self.accumulation} accumulation steps; raise --batch-size or lower --accumulation"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps an epoch; at least one, also when a set is smaller than a batch."""
+        full, rest = divmod(self.samples, self.batch_size)
+        return max(full, 1) if self.drop_last else full + bool(rest)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def shares(self, step: int) -> list[NDArray[np.int64]]:
+        """The global batch of a step cut into accumulation x processes shares, share a * processes + r for rank r."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        batch = self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        return np.array_split(batch, self.processes * self.accumulation)
+
+    def weights(self, step: int, rank: int) -> list[float]:
+        """What this rank's mean loss of each micro-batch weighs, so that the average over processes of the sum over
+        micro-batches is the mean over the global batch. An empty share (last batch of an epoch) weighs 0."""
+        shares = self.shares(step)
+        total = sum(len(share) for share in shares)
+        return [len(share) * self.processes / total for share in shares[rank :: self.processes]]
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        # One epoch's order is asked for step by step: remember the last one.
+        cached: tuple[int, NDArray[np.int64]] | None = self.__dict__.get("_cached")
+        if cached is None or cached[0] != epoch:
+            cached = (epoch, self.order(epoch)[: self.samples])
+            self.__dict__["_cached"] = cached
+        return cached[1]
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """This rank's micro-batches from `start` to the end of the run, epoch after epoch: one loader serves a whole run."""
+
+    def __init__(self, plan: Plan, rank: int, start: int) -> None:
+        self.plan, self.rank, self.start = plan, rank, start
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for step in range(self.start, self.plan.total_steps):
+            epoch = step // self.plan.steps_per_epoch
+            shares = self.plan.shares(step)
+            for share in shares[self.rank :: self.plan.processes]:
+                # An empty share still takes part in the collective backward pass: any sample of the step, at weight 0.
+                indices = share if len(share) else shares[0][:1]
+                yield [SampleKey(int(index), epoch) for index in indices]
+
+    def __len__(self) -> int:
+        return (self.plan.total_steps - self.start) * self.plan.accumulation
+
+
+class EvaluationSampler(Sampler[list[int]]):
+    """This rank's batches of an evaluation: batch k goes to rank k modulo processes, so that a batch holds the same
+    samples whatever the number of processes."""
+
+    def __init__(self, samples: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        starts = range(0, samples, batch_size)
+        self.batches = [list(range(s, min(s + batch_size, samples))) for s in starts[rank::processes]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
