@@ -1,0 +1,40 @@
+"""What every test shares: the `--goldens` option, one thread per process, and where real pictures lie."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+# Parity runners import their helpers (golden, golden_case) and each other by plain names.
+sys.path.insert(0, str(HERE / "parity"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--goldens",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of golden cases to hold the code against, large ones included (default: tests/goldens)",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep figures and timings independent of the number of cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of small real data sets in their official layouts, which stands beside a working copy, never in it."""
+    folder = HERE.parent.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real pictures at {folder}")
+    return folder

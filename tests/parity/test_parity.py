@@ -1,0 +1,34 @@
+"""Every file of a folder of goldens (`--goldens DIR`) is held against the code; what no runner knows fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from golden_case import Golden
+from harness import check, golden_files
+
+DEFAULT = Path(__file__).parent.parent / "goldens"
+LARGE = 100_000_000
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_file" not in metafunc.fixturenames:
+        return
+    given = metafunc.config.getoption("--goldens")
+    root = given or DEFAULT
+    files = golden_files(root)
+    if given and not files:
+        raise pytest.UsageError(f"--goldens {root}: no golden files there")
+    cases = []
+    for path in files:
+        # Whoever names a folder wants all of it; by default the large models wait for `-m slow`.
+        large = given is None and path.name.endswith(".json.gz") and Golden.read(path).parameters > LARGE
+        marks = [pytest.mark.slow] if large else []
+        cases.append(pytest.param(path, id=str(path.relative_to(root)).split(".")[0], marks=marks))
+    metafunc.parametrize("golden_file", cases)
+
+
+def test_golden(golden_file: Path) -> None:
+    problems = check(golden_file)
+    assert not problems, f"{golden_file.name}: " + "; ".join(problems[:12])
