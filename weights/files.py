@@ -1,0 +1,284 @@
+"""Weight files, read and written: the only place that opens a pickle, and the only place that writes safetensors.
+
+Published checkpoints come as bare state dicts or wrapped in training dictionaries, with the prefixes of whatever
+wrapped the model. Here they become a plain {name: tensor}; a method's convert.py then translates the names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from attnbias.weights.errors import WeightsError
+
+Entry = Literal["model", "ema"]
+
+# Names that training programs give to the weights inside their dictionaries, in the order they are looked for.
+ENTRIES: dict[Entry, tuple[str, ...]] = {
+    "model": ("model", "state_dict", "model_state_dict", "model_state", "net"),
+    "ema": ("model_ema", "state_dict_ema", "ema_state_dict", "model_state_ema", "ema"),
+}
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel (or DataParallel) and torch.compile put before every name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a weight file, unwrapped."""
+
+    state: dict[str, Tensor]
+    """The weights that were asked for, on the CPU, without wrapper prefixes."""
+    ema: dict[str, Tensor] | None
+    """The moving average, where the file holds one beside the weights."""
+    metadata: dict[str, str]
+    """Metadata of a safetensors file, such as the recipe and the class names."""
+    layout: str
+    """What was found, in words for a person: "state_dict, module. stripped"."""
+    extra: dict[str, Any]
+    """Plain values beside the weights: the epoch, the best score, the fields of `args`."""
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") -> Checkpoint:
+    """Read a .safetensors file or a torch checkpoint (.pth, .pth.tar, .pt, .ckpt, .torch), without running its code.
+
+    Pickles are read with `weights_only=True`; beside tensors they may hold argparse.Namespace and NumPy scalars.
+    `trust=True` lifts that: the file may then run any code. `entry` chooses the weights or their moving average.
+
+    Raises:
+        WeightsError: the file is missing, empty, truncated, no checkpoint, refused, or lacks the asked weights.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is a folder, expected a weight file" if path.is_dir() else f"no weight file {path}")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty (0 bytes); fetch it again")
+    metadata: dict[str, str] = {}
+    if path.suffix == ".safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content = _read_pickle(path, trust)
+    found: dict[Entry, tuple[dict[str, Tensor], str] | None] = {
+        "model": _find_state(content, "model"),
+        "ema": _find_state(content, "ema"),
+    }
+    chosen = found[entry]
+    if chosen is None:
+        other = "ema" if entry == "model" else "model"
+        held = f"only {other} weights" if found[other] else f"no state dict (top level: {_describe(content)})"
+        raise WeightsError(f"{path} holds {held}, expected {entry} weights")
+    state, layout = chosen
+    return Checkpoint(
+        state=state,
+        ema=found["ema"][0] if found["ema"] else None,
+        metadata=metadata,
+        layout=f"safetensors, {layout}" if path.suffix == ".safetensors" else layout,
+        extra=_plain_values(content),
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again") from None
+
+
+def _read_pickle(path: Path, trust: bool) -> Any:
+    try:
+        # Damaged files make torch warn about pickle protocols before it gives up; the error below says it better.
+        with _allow_list(), warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=not trust)  # noqa: TID251
+    except Exception as error:  # damaged (and trusted) pickles raise nearly any type; none may pass as a traceback
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"{path} is refused: it holds {refused[1]}, which is no weights and may run code; "
+                "if you trust where it came from, add --trust-checkpoint"
+            ) from None
+        raise WeightsError(f"{path} is damaged or no checkpoint ({_reason(path, error)}); fetch it again") from None
+
+
+def _allow_list() -> AbstractContextManager[None]:
+    """Types without behaviour that training programs of the papers store beside their weights."""
+    scalar: Any = np.float64(0).__reduce__()[0]  # numpy's private scalar constructor, wherever this version keeps it
+    kinds = (np.float64, np.float32, np.int64, np.int32, np.bool_)
+    return torch.serialization.safe_globals(
+        [
+            argparse.Namespace,
+            (scalar, "numpy.core.multiarray.scalar"),
+            (scalar, "numpy._core.multiarray.scalar"),
+            np.dtype,
+            *(type(np.dtype(kind)) for kind in kinds),
+        ]
+    )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "it is a web page: the download was answered with a form"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
+    return f"{type(error).__name__}: {said[0].split('. ')[0][:160]}" if said else type(error).__name__
+
+
+# Unwrapping -----------------------------------------------------------------------------------------------------------
+
+
+def _find_state(content: Any, entry: Entry) -> tuple[dict[str, Tensor], str] | None:
+    """Return the state dict that `content` is or holds under one of the entry's names, with the words for where."""
+    if entry == "model" and (state := _as_state(content)) is not None:
+        state, stripped = _strip_wrappers(state)
+        return state, f"bare state dict{stripped}"
+    if isinstance(content, Mapping):
+        for name in ENTRIES[entry]:
+            if name in content and (inner := _find_state(content[name], "model")) is not None:
+                return inner[0], inner[1].replace("bare state dict", name)
+    return None
+
+
+def _as_state(content: Any) -> dict[str, Tensor] | None:
+    if isinstance(content, nn.Module):  # a whole model; only a trusted pickle can hold one
+        content = content.state_dict()
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return {str(name): value.detach() for name, value in content.items()}
+    return None
+
+
+def _strip_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Strip wrapper prefixes, repeatedly, as long as every name has them."""
+    stripped = ""
+    while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        stripped += prefix
+    return state, f", {stripped} stripped" if stripped else ""
+
+
+def _plain_values(content: Any) -> dict[str, Any]:
+    values = dict(content) if isinstance(content, Mapping) else {}
+    if isinstance(values.get("args"), argparse.Namespace):
+        values["args"] = _plain_values(vars(values["args"]))
+    scalars = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    plain = (bool, int, float, str, type(None), list, tuple)
+    return {name: v for name, v in scalars.items() if isinstance(v, plain) or (name == "args" and isinstance(v, dict))}
+
+
+def _describe(content: Any) -> str:
+    return ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically: a temporary file beside it, flushed to the disk, then renamed.
+
+    Tensors that share memory are written once for each name, so that every reader finds every name.
+
+    Raises:
+        WeightsError: it cannot be written (a full disk, no permission); an older file at `path` is left as it was.
+    """
+    # A view is saved as its own copy: safetensors refuses two names over one memory, and slices of a larger one.
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    size = sum(value.nbytes for value in tensors.values())
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata=dict(metadata))
+        flush_to_disk(part)
+        part.replace(path)
+        flush_to_disk(path.parent)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise WeightsError(f"cannot write {path} ({size:,} bytes, {free:,} free): {_first_line(error)}") from None
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and not only in the system's cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Fitting --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StateMatch:
+    """How a file's weights fit a model: names that lack, names too many, shapes that differ."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    """Each with both shapes: "head.weight (file 20x768, model 80x768)"."""
+
+    def __bool__(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        groups = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
+        return "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}"
+            for kind, names in groups.items()
+            if names
+        )
+
+
+def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor]) -> StateMatch:
+    """Compare names and shapes; a StateMatch is true when all fit.
+
+    Batch normalisation's counter `num_batches_tracked` may lack, as in files from before PyTorch 0.4.1: loading sets
+    it to zero, and it only matters where momentum is None.
+    """
+    absent = [name for name in model_state if name not in file_state]
+    return StateMatch(
+        missing=tuple(name for name in absent if not name.endswith("num_batches_tracked")),
+        unexpected=tuple(name for name in file_state if name not in model_state),
+        misshapen=tuple(
+            f"{name} (file {_shape(value)}, model {_shape(model_state[name])})"
+            for name, value in file_state.items()
+            if name in model_state and value.shape != model_state[name].shape
+        ),
+    )
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load every weight, or none.
+
+    Raises:
+        WeightsError: a name lacks, is too many, or has another shape; all kinds are listed in one message.
+    """
+    match = match_state(model.state_dict(), state)
+    if not match:
+        raise WeightsError(f"{path} does not fit the model: {match}")
+    model.load_state_dict(dict(state))
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "scalar"
