@@ -1,4 +1,4 @@
-"""Attention maps whatever the method: CAM, Grad-CAM, resampling and normalisation. Drawing them is `overlay.py`'s work."""
+"""Attention maps whatever the method: CAM, Grad-CAM, resampling and normalisation. overlay.py draws them."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: nn.Module, *, signed: bool = False) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) at the output of `layer`: ReLU(sum_k mean(d logit / d A_k) A_k).
 
-    `model(images)`, in evaluation mode, gives logits (B, C). `layer` gives (B, D, h, w), or tokens (B, N, D) that are laid out as a
-    grid of the picture's proportions after their leading class and register tokens. `classes` is (K,) or (B, K).
+    `model(images)`, in evaluation mode, gives logits (B, C). `layer` gives (B, D, h, w), or tokens (B, N, D) that are
+    laid out by `token_grid`. `classes` is (K,) or (B, K) int64.
     Returns (B, K, h, w), before the ReLU where `signed`. No parameter receives a gradient.
     """
     # Tensors made under inference_mode, as an evaluation loop makes them, cannot enter a graph: hence the clones.
@@ -108,7 +108,7 @@ def _captured(layer: nn.Module) -> Iterator[Callable[[], Tensor]]:
 
 
 def token_grid(tokens: Tensor, image_size: tuple[int, ...]) -> Tensor:
-    """Lay patch tokens (..., N, D) out as a grid (..., D, h, w) of the picture's proportions, leading tokens dropped."""
+    """Lay patch tokens (..., N, D) out as a grid (..., D, h, w) of the picture's proportions; leading others go."""
     count, (height, width) = tokens.shape[-2], image_size
     rows, columns = (int(sqrt(count * ratio) + 1e-6) for ratio in (height / width, width / height))
     return tokens[..., count - rows * columns :, :].transpose(-1, -2).unflatten(-1, (rows, columns))

@@ -1,0 +1,179 @@
+"""Drawing one attention map over one picture, with NumPy and Pillow alone: colour tables, blending, contour, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+FOCUS = 0.5
+"""Where the contour runs: the focus threshold of the attention-bias measures."""
+
+
+class DrawnBox(NamedTuple):
+    """A box to draw: corners in pixels of the picture, and the words on its tab (may be empty)."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+
+
+# Colour tables --------------------------------------------------------------------------------------------------------
+
+
+def jet() -> Pixels:
+    """OpenCV's COLORMAP_JET as RGB (256, 3), from its piecewise-linear definition (matplotlib has another jet)."""
+    level = 4 * np.arange(256)[:, None]
+    rise, fall = 255 * np.array([1.5, 0.5, -0.5]), 255 * np.array([4.5, 3.5, 2.5])
+    return np.rint(np.minimum(level - rise, fall - level).clip(0, 255)).astype(np.uint8)  # halves go to the even level
+
+
+def inferno() -> Pixels:
+    """A dark-to-bright table as RGB (256, 3), even in lightness and fit for colour-blind readers.
+
+    Interpolated between seventeen colours of matplotlib's `inferno` (van der Walt and Smith, CC0).
+    """
+    anchors = (
+        "000004 0b0724 210c4a 3d0965 57106e 71196e 8a226a a32c61 bc3754 "
+        "d24644 e45a31 f1731d f98e09 fcac11 f9cb35 f2ea69 fcffa4"
+    )
+    colours = np.array([list(bytes.fromhex(colour)) for colour in anchors.split()])
+    steps = np.linspace(0, len(colours) - 1, 256)
+    channels = [np.interp(steps, np.arange(len(colours)), channel) for channel in colours.T]
+    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+
+
+COLOUR_TABLES = {"inferno": inferno, "jet": jet}
+
+
+# Resampling -----------------------------------------------------------------------------------------------------------
+
+
+def resize_bilinear(array: NDArray[np.generic], size: tuple[int, int]) -> Floats:
+    """Resize (H, W) to size = (height, width), bilinear with half-pixel centres, no antialiasing.
+
+    The rule of OpenCV's INTER_LINEAR and of torch's `interpolate` with align_corners=False.
+    """
+    top, bottom, down = _neighbours(array.shape[0], size[0])
+    left, right, across = _neighbours(array.shape[1], size[1])
+    values = array.astype(np.float32)
+    values = values[:, left] * (1 - across) + values[:, right] * across
+    return values[top] * (1 - down[:, None]) + values[bottom] * down[:, None]
+
+
+def resize_8bit(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize (H, W, 3) to size = (height, width) in OpenCV's fixed-point arithmetic for 8-bit pictures.
+
+    Weights are in 1/2048, the column sums lose 4 bits and each weighted row 16: up to one level below plain rounding.
+    """
+    top, bottom, down = _neighbours(picture.shape[0], size[0])
+    left, right, across = _neighbours(picture.shape[1], size[1])
+    upper, lower = (np.rint(2048 * share)[:, None, None].astype(np.int64) for share in (1 - down, down))
+    near, far = (np.rint(2048 * share)[:, None].astype(np.int64) for share in (1 - across, across))
+    values = (picture[:, left] * near + picture[:, right] * far) >> 4
+    return (((values[top] * upper >> 16) + (values[bottom] * lower >> 16) + 2) >> 2).astype(np.uint8)
+
+
+def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """For each new sample: the old ones before and after it, and the share of the latter."""
+    centre = (np.arange(new) + 0.5) * (old / new) - 0.5
+    before = np.floor(centre)
+    first, second = (np.clip(before + step, 0, old - 1).astype(np.int64) for step in (0, 1))
+    return first, second, (centre - before).astype(np.float32)
+
+
+# The published drawing ------------------------------------------------------------------------------------------------
+
+
+class PublishedOverlay(NamedTuple):
+    """The three stages of the published drawing, each (height, width) or (height, width, 3) in RGB."""
+
+    mask: Floats
+    picture: Floats
+    overlay: Pixels
+
+
+def published_overlay(picture: Pixels, class_map: Floats, size: tuple[int, int]) -> PublishedOverlay:
+    """Draw a class map the way CSRA's program does (utils/visualize.py).
+
+    `picture` is RGB (H, W, 3), `class_map` (h, w). The map is divided by its maximum, both are resized to `size`
+    = (height, width), the map is coloured with JET, added to the picture, and the sum divided by its maximum.
+    Deviation: negative map values are drawn as 0 and a map without positive values as blank, where the program's
+    conversion to 8 bits wraps around to wrong colours.
+    """
+    peak = class_map.max()
+    mask = resize_bilinear(class_map / peak if peak > 0 else np.zeros_like(class_map), size)
+    photo = resize_8bit(picture, size) / np.float32(255)
+    levels = (255 * mask.clip(0, 1)).astype(np.uint8)  # truncated, as by the program's uint8()
+    total = jet()[levels] / np.float32(255) + photo
+    return PublishedOverlay(mask, photo, (255 * (total / total.max())).astype(np.uint8))
+
+
+# Our drawing ----------------------------------------------------------------------------------------------------------
+
+
+def draw(
+    picture: Image.Image,
+    heat: Floats,
+    *,
+    frame: tuple[float, float, float, float] | None = None,
+    opacity: float = 0.6,
+    colours: str = "inferno",
+    contour: bool = False,
+    boxes: Sequence[DrawnBox] = (),
+) -> Image.Image:
+    """Blend a normalised map (h, w) in [0, 1] over a picture; where the map is 0 the picture stays as it is.
+
+    `frame` is the part of the picture that the network saw, (x, y, width, height) in pixels, None = all of it; the
+    rest is dimmed. The blend is `opacity` times the map's value at each pixel. `contour` rings the focus, values of
+    at least 0.5.
+    """
+    photo = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    height, width = photo.shape[:2]
+    x, y, w, h = frame or (0.0, 0.0, float(width), float(height))
+    left, top = max(round(x), 0), max(round(y), 0)
+    right, bottom = min(round(x + w), width), min(round(y + h), height)
+
+    seen = photo[top:bottom, left:right]
+    values = resize_bilinear(heat, (round(y + h) - round(y), round(x + w) - round(x)))
+    values = values[top - round(y) :, left - round(x) :][: seen.shape[0], : seen.shape[1]].clip(0, 1)
+    colour = COLOUR_TABLES[colours]()[np.rint(255 * values).astype(np.uint8)]
+    weight = opacity * values[..., None]
+    result = photo * 0.45
+    result[top:bottom, left:right] = seen * (1 - weight) + colour * weight
+    if contour:
+        result[top:bottom, left:right][focus_edge(values)] = 255
+    drawn = Image.fromarray(np.rint(result).astype(np.uint8))
+    draw_boxes(drawn, boxes)
+    return drawn
+
+
+def focus_edge(values: Floats, threshold: float = FOCUS) -> NDArray[np.bool_]:
+    """Mark the pixels inside the focus {values >= threshold} that touch its outside."""
+    focus = np.pad(values >= threshold, 1, mode="edge")
+    inner = focus[:-2, 1:-1] & focus[2:, 1:-1] & focus[1:-1, :-2] & focus[1:-1, 2:]
+    return focus[1:-1, 1:-1] & ~inner
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[DrawnBox]) -> None:
+    """Draw boxes with their labels on a picture, in place; a dark rim keeps them visible on bright ground."""
+    pen = ImageDraw.Draw(picture)
+    side = min(picture.size)
+    line = max(1, round(side / 200))
+    font = ImageFont.load_default(max(10, side / 28))
+    for box in boxes:
+        pen.rectangle(box[:4], outline=(20, 20, 20), width=line + 2)
+        pen.rectangle((box.x1 + 1, box.y1 + 1, box.x2 - 1, box.y2 - 1), outline="white", width=line)
+        if box.label:
+            *_, right, bottom = pen.textbbox((0, 0), box.label, font=font)
+            y = max(box.y1 - (bottom + 4), 0)
+            pen.rectangle((box.x1, y, box.x1 + right + 8, y + bottom + 4), fill=(20, 20, 20))
+            pen.text((box.x1 + 4, y + 1), box.label, font=font, fill="white")
