@@ -14,6 +14,8 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -108,10 +110,6 @@ class Method(ABC):
         """The layer whose output Grad-CAM explains (`--map gradcam`): (B, D, h, w) or patch tokens last in (B, N, D)."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
 
-    def gradcam_layer(self, model: nn.Module) -> nn.Module:
-        """The layer whose output Grad-CAM weighs: (B, C, H, W), or tokens (B, N, C) of a square grid."""
-        raise UsageError(f"method '{self.name}' names no layer for --map gradcam")
-
     def measure(self, recipe: Any, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
         from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
@@ -127,6 +125,10 @@ class Method(ABC):
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate published parameter names into ours (wrapper prefixes are already gone)."""
         return state
+
+    def load_backbone(self, model: nn.Module, recipe: Any, state: dict[str, Tensor], path: Path) -> None:
+        """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
+        raise UsageError(f"method '{self.name}' takes no --backbone-weights")
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """Recipe fields that converted weights tell by their names and shapes, plus `num_classes`."""
