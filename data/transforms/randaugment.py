@@ -1,0 +1,110 @@
+"""The RandAugment policy of IDA's published program (the package `randaugment` 1.0.2), written anew on Pillow.
+
+It is not torchvision's: a policy is two (operation, magnitude) pairs, each applied with probability 0.5; rotations are
+always counter-clockwise; inversion and a small cutout are among the operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+GREY = (128, 128, 128)
+"""Fills what an affine operation uncovers."""
+HOLE = (125, 122, 113)
+"""Fills the policy's own cutout."""
+
+AFFINE = Image.Transform.AFFINE
+BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+
+
+class Operation(NamedTuple):
+    """One operation: (picture, magnitude) -> picture, its ten magnitudes, and whether their sign is drawn."""
+
+    apply: Callable[[Image.Image, float], Image.Image]
+    magnitudes: tuple[float, ...]
+    signed: bool = False
+
+
+def _shear_x(picture: Image.Image, factor: float) -> Image.Image:
+    return picture.transform(picture.size, AFFINE, (1, factor, 0, 0, 1, 0), BICUBIC, fillcolor=GREY)
+
+
+def _shear_y(picture: Image.Image, factor: float) -> Image.Image:
+    return picture.transform(picture.size, AFFINE, (1, 0, 0, factor, 1, 0), BICUBIC, fillcolor=GREY)
+
+
+def _translate_x(picture: Image.Image, share: float) -> Image.Image:
+    return picture.transform(picture.size, AFFINE, (1, 0, share * picture.width, 0, 1, 0), NEAREST, fillcolor=GREY)
+
+
+def _translate_y(picture: Image.Image, share: float) -> Image.Image:
+    return picture.transform(picture.size, AFFINE, (1, 0, 0, 0, 1, share * picture.height), NEAREST, fillcolor=GREY)
+
+
+def _rotate(picture: Image.Image, degrees: float) -> Image.Image:
+    return picture.rotate(degrees, NEAREST, fillcolor=GREY)
+
+
+def _cutout(picture: Image.Image, side: float) -> Image.Image:
+    half = side / 2
+    row, column = (float(torch.rand(())) * length for length in (picture.height, picture.width))
+    left, top = int(max(column - half, 0)), int(max(row - half, 0))
+    picture = picture.copy()
+    picture.paste(HOLE, (left, top, min(left + int(side), picture.width), min(top + int(side), picture.height)))
+    return picture
+
+
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda picture, change: kind(picture).enhance(1 + change)
+
+
+def _points(first: float, last: float, *, whole: bool = False) -> tuple[float, ...]:
+    values = np.linspace(first, last, 10)
+    return tuple((values.round() if whole else values).tolist())
+
+
+OPERATIONS: dict[str, Operation] = {
+    "Invert": Operation(lambda picture, _: ImageOps.invert(picture), _points(0, 0)),
+    "Cutout": Operation(_cutout, _points(0, 20, whole=True)),
+    "Sharpness": Operation(_enhance(ImageEnhance.Sharpness), _points(0, 0.9), signed=True),
+    "AutoContrast": Operation(lambda picture, _: ImageOps.autocontrast(picture), _points(0, 0)),
+    "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, int(bits)), _points(8, 4, whole=True)),
+    "ShearX": Operation(_shear_x, _points(0, 0.3), signed=True),
+    "TranslateX": Operation(_translate_x, _points(0, 150 / 331), signed=True),
+    "TranslateY": Operation(_translate_y, _points(0, 150 / 331), signed=True),
+    "ShearY": Operation(_shear_y, _points(0, 0.3), signed=True),
+    "Rotate": Operation(_rotate, _points(0, 30)),
+    "Equalize": Operation(lambda picture, _: ImageOps.equalize(picture), _points(0, 0)),
+    "Contrast": Operation(_enhance(ImageEnhance.Contrast), _points(0, 0.9), signed=True),
+    "Color": Operation(_enhance(ImageEnhance.Color), _points(0, 0.9), signed=True),
+    "Solarize": Operation(lambda picture, threshold: ImageOps.solarize(picture, ceil(threshold)), _points(256, 0)),
+    "Brightness": Operation(_enhance(ImageEnhance.Brightness), _points(0, 0.9), signed=True),
+}
+
+STEPS: tuple[tuple[str, int], ...] = tuple((name, place) for name in OPERATIONS for place in range(1, 10))
+"""The 135 (operation, magnitude's place) pairs; a policy is any two of them, so there are 18,225."""
+
+
+def apply_operation(picture: Image.Image, name: str, place: int, sign: int = 1) -> Image.Image:
+    """Apply one operation at one of its ten magnitudes; `sign` (+1 or -1) counts where the operation has two senses."""
+    operation = OPERATIONS[name]
+    magnitude = operation.magnitudes[place]
+    return operation.apply(picture, sign * magnitude if operation.signed else magnitude)
+
+
+class RandAugmentPolicy:
+    """Draw a policy for each picture, and apply each of its two steps with probability 0.5, in order."""
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return the changed picture; draws from torch's global generator."""
+        for step in torch.randint(len(STEPS), (2,)).tolist():
+            chance, sense = torch.rand(2).tolist()
+            if chance < 0.5:
+                picture = apply_operation(picture, *STEPS[step], sign=1 if sense < 0.5 else -1)
+        return picture
