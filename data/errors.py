@@ -1,4 +1,4 @@
-"""The one error of the data room: something on disk (or on its way there) is missing, damaged or not what it should be."""
+"""The one error of the data room: something on disk, or on its way there, is missing or damaged."""
 
 from __future__ import annotations
 

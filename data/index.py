@@ -52,21 +52,22 @@ class Index:
     task: Literal["multilabel", "singlelabel"]
     classes: tuple[str, ...]
     root: Path
-    """Folder that record paths are relative to."""
+    """Folder that record paths are relative to. Inside the dataset's own folder it is stored relative to it."""
     records: tuple[Record, ...]
     annotations: Path | None = None
     """COCO-style file with masks, where the set has one."""
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""
+        home = path.absolute().parent.parent
         header = {
             "format": FORMAT,
             "dataset": self.dataset,
             "split": self.split,
             "task": self.task,
             "classes": self.classes,
-            "root": str(self.root),
-            "annotations": str(self.annotations) if self.annotations else None,
+            "root": _stored(self.root, home),
+            "annotations": _stored(self.annotations, home) if self.annotations else None,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -85,6 +86,7 @@ class Index:
         Raises:
             DataError: the file is missing, truncated, or of another format version.
         """
+        home = path.absolute().parent.parent
         try:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
@@ -96,8 +98,8 @@ class Index:
                 split=content["split"],
                 task=content["task"],
                 classes=tuple(content["classes"]),
-                root=Path(content["root"]),
-                annotations=Path(content["annotations"]) if content["annotations"] else None,
+                root=home / content["root"],
+                annotations=home / content["annotations"] if content["annotations"] else None,
                 records=tuple(
                     Record(
                         path=item[0],
@@ -114,3 +116,9 @@ class Index:
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); run prepare-data again") from None
+
+
+def _stored(path: Path, home: Path) -> str:
+    """Path as written: relative inside the dataset's folder, so that a generated set can be moved; else absolute."""
+    path = path.absolute()
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)

@@ -1,0 +1,159 @@
+"""An index as training and evaluation samples: label policies, reproducible augmentation, boxes on request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index, Record
+from attnbias.data.pictures import read_picture
+
+
+class SampleKey(NamedTuple):
+    """What a sampler asks for: which sample, and in which epoch (which decides its augmentation)."""
+
+    index: int
+    epoch: int = 0
+
+
+class PictureDataset(Dataset[dict[str, Any]]):
+    """The samples of one split, in the order of its index.
+
+    `dataset[SampleKey(index, epoch)]` (or `dataset[index]`, epoch 0) gives {"image": whatever the transform returns,
+    "target": (C,) float32 with -1 = ignore in multi-label work, () int64 in single-label work, "index": int}. The same
+    key gives the same sample in any worker and any process: the transform draws from generators seeded by (seed, epoch,
+    index), and the surrounding generators are left as they were.
+
+    With `on_bad_image="skip"` a picture that cannot be read gives {"index": int, "error": str} instead; `collate`
+    leaves it out of the batch and reports it. Nothing is put in its place.
+
+    Args:
+        index: the split as `prepare-data` wrote it.
+        transform: PIL picture (RGB) -> tensor (3, H, W).
+        seed: decides the augmentation, together with epoch and index.
+        drop_unlabelled: leave out samples without any positive label.
+        unknown: unknown labels (-1 in the index) stay -1 = ignore, or become negative.
+        on_bad_image: raise DataError naming the path, or skip.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        transform: Callable[[Image.Image], Any],
+        *,
+        seed: int = 0,
+        drop_unlabelled: bool = False,
+        unknown: Literal["negative", "ignore"] = "ignore",
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> None:
+        self.index = index
+        self.transform = transform
+        self.seed = seed
+        self.on_bad_image = on_bad_image
+        targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
+        self.records: Sequence[Record] = index.records
+        if index.task == "multilabel":
+            targets = targets.reshape(len(index.records), len(index.classes))
+            if drop_unlabelled:
+                kept = np.flatnonzero((targets == 1).any(axis=1))
+                targets = targets[kept]
+                self.records = [index.records[i] for i in kept]
+            if unknown == "negative":
+                targets = np.maximum(targets, 0)
+        self.targets: NDArray[np.int64] = targets
+        """All targets after the policies: (N, C) in {1, 0, -1} or (N,) class numbers."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        try:
+            picture = self.picture(index)
+        except DataError as error:
+            if self.on_bad_image == "error":
+                raise
+            return {"index": index, "error": str(error)}
+        with seeded(self.seed, epoch, index):
+            image = self.transform(picture)
+        return {"image": image, "target": self.target(index), "index": index}
+
+    def target(self, index: int) -> Tensor:
+        """Label of one sample after the policies: (C,) float32 or () int64."""
+        target = torch.as_tensor(self.targets[index])
+        return target.float() if self.index.task == "multilabel" else target
+
+    def picture(self, index: int) -> Image.Image:
+        """Decode one sample: the RGB picture, or its crop where the sample is a part (one person of WIDER-Attribute).
+
+        The crop is Pillow's: float corners are rounded, and what lies outside the picture is black (CSRA, section 4.4
+        of its description; golden prep_wider).
+        """
+        record = self.records[index]
+        picture = read_picture(self.index.root / record.path)
+        if record.crop is not None:
+            x, y, w, h = record.crop
+            picture = picture.crop((x, y, x + w, y + h))  # type: ignore[arg-type]
+        return picture
+
+    def boxes(self, index: int) -> tuple[Tensor, Tensor]:
+        """Boxes (K, 4) float32 as x, y, w, h in pixels of `picture(index)`, and their classes (K,) int64."""
+        record = self.records[index]
+        left, top = record.crop[:2] if record.crop is not None else (0.0, 0.0)
+        boxes = [[box.x - left, box.y - top, box.w, box.h] for box in record.boxes]
+        return torch.tensor(boxes).reshape(-1, 4), torch.tensor([box.label for box in record.boxes], dtype=torch.int64)
+
+    def with_boxes(self, index: int) -> tuple[Any, Tensor, Tensor]:
+        """One transformed sample and where its boxes went: image, boxes (K, 4) as x, y, w, h, classes (K,).
+
+        The transform must be made of torchvision v2 transforms, which move pictures and boxes together.
+        """
+        picture = self.picture(index)
+        boxes, labels = self.boxes(index)
+        placed = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(picture.height, picture.width))
+        with seeded(self.seed, 0, index):
+            image, moved = self.transform(picture, placed)  # type: ignore[call-arg]
+        return image, moved.as_subclass(Tensor), labels
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed python's, NumPy's and torch's CPU generators by `key` inside; restore them after."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(third)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
+
+    Skipped pictures only appear in `errors`; a batch of nothing else has an empty `index` and neither image nor target.
+    """
+    good = [sample for sample in samples if "error" not in sample]
+    batch: dict[str, Any] = {
+        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        "errors": [sample["error"] for sample in samples if "error" in sample],
+    }
+    if good:
+        batch["image"] = torch.stack([sample["image"] for sample in good])
+        batch["target"] = torch.stack([sample["target"] for sample in good])
+    return batch

@@ -1,0 +1,40 @@
+"""Reading one picture from disk, the same way everywhere: RGB, as stored, with the path in every error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from attnbias.data.errors import DataError
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Decode a picture to RGB, as its pixels are stored.
+
+    Grey, palette and CMYK pictures are converted; alpha is dropped without blending, as the papers' programs do;
+    16-bit grey keeps its upper byte. The EXIF orientation is NOT applied: none of the papers' programs applies it, and
+    the boxes of COCO and VOC are given in stored pixels.
+
+    Raises:
+        DataError: the file is missing, truncated or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            if picture.mode.startswith("I"):  # Pillow would clip 16-bit values to 255
+                return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+            if picture.mode == "P" and "transparency" in picture.info:
+                return picture.convert("RGBA").convert("RGB")
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(
+            f"picture {path} is missing; run: attnbias prepare-data again with the folder it is in"
+        ) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Pillow's message without the path that our own message names already."""
+    return str(error).replace(repr(str(path)), "the file") or type(error).__name__

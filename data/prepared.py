@@ -1,0 +1,88 @@
+"""A prepared dataset on disk: where it stands, its manifest, and whether it is ready to be read.
+
+DATA_ROOT/NAME/prepared.json   what was prepared, from where and how; written last
+DATA_ROOT/NAME/index/SPLIT.json   one index a split (data/index.py)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+
+MANIFEST = "prepared.json"
+
+
+def data_root(root: Path | None = None) -> Path:
+    """Folder that holds all prepared datasets: `root`, else $ATTNBIAS_DATA, else ./datasets."""
+    return root if root is not None else Path(os.environ.get("ATTNBIAS_DATA") or "datasets")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare-data` left in one dataset's folder."""
+
+    dataset: str
+    splits: tuple[str, ...]
+    roles: dict[str, str]
+    """"train" and "val" -> the split that plays the part."""
+    source: str | None = None
+    """The folder that the pictures stand in, where they were not made or fetched here."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What decided a generated set; the same settings give the same set."""
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{MANIFEST}.{os.getpid()}.part"
+        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        part.replace(folder / MANIFEST)
+
+    @classmethod
+    def read(cls, folder: Path) -> Prepared:
+        """Read the manifest of a dataset's folder.
+
+        Raises:
+            FileNotFoundError: nothing was prepared there.
+            DataError: the manifest is damaged.
+        """
+        try:
+            content = json.loads((folder / MANIFEST).read_text())
+            return cls(**{**content, "splits": tuple(content["splits"])})
+        except NotADirectoryError:
+            raise FileNotFoundError(folder / MANIFEST) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder / MANIFEST} is damaged ({error}); run prepare-data again") from None
+
+    def open(self, folder: Path, split: str) -> Index:
+        """Read the index of a split, named itself or by its role (train, val).
+
+        Raises:
+            DataError: the dataset has no such split, or its index is damaged.
+        """
+        name = split if split in self.splits else self.roles.get(split)
+        if name is None:
+            raise DataError(f"dataset '{self.dataset}' has no split '{split}'; it has: {', '.join(self.splits)}")
+        return Index.read(index_path(folder, name))
+
+
+def index_path(folder: Path, split: str) -> Path:
+    """Where the index of a split stands in a dataset's folder."""
+    return folder / "index" / f"{split}.json"
+
+
+def is_ready(folder: Path) -> bool:
+    """Whether a dataset's folder holds a manifest and every index that it names.
+
+    Quick (nothing is parsed but the manifest): both are written by rename, so what stands there is whole.
+    """
+    try:
+        prepared = Prepared.read(folder)
+    except (FileNotFoundError, DataError):
+        return False
+    return all(index_path(folder, split).is_file() for split in prepared.splits)

@@ -1,0 +1,108 @@
+"""The plain pipelines that the papers share: square resize, flip, colour jitter, random resized crop, normalisation.
+
+Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; resizing tensors instead would differ by up
+to 1/255 from what the papers' programs saw. Being v2, a pipeline also moves tv_tensors boxes given beside a picture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # LSAS's program uses these (CIFAR-10) figures for CIFAR-100 too.
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+
+
+def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return (mean, std) per RGB channel, on pixels in [0, 1], of a recipe's `normalize` value."""
+    return NORMALIZATIONS[name]
+
+
+def square_resize(image_size: int) -> v2.Transform:
+    """Squeeze the whole picture into a square: Pillow's antialiased bilinear; the aspect ratio is not kept."""
+    return v2.Resize((image_size, image_size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+
+
+class ToNormalizedTensor(v2.Transform):
+    """PIL picture -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass unchanged.
+
+    One step instead of v2's four (ToImage, ToDtype, Normalize, ToPureTensor), with the same values: on small pictures
+    their dispatch costs more than decoding the JPEG.
+    """
+
+    _transformed_types = (Image.Image,)
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Tensor:
+        pixels = torch.from_numpy(np.array(inpt)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        return (
+            pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self._mean).div_(self._std)
+        )
+
+
+class RandomShift(v2.Transform):
+    """Move the picture by up to `pixels` each way, drawn evenly; what comes into view is black."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        dy, dx = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
+        height, width = v2.functional.get_size(flat_inputs[0])
+        return {"top": dy, "left": dx, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(v2.functional.crop, inpt, **params)
+
+
+def eval_transform(image_size: int, normalize: str) -> v2.Compose:
+    """The evaluation pipeline of CSRA and IDA: square resize only, no centre crop."""
+    return v2.Compose([square_resize(image_size), ToNormalizedTensor(*normalization(normalize))])
+
+
+def train_transform(
+    image_size: int,
+    normalize: str,
+    *,
+    flip: bool = True,
+    color_jitter: bool = False,
+    resized_crop: bool = True,
+    shift: int = 0,
+) -> v2.Compose:
+    """CSRA's training pipeline, always in this order: flip, colour jitter, random resized crop, square resize.
+
+    CSRA's defaults for VOC and COCO are flip and resized crop; for WIDER-Attribute only flip (section 4.4 of its
+    description; golden prep_train_params).
+
+    Args:
+        flip: mirror with probability 0.5.
+        color_jitter: brightness, contrast and saturation by a factor in [0.5, 1.5]; no hue.
+        resized_crop: a part of 70 to 100 % of the area, aspect 3/4 to 4/3.
+        shift: move the resized picture by up to this many pixels each way (ours, for the demo).
+    """
+    steps: list[Any] = []
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(0.5))
+    if color_jitter:
+        steps.append(v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5))
+    if resized_crop:
+        steps.append(v2.RandomResizedCrop((image_size, image_size), scale=(0.7, 1.0), antialias=True))
+    steps.append(square_resize(image_size))
+    if shift:
+        steps.append(RandomShift(shift))
+    return v2.Compose([*steps, ToNormalizedTensor(*normalization(normalize))])
