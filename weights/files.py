@@ -79,7 +79,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     }
     chosen = found[entry]
     if chosen is None:
-        other = "ema" if entry == "model" else "model"
+        other: Entry = "ema" if entry == "model" else "model"
         held = f"only {other} weights" if found[other] else f"no state dict (top level: {_describe(content)})"
         raise WeightsError(f"{path} holds {held}, expected {entry} weights")
     state, layout = chosen
