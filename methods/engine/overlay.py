@@ -15,6 +15,9 @@ Floats = NDArray[np.float32]
 FOCUS = 0.5
 """Where the contour runs: the focus threshold of the attention-bias measures."""
 
+LUMA = np.array([0.213, 0.715, 0.072], dtype=np.float32)
+"""Weights of red, green and blue in CSS's `saturate`."""
+
 
 class DrawnBox(NamedTuple):
     """A box to draw: corners in pixels of the picture, and the words on its tab (may be empty)."""
@@ -125,19 +128,20 @@ def draw(
     heat: Floats,
     *,
     frame: tuple[float, float, float, float] | None = None,
-    opacity: float = 0.6,
+    opacity: float = 0.7,
     colours: str = "inferno",
     contour: bool = False,
     boxes: Sequence[DrawnBox] = (),
 ) -> Image.Image:
-    """Blend a normalised map (h, w) in [0, 1] over a picture; where the map is 0 the picture stays as it is.
+    """Blend a normalised map (h, w) in [0, 1] over a picture whose own colours fade as `opacity` grows.
 
     `frame` is the part of the picture that the network saw, (x, y, width, height) in pixels, None = all of it; the
-    rest is dimmed. The blend is `opacity` times the map's value at each pixel. `contour` rings the focus, values of
-    at least 0.5.
+    rest is dimmed. The map weighs `opacity` times its value at each pixel. `contour` rings the focus, values of at
+    least 0.5. The gallery page draws the same.
     """
-    photo = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    photo = np.array(picture.convert("RGB"), dtype=np.float32)
     height, width = photo.shape[:2]
+    photo += opacity * ((photo @ LUMA)[..., None] - photo)
     x, y, w, h = frame or (0.0, 0.0, float(width), float(height))
     left, top = max(round(x), 0), max(round(y), 0)
     right, bottom = min(round(x + w), width), min(round(y + h), height)
