@@ -1,0 +1,148 @@
+"""Measures: held against scikit-learn and against definitions written out sample by sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.measures import (
+    average_precision,
+    f1,
+    keep_highest,
+    multilabel_measures,
+    singlelabel_measures,
+    top_accuracy,
+)
+
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 7), st.integers(0, 2**32 - 1))
+
+
+def tie_free(samples: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(samples * classes).reshape(samples, classes).astype(np.float32) / (samples * classes)
+    return rng.integers(0, 2, (samples, classes)), scores
+
+
+def mean_precision(targets: list[int], scores: list[float]) -> float:
+    """CSRA's definition, word by word, for one class."""
+    ranked = [t for _, _, t in sorted((-s, place, t) for place, (s, t) in enumerate(zip(scores, targets, strict=True)))]
+    known = [t for t in ranked if t >= 0]
+    precisions = [sum(known[: place + 1]) / (place + 1) for place, t in enumerate(known) if t == 1]
+    return sum(precisions) / len(precisions) if precisions else float("nan")
+
+
+def voc_area(targets: list[int], scores: list[float]) -> float:
+    """All-point interpolation, as in the development kit of VOC 2010."""
+    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    hits = np.cumsum([targets[place] for place in order])
+    recall = np.concatenate([[0], hits / hits[-1], [1]])
+    precision = np.concatenate([[0], hits / np.arange(1, len(hits) + 1), [0]])
+    for place in range(len(precision) - 2, -1, -1):
+        precision[place] = max(precision[place], precision[place + 1])
+    steps = np.flatnonzero(recall[1:] != recall[:-1])
+    return float(((recall[steps + 1] - recall[steps]) * precision[steps + 1]).sum())
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_average_precision_is_sklearns_where_nothing_ties(size: tuple[int, int, int]) -> None:
+    targets, scores = tie_free(*size)
+    for ours, truth, score in zip(average_precision(targets, scores), targets.T, scores.T, strict=True):
+        if truth.any():
+            assert ours == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+        else:
+            assert np.isnan(ours)
+
+
+@settings(deadline=None)
+@given(sizes, st.sampled_from([np.float32, np.float64]))
+def test_average_precision_with_ties_and_unknown_labels(size: tuple[int, int, int], dtype: type) -> None:
+    samples, classes, seed = size
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(-1, 2, (samples, classes))
+    scores = rng.choice(np.array([-0.5, -0.0, 0.0, 0.25, 0.5, 1.0], dtype), (samples, classes))
+    expected = [mean_precision(t.tolist(), s.tolist()) for t, s in zip(targets.T, scores.T, strict=True)]
+    np.testing.assert_allclose(average_precision(targets, scores), expected, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_interpolated_average_precision_is_the_voc_area(size: tuple[int, int, int]) -> None:
+    targets, scores = tie_free(*size)
+    targets[0] = 1
+    expected = [voc_area(t.tolist(), s.tolist()) for t, s in zip(targets.T, scores.T, strict=True)]
+    np.testing.assert_allclose(average_precision(targets, scores, "interpolated"), expected, atol=1e-12)
+
+
+def test_f1_is_sklearns_where_every_class_is_predicted_and_present() -> None:
+    targets, scores = tie_free(200, 9, 4)
+    ours = f1(targets, scores)
+    precision, recall, _, _ = precision_recall_fscore_support(targets, scores >= 0.5, average="macro")
+    overall = precision_recall_fscore_support(targets, scores >= 0.5, average="micro")[:3]
+    expected = (precision, recall, 2 * precision * recall / (precision + recall), *overall)
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+def test_a_score_of_one_half_is_a_prediction() -> None:
+    assert f1(np.array([[1], [1]]), np.array([[0.5], [0.49999]], np.float32)).OR == 0.5
+
+
+def test_an_unknown_label_is_dropped_or_counts_as_negative() -> None:
+    targets, scores = np.array([[1], [-1]]), np.array([[0.9], [0.8]], np.float32)
+    assert f1(targets, scores).OP == 1.0
+    assert f1(targets, scores, "negative").OP == 0.5
+
+
+def test_a_class_never_predicted_counts_as_predicted_once_in_the_overall_precision() -> None:
+    assert f1(np.array([[1, 1]]), np.array([[0.9, 0.1]], np.float32)).OP == 0.5
+
+
+def test_classes_without_positives_are_named_and_left_out_of_the_mean() -> None:
+    found = multilabel_measures(np.array([[1, 0], [0, -1]]), np.array([[0.9, 0.2], [0.1, 0.3]], np.float32))
+    assert found["mAP"] == 100
+    assert found["AP"] == [100, None]
+    assert found["without_positives"] == [1]
+    assert found["CR"] == 100
+
+
+def test_nothing_predicted_and_nothing_true_gives_numbers() -> None:
+    found = multilabel_measures(np.zeros((3, 2)), np.zeros((3, 2), np.float32))
+    assert found["mAP"] is None
+    assert found["CF1"] == found["OF1"] == found["OF1@3"] == 0
+
+
+@given(sizes, st.integers(1, 4))
+def test_the_kept_scores_are_the_first_of_a_stable_sort(size: tuple[int, int, int], count: int) -> None:
+    samples, classes, seed = size
+    scores = np.random.default_rng(seed).choice(np.array([0.1, 0.5, 0.9], np.float32), (samples, classes))
+    kept = keep_highest(scores, count)
+    for row, ours in zip(scores, kept, strict=True):
+        places = sorted(range(classes), key=lambda place: (-row[place], place))[:count]
+        assert np.flatnonzero(ours).tolist() == sorted(places)
+        assert (ours[places] == row[places]).all()
+
+
+def test_without_ties_the_order_of_the_samples_does_not_matter_to_the_last_digit() -> None:
+    targets, scores = tie_free(60, 5, 1)
+    order = np.random.default_rng(0).permutation(60)
+    assert multilabel_measures(targets, scores) == multilabel_measures(targets[order], scores[order])
+
+
+def test_top_accuracy_counts_the_true_class_among_the_highest_and_clamps_to_the_number_of_classes() -> None:
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.4, 0.4, 0.2]], np.float32)
+    targets = np.array([1, 2, 1])
+    assert top_accuracy(targets, scores, 1) == pytest.approx(1 / 3)  # among equal scores the first class leads
+    assert top_accuracy(targets, scores, 2) == pytest.approx(2 / 3)
+    assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3, "top5": 100})
+
+
+@pytest.mark.parametrize("measure", [multilabel_measures, singlelabel_measures])
+def test_scores_that_are_not_finite_are_refused(measure: object) -> None:
+    scores = np.array([[0.5, np.nan]], np.float32)
+    targets = np.array([[1, 0]]) if measure is multilabel_measures else np.array([0])
+    with pytest.raises(RunError, match="NaN"):
+        measure(targets, scores)
