@@ -1,6 +1,6 @@
 from setuptools import find_namespace_packages, setup
 
-# The rooms stand at the top of the repository and are imported as attnbias.<room>; all other metadata is in pyproject.toml.
+# The rooms stand at the top of the repository and are imported as attnbias.<room>; the rest is in pyproject.toml.
 package_dir = {"attnbias": "src/attnbias"} | {
     f"attnbias.{room}": room for room in ("cli", "data", "methods", "weights")
 }

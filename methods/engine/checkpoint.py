@@ -118,7 +118,9 @@ class RunFolder:
         except NotADirectoryError:
             raise UsageError(f"output folder {self.path} is not a folder; choose another --out") from None
         except OSError as error:
-            raise RunError(f"cannot write to output folder {self.path}: {error.strerror}; choose another --out") from None
+            raise RunError(
+                f"cannot write to output folder {self.path}: {error.strerror}; choose another --out"
+            ) from None
         if overwrite and not resume:
             for old in self.path.iterdir():
                 if old.name != ".lock":
@@ -191,7 +193,9 @@ class RunFolder:
         except OSError as error:
             shutil.rmtree(part, ignore_errors=True)
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-            raise RunError(f"cannot write checkpoint {final}: {reason}; the last good checkpoint is untouched") from None
+            raise RunError(
+                f"cannot write checkpoint {final}: {reason}; the last good checkpoint is untouched"
+            ) from None
         self._prune(progress)
         return final
 

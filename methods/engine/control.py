@@ -8,17 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed
 
-
-class Stopped(Exception):
-    """A signal asked the run to stop; it did so at the end of a step. Exit code 128 + the signal's number."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
+from attnbias.methods.engine.errors import Stopped
 
 
 class Control:
@@ -30,8 +25,10 @@ class Control:
     def __init__(self) -> None:
         self.signal_number = 0
         self._first_signal = 0.0
-        distributed_run = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-        self._group = distributed.new_group(backend="gloo") if distributed_run else None
+        distributed_run = (
+            distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        )
+        self._group: Any = distributed.new_group(backend="gloo") if distributed_run else None
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -45,7 +42,7 @@ class Control:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        # The launcher forwards the terminal's Ctrl-C to processes that got it already: within a second it is the same one.
+        # The launcher forwards a terminal's Ctrl-C to processes that got it already: within a second it is the same.
         if self.signal_number and now - self._first_signal > 1.0:
             os._exit(128 + number)
         if not self.signal_number:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -12,6 +13,14 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """A run cannot go on: a non-finite loss, a full disk, a folder in use (exit code 1)."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it did so at the end of a step, with its state saved (exit code 128 + signal)."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ class Method(ABC):
     recipes: ClassVar[Mapping[str, NamedRecipe]]
     """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
     maps: ClassVar[Mapping[str, str]]
-    """Kinds of attention map that `attention()` can give -> one line that says what is drawn; the first is the default."""
+    """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
 
     # What it is made of ----------------------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Task) -> dict[str, Tensor]:
-        """Return named scalar terms, `loss` among them: a mean over the samples of the batch (times a constant at most),
+        """Return named scalar terms, `loss` among them: a mean over the samples of the batch (times a constant),
         so that shards of a batch can be weighted by their sizes. `model` may be wrapped: call it only as model(...)."""
 
     def param_groups(self, model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ class Method(ABC):
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """Named probabilities (B, C), `scores` first: what measures and galleries use. Other names are measured beside it."""
+        """Named probabilities (B, C), `scores` first: what is measured and shown. Other names are measured beside it."""
         from torch import sigmoid, softmax
 
         logits = model(images).float()
@@ -107,7 +107,7 @@ class Method(ABC):
         """
 
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
-        """The layer whose output Grad-CAM explains (`--map gradcam`): (B, D, h, w) or patch tokens last in (B, N, D)."""
+        """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
 
     def measure(self, recipe: Any, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Task = Literal["multilabel", "singlelabel"]
 
 
 def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
-    """Declare a recipe field: its default, its help text, its group in `--help` and its range (`ge=`, `gt=`, `le=`, `lt=`)."""
+    """Declare a recipe field: default, help text, group in `--help`, and range (`ge=`, `gt=`, `le=`, `lt=`)."""
     return Field(default, description=description, json_schema_extra={"panel": panel}, **constraints)
 
 

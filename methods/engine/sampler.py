@@ -81,7 +81,7 @@ class Plan:
 
 
 class StepSampler(Sampler[list[SampleKey]]):
-    """This rank's micro-batches from `start` to the end of the run, epoch after epoch: one loader serves a whole run."""
+    """This rank's micro-batches from `start` to the end of the run: one loader serves all epochs."""
 
     def __init__(self, plan: Plan, rank: int, start: int) -> None:
         self.plan, self.rank, self.start = plan, rank, start

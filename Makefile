@@ -1,0 +1,49 @@
+# The README and CI use these targets. PYTHON picks the interpreter that makes the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ROOMS := cli data methods weights
+
+.PHONY: help setup demo test test-all lint typecheck wheel-check bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/attnbias: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(BIN)/attnbias ## Make .venv and install the project with all extras
+
+demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, compare them, draw where they look
+	$(BIN)/python tests/benchmarks/demo.py --out demo
+
+test: setup ## Run the test suite (at most 12 minutes on 2 cores)
+	$(BIN)/pytest -m "not slow"
+
+test-all: setup ## Run every test, also the slow ones
+	$(BIN)/pytest
+
+lint: setup ## Check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not see setuptools' editable hook, so it reads the package through a small farm of links.
+build/typing/attnbias: $(wildcard src/attnbias/*)
+	mkdir -p $@
+	ln -sfn $(foreach f,$(notdir $^),../../../src/attnbias/$(f)) $@/
+	ln -sfn $(foreach r,$(ROOMS),../../../$(r)) $@/
+
+typecheck: setup build/typing/attnbias ## Check types with mypy
+	$(BIN)/mypy
+
+wheel-check: setup ## Build sdist and wheel, install the wheel elsewhere, compare its files with the repository's
+	$(BIN)/python tests/wheel_check.py
+
+bench: setup ## Measure speed against baselines in the same run
+	$(BIN)/python -m pytest tests/benchmarks -q -s
+
+clean: ## Remove what was built, but not data or runs
+	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

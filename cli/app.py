@@ -1,0 +1,69 @@
+"""The command line `attnbias`: registers the commands, turns errors into exit codes. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from attnbias import __version__
+from attnbias.cli.errors import describe
+from attnbias.cli.listing import listing
+from attnbias.cli.prepare_data import prepare_data
+from attnbias.cli.train import train
+from attnbias.cli.val import val
+from attnbias.cli.visualize import visualize
+
+app = typer.Typer(
+    name="attnbias",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Five papers on attention bias behind one command line: train, evaluate, and see where a model looks.",
+    epilog="First steps:  attnbias prepare-data demo  |  attnbias train csra --dataset demo  |  attnbias list recipes",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"attnbias {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["ATTNBIAS_DEBUG"] = "1"
+
+
+app.command("prepare-data", no_args_is_help=True)(prepare_data)
+app.add_typer(train, name="train")
+app.add_typer(val, name="val")
+app.command("visualize", no_args_is_help=True)(visualize)
+app.add_typer(listing, name="list")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except Exception as error:  # what Typer does not know: ours, and bugs
+        debug = bool(os.environ.get("ATTNBIAS_DEBUG"))
+        if debug:
+            traceback.print_exc()
+        known = describe(error)
+        if known is not None:
+            code, message = known
+        else:
+            code, message = 1, f"error: {type(error).__name__}: {error} (see where with: attnbias --debug ...)"
+        typer.echo(message, err=True)
+        sys.exit(code)

@@ -1,0 +1,65 @@
+"""`attnbias train METHOD --dry-run`: what a run would be, computed by the run's own code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from attnbias.data.registry import open_split
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.train import Options
+
+
+def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) -> None:
+    """Print the parameter count, the pictures, the batch arithmetic and the learning-rate table.
+
+    Raises:
+        DataError: the dataset is not prepared.
+    """
+    import torch
+
+    from attnbias.methods.engine.evaluate import open_dataset
+    from attnbias.methods.engine.train import plan_run
+
+    console = Console()
+    index = open_split(recipe.dataset, "train", options.data_root)
+    dataset = open_dataset(method, recipe, index, train=True)
+    plan = plan_run(method, recipe, len(dataset), processes, options.accumulation)
+    with torch.device("meta"):
+        model = method.build_model(recipe, len(index.classes), index.task)
+    groups = method.param_groups(model, recipe)
+    count = sum(p.numel() for p in model.parameters())
+    share = recipe.batch_size / (processes * options.accumulation)
+    console.print(f"model: {count:,} parameters, {len(index.classes)} classes ({index.task})", highlight=False)
+    for group in groups:
+        size = sum(p.numel() for p in group["params"])
+        console.print(
+            f"  group of {len(group['params'])} tensors, {size:,} parameters: "
+            f"lr {group['lr']:g}, weight decay {group['weight_decay']:g}",
+            highlight=False,
+        )
+    pictures = len(dataset)
+    console.print(f"data: {pictures:,} training pictures of '{index.dataset}/{index.split}'", highlight=False)
+    console.print(
+        f"batch: global {recipe.batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
+        f"{options.accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
+        highlight=False,
+    )
+    schedule = method.schedule(recipe, plan.steps_per_epoch)
+    rates = [group["lr"] for group in groups]
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title="learning rate at the first step of each epoch", title_justify="left"
+    )
+    for column in ("epoch", "step", *(f"group {place}" for place in range(len(rates))), "beta1"):
+        table.add_column(column, justify="right")
+    for epoch in range(recipe.epochs):
+        settings = schedule(epoch * plan.steps_per_epoch)
+        cells = [f"{rate * settings['lr']:.6g}" for rate in rates]
+        beta = f"{settings['beta1']:.4f}" if "beta1" in settings else "-"
+        table.add_row(str(epoch + 1), str(epoch * plan.steps_per_epoch), *cells, beta)
+    console.print(table)

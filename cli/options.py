@@ -1,0 +1,123 @@
+"""Options shared by commands, and the options that come from a recipe's fields."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
+
+UNSET = "none"
+"""What a person types to switch an optional field off, as in `--ema-decay none`."""
+
+
+def _parser(inner: type, many: bool, optional: bool) -> Callable[[str], Any]:
+    """Read a field that is optional or a list: `none`, or comma-separated values."""
+
+    def read(text: str) -> Any:
+        if optional and text.lower() == UNSET:
+            return UNSET  # the word, so that it differs from "not typed"
+        try:
+            return tuple(inner(part) for part in text.split(",")) if many else inner(text)
+        except ValueError:
+            raise typer.BadParameter(f"'{text}' is not {read.__name__}") from None
+
+    read.__name__ = f"{inner.__name__}{',...' if many else ''}{'|none' if optional else ''}"
+    return read
+
+
+def recipe_parameters(method: Method) -> list[inspect.Parameter]:
+    """One keyword parameter a recipe field, for a Typer command's signature. Not typed = None."""
+    default = next(iter(method.recipes.values())).recipe
+    parameters = []
+    for name, info in method.recipe_type.model_fields.items():
+        extra = info.json_schema_extra
+        panel = str(extra["panel"]) if isinstance(extra, dict) else "Method"
+        flag = "--" + name.replace("_", "-")
+        annotation, keywords = _click_type(info.annotation)
+        for constraint in info.metadata:
+            for bound, keyword in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+                if annotation in (int, float) and getattr(constraint, bound, None) is not None:
+                    keywords[keyword] = getattr(constraint, bound)
+        flags = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
+        shown = getattr(default, name)
+        shown = UNSET if shown is None else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+        help_text = f"{info.description} [dim]\\[paper: {shown}][/dim]"
+        option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation | None, option]
+            )
+        )
+    return parameters
+
+
+def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
+    """A field's annotation -> (annotation for Typer, more arguments of typer.Option)."""
+    optional = False
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [part for part in get_args(annotation) if part is not type(None)]
+        optional, annotation = len(inner) < len(get_args(annotation)), inner[0]
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        if isinstance(choices[0], str):
+            return (Literal[(*choices, UNSET)] if optional else annotation), {}
+        return Any, {"parser": _parser(type(choices[0]), False, optional)}
+    if get_origin(annotation) is tuple:
+        return Any, {"parser": _parser(get_args(annotation)[0], True, optional)}
+    if optional:
+        return Any, {"parser": _parser(annotation, False, True)}
+    return annotation, {}
+
+
+def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
+    """The recipe fields that a person typed, out of all keyword arguments of a command."""
+    fields = {name: values[name] for name in method.recipe_type.model_fields if values.get(name) is not None}
+    return {name: None if value == UNSET else value for name, value in fields.items()}
+
+
+def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) -> tuple[Recipe, str, NamedRecipe | None]:
+    """The recipe in force, its name, and the named recipe it came from: file or name, then flags over it."""
+    if recipe is not None and (Path(recipe).suffix in (".yaml", ".yml") or Path(recipe).is_file()):
+        return revise(read_recipe(Path(recipe), method.recipe_type), typed), Path(recipe).stem, None
+    name = recipe or method.default_recipe(typed.get("dataset"))
+    named = method.named_recipe(name)
+    return parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named
+
+
+def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGroup]:
+    """A Typer group with one sub-command a method, each built (and its recipe imported) only when it is asked for."""
+
+    class MethodGroup(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(METHODS)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            method = get_method(cmd_name)
+            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
+            single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
+            return get_command(single)
+
+    return MethodGroup
+
+
+def with_recipe_options(
+    command: Callable[..., None], method: Method, last: tuple[str, ...] = ()
+) -> Callable[..., None]:
+    """Give a command's signature the method's recipe fields beside its own parameters."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    names = {p.name for p in own}
+    fields = [p for p in recipe_parameters(method) if p.name not in names]
+    command.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *fields)}
+    return command

@@ -1,0 +1,266 @@
+"""`attnbias train METHOD`: resolve the recipe, show it, start the processes.
+
+No postponed annotations here: a command's options quote its method, which only exists inside the closure.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attnbias.cli.errors import describe
+from attnbias.cli.options import per_method, resolve_recipe, typed_fields, with_recipe_options
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
+
+RUN = "Run (does not change the numbers)"
+START = "Starting weights"
+
+
+def _command(method: Method) -> Callable[..., None]:
+    def command(
+        recipe: Annotated[
+            str | None,
+            typer.Option(
+                "--recipe",
+                help=f"Named recipe (`attnbias list recipes {method.name}`) or a YAML file; flags win over it.",
+                autocompletion=lambda: list(method.recipes),
+            ),
+        ] = None,
+        dry_run: Annotated[
+            bool,
+            typer.Option("--dry-run", help="Show recipe, counts, batch arithmetic and learning rates; train nothing."),
+        ] = False,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", "-o", rich_help_panel=RUN, help="Run folder.", show_default="runs/METHOD/RECIPE"),
+        ] = None,
+        data_root: Annotated[
+            Path | None,
+            typer.Option(
+                "--data-root",
+                rich_help_panel=RUN,
+                help="Where prepare-data put the sets.",
+                show_default="$ATTNBIAS_DATA or ./datasets",
+            ),
+        ] = None,
+        gpus: Annotated[
+            int | None,
+            typer.Option(
+                "--gpus",
+                min=0,
+                rich_help_panel=RUN,
+                help="GPUs of this machine; 0 = CPU.",
+                show_default="1 if there is one",
+            ),
+        ] = None,
+        processes: Annotated[
+            int | None,
+            typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
+        ] = None,
+        accumulation: Annotated[
+            int,
+            typer.Option(
+                "--accumulation",
+                min=1,
+                rich_help_panel=RUN,
+                help="Cut each process's share of a batch into this many pieces.",
+            ),
+        ] = 1,
+        workers: Annotated[
+            int | None,
+            typer.Option(
+                "--workers",
+                min=0,
+                rich_help_panel=RUN,
+                help="Loader processes a process.",
+                show_default="0 on CPU, up to 8 a GPU",
+            ),
+        ] = None,
+        resume: Annotated[
+            str | None,
+            typer.Option(
+                "--resume",
+                rich_help_panel=RUN,
+                help="`auto` continues the run in --out (or starts it), or a checkpoint folder.",
+            ),
+        ] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Empty --out first.")] = False,
+        load_from: Annotated[
+            str | None,
+            typer.Option(
+                "--load-from",
+                rich_help_panel=START,
+                help="Start from a whole model: a run folder, .safetensors or published file.",
+            ),
+        ] = None,
+        backbone_weights: Annotated[
+            str | None,
+            typer.Option(
+                "--backbone-weights",
+                rich_help_panel=START,
+                help="Start the backbone from a file, such as torchvision's or the CutMix one.",
+            ),
+        ] = None,
+        reset_head: Annotated[
+            bool,
+            typer.Option(
+                "--reset-head",
+                rich_help_panel=START,
+                help="Fresh weights where shapes depend on the number of classes.",
+            ),
+        ] = False,
+        trust_checkpoint: Annotated[
+            bool, typer.Option("--trust-checkpoint", rich_help_panel=START, help="Read pickles that may run code.")
+        ] = False,
+        eval_splits: Annotated[
+            str,
+            typer.Option(
+                "--eval-splits",
+                rich_help_panel=RUN,
+                help="Splits to evaluate, comma-separated; the first decides the best.",
+            ),
+        ] = "val",
+        eval_every: Annotated[
+            int, typer.Option("--eval-every", min=1, rich_help_panel=RUN, help="Epochs between evaluations.")
+        ] = 1,
+        eval_batch_size: Annotated[
+            int,
+            typer.Option(
+                "--eval-batch-size", min=1, rich_help_panel=RUN, help="Pictures at once in evaluation, a process."
+            ),
+        ] = 64,
+        save_steps: Annotated[
+            int | None, typer.Option("--save-steps", min=1, rich_help_panel=RUN, help="Also save every so many steps.")
+        ] = None,
+        keep: Annotated[
+            int, typer.Option("--keep", min=1, rich_help_panel=RUN, help="Checkpoints kept beside the best.")
+        ] = 2,
+        log_every: Annotated[
+            int, typer.Option("--log-every", min=1, rich_help_panel=RUN, help="Steps between lines of metrics.jsonl.")
+        ] = 50,
+        log_with: Annotated[
+            str,
+            typer.Option("--log-with", rich_help_panel=RUN, help="Trackers beside metrics.jsonl: tensorboard,wandb."),
+        ] = "",
+        compile: Annotated[
+            bool, typer.Option("--compile", rich_help_panel=RUN, help="torch.compile the model.")
+        ] = False,
+        channels_last: Annotated[
+            bool, typer.Option("--channels-last", rich_help_panel=RUN, help="NHWC memory format.")
+        ] = False,
+        deterministic: Annotated[
+            bool,
+            typer.Option(
+                "--deterministic", rich_help_panel=RUN, help="Deterministic GPU kernels where there are some."
+            ),
+        ] = False,
+        threads: Annotated[
+            int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")
+        ] = None,
+        on_bad_image: Annotated[
+            Literal["error", "skip"],
+            typer.Option(
+                "--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave it out and count."
+            ),
+        ] = "error",
+        **fields: Any,
+    ) -> None:
+        typed = typed_fields(method, fields)
+        resolved, name, named = resolve_recipe(method, recipe, typed)
+        from attnbias.methods.engine.launch import launch, world
+        from attnbias.methods.engine.train import Options
+
+        cpu, count = world(gpus, processes)
+        options = Options(
+            out=out or Path("runs") / method.name / name,
+            data_root=data_root,
+            cpu=cpu,
+            workers=_workers(cpu, count) if workers is None else workers,
+            accumulation=accumulation,
+            resume=resume,
+            overwrite=overwrite,
+            load_from=load_from,
+            backbone_weights=backbone_weights,
+            reset_head=reset_head,
+            trust_checkpoint=trust_checkpoint,
+            eval_splits=tuple(part.strip() for part in eval_splits.split(",")),
+            eval_every=eval_every,
+            eval_batch_size=eval_batch_size,
+            save_steps=save_steps,
+            keep=keep,
+            log_every=log_every,
+            trackers=tuple(part.strip() for part in log_with.split(",") if part.strip()),
+            compile=compile,
+            channels_last=channels_last,
+            deterministic=deterministic,
+            threads=threads,
+            on_bad_image=on_bad_image,
+        )
+        show_recipe(method, resolved, name, named)
+        if dry_run:
+            from attnbias.cli.dry_run import dry_run as show
+
+            show(method, resolved, options, count)
+            return
+        job = f"{method.name}\n{resolved.model_dump_json()}\n{options.to_json()}"
+        code = launch(run_job, job, count, describe)
+        if code:
+            sys.exit(code)
+
+    return with_recipe_options(command, method)
+
+
+train = typer.Typer(
+    cls=per_method(_command),
+    no_args_is_help=True,
+    help="Train a method by its paper's recipe (or yours).",
+    epilog="Example:  attnbias train ida --gpus 4",
+)
+
+
+@train.callback()
+def _train() -> None:
+    """Sub-commands are the methods; this only makes the group exist."""
+
+
+def run_job(job: str) -> None:
+    """Train as one process of a run; `job` is what `attnbias train` resolved."""
+    from attnbias.methods import get_method
+    from attnbias.methods.engine.train import Options, train
+
+    name, recipe, options = job.split("\n", 2)
+    outcome = train(name, get_method(name).recipe_type.model_validate_json(recipe), Options.from_json(options))
+    progress = outcome.progress
+    from torch import distributed
+
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        why = "stopped early" if progress.stopped_early else "done"
+        best = f"; best {progress.best:.4g} at step {progress.best_step}" if progress.best is not None else ""
+        typer.echo(f"{why}: {progress.step} steps{best}\nevaluate it: attnbias val {name} --load-from {outcome.out}")
+
+
+def show_recipe(method: Method, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:
+    """Print the resolved recipe; what differs from the named one is marked."""
+    different = changed(recipe, named.recipe) if named else {}
+    table = Table(title=f"{method.title}: recipe {name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("field", "value", "differs from the recipe's" if different else ""):
+        table.add_column(column)
+    for field, value in recipe.model_dump().items():
+        mark = f"[yellow]{different[field][1]}[/yellow]" if field in different else ""
+        table.add_row(field, f"[bold yellow]{value}[/bold yellow]" if mark else str(value), mark)
+    console = Console()
+    console.print(table)
+    if named:
+        figures = ", ".join(f"{key} {value}" for key, value in named.paper.items())
+        console.print(f"source: {named.source}{f'; the paper reports {figures}' if figures else ''}", highlight=False)
+
+
+def _workers(cpu: bool, processes: int) -> int:
+    import os
+
+    return 0 if cpu else min(8, (os.cpu_count() or 1) // processes)

@@ -1,0 +1,127 @@
+"""The one evaluation loop: scores of every sample of a split, gathered from all processes by id, then measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+from attnbias.data.datasets import PictureDataset, collate
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.sampler import EvaluationSampler
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores and measures of one split. Rows are in the order of the index, each sample once."""
+
+    ids: NDArray[np.int64]
+    targets: NDArray[Any]
+    scores: dict[str, NDArray[np.float32]]
+    """Probabilities (N, C) by name, `scores` first."""
+    measures: dict[str, Any]
+    skipped: list[str]
+    """Pictures that could not be read and were left out (`--on-bad-image skip`)."""
+
+
+def open_dataset(
+    method: Method,
+    recipe: Recipe,
+    index: Index,
+    *,
+    train: bool = False,
+    on_bad_image: Literal["error", "skip"] = "error",
+) -> PictureDataset:
+    """The pictures of a split as the recipe wants them: transform, label policies, seeds."""
+    return PictureDataset(
+        index,
+        method.transform(recipe, train),
+        seed=recipe.seed,
+        unknown=recipe.unknown_train if train else recipe.unknown_eval,
+        drop_unlabelled=recipe.drop_unlabelled,
+        on_bad_image=on_bad_image,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    method: Method,
+    model: nn.Module,
+    dataset: PictureDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    control: Control | None = None,
+) -> Evaluation:
+    """Score every sample of a split once and measure.
+
+    Batch k holds the same samples whatever the number of processes (rank k modulo processes computes it), so the
+    figures do not depend on it.
+
+    Raises:
+        Stopped: a signal asked to stop (where `control` is given).
+    """
+    processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    loader = DataLoader(
+        dataset,
+        batch_sampler=EvaluationSampler(len(dataset), batch_size, rank, processes),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+    model.eval()
+    task = dataset.index.task
+    mine: list[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[np.float32]]]] = []
+    skipped: list[str] = []
+    batches = iter(loader)
+    for _ in range(-(-len(dataset) // (batch_size * processes))):  # the same number of rounds in every process
+        if control is not None:
+            control.raise_if_stopped()
+        batch = next(batches, None)
+        if batch is None:
+            continue
+        skipped += batch["errors"]
+        if not len(batch["index"]):
+            continue
+        with accelerator.autocast():
+            named = method.predict(model, batch["image"].to(device, non_blocking=True), task)
+        scores = {name: value.float().cpu().numpy() for name, value in named.items()}
+        mine.append((batch["index"].numpy(), batch["target"].numpy(), scores))
+    parts = gather_object(mine) if processes > 1 else mine
+    skipped = gather_object(skipped) if processes > 1 else skipped
+    if not parts:
+        raise DataError(f"no picture of {dataset.index.dataset}/{dataset.index.split} could be read")
+    ids = np.concatenate([part[0] for part in parts])
+    order = np.argsort(ids)
+    targets = np.concatenate([part[1] for part in parts])[order]
+    scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
+    measures: dict[str, Any] = {}
+    for name, values in scores.items():
+        found = method.measure(recipe, targets, values, task)
+        measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
+    return Evaluation(ids[order], targets, scores, measures, skipped)
+
+
+def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
+    """Write one row a sample (its path, its targets, its scores) as CSV."""
+    names = dataset.index.classes
+    with path.open("w") as file:
+        file.write(",".join(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)]) + "\n")
+        for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
+            row = target if target.ndim else (np.arange(len(names)) == target)
+            cells = [dataset.records[sample].path, *(f"{int(v)}" for v in row), *(f"{v:.6f}" for v in score)]
+            file.write(",".join(cells) + "\n")

@@ -1,0 +1,121 @@
+"""Processes: start as many as asked for on this machine, or join those that torchrun, Accelerate or Slurm started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from attnbias.methods.engine.errors import RunError, UsageError
+
+Describe = Callable[[BaseException], tuple[int, str] | None]
+"""An error -> (exit code, one clear line), or None for an error nobody foresaw."""
+
+
+def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
+    """(on the CPU?, number of processes) for what a person asked for.
+
+    Raises:
+        UsageError: more GPUs than there are, or numbers that contradict each other or an outer launcher.
+    """
+    outer = int(os.environ.get("WORLD_SIZE", "1"))
+    present = torch.cuda.device_count()
+    if gpus is None:
+        gpus = 0 if present == 0 or processes is not None else max(1, min(outer, present))
+    if gpus > present and outer == 1:
+        have = f"{present} GPU{'s' if present > 1 else ''}" if present else "no GPU"
+        raise UsageError(f"--gpus {gpus} asked for, but this machine has {have}; use --gpus {present}")
+    if gpus and processes not in (None, gpus):
+        raise UsageError(f"--processes {processes} contradicts --gpus {gpus}: one process a GPU; leave --processes out")
+    count = gpus or processes or 1
+    if outer > 1:
+        if processes is not None and count != outer:
+            raise UsageError(f"--processes {count} asked for under a launcher that started {outer}; leave it out")
+        count = outer
+    return gpus == 0, count
+
+
+def launch(worker: Callable[[str], None], job: str, processes: int, describe: Describe) -> int:
+    """Run `worker(job)` in `processes` processes and return an exit code.
+
+    One process, or an outer launcher's (WORLD_SIZE is set): runs here. Otherwise torch's elastic launcher spawns them
+    with a free port; the first failing process's line is shown once, and no process is left behind.
+    """
+    if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _call(worker, job, describe)
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        run_id=f"attnbias-{os.getpid()}",
+        start_method="spawn",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    with tempfile.TemporaryDirectory(prefix="attnbias-") as reports:
+        try:
+            elastic_launch(config, _spawned)(worker, job, describe, reports, processes)
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            return _report(Path(reports), failure.exitcode)
+        except SignalException as stop:
+            _report(Path(reports), 128 + int(stop.sigval))
+            return 128 + int(stop.sigval)
+    return 0
+
+
+def _report(reports: Path, exit_code: int) -> int:
+    """Print the first failing process's words; return its exit code."""
+    written = sorted(reports.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
+    if written:
+        code, message = written[0].read_text().split("\n", 1)
+        print(message, file=sys.stderr, end="")  # noqa: T201 - the launcher speaks for its children
+        return int(code)
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        print(f"error: a process was ended by {name}; the others were stopped", file=sys.stderr)  # noqa: T201
+        return 1
+    return exit_code or 1
+
+
+def _spawned(worker: Callable[[str], None], job: str, describe: Describe, reports: str, processes: int) -> None:
+    if int(os.environ["WORLD_SIZE"]) != processes:
+        raise RunError(f"{os.environ['WORLD_SIZE']} processes were started, {processes} were asked for")
+    report = Path(reports) / f"{os.environ['RANK']}.txt"
+    code = _call(worker, job, describe, report)
+    if code:
+        # Not sys.exit: a process that failed must not wait for the others in an exit handler of torch.distributed.
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _call(worker: Callable[[str], None], job: str, describe: Describe, report: Path | None = None) -> int:
+    try:
+        worker(job)
+    except BaseException as error:
+        known = describe(error)
+        code, message = known if known else (1, traceback.format_exc())
+        if report is None:
+            print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201
+        else:
+            report.write_text(f"{code}\n{message.rstrip()}\n")
+        return code
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return 0

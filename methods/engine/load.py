@@ -1,0 +1,232 @@
+"""From a name on the command line to a model with weights: run folders, our safetensors, and the authors' files.
+
+What we write carries its recipe, classes and task, so it loads with no flags. A published file carries only weights:
+its method's `infer` reads what names and shapes tell, and a named recipe gives the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from attnbias.data.errors import DataError
+from attnbias.data.registry import DATASETS, open_split
+from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.checkpoint import RunFolder
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe, Task, parse, revise
+from attnbias.weights.errors import WeightsError
+from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
+
+FORMAT = "attnbias-1"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, and everything needed to say what it is."""
+
+    method: Method
+    recipe: Recipe
+    model: nn.Module
+    """In evaluation mode, on the device asked for."""
+    classes: tuple[str, ...]
+    task: Task
+    source: str
+    """Where the weights came from, in words for a person."""
+
+
+def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], task: Task) -> dict[str, str]:
+    """What a weight file says of itself: with it, `val` and `visualize` need no flags."""
+    return {
+        "format": FORMAT,
+        "method": method.name,
+        "task": task,
+        "recipe": recipe.model_dump_json(),
+        "classes": json.dumps(classes),
+    }
+
+
+def stored_recipe(path: Path, method: Method) -> Recipe:
+    """Read the recipe inside one of our weight files.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or of another method.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint {path.parent}; list a run's checkpoints with: ls RUN/checkpoints")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    _check_method(path, metadata, method)
+    return parse(method.recipe_type, json.loads(metadata["recipe"]))
+
+
+def load_run(
+    method_name: str,
+    load_from: str,
+    overrides: dict[str, Any],
+    device: torch.device | str = "cpu",
+    *,
+    recipe_name: str | None = None,
+    entry: Entry | None = None,
+    trust: bool = False,
+    data_root: Path | None = None,
+) -> Loaded:
+    """Load weights for evaluation.
+
+    `load_from` is a run folder (its best checkpoint, else its newest), a checkpoint folder, or a weight file of ours or
+    of the paper's authors. `overrides` are recipe fields typed by the person; `recipe_name` helps published files.
+    `entry` picks raw or averaged weights; by default those that reached the best measure.
+
+    Raises:
+        UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
+    """
+    method = get_method(method_name)
+    path, words = _resolve(Path(load_from), entry)
+    checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
+    if checkpoint.metadata.get("format") == FORMAT:
+        _check_method(path, checkpoint.metadata, method)
+        recipe = parse(method.recipe_type, json.loads(checkpoint.metadata["recipe"]))
+        if overrides:
+            recipe = revise(recipe, overrides)
+        classes = tuple(json.loads(checkpoint.metadata["classes"]))
+        task: Task = "multilabel" if checkpoint.metadata["task"] == "multilabel" else "singlelabel"
+        state = checkpoint.state
+    else:
+        state = method.convert(checkpoint.state)
+        recipe, classes, task = _describe_published(method, state, path, overrides, recipe_name, data_root)
+        words += f" ({checkpoint.layout})"
+    model = method.build_model(recipe, len(classes), task)
+    _fit(model, state, path, method, checkpoint)
+    return Loaded(method, recipe, model.to(device).eval(), classes, task, words)
+
+
+def initial_weights(
+    method: Method,
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    load_from: str | None,
+    backbone_weights: str | None,
+    reset_head: bool,
+    trust: bool,
+) -> None:
+    """Fill a fresh model before training: a whole model's weights (`load_from`) or its backbone's.
+
+    `reset_head` keeps fresh weights where a shape depends on the number of classes; nothing else may differ.
+    """
+    if load_from is not None:
+        path, _ = _resolve(Path(load_from), None)
+        checkpoint = read_checkpoint(path, trust=trust)
+        ours = checkpoint.metadata.get("format") == FORMAT
+        if ours:
+            _check_method(path, checkpoint.metadata, method)
+        state = checkpoint.state if ours else method.convert(checkpoint.state)
+        if reset_head:
+            own = model.state_dict()
+            kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
+            state = {**state, **{name: own[name] for name in kept}}
+        _fit(model, state, path, method, checkpoint)
+    elif backbone_weights is not None:
+        path = Path(backbone_weights)
+        method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
+
+
+def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
+    """The weight file behind a run folder, a checkpoint folder or a file, and words for it."""
+    if not path.exists():
+        raise WeightsError(f"no checkpoint {path}; give a run folder, a .safetensors or a published .pth file")
+    if path.is_file():
+        return path, str(path)
+    best = None
+    if (path / "checkpoints").is_dir():
+        run = RunFolder(path)
+        best = run.best()
+        folder = best or run.latest()
+        if folder is None:
+            raise WeightsError(f"{path} holds no complete checkpoint; train it first, or resume it with --resume auto")
+    elif (path / "progress.json").is_file():
+        folder = path
+    else:
+        raise WeightsError(f"{path} is no run folder and no checkpoint folder")
+    progress = RunFolder.read_progress(folder)
+    averaged = entry == "ema" or (entry is None and best is not None and progress.best_weights == "ema")
+    file = folder / ("ema.safetensors" if averaged else "model.safetensors")
+    if not file.is_file():
+        raise WeightsError(f"{folder} holds no {file.name}; the run kept no moving average (--ema-decay)")
+    kind = "averaged" if averaged else "raw"
+    return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights)"
+
+
+def _check_method(path: Path, metadata: dict[str, str], method: Method) -> None:
+    said = metadata.get("method")
+    if said != method.name:
+        raise WeightsError(
+            f"{path} holds a checkpoint of method '{said}', not '{method.name}'; use: attnbias val {said}"
+        )
+
+
+def _describe_published(
+    method: Method,
+    state: dict[str, Tensor],
+    path: Path,
+    overrides: dict[str, Any],
+    recipe_name: str | None,
+    data_root: Path | None,
+) -> tuple[Recipe, tuple[str, ...], Task]:
+    """Find the recipe of a published file: what its shapes tell, the flags, and a named recipe for the rest."""
+    inferred = method.infer(state)
+    if not inferred:
+        other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state)), None)
+        hint = f"; it looks like one of '{other}': attnbias val {other} --load-from {path}" if other else ""
+        raise WeightsError(f"{path} is no checkpoint of '{method.name}'{hint}")
+    num_classes = inferred.pop("num_classes")
+    for name, value in inferred.items():
+        if name in overrides and overrides[name] != value:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} {overrides[name]} contradicts {path}, whose weights say {value}; leave {flag} out"
+            )
+    if recipe_name is None:
+        recipe_name = _nearest_recipe(method, num_classes, inferred, overrides)
+    recipe = revise(method.named_recipe(recipe_name).recipe, {**inferred, **overrides})
+    facts = DATASETS.get(recipe.dataset)
+    try:
+        index = open_split(recipe.dataset, "val", data_root)
+        names, task = index.classes, index.task
+    except DataError:  # a checkpoint can be loaded (for one's own pictures) where its dataset is not
+        names, task = (), facts.task if facts else "multilabel"
+    if len(names) != num_classes:
+        names = tuple(f"class {place}" for place in range(num_classes))
+    return recipe, names, task
+
+
+def _belongs_to(method: Method, state: dict[str, Tensor]) -> bool:
+    return bool(method.infer(method.convert(state)))
+
+
+def _nearest_recipe(method: Method, num_classes: int, inferred: dict[str, Any], overrides: dict[str, Any]) -> str:
+    """The first named recipe that agrees with the flags' dataset, the number of classes, and most inferred fields."""
+
+    def disagreement(name: str) -> tuple[bool, bool, int]:
+        recipe = method.recipes[name].recipe
+        facts = DATASETS.get(recipe.dataset)
+        return (
+            overrides.get("dataset", recipe.dataset) != recipe.dataset,
+            facts is None or facts.classes.split()[0] != str(num_classes),
+            sum(getattr(recipe, field) != value for field, value in inferred.items()),
+        )
+
+    return min(method.recipes, key=disagreement)
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], path: Path, method: Method, checkpoint: Checkpoint) -> None:
+    if not match_state(model.state_dict(), state) and not method.infer(state):
+        raise WeightsError(f"{path} is no checkpoint of '{method.name}' ({checkpoint.layout})")
+    load_strict(model, state, path)

@@ -1,0 +1,482 @@
+"""The one training loop: every method, every task, one process or many.
+
+Reading order: `Options` (what does not change the numbers), `train` (set up, resume, loop), `_Run` (the loop's parts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import load_file
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from attnbias.data.datasets import collate
+from attnbias.data.registry import open_split
+from attnbias.methods import get_method
+from attnbias.methods.engine.checkpoint import Progress, RunFolder
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError
+from attnbias.methods.engine.evaluate import evaluate, open_dataset
+from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
+from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.progress import Reporter
+from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
+from attnbias.methods.engine.sampler import Plan, StepSampler, shuffled
+from attnbias.weights.files import write_weights
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; nothing here changes what is computed (up to the rounding of other kernels)."""
+
+    out: Path
+    data_root: Path | None = None
+    cpu: bool = False
+    workers: int = 0
+    accumulation: int = 1
+    resume: str | None = None
+    """`auto` (newest complete checkpoint of `out`, or a fresh start) or a checkpoint folder."""
+    overwrite: bool = False
+    load_from: str | None = None
+    backbone_weights: str | None = None
+    reset_head: bool = False
+    trust_checkpoint: bool = False
+    eval_splits: tuple[str, ...] = ("val",)
+    eval_every: int = 1
+    eval_batch_size: int = 64
+    save_steps: int | None = None
+    keep: int = 2
+    log_every: int = 50
+    trackers: tuple[str, ...] = ()
+    compile: bool = False
+    channels_last: bool = False
+    deterministic: bool = False
+    threads: int | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    def to_json(self) -> str:
+        """Serialise, so that spawned processes get the same options."""
+        return json.dumps({**asdict(self), "out": str(self.out), "data_root": self.data_root and str(self.data_root)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Options:
+        """Undo `to_json`."""
+        values = json.loads(text)
+        for name in ("eval_splits", "trackers"):
+            values[name] = tuple(values[name])
+        values["out"] = Path(values["out"])
+        values["data_root"] = Path(values["data_root"]) if values["data_root"] else None
+        return cls(**values)
+
+
+@dataclass
+class Outcome:
+    """What a run ended with."""
+
+    progress: Progress
+    out: Path
+    measures: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
+    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split."""
+    order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
+    return Plan(
+        samples=len(order(0)),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        order=order,
+        drop_last=recipe.drop_last,
+        processes=processes,
+        accumulation=accumulation,
+    )
+
+
+def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
+    """Start Accelerate for this process. Raises UsageError where the precision asked for does not exist."""
+    if options.cpu and recipe.amp == "fp16":
+        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return Accelerator(
+        cpu=options.cpu,
+        mixed_precision=recipe.amp,
+        log_with=list(options.trackers) or None,
+        project_dir=options.out if options.trackers else None,
+        # Buffers (BatchNorm statistics) stay each process's own; the main process's are evaluated and saved.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
+    """Train a method by a recipe, or continue a run; returns when done.
+
+    Raises:
+        UsageError, DataError, WeightsError: something asked for cannot be had; nothing was written.
+        RunError: a non-finite loss, a full disk.
+        Stopped: a signal asked to stop; the state was saved.
+    """
+    method = get_method(method_name)
+    accelerator = build_accelerator(recipe, options)
+    folder = RunFolder(options.out, options.keep)
+    control = Control()
+    try:
+        with control.signals():
+            return _Run(method, recipe, options, accelerator, folder, control).fit()
+    finally:
+        folder.close()
+
+
+class _Run:
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        options: Options,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        control: Control,
+    ) -> None:
+        self.method, self.recipe, self.options = method, recipe, options
+        self.accelerator, self.folder, self.control = accelerator, folder, control
+        self.main = accelerator.is_main_process
+
+        index = open_split(recipe.dataset, "train", options.data_root)
+        self.task, self.classes = index.task, index.classes
+        self.dataset = open_dataset(method, recipe, index, train=True, on_bad_image=options.on_bad_image)
+        self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
+        self.eval_sets = [
+            (split, open_dataset(method, recipe, open_split(recipe.dataset, split, options.data_root)))
+            for split in options.eval_splits
+        ]
+        self.schedule = method.schedule(recipe, self.plan.steps_per_epoch)
+        self.mix = method.batch_transform(recipe, len(self.classes))
+        self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
+        self.pending: list[dict[str, Tensor]] = []
+        self.measures: dict[str, Any] = {}
+
+        torch.manual_seed(recipe.seed)
+        if options.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.model = method.build_model(recipe, len(self.classes), self.task)
+
+    # Set-up ----------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Outcome:
+        checkpoint = self._open_folder()
+        self._prepare(checkpoint)
+        if self.options.trackers and self.main:
+            self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
+        self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
+        try:
+            with self.reporter or contextlib.nullcontext():
+                self._loop()
+            self.accelerator.end_training()
+        finally:
+            if self.loader_iterator is not None:
+                del self.loader_iterator  # ends the worker processes
+        return Outcome(self.progress, self.folder.path, self.measures)
+
+    def _open_folder(self) -> Path | None:
+        """Open the run folder on the main process; return the checkpoint to resume from, if any."""
+        if self.main:
+            self.folder.open(resume=self.options.resume is not None, overwrite=self.options.overwrite)
+        self.accelerator.wait_for_everyone()
+        checkpoint = None
+        if self.options.resume == "auto":
+            checkpoint = self.folder.latest()
+        elif self.options.resume is not None:
+            checkpoint = Path(self.options.resume)
+        if checkpoint is not None:
+            self._check_same_recipe(checkpoint)
+        if self.main:
+            self.folder.rewind_log(0 if checkpoint is None else RunFolder.read_progress(checkpoint).log_lines)
+            write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
+            (self.folder.path / "environment.json").write_text(json.dumps(_environment(), indent=1))
+        return checkpoint
+
+    def _check_same_recipe(self, checkpoint: Path) -> None:
+        stored = stored_recipe(checkpoint / "model.safetensors", self.method)
+        if names := list(changed(self.recipe, stored)):
+            raise UsageError(
+                f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
+                "resume with the same one, or choose another --out"
+            )
+
+    def _prepare(self, checkpoint: Path | None) -> None:
+        recipe, options, accelerator = self.recipe, self.options, self.accelerator
+        if checkpoint is None:
+            initial_weights(
+                self.method,
+                self.model,
+                recipe,
+                load_from=options.load_from,
+                backbone_weights=options.backbone_weights,
+                reset_head=options.reset_head,
+                trust=options.trust_checkpoint,
+            )
+        else:
+            self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        if recipe.sync_bn and accelerator.num_processes > 1:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model.to(accelerator.device)
+        if options.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.ema = None
+        if recipe.ema_decay is not None:
+            self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
+            if checkpoint is not None:
+                self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+        groups = self.method.param_groups(self.model, recipe)
+        cuda = accelerator.device.type == "cuda"
+        self.optimizer = build_optimizer(groups, recipe, fused=cuda)
+        wrapped = torch.compile(self.model) if options.compile else self.model
+        self.wrapped, self.optimizer = accelerator.prepare(wrapped, self.optimizer)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.loader_iterator = iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=StepSampler(self.plan, accelerator.process_index, self.progress.step),
+                num_workers=options.workers,
+                collate_fn=collate,
+                pin_memory=cuda,
+                prefetch_factor=4 if options.workers else None,
+            )
+        )
+
+    def _restore(self, checkpoint: Path) -> None:
+        self.progress = RunFolder.read_progress(checkpoint)
+        now = (self.accelerator.num_processes, self.options.accumulation)
+        then = (self.progress.processes, self.progress.accumulation)
+        if now != then and self.progress.step % self.plan.steps_per_epoch:
+            raise UsageError(
+                f"{checkpoint} stands inside an epoch cut for {then[0]} processes x {then[1]} accumulation steps; "
+                f"resume it with the same numbers (asked for: {now[0]} x {now[1]})"
+            )
+        self.progress.processes, self.progress.accumulation = now
+        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)  # noqa: TID251 - our own
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        progress, plan = self.progress, self.plan
+        while True:
+            epoch, place = divmod(progress.step, plan.steps_per_epoch)
+            if place == 0 and epoch > progress.epochs_evaluated:
+                self._end_of_epoch(epoch)
+            if progress.step == plan.total_steps or progress.stopped_early:
+                return
+            self._step()
+            (signal_number,) = self.control.agree()
+            if signal_number:
+                self._save()
+                raise Stopped(signal_number)
+            if self.options.save_steps and progress.step % self.options.save_steps == 0:
+                self._save()
+
+    def _step(self) -> None:
+        """One optimiser step: the micro-batches of this process, their mean gradient, the update."""
+        accelerator, recipe, step = self.accelerator, self.recipe, self.progress.step
+        self.wrapped.train()
+        apply_schedule(self.optimizer, self.schedule, step)
+        # Dropout and drop path draw from (seed, step, rank): nothing to restore on resume.
+        torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))
+        weights = self.plan.weights(step, accelerator.process_index)
+        totals: dict[str, Tensor] = {}
+        finite, ids = torch.ones((), dtype=torch.bool, device=accelerator.device), []
+        for micro, weight in enumerate(weights):
+            batch = self._next_batch(step, micro)
+            ids += batch["index"].tolist()
+            last = micro == len(weights) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
+                with accelerator.autocast():
+                    terms = self.method.loss(self.wrapped, batch, recipe, self.task)
+                loss = terms["loss"]
+                finite &= torch.isfinite(loss.detach())
+                for name, value in terms.items():
+                    totals[name] = totals.get(name, 0) + value.detach() * weight
+                # The flag travels to the CPU while the backward pass runs: no bubble on a GPU.
+                flag = finite.to("cpu", non_blocking=True)
+                arrived = _event(accelerator.device)
+                accelerator.backward(loss * weight)
+        if arrived is not None:
+            arrived.synchronize()
+        _, bad = self.control.agree(int(not flag))
+        if bad:
+            raise RunError(_non_finite(self, step, ids, float(loss)))
+        if recipe.clip_grad is not None:
+            accelerator.clip_grad_norm_(self.wrapped.parameters(), recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.progress.step += 1
+        self.pending.append(totals)
+        if self.progress.step % self.options.log_every == 0 or self.progress.step % self.plan.steps_per_epoch == 0:
+            self._log_training()
+        if self.reporter:
+            self.reporter.step(self.recipe.batch_size)
+
+    def _next_batch(self, step: int, micro: int) -> Batch:
+        batch: Batch = next(self.loader_iterator)
+        device = self.accelerator.device
+        if batch["errors"] and self.reporter:
+            self.reporter.skipped(batch["errors"])
+        batch["image"] = batch["image"].to(device, non_blocking=True)
+        batch["target"] = batch["target"].to(device, non_blocking=True)
+        if self.options.channels_last:
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        if self.mix is not None:
+            rng = np.random.default_rng((self.recipe.seed, step, micro, self.accelerator.process_index))
+            batch["image"], batch["target"] = self.mix(batch["image"], batch["target"], rng)
+        return batch
+
+    # Reporting and saving --------------------------------------------------------------------------------------------
+
+    def _gather_pending(self) -> None:
+        """Turn the steps since the last gathering into plain numbers, averaged over processes."""
+        if not self.pending:
+            return
+        names = list(self.pending[0])
+        values = torch.stack([torch.stack([step[name].float() for name in names]) for step in self.pending])
+        values = self.accelerator.reduce(values, reduction="mean")
+        self.progress.window += [dict(zip(names, row, strict=True)) for row in values.tolist()]
+        self.pending.clear()
+
+    def _log_training(self) -> None:
+        self._gather_pending()
+        window, self.progress.window = self.progress.window, []
+        means = {name: math.fsum(row[name] for row in window) / len(window) for name in window[0]}
+        done = self.progress.step
+        line = {
+            "step": done,
+            "epoch": math.ceil(done / self.plan.steps_per_epoch),
+            "split": "train",
+            "lr": [group["lr"] for group in self.optimizer.param_groups],
+            **means,
+        }
+        self._record(line)
+
+    def _record(self, line: dict[str, Any]) -> None:
+        self.progress.log_lines += 1
+        if self.reporter:
+            self.folder.log(line)
+            self.reporter.line(line)
+
+    def _end_of_epoch(self, epoch: int) -> None:
+        """Evaluate raw and averaged weights where it is due, remember the best, save."""
+        progress = self.progress
+        if epoch % self.options.eval_every == 0 or epoch == self.recipe.epochs:
+            try:
+                entry = self._evaluate(epoch)
+            except Stopped:
+                self._save()
+                raise
+            progress.history.append(entry)
+            for weights in ("raw", "ema"):
+                value = entry.get(weights)
+                if value is not None and (progress.best is None or value > progress.best):
+                    progress.best, progress.best_step, progress.best_weights = value, progress.step, weights
+            stop = self.main and self.method.should_stop(self.recipe, progress.history)
+            progress.stopped_early = bool(self.control.agree(int(stop))[1])
+        progress.epochs_evaluated = epoch
+        self._save()
+
+    def _evaluate(self, epoch: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {"epoch": epoch}
+        for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
+            if model is None:
+                continue
+            for place, (split, dataset) in enumerate(self.eval_sets):
+                measures = evaluate(
+                    self.method,
+                    model,
+                    dataset,
+                    self.recipe,
+                    self.accelerator,
+                    batch_size=self.options.eval_batch_size,
+                    workers=self.options.workers,
+                    control=self.control,
+                ).measures
+                line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
+                self._record(line)
+                self.measures[f"{split}/{weights}"] = measures
+                if place == 0:  # the first split decides
+                    entry[weights] = measures[self.method.deciding_measure(self.task)]
+        return entry
+
+    def _save(self) -> None:
+        self._gather_pending()
+        if self.main:
+            self.folder.save(self.progress, self._write_tensors)
+        self.accelerator.wait_for_everyone()
+
+    def _write_tensors(self, part: Path) -> None:
+        metadata = weights_metadata(self.method, self.recipe, self.classes, self.task)
+        for name, model in (("model", self.model), ("ema", self.ema.module if self.ema else None)):
+            if model is None:
+                continue
+            state = model.state_dict()
+            if not all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()):
+                raise RunError(
+                    f"the weights hold non-finite numbers after step {self.progress.step}; nothing was saved"
+                )
+            write_weights(part / f"{name}.safetensors", state, metadata)
+        scaler = self.accelerator.scaler
+        torch.save(
+            {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None},
+            part / "optimizer.pt",
+        )
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _non_finite(run: _Run, step: int, ids: list[int], loss: float) -> str:
+    shown = ", ".join(map(str, ids[:8])) + (" ..." if len(ids) > 8 else "")
+    return (
+        f"the loss is {loss} at step {step} (epoch {step // run.plan.steps_per_epoch + 1}, samples {shown}, "
+        f"lr {run.optimizer.param_groups[0]['lr']:.3g}); the weights were not touched. The last checkpoint in "
+        f"{run.folder.path} is good; lower --lr or set --clip-grad and start again"
+    )
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "host_cores": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
