@@ -23,14 +23,14 @@ from attnbias.data.pictures import read_picture
 class SampleKey(NamedTuple):
     """What a sampler asks for: which sample, and in which epoch (which decides its augmentation)."""
 
-    index: int
+    sample: int
     epoch: int = 0
 
 
 class PictureDataset(Dataset[dict[str, Any]]):
     """The samples of one split, in the order of its index.
 
-    `dataset[SampleKey(index, epoch)]` (or `dataset[index]`, epoch 0) gives {"image": whatever the transform returns,
+    `dataset[SampleKey(sample, epoch)]` (or `dataset[index]`, epoch 0) gives {"image": whatever the transform returns,
     "target": (C,) float32 with -1 = ignore in multi-label work, () int64 in single-label work, "index": int}. The same
     key gives the same sample in any worker and any process: the transform draws from generators seeded by (seed, epoch,
     index), and the surrounding generators are left as they were.
@@ -50,7 +50,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         index: Index,
-        transform: Callable[[Image.Image], Any],
+        transform: Callable[..., Any],
         *,
         seed: int = 0,
         drop_unlabelled: bool = False,
@@ -104,7 +104,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         picture = read_picture(self.index.root / record.path)
         if record.crop is not None:
             x, y, w, h = record.crop
-            picture = picture.crop((x, y, x + w, y + h))  # type: ignore[arg-type]
+            picture = picture.crop((x, y, x + w, y + h))
         return picture
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         boxes, labels = self.boxes(index)
         placed = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(picture.height, picture.width))
         with seeded(self.seed, 0, index):
-            image, moved = self.transform(picture, placed)  # type: ignore[call-arg]
+            image, moved = self.transform(picture, placed)
         return image, moved.as_subclass(Tensor), labels
 
 

@@ -1,7 +1,7 @@
 """The plain pipelines that the papers share: square resize, flip, colour jitter, random resized crop, normalisation.
 
-Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; resizing tensors instead would differ by up
-to 1/255 from what the papers' programs saw. Being v2, a pipeline also moves tv_tensors boxes given beside a picture.
+Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; resizing tensors instead would differ by
+up to 1/255 from what the papers' programs saw. A pipeline also moves tv_tensors boxes given beside a picture.
 """
 
 from __future__ import annotations

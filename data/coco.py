@@ -1,0 +1,118 @@
+"""MS-COCO 2014, and any folder in COCO layout: annotation files read into an index."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Box, Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.published import csra_coco
+from attnbias.data.registry import DatasetFacts
+
+OFFICIAL = ("train2014", "val2014")
+
+
+def read_coco(
+    annotation_file: Path,
+    image_folder: Path,
+    *,
+    dataset: str = "coco",
+    split: str = "train",
+    class_order: Literal["file", "id"] = "file",
+    group: str | None = None,
+) -> Index:
+    """Read a COCO instances file: one record a picture by ascending image id, unlabelled pictures included.
+
+    A class is positive where any annotation names it, crowds included (both CSRA and IDA count them; `Box.crowd` marks
+    them). The official files list their categories by ascending id, so `class_order` changes nothing there.
+
+    Args:
+        annotation_file: instances_*.json.
+        image_folder: what its `file_name`s are relative to; not looked into here.
+        class_order: classes as the file lists its categories (CSRA's rule), or by ascending category id (IDA's).
+        group: key of an image entry that becomes the record's group.
+
+    Raises:
+        DataError: the file is missing, is no COCO instances file, or contradicts itself.
+    """
+    content = _load(annotation_file)
+    try:
+        categories = content["categories"]
+        if class_order == "id":
+            categories = sorted(categories, key=lambda category: category["id"])
+        images = sorted(content["images"], key=lambda image: image["id"])
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        boxes: dict[int, list[Box]] = defaultdict(list)
+        positives: dict[int, set[int]] = defaultdict(set)
+        for annotation in content["annotations"]:
+            label = label_of[annotation["category_id"]]
+            positives[annotation["image_id"]].add(label)
+            if annotation.get("bbox"):
+                x, y, w, h = annotation["bbox"]
+                boxes[annotation["image_id"]].append(Box(label, x, y, w, h, crowd=bool(annotation.get("iscrowd"))))
+        records = tuple(
+            Record(
+                path=image["file_name"],
+                target=tuple(int(label in positives[image["id"]]) for label in range(len(categories))),
+                boxes=tuple(boxes[image["id"]]),
+                image_id=image["id"],
+                group=image[group] if group else None,
+            )
+            for image in images
+        )
+        classes = tuple(str(category["name"]) for category in categories)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{annotation_file} is no COCO instances file: {type(error).__name__} {error}") from None
+    strays = positives.keys() - {image["id"] for image in images}
+    if strays:
+        raise DataError(
+            f"{annotation_file}: annotations name {len(strays)} images that it does not list ({min(strays)})"
+        )
+    return Index(dataset, split, "multilabel", classes, image_folder, records, annotation_file)
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read the official pair of files, or else whatever annotations/instances_*.json the source folder has."""
+    assert source is not None
+    found = {path.stem.removeprefix("instances_"): path for path in sorted(source.glob("annotations/instances_*.json"))}
+    official = all(suffix in found for suffix in OFFICIAL)
+    if official:
+        found = {suffix: found[suffix] for suffix in OFFICIAL}
+    if not found:
+        raise DataError(f"{source} holds no annotations/instances_*.json; expected {facts.layout}")
+    indexes = []
+    for done, (suffix, path) in enumerate(found.items()):
+        options.progress(f"reading {path.name}", done, len(found))
+        images = first_existing([source / "images" / suffix, source / suffix, source / "images"])
+        if images is None:
+            raise DataError(f"{source} holds no pictures for {path.name}; expected images/{suffix}/")
+        indexes.append(read_coco(path, images, dataset=facts.name, split=_split(suffix, found)))
+    for index in indexes[1:]:
+        if index.classes != indexes[0].classes:
+            raise DataError(f"{index.annotations} and {indexes[0].annotations} list different categories")
+    if not official:
+        return Reading(indexes, [f"not the official COCO 2014 files: found {', '.join(found)}"])
+    train, val = indexes
+    return Reading(indexes, check_counts(facts, indexes), files=csra_coco(train, val, str(source)))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"annotation file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
+    return content
+
+
+def _split(suffix: str, found: dict[str, Path]) -> str:
+    """Name of the split: "train" for train2014, unless another file has that name too."""
+    names = [re.sub(r"\d+$", "", other) for other in found]
+    name = re.sub(r"\d+$", "", suffix)
+    return name if name and names.count(name) == 1 else suffix

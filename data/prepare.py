@@ -1,0 +1,206 @@
+"""`prepare-data`: from a folder of pictures and annotations to checked index files, in the same steps for every set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+from attnbias.data.pictures import read_picture
+from attnbias.data.prepared import MANIFEST, Prepared, index_path, is_ready
+from attnbias.data.registry import DATASETS, DatasetFacts, dataset_folder
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may ask of `prepare-data` beside the dataset and its source."""
+
+    verify: bool = False
+    """Decode every picture."""
+    overwrite: bool = False
+    """Replace what was prepared with another source or other settings."""
+    dry_run: bool = False
+    """Read and check, write nothing."""
+    workers: int = 1
+    """Processes or threads that make or decode pictures."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of a generated set that differ from its defaults."""
+    progress: Progress = lambda what, done, total: None
+
+
+class Reading(NamedTuple):
+    """What a dataset's own `prepare` function found or made."""
+
+    indexes: Sequence[Index]
+    warnings: Sequence[str] = ()
+    settings: Mapping[str, Any] = {}
+    """All settings of a generated set."""
+    files: Mapping[str, str] = {}
+    """Further text files for the dataset's folder, such as a published program's own index."""
+
+
+Preparer = Callable[[DatasetFacts, Path | None, Path, Options], Reading]
+"""(facts, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
+
+It reads annotations and raises DataError for what it cannot understand. Missing and broken pictures, counts, roles and
+the writing of indexes are the caller's part. A generated set writes its own pictures, unless `dry_run`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `prepare` did: the set as it now stands."""
+
+    folder: Path
+    prepared: Prepared
+    indexes: Sequence[Index]
+    warnings: Sequence[str]
+
+
+def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options = Options()) -> Report:
+    """Read a dataset, check it, and write its index files. Running it again does the same checks and changes nothing.
+
+    Raises:
+        DataError: annotations or pictures are missing or damaged, or the set stands prepared from something else.
+    """
+    facts = DATASETS[name]
+    folder = dataset_folder(name, root)
+    if facts.acquisition != "generated":
+        source = _source(facts, source, folder, options)
+    module, function = facts.prepare.split(":")
+    preparer: Preparer = getattr(import_module(module), function)
+    reading = preparer(facts, source, folder, options)
+
+    warnings = list(reading.warnings)
+    if not (options.dry_run and facts.acquisition == "generated"):
+        for index in reading.indexes:
+            check_pictures(index, options)
+    splits = tuple(index.split for index in reading.indexes)
+    if len(splits) == 1:
+        warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
+    train = facts.train if facts.train in splits else splits[0]
+    prepared = Prepared(
+        dataset=name,
+        splits=splits,
+        roles={"train": train, "val": facts.val if facts.val in splits else splits[-1]},
+        source=str(source) if source else None,
+        settings=dict(reading.settings),
+    )
+    if not options.dry_run:
+        for index in reading.indexes:
+            index.write(index_path(folder, index.split))
+        for file, text in reading.files.items():
+            write_text(folder / file, text)
+        prepared.write(folder)
+    return Report(folder, prepared, reading.indexes, warnings)
+
+
+def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:
+    """The manifest of a set that was prepared here from the same source with the same settings; None where none was.
+
+    Raises:
+        DataError: it was prepared from something else, and `overwrite` was not asked for.
+    """
+    if not is_ready(folder):
+        return None
+    prepared = Prepared.read(folder)
+    if prepared.source == (str(source) if source else None) and prepared.settings == dict(settings):
+        return prepared
+    if options.overwrite or options.dry_run:
+        return None
+    was = f"from {prepared.source}" if prepared.source else f"with {_listed(prepared.settings, settings)}"
+    raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
+
+
+def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
+    """One warning for each split whose number of samples is not the official one."""
+    return [
+        f"{index.split}: {len(index.records):,} samples, the official set has {facts.counts[index.split]:,}"
+        for index in indexes
+        if index.split in facts.counts and len(index.records) != facts.counts[index.split]
+    ]
+
+
+def check_pictures(index: Index, options: Options) -> None:
+    """Check that every picture is there and, on `verify`, that every one decodes.
+
+    Raises:
+        DataError: some are missing or broken; the message counts them and names the first ten.
+    """
+    paths = list(dict.fromkeys(f"{index.root}/{record.path}" for record in index.records))
+    listing: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        parent, _, file = path.rpartition("/")
+        if parent not in listing:  # one listing a folder instead of one stat a picture
+            listing[parent] = {entry.name for entry in Path(parent).iterdir()} if Path(parent).is_dir() else set()
+        if file not in listing[parent]:
+            missing.append(path)
+    if missing:
+        raise DataError(
+            _first_ten(f"split '{index.split}': {len(missing):,} of {len(paths):,} pictures are missing", missing)
+        )
+    if options.verify:
+        broken = []
+        with ThreadPoolExecutor(options.workers) as pool:  # Pillow decodes outside the interpreter lock
+            for done, reason in enumerate(pool.map(_broken, paths), start=1):
+                options.progress(f"verifying {index.split}", done, len(paths))
+                if reason:
+                    broken.append(reason)
+        if broken:
+            raise DataError(
+                _first_ten(f"split '{index.split}': {len(broken):,} of {len(paths):,} pictures are broken", broken)
+            )
+
+
+def first_existing(paths: Sequence[Path]) -> Path | None:
+    """The first of the paths that exists."""
+    return next((path for path in paths if path.exists()), None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
+    """The source folder, absolute: the given one, or the one that the set was prepared from before."""
+    if source is None and is_ready(folder):
+        before = Prepared.read(folder).source
+        source = Path(before) if before else None
+    if source is None:
+        raise DataError(f"dataset '{facts.name}' needs --source DIR, a folder with {facts.layout}; see {facts.page}")
+    if not source.is_dir():
+        raise DataError(f"source folder {source} does not exist; it should hold {facts.layout}")
+    source = source.absolute()
+    standing(folder, source, {}, options)
+    return source
+
+
+def _broken(path: str) -> str:
+    try:
+        read_picture(Path(path))
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _first_ten(what: str, items: Sequence[str]) -> str:
+    more = f"\n  and {len(items) - 10:,} more" if len(items) > 10 else ""
+    return f"{what}:\n  " + "\n  ".join(items[:10]) + more
+
+
+def _listed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, as they were."""
+    different = {name: value for name, value in before.items() if now.get(name) != value}
+    return ", ".join(f"{name} {value}" for name, value in different.items()) or MANIFEST
