@@ -9,8 +9,8 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# Parity runners import their helpers (golden, golden_case) and each other by plain names.
-sys.path.insert(0, str(HERE / "parity"))
+# Helpers (archive_server) and parity runners' helpers (golden, golden_case) are imported by plain names.
+sys.path[:0] = [str(HERE), str(HERE / "parity")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,0 +1,319 @@
+"""Fetching archives: resumable, checked, several at once. Nothing is called by its own name before it is whole.
+
+FOLDER/FILE.part           what has arrived; continued by the next run
+FOLDER/.FILE.validator     the server's mark of the version that the part is of (If-Range)
+FOLDER/manifest.json       size, time and digest of every file that was verified
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from attnbias.data.errors import DataError
+from attnbias.data.registry import Archive
+
+MANIFEST = "manifest.json"
+CHUNK = 1 << 20
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as dropped."""
+ATTEMPTS = 6
+"""Tries in a row that bring nothing new before a file is given up."""
+BACKOFF = 1.0
+"""Seconds before the second try; doubled for each further one, at most a minute."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def fetch(
+    archives: Sequence[Archive], folder: Path, *, offline: bool = False, jobs: int = 4, console: Console | None = None
+) -> list[Path]:
+    """Bring archives into `folder` and verify them; those that are there and verified before are left alone.
+
+    Interrupted transfers continue where they stopped. A file without a published checksum has the SHA-256 of its first
+    use recorded in manifest.json and is compared with it from then on. Proxies are taken from the environment.
+
+    Args:
+        archives: what to fetch; size and digest are checked where they are known.
+        folder: where the files go; archives that a person placed there are verified and used.
+        offline: fetch nothing, and verify every byte again.
+        jobs: how many are fetched at once.
+        console: where progress is shown; default: stderr.
+
+    Returns:
+        The paths of the files, in the order asked for.
+
+    Raises:
+        DataError: no room, no connection, a file that is not what it should be, or another process at work here.
+    """
+    console = console or Console(stderr=True)
+    with _only_writer(folder), _progress(console) as progress:
+        store = _Store(folder, progress, threading.Event())
+        wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
+        if wanted and offline:
+            names = ", ".join(f"{a.file} ({_bytes(a.size)}) from {a.url}" for a in wanted)
+            raise DataError(f"{folder} lacks {names}; place it there, or run without --offline")
+        store.check_room(wanted)
+        if not console.is_terminal and wanted:
+            console.print(f"fetching {', '.join(archive.file for archive in wanted)} into {folder}", soft_wrap=True)
+        _together(store.fetch, wanted, store.stop, jobs)
+    return [folder / archive.file for archive in archives]
+
+
+def _together(
+    fetch_one: Callable[[Archive], None], archives: Sequence[Archive], stop: threading.Event, jobs: int
+) -> None:
+    """Fetch in threads; the first error, or a signal, stops the others at their next chunk."""
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = [pool.submit(fetch_one, archive) for archive in archives]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        failed = next((future for future in futures if future in done and future.exception()), None)
+        if failed:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            failed.result()
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(f"cannot write into {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process is fetching into {folder}; wait for it, or stop it") from None
+        yield
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+@dataclass
+class _Store:
+    """The folder of archives and its manifest."""
+
+    folder: Path
+    progress: Progress
+    stop: threading.Event
+
+    def __post_init__(self) -> None:
+        self.lock = threading.Lock()
+        path = self.folder / MANIFEST
+        try:
+            self.manifest: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError:
+            raise DataError(f"{path} is damaged; delete it, and the archives are verified again") from None
+
+    # Verifying ----------------------------------------------------------------------------------------------------
+
+    def verified(self, archive: Archive, again: bool) -> bool:
+        """Whether the file is there and right. A known size, time and digest are believed unless `again`."""
+        path = self.folder / archive.file
+        if not path.is_file():
+            return False
+        known, stat = self.manifest.get(archive.file, {}), path.stat()
+        if not again and (known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
+            return True
+        self.verify(archive, path)
+        return True
+
+    def verify(self, archive: Archive, path: Path) -> None:
+        """Check size, then digest, and record both; raise DataError where they differ from what is known."""
+        stat = path.stat()
+        known = self.manifest.get(archive.file, {})
+        expected = archive.size if archive.size is not None or archive.digest else known.get("bytes")
+        if expected is not None and stat.st_size != expected:
+            raise DataError(f"{path} has {stat.st_size:,} bytes, expected {expected:,}; delete it and fetch it again")
+        algorithm = archive.algorithm if archive.digest and archive.algorithm else "sha256"
+        digest = self._digest(path, algorithm)
+        published = f"{algorithm}:{archive.digest}" if archive.digest else known.get("digest")
+        if published is not None and published != digest:
+            origin = "published" if archive.digest else f"recorded in {MANIFEST} at first use"
+            raise DataError(f"{path} has {digest}, expected {published} ({origin}); delete it and fetch it again")
+        self._record(archive.file, {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "digest": digest})
+
+    def _digest(self, path: Path, algorithm: str) -> str:
+        state = hashlib.new(algorithm, usedforsecurity=False)
+        task = self.progress.add_task(f"verifying {path.name}", total=path.stat().st_size)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                self._stop_here()
+                state.update(chunk)
+                self.progress.advance(task, len(chunk))
+        self.progress.remove_task(task)
+        return f"{algorithm}:{state.hexdigest()}"
+
+    def _record(self, name: str, entry: dict[str, Any]) -> None:
+        with self.lock:
+            self.manifest[name] = entry
+            part = self.folder / f".{MANIFEST}.part"
+            part.write_text(json.dumps(self.manifest, indent=1) + "\n")
+            part.replace(self.folder / MANIFEST)
+
+    # Fetching -----------------------------------------------------------------------------------------------------
+
+    def check_room(self, archives: Sequence[Archive]) -> None:
+        """Raise DataError unless what is still to come fits on the disk."""
+        needed = sum(max(0, (archive.size or 0) - _size(self._part(archive))) for archive in archives)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DataError(f"{self.folder} has room for {_bytes(free)}, the archives need {_bytes(needed)} more")
+
+    def fetch(self, archive: Archive) -> None:
+        """Transfer one archive, trying again after dropped connections, then verify and name it."""
+        part, task = self._part(archive), self.progress.add_task(archive.file, total=archive.size)
+        best, failures = _size(part), 0
+        while True:
+            try:
+                self._transfer(archive, part, task)
+                break
+            except urllib.error.HTTPError as error:
+                if error.code < 500 and error.code not in (408, 429):
+                    raise DataError(f"{archive.url} answers {error.code} {error.reason}") from None
+                reason = f"{error.code} {error.reason}"
+            except (http.client.HTTPException, OSError) as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise DataError(
+                        f"the disk of {self.folder} is full at {_bytes(_size(part))} of {archive.file}; "
+                        "make room and run the same command to continue"
+                    ) from None
+                reason = str(error) or type(error).__name__
+            # A server that always starts from the beginning and always breaks off brings nothing new.
+            failures = 0 if _size(part) > best else failures + 1
+            best = max(best, _size(part))
+            if failures >= ATTEMPTS:
+                raise DataError(f"{archive.url}: {reason}; run the same command to continue")
+            self._stop_here(min(60.0, BACKOFF * 2**failures))
+        try:
+            self.verify(archive, part)
+        except DataError as error:
+            part.unlink()  # complete and wrong: nothing to continue from
+            raise DataError(str(error).replace("delete it and fetch it again", "it was deleted")) from None
+        part.replace(self.folder / archive.file)
+        self._validator(archive).unlink(missing_ok=True)
+        self.progress.remove_task(task)
+
+    def _transfer(self, archive: Archive, part: Path, task: Any) -> None:
+        """Append to the part what it lacks; start over where the server cannot continue this very version."""
+        have, validator = _size(part), self._validator(archive)
+        mark = validator.read_text() if validator.is_file() else None
+        if archive.size is not None and have == archive.size:
+            return
+        if have and mark is None and archive.digest is None:
+            have = 0  # two versions could be glued together and nobody would notice
+        headers = {"User-Agent": "attnbias", "Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": mark} if mark else {})
+        try:
+            opener = urllib.request.build_opener()  # with the proxies of the environment
+            answer = opener.open(urllib.request.Request(archive.url, headers=headers), timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 416 or not have:
+                raise
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                return  # all of it had arrived
+            part.unlink()  # longer than the file: of another version
+            raise ConnectionError("the file on the server has changed; starting over") from None
+        with answer:
+            start, total = _extent(answer, have)
+            if archive.size is not None and total is not None and total != archive.size:
+                raise DataError(f"{archive.url} offers {total:,} bytes, expected {archive.size:,}")
+            if archive.digest is None and answer.headers.get_content_type() == "text/html":
+                raise DataError(f"{archive.url} answers with a web page instead of {archive.file}")
+            free = shutil.disk_usage(self.folder).free
+            if total is not None and total - start > free:
+                raise DataError(f"{self.folder} has room for {_bytes(free)}, {archive.file} needs {_bytes(total)}")
+            self.progress.update(task, completed=start, total=total)
+            with part.open("r+b" if part.exists() else "wb") as file:
+                file.truncate(start)
+                file.seek(start)
+                if start == 0:  # only now: the mark must never stand beside bytes of another version
+                    validator.unlink(missing_ok=True)
+                    if mark := _version(answer):
+                        validator.write_text(mark)
+                self._copy(answer, file, task)
+            if total is not None and _size(part) < total:
+                raise ConnectionError(f"the connection broke at {_size(part):,} of {total:,} bytes")
+
+    def _copy(self, answer: http.client.HTTPResponse, file: BinaryIO, task: Any) -> None:
+        try:
+            while chunk := answer.read1(CHUNK):
+                self._stop_here()
+                file.write(chunk)
+                self.progress.advance(task, len(chunk))
+        finally:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _stop_here(self, seconds: float = 0.0) -> None:
+        """Wait, and leave at once where another transfer has failed or the user asked to stop."""
+        if self.stop.wait(seconds) if seconds else self.stop.is_set():
+            raise DataError("stopped")
+
+    def _part(self, archive: Archive) -> Path:
+        return self.folder / f"{archive.file}.part"
+
+    def _validator(self, archive: Archive) -> Path:
+        return self.folder / f".{archive.file}.validator"
+
+
+def _extent(answer: Any, have: int) -> tuple[int, int | None]:
+    """Where the answer's first byte belongs, and the size of the whole file; (0, ...) where the server starts over."""
+    if answer.status == 206:
+        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if extent is None or int(extent[1]) != have:
+            raise http.client.HTTPException(f"asked for bytes from {have}, got {answer.headers.get('Content-Range')}")
+        return have, None if extent[2] == "*" else int(extent[2])
+    length = answer.headers.get("Content-Length")
+    return 0, int(length) if length else None
+
+
+def _version(answer: Any) -> str:
+    """A strong mark of the file's version that If-Range accepts, or an empty string."""
+    tag: str = answer.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _bytes(count: int | None) -> str:
+    """A size for people: 13.5 GB."""
+    if count is None:
+        return "size unknown"
+    size, units = float(count), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while size >= 1000 and unit != "GB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g} {unit}"
