@@ -103,7 +103,7 @@ def load_run(
         recipe, classes, task = _describe_published(method, state, path, overrides, recipe_name, data_root)
         words += f" ({checkpoint.layout})"
     model = method.build_model(recipe, len(classes), task)
-    _fit(model, state, path, method, checkpoint)
+    _fit(model, method.fit_resolution(model, state), path, method, checkpoint)
     return Loaded(method, recipe, model.to(device).eval(), classes, task, words)
 
 
@@ -127,7 +127,7 @@ def initial_weights(
         ours = checkpoint.metadata.get("format") == FORMAT
         if ours:
             _check_method(path, checkpoint.metadata, method)
-        state = checkpoint.state if ours else method.convert(checkpoint.state)
+        state = method.fit_resolution(model, checkpoint.state if ours else method.convert(checkpoint.state))
         if reset_head:
             own = model.state_dict()
             kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}

@@ -126,6 +126,10 @@ class Method(ABC):
         """Translate published parameter names into ours (wrapper prefixes are already gone)."""
         return state
 
+    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resize what depends on the picture's size, such as position embeddings, to what the model was built for."""
+        return state
+
     def load_backbone(self, model: nn.Module, recipe: Any, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
         raise UsageError(f"method '{self.name}' takes no --backbone-weights")
