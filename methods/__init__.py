@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "csra": "attnbias.methods.csra",
+    "llb": "attnbias.methods.llb",
+    "lsas": "attnbias.methods.lsas",
 }
 
 

@@ -1,0 +1,60 @@
+"""What a model costs: parameters, multiply-accumulates, and the operations that LSAS's program counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one picture."""
+
+    parameters: int
+    macs: int
+    """Multiply-accumulates of convolutions, linear layers and attention: half of torch's floating-point operations."""
+    operations: int
+    """macs, plus 2 for each element of a BatchNorm and 1 for each element that enters a ReLU or a pooling: what the
+    LSAS program prints as FLOPs. It counts no additions of shortcuts and no multiplication by attention."""
+
+
+def _elements(times: int) -> Any:
+    def count(input_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return times * prod(input_shape)
+
+    return count
+
+
+ELEMENTWISE = {
+    **dict.fromkeys((aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit_no_training), 2),
+    **dict.fromkeys((aten.relu, aten.relu_, aten.max_pool2d_with_indices, aten._adaptive_avg_pool2d, aten.mean), 1),
+}
+
+
+def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
+    """Run one black picture (3, H, W) through the model, in evaluation mode, and count.
+
+    A model built under `torch.device("meta")` is counted without computing anything.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    parameters = list(model.parameters())
+    picture = torch.zeros(1, 3, height, width, device=parameters[0].device, dtype=parameters[0].dtype)
+    counter = FlopCounterMode(display=False, custom_mapping={op: _elements(n) for op, n in ELEMENTWISE.items()})
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            model(picture)
+    finally:
+        model.train(training)
+    counts = counter.get_flop_counts()["Global"]
+    elementwise = sum(count for op, count in counts.items() if op in ELEMENTWISE)
+    macs = (sum(counts.values()) - elementwise) // 2
+    return Cost(sum(p.numel() for p in parameters), macs, macs + elementwise)
