@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "csra": "attnbias.methods.csra",
+    "ida": "attnbias.methods.ida",
     "llb": "attnbias.methods.llb",
     "lsas": "attnbias.methods.lsas",
 }

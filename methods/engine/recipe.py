@@ -99,9 +99,9 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
         return recipe_type.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "recipe"
+        place = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe field '{place}' = {first['input']!r}: {message}") from None
+        raise UsageError(f"recipe field '{place}' = {first['input']!r}: {message}" if place else message) from None
 
 
 def read_recipe(path: Path, recipe_type: type[R]) -> R:

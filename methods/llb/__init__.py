@@ -1,0 +1,136 @@
+"""LLB (Kang et al., ICLR 2024): a frozen vision transformer and a branch whose objects labels alone arrange."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attnbias.methods.engine.method import Batch, Method, Schedule
+from attnbias.methods.engine.recipe import Task
+from attnbias.methods.llb.recipe import RECIPES, LLBRecipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+
+class LLBMethod(Method):
+    """Label-focused latent-object biasing."""
+
+    name = "llb"
+    title = "LLB: label-focused latent-object biasing on frozen ViT, MAE and SWAG"
+    paper = "Kang et al., Label-focused Latent-object Biasing, ICLR 2024, OpenReview cH3oufN8Pl"
+    recipe_type = LLBRecipe
+    recipes = RECIPES
+    maps: ClassVar = {
+        "branch": "class token of the label-focused branch to patches, last block (mean over heads, or one --head)",
+        "visual": "class token of the visual branch to patches, last block (mean over heads, or one --head)",
+        "objects": "share of each patch's strongest latent object, or of object number --head",
+    }
+
+    def build_model(self, recipe: LLBRecipe, num_classes: int, task: Task) -> nn.Module:
+        from attnbias.methods.llb.model import LLB
+
+        return LLB(recipe, num_classes, task)
+
+    def loss(self, model: nn.Module, batch: Batch, recipe: LLBRecipe, task: Task) -> dict[str, Tensor]:
+        from attnbias.methods.llb.loss import llb_loss
+
+        output = model(batch["image"], output="training")
+        return llb_loss(output, batch["target"], recipe.entropy_weight, recipe.visual_weight, task)
+
+    def schedule(self, recipe: LLBRecipe, steps_per_epoch: int) -> Schedule:
+        """Change the rate once an epoch, as the program does: epoch e -> factor on the base rate."""
+        from bisect import bisect_right
+        from math import cos, pi
+
+        def factor(epoch: int) -> float:
+            match recipe.scheduler:
+                case "step":
+                    return recipe.lr_gamma ** (epoch // recipe.lr_step)
+                case "multistep":
+                    return recipe.lr_gamma ** bisect_right(sorted(recipe.lr_steps), epoch)
+                case "exponential":
+                    return recipe.lr_gamma**epoch
+                case _:
+                    half_period = recipe.t_max if recipe.scheduler == "oscillating" else recipe.epochs
+                    low = recipe.eta_min / recipe.lr
+                    return low + (1 - low) * (1 + cos(pi * epoch / half_period)) / 2
+
+        return lambda step: {"lr": factor(step // steps_per_epoch)}
+
+    def transform(self, recipe: LLBRecipe, train: bool) -> Callable[[Any], Any]:
+        """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""
+        from torchvision.transforms import InterpolationMode, RandAugment, v2
+
+        from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
+
+        side = round(recipe.image_size / recipe.crop_ratio)
+        size = (side, side) if recipe.squash and not train else side
+        mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
+        steps: list[Any] = [v2.Resize(size, interpolation=mode, antialias=True), v2.CenterCrop(recipe.image_size)]
+        if train and recipe.randaugment_ops:
+            # The first version's: the second draws its operations in another order, so seeds would give other pictures.
+            steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
+        return v2.Compose([*steps, ToNormalizedTensor(*normalization(recipe.normalize))])
+
+    def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
+        """The mixture and both branches, from one pass; in multi-label work sigmoids are mixed class by class."""
+        mixed, visual, branch = model(images, output="probabilities")
+        return {"scores": mixed, "visual": visual, "branch": branch}
+
+    def measure(self, recipe: LLBRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+        """In single-label work also the loss of the mixture, and the figure that the program prints as its loss."""
+        from attnbias.methods.llb.measures import negative_log_likelihood, program_loss
+
+        measures = super().measure(recipe, targets, scores, task)
+        if task == "singlelabel":
+            measures["nll"] = negative_log_likelihood(targets, scores)
+            measures["program_loss"] = program_loss(targets, scores)
+        return measures
+
+    def attention(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        kind: str | None = None,
+        head: int | None = None,
+    ) -> Tensor:
+        from attnbias.methods.llb.attention import attention
+        from attnbias.methods.llb.model import LLB
+
+        assert isinstance(model, LLB)
+        count = model.backbone.num_classes if classes is None else classes.shape[-1]
+        return attention(model, images, count, kind or next(iter(self.maps)), head)
+
+    def gradcam_layer(self, model: nn.Module) -> nn.Module:
+        """The visual branch's last attention input: the customary layer of a vision transformer."""
+        from attnbias.methods.llb.model import LLB
+
+        assert isinstance(model, LLB)
+        layer: nn.Module = model.backbone.blocks[-1].get_submodule("norm1")
+        return layer
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        from attnbias.methods.llb.convert import convert
+
+        return convert(state)
+
+    def load_backbone(self, model: nn.Module, recipe: LLBRecipe, state: dict[str, Tensor], path: Path) -> None:
+        from attnbias.methods.llb.convert import load_backbone
+        from attnbias.methods.llb.model import LLB
+
+        assert isinstance(model, LLB)
+        logging.getLogger(__name__).info("%s", load_backbone(model, state, path))
+
+    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
+        from attnbias.methods.llb.convert import infer
+
+        return infer(state)
+
+
+METHOD = LLBMethod()

@@ -1,0 +1,131 @@
+"""Where LLB looks: the class tokens' attention in both branches, and which latent object fires on which patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.llb.loss import object_usage, usage_entropy
+from attnbias.methods.llb.model import LLB
+
+
+@torch.no_grad()
+def attention(model: LLB, images: Tensor, count: int, kind: str, head: int | None) -> Tensor:
+    """Maps (B, count, h, w), float32. All kinds look alike for every class: one map, repeated `count` times.
+
+    "branch", "visual": softmax weights from the class token to the patches in the last block of either branch, the
+    mean over heads or one `head`. "objects": each patch's share of object number `head`, or of its strongest object.
+
+    Raises:
+        UsageError: `head` is out of range, or the model has the legacy SWAG axis, which leaves no patches to map.
+    """
+    if kind == "objects":
+        shares = _shares(model, images)  # (B, P, O)
+        maps = shares.amax(-1) if head is None else shares[..., _checked(head, shares.shape[-1], "object")]
+    else:
+        blocks = model.backbone.blocks if kind == "visual" else model.branch.blocks
+        before = len(blocks) - 1
+        if kind == "visual":
+            tokens = model.tokens(images, before)
+        else:
+            start = model.branch.embed(model.branch.assign(model.tokens(images, model.tapped_block)).tokens)
+            tokens = model.branch.structure(start, before - 1)
+        weights = attention_weights(blocks[-1], tokens)[:, :, 0, 1:]  # (B, heads, P)
+        maps = weights.mean(1) if head is None else weights[:, _checked(head, weights.shape[1], "head")]
+    return _on_grid(model, maps)[:, None].expand(-1, count, -1, -1)
+
+
+def attention_weights(block: Any, tokens: Tensor) -> Tensor:
+    """Softmax weights of a timm block's attention, from query to key: tokens (B, S, D) -> (B, heads, S, S) float32."""
+    attn = block.attn
+    qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1))  # (B, S, 3, heads, d)
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
+    return ((query * attn.scale) @ key.transpose(-2, -1)).float().softmax(-1)
+
+
+class ObjectMaps(NamedTuple):
+    """Which object fires where; each (B, h, w) on the patch grid."""
+
+    strongest: Tensor
+    """The strongest object of each patch, int64."""
+    share: Tensor
+    """Its share, in (0, 1]."""
+    entropy: Tensor
+    """Entropy (natural logarithm) of the patch's assignment: 0 = one object, log O = all alike."""
+
+
+@torch.no_grad()
+def object_maps(model: LLB, images: Tensor) -> ObjectMaps:
+    """Map images (B, 3, H, W) to objects."""
+    shares = _shares(model, images)
+    best = shares.max(-1)
+    entropy = -(shares * shares.clamp_min(torch.finfo(shares.dtype).tiny).log()).sum(-1)
+    return ObjectMaps(*(_on_grid(model, value) for value in (best.indices, best.values, entropy)))
+
+
+class ObjectSurvey(NamedTuple):
+    """How a set of pictures uses the objects."""
+
+    usage: Tensor
+    """Share of all patches that each object takes, (O,), summing to one."""
+    wins: Tensor
+    """Patches whose strongest object it is, (O,) int64."""
+    pictures: Tensor
+    """Ids of the pictures that each object fills most, (O, count), best first."""
+    filled: Tensor
+    """Which share of those pictures it fills, (O, count)."""
+
+    @property
+    def perplexity(self) -> float:
+        """Objects in use: exp of the usage entropy, 1 ... O."""
+        return usage_entropy(self.usage).exp().item()
+
+    @property
+    def dead(self) -> int:
+        """Objects that are no patch's strongest."""
+        return int((self.wins == 0).sum())
+
+
+@torch.no_grad()
+def survey_objects(model: LLB, batches: Iterable[tuple[Tensor, Tensor]], count: int = 9) -> ObjectSurvey:
+    """Go over pictures once, in batches of images (B, 3, H, W) and ids (B,), and note who uses which object.
+
+    Raises:
+        UsageError: there are no pictures.
+    """
+    objects = len(model.branch.objects.embeddings)
+    usage, wins = torch.zeros(objects, dtype=torch.float64), torch.zeros(objects, dtype=torch.int64)
+    filled, pictures = torch.empty(objects, 0), torch.empty(objects, 0, dtype=torch.int64)
+    seen = 0
+    for images, ids in batches:
+        shares = _shares(model, images)  # (B, P, O)
+        usage += len(images) * object_usage(shares).double().cpu()
+        wins += shares.argmax(-1).flatten().bincount(minlength=objects).cpu()
+        seen += len(images)
+        filled = torch.cat([filled, shares.mean(1).T.cpu()], dim=1)  # (O, count + B)
+        pictures = torch.cat([pictures, ids.cpu().expand(objects, -1)], dim=1)
+        filled, best = filled.topk(min(count, filled.shape[1]), dim=1)
+        pictures = pictures.gather(1, best)
+    if not seen:
+        raise UsageError("no pictures to survey objects over")
+    return ObjectSurvey((usage / seen).float(), wins, pictures, filled)
+
+
+def _shares(model: LLB, images: Tensor) -> Tensor:
+    if model.branch.axis == 0:
+        raise UsageError("a model with legacy_swag_axis assigns whole batches, not patches: it has no object maps")
+    return model.branch.assign(model.tokens(images, model.tapped_block)).shares
+
+
+def _on_grid(model: LLB, patches: Tensor) -> Tensor:
+    return patches.unflatten(-1, model.backbone.patch_embed.grid_size)  # (B, P) -> (B, h, w)
+
+
+def _checked(number: int, count: int, what: str) -> int:
+    if not 0 <= number < count:
+        raise UsageError(f"{what} {number} does not exist: there are {count}, numbered from 0")
+    return number

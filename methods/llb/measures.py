@@ -1,0 +1,74 @@
+"""Measures that only LLB has, pure functions on stored predictions: branch against branch, alpha, losses, ReaL labels.
+
+Probabilities are (N, C) float; targets are (N,) class numbers, in multi-label work (N, C) with -1 = ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
+from attnbias.methods.engine.recipe import Task
+
+Array = NDArray[Any]
+
+ALPHAS = tuple(step / 10 for step in range(11))
+
+
+def mix(visual: Array, branch: Array, alpha: float) -> Array:
+    """Mixture of both branches' probabilities; alpha weighs the visual one."""
+    return alpha * visual + (1 - alpha) * branch
+
+
+def alpha_sweep(
+    targets: Array, visual: Array, branch: Array, task: Task = "singlelabel", alphas: Iterable[float] = ALPHAS
+) -> dict[float, dict[str, Any]]:
+    """Measure the mixture at every alpha. Training does not depend on alpha: one pass over the pictures gives all."""
+    measure = multilabel_measures if task == "multilabel" else singlelabel_measures
+    return {alpha: measure(targets, mix(visual, branch, alpha)) for alpha in alphas}
+
+
+def agreement(targets: Array, visual: Array, branch: Array) -> dict[str, Array]:
+    """Which samples both branches classify rightly, only one does, or neither: four disjoint masks (N,)."""
+    seen, known = visual.argmax(-1) == targets, branch.argmax(-1) == targets
+    return {
+        "both_right": seen & known,
+        "only_visual": seen & ~known,
+        "only_branch": ~seen & known,
+        "neither": ~seen & ~known,
+    }
+
+
+def negative_log_likelihood(targets: Array, probabilities: Array) -> float:
+    """Mean negative log of the true class's probability: the loss of a mixture."""
+    chosen = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
+
+
+def program_loss(targets: Array, probabilities: Array) -> float:
+    """The figure that the published program prints as its evaluation loss: softmax once more, over probabilities.
+
+    It lies near log C whatever the model does and compares with nothing but itself.
+    """
+    logits = probabilities.astype(np.float64)
+    log_sum = np.log(np.exp(logits).sum(-1))
+    return float((log_sum - logits[np.arange(len(targets)), targets]).mean())
+
+
+def real_accuracy(probabilities: Array, filenames: Sequence[str], labels: Path | None = None) -> dict[str, float]:
+    """Top-1 and top-5, in per cent, under ImageNet's reassessed labels (Beyer et al., arXiv:2006.07159).
+
+    `filenames` names every validation picture (ILSVRC2012_val_00000001.JPEG ...), in the order of the rows; pictures
+    whose label set is empty are left out. `labels` is a file like the one that timm carries.
+    """
+    import torch
+    from timm.data.real_labels import RealLabelsImagenet
+
+    real = RealLabelsImagenet(filenames, real_json=labels)
+    real.add_result(torch.from_numpy(probabilities))
+    return {f"real_top{k}": value for k, value in real.get_accuracy().items()}

@@ -1,0 +1,221 @@
+"""LLB's model: a vision transformer that sees, and a branch that structures latent objects by their labels alone.
+
+Kang et al., Label-focused Latent-object Biasing, ICLR 2024, OpenReview cH3oufN8Pl.
+Shapes: B pictures, P patches, S = P + 1 tokens, D width, O objects, C classes. The visual branch is timm's stock
+VisionTransformer for all three families of weights; its names are never registered anew.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Literal, NamedTuple
+
+import torch
+from timm.layers.norm import LayerNorm
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnbias.methods.engine.recipe import Task
+from attnbias.methods.llb.recipe import LLBRecipe
+
+
+class Assignment(NamedTuple):
+    """What the quantiser makes of the patches."""
+
+    shares: Tensor
+    """Soft assignment of each patch to the objects, (B, P, O) float32; its rows sum to one."""
+    tokens: Tensor
+    """Patches rebuilt from object embeddings alone, (B, P, D)."""
+
+
+class BranchOutput(NamedTuple):
+    """What training needs."""
+
+    branch: Tensor
+    """Logits of the label-focused branch, (B, C)."""
+    shares: Tensor
+    """Soft assignment of patches to objects, (B, P, O)."""
+    visual: Tensor | None
+    """Logits of the visual branch, (B, C), where its head trains too."""
+
+
+class Probabilities(NamedTuple):
+    """Predictions of one pass, each (B, C) float32."""
+
+    mixed: Tensor
+    visual: Tensor
+    branch: Tensor
+
+
+class LatentObjects(nn.Module):
+    """Find objects in patch features, and forget the features: only which objects they are goes on (steps 1 and 2).
+
+    A = softmax((U W^T + b) / T) over objects, Z = A E with free embeddings E. No hard choice, no codebook distance:
+    gradients flow through A.
+    """
+
+    def __init__(self, dim: int, objects: int, temperature: float) -> None:
+        super().__init__()
+        self.extractor = nn.Linear(dim, objects)
+        self.embeddings = nn.Parameter(torch.empty(objects, dim))
+        self.temperature = temperature
+
+    def forward(self, patches: Tensor) -> Assignment:
+        """Quantise patch features (B, P, D)."""
+        # float32 also under autocast: the usage entropy takes logarithms of means of these.
+        shares = (self.extractor(patches).float() / self.temperature).softmax(dim=-1)  # (B, P, O)
+        return Assignment(shares, shares.to(patches.dtype) @ self.embeddings.to(patches.dtype))
+
+
+class LabelBranch(nn.Module):
+    """The label-focused branch: a block and the quantiser, blocks over the objects, and a classifier (steps 1 to 3).
+
+    No position embedding is added: past the quantiser a picture is a bag of objects. `axis` is the one along which
+    the first entry is dropped for the token: 1, tokens; 0 is the SWAG program's mistake, along the batch.
+    """
+
+    def __init__(self, recipe: LLBRecipe, num_classes: int) -> None:
+        super().__init__()
+        dim = recipe.vit.dim
+        self.blocks = nn.ModuleList(
+            Block(dim, recipe.vit.heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(recipe.num_nv_layers)
+        )
+        self.objects = LatentObjects(dim, recipe.objects, recipe.temperature)
+        self.token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.norm = LayerNorm(dim)  # epsilon 1e-6, as everywhere in timm's vision transformers
+        self.head = nn.Linear(dim, num_classes)
+        self.axis = 0 if recipe.legacy_swag_axis else 1
+
+    def assign(self, tapped: Tensor) -> Assignment:
+        """Assign the patches of tapped backbone tokens (B, S, D) to objects."""
+        features = self.blocks[0](tapped)
+        # (B, P, D); with the legacy axis (B-1, S, D)
+        return self.objects(features.narrow(self.axis, 1, features.shape[self.axis] - 1))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Put the branch's own token in the place of what `assign` dropped: (B, S, D)."""
+        shape = list(tokens.shape)
+        shape[self.axis] = 1
+        return torch.cat([self.token.to(tokens.dtype).expand(shape), tokens], dim=self.axis)
+
+    def structure(self, tokens: Tensor, blocks: int | None = None) -> Tensor:
+        """Run the blocks after the quantiser, or the first `blocks` of them, over (B, S, D)."""
+        for block in self.blocks[1:][:blocks]:
+            tokens = block(tokens)
+        return tokens
+
+    def forward(self, tapped: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify tapped backbone tokens (B, S, D): logits (B, C) and the assignment (B, P, O)."""
+        shares, tokens = self.assign(tapped)
+        tokens = self.norm(self.structure(self.embed(tokens)))
+        return self.head(tokens[:, 0]), shares
+
+
+class LLB(nn.Module):
+    """A vision transformer and its label-focused branch; alpha weighs their predictions (step 4)."""
+
+    def __init__(self, recipe: LLBRecipe, num_classes: int, task: Task = "singlelabel") -> None:
+        super().__init__()
+        vit = recipe.vit
+        self.backbone = VisionTransformer(
+            img_size=recipe.image_size,
+            patch_size=vit.patch,
+            num_classes=num_classes,
+            # MAE's fine-tuned models average the patches; norm becomes fc_norm.
+            global_pool="avg" if recipe.family == "mae" else "token",
+            embed_dim=vit.dim,
+            depth=vit.depth,
+            num_heads=vit.heads,
+        )
+        self.branch = LabelBranch(recipe, num_classes)
+        self.family, self.task, self.alpha = recipe.family, task, recipe.alpha
+        self.tapped_block = recipe.tapped_block
+        self.trains_backbone = recipe.legacy_freeze or not recipe.freeze
+        self.trains_visual = recipe.visual_weight > 0
+        initialise(self.branch, recipe)
+        self._freeze(recipe)
+
+    def _freeze(self, recipe: LLBRecipe) -> None:
+        """Leave trainable what the loss reaches, by module: DDP would wait for gradients of blocks past the tap."""
+        self.backbone.requires_grad_(not recipe.freeze)
+        if recipe.legacy_freeze:
+            self.backbone.patch_embed.requires_grad_(True)
+        if not self.trains_visual:
+            unreached = (self.backbone.norm, self.backbone.fc_norm, self.backbone.head)
+            for module in (*self.backbone.blocks[self.tapped_block :], *unreached):
+                module.requires_grad_(False)
+
+    def tokens(self, images: Tensor, blocks: int) -> Tensor:
+        """Tokens after the first `blocks` blocks of the backbone, class token first, not normalised, (B, S, D)."""
+        return self.backbone.blocks[:blocks](self.backbone._pos_embed(self.backbone.patch_embed(images)))
+
+    def finish(self, tapped: Tensor) -> Tensor:
+        """Run the rest of the backbone: its own logits (B, C)."""
+        tokens = self.backbone.blocks[self.tapped_block :](tapped)
+        return self.backbone.forward_head(self.backbone.norm(tokens))
+
+    def forward(
+        self, images: Tensor, output: Literal["logits", "probabilities", "training"] = "logits"
+    ) -> Tensor | Probabilities | BranchOutput:
+        """Classify images (B, 3, H, W).
+
+        "logits": (B, C) whose softmax (single-label; sigmoid in multi-label work) is the mixture, that is its log (or
+        log-odds). "probabilities": the mixture and both branches. "training": the branch's raw logits and what
+        the loss needs; a frozen backbone runs without gradients and only to the tapped block.
+        """
+        keep_graph = self.trains_backbone or output != "training"
+        with nullcontext() if keep_graph else torch.no_grad():
+            tapped = self.tokens(images, self.tapped_block)
+        branch, shares = self.branch(tapped)
+        if output == "training":
+            return BranchOutput(branch, shares, self.finish(tapped) if self.trains_visual else None)
+        visual, branch = self.finish(tapped).float(), branch.float()
+        if output == "logits":
+            return mixed_logits(visual, branch, self.alpha, self.task)
+        return mixed_probabilities(visual, branch, self.alpha, self.task)
+
+
+def mixed_probabilities(visual: Tensor, branch: Tensor, alpha: float, task: Task) -> Probabilities:
+    """Mix both branches' logits (B, C): p = alpha p_visual + (1 - alpha) p_branch, by class in multi-label work."""
+    one, other = (v.sigmoid() if task == "multilabel" else v.softmax(dim=-1) for v in (visual, branch))
+    return Probabilities(alpha * one + (1 - alpha) * other, one, other)
+
+
+def mixed_logits(visual: Tensor, branch: Tensor, alpha: float, task: Task) -> Tensor:
+    """Logits (B, C) of the mixture: its log in single-label work, its log-odds in multi-label work."""
+    weights = [math.log(weight) if weight else -math.inf for weight in (alpha, 1 - alpha)]
+
+    def mix(one: Tensor, other: Tensor) -> Tensor:
+        return torch.logaddexp(one + weights[0], other + weights[1])
+
+    if task == "multilabel":
+        return mix(F.logsigmoid(visual), F.logsigmoid(branch)) - mix(F.logsigmoid(-visual), F.logsigmoid(-branch))
+    return mix(visual.log_softmax(dim=-1), branch.log_softmax(dim=-1))
+
+
+def initialise(branch: LabelBranch, recipe: LLBRecipe) -> None:
+    """Give the branch fresh weights, as the program does: never the backbone's.
+
+    Linear layers truncated normal (std 0.02), biases 0; embeddings Xavier normal; token 0. The SWAG family keeps its
+    own rules: Xavier attention inputs and MLPs, torch's defaults for the extractor and projections, a zero head.
+    """
+    nn.init.xavier_normal_(branch.objects.embeddings)
+    if recipe.family != "swag":
+        for module in branch.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        return
+    for name, module in branch.blocks.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        if not name.endswith("attn.proj"):
+            nn.init.xavier_uniform_(module.weight)
+        if ".mlp." in name:
+            nn.init.normal_(module.bias, std=1e-6)
+        else:
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(branch.head.weight)
+    nn.init.zeros_(branch.head.bias)
