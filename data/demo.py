@@ -207,13 +207,13 @@ def _free_place(ink: NDArray[np.bool_], occupied: NDArray[np.bool_], rng: np.ran
 def _halo(seen: NDArray[np.bool_]) -> NDArray[np.float32]:
     mask = Image.fromarray(seen.astype(np.uint8) * 255)
     blurred = mask.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.BoxBlur(1))
-    return np.asarray(blurred, dtype=np.float32) / 255
+    return np.asarray(blurred, dtype=np.float32) / np.float32(255)
 
 
 def _resized(writing: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     """A writing's ink in [0, 1], 8 x 8 -> (side, side), bicubic."""
     scaled = Image.fromarray(writing).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(scaled, dtype=np.float32) / 255
+    return np.asarray(scaled, dtype=np.float32) / np.float32(255)
 
 
 @cache
