@@ -1,34 +1,49 @@
-"""Feature extractors by name: torchvision's ResNets, timm's networks, and a tiny one for CPUs.
+"""Backbones by name: networks of torchvision and timm, cut before their pooling, and a tiny one for CPUs.
 
-Each maps pictures (B, 3, H, W) to features (B, D, h, w) and tells D as `num_features`. ResNets keep torchvision's
-parameter names; timm's networks keep theirs below `model.`.
+Each maps pictures (B, 3, H, W) to features (B, D, h, w) and tells D as `num_features`. torchvision's networks keep
+their parameter names; timm's keep theirs below `model.`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from itertools import takewhile
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import timm
+import torch
 import torchvision
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
 from attnbias.weights.files import load_strict
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"}
+"""Short names of the papers -> timm's."""
+
+POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
+"""Modules that a backbone does without, by the names that torchvision and timm give them."""
+
+NOT_A_CHAIN = ("googlenet", "inception_v3", "maxvit_t", "vit_")
+"""torchvision's networks (by the beginnings of their names) whose children cannot simply be run one after another."""
 
 
-class ResNetFeatures(nn.Sequential):
-    """A torchvision ResNet up to its last stage (stride 32), with fresh weights."""
+class TorchvisionFeatures(nn.Sequential):
+    """A torchvision network up to its pooling, with fresh weights: a ResNet up to layer4 (stride 32)."""
 
     def __init__(self, name: str) -> None:
-        network = getattr(torchvision.models, name)(weights=None)
-        self.num_features: int = network.fc.in_features
-        super().__init__(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
+        network = torchvision.models.get_model(name, weights=None)
+        children = takewhile(lambda child: child[0] not in POOLING_AND_AFTER, network.named_children())
+        super().__init__(OrderedDict(children))
+        self.eval()  # or the probe would move BatchNorm's statistics
+        with torch.no_grad():
+            self.num_features: int = self(torch.zeros(1, 3, 64, 64)).shape[1]
+        self.train()
 
 
 class TinyFeatures(nn.Sequential):
@@ -46,18 +61,25 @@ class TinyFeatures(nn.Sequential):
 
 
 class TimmFeatures(nn.Module):
-    """A timm network without its head, with fresh weights; its patch tokens are laid out as a grid."""
+    """A timm network without its head; its patch tokens are laid out as a grid."""
 
-    def __init__(self, name: str, image_size: int) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
+        self.model = model
+        self.num_features: int = model.num_features
+
+    @classmethod
+    def of(cls, name: str, image_size: int) -> TimmFeatures:
+        """Build with fresh weights; a ViT resamples its position embedding, made for `image_size`, for other inputs."""
         config = timm.get_pretrained_cfg(name)
-        size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        self.model = timm.create_model(name, num_classes=0, global_pool="", **size)
-        self.num_features: int = self.model.num_features
+        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+        if is_model_in_modules(name, ["vision_transformer", "deit"]):
+            size["dynamic_img_size"] = True
+        return cls(timm.create_model(name, num_classes=0, global_pool="", **size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pictures (B, 3, H, W) to features (B, D, h, w)."""
-        features: Tensor = self.model(images)
+        features: Tensor = self.model.forward_features(images)
         if features.ndim == 3:  # (B, N, D)
             return token_grid(features, tuple(images.shape[-2:]))
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -65,11 +87,11 @@ class TimmFeatures(nn.Module):
         return features
 
 
-Backbone = ResNetFeatures | TinyFeatures | TimmFeatures
+Backbone = TorchvisionFeatures | TinyFeatures | TimmFeatures
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
-    """Build a backbone with fresh weights: "tiny", a ResNet of torchvision, or a network of timm.
+    """Build a backbone with fresh weights: "tiny", a network of torchvision, or one of timm (in this order).
 
     `image_size` matters to networks of a fixed input size (ViT, Swin) only.
 
@@ -78,16 +100,17 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     """
     if name == "tiny":
         return TinyFeatures()
-    if name in RESNETS:
-        return ResNetFeatures(name)
-    if not timm.is_model(name):
-        known = [*RESNETS, "tiny", *timm.list_models()]
+    chains = [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(NOT_A_CHAIN)]
+    if name in chains:
+        return TorchvisionFeatures(name)
+    if not timm.is_model(ALIASES.get(name, name)):
+        known = ["tiny", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
-            f"expected tiny, {RESNETS[0]} to {RESNETS[-1]}, or a model name of timm"
+            "expected tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
         )
     try:
-        return TimmFeatures(name, image_size)
+        return TimmFeatures.of(ALIASES.get(name, name), image_size)
     except (AssertionError, ValueError) as error:
         raise UsageError(f"backbone {name} cannot take pictures of {image_size} pixels: {error}") from None
 
@@ -95,19 +118,21 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load published classification weights into a backbone, their classifier left out.
 
-    Takes torchvision's and timm's names, and those of Microsoft's Swin files.
+    Takes torchvision's and timm's names, and those of Microsoft's Swin files. A ViT's position embedding for another
+    grid is resampled (bicubic, antialiased; the class token's is kept).
 
     Raises:
         WeightsError: a name lacks, is too many, or has another shape.
     """
+    target: Any = backbone
     if isinstance(backbone, TimmFeatures):
-        config = backbone.model.pretrained_cfg
-        heads = tuple(f"{name}." for name in (cast(str, config.get("classifier", "head")), "head"))
+        target = backbone.model
         state = swin_to_timm(state)
-        target: nn.Module = backbone.model
-    else:
-        heads, target = ("fc.",), backbone
-    load_strict(target, {name: value for name, value in state.items() if not name.startswith(heads)}, path)
+        own, given = getattr(target, "pos_embed", None), state.get("pos_embed")
+        if own is not None and given is not None and own.shape != given.shape:
+            grid, prefix = target.patch_embed.grid_size, target.num_prefix_tokens
+            state = {**state, "pos_embed": resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
+    load_strict(target, {n: value for n, value in state.items() if n.split(".")[0] not in POOLING_AND_AFTER}, path)
 
 
 def swin_to_timm(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
