@@ -103,7 +103,7 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             method = get_method(cmd_name)
-            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
             single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
             return get_command(single)
 

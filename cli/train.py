@@ -3,6 +3,7 @@
 No postponed annotations here: a command's options quote its method, which only exists inside the closure.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -236,9 +237,7 @@ def run_job(job: str) -> None:
     name, recipe, options = job.split("\n", 2)
     outcome = train(name, get_method(name).recipe_type.model_validate_json(recipe), Options.from_json(options))
     progress = outcome.progress
-    from torch import distributed
-
-    if not distributed.is_initialized() or distributed.get_rank() == 0:
+    if os.environ.get("RANK", "0") == "0":
         why = "stopped early" if progress.stopped_early else "done"
         best = f"; best {progress.best:.4g} at step {progress.best_step}" if progress.best is not None else ""
         typer.echo(f"{why}: {progress.step} steps{best}\nevaluate it: attnbias val {name} --load-from {outcome.out}")
@@ -261,6 +260,4 @@ def show_recipe(method: Method, recipe: Recipe, name: str, named: NamedRecipe | 
 
 
 def _workers(cpu: bool, processes: int) -> int:
-    import os
-
     return 0 if cpu else min(8, (os.cpu_count() or 1) // processes)

@@ -212,13 +212,14 @@ def _show(results: list[dict[str, Any]], job: dict[str, Any]) -> None:
     console = Console()
     for source in dict.fromkeys(result["source"] for result in results):
         console.print(f"weights: {source}", highlight=False)
-    names = [name for name, value in results[0]["measures"].items() if isinstance(value, int | float)]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("weights", "split", "samples", *names):
-        table.add_column(column, justify="left" if column in ("weights", "split") else "right")
+    table.add_column("measure")
     for result in results:
-        cells = [f"{result['measures'][name]:.2f}" for name in names]
-        table.add_row(Path(result["load_from"]).name, result["split"], str(result["samples"]), *cells)
+        table.add_column(f"{Path(result['load_from']).name}\n{result['dataset']}/{result['split']}", justify="right")
+    table.add_row("samples", *(str(result["samples"]) for result in results))
+    for name, value in results[0]["measures"].items():
+        if not isinstance(value, list):
+            table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
     console.print(table)
     for result in results:
         if result["skipped"]:
@@ -238,5 +239,9 @@ def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
         table.add_column(f"{Path(result['load_from']).name}/{result['split']} AP", justify="right")
     for place, name in enumerate(results[0]["classes"]):
         values = [result["measures"]["AP"][place] for result in results]
-        table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
+        table.add_row(name, *map(_number, values))
     console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

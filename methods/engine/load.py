@@ -25,7 +25,8 @@ from attnbias.methods.engine.recipe import Recipe, Task, parse, revise
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 
-FORMAT = "attnbias-1"
+KEY = "attnbias"
+"""The metadata entry of our safetensors files."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,12 @@ class Loaded:
 
 
 def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], task: Task) -> dict[str, str]:
-    """What a weight file says of itself: with it, `val` and `visualize` need no flags."""
-    return {
-        "format": FORMAT,
-        "method": method.name,
-        "task": task,
-        "recipe": recipe.model_dump_json(),
-        "classes": json.dumps(classes),
-    }
+    """What a weight file says of itself: with it, `val` and `visualize` need no flags.
+
+    One entry, because safetensors writes several in any order and equal weights would give unequal files.
+    """
+    values = {"method": method.name, "task": task, "recipe": recipe.model_dump(mode="json"), "classes": classes}
+    return {KEY: json.dumps(values)}
 
 
 def stored_recipe(path: Path, method: Method) -> Recipe:
@@ -62,9 +61,10 @@ def stored_recipe(path: Path, method: Method) -> Recipe:
     if not path.is_file():
         raise WeightsError(f"no checkpoint {path.parent}; list a run's checkpoints with: ls RUN/checkpoints")
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    _check_method(path, metadata, method)
-    return parse(method.recipe_type, json.loads(metadata["recipe"]))
+        said = _said(path, file.metadata() or {}, method)
+    if said is None:
+        raise WeightsError(f"{path} was not written by attnbias train; nothing can be resumed from it")
+    return parse(method.recipe_type, said["recipe"])
 
 
 def load_run(
@@ -90,14 +90,13 @@ def load_run(
     method = get_method(method_name)
     path, words = _resolve(Path(load_from), entry)
     checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
-    if checkpoint.metadata.get("format") == FORMAT:
-        _check_method(path, checkpoint.metadata, method)
-        recipe = parse(method.recipe_type, json.loads(checkpoint.metadata["recipe"]))
+    task: Task
+    said = _said(path, checkpoint.metadata, method)
+    if said is not None:
+        recipe = parse(method.recipe_type, said["recipe"])
         if overrides:
             recipe = revise(recipe, overrides)
-        classes = tuple(json.loads(checkpoint.metadata["classes"]))
-        task: Task = "multilabel" if checkpoint.metadata["task"] == "multilabel" else "singlelabel"
-        state = checkpoint.state
+        classes, task, state = tuple(said["classes"]), said["task"], checkpoint.state
     else:
         state = method.convert(checkpoint.state)
         recipe, classes, task = _describe_published(method, state, path, overrides, recipe_name, data_root)
@@ -124,9 +123,7 @@ def initial_weights(
     if load_from is not None:
         path, _ = _resolve(Path(load_from), None)
         checkpoint = read_checkpoint(path, trust=trust)
-        ours = checkpoint.metadata.get("format") == FORMAT
-        if ours:
-            _check_method(path, checkpoint.metadata, method)
+        ours = _said(path, checkpoint.metadata, method) is not None
         state = method.fit_resolution(model, checkpoint.state if ours else method.convert(checkpoint.state))
         if reset_head:
             own = model.state_dict()
@@ -164,12 +161,15 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
     return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights)"
 
 
-def _check_method(path: Path, metadata: dict[str, str], method: Method) -> None:
-    said = metadata.get("method")
-    if said != method.name:
-        raise WeightsError(
-            f"{path} holds a checkpoint of method '{said}', not '{method.name}'; use: attnbias val {said}"
-        )
+def _said(path: Path, metadata: dict[str, str], method: Method) -> dict[str, Any] | None:
+    """What one of our files says of itself; None for any other file."""
+    if KEY not in metadata:
+        return None
+    said: dict[str, Any] = json.loads(metadata[KEY])
+    if said["method"] != method.name:
+        name = said["method"]
+        raise WeightsError(f"{path} is a checkpoint of '{name}', not of '{method.name}'; use: attnbias val {name}")
+    return said
 
 
 def _describe_published(

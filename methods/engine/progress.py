@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from attnbias.methods.engine.sampler import Plan
 
+HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5")
+"""The measures of an evaluation that fit on a line; metrics.jsonl holds all."""
+
 
 class Reporter:
     """Shows a run's progress on standard output; only the main process has one."""
@@ -71,11 +74,11 @@ class Reporter:
         if line["split"] == "train" and self.bar:
             return
         speed = f"  {self.speed:.0f} img/s" if line["split"] == "train" else ""
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+        brief = numbers if line["split"] == "train" else {k: v for k, v in numbers.items() if k in HEADLINES}
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in brief.items())
         width = len(str(self.plan.epochs))
-        self.console.print(
-            f"epoch {line['epoch']:>{width}}/{self.plan.epochs}  {split:<12} {shown}{speed}", highlight=False
-        )
+        text = f"epoch {line['epoch']:>{width}}/{self.plan.epochs}  {split:<12} {shown}{speed}"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def skipped(self, errors: list[str]) -> None:
         """Report pictures that were left out of a batch."""

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -119,8 +118,6 @@ def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
         mixed_precision=recipe.amp,
         log_with=list(options.trackers) or None,
         project_dir=options.out if options.trackers else None,
-        # Buffers (BatchNorm statistics) stay each process's own; the main process's are evaluated and saved.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
 
 
