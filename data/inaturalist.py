@@ -1,0 +1,126 @@
+"""iNaturalist 2018: COCO-like annotation files joined on the image id, species as classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts
+from attnbias.data.registry import DatasetFacts
+
+LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+"""Keys of categories.json, from the widest group to the species."""
+
+
+def read_inaturalist(
+    root: Path, split: str, *, level: str | None = None, dataset: str = "inat2018", year: int = 2018
+) -> Index:
+    """Read one split: one record an image, in the order of SPLIT2018.json.
+
+    Without `level`, the class of a picture is its category id, as in LLB. With it, classes are the groups of that level
+    in the order of their first appearance in the training annotations, and a picture's category is its folder's name,
+    as in AbSViT (DeiT's loader). Annotations are joined on image_id; the published programs rely on their order. A
+    split without annotations, such as the challenge's test, has class -1.
+
+    Args:
+        root: the folder with train2018.json, val2018.json, for a level categories.json, and the pictures' folder. The
+            pictures may also stand without their super-category: train_val2018/CATEGORY/.
+        level: one of `LEVELS`.
+
+    Raises:
+        DataError: a file is missing or damaged, or annotations, images and folders contradict each other.
+    """
+    path = root / f"{split}{year}.json"
+    content = _load(path)
+    try:
+        images = content["images"]
+        category_of = _join(content, path)
+        if level is None:
+            names = _names(root, content, category_of)
+            label_of = {category: category for category in range(len(names))}
+        else:
+            names, label_of = _groups(root, level, year)
+            category_of = _folder_categories(images, category_of, path)
+        placed = _placed(root, images)
+        records = tuple(
+            Record(placed(image["file_name"]), _label(image["id"], category_of, label_of), image_id=image["id"])
+            for image in images
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{path} is no iNaturalist file, or a part of it lacks: {type(error).__name__} {error}"
+        ) from None
+    return Index(dataset, split, "singlelabel", names, root, records)
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read the training and the validation split."""
+    assert source is not None
+    indexes = []
+    for done, split in enumerate(facts.splits):
+        options.progress(f"reading {split}2018.json", done, len(facts.splits))
+        indexes.append(read_inaturalist(source, split, dataset=facts.name))
+    return Reading(indexes, check_counts(facts, indexes))
+
+
+def _join(content: Mapping[str, Any], path: Path) -> dict[int, int]:
+    """Image id -> category id; each image must have one annotation where the file has any."""
+    annotations = content.get("annotations") or ()
+    category_of = {annotation["image_id"]: int(annotation["category_id"]) for annotation in annotations}
+    if len(category_of) != len(annotations):
+        raise DataError(f"{path}: {len(annotations) - len(category_of)} images have more than one annotation")
+    if annotations and (lacking := [image["id"] for image in content["images"] if image["id"] not in category_of]):
+        raise DataError(f"{path}: {len(lacking)} images have no annotation (id {lacking[0]})")
+    return category_of
+
+
+def _names(root: Path, content: Mapping[str, Any], category_of: Mapping[int, int]) -> tuple[str, ...]:
+    """Species by category id, from categories.json or the file's own list; numbers where neither is there."""
+    listed = _load(root / "categories.json") if (root / "categories.json").is_file() else content.get("categories", ())
+    name_of = {int(category["id"]): str(category["name"]) for category in listed}
+    count = 1 + max([*name_of, *category_of.values()], default=-1)
+    return tuple(name_of.get(category, str(category)) for category in range(count))
+
+
+def _groups(root: Path, level: str, year: int) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Classes of a taxonomic level, and category id -> class."""
+    if level not in LEVELS:
+        raise DataError(f"'{level}' is no taxonomic level; one of: {', '.join(LEVELS)}")
+    group_of = {int(category["id"]): str(category[level]) for category in _load(root / "categories.json")}
+    seen = [group_of[int(annotation["category_id"])] for annotation in _load(root / f"train{year}.json")["annotations"]]
+    number = {group: label for label, group in enumerate(dict.fromkeys(seen))}
+    return tuple(number), {category: number[group] for category, group in group_of.items() if group in number}
+
+
+def _folder_categories(images: Any, category_of: Mapping[int, int], path: Path) -> dict[int, int]:
+    """Image id -> the category its folder is named after, checked against the annotation where it has one."""
+    folders = {image["id"]: int(PurePosixPath(image["file_name"]).parts[2]) for image in images}
+    wrong = [image for image, category in category_of.items() if image in folders and folders[image] != category]
+    if wrong:
+        raise DataError(f"{path}: {len(wrong)} images stand in another category's folder (id {wrong[0]})")
+    return folders
+
+
+def _label(image: int, category_of: Mapping[int, int], label_of: Mapping[int, int]) -> int:
+    return label_of[category_of[image]] if category_of else -1
+
+
+def _placed(root: Path, images: Any) -> Any:
+    """How a file_name becomes a path below root: as it is, or without its super-category where the tree lacks those."""
+    parts = PurePosixPath(images[0]["file_name"]).parts if images else ()
+    if len(parts) == 4 and not (root / parts[0] / parts[1]).is_dir() and (root / parts[0] / parts[2]).is_dir():
+        return lambda name: "/".join(part for i, part in enumerate(name.split("/")) if i != 1)
+    return lambda name: name
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"annotation file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
