@@ -9,6 +9,9 @@ from PIL import Image
 
 SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
 
+MARGIN = 64
+"""Pixels that IDA's program resizes pictures larger than the crops' target."""
+
 PLACES = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3))
 """Upper left corners of a crop, (column, row) in quarters of the free room."""
 

@@ -1,0 +1,213 @@
+"""IDA's recipe: its fields, the early-stop rule, and the paper's named recipes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic import model_validator
+
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+
+
+class IDARecipe(Recipe):
+    """Everything that decides an IDA run. Defaults are the program's README: ResNet-101, 448 px, heavy, on COCO."""
+
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
+        "imagenet",
+        "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.",
+        "Data",
+    )
+    unknown_eval: Literal["negative", "ignore"] = option(
+        "negative", "Unknown labels in evaluation: negative (the program), or left out of the class's measures.", "Data"
+    )
+    augmentation: Literal["randaugment", "multiscale_crop", "shift"] = option(
+        "randaugment",
+        "Training pictures: randaugment (cutout, then RandAugment), multiscale_crop (crop and flip), or shift.",
+        "Data",
+    )
+    cutout: int = option(224, "Side of the hole cut before RandAugment, in pixels; 0 cuts none.", "Data", ge=0)
+    shift: int = option(6, "Largest shift each way of augmentation shift, in pixels.", "Data", ge=0)
+
+    epochs: int = option(80, "Passes over the training split.", "Training", ge=1)
+    batch_size: int = option(128, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
+    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        "adam", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
+    )
+    lr: float = option(1e-4, "Highest learning rate; never scaled by the number of processes.", "Training", gt=0)
+    param_groups: Literal["no_decay_1d", "single", "backbone_factor"] = option(
+        "no_decay_1d",
+        "no_decay_1d spares biases and normalisation the weight decay; backbone_factor sets the backbone's rate.",
+        "Training",
+    )
+    backbone_lr_factor: float = option(
+        0.1, "The backbone's rate over lr (param_groups backbone_factor).", "Training", gt=0
+    )
+    scheduler: Literal["onecycle", "multistep"] = option(
+        "onecycle",
+        "onecycle: one cosine up and one down, Adam's beta1 mirrored; multistep: a tenth at each milestone.",
+        "Training",
+    )
+    pct_start: float = option(0.2, "Share of the steps in which onecycle rises.", "Training", gt=0, lt=1)
+    milestones: tuple[int, ...] = option((10, 20), "Epochs after which multistep divides the rate by 10.", "Training")
+    warmup_epochs: int = option(0, "Epochs of linear warm-up before multistep.", "Training", ge=0)
+    ema_decay: float | None = option(
+        0.9997,
+        "Keep an exponential moving average of the weights; for another batch, .9997 ** (batch / 128).",
+        "Training",
+        gt=0,
+        lt=1,
+    )
+    patience: int | None = option(
+        8, "Stop when neither weights improved for more than this many epochs and the average falls.", "Training", ge=0
+    )
+    amp: Literal["no", "fp16", "bf16"] = option("fp16", "Mixed precision.", "Training")
+    sync_bn: bool = option(True, "Synchronise batch normalisation over processes.", "Training")
+    seed: int = option(1, "Decides weights, order and augmentation.", "Training", ge=0)
+
+    backbone: str = option(
+        "resnet101", "Feature extractor: resnet18 to resnet152 (torchvision), a timm name such as a Swin's, or tiny."
+    )
+    head: Literal["interventional", "linear"] = option(
+        "interventional", "interventional is the paper's; linear is its baseline: average pooling, one linear layer."
+    )
+    samples: int = option(4, "Samples N that the feature channels are cut into.", ge=1)
+    heavy: bool = option(
+        True, "Two Transformer layers over the samples, IDA(H); otherwise one attention layer, IDA(L)."
+    )
+    beta: float = option(1 / 32, "Added to the length of each class's weights when they are normalised.", gt=0)
+    token_layout: Literal["interleaved", "per_sample"] = option(
+        "interleaved",
+        "What a token of the second attention is: interleaved as the program does, or one sample (paper).",
+    )
+    loss: Literal["bce_sum", "bce_mean", "asl"] = option(
+        "bce_sum", "bce_sum: cross-entropy summed over loss_batch pictures (the program); its mean; asymmetric loss."
+    )
+    loss_batch: int = option(32, "Pictures that bce_sum sums over: those of one process of the published run.", ge=1)
+    asl_gamma_pos: float = option(0.0, "Focusing of positives (loss asl).", ge=0)
+    asl_gamma_neg: float = option(2.0, "Focusing of negatives (loss asl).", ge=0)
+    asl_clip: float = option(0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1)
+    asl_detach_focus: bool = option(True, "Keep the focusing weight out of the gradient (loss asl).")
+    legacy_shared_lr: bool = option(
+        False, "Let onecycle overrule backbone_factor, as in the program: all parameters at one rate."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> IDARecipe:
+        if self.cutout > self.image_size and self.augmentation == "randaugment":
+            raise ValueError(
+                f"cutout is {self.cutout}, more than the picture's {self.image_size} pixels; try half of that"
+            )
+        if self.legacy_shared_lr and (self.scheduler, self.param_groups) != ("onecycle", "backbone_factor"):
+            raise ValueError("legacy_shared_lr is for scheduler onecycle with param_groups backbone_factor only")
+        return self
+
+
+# Early stop -----------------------------------------------------------------------------------------------------------
+
+
+class Best(NamedTuple):
+    """The best evaluation so far: its place in the history, its measure, and whose weights they were."""
+
+    place: int
+    value: float
+    weights: str
+
+
+def best_of(history: Sequence[Mapping[str, Any]], weights: Iterable[str] = ("raw", "ema")) -> Best | None:
+    """Return the highest measure among some weights; the earliest of equals, raw before averaged."""
+    entries = [
+        Best(place, entry[name], name) for place, entry in enumerate(history) for name in weights if name in entry
+    ]
+    return max(entries, key=lambda best: best.value, default=None)
+
+
+def should_stop(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether to stop: for more than `patience` evaluations neither the best of both weights nor the best of the raw
+    weights was improved, and the average has fallen below its own best.
+
+    `history` holds {"raw": measure, "ema": measure} for each evaluation, in order. Without an average the raw weights
+    stand for it.
+    """
+    both, raw = best_of(history), best_of(history, ("raw",))
+    if both is None or raw is None:
+        return False
+    waited = len(history) - 1 - max(both.place, raw.place)
+    averages = [entry.get("ema", entry["raw"]) for entry in history]
+    return waited > patience and averages[-1] < max(averages)
+
+
+# Named recipes --------------------------------------------------------------------------------------------------------
+
+README = "README of the published program"
+TABLE = "the paper's MS-COCO table, with the settings of the published program's README"
+LOGS = "the program's two published logs reach 84.70 and 84.74, with averaged weights after 20 epochs"
+HALF = "cutout covers half the side, as 224 of 448 do; the settings of the paper's other sizes are not published"
+
+Figures = tuple[float, float, float, float, float]
+"""mAP, CF1, OF1, CF1@3, OF1@3 of the paper's table, in per cent."""
+
+SIZES: dict[str, dict[str, Any]] = {
+    "resnet101-448": {},
+    "resnet101-576": {"image_size": 576, "cutout": 288},
+    "swinb-384": {"backbone": "swin_base_patch4_window12_384", "image_size": 384, "cutout": 192},
+    "swinl-384": {"backbone": "swin_large_patch4_window12_384", "image_size": 384, "cutout": 192},
+}
+HEADS: dict[str, dict[str, Any]] = {"heavy": {}, "light": {"heavy": False}, "linear": {"head": "linear"}}
+
+PAPER: dict[tuple[str, str], Figures] = {
+    ("resnet101-448", "heavy"): (84.8, 78.7, 80.9, 73.9, 77.4),
+    ("resnet101-448", "light"): (84.3, 78.5, 81.1, 73.6, 77.3),
+    ("resnet101-448", "linear"): (81.5, 76.3, 80.0, 73.5, 76.0),
+    ("resnet101-576", "heavy"): (86.3, 80.4, 82.5, 76.4, 78.2),
+    ("resnet101-576", "light"): (85.5, 79.8, 82.3, 75.2, 78.1),
+    ("swinb-384", "heavy"): (89.3, 83.7, 85.1, 78.0, 80.4),
+    ("swinb-384", "linear"): (88.4, 82.2, 84.0, 77.2, 79.9),
+    ("swinl-384", "heavy"): (90.3, 84.7, 85.9, 79.0, 81.1),
+    ("swinl-384", "linear"): (89.3, 83.6, 85.6, 78.1, 80.8),
+}
+
+
+def _coco(size: str, head: str) -> NamedRecipe:
+    published = (size, head) == ("resnet101-448", "heavy")
+    return NamedRecipe(
+        recipe=IDARecipe(**SIZES[size], **HEADS[head]),
+        source=README if published else TABLE,
+        paper=dict(zip(("mAP", "CF1", "OF1", "CF1@3", "OF1@3"), PAPER[size, head], strict=True)),
+        note=LOGS if published else HALF if SIZES[size] else "",
+    )
+
+
+# The demonstration: the built-in set, at the budget of CSRA's, so that the heads can be compared.
+DEMO: dict[str, Any] = {
+    "image_size": 64,
+    "normalize": "unit",
+    "augmentation": "shift",
+    "epochs": 16,
+    "batch_size": 64,
+    "drop_last": False,
+    "optimizer": "adamw",
+    "lr": 4e-3,
+    "ema_decay": None,
+    "patience": None,
+    "amp": "no",
+    "sync_bn": False,
+    "seed": 0,
+    "backbone": "tiny",
+    "heavy": False,
+    "loss": "bce_mean",
+}
+
+RECIPES: dict[str, NamedRecipe] = {
+    **{f"coco-{size}-{head}": _coco(size, head) for size, head in PAPER},
+    "voc07-resnet101-448-heavy": NamedRecipe(
+        IDARecipe(dataset="voc07"),
+        README,
+        note="the README's settings on VOC 2007; no figure of the paper is at hand, its VOC table could not be read",
+    ),
+    **{
+        name: NamedRecipe(IDARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
+        for name in ("demo", "demo-single")
+    },
+}
