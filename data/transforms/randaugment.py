@@ -106,5 +106,6 @@ class RandAugmentPolicy:
         for step in torch.randint(len(STEPS), (2,)).tolist():
             chance, sense = torch.rand(2).tolist()
             if chance < 0.5:
-                picture = apply_operation(picture, *STEPS[step], sign=1 if sense < 0.5 else -1)
+                name, place = STEPS[step]
+                picture = apply_operation(picture, name, place, 1 if sense < 0.5 else -1)
         return picture

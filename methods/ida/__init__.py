@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attnbias.methods.engine.method import Batch, Method, Schedule
 from attnbias.methods.engine.recipe import Task
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from torchvision.transforms import v2
+
+    from attnbias.methods.ida.model import IDA
 
 
 class InterventionalDualAttention(Method):
@@ -117,7 +119,7 @@ class InterventionalDualAttention(Method):
         """The first attention: (B, K, h, w), each map sums to 1. `head` picks a sample, None averages them."""
         from attnbias.methods.ida.attention import spatial_attention
 
-        return spatial_attention(model, images, classes, head)
+        return spatial_attention(cast("IDA", model), images, classes, head)
 
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The whole backbone: its output is what the classifier sees."""

@@ -13,7 +13,7 @@ Shapes: B pictures, C classes, D channels, h x w positions, N samples, d = D / N
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ class InterventionalClassifier(nn.Module):
         spatial = self.spatial_attention(features)
         tokens = entering = self.tokens(spatial.flatten(3) @ self.sample(features.float()))
         weights = []
-        for layer in self.layers:
+        for layer in cast("list[AttentionLayer]", self.layers):
             weights.append(layer.attention(tokens))
             tokens = layer(tokens)
         return Trace(
