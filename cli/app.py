@@ -48,7 +48,7 @@ def common(
 app.command("prepare-data", no_args_is_help=True)(prepare_data)
 app.add_typer(train, name="train")
 app.add_typer(val, name="val")
-app.command("visualize", no_args_is_help=True)(visualize)
+app.add_typer(visualize, name="visualize")
 app.add_typer(listing, name="list")
 
 

@@ -63,6 +63,7 @@ class GalleryItem:
 
     name: str
     picture: Image.Image
+    """As large as the page shall hold it: see `thumbnail`."""
     views: tuple[View, ...]
     true: tuple[int, ...] | None = None
     """True labels, None where nobody knows them."""
@@ -124,11 +125,16 @@ class GalleryPage:
         }
 
 
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """Return a copy for the page, its longest side at most THUMBNAIL pixels."""
+    small = picture.convert("RGB").copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return small
+
+
 def _item(item: GalleryItem) -> dict[str, Any]:
-    thumbnail = item.picture.convert("RGB")
-    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     jpeg = io.BytesIO()
-    thumbnail.save(jpeg, "JPEG", quality=88)
+    item.picture.convert("RGB").save(jpeg, "JPEG", quality=88)
     return {
         "name": item.name,
         "picture": "data:image/jpeg;base64," + _base64(jpeg.getvalue()),

@@ -114,7 +114,7 @@ def published_overlay(picture: Pixels, class_map: Floats, size: tuple[int, int])
     """
     peak = class_map.max()
     mask = resize_bilinear(class_map / peak if peak > 0 else np.zeros_like(class_map), size)
-    photo = resize_8bit(picture, size) / np.float32(255)
+    photo = resize_8bit(picture, size).astype(np.float32) / np.float32(255)
     levels = (255 * mask.clip(0, 1)).astype(np.uint8)  # truncated, as by the program's uint8()
     total = jet()[levels] / np.float32(255) + photo
     return PublishedOverlay(mask, photo, (255 * (total / total.max())).astype(np.uint8))

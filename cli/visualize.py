@@ -1,0 +1,377 @@
+"""`attnbias visualize METHOD`: where models look, as overlays, one gallery page and raw maps.
+
+No postponed annotations here: a command's options quote its method, which only exists inside the closure.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attnbias.cli.options import per_method, typed_fields, with_recipe_options
+from attnbias.methods import METHODS
+from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.method import Method
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.look import Column, Photo
+
+BATCH = 16
+"""Pictures shown to a model at once."""
+
+SPLIT_LIMIT = 48
+"""Pictures of a split that are drawn where --limit says nothing."""
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+"""What a folder's pictures end in; a file that is named itself may end in anything."""
+
+
+WRITTEN = ("overlays", "maps.npz", "gallery.html")
+"""All that this command writes, and all that --overwrite replaces."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked to see: the options of the command, which are described there."""
+
+    method: Method
+    load_from: list[str]
+    paths: list[Path]
+    recipe: str | None
+    fields: dict[str, Any]
+    split: str
+    limit: int | None
+    classes: str | None
+    kinds: list[str]
+    heads: list[int]
+    npz: bool
+    normalisation: str
+    style: Literal["blend", "published"]
+    opacity: float
+    boxes: bool
+    contour: bool
+    weights: str | None
+    trust: bool
+    data_root: Path | None
+    device: str | None
+    on_bad_image: Literal["error", "skip"]
+
+
+def _command(method: Method) -> Callable[..., None]:
+    kinds = "; ".join([*(f"{name} = {text}" for name, text in method.maps.items()), "gradcam = Grad-CAM"])
+
+    def command(
+        load_from: Annotated[
+            list[str],
+            typer.Option(
+                "--load-from",
+                help="A run folder, .safetensors or published file; repeat to compare, METHOD:FILE for another method.",
+            ),
+        ],
+        paths: Annotated[
+            list[Path] | None,
+            typer.Argument(metavar="[PATH]...", help="Pictures or folders of them. None: a split of the dataset."),
+        ] = None,
+        recipe: Annotated[
+            str | None,
+            typer.Option(
+                "--recipe",
+                help="Named recipe for what a published file does not tell (lam, normalisation).",
+                autocompletion=lambda: list(method.recipes),
+            ),
+        ] = None,
+        split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "val",
+        limit: Annotated[
+            int | None,
+            typer.Option("--limit", min=1, help="Only the first N pictures.", show_default=f"{SPLIT_LIMIT} of a split"),
+        ] = None,
+        classes: Annotated[
+            str | None,
+            typer.Option(
+                "--classes",
+                help="Classes to draw, names or numbers, comma-separated.",
+                show_default="true and predicted ones",
+            ),
+        ] = None,
+        kind: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--map",
+                help=f"{kinds}. Repeat for several.",
+                show_default=next(iter(method.maps)),
+                autocompletion=lambda: [*method.maps, "gradcam"],
+            ),
+        ] = None,
+        head: Annotated[
+            list[int] | None,
+            typer.Option("--head", min=0, help="One head, from 0; repeat for several.", show_default="all together"),
+        ] = None,
+        out: Annotated[Path, typer.Option("--out", help="Folder for what is written.")] = Path("gallery"),
+        npz: Annotated[bool, typer.Option("--npz", help="Also write the raw maps, as maps.npz.")] = False,
+        normalisation: Annotated[
+            Literal["minmax", "max"],
+            typer.Option("--normalisation", help="Stretch each map between its extremes, or divide by its maximum."),
+        ] = "minmax",
+        style: Annotated[
+            Literal["blend", "published"],
+            typer.Option("--style", help="Overlays blended at full size, or 224 x 224 as CSRA's program draws them."),
+        ] = "blend",
+        opacity: Annotated[float, typer.Option("--opacity", min=0, max=1, help="Strength of the map.")] = 0.7,
+        boxes: Annotated[bool, typer.Option("--boxes/--no-boxes", help="Annotated boxes of the class.")] = True,
+        contour: Annotated[bool, typer.Option("--contour", help="Ring the focus, values of at least 0.5.")] = False,
+        weights: Annotated[
+            Literal["raw", "ema"] | None,
+            typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
+        ] = None,
+        trust_checkpoint: Annotated[
+            bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
+        ] = False,
+        data_root: Annotated[
+            Path | None,
+            typer.Option(
+                "--data-root", help="Where prepare-data put the sets.", show_default="$ATTNBIAS_DATA or ./datasets"
+            ),
+        ] = None,
+        device: Annotated[
+            str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="cuda if there is one")
+        ] = None,
+        on_bad_image: Annotated[
+            Literal["error", "skip"],
+            typer.Option("--on-bad-image", help="An unreadable picture: stop, or leave it out and say so."),
+        ] = "error",
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")] = False,
+        **fields: Any,
+    ) -> None:
+        request = Request(
+            method=method,
+            load_from=load_from,
+            paths=paths or [],
+            recipe=recipe,
+            fields=typed_fields(method, fields),
+            split=split,
+            limit=limit,
+            classes=classes,
+            kinds=kind or [],
+            heads=head or [],
+            npz=npz,
+            normalisation=normalisation,
+            style=style,
+            opacity=opacity,
+            boxes=boxes,
+            contour=contour,
+            weights=weights,
+            trust=trust_checkpoint,
+            data_root=data_root,
+            device=device,
+            on_bad_image=on_bad_image,
+        )
+        with output_folder(out, overwrite) as folder:
+            summary = _write(request, folder)
+        typer.echo(f"{summary}\nopen {out / 'gallery.html'} in a browser")
+
+    return with_recipe_options(command, method)
+
+
+visualize = typer.Typer(
+    cls=per_method(_command),
+    no_args_is_help=True,
+    help="Draw where models look.",
+    epilog="Example:  attnbias visualize csra --load-from runs/plain --load-from runs/csra photo.jpg",
+)
+
+
+@visualize.callback()
+def _visualize() -> None:
+    """Sub-commands are the methods; this only makes the group exist."""
+
+
+@contextmanager
+def output_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder that becomes `out` when all went well; nothing half-written is ever seen there.
+
+    With `overwrite`, only what this command writes is replaced; other files in `out` stay.
+
+    Raises:
+        UsageError: `out` is a file, or holds something and `overwrite` is not given.
+        RunError: it cannot be written (read-only, disk full).
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        out.mkdir(exist_ok=True)
+        for name in WRITTEN:
+            shutil.rmtree(out / name, ignore_errors=True) if (out / name).is_dir() else (out / name).unlink(True)
+            if (part / name).exists():
+                (part / name).rename(out / name)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def find_pictures(paths: Sequence[Path]) -> tuple[list[tuple[str, Path]], int]:
+    """Named files, and the pictures below named folders, each with a name to show; and the count of other files.
+
+    Raises:
+        UsageError: a path does not exist, or a folder holds no picture.
+    """
+    found: list[tuple[str, Path]] = []
+    others = 0
+    for path in paths:
+        if path.is_file():
+            found.append((path.name, path))
+        elif path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+            if not pictures:
+                raise UsageError(f"folder {path} holds no picture ({', '.join(sorted(SUFFIXES))})")
+            found += [(str(file.relative_to(path)), file) for file in pictures]
+            others += len(files) - len(pictures)
+        else:
+            raise UsageError(f"no file or folder {path}")
+    return found, others
+
+
+def parse_classes(text: str | None, classes: Sequence[str]) -> list[int]:
+    """Class numbers of comma-separated names or numbers; a name goes before a number that it looks like.
+
+    Raises:
+        UsageError: no such class; the nearest name is offered.
+    """
+    numbers = []
+    for word in (part.strip() for part in (text or "").split(",") if part.strip()):
+        if word in classes:
+            numbers.append(classes.index(word))
+        elif word.isdecimal() and int(word) < len(classes):
+            numbers.append(int(word))
+        else:
+            raise UsageError(
+                f"no class '{word}'{did_you_mean(word, classes)}; the model knows {len(classes)}: "
+                f"{', '.join(classes[:8])}{' ...' if len(classes) > 8 else ''}"
+            )
+    return list(dict.fromkeys(numbers))
+
+
+def _columns(request: Request) -> "list[Column]":
+    """Load every checkpoint; one column for each of its maps and heads."""
+    import torch
+
+    from attnbias.methods.engine.load import load_run
+    from attnbias.methods.engine.look import Column
+
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    heads: list[int | None] = [*request.heads] or [None]
+    columns: list[Column] = []
+    for source in request.load_from:
+        prefix, _, rest = source.partition(":")
+        owner, file = (prefix, rest) if prefix in METHODS else (request.method.name, source)
+        same = owner == request.method.name
+        loaded = load_run(
+            owner,
+            file,
+            request.fields if same else {},
+            device,
+            recipe_name=request.recipe if same else None,
+            entry="model" if request.weights == "raw" else "ema" if request.weights == "ema" else None,
+            trust=request.trust,
+            data_root=request.data_root,
+        )
+        if columns and loaded.classes != columns[0].loaded.classes:
+            raise UsageError(f"{source} knows other classes than {request.load_from[0]}; compare runs of one dataset")
+        run = Path(file).stem if Path(file).is_file() else Path(file).resolve().name
+        for kind in request.kinds or [next(iter(loaded.method.maps))]:
+            for head in heads:
+                words = [run, *([kind] if request.kinds else []), *([] if head is None else [f"head {head}"])]
+                taken = sum(column.name.split(" #")[0] == " ".join(words) for column in columns)
+                name = " ".join(words) + (f" #{taken + 1}" if taken else "")
+                columns.append(Column(name, loaded, kind, head))
+    return columns
+
+
+def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[], Photo]]]":
+    """Where the pictures come from, in words, and how to read each."""
+    from PIL import ImageOps
+
+    from attnbias.data.pictures import read_picture
+    from attnbias.data.registry import open_split
+    from attnbias.methods.engine.evaluate import open_dataset
+    from attnbias.methods.engine.look import Photo, photo_of
+
+    if request.paths:
+        files, others = find_pictures(request.paths)
+        if others:
+            typer.echo(f"{others} other files in the folders left out")
+
+        def read(name: str, path: Path) -> Photo:
+            # A person's own photographs are turned upright; those of a data set are read as they are stored.
+            return Photo(name, ImageOps.exif_transpose(read_picture(path)))
+
+        own: list[Callable[[], Photo]] = [partial(read, *file) for file in files[: request.limit]]
+        return ", ".join(map(str, request.paths)), own
+    loaded = column.loaded
+    index = open_split(loaded.recipe.dataset, request.split, request.data_root)
+    if len(index.classes) != len(loaded.classes):
+        raise UsageError(
+            f"{loaded.source} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
+            f"{len(index.classes)}; name the right one with --dataset"
+        )
+    dataset = open_dataset(loaded.method, loaded.recipe, index)
+    places = range(min(request.limit or SPLIT_LIMIT, len(dataset)))
+    words = f"{index.dataset}, split {index.split}, first {len(places)} of {len(dataset)}"
+    return words, [partial(photo_of, dataset, place) for place in places]
+
+
+def _write(request: Request, folder: Path) -> str:
+    """Look, draw and write everything into `folder`; return what was done in words."""
+    from rich.progress import track
+
+    from attnbias.data.errors import DataError
+    from attnbias.methods.engine.exhibit import Exhibit
+    from attnbias.methods.engine.look import look
+
+    columns = _columns(request)
+    asked = parse_classes(request.classes, columns[0].loaded.classes)
+    source, readers = _photos(request, columns[0])
+    exhibit = Exhibit(
+        folder,
+        columns,
+        request.normalisation,
+        style=request.style,
+        opacity=request.opacity,
+        boxes=request.boxes,
+        contour=request.contour,
+    )
+    skipped: list[str] = []
+    for start in track(range(0, len(readers), BATCH), description="looking", transient=True):
+        photos: list[Photo] = []
+        for read in readers[start : start + BATCH]:
+            try:
+                photos.append(read())
+            except DataError as error:
+                if request.on_bad_image == "error":
+                    raise
+                skipped.append(str(error))
+        for photo, seen in zip(photos, look(photos, columns, asked, request.normalisation), strict=True):
+            exhibit.add(photo, seen)
+    if not exhibit.items:
+        raise DataError("no picture could be read: " + "; ".join(skipped[:3]))
+    exhibit.write_page(source)
+    if request.npz:
+        exhibit.write_maps()
+    left_out = f"\n{len(skipped)} unreadable pictures left out: " + "; ".join(skipped) if skipped else ""
+    return f"{len(exhibit.items)} pictures, {len(columns)} columns, {exhibit.overlays} overlays{left_out}"

@@ -1,0 +1,118 @@
+"""What `visualize` writes: an overlay for each picture, column and class, the gallery page, and the raw maps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, thumbnail
+from attnbias.methods.engine.look import Column, Photo, Seen
+from attnbias.methods.engine.overlay import DrawnBox, draw, published_overlay
+
+GALLERY, OVERLAYS, MAPS = "gallery.html", "overlays", "maps.npz"
+
+SMALLEST = 224
+"""Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
+
+
+class Exhibit:
+    """Collects pictures as they are looked at; overlays are written at once, the page and the maps at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[Column],
+        rule: str,
+        *,
+        style: Literal["blend", "published"] = "blend",
+        opacity: float = 0.7,
+        boxes: bool = True,
+        contour: bool = False,
+    ) -> None:
+        self.folder, self.columns, self.rule = folder, columns, rule
+        self.style, self.opacity, self.boxes, self.contour = style, opacity, boxes, contour
+        self.items: list[GalleryItem] = []
+        self.overlays = 0
+        self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
+
+    def add(self, photo: Photo, seen: Seen) -> None:
+        """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, and keep the rest for the end."""
+        place = len(self.items)
+        scale = max(1.0, SMALLEST / min(photo.picture.size))
+        width, height = (round(scale * side) for side in photo.picture.size)
+        picture = photo.picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else photo.picture
+        for column, view, raw, entries in zip(self.columns, seen.views, seen.raw, self._raw, strict=True):
+            target = self.folder / OVERLAYS / (file_name(column.name) if len(self.columns) > 1 else "")
+            target.mkdir(parents=True, exist_ok=True)
+            for label, heat in view.maps.items():
+                name = column.loaded.classes[label]
+                if self.style == "published":
+                    published = published_overlay(np.asarray(photo.picture), raw[label], (224, 224))
+                    drawn = Image.fromarray(published.overlay)
+                else:
+                    corners = [_corners(box[1:], picture) for box in photo.boxes if self.boxes and box.label == label]
+                    x, y, right, bottom = _corners(view.frame, picture)
+                    drawn = draw(
+                        picture,
+                        heat,
+                        frame=(x, y, right - x, bottom - y),
+                        opacity=self.opacity,
+                        contour=self.contour,
+                        boxes=[DrawnBox(*corner, name) for corner in corners],
+                    )
+                drawn.save(target / f"{place:04d}_{file_name(Path(photo.name).stem)}.{file_name(name)}.png")
+                self.overlays += 1
+                entries.append((place, label, raw[label]))
+        small = thumbnail(photo.picture)
+        self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
+
+    def write_page(self, source: str) -> None:
+        """Write gallery.html; `source` says where the pictures come from."""
+        names = [column.loaded.method.name.upper() for column in self.columns]
+        page = GalleryPage(
+            title=f"Where {' and '.join(dict.fromkeys(names))} look{'s' if len(set(names)) == 1 else ''}",
+            source=source,
+            date=date.today().isoformat(),
+            classes=self.columns[0].loaded.classes,
+            runs=tuple(column.describe(self.rule) for column in self.columns),
+            items=tuple(self.items),
+            opacity=self.opacity,
+            boxes=self.boxes,
+        )
+        (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
+
+    def write_maps(self) -> None:
+        """Write maps.npz: maps as the methods give them, one table for each column k.
+
+        `maps_k` (M, h, w) float32, `picture_k` and `class_k` (M,) say of what; `frame_k` (N, 4) says which part of
+        each picture the maps cover (x, y, width, height as shares). `pictures`, `classes`, `columns` are the names.
+        """
+        arrays: dict[str, Any] = {
+            "pictures": np.array([item.name for item in self.items]),
+            "classes": np.array(self.columns[0].loaded.classes),
+            "columns": np.array([column.name for column in self.columns]),
+        }
+        for place, entries in enumerate(self._raw):
+            pictures, labels, maps = zip(*entries, strict=True)
+            arrays[f"picture_{place}"], arrays[f"class_{place}"] = np.array(pictures), np.array(labels)
+            arrays[f"maps_{place}"] = np.stack(maps)
+            arrays[f"frame_{place}"] = np.array([item.views[place].frame for item in self.items])
+        np.savez_compressed(self.folder / MAPS, **arrays)
+
+
+def file_name(text: str) -> str:
+    """Replace what a file system may not take."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def _corners(shares: tuple[float, ...], picture: Image.Image) -> tuple[float, float, float, float]:
+    """Shares (x, y, width, height) of a picture -> corners x1, y1, x2, y2 in its pixels."""
+    x, y, w, h = shares
+    return x * picture.width, y * picture.height, (x + w) * picture.width, (y + h) * picture.height
