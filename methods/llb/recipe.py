@@ -51,6 +51,7 @@ class LLBRecipe(Recipe):
     randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
     epochs: int = option(70, "Passes over the training split.", "Training", ge=1)
     batch_size: int = option(512, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
+    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
     optimizer: Literal["sgd", "adam", "adamw"] = option(
         "adam", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
     )
@@ -136,7 +137,7 @@ class LLBRecipe(Recipe):
 README = "README of the published program"
 PROGRAM = "options of the published program"
 BACKBONES = {("mae", "base"): 83.664, ("mae", "large"): 85.952, ("swag", "base"): 85.29, ("swag", "large"): 88.07}
-DATASETS = {"imagenet": "imagenet", "places365": "places", "inaturalist2018": "inat"}
+DATASETS = {"imagenet": "imagenet", "places365": "places", "inat2018": "inat"}
 
 
 def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:

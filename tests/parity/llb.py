@@ -5,6 +5,7 @@
 import re
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from golden_case import Golden
 from PIL import Image
 from torch import Tensor, nn
 
+from attnbias.data.class_folders import read_class_folders
+from attnbias.data.inaturalist import read_inaturalist
 from attnbias.methods.engine.measures import top_accuracy
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.recipe import revise
@@ -376,6 +379,39 @@ def console(case: Golden) -> dict[str, Any]:
     }
 
 
+def index(case: Golden) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for path in case.config["image_files"]:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).touch()
+        for names, content in case.inputs.items():
+            for name in names.split(" and "):
+                (root / name).write_text(content)
+
+        def run(name: str) -> Any:
+            dataset, split = name.split()[0].split("/")
+            if name.endswith("val is None"):
+                return True  # the program knows no split "val"; ours calls what it tests on so
+            if dataset != "inaturalist2018":
+                if split == "val":
+                    return None
+                split = "val" if split == "test" else split
+                found = read_class_folders(root / split)
+                return {
+                    "class_to_idx": {name: label for label, name in enumerate(found.classes)},
+                    "samples": [[f"{split}/{record.path}", record.target] for record in found.records],
+                    "len": len(found.records),
+                }
+            found = read_inaturalist(root, split)
+            # Without annotations the program labels every picture 0; ours -1, which no training accepts.
+            labels = [max(record.target, 0) for record in found.records]
+            samples = [[record.path, label] for record, label in zip(found.records, labels, strict=True)]
+            return {"samples": samples, "num_classes_attribute": len(set(labels)), "len": len(found.records)}
+
+        return {name: run(name) for name in case.outputs}
+
+
 def tolerance(case: Golden, output: str) -> Tolerance | None:
     """What a trajectory says in words: final parameters within 2e-5 on nine tenths of the probes."""
     if output == "final_params":
@@ -393,4 +429,5 @@ RUNNERS = {
     "swag": position_embedding,
     "visual": visual,
     "metrics": metrics,
+    "index": index,
 }
