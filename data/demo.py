@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
-import shutil
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from attnbias.data.atomic import replacing
 from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
-from attnbias.data.index import Index
-from attnbias.data.prepare import Options, Reading, standing, write_text
-from attnbias.data.prepared import MANIFEST
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import Options, Reading, discard, standing
 from attnbias.data.registry import DatasetFacts
 
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
@@ -253,16 +252,15 @@ def draw(folder: Path, split: str, number: int, settings: Settings) -> dict[str,
         folder: where images/SPLIT/ stands.
         number: the picture's place in the split, from 0.
     """
-    rng = np.random.default_rng([settings.seed, zlib.crc32(split.encode()), number])
+    rng = _generator(split, number, settings)
     preset = PRESETS[settings.preset]
     scene = plan(split, preset, settings.single, rng)
     pool = np.arange(TRAIN_DIGITS) if split == "train" else np.arange(TRAIN_DIGITS, len(_digits()[1]))
     picture, placed = render(scene, pool, preset, settings.size, rng)
-    file = f"{split}_{number:06d}.jpg"
-    Image.fromarray(picture).save(folder / "images" / split / file, quality=90)
+    Image.fromarray(picture).save(folder / "images" / split / _file(split, number), quality=90)
     image = {
         "id": number + 1,
-        "file_name": file,
+        "file_name": _file(split, number),
         "width": settings.size,
         "height": settings.size,
         "context": list(CONTEXTS)[scene.context],
@@ -317,7 +315,8 @@ def generate(folder: Path, splits: Sequence[str], settings: Settings, options: O
             for future in futures:
                 entries += future.result()
                 options.progress("drawing scenes", done := done + len(future.result()), total)
-            write_text(folder / "annotations" / f"instances_{split}.json", _coco_file(split, entries, settings))
+            with replacing(folder / "annotations" / f"instances_{split}.json") as file:
+                file.write(_coco_file(split, entries, settings))
 
 
 def _coco_file(split: str, entries: Sequence[dict[str, Any]], settings: Settings) -> str:
@@ -347,11 +346,9 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     _check(settings)
     found = standing(folder, None, asdict(settings), options)
     if options.dry_run:
-        return Reading(_planned(facts, settings), settings=asdict(settings))
+        return Reading([_planned(facts, split, settings) for split in facts.splits], settings=asdict(settings))
     if not found or options.overwrite:
-        for old in (MANIFEST, "index", "annotations", "images"):
-            path = folder / old
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        discard(folder, "index", "annotations", "images")
         generate(folder, facts.splits, settings, options)
     return Reading([_read(facts, folder, split) for split in facts.splits], settings=asdict(settings))
 
@@ -365,9 +362,24 @@ def _read(facts: DatasetFacts, folder: Path, split: str) -> Index:
     return Index(index.dataset, split, facts.task, index.classes, index.root, records, annotations)
 
 
-def _planned(facts: DatasetFacts, settings: Settings) -> list[Index]:
-    """What would be made: indexes without records."""
-    return [Index(facts.name, split, facts.task, CLASSES, Path(), ()) for split in facts.splits]
+def _planned(facts: DatasetFacts, split: str, settings: Settings) -> Index:
+    """What would be made: every label and photograph, no boxes."""
+    count = settings.train if split == "train" else settings.eval
+    records = []
+    for number in range(count):
+        scene = plan(split, PRESETS[settings.preset], settings.single, _generator(split, number, settings))
+        several = tuple(int(digit in scene.digits) for digit in range(10))
+        target = scene.anchor if settings.single else several
+        records.append(Record(_file(split, number), target, group=list(CONTEXTS)[scene.context]))
+    return Index(facts.name, split, facts.task, CLASSES, Path(), tuple(records))
+
+
+def _generator(split: str, number: int, settings: Settings) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, zlib.crc32(split.encode()), number])
+
+
+def _file(split: str, number: int) -> str:
+    return f"{split}_{number:06d}.jpg"
 
 
 def _check(settings: Settings) -> None:

@@ -7,11 +7,11 @@ nothing else. Label values: 1 positive, 0 negative, -1 unknown (VOC difficult, W
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 
 FORMAT = 1
@@ -69,15 +69,10 @@ class Index:
             "root": _stored(self.root, home),
             "annotations": _stored(self.annotations, home) if self.annotations else None,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("w") as file:
+        with replacing(path) as file:
             file.write(json.dumps(header)[:-1] + ', "records": [\n')
             file.write(",\n".join(json.dumps(record) for record in self.records))
             file.write("\n]}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Index:

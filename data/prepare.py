@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_picture
@@ -80,8 +83,9 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
 
     warnings = list(reading.warnings)
     if not (options.dry_run and facts.acquisition == "generated"):
+        mend = f"run: attnbias prepare-data {name} --overwrite" if source is None else f"is {source} unpacked whole?"
         for index in reading.indexes:
-            check_pictures(index, options)
+            check_pictures(index, options, mend)
     splits = tuple(index.split for index in reading.indexes)
     if len(splits) == 1:
         warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
@@ -94,10 +98,13 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         settings=dict(reading.settings),
     )
     if not options.dry_run:
+        if is_ready(folder) and Prepared.read(folder) != prepared:
+            discard(folder, "index", "csra")
         for index in reading.indexes:
             index.write(index_path(folder, index.split))
         for file, text in reading.files.items():
-            write_text(folder / file, text)
+            with replacing(folder / file) as target:
+                target.write(text)
         prepared.write(folder)
     return Report(folder, prepared, reading.indexes, warnings)
 
@@ -115,8 +122,17 @@ def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], opt
         return prepared
     if options.overwrite or options.dry_run:
         return None
-    was = f"from {prepared.source}" if prepared.source else f"with {_listed(prepared.settings, settings)}"
+    was = f"from {prepared.source}" if prepared.source else f"with {_different(prepared.settings, settings)}"
     raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
+
+
+def discard(folder: Path, *parts: str) -> None:
+    """Remove the manifest, then these files and folders of a dataset's folder."""
+    for path in (folder / name for name in (MANIFEST, *parts)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
@@ -128,7 +144,7 @@ def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
     ]
 
 
-def check_pictures(index: Index, options: Options) -> None:
+def check_pictures(index: Index, options: Options, mend: str) -> None:
     """Check that every picture is there and, on `verify`, that every one decodes.
 
     Raises:
@@ -144,9 +160,7 @@ def check_pictures(index: Index, options: Options) -> None:
         if file not in listing[parent]:
             missing.append(path)
     if missing:
-        raise DataError(
-            _first_ten(f"split '{index.split}': {len(missing):,} of {len(paths):,} pictures are missing", missing)
-        )
+        raise DataError(f"{_listed(index, 'missing', missing, len(paths))}\n{mend}")
     if options.verify:
         broken = []
         with ThreadPoolExecutor(options.workers) as pool:  # Pillow decodes outside the interpreter lock
@@ -155,22 +169,17 @@ def check_pictures(index: Index, options: Options) -> None:
                 if reason:
                     broken.append(reason)
         if broken:
-            raise DataError(
-                _first_ten(f"split '{index.split}': {len(broken):,} of {len(paths):,} pictures are broken", broken)
-            )
+            raise DataError(f"{_listed(index, 'broken', broken, len(paths))}\n{mend}")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_existing(paths: Sequence[Path]) -> Path | None:
     """The first of the paths that exists."""
     return next((path for path in paths if path.exists()), None)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
@@ -195,12 +204,15 @@ def _broken(path: str) -> str:
     return ""
 
 
-def _first_ten(what: str, items: Sequence[str]) -> str:
+def _listed(index: Index, fault: str, items: Sequence[str], total: int) -> str:
+    """How many pictures have the fault, and the first ten of them."""
     more = f"\n  and {len(items) - 10:,} more" if len(items) > 10 else ""
-    return f"{what}:\n  " + "\n  ".join(items[:10]) + more
+    return (
+        f"split '{index.split}': {len(items):,} of {total:,} pictures are {fault}:\n  " + "\n  ".join(items[:10]) + more
+    )
 
 
-def _listed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, as they were."""
     different = {name: value for name, value in before.items() if now.get(name) != value}
     return ", ".join(f"{name} {value}" for name, value in different.items()) or MANIFEST

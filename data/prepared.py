@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 
@@ -38,10 +39,8 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """Write the manifest atomically."""
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{MANIFEST}.{os.getpid()}.part"
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        part.replace(folder / MANIFEST)
+        with replacing(folder / MANIFEST) as file:
+            file.write(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Prepared:

@@ -2,7 +2,8 @@
 
 `tests/parity/METHOD.py` holds RUNNERS: kind (the first word or words of a file's name) -> function that runs the
 product's code as the case says and returns every output. An optional `tolerance(golden, output)` there says what a
-case states in prose; an optional NOT_OWED holds outputs that are no promise of ours, with the reason. Files below a folder called `records` are facts to read: no test is owed to them.
+case states in prose; an optional NOT_OWED holds outputs that are no promise of ours, with the reason. Files below a
+folder called `records` are facts to read: no test is owed to them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""`attnbias prepare-data`: check a dataset, write its index, say what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attnbias.data.registry import DATASETS, dataset_folder
+from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from attnbias.data.prepare import Progress, Report
+
+DEMO = "Demo sets"
+
+
+def _names(incomplete: str) -> list[tuple[str, str]]:
+    return [(name, facts.title) for name, facts in DATASETS.items() if name.startswith(incomplete)]
+
+
+def prepare_data(
+    name: Annotated[str, typer.Argument(help="Dataset: see attnbias list datasets.", autocompletion=_names)],
+    source: Annotated[Path | None, typer.Option(help="Folder that holds the dataset's official files.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where prepared datasets stand.", show_default="$ATTNBIAS_DATA, else ./datasets")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode every picture and name the broken ones.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what was prepared from another source or settings.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check; write nothing.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes that make or decode pictures.", min=1)] = None,
+    preset: Annotated[
+        Literal["easy", "medium", "hard"] | None,
+        typer.Option(help="How strong the bias is.", show_default="medium", rich_help_panel=DEMO),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels a side.", show_default="64", min=32, rich_help_panel=DEMO)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every scene.", show_default="0", min=0, rich_help_panel=DEMO)
+    ] = None,
+    train: Annotated[
+        int | None, typer.Option(help="Training pictures.", show_default="3000", min=1, rich_help_panel=DEMO)
+    ] = None,
+    evaluation: Annotated[
+        int | None,
+        typer.Option("--eval", help="Pictures of each other split.", show_default="400", min=1, rich_help_panel=DEMO),
+    ] = None,
+) -> None:
+    """Check a dataset, write its index files, and show what is in it.
+
+    Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
+    typed = {"preset": preset, "size": size, "seed": seed, "train": train, "eval": evaluation}
+    settings = {option: value for option, value in typed.items() if value is not None}
+    if DATASETS[name].acquisition == "generated" and source is not None:
+        raise UsageError(f"'{name}' is made on the spot: it takes no --source")
+    if DATASETS[name].acquisition != "generated" and settings:
+        raise UsageError(
+            f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
+        )
+
+    from attnbias.data.prepare import Options, available_cores, prepare
+
+    with _progress() as progress:
+        options = Options(
+            verify=verify,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            workers=workers or available_cores(),
+            settings=settings,
+            progress=progress,
+        )
+        try:
+            report = prepare(name, source, root, options)
+        except OSError as error:
+            raise RunError(f"{error.filename or dataset_folder(name, root)}: {error.strerror or error}") from None
+    _show(report, dry_run)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield advance
+
+
+def _show(report: Report, dry_run: bool) -> None:
+    """The table of what is in each split, the strongest co-occurrences, warnings, and what to do next."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from attnbias.data.summary import summarize
+
+    console, name = Console(highlight=False), report.prepared.dataset
+    summaries = [summarize(index) for index in report.indexes]
+    console.print(f"{DATASETS[name].title}: {len(report.indexes[0].classes)} classes")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("split", no_wrap=True)
+    table.add_column("role")
+    for column in ("pictures", "samples", "labels", "boxes", "no label", "absent classes"):
+        table.add_column(column, justify="right")
+    for summary in summaries:
+        roles = [role for role, split in report.prepared.roles.items() if split == summary.split]
+        figures = (summary.pictures, summary.samples, summary.labels, summary.boxes, summary.unlabelled)
+        table.add_row(summary.split, ", ".join(roles), *(f"{n:,}" for n in (*figures, len(summary.absent))))
+    console.print(table)
+    for summary in summaries:
+        if summary.absent:
+            console.print(f"never in {summary.split}: {', '.join(summary.absent)}")
+    train = next(summary for summary in summaries if summary.split == report.prepared.roles["train"])
+    if train.pairs:
+        console.print(f"strongest co-occurrences in {train.split}:")
+    for pair in train.pairs:
+        console.print(
+            f"  {pair.first} + {pair.second}: {pair.given_first:.0%} of {pair.first}, "
+            f"{pair.given_second:.0%} of {pair.second} (phi {pair.correlation:.2f})"
+        )
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if dry_run:
+        typer.echo(f"dry run: nothing was written to {report.folder}")
+    else:
+        typer.echo(f"{name} is ready in {report.folder}")
