@@ -1,0 +1,64 @@
+"""The published program's parameter names -> ours, and what weights tell about their model.
+
+Published: a flat list, torchvision's or timm's names beside classifier.multi_head.{k}.head.weight (C, d, 1, 1).
+Ours: backbone.NAME (backbone.model.NAME for timm's networks) and classifier.weight (heads, C, d).
+"""
+
+from __future__ import annotations
+
+import re
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HEAD = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight")
+
+RESNETS = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+"""(bottleneck blocks?, blocks of each stage) -> name."""
+
+VITS = {(768, 12, 16): "vit_b16", (1024, 24, 16): "vit_l16"}
+"""(width, blocks, patch) -> name."""
+
+
+def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Translate a published state dict; one without CSRA's heads comes back unchanged."""
+    heads = {int(match[1]): value for name, value in state.items() if (match := HEAD.fullmatch(name))}
+    if not heads:
+        return state
+    prefix = "backbone.model." if "pos_embed" in state else "backbone."
+    converted = {f"{prefix}{name}": value for name, value in state.items() if not HEAD.fullmatch(name)}
+    converted["classifier.weight"] = torch.stack([heads[k].flatten(1) for k in sorted(heads)])
+    return converted
+
+
+def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Read backbone, heads and classes off converted weights; {} where they are not CSRA's. `lam` cannot be told."""
+    weight = state.get("classifier.weight")
+    backbone = _resnet(state) or _vit(state)
+    if weight is None or weight.ndim != 3 or not backbone:
+        return {}
+    return {**backbone, "num_heads": len(weight), "num_classes": weight.shape[1]}
+
+
+def _resnet(state: dict[str, Tensor]) -> dict[str, Any]:
+    blocks = [{n.split(".")[2] for n in state if n.startswith(f"backbone.layer{stage}.")} for stage in (1, 2, 3, 4)]
+    shape = ("backbone.layer1.0.conv3.weight" in state, tuple(len(names) for names in blocks))
+    return {"backbone": RESNETS[shape]} if shape in RESNETS else {}
+
+
+def _vit(state: dict[str, Tensor]) -> dict[str, Any]:
+    if "backbone.model.pos_embed" not in state:
+        return {}
+    _, tokens, width = state["backbone.model.pos_embed"].shape
+    patch = state["backbone.model.patch_embed.proj.weight"].shape[-1]
+    blocks = {name.split(".")[3] for name in state if name.startswith("backbone.model.blocks.")}
+    name = VITS.get((width, len(blocks), patch))
+    return {"backbone": name, "position_size": isqrt(tokens - 1) * patch} if name else {}

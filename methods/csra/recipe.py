@@ -1,0 +1,167 @@
+"""CSRA's recipe: its fields, its learning-rate schedule, and a named recipe for each number of the paper's table."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from attnbias.methods.engine.method import Schedule
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import one_cycle
+
+MAX = 99.0
+"""The temperature that stands for infinity, as in the published program: the maximum over locations."""
+
+TEMPERATURES: dict[int, tuple[float, ...]] = {
+    1: (1,),
+    2: (1, MAX),
+    4: (1, 2, 4, MAX),
+    6: (1, 2, 3, 4, 5, MAX),
+    8: (1, 2, 3, 4, 5, 6, 7, MAX),
+}
+"""Heads -> their temperatures: those of the published program, which knows no other numbers of heads."""
+
+
+class CSRARecipe(Recipe):
+    """CSRA's fields. The defaults are those of ResNet-101 on MS-COCO."""
+
+    drop_unlabelled: bool = option(True, "Leave out pictures without any positive label, in every split.", "Data")
+    unknown_in_f1: Literal["negative", "ignore"] = option(
+        "ignore", "Unknown labels in precision, recall and F1; the program counts WIDER's as negative there.", "Data"
+    )
+    flip: bool = option(True, "Mirror training pictures with probability one half.", "Data")
+    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of pictures.", "Data")
+    color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training pictures.", "Data")
+    shift: int = option(0, "Shift training pictures by up to this many pixels.", "Data", ge=0)
+
+    backbone: str = option(
+        "resnet101", "Feature extractor: tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet50."
+    )
+    position_size: int | None = option(
+        None, "Input size that a ViT's position embedding is made for (none: image_size); it is resampled for others."
+    )
+    num_heads: Literal[1, 2, 4, 6, 8] = option(4, "Attention heads; decides their temperatures.")
+    temperatures: tuple[float, ...] | None = option(
+        None, "Temperatures of the heads, in place of the paper's for num_heads; 99 or inf is the maximum."
+    )
+    lam: float = option(0.5, "Weight of the attended score beside the average one; 0 is the plain counterpart.")
+
+    scheduler: Literal["step", "onecycle"] = option(
+        "step", "step: linear warm-up, then decays by gamma (the paper); or one cosine up and down.", "Training"
+    )
+    head_lr_scale: float = option(10, "Learning rate of the heads over that of the backbone.", "Training", gt=0)
+    warmup_epochs: int = option(2, "Epochs of linear warm-up from 0, step by step.", "Training", ge=0)
+    decay_epochs: int = option(5, "Epochs between decays of the learning rate.", "Training", ge=1)
+    gamma: float = option(0.1, "Factor of each decay.", "Training", gt=0, le=1)
+
+    @field_validator("temperatures")
+    @classmethod
+    def _ascending(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        """Heads are exchangeable, so their order is settled here: the maximum comes last."""
+        if values is None:
+            return None
+        if not values or min(values) <= 0:
+            raise ValueError("expected positive numbers, such as 1,2,4,99")
+        return tuple(sorted(MAX if value == inf else value for value in values))
+
+    @property
+    def head_temperatures(self) -> tuple[float, ...]:
+        """The temperatures in force, ascending."""
+        return self.temperatures or TEMPERATURES[self.num_heads]
+
+
+def step_decay(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
+    """The published program's warm-up and step decay, as a function of the step alone.
+
+    The two interplay: a decay that falls into the warm-up holds for one step, then the warm-up overwrites it, and it
+    is lost. A decay at the very end of the warm-up counts.
+    """
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    # The program's formula; the first full rate is therefore a hair below the base rate.
+    height = warmup / (warmup + 1e-8) if warmup else 1.0
+    lost = max(0, (recipe.warmup_epochs - 1) // recipe.decay_epochs)
+
+    def settings(step: int) -> dict[str, float]:
+        finished, within = divmod(step, steps_per_epoch)
+        if step >= warmup:
+            return {"lr": height * recipe.gamma ** (finished // recipe.decay_epochs - lost)}
+        decayed = within == 0 and finished > 0 and finished % recipe.decay_epochs == 0
+        return {"lr": step / (warmup + 1e-8) * (recipe.gamma if decayed else 1.0)}
+
+    return settings
+
+
+def learning_rate(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
+    """The schedule that the recipe asks for."""
+    if recipe.scheduler == "onecycle":
+        return one_cycle(recipe.epochs * steps_per_epoch, pct_start=0.3)
+    return step_decay(recipe, steps_per_epoch)
+
+
+# Named recipes --------------------------------------------------------------------------------------------------------
+
+TABLE = "README of the published program, table of results"
+IMAGENET = "starts from torchvision's IMAGENET1K_V1 weights (--backbone-weights)"
+CUTMIX = "starts from the authors' ResNet-101 trained with CutMix (--backbone-weights)"
+JX = "starts from timm's ImageNet-21k weights of the v0.1-vitjx release (--backbone-weights)"
+VIT_COCO = (
+    f"{JX}; the published program cannot build a ViT at 448 pixels, and gives neither lam nor the normalisation: "
+    "those here are its ViT defaults"
+)
+
+COCO: dict[str, Any] = {}
+VOC07: dict[str, Any] = {"dataset": "voc07", "drop_unlabelled": False, "num_heads": 1, "lam": 0.1, "decay_epochs": 4}
+WIDER: dict[str, Any] = {
+    "dataset": "wider",
+    "drop_unlabelled": False,
+    "unknown_in_f1": "negative",
+    "image_size": 224,
+    "position_size": 224,
+    "normalize": "half",
+    "resized_crop": False,
+    "num_heads": 1,
+    "lam": 0.3,
+}
+VIT_L_448: dict[str, Any] = {"backbone": "vit_l16", "position_size": 448, "num_heads": 8, "lam": 0.3}
+
+# The demonstration: the built-in set, for two CPU cores and a few minutes.
+DEMO: dict[str, Any] = {
+    "drop_unlabelled": False,
+    "image_size": 64,
+    "flip": False,
+    "resized_crop": False,
+    "shift": 6,
+    "epochs": 16,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "lr": 4e-3,
+    "weight_decay": 1e-2,
+    "scheduler": "onecycle",
+    "head_lr_scale": 1.0,
+    "backbone": "tiny",
+}
+
+
+def _published(mAP: float, note: str, **fields: Any) -> NamedRecipe:
+    return NamedRecipe(CSRARecipe(**fields), TABLE, {"mAP": mAP}, note)
+
+
+RECIPES: dict[str, NamedRecipe] = {
+    "coco-resnet101": _published(
+        83.3, f"{IMAGENET}; the README's heading says 4 heads where its printed command says 6", **COCO
+    ),
+    "coco-resnetcut": _published(85.6, CUTMIX, **COCO, num_heads=6, lam=0.4),
+    "coco-vitl": _published(86.5, VIT_COCO, **COCO, **VIT_L_448),
+    "coco-vitl-v2": _published(86.9, f"second version, not described; {VIT_COCO}", **COCO, **VIT_L_448),
+    "voc07-resnet101": _published(94.7, IMAGENET, **VOC07),
+    "voc07-resnetcut": _published(95.2, CUTMIX, **VOC07),
+    "voc07-resnetcut-extra": _published(96.8, f"{CUTMIX}; trained with extra data, not described", **VOC07),
+    "wider-vitb": _published(89.0, JX, **WIDER, backbone="vit_b16"),
+    "wider-vitl": _published(90.2, JX, **WIDER, backbone="vit_l16"),
+    **{
+        name: NamedRecipe(CSRARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
+        for name in ("demo", "demo-single")
+    },
+}
