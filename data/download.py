@@ -64,7 +64,7 @@ def fetch(
         DataError: no room, no connection, a file that is not what it should be, or another process at work here.
     """
     console = console or Console(stderr=True)
-    with _only_writer(folder), _progress(console) as progress:
+    with only_writer(folder), _progress(console) as progress:
         store = _Store(folder, progress, threading.Event())
         wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
         if wanted and offline:
@@ -97,7 +97,7 @@ def _together(
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system releases it however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"another process is fetching into {folder}; wait for it, or stop it") from None
+            raise DataError(f"another process is at work in {folder}; wait for it, or stop it") from None
         yield
 
 
