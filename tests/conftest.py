@@ -38,3 +38,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real pictures at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with small demo sets (72 training and 24 evaluation pictures a split)."""
+    from attnbias.data.prepare import Options, prepare
+
+    root = tmp_path_factory.mktemp("datasets")
+    for name in ("demo", "demo-single"):
+        prepare(name, None, root, Options(settings={"train": 72, "eval": 24}))
+    return root

@@ -320,7 +320,7 @@ class _Run:
             arrived.synchronize()
         _, bad = self.control.agree(int(not flag))
         if bad:
-            raise RunError(_non_finite(self, step, ids, float(loss)))
+            raise RunError(_non_finite(self, step, ids, float(loss.detach())))
         if recipe.clip_grad is not None:
             accelerator.clip_grad_norm_(self.wrapped.parameters(), recipe.clip_grad)
         self.optimizer.step()
