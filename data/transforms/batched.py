@@ -1,0 +1,76 @@
+"""Augmentation of small pictures in whole batches, on the device: uint8 pictures in, normalised float32 out.
+
+Pure tensor functions. Every draw is a hash of (seed, epoch, sample, number of the draw), so a sample is augmented alike
+whatever its batch, its process and the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# splitmix64 (Steele et al., OOPSLA 2014), its constants as signed 64-bit numbers: torch's int64 wraps around.
+_INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+
+
+def draw(seed: int, epoch: int | Tensor, samples: Tensor, number: int, high: int) -> Tensor:
+    """Integers in [0, high), one for each sample id (B,) int64; `number` tells a sample's draws apart."""
+    state = torch.full_like(samples, seed)
+    for word in (epoch, samples, number):
+        state = _mix(state + _INCREMENT) ^ word
+    return (_shifted(_mix(state + _INCREMENT), 32) * high) >> 32
+
+
+def _mix(state: Tensor) -> Tensor:
+    state = (state ^ _shifted(state, 30)) * _FIRST
+    state = (state ^ _shifted(state, 27)) * _SECOND
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(state: Tensor, bits: int) -> Tensor:
+    """Unsigned right shift."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def crop_flip(pictures: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """Crop `size` x `size` at each picture's own corner, mirrored where `flipped` (B,) says: (B, C, size, size)."""
+    place = torch.arange(size, device=pictures.device)
+    rows = tops[:, None] + place  # (B, size)
+    columns = lefts[:, None] + torch.where(flipped[:, None], size - 1 - place, place)
+    batch, channel = (torch.arange(count, device=pictures.device) for count in pictures.shape[:2])
+    return pictures[batch[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def normalize(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel."""
+    centre, spread = (torch.tensor(values, device=pictures.device).view(-1, 1, 1) for values in (mean, std))
+    return pictures.float().div_(255).sub_(centre).div_(spread)
+
+
+@dataclass(frozen=True)
+class BatchedTransform:
+    """The CIFAR programs' pipeline: a random crop of the picture in a black border, a flip, normalisation.
+
+    Without `size` it only normalises, which is the evaluation pipeline.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    seed: int = 0
+    size: int | None = None
+    padding: int = 0
+    flip: bool = False
+
+    def __call__(self, pictures: Tensor, samples: Tensor, epoch: int | Tensor) -> Tensor:
+        """Augment pictures (B, 3, H, W) uint8 of sample ids (B,) int64 as in this epoch (one, or one a sample)."""
+        if self.size is not None:
+            padded = F.pad(pictures, (self.padding,) * 4)
+            height, width = padded.shape[-2:]
+            tops = draw(self.seed, epoch, samples, 0, height - self.size + 1)
+            lefts = draw(self.seed, epoch, samples, 1, width - self.size + 1)
+            flipped = draw(self.seed, epoch, samples, 2, 2 if self.flip else 1) == 1
+            pictures = crop_flip(padded, tops, lefts, flipped, self.size)
+        return normalize(pictures, self.mean, self.std)
