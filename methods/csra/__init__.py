@@ -36,7 +36,7 @@ class ResidualAttention(Method):
         from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
         from attnbias.methods.engine.backbones import build_backbone
 
-        backbone = build_backbone(recipe.backbone, recipe.position_size or recipe.image_size)
+        backbone = build_backbone(recipe.backbone, recipe.image_size)
         heads = MultiHeadClassifier(backbone.num_features, num_classes, recipe.head_temperatures, recipe.lam)
         return CSRA(backbone, heads)
 
@@ -105,8 +105,14 @@ class ResidualAttention(Method):
 
         return convert(state)
 
+    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample a ViT's position embedding to the model's picture size: 224 and 448 pixels are published."""
+        from attnbias.methods.engine.backbones import fit_position_embedding
+
+        return fit_position_embedding(model.get_submodule("backbone"), state, "backbone.model.pos_embed")
+
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Tell backbone, heads, classes and a ViT's native input size from the weights."""
+        """Tell backbone, heads and classes from the weights."""
         from attnbias.methods.csra.convert import infer
 
         return infer(state)

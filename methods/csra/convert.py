@@ -7,7 +7,6 @@ Ours: backbone.NAME (backbone.model.NAME for timm's networks) and classifier.wei
 from __future__ import annotations
 
 import re
-from math import isqrt
 from typing import Any
 
 import torch
@@ -57,8 +56,8 @@ def _resnet(state: dict[str, Tensor]) -> dict[str, Any]:
 def _vit(state: dict[str, Tensor]) -> dict[str, Any]:
     if "backbone.model.pos_embed" not in state:
         return {}
-    _, tokens, width = state["backbone.model.pos_embed"].shape
+    width = state["backbone.model.pos_embed"].shape[-1]
     patch = state["backbone.model.patch_embed.proj.weight"].shape[-1]
     blocks = {name.split(".")[3] for name in state if name.startswith("backbone.model.blocks.")}
     name = VITS.get((width, len(blocks), patch))
-    return {"backbone": name, "position_size": isqrt(tokens - 1) * patch} if name else {}
+    return {"backbone": name} if name else {}

@@ -39,9 +39,6 @@ class CSRARecipe(Recipe):
     backbone: str = option(
         "resnet101", "Feature extractor: tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet50."
     )
-    position_size: int | None = option(
-        None, "Input size that a ViT's position embedding is made for (none: image_size); it is resampled for others."
-    )
     num_heads: Literal[1, 2, 4, 6, 8] = option(4, "Attention heads; decides their temperatures.")
     temperatures: tuple[float, ...] | None = option(
         None, "Temperatures of the heads, in place of the paper's for num_heads; 99 or inf is the maximum."
@@ -118,13 +115,12 @@ WIDER: dict[str, Any] = {
     "drop_unlabelled": False,
     "unknown_in_f1": "negative",
     "image_size": 224,
-    "position_size": 224,
     "normalize": "half",
     "resized_crop": False,
     "num_heads": 1,
     "lam": 0.3,
 }
-VIT_L_448: dict[str, Any] = {"backbone": "vit_l16", "position_size": 448, "num_heads": 8, "lam": 0.3}
+VIT_L_448: dict[str, Any] = {"backbone": "vit_l16", "num_heads": 8, "lam": 0.3}
 
 # The demonstration: the built-in set, for two CPU cores and a few minutes.
 DEMO: dict[str, Any] = {

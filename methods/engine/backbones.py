@@ -16,7 +16,6 @@ import timm
 import torch
 import torchvision
 from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -70,11 +69,9 @@ class TimmFeatures(nn.Module):
 
     @classmethod
     def of(cls, name: str, image_size: int) -> TimmFeatures:
-        """Build with fresh weights; a ViT resamples its position embedding, made for `image_size`, for other inputs."""
+        """Build with fresh weights, position embeddings made for `image_size`."""
         config = timm.get_pretrained_cfg(name)
         size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        if is_model_in_modules(name, ["vision_transformer", "deit"]):
-            size["dynamic_img_size"] = True
         return cls(timm.create_model(name, num_classes=0, global_pool="", **size))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -118,21 +115,29 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load published classification weights into a backbone, their classifier left out.
 
-    Takes torchvision's and timm's names, and those of Microsoft's Swin files. A ViT's position embedding for another
-    grid is resampled (bicubic, antialiased; the class token's is kept).
+    Takes torchvision's and timm's names, and those of Microsoft's Swin files; a ViT's position embedding for another
+    input size is resampled.
 
     Raises:
         WeightsError: a name lacks, is too many, or has another shape.
     """
     target: Any = backbone
     if isinstance(backbone, TimmFeatures):
-        target = backbone.model
-        state = swin_to_timm(state)
-        own, given = getattr(target, "pos_embed", None), state.get("pos_embed")
-        if own is not None and given is not None and own.shape != given.shape:
-            grid, prefix = target.patch_embed.grid_size, target.num_prefix_tokens
-            state = {**state, "pos_embed": resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
+        target, state = backbone.model, fit_position_embedding(backbone, swin_to_timm(state), "pos_embed")
     load_strict(target, {n: value for n, value in state.items() if n.split(".")[0] not in POOLING_AND_AFTER}, path)
+
+
+def fit_position_embedding(backbone: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Resample a ViT's position embedding, `name` in `state`, to the grid that the backbone was built for.
+
+    Bicubic, antialiased; the class token's is kept. States without it, or that fit, come back unchanged.
+    """
+    network: Any = getattr(backbone, "model", None)
+    given, own = state.get(name), getattr(network, "pos_embed", None)
+    if given is None or own is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
+        return state
+    grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
+    return {**state, name: resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
 
 
 def swin_to_timm(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
