@@ -125,8 +125,13 @@ def initial_weights(
         checkpoint = read_checkpoint(path, trust=trust)
         ours = _said(path, checkpoint.metadata, method) is not None
         state = method.fit_resolution(model, checkpoint.state if ours else method.convert(checkpoint.state))
-        if reset_head:
-            own = model.state_dict()
+        own = model.state_dict()
+        if not reset_head:
+            state = method.fit_classes(state, recipe)
+            if misshapen := match_state(own, state).misshapen:
+                hint = "for another number of classes add --reset-head"
+                raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
+        else:
             kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
             state = {**state, **{name: own[name] for name in kept}}
         _fit(model, state, path, method, checkpoint)

@@ -130,6 +130,10 @@ class Method(ABC):
         """Resize what depends on the picture's size, such as position embeddings, to what the model was built for."""
         return state
 
+    def fit_classes(self, state: dict[str, Tensor], recipe: Any) -> dict[str, Tensor]:
+        """Pick the classifiers of the recipe's classes out of weights that were trained on a set with more classes."""
+        return state
+
     def load_backbone(self, model: nn.Module, recipe: Any, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
         raise UsageError(f"method '{self.name}' takes no --backbone-weights")

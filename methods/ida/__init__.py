@@ -145,6 +145,12 @@ class InterventionalDualAttention(Method):
 
         return infer(state)
 
+    def fit_classes(self, state: dict[str, Tensor], recipe: IDARecipe) -> dict[str, Tensor]:
+        """Start VOC from a model of COCO: its 80 classes hold VOC's 20."""
+        from attnbias.methods.ida.convert import coco_to_voc
+
+        return coco_to_voc(state) if recipe.dataset == "voc07" else state
+
     def load_backbone(self, model: nn.Module, recipe: IDARecipe, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone from ImageNet weights of torchvision, timm or Microsoft's Swin release."""
         from attnbias.methods.engine.backbones import load_backbone

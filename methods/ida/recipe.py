@@ -142,8 +142,10 @@ def should_stop(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 README = "README of the published program"
 TABLE = "the paper's MS-COCO table, with the settings of the published program's README"
+RESNET = "starts from torchvision's ImageNet weights (--backbone-weights)"
+SWIN = "starts from the Swin authors' or timm's ImageNet-22k weights (--backbone-weights)"
 LOGS = "the program's two published logs reach 84.70 and 84.74, with averaged weights after 20 epochs"
-HALF = "cutout covers half the side, as 224 of 448 do; the settings of the paper's other sizes are not published"
+HALF = "cutout covers half the side, as 224 of 448 do: the paper's settings for this size are not published"
 
 Figures = tuple[float, float, float, float, float]
 """mAP, CF1, OF1, CF1@3, OF1@3 of the paper's table, in per cent."""
@@ -171,11 +173,16 @@ PAPER: dict[tuple[str, str], Figures] = {
 
 def _coco(size: str, head: str) -> NamedRecipe:
     published = (size, head) == ("resnet101-448", "heavy")
+    notes = [RESNET if size.startswith("resnet") else SWIN]
+    if SIZES[size]:
+        notes.append(HALF)
+    if published:
+        notes.append(LOGS)
     return NamedRecipe(
         recipe=IDARecipe(**SIZES[size], **HEADS[head]),
         source=README if published else TABLE,
         paper=dict(zip(("mAP", "CF1", "OF1", "CF1@3", "OF1@3"), PAPER[size, head], strict=True)),
-        note=LOGS if published else HALF if SIZES[size] else "",
+        note="; ".join(notes),
     )
 
 
@@ -189,6 +196,7 @@ DEMO: dict[str, Any] = {
     "drop_last": False,
     "optimizer": "adamw",
     "lr": 4e-3,
+    "weight_decay": 1e-2,
     "ema_decay": None,
     "patience": None,
     "amp": "no",
@@ -204,7 +212,7 @@ RECIPES: dict[str, NamedRecipe] = {
     "voc07-resnet101-448-heavy": NamedRecipe(
         IDARecipe(dataset="voc07"),
         README,
-        note="the README's settings on VOC 2007; no figure of the paper is at hand, its VOC table could not be read",
+        note=f"{RESNET}, or from a model of COCO (--load-from); the paper's table for VOC could not be read",
     ),
     **{
         name: NamedRecipe(IDARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
