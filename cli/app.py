@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from attnbias import __version__
+from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.listing import listing
 from attnbias.cli.prepare_data import prepare_data
@@ -49,6 +50,7 @@ app.command("prepare-data", no_args_is_help=True)(prepare_data)
 app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
+app.command("compare", no_args_is_help=True)(compare)
 app.add_typer(listing, name="list")
 
 

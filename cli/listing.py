@@ -36,13 +36,15 @@ def recipes(
     method: Annotated[
         str | None, typer.Argument(help="Only this method's.", autocompletion=lambda: list(METHODS))
     ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show sources and notes.")] = False,
 ) -> None:
     """Show the named recipes, with what the paper reports for each."""
-    table = _table("method", "recipe", "dataset", "paper reports", "source", "note")
+    table = _table("method", "recipe", "dataset", "paper reports", *(["source", "note"] if verbose else []))
     for name in [method] if method else METHODS:
         for title, named in get_method(name).recipes.items():
-            figures = ", ".join(f"{key} {value}" for key, value in named.paper.items())
-            table.add_row(name, title, named.recipe.dataset, figures, named.source, named.note)
+            figures = ", ".join(f"{key} {value}" for key, value in named.paper.items()) or "-"
+            words = [named.source, named.note] if verbose else []
+            table.add_row(name, title, named.recipe.dataset, figures, *words)
     Console().print(table)
 
 

@@ -20,8 +20,9 @@ UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`."""
 
 
-def _parser(inner: type, many: bool, optional: bool) -> Callable[[str], Any]:
-    """Read a field that is optional or a list: `none`, or comma-separated values."""
+def _parsed(inner: type, many: bool, optional: bool) -> tuple[Any, dict[str, Any]]:
+    """Typer's annotation and arguments for a field that is optional or a list: `none`, or comma-separated values."""
+    shape = f"{inner.__name__}{',...' if many else ''}{'|none' if optional else ''}"
 
     def read(text: str) -> Any:
         if optional and text.lower() == UNSET:
@@ -29,10 +30,9 @@ def _parser(inner: type, many: bool, optional: bool) -> Callable[[str], Any]:
         try:
             return tuple(inner(part) for part in text.split(",")) if many else inner(text)
         except ValueError:
-            raise typer.BadParameter(f"'{text}' is not {read.__name__}") from None
+            raise typer.BadParameter(f"'{text}' is not {shape}") from None
 
-    read.__name__ = f"{inner.__name__}{',...' if many else ''}{'|none' if optional else ''}"
-    return read
+    return Any, {"parser": read, "metavar": f"<{shape}>"}
 
 
 def recipe_parameters(method: Method) -> list[inspect.Parameter]:
@@ -71,11 +71,11 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
         choices = get_args(annotation)
         if isinstance(choices[0], str):
             return (Literal[(*choices, UNSET)] if optional else annotation), {}
-        return Any, {"parser": _parser(type(choices[0]), False, optional)}
+        return _parsed(type(choices[0]), False, optional)
     if get_origin(annotation) is tuple:
-        return Any, {"parser": _parser(get_args(annotation)[0], True, optional)}
+        return _parsed(get_args(annotation)[0], True, optional)
     if optional:
-        return Any, {"parser": _parser(annotation, False, True)}
+        return _parsed(annotation, False, True)
     return annotation, {}
 
 

@@ -32,8 +32,8 @@ def attnbias(*arguments: Any, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def train(out: Path, root: Path, *more: Any, recipe: str = "demo") -> list[Any]:
-    return ["train", "csra", "--recipe", recipe, *TINY, "--out", out, "--data-root", root, *RUN, *more]
+def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any]:
+    return ["train", "csra", "--recipe", "demo", "--backbone", backbone, *TINY, "--out", out, "--data-root", root, *RUN, *more]
 
 
 def children_of(process: subprocess.Popen[bytes]) -> list[int]:
@@ -175,7 +175,7 @@ def test_training_losses_do_not_depend_on_the_number_of_processes(demo_root: Pat
     losses = []
     for cut in (["--processes", 1], ["--processes", 2], ["--processes", 2, "--accumulation", 2]):
         out = tmp_path / "-".join(map(str, cut))
-        attnbias(*train(out, demo_root, *cut, recipe="demo-vit"))
+        attnbias(*train(out, demo_root, *cut, backbone="test_vit"))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if line["split"] == "train"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
