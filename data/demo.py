@@ -13,10 +13,10 @@ import gzip
 import json
 import multiprocessing
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -292,31 +292,42 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def _draw_chunk(folder: Path, split: str, numbers: range, settings: Settings) -> list[dict[str, Any]]:
-    return [draw(folder, split, number, settings) for number in numbers]
-
-
 def generate(folder: Path, splits: Sequence[str], settings: Settings, options: Options) -> None:
     """Make all pictures and annotation files of the set below `folder`."""
     counts = {split: settings.train if split == "train" else settings.eval for split in splits}
-    total, done = sum(counts.values()), 0
+    chunks = [
+        (split, range(start, min(start + 100, count)))
+        for split, count in counts.items()
+        for start in range(0, count, 100)
+    ]
     for split in splits:
         (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        chunks = {
-            split: [
-                pool.submit(_draw_chunk, folder, split, range(start, min(start + 100, count)), settings)
-                for start in range(0, count, 100)
-            ]
-            for split, count in counts.items()
-        }
-        for split, futures in chunks.items():
-            entries = []
-            for future in futures:
-                entries += future.result()
-                options.progress("drawing scenes", done := done + len(future.result()), total)
-            with replacing(folder / "annotations" / f"instances_{split}.json") as file:
-                file.write(_coco_file(split, entries, settings))
+    entries: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
+    for done, ((split, _), drawn) in enumerate(
+        zip(chunks, _drawn(chunks, folder, settings, options.workers), strict=True)
+    ):
+        entries[split] += drawn
+        options.progress("drawing scenes", done + 1, len(chunks))
+    for split in splits:
+        with replacing(folder / "annotations" / f"instances_{split}.json") as file:
+            file.write(_coco_file(split, entries[split], settings))
+
+
+def _drawn(
+    chunks: Sequence[tuple[str, range]], folder: Path, settings: Settings, workers: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The entries of each chunk in order, drawn here or by several processes."""
+    draw_chunk = partial(_draw_chunk, folder=folder, settings=settings)
+    if workers == 1:
+        yield from map(draw_chunk, chunks)
+    else:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(draw_chunk, chunks)
+
+
+def _draw_chunk(chunk: tuple[str, range], folder: Path, settings: Settings) -> list[dict[str, Any]]:
+    split, numbers = chunk
+    return [draw(folder, split, number, settings) for number in numbers]
 
 
 def _coco_file(split: str, entries: Sequence[dict[str, Any]], settings: Settings) -> str:
