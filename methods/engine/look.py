@@ -57,7 +57,7 @@ class Column:
             words = method.maps.get(self.kind, "")
         return GalleryRun(
             name=self.name,
-            method=f"{method.title} ({method.paper})",
+            method=f"{method.title}. {method.paper}",
             checkpoint=self.loaded.source,
             map=f"{self.kind}: {words}" + ("" if self.head is None else f", head {self.head}"),
             normalisation=f"{rule}: {RULES[rule]}",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attnbias.methods.engine.overlay import published_overlay
 from golden_case import Golden
+
+from attnbias.methods.engine.overlay import published_overlay
 
 
 def _vis(case: Golden) -> dict[str, Any]:
