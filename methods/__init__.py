@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.method import Method
 
 METHODS: dict[str, str] = {
+    "absvit": "attnbias.methods.absvit",
     "csra": "attnbias.methods.csra",
     "ida": "attnbias.methods.ida",
     "llb": "attnbias.methods.llb",

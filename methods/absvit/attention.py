@@ -1,0 +1,158 @@
+"""Where AbSViT looks: the program's feature-norm maps, steered by the prompt or by a class, and attention rollout.
+
+Legend: B images, K classes, N patches, T tokens (the class token first), C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice, repeat
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from attnbias.data.transforms.basic import normalization
+from attnbias.methods.absvit.model import AbSViT
+from attnbias.methods.engine.errors import UsageError
+
+CLASS_GAIN = 40.0
+"""Strength of the feedback when a class steers, in the program's demo."""
+SKIPPED_BLOCKS = 3
+"""Last blocks that the program's maps leave out."""
+SEQUENCES = 64
+"""Steered passes that run at a time, one for each picture and class."""
+
+
+@torch.no_grad()
+def attention_maps(
+    model: VisionTransformer, images: Tensor, classes: Tensor, kind: str, head: int | None = None
+) -> Tensor:
+    """Compute maps (B, K, h, w) of one kind of the method's `maps`.
+
+    `classes` is (K,) or (B, K) int64. Only steered and class-mask differ between classes. `head` is for rollout.
+
+    Raises:
+        UsageError: a kind that needs the second pass of a plain ViT, or a head that does not exist.
+    """
+    heads = cast(Attention, model.blocks[0].attn).num_heads
+    if head is not None and (kind != "rollout" or not 0 <= head < heads):
+        raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
+    classes = classes.to(images.device).expand(len(images), -1)  # (B, K)
+    patches = model.patch_embed(images)
+    match kind:
+        case "bottom-up":
+            values = top_of_range(feature_norms(model, patches))[:, None]
+        case "prompt":
+            values = top_of_range(feature_norms(model, patches, evaluated_feedback(model, patches)))[:, None]
+        case "rollout":
+            values = rollout(model, patches, evaluated_feedback(model, patches), head)[:, None]
+        case _ if not isinstance(model, AbSViT):
+            raise UsageError(f"--map {kind} needs the second pass; a plain ViT has prompt, bottom-up, rollout, gradcam")
+        case "steered":
+            values = top_of_range(steered_norms(model, patches, classes))
+        case "class-mask":
+            values = class_masks(model, model.encode(patches), classes)
+        case _:
+            values = top_of_range(model.prior_mask(model.encode(patches))[:, None, model.num_prefix_tokens :, 0])
+    grid = model.patch_embed.dynamic_feat_size(images.shape[-2:])
+    return values.float().expand(-1, classes.shape[1], -1).unflatten(-1, grid)  # (B, K, N) -> (B, K, h, w)
+
+
+# The program's maps ---------------------------------------------------------------------------------------------------
+
+
+def residual_stream(
+    model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Yield the input of the first block, then the output of each block, (B, T, C)."""
+    x = model._pos_embed(patches)
+    yield x
+    for block, topdown in zip(model.blocks, repeat(None) if feedback is None else feedback, strict=False):
+        x = block(x) if topdown is None else block(x, topdown=topdown)
+        yield x
+
+
+def feature_norms(model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Tensor:
+    """L2 norm over channels of each patch token (B, N), as the last three blocks receive it.
+
+    The program calls this attention; it is no softmax weight. "rollout" is made of those.
+    """
+    place = len(model.blocks) - SKIPPED_BLOCKS
+    x = next(islice(residual_stream(model, patches, feedback), place, None))
+    return x[:, model.num_prefix_tokens :].float().norm(dim=-1)
+
+
+def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Tensor] | None:
+    """The signals of the pass that classifies; a plain ViT has none."""
+    return model.feedback(model.weighted(model.encode(patches))) if isinstance(model, AbSViT) else None
+
+
+def steered_norms(model: AbSViT, patches: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
+    """Feature norms (B, K, N) of a second pass for each class (B, K), steered by the head's row of that class."""
+    tokens = model.encode(patches)
+    pictures = torch.arange(len(classes), device=classes.device).repeat_interleave(classes.shape[1])
+    norms = []
+    for part, prior in zip(pictures.split(SEQUENCES), classes.flatten().split(SEQUENCES), strict=True):
+        feedback = model.feedback(model.weighted(tokens[part], prior, gain))
+        norms.append(feature_norms(model, patches[part], feedback))
+    return torch.cat(norms).unflatten(0, classes.shape)
+
+
+def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
+    """What each class (B, K) lets through of the patch tokens among `tokens` (B, T, C): (B, K, N) in [0, gain]."""
+    rows = F.normalize(cast(nn.Linear, model.head).weight[classes], dim=-1)  # (B, K, C)
+    cosines = rows @ F.normalize(tokens[:, model.num_prefix_tokens :], dim=-1).transpose(1, 2)
+    return gain * cosines.clamp(0, 1)
+
+
+def top_of_range(values: Tensor) -> Tensor:
+    """Keep what stands out of the top 30 % of each map's range, along the last dimension; the rest becomes 0."""
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    return (values - (0.7 * high + 0.3 * low)).relu()
+
+
+def demo_input(picture: NDArray[np.uint8], size: int) -> Tensor:
+    """Prepare a picture (H, W, 3) as the program's demo does: (3, size, size), normalised and then squeezed.
+
+    Bicubic without antialiasing, after normalisation. For the paper's figures; the method's own transform crops.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization("imagenet"))
+    pixels = (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
+    return F.interpolate(pixels[None], (size, size), mode="bicubic", align_corners=False)[0]
+
+
+# Attention proper -----------------------------------------------------------------------------------------------------
+
+
+def attention_weights(block: Block, x: Tensor) -> Tensor:
+    """Softmax weights (B, heads, T, T) float32 with which a block attends, given its input x (B, T, C)."""
+    attention = cast(Attention, block.attn)
+    batch, tokens, _ = x.shape
+    qkv = attention.qkv(block.norm1(x)).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim)
+    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return (q * attention.scale @ k.transpose(-2, -1)).float().softmax(dim=-1)
+
+
+def rollout(
+    model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None, head: int | None = None
+) -> Tensor:
+    """Attention rollout (Abnar & Zuidema, ACL 2020): how much of each patch reaches the pooled token, (B, N).
+
+    Weights are averaged over heads (or taken of one), and half of each token stays where it is (the residual path).
+    The pooled token is the class token, or the mean of the patch tokens.
+    """
+    joint = torch.ones((), device=patches.device)
+    for block, x in zip(model.blocks, residual_stream(model, patches, feedback), strict=False):
+        weights = attention_weights(cast(Block, block), x)
+        weights = weights.mean(1) if head is None else weights[:, head]  # (B, T, T)
+        step = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+        joint = step @ joint if joint.ndim else step
+    prefix = model.num_prefix_tokens
+    pooled = joint[:, 0] if model.global_pool == "token" else joint[:, prefix:].mean(1)
+    return pooled[:, prefix:]

@@ -1,0 +1,107 @@
+"""The DeiT recipe's augmentation on timm's parts: transforms, mixing of batches, repeated augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.data.distributed_sampler import RepeatAugSampler
+from timm.data.mixup import Mixup, mixup_target
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from attnbias.data.transforms.basic import ToNormalizedTensor, eval_transform, normalization, train_transform
+from attnbias.methods.absvit.recipe import AbSViTRecipe
+
+SMALL = 32
+"""Pictures up to this side are cropped with a border in training and not resized in evaluation (CIFAR)."""
+
+
+def training_transform(recipe: AbSViTRecipe) -> Callable[[Any], Any]:
+    """PIL picture -> augmented tensor (3, H, W). Draws from python's, NumPy's and torch's global generators."""
+    if recipe.pipeline == "shift":
+        return train_transform(recipe.image_size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
+    mean, std = normalization(recipe.normalize)
+    chain: Callable[[Any], Any] = create_transform(
+        recipe.image_size,
+        is_training=True,
+        scale=(recipe.crop_area, 1.0),
+        hflip=recipe.flip,
+        color_jitter=0.0,  # the program's 0.4 has no effect beside a RandAugment policy
+        auto_augment=recipe.rand_augment,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        re_prob=recipe.random_erasing,
+        re_mode="pixel",
+    )
+    if recipe.image_size <= SMALL:
+        chain.transforms[0] = v2.RandomCrop(recipe.image_size, padding=4)  # type: ignore[attr-defined]
+    return chain
+
+
+def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
+    """Shorter side to 256/224 of the input size (bicubic), centre crop, normalise; boxes move along."""
+    size = recipe.image_size
+    if recipe.pipeline == "shift":
+        return eval_transform(size, recipe.normalize)
+    geometry: list[Any] = []
+    if size > SMALL:
+        geometry = [v2.Resize(int(256 / 224 * size), interpolation=InterpolationMode.BICUBIC), v2.CenterCrop(size)]
+    return v2.Compose([*geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
+
+
+class BatchMixing(Mixup):
+    """timm's Mixup in batch mode, for odd batches and for multi-label targets with unknown labels too.
+
+    The partner of a picture is the one at the mirrored place of the batch. Draws come from NumPy's global generator.
+    """
+
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix images (B, 3, H, W) in place and turn targets (B,) or (B, C) into smoothed mixed rows (B, C)."""
+        share = self._mix_batch(images)
+        if targets.ndim == 1:
+            return images, mixup_target(targets, self.num_classes, share, self.label_smoothing)
+        unknown = (targets < 0) | (targets < 0).flip(0)
+        mixed = mixup_target(targets, self.num_classes, share, self.label_smoothing, multi_label=True)
+        return images, mixed.masked_fill(unknown, -1)
+
+
+def batch_mixing(recipe: AbSViTRecipe, num_classes: int) -> BatchMixing | None:
+    """Build the recipe's mixing, or None where both mixup and CutMix are off."""
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return BatchMixing(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        prob=recipe.mixup_probability,
+        switch_prob=recipe.switch_probability,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=num_classes,
+    )
+
+
+def drawn_from(
+    mixing: BatchMixing, images: Tensor, targets: Tensor, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mix with draws that only `generator` decides: timm draws from NumPy's global generator, which is put back."""
+    state = np.random.get_state()
+    np.random.seed(generator.integers(2**32))
+    try:
+        return mixing(images, targets)
+    finally:
+        np.random.set_state(state)
+
+
+def repeated_augmentation_order(samples: int, epoch: int, repeats: int = 3, seed: int = 0) -> NDArray[np.int64]:
+    """Indices of one epoch under repeated augmentation: about `samples` views of about samples / repeats pictures.
+
+    Each picture comes `repeats` times in a row, so that its views meet in one global batch; the length is a multiple
+    of 256, or `samples` for smaller sets (where the program has no steps at all). Seed 0 gives the program's order.
+    """
+    sampler = RepeatAugSampler(range(samples), num_replicas=1, rank=0, num_repeats=repeats)
+    sampler.set_epoch(epoch + (seed << 32))
+    return np.fromiter(sampler, dtype=np.int64, count=len(sampler))

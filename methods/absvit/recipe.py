@@ -1,0 +1,175 @@
+"""AbSViT's recipe: its fields, the sizes of its networks, its schedule, and the paper's named recipes. No torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import ValidationInfo, field_validator
+
+from attnbias.methods.engine.method import Schedule
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+
+Architecture = Literal["tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8"]
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "tiny_patch16": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "token"},
+    "small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6, "global_pool": "token"},
+    "base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "global_pool": "token"},
+    "tiny_patch8_gap": {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "avg"},
+    "mini_patch8": {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "global_pool": "avg"},
+}
+"""Options of timm's VisionTransformer. `mini` is ours, for small pictures on a CPU; the others are the program's."""
+
+
+class AbSViTRecipe(Recipe):
+    """Everything that decides an AbSViT run. Defaults are the README's training command: 8 processes x 128 pictures."""
+
+    dataset: str = option(
+        "imagenet", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
+    )
+    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
+        "imagenet",
+        "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean, std.",
+        "Data",
+    )
+    pipeline: Literal["deit", "shift"] = option(
+        "deit",
+        "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a 256/224 larger picture. "
+        "shift = the whole picture squeezed, moved by up to `shift` pixels in training.",
+        "Data",
+    )
+    shift: int = option(6, "Largest move of a training picture, in pixels (pipeline shift).", "Data", ge=0)
+    flip: float = option(0.5, "Probability of mirroring a training picture (pipeline deit).", "Data", ge=0, le=1)
+    crop_area: float = option(0.08, "Smallest share of the picture that a random crop keeps.", "Data", gt=0, le=1)
+    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Data")
+    random_erasing: float = option(0.25, "Probability of erasing a box (per-pixel noise).", "Data", ge=0, le=1)
+    mixup: float = option(0.8, "Mixup: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
+    cutmix: float = option(1.0, "CutMix: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
+    mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Data", ge=0, le=1)
+    switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Data", ge=0, le=1)
+    label_smoothing: float = option(0.1, "Label smoothing, of mixed targets too.", "Data", ge=0, lt=1)
+    repeats: int = option(
+        3,
+        "Repeated augmentation: views of a picture in an epoch, of a third of them; 1 = off.",
+        "Data",
+        ge=1,
+    )
+
+    epochs: int = option(300, "Passes over the training split.", "Training", ge=1)
+    batch_size: int = option(1024, "Global batch: over all processes and accumulation steps.", "Training", ge=1)
+    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        "adamw", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
+    )
+    lr: float = option(1e-3, "Base learning rate; the program's 5e-4 x batch / 512.", "Training", gt=0)
+    weight_decay: float = option(0.05, "Weight decay; vectors, position and class token have none.", "Training")
+    scheduler: Literal["cosine", "step", "smooth"] = option(
+        "cosine",
+        "cosine and step = the program's, one rate an epoch, one epoch late; smooth = cosine by optimiser step.",
+        "Training",
+    )
+    warmup_epochs: int = option(10, "Epochs of linear warm-up; the cosine is not shifted by it.", "Training", ge=0)
+    warmup_lr: float = option(1e-6, "Learning rate that the warm-up starts from.", "Training", ge=0)
+    min_lr: float = option(1e-5, "Learning rate that the cosine ends at.", "Training", ge=0)
+    decay_epochs: int = option(30, "Epochs between two decays (scheduler step).", "Training", ge=1)
+    decay_rate: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
+    ema_decay: float | None = option(0.99996, "Moving average of the weights.", "Training", gt=0, lt=1)
+
+    architecture: Architecture = option("small_patch16", "Size of the vision transformer; *_gap pools by average.")
+    top_down: bool = option(True, "The second, steered pass; False = the plain ViT of the same size.")
+    reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
+    feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
+    drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)
+    dropout: float = option(0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1)
+    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1)
+
+    @field_validator("architecture")
+    @classmethod
+    def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
+        patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
+        if size % patch:
+            raise ValueError(f"image_size {size} is no multiple of its patch size, {patch}")
+        return architecture
+
+
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+def rate(recipe: AbSViTRecipe, time: float) -> float:
+    """Learning rate at `time` in epochs: linear warm-up, then a cosine (or steps) counted from time 0."""
+    if time < recipe.warmup_epochs:
+        return recipe.warmup_lr + time * (recipe.lr - recipe.warmup_lr) / recipe.warmup_epochs
+    if recipe.scheduler == "step":
+        return recipe.lr * recipe.decay_rate ** (time // recipe.decay_epochs)
+    if time >= recipe.epochs:
+        return recipe.min_lr
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) / 2 * (1 + math.cos(math.pi * time / recipe.epochs))
+
+
+def epoch_rate(recipe: AbSViTRecipe, epoch: int) -> float:
+    """Learning rate while an epoch trains, as the program has it: stepped with the epoch's number after the epoch, so
+    that epochs 0 and 1 both run at the start of the warm-up and the cosine never arrives."""
+    return rate(recipe, max(epoch - 1, 0))
+
+
+def schedule(recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
+    """Return the factor on the base rate at an optimiser step."""
+    if recipe.scheduler == "smooth":
+        return lambda step: {"lr": rate(recipe, step / steps_per_epoch) / recipe.lr}
+    return lambda step: {"lr": epoch_rate(recipe, step // steps_per_epoch) / recipe.lr}
+
+
+# Named recipes --------------------------------------------------------------------------------------------------------
+
+README = "README of the authors' program: 8 processes x 128, warm-up 10, everything else at its default"
+AMP = "the program trains in fp16 (--amp fp16)"
+
+DEMO: dict[str, Any] = {
+    "image_size": 64,
+    "architecture": "mini_patch8",
+    "pipeline": "shift",
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "repeats": 1,
+    "epochs": 20,
+    "batch_size": 64,
+    "warmup_epochs": 2,
+    "scheduler": "smooth",
+    "drop_path": 0.0,
+    "ema_decay": None,
+}
+
+
+def _imagenet(architecture: Architecture, top_down: bool, top1: float, mce: float) -> NamedRecipe:
+    recipe = AbSViTRecipe(architecture=architecture, top_down=top_down)
+    return NamedRecipe(recipe, README, {"top1": top1, "mCE": mce}, AMP)
+
+
+def _figures(top_down: bool) -> NamedRecipe:
+    recipe = AbSViTRecipe(architecture="tiny_patch8_gap", top_down=top_down)
+    return NamedRecipe(
+        recipe, "demo notebook of the authors' program", note="the model of the paper's attention figures"
+    )
+
+
+def _demo(dataset: str, top_down: bool) -> NamedRecipe:
+    recipe = AbSViTRecipe(dataset=dataset, top_down=top_down, **DEMO)
+    return NamedRecipe(recipe, "ours", note="the built-in demo set, for a CPU")
+
+
+RECIPES: dict[str, NamedRecipe] = {
+    "absvit-small": _imagenet("small_patch16", True, 80.7, 51.6),
+    "absvit-tiny": _imagenet("tiny_patch16", True, 74.1, 66.7),
+    "absvit-base": _imagenet("base_patch16", True, 81.0, 48.3),
+    "vit-small": _imagenet("small_patch16", False, 80.1, 54.6),
+    "vit-tiny": _imagenet("tiny_patch16", False, 72.5, 71.1),
+    "vit-base": _imagenet("base_patch16", False, 80.8, 49.3),
+    "absvit-figures": _figures(True),
+    "vit-figures": _figures(False),
+    "demo": _demo("demo", True),
+    "demo-single": _demo("demo-single", True),
+    "demo-vit": _demo("demo", False),
+    "demo-single-vit": _demo("demo-single", False),
+}

@@ -1,0 +1,83 @@
+"""White-box attacks on whatever classifies: FGSM and PGD, untargeted, within an L-infinity ball of pixel values.
+
+Goodfellow, Shlens, Szegedy: "Explaining and Harnessing Adversarial Examples", ICLR 2015 (FGSM); Madry et al.: "Towards
+Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018 (PGD). Strengths default to AbSViT's evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnbias.methods.engine.recipe import Task
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Strength of an attack, in pixel values of 0 to 1."""
+
+    epsilon: float = 1 / 255
+    """Largest change of a pixel."""
+    step_size: float = 0.5 / 255
+    steps: int = 5
+    random_start: bool = True
+    """Start from a random point of the ball."""
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Attack(step_size=1 / 255, steps=1, random_start=False),
+    "pgd": Attack(),
+}
+
+
+def adversarial(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    attack: Attack,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    *,
+    task: Task = "singlelabel",
+    start: Tensor | None = None,
+) -> Tensor:
+    """Change pictures so that the model errs: images (B, 3, H, W) -> adversarial images, normalised alike.
+
+    Args:
+        model: In evaluation mode; model(images) gives logits (B, C). Its parameters receive no gradient.
+        images: Normalised by (x - mean) / std, x in [0, 1].
+        targets: True labels: class numbers (B,), or (B, C) in {1, 0, -1 = left out} in multi-label work.
+        attack: Its strength.
+        mean: Per channel.
+        std: Per channel.
+        task: Cross-entropy for single-label work, binary cross-entropy for multi-label.
+        start: Where a random start begins: uniform in [-1, 1], shaped like the images. None = drawn from torch's
+            global generator.
+    """
+    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
+    offset = torch.tensor(mean, device=images.device).view(3, 1, 1)
+    low, high = -offset / scale, (1 - offset) / scale  # black and white, normalised
+    radius, step_size = attack.epsilon / scale, attack.step_size / scale
+    # Full precision whatever the surroundings, and a graph even inside an evaluation loop.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        clean, targets = images.detach().clone().float(), targets.clone()
+        changed = clean
+        if attack.random_start:
+            start = torch.rand_like(clean) * 2 - 1 if start is None else start
+            changed = (clean + start * radius).clamp(low, high)
+        for _ in range(attack.steps):
+            changed.requires_grad_()
+            (gradient,) = torch.autograd.grad(_loss(model(changed).float(), targets, task), changed)
+            changed = changed.detach() + step_size * gradient.sign()
+            changed = changed.clamp(clean - radius, clean + radius).clamp(low, high)
+    return changed.detach()
+
+
+def _loss(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+    if task == "singlelabel":
+        return F.cross_entropy(logits, targets)
+    known = (targets >= 0).float()
+    return F.binary_cross_entropy_with_logits(logits, targets.clamp_min(0), weight=known)
