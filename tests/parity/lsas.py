@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_pictures, mix_targets
+from attnbias.methods.engine.bias import TAUS, PixelHistogram, aggregate, box_mask, measure_maps
+from attnbias.methods.engine.context_bias import biased_pairs, pair_precision
 from attnbias.methods.engine.cost import measure_cost
-from attnbias.methods.engine.maps import minmax, upsample
+from attnbias.methods.engine.faithfulness import area_under, faithfulness_curves
+from attnbias.methods.engine.maps import grad_cam, minmax, upsample
 from attnbias.methods.engine.measures import singlelabel_measures
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas import METHOD
@@ -434,11 +437,69 @@ def gradcam(case: Golden) -> dict[str, Any]:
             signed = class_activation_maps(model, x, classes)
             maps = METHOD.attention(model, x, classes)
         else:
-            from attnbias.methods.engine.maps import grad_cam
-
             signed = grad_cam(model, x, classes, model.get_submodule(layer), signed=True)
             maps = METHOD.attention(model, x, classes, kind=f"gradcam-{layer}")
     return {"signed_map": signed[:, 0], "final_map": minmax(upsample(maps, (x.shape[2], x.shape[3])))[:, 0]}
+
+
+# Attention bias -------------------------------------------------------------------------------------------------------
+
+
+def box_masks(case: Golden) -> dict[str, Any]:
+    config = case.config
+    return {"mask": box_mask(np.array(config["boxes_xyxy"]), config["height"], config["width"])}
+
+
+def bias_measures(case: Golden) -> dict[str, Any]:
+    config = case.config
+    size = config["height"], config["width"]
+    maps = np.stack([bias_map(case.input(f"map{i}"), s["kind"]) for i, s in enumerate(config["samples"])])
+    masks, ignored = (
+        np.stack([box_mask(np.array(sample[key]), *size) for sample in config["samples"]])
+        for key in ("boxes_xyxy", "ignore_xyxy")
+    )
+    assert tuple(config["taus"]) == TAUS
+    columns = measure_maps(maps, masks, ignored, tau=config["tau"], tolerance=config["tolerance_px"])
+    pixels = PixelHistogram(bins=None)
+    pixels.add(maps, masks, ignored)
+    means = {**aggregate(columns), "pxap": pixels.value()}
+    return {
+        "table": np.stack([columns[name] for name in config["columns"]], axis=1),
+        "aggregate": {name: means[name] for name in case.raw["data"]["aggregate"]},
+    }
+
+
+def bias_map(noise: Any, kind: str) -> Any:
+    """A case's map, by its `map_rule`."""
+    if kind == "constant":
+        return np.full_like(noise, 0.7)
+    if kind in ("in_box", "out_box"):
+        corner = np.zeros_like(noise)
+        corner[len(noise) // 2, 0] = 1
+        return corner
+    return {"negative": lambda x: -np.abs(x) - 0.1, "quantised": np.round}.get(kind, lambda x: x)(noise.astype(float))
+
+
+def context_pairs(case: Golden) -> dict[str, Any]:
+    labels = case.input("labels").astype(np.float64)
+    mixed = 0.6 * case.input("scores").astype(np.float64) + 0.25 * labels + 0.1 * labels * np.roll(labels, 1, axis=1)
+    scores = np.round(200 * np.clip(mixed, 0, 1)) / 200
+    pairs = biased_pairs(labels, scores, count=case.config["k"], min_cooccurrence=case.config["min_cooccur"])
+    precisions = np.array([pair_precision(labels, scores, pair) for pair in pairs])
+    return {"pairs": np.array(pairs), "ap": precisions, "mean": precisions.mean(0)}
+
+
+def faithfulness(case: Golden) -> dict[str, Any]:
+    image, filtered = tensor(case, "image"), tensor(case, "filter")
+
+    def score(images: Tensor) -> Tensor:
+        return torch.sigmoid(4 * (images * filtered).double().sum((1, 2, 3)) / image.numel() ** 0.5)
+
+    curves = faithfulness_curves(
+        image, tensor(case, "saliency"), score, pixels_per_step=case.config["pixels_per_step"], batch_size=5
+    )
+    areas = {f"{name}_auc": area_under(curve) for name, curve in curves._asdict().items()}
+    return {**areas, **{f"{name}_curve": curve for name, curve in curves._asdict().items()}}
 
 
 def tolerance(case: Golden, output: str) -> Tolerance | None:
@@ -449,6 +510,10 @@ def tolerance(case: Golden, output: str) -> Tolerance | None:
 
 RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "aug": mixing,
+    "bias_box_mask": box_masks,
+    "bias_context_pairs": context_pairs,
+    "bias_deletion_insertion": faithfulness,
+    "bias_metrics": bias_measures,
     "cost": cost,
     "data_loaders": loaders,
     "fwd": forward,

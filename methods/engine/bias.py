@@ -1,0 +1,307 @@
+"""How far attention lies from the object: position bias, range bias and their kin, against boxes or masks.
+
+The two notions are LSAS's (Zhong et al., ICME 2023): a focus wholly outside the object, and a focus that spills over
+its border. The paper gives no protocol; the thresholds here, the sweep over them and the threshold-free measures make
+the words measurable. NumPy, float64, vectorised over samples: a sample is one map for one class of one picture, and all
+maps of a call share one picture plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import comb, floor, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from attnbias.methods.engine.errors import RunError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+TAUS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+"""Thresholds of the sweep: a single one is arbitrary, and maps of a 7 x 7 grid are always soft."""
+
+TIE = 1e-6
+CONSTANT = 1e-12
+
+
+# The plane ------------------------------------------------------------------------------------------------------------
+
+
+def box_mask(boxes: NDArray[Any], height: int, width: int) -> Bools:
+    """Union (H, W) of boxes (K, 4) as x1, y1, x2, y2, half-open: a pixel belongs where its centre lies inside."""
+    x1, y1, x2, y2 = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T)[..., None]  # (K, 1) each
+    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+    inside_rows, inside_columns = (y1 <= rows) & (rows < y2), (x1 <= columns) & (columns < x2)
+    return np.any(inside_rows[:, :, None] & inside_columns[:, None, :], axis=0)
+
+
+def on_plane(maps: NDArray[Any], height: int, width: int) -> Floats:
+    """Non-negative part of maps (N, h, w), resized to (N, H, W): bilinear, align_corners=False.
+
+    Raises:
+        RunError: a map holds NaN or infinity.
+    """
+    if not np.isfinite(maps).all():
+        raise RunError("an attention map holds NaN or infinity; check the checkpoint, or run it with --amp no")
+    positive = torch.from_numpy(np.maximum(np.asarray(maps, dtype=np.float64), 0))
+    return F.interpolate(positive[:, None], size=(height, width), mode="bilinear")[:, 0].numpy()
+
+
+def stretched(energy: Floats) -> Floats:
+    """Each map (N, H, W) brought to [0, 1]; a constant one becomes zeros."""
+    low, high = energy.min((1, 2), keepdims=True), energy.max((1, 2), keepdims=True)
+    return np.where(high - low > CONSTANT, (energy - low) / np.maximum(high - low, CONSTANT), 0)
+
+
+def uniform_map() -> Floats:
+    """The baseline that looks everywhere alike, (1, 1, 1)."""
+    return np.ones((1, 1, 1))
+
+
+def centre_map(height: int, width: int) -> Floats:
+    """The baseline that always looks at the middle, (1, H, W): a Gaussian of sigma H / 4."""
+    rows, columns = np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2
+    return np.exp(-(rows[:, None] ** 2 + columns**2) / (2 * (height / 4) ** 2))[None]
+
+
+def skip_reason(mask: Bools, valid: Bools, visible: float = 1.0) -> str | None:
+    """Why a sample says nothing about bias, or None: `empty` (less than 25 % of the object or 1 pixel left by the
+    crop; `visible` is that share), `full` (the object covers more than 90 % of what counts)."""
+    if not mask.any() or visible < 0.25:
+        return "empty"
+    return "full" if mask.sum() > 0.9 * valid.sum() else None
+
+
+# Measures -------------------------------------------------------------------------------------------------------------
+
+
+def measure_maps(
+    maps: NDArray[Any],
+    masks: Bools,
+    ignore: Bools | None = None,
+    *,
+    tau: float = 0.5,
+    tolerance: float | NDArray[Any] = 15.0,
+) -> dict[str, Floats]:
+    """Measure maps (N, h, w) against the object's masks (N, H, W); one column (N,) a measure.
+
+    `ignore` marks pixels that count neither as object nor as context (a part of the object stays object). The focus is
+    where the map, stretched to [0, 1], reaches `tau`. `tolerance` of the pointing game is in pixels of the plane, one
+    for all or one a sample. A constant map is degenerate: it has no focus, and stays in every mean.
+    """
+    count, height, width = masks.shape
+    valid = np.ones_like(masks) if ignore is None else ~ignore | masks
+    energy = on_plane(maps, height, width)  # s
+    level = stretched(energy)  # n
+    flat: list[Any] = [array.reshape(count, -1) for array in (energy, level, masks, valid)]
+    area, room = flat[2].sum(1), flat[3].sum(1)
+    share = area / room
+
+    steps = _focus(flat[1], flat[2], flat[3], np.array([tau, *TAUS]))
+    focus, sweep = _Focus(*(value[:, 0] for value in steps)), _Focus(*(value[:, 1:] for value in steps))
+    total = (flat[0] * flat[3]).sum(1)
+    inside = (flat[0] * flat[2]).sum(1)
+    part = np.where(total > 0, inside / np.where(total > 0, total, 1), share)
+    near = dilated(masks, np.broadcast_to(np.asarray(tolerance, dtype=np.float64), count)).reshape(count, -1)
+    position = focus.precision <= 0
+    return {
+        "degenerate": 1.0 - flat[1].any(1),
+        "area_share": share,
+        "focus_area": focus.pixels / room,
+        "precision": focus.precision,
+        "recall": focus.recall,
+        "iou": focus.iou,
+        "spill": 1 - focus.precision,
+        "miss": 1 - focus.recall,
+        "position_biased": position.astype(np.float64),
+        "range_biased": (~position & (focus.precision < 1)).astype(np.float64),
+        "energy": part,
+        "energy_lift": part / share,
+        "pointing": _pointing(flat[1], flat[3], near),
+        "pointing_no_tolerance": _pointing(flat[1], flat[3], flat[2]),
+        "area_matched": _area_matched(flat[1], flat[2], flat[3]),
+        "soft_iou": np.minimum(flat[1], flat[2]).sum(1) / (np.maximum(flat[1], flat[2]) * flat[3]).sum(1),
+        "centroid_shift": _centroid_shift(energy * valid, masks, valid),
+        "position_biased_sweep": (sweep.precision <= 0).mean(1),
+        "spill_sweep": (1 - sweep.precision).mean(1),
+        "iou_best": sweep.iou.max(1),
+    }
+
+
+class _Focus(NamedTuple):
+    """Focus against object; arrays (N, T) over thresholds."""
+
+    pixels: NDArray[Any]
+    precision: Floats
+    recall: Floats
+    iou: Floats
+
+
+def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> _Focus:
+    """All thresholds in one pass: each pixel falls into the bin of the highest threshold it reaches."""
+    order = np.argsort(taus)
+    bins = np.searchsorted(taus[order] - TIE, level, side="right")  # (N, P): thresholds reached
+    bins += (len(taus) + 1) * np.arange(len(level))[:, None]
+
+    def reaching(chosen: Bools) -> NDArray[np.int64]:
+        counts = np.bincount(bins[chosen], minlength=(len(taus) + 1) * len(level)).reshape(len(level), -1)
+        reached = counts[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # (N, T), thresholds ascending
+        return reached[:, np.argsort(order)]
+
+    pixels, hits, area = reaching(valid), reaching(mask), mask.sum(1, keepdims=True)
+    return _Focus(pixels, hits / np.maximum(pixels, 1), hits / area, hits / (pixels + area - hits))
+
+
+def _pointing(level: Floats, valid: Bools, target: Bools) -> Floats:
+    """Share of the map's highest pixels that hit the target (Zhang et al., ECCV 2016; ties made deterministic)."""
+    highest = np.where(valid, level, -np.inf).max(1, keepdims=True)
+    points = valid & (level >= highest - TIE)
+    return (points & target).sum(1) / points.sum(1)
+
+
+def dilated(masks: Bools, radius: Floats) -> Bools:
+    """Pixels within `radius` (N,), Euclidean, of each mask (N, H, W)."""
+    count, height, width = masks.shape
+    counts = np.concatenate([np.zeros((count, 1, width), np.int64), masks.cumsum(1)], axis=1)
+    found = np.zeros_like(masks)
+    rows = np.arange(height)
+    for dx in range(-floor(radius.max()), floor(radius.max()) + 1):
+        reach = radius**2 - dx**2
+        half = np.sqrt(np.maximum(reach, 0)).astype(np.int64)[:, None]  # (N, 1)
+        top, bottom = np.maximum(rows - half, 0), np.minimum(rows + half + 1, height)  # (N, H)
+        near = np.take_along_axis(counts, bottom[:, :, None], 1) > np.take_along_axis(counts, top[:, :, None], 1)
+        near &= (reach >= 0)[:, None, None]
+        if dx >= 0:
+            found[:, :, dx:] |= near[:, :, : width - dx or None] if dx < width else False
+        else:
+            found[:, :, :dx] |= near[:, :, -dx:]
+    return found
+
+
+def _area_matched(level: Floats, mask: Bools, valid: Bools) -> Floats:
+    """Precision of as many highest pixels as the object has; pixels tied at the cut share what is left.
+
+    No threshold, and unchanged by any increasing rescaling: 1 is exactly the object, its area share is chance.
+    """
+    area = mask.sum(1)
+    ranked = np.sort(np.where(valid, level, -np.inf), axis=1)[:, ::-1]
+    cut = np.take_along_axis(ranked, area[:, None] - 1, axis=1)
+    above, tied = valid & (level > cut + TIE), valid & (np.abs(level - cut) <= TIE)
+    weight = (area - above.sum(1)) / tied.sum(1)
+    return ((above & mask).sum(1) + weight * (tied & mask).sum(1)) / area
+
+
+def _centroid_shift(energy: Floats, masks: Bools, valid: Bools) -> Floats:
+    """Distance between the map's centre of mass and the object's, over the picture's diagonal."""
+    height, width = masks.shape[1:]
+    empty = energy.sum((1, 2)) <= 0
+    weights = np.where(empty[:, None, None], valid, energy)
+    rows, columns = np.arange(height), np.arange(width)
+
+    def centre(mass: NDArray[Any]) -> tuple[Floats, Floats]:
+        total = mass.sum((1, 2))
+        return mass.sum(2) @ rows / total, mass.sum(1) @ columns / total
+
+    (y, x), (object_y, object_x) = centre(weights), centre(masks)
+    return np.hypot(y - object_y, x - object_x) / sqrt(height**2 + width**2)
+
+
+# Pixel average precision ----------------------------------------------------------------------------------------------
+
+
+def step_average_precision(scores: NDArray[Any], positive: Bools) -> float:
+    """Average precision over distinct scores, equal ones together (scikit-learn's rule); NaN without positives."""
+    values, inverse = np.unique(-scores, return_inverse=True)
+    totals = np.bincount(inverse, minlength=len(values))
+    return _average_precision(np.bincount(inverse[positive], minlength=len(values)), totals)
+
+
+def _average_precision(positives: NDArray[Any], totals: NDArray[Any]) -> float:
+    """Average precision from counts at descending scores."""
+    hits = positives.cumsum()
+    if not len(hits) or hits[-1] == 0:
+        return float("nan")
+    return float((positives * hits / np.maximum(totals.cumsum(), 1)).sum() / hits[-1])
+
+
+class PixelHistogram:
+    """PxAP (Choe et al., CVPR 2020) of any number of maps: pixels of the stretched maps, pooled, by score.
+
+    `bins=None` keeps every score (exact, for small sets); else scores fall into that many bins. Histograms of several
+    processes add up.
+    """
+
+    def __init__(self, bins: int | None = 1001) -> None:
+        self.bins = bins
+        self.positives = np.zeros(bins or 0, np.int64)
+        self.totals = np.zeros(bins or 0, np.int64)
+        self.kept: list[tuple[Floats, Bools]] = []
+
+    def add(self, maps: NDArray[Any], masks: Bools, ignore: Bools | None = None) -> None:
+        """Count the valid pixels of maps (N, h, w) on the plane of masks (N, H, W)."""
+        level = stretched(on_plane(maps, *masks.shape[1:]))
+        valid = np.ones_like(masks) if ignore is None else ~ignore | masks
+        scores, positive = level[valid], masks[valid]
+        if self.bins is None:
+            self.kept.append((scores, positive))
+            return
+        place = np.rint((1 - scores) * (self.bins - 1)).astype(np.int64)  # descending
+        self.totals += np.bincount(place, minlength=self.bins)
+        self.positives += np.bincount(place[positive], minlength=self.bins)
+
+    def value(self) -> float:
+        """The average precision; NaN without object pixels."""
+        if self.bins is None:
+            scores, positive = (np.concatenate(parts) for parts in zip(*self.kept, strict=True))
+            return step_average_precision(scores, positive)
+        return _average_precision(self.positives, self.totals)
+
+
+# Aggregates and comparisons -------------------------------------------------------------------------------------------
+
+
+def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
+    """Means of all columns, and what follows from them: `unbiased` (with position and range bias it sums to 1), range
+    bias among the samples without position bias, and range bias that lets a quarter of the focus spill."""
+    means = {name: float(values.mean()) for name, values in columns.items()}
+    position = columns["position_biased"] > 0
+    means["unbiased"] = 1 - means["position_biased"] - means["range_biased"]
+    rest = columns["range_biased"][~position]
+    means["range_biased_given_not_position"] = float(rest.mean()) if len(rest) else float("nan")
+    means["range_biased_quarter"] = float((~position & (columns["spill"] > 0.25)).mean())
+    return means
+
+
+def macro(values: Floats, classes: NDArray[Any]) -> float:
+    """Mean over classes of the mean over a class's samples."""
+    _, inverse = np.unique(classes, return_inverse=True)
+    return float((np.bincount(inverse, values) / np.bincount(inverse)).mean())
+
+
+def bootstrap(
+    values: Floats, pictures: NDArray[Any], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean, resampling pictures: samples (N,) of one picture stay together.
+
+    Give the difference of two runs on the same samples for a paired interval.
+    """
+    _, inverse = np.unique(pictures, return_inverse=True)
+    sums, counts = np.bincount(inverse, values), np.bincount(inverse)
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    means = sums[chosen].sum(1) / counts[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
+    """Exact two-sided p-value that a flag differs between two runs on the same samples (McNemar 1947)."""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    count = only_first + only_second
+    tail = sum(comb(count, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**count)
