@@ -17,8 +17,17 @@ $(BIN)/attnbias: pyproject.toml setup.py
 
 setup: $(BIN)/attnbias ## Make .venv and install the project with all extras
 
+# Both runs have the same budget and one core each; --lam 0 is CSRA's plain counterpart (average pooling).
+DEMO_RUN := --recipe demo --gpus 0 --threads 1 --eval-splits val,counter,unbiased --eval-batch-size 200 --overwrite
 demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, compare them, draw where they look
-	$(BIN)/python tests/benchmarks/demo.py --out demo
+	mkdir -p demo
+	$(BIN)/attnbias prepare-data demo
+	$(BIN)/attnbias train csra $(DEMO_RUN) --lam 0 --out demo/plain > demo/plain.log 2>&1 & plain=$$!; \
+	$(BIN)/attnbias train csra $(DEMO_RUN) --out demo/csra && wait $$plain
+	$(BIN)/attnbias val csra --load-from demo/plain --load-from demo/csra --split val,counter,unbiased --bias --gpus 0
+	$(BIN)/attnbias compare demo/plain demo/csra
+	$(BIN)/attnbias visualize csra --load-from demo/plain --load-from demo/csra --split counter --limit 24 \
+		--out demo/gallery --overwrite --device cpu
 
 test: setup ## Run the test suite (at most 12 minutes on 2 cores)
 	$(BIN)/pytest -m "not slow"

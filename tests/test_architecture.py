@@ -1,0 +1,91 @@
+"""The rooms' imports run one way, the command line starts without torch, nothing lies outside `attnbias`."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attnbias.methods import METHODS
+
+REPO = Path(__file__).parent.parent
+ALLOWED = {
+    "data": {"data"},
+    "weights": {"weights"},
+    "methods.engine": {"methods.engine", "methods", "data", "weights"},
+    "methods": {"methods", "methods.engine"},
+    "cli": {"cli", "methods", "methods.engine", "data", "weights"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module path below attnbias; `methods` itself is the table of methods."""
+    if parts[0] == "methods" and len(parts) > 1 and (parts[1] == "engine" or parts[1] in METHODS):
+        return f"methods.{parts[1]}"
+    return parts[0]
+
+
+@pytest.mark.parametrize("room", ["cli", "methods", "data", "weights"])
+def test_imports_run_one_way(room: str) -> None:
+    for path in sorted((REPO / room).rglob("*.py")):
+        own = room_of(path.relative_to(REPO).with_suffix("").parts)
+        allowed = ALLOWED.get(own, {own, "methods.engine", "data", "weights"})
+        for module in imports(path):
+            assert module.split(".")[0] not in ALLOWED, f"{path} imports a room by its folder's name: {module}"
+            if module.startswith("attnbias."):
+                target = room_of(tuple(module.split(".")[1:]))
+                assert target in allowed, f"{path} ({own}) imports {module}"
+
+
+def test_the_engine_knows_no_method_by_name() -> None:
+    for path in sorted((REPO / "methods" / "engine").glob("*.py")):
+        words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not words & set(METHODS), path
+
+
+def test_every_method_has_the_same_files() -> None:
+    known = {"__init__.py", "recipe.py", "model.py", "loss.py", "convert.py", "attention.py"}
+    for name in METHODS:
+        assert known <= {path.name for path in (REPO / "methods" / name).glob("*.py")}, name
+        assert (REPO / "methods" / name / "README.md").is_file(), name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "csra", "--help"], *(["list", kind] for kind in ("methods", "recipes", "datasets"))],
+)
+def test_command_line_starts_without_torch(arguments: list[str]) -> None:
+    probe = (
+        "import sys\nfrom attnbias.cli.app import main\nsys.argv = ['attnbias', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", probe, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_only_attnbias_can_be_imported(tmp_path: Path) -> None:
+    probe = "import importlib.util as u; assert not any(map(u.find_spec, ('cli', 'methods', 'weights')))"
+    subprocess.run([sys.executable, "-c", probe], check=True, cwd=tmp_path)
+    assert importlib.util.find_spec("attnbias") is not None
+
+
+def test_no_binary_above_half_a_megabyte_is_tracked() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    large = [n for n in listed.stdout.split("\0") if n and (REPO / n).is_file() and (REPO / n).stat().st_size > 500_000]
+    assert not large
