@@ -33,6 +33,13 @@ def prepare_data(
         bool, typer.Option("--overwrite", help="Replace what was prepared from another source or settings.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check; write nothing.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the official archives, or go on fetching them.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Verify every byte of the archives; fetch nothing.")
+    ] = False,
+    splits: Annotated[str | None, typer.Option(help="Only these splits, separated by commas.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make or decode pictures.", min=1)] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard"] | None,
@@ -74,6 +81,9 @@ def prepare_data(
             verify=verify,
             overwrite=overwrite,
             dry_run=dry_run,
+            download=download,
+            offline=offline,
+            splits=tuple(splits.split(",")) if splits else (),
             workers=workers or available_cores(),
             settings=settings,
             progress=progress,
@@ -126,7 +136,8 @@ def _show(report: Report, dry_run: bool) -> None:
     for summary in summaries:
         if summary.absent:
             console.print(f"never in {summary.split}: {', '.join(summary.absent)}")
-    train = next(summary for summary in summaries if summary.split == report.prepared.roles["train"])
+    played = report.prepared.roles
+    train = next(summary for summary in summaries if summary.split == played.get("train", played["val"]))
     if train.pairs:
         console.print(f"strongest co-occurrences in {train.split}:")
     for pair in train.pairs:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from attnbias.data.cifar import read_archive
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.pictures import read_picture
@@ -58,6 +59,10 @@ class PictureDataset(Dataset[dict[str, Any]]):
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> None:
         self.index = index
+        self.archived = index.root.is_file()
+        """Whether the pictures are read out of an archive, into memory."""
+        if self.archived:
+            read_archive(index.root, index.split)  # before workers are started, which then share it
         self.transform = transform
         self.seed = seed
         self.on_bad_image = on_bad_image
@@ -101,6 +106,8 @@ class PictureDataset(Dataset[dict[str, Any]]):
         of its description; golden prep_wider).
         """
         record = self.records[index]
+        if self.archived:
+            return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(record.path)])
         picture = read_picture(self.index.root / record.path)
         if record.crop is not None:
             x, y, w, h = record.crop

@@ -2,7 +2,7 @@
 
 FOLDER/FILE.part           what has arrived; continued by the next run
 FOLDER/.FILE.validator     the server's mark of the version that the part is of (If-Range)
-FOLDER/manifest.json       size, time and digest of every file that was verified
+NOTES/manifest.json        size, time and digest of every file that was verified (NOTES is FOLDER unless said otherwise)
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
+from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.registry import Archive
 
@@ -39,11 +37,21 @@ ATTEMPTS = 6
 """Tries in a row that bring nothing new before a file is given up."""
 BACKOFF = 1.0
 """Seconds before the second try; doubled for each further one, at most a minute."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many bytes of it are done, and how many there are."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fetch(
-    archives: Sequence[Archive], folder: Path, *, offline: bool = False, jobs: int = 4, console: Console | None = None
+    archives: Sequence[Archive],
+    folder: Path,
+    *,
+    notes: Path | None = None,
+    offline: bool = False,
+    jobs: int = 4,
+    progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
     """Bring archives into `folder` and verify them; those that are there and verified before are left alone.
 
@@ -53,9 +61,10 @@ def fetch(
     Args:
         archives: what to fetch; size and digest are checked where they are known.
         folder: where the files go; archives that a person placed there are verified and used.
+        notes: where the manifest is kept, for a folder that may not be written to; default: `folder`.
         offline: fetch nothing, and verify every byte again.
         jobs: how many are fetched at once.
-        console: where progress is shown; default: stderr.
+        progress: told the bytes of each file that are there, from several threads.
 
     Returns:
         The paths of the files, in the order asked for.
@@ -63,16 +72,13 @@ def fetch(
     Raises:
         DataError: no room, no connection, a file that is not what it should be, or another process at work here.
     """
-    console = console or Console(stderr=True)
-    with only_writer(folder), _progress(console) as progress:
-        store = _Store(folder, progress, threading.Event())
+    with only_writer(notes or folder):
+        store = _Store(folder, notes or folder, progress, threading.Event())
         wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
         if wanted and offline:
-            names = ", ".join(f"{a.file} ({_bytes(a.size)}) from {a.url}" for a in wanted)
+            names = ", ".join(f"{a.file} ({readable_size(a.size)}) from {a.url}" for a in wanted)
             raise DataError(f"{folder} lacks {names}; place it there, or run without --offline")
         store.check_room(wanted)
-        if not console.is_terminal and wanted:
-            console.print(f"fetching {', '.join(archive.file for archive in wanted)} into {folder}", soft_wrap=True)
         _together(store.fetch, wanted, store.stop, jobs)
     return [folder / archive.file for archive in archives]
 
@@ -112,22 +118,18 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-
-
 @dataclass
 class _Store:
     """The folder of archives and its manifest."""
 
     folder: Path
+    notes: Path
     progress: Progress
     stop: threading.Event
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
-        path = self.folder / MANIFEST
+        path = self.notes / MANIFEST
         try:
             self.manifest: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
         except ValueError:
@@ -163,21 +165,19 @@ class _Store:
 
     def _digest(self, path: Path, algorithm: str) -> str:
         state = hashlib.new(algorithm, usedforsecurity=False)
-        task = self.progress.add_task(f"verifying {path.name}", total=path.stat().st_size)
+        size = path.stat().st_size
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 self._stop_here()
                 state.update(chunk)
-                self.progress.advance(task, len(chunk))
-        self.progress.remove_task(task)
+                self.progress(f"verifying {path.name.removesuffix('.part')}", file.tell(), size)
         return f"{algorithm}:{state.hexdigest()}"
 
     def _record(self, name: str, entry: dict[str, Any]) -> None:
         with self.lock:
             self.manifest[name] = entry
-            part = self.folder / f".{MANIFEST}.part"
-            part.write_text(json.dumps(self.manifest, indent=1) + "\n")
-            part.replace(self.folder / MANIFEST)
+            with replacing(self.notes / MANIFEST) as file:
+                file.write(json.dumps(self.manifest, indent=1) + "\n")
 
     # Fetching -----------------------------------------------------------------------------------------------------
 
@@ -186,15 +186,17 @@ class _Store:
         needed = sum(max(0, (archive.size or 0) - _size(self._part(archive))) for archive in archives)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise DataError(f"{self.folder} has room for {_bytes(free)}, the archives need {_bytes(needed)} more")
+            raise DataError(
+                f"{self.folder} has room for {readable_size(free)}, the archives need {readable_size(needed)} more"
+            )
 
     def fetch(self, archive: Archive) -> None:
         """Transfer one archive, trying again after dropped connections, then verify and name it."""
-        part, task = self._part(archive), self.progress.add_task(archive.file, total=archive.size)
+        part = self._part(archive)
         best, failures = _size(part), 0
         while True:
             try:
-                self._transfer(archive, part, task)
+                self._transfer(archive, part)
                 break
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
@@ -203,7 +205,7 @@ class _Store:
             except (http.client.HTTPException, OSError) as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise DataError(
-                        f"the disk of {self.folder} is full at {_bytes(_size(part))} of {archive.file}; "
+                        f"the disk of {self.folder} is full at {readable_size(_size(part))} of {archive.file}; "
                         "make room and run the same command to continue"
                     ) from None
                 reason = str(error) or type(error).__name__
@@ -220,9 +222,8 @@ class _Store:
             raise DataError(str(error).replace("delete it and fetch it again", "it was deleted")) from None
         part.replace(self.folder / archive.file)
         self._validator(archive).unlink(missing_ok=True)
-        self.progress.remove_task(task)
 
-    def _transfer(self, archive: Archive, part: Path, task: Any) -> None:
+    def _transfer(self, archive: Archive, part: Path) -> None:
         """Append to the part what it lacks; start over where the server cannot continue this very version."""
         have, validator = _size(part), self._validator(archive)
         mark = validator.read_text() if validator.is_file() else None
@@ -252,8 +253,9 @@ class _Store:
                 raise DataError(f"{archive.url} answers with a web page instead of {archive.file}")
             free = shutil.disk_usage(self.folder).free
             if total is not None and total - start > free:
-                raise DataError(f"{self.folder} has room for {_bytes(free)}, {archive.file} needs {_bytes(total)}")
-            self.progress.update(task, completed=start, total=total)
+                raise DataError(
+                    f"{self.folder} has room for {readable_size(free)}, {archive.file} needs {readable_size(total)}"
+                )
             with part.open("r+b" if part.exists() else "wb") as file:
                 file.truncate(start)
                 file.seek(start)
@@ -261,16 +263,16 @@ class _Store:
                     validator.unlink(missing_ok=True)
                     if mark := _version(answer):
                         validator.write_text(mark)
-                self._copy(answer, file, task)
+                self._copy(answer, file, archive.file, total)
             if total is not None and _size(part) < total:
                 raise ConnectionError(f"the connection broke at {_size(part):,} of {total:,} bytes")
 
-    def _copy(self, answer: http.client.HTTPResponse, file: BinaryIO, task: Any) -> None:
+    def _copy(self, answer: http.client.HTTPResponse, file: BinaryIO, name: str, total: int | None) -> None:
         try:
             while chunk := answer.read1(CHUNK):
                 self._stop_here()
                 file.write(chunk)
-                self.progress.advance(task, len(chunk))
+                self.progress(f"fetching {name}", file.tell(), total or file.tell())
         finally:
             file.flush()
             os.fsync(file.fileno())
@@ -308,7 +310,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _bytes(count: int | None) -> str:
+def readable_size(count: int | None) -> str:
     """A size for people: 13.5 GB."""
     if count is None:
         return "size unknown"

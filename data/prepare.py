@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from attnbias.data.acquire import acquire, instructions
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
@@ -32,6 +33,12 @@ class Options:
     """Replace what was prepared with another source or other settings."""
     dry_run: bool = False
     """Read and check, write nothing."""
+    download: bool = False
+    """Fetch the official archives."""
+    offline: bool = False
+    """Verify every byte of the archives, fetch nothing."""
+    splits: tuple[str, ...] = ()
+    """Only these; none named = all that are found."""
     workers: int = 1
     """Processes or threads that make or decode pictures."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -80,33 +87,36 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     module, function = facts.prepare.split(":")
     preparer: Preparer = getattr(import_module(module), function)
     reading = preparer(facts, source, folder, options)
+    indexes = _chosen(reading.indexes, options.splits)
 
     warnings = list(reading.warnings)
     if not (options.dry_run and facts.acquisition == "generated"):
         mend = f"run: attnbias prepare-data {name} --overwrite" if source is None else f"is {source} unpacked whole?"
-        for index in reading.indexes:
+        for index in indexes:
             check_pictures(index, options, mend)
-    splits = tuple(index.split for index in reading.indexes)
-    if len(splits) == 1:
-        warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
-    train = facts.train if facts.train in splits else splits[0]
+    splits = tuple(index.split for index in indexes)
+    roles = {"val": facts.val if facts.val in splits else splits[-1]}
+    if facts.train is not None:
+        roles["train"] = facts.train if facts.train in splits else splits[0]
+        if len(splits) == 1:
+            warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
     prepared = Prepared(
         dataset=name,
         splits=splits,
-        roles={"train": train, "val": facts.val if facts.val in splits else splits[-1]},
+        roles=roles,
         source=str(source) if source else None,
         settings=dict(reading.settings),
     )
     if not options.dry_run:
         if is_ready(folder) and Prepared.read(folder) != prepared:
             discard(folder, "index", "csra")
-        for index in reading.indexes:
+        for index in indexes:
             index.write(index_path(folder, index.split))
         for file, text in reading.files.items():
             with replacing(folder / file) as target:
                 target.write(text)
         prepared.write(folder)
-    return Report(folder, prepared, reading.indexes, warnings)
+    return Report(folder, prepared, indexes, warnings)
 
 
 def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:
@@ -150,6 +160,8 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
     Raises:
         DataError: some are missing or broken; the message counts them and names the first ten.
     """
+    if index.root.is_file():
+        return  # an archive, verified and read whole
     paths = list(dict.fromkeys(f"{index.root}/{record.path}" for record in index.records))
     listing: dict[str, set[str]] = {}
     missing = []
@@ -182,16 +194,36 @@ def first_existing(paths: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
+def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index]:
+    found = [index.split for index in indexes]
+    if unknown := [split for split in splits if split not in found]:
+        raise DataError(f"no split '{unknown[0]}'; found: {', '.join(found)}")
+    return [index for index in indexes if not splits or index.split in splits]
+
+
 def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
-    """The source folder, absolute: the given one, or the one that the set was prepared from before."""
+    """The source folder, absolute: what archives were unpacked to, the given one, or the one from before."""
+    if source is not None and not source.exists():
+        raise DataError(f"source folder {source} does not exist; it should hold {facts.layout}")
+    source = acquire(
+        facts,
+        source.absolute() if source else None,
+        folder.absolute(),
+        download=options.download,
+        offline=options.offline,
+        dry_run=options.dry_run,
+        progress=options.progress,
+    )
     if source is None and is_ready(folder):
         before = Prepared.read(folder).source
         source = Path(before) if before else None
     if source is None:
-        raise DataError(f"dataset '{facts.name}' needs --source DIR, a folder with {facts.layout}; see {facts.page}")
-    if not source.is_dir():
-        raise DataError(f"source folder {source} does not exist; it should hold {facts.layout}")
-    source = source.absolute()
+        fetched = f"--download ({facts.size}), or " if facts.acquisition == "auto" else ""
+        raise DataError(
+            f"dataset '{facts.name}' needs {fetched}--source DIR, a folder with {facts.layout}: {instructions(facts)}"
+        )
+    if not source.exists():
+        raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")
     standing(folder, source, {}, options)
     return source
 

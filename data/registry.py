@@ -28,6 +28,10 @@ class Archive:
     """In bytes."""
     algorithm: Literal["md5", "sha1", "sha256"] | None = None
     digest: str | None = None
+    into: str = ""
+    """Folder, below the set's own, that its members go to."""
+    nested: bool = False
+    """Its members are tar files, each to be unpacked into a folder of its name."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class DatasetFacts:
     classes: str
     """How many classes, or how they are found."""
     splits: tuple[str, ...]
-    train: str
-    """The split that training reads."""
+    train: str | None
+    """The split that training reads; None for a set made for evaluation only."""
     val: str
     """The split that evaluation reads."""
     acquisition: Literal["generated", "auto", "manual"]
@@ -56,12 +60,23 @@ class DatasetFacts:
     page: str = ""
     """Where it is described, and registered for where that is asked."""
     archives: tuple[Archive, ...] = ()
+    unpack: bool = True
+    """Archives are unpacked; False: pictures are read out of them."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples that each split of the official set has."""
 
 
 _COCO = "http://images.cocodataset.org/"
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
+_PLACES = "http://data.csail.mit.edu/places/places365/"
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
+_TORONTO = "https://www.cs.toronto.edu/~kriz/"
+_BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks/"
+_ZENODO = "https://zenodo.org/record/2235448/files/"
+_CORRUPTIONS = (
+    *("brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost", "gaussian_noise", "glass_blur"),
+    *("impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "shot_noise", "snow", "zoom_blur"),
+)
 _DEMO_LICENCE = "digits CC BY 4.0 (UCI); photographs CC0, public domain or CC BY 2.0, named in the annotation files"
 
 _ENTRIES = (
@@ -181,8 +196,293 @@ _ENTRIES = (
                 "http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute_files/wider_attribute_annotation.zip",
                 "wider_attribute_annotation.zip",
             ),
+            Archive("https://drive.google.com/open?id=0B-PXtfvNMLanWEVCaHZnR0RHSlE", "wider_attribute_image.tgz"),
         ),
         counts={"trainval": 28_345, "test": 29_179},
+    ),
+    DatasetFacts(
+        name="voc12",
+        title="PASCAL VOC 2012, classes and boxes of its pictures",
+        task="multilabel",
+        classes="20",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        licence="Flickr's terms, research",
+        size="2 GB",
+        prepare="attnbias.data.voc:prepare",
+        layout="VOC2012/{JPEGImages,Annotations,ImageSets/Main}",
+        page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        archives=(
+            Archive(
+                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                "VOCtrainval_11-May-2012.tar",
+                None,
+                "md5",
+                "6cd6e144f989b92b3379bac3b3de84fd",
+            ),
+        ),
+        counts={"train": 5_717, "val": 5_823},
+    ),
+    DatasetFacts(
+        name="cifar10",
+        title="CIFAR-10, 32 x 32 pixels",
+        task="singlelabel",
+        classes="10",
+        splits=("train", "test"),
+        train="train",
+        val="test",
+        acquisition="auto",
+        licence="none stated; cite Krizhevsky 2009",
+        size="0.2 GB",
+        prepare="attnbias.data.cifar:prepare",
+        layout="cifar-10-python.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        archives=(
+            Archive(
+                _TORONTO + "cifar-10-python.tar.gz",
+                "cifar-10-python.tar.gz",
+                None,
+                "md5",
+                "c58f30108f718f92721af3b95e74349a",
+            ),
+        ),
+        unpack=False,
+        counts={"train": 50_000, "test": 10_000},
+    ),
+    DatasetFacts(
+        name="cifar100",
+        title="CIFAR-100, 32 x 32 pixels",
+        task="singlelabel",
+        classes="100",
+        splits=("train", "test"),
+        train="train",
+        val="test",
+        acquisition="auto",
+        licence="none stated; cite Krizhevsky 2009",
+        size="0.2 GB",
+        prepare="attnbias.data.cifar:prepare",
+        layout="cifar-100-python.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        archives=(
+            Archive(
+                _TORONTO + "cifar-100-python.tar.gz",
+                "cifar-100-python.tar.gz",
+                None,
+                "md5",
+                "eb9058c3a382ffc7106e4002c42a8d85",
+            ),
+        ),
+        unpack=False,
+        counts={"train": 50_000, "test": 10_000},
+    ),
+    DatasetFacts(
+        name="stl10",
+        title="STL-10, 96 x 96 pixels (its labelled splits)",
+        task="singlelabel",
+        classes="10",
+        splits=("train", "test"),
+        train="train",
+        val="test",
+        acquisition="auto",
+        licence="ImageNet's terms: non-commercial",
+        size="2.7 GB",
+        prepare="attnbias.data.cifar:prepare",
+        layout="stl10_binary.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
+        page="https://cs.stanford.edu/~acoates/stl10/",
+        archives=(
+            Archive(
+                "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+                "stl10_binary.tar.gz",
+                None,
+                "md5",
+                "91f7769df0f17e558f3565bffb0c7dfb",
+            ),
+        ),
+        unpack=False,
+        counts={"train": 5_000, "test": 8_000},
+    ),
+    DatasetFacts(
+        name="imagenet",
+        title="ImageNet-1k (ILSVRC 2012)",
+        task="singlelabel",
+        classes="1000",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="manual",
+        licence="account, non-commercial research",
+        size="155 GB",
+        prepare="attnbias.data.imagenet:prepare",
+        layout="train/SYNSET/ and val/SYNSET/ of pictures, or the official archives",
+        page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
+        archives=(
+            Archive(
+                "",
+                "ILSVRC2012_img_train.tar",
+                147_897_477_120,
+                "sha256",
+                "b08200a27a8e34218a0e58fde36b0fe8f73bc377f4acea2d91602057c3ca45bb",
+                into="train",
+                nested=True,
+            ),
+            Archive(
+                "",
+                "ILSVRC2012_img_val.tar",
+                6_744_924_160,
+                "sha256",
+                "c7e06a6c0baccf06d8dbeb6577d71efff84673a5dbdd50633ab44f8ea0456ae0",
+                into="val",
+            ),
+            Archive("", "ILSVRC2012_devkit_t12.tar.gz", None, "md5", "fa75699e90414af021442c21a62c3abf"),
+        ),
+        counts={"train": 1_281_167, "val": 50_000},
+    ),
+    DatasetFacts(
+        name="imagenet-c",
+        title="ImageNet-C: 15 corruptions in 5 severities, one split each",
+        task="singlelabel",
+        classes="1000",
+        splits=tuple(f"{corruption}-{severity}" for corruption in _CORRUPTIONS for severity in range(1, 6)),
+        train=None,
+        val="brightness-1",
+        acquisition="auto",
+        licence="CC BY 4.0, pictures under ImageNet's terms",
+        size="75 GB",
+        prepare="attnbias.data.imagenet:prepare_corruptions",
+        layout="CORRUPTION/{1..5}/SYNSET/ of pictures, perhaps below blur/ digital/ noise/ weather/",
+        page="https://zenodo.org/record/2235448",
+        archives=tuple(
+            Archive(f"{_ZENODO}{group}.tar", f"{group}.tar", None, "md5", digest)
+            for group, digest in (
+                ("blur", "2d8e81fdd8e07fef67b9334fa635e45c"),
+                ("digital", "89157860d7b10d5797849337ca2e5c03"),
+                ("noise", "e80562d7f6c3f8834afb1ecf27252745"),
+                ("weather", "33ffea4db4d93fe4a428c40a6ce0c25d"),
+            )
+        ),
+        counts={f"{corruption}-{severity}": 50_000 for corruption in _CORRUPTIONS for severity in range(1, 6)},
+    ),
+    DatasetFacts(
+        name="imagenet-a",
+        title="ImageNet-A: natural adversarial pictures of 200 of the classes",
+        task="singlelabel",
+        classes="1000, of which 200 occur",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="auto",
+        licence="pictures under their owners' terms",
+        size="0.7 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="imagenet-a/SYNSET/ of pictures",
+        page="https://github.com/hendrycks/natural-adv-examples",
+        archives=(
+            Archive(
+                _BERKELEY + "imagenet-a.tar",
+                "imagenet-a.tar",
+                687_552_512,
+                "sha256",
+                "3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
+            ),
+        ),
+        counts={"val": 7_500},
+    ),
+    DatasetFacts(
+        name="imagenet-r",
+        title="ImageNet-R: renditions of 200 of the classes",
+        task="singlelabel",
+        classes="1000, of which 200 occur",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="auto",
+        licence="pictures under their owners' terms",
+        size="2.2 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="imagenet-r/SYNSET/ of pictures",
+        page="https://github.com/hendrycks/imagenet-r",
+        archives=(
+            Archive(
+                _BERKELEY + "imagenet-r.tar",
+                "imagenet-r.tar",
+                2_191_079_936,
+                "sha256",
+                "18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
+            ),
+        ),
+        counts={"val": 30_000},
+    ),
+    DatasetFacts(
+        name="imagenet-sketch",
+        title="ImageNet-Sketch: drawings of the 1000 classes",
+        task="singlelabel",
+        classes="1000",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="manual",
+        licence="research",
+        size="7 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="sketch/SYNSET/ of pictures",
+        page="https://github.com/HaohanWang/ImageNet-Sketch",
+        archives=(
+            Archive("https://drive.google.com/open?id=1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "ImageNet-Sketch.zip"),
+        ),
+        counts={"val": 50_889},
+    ),
+    DatasetFacts(
+        name="places365",
+        title="Places365-Standard, 256-pixel pictures",
+        task="singlelabel",
+        classes="365",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        licence="non-commercial research",
+        size="25 GB",
+        prepare="attnbias.data.places:prepare",
+        layout="the official lists with data_256/ and val_256/, or train/CLASS/ and val/CLASS/ of pictures",
+        page="http://places2.csail.mit.edu/download.html",
+        archives=tuple(
+            Archive(_PLACES + file, file, None, "md5", digest)
+            for file, digest in (
+                ("train_256_places365standard.tar", "53ca1c756c3d1e7809517cc47c5561c5"),
+                ("val_256.tar", "e27b17d8d44f4af9a78502beb927f808"),
+                ("filelist_places365-standard.tar", "35a0585fee1fa656440f3ab298f8479c"),
+            )
+        ),
+        counts={"train": 1_803_460, "val": 36_500},
+    ),
+    DatasetFacts(
+        name="inat2018",
+        title="iNaturalist 2018: species",
+        task="singlelabel",
+        classes="8142",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        licence="non-commercial research",
+        size="120 GB",
+        prepare="attnbias.data.inaturalist:prepare",
+        layout="train2018.json, val2018.json and train_val2018/",
+        page="https://github.com/visipedia/inat_comp/tree/master/2018",
+        archives=(
+            Archive(
+                _INAT + "train_val2018.tar.gz",
+                "train_val2018.tar.gz",
+                None,
+                "md5",
+                "b1c6952ce38f31868cc50ea72d066cc3",
+            ),
+            Archive(_INAT + "train2018.json.tar.gz", "train2018.json.tar.gz"),
+            Archive(_INAT + "val2018.json.tar.gz", "val2018.json.tar.gz"),
+        ),
+        counts={"train": 437_513, "val": 24_426},
     ),
 )
 

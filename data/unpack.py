@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from attnbias.data.download import only_writer
+from attnbias.data.atomic import replacing
+from attnbias.data.download import Progress, only_writer
 from attnbias.data.errors import DataError
 
 MANIFEST = ".unpacked.json"
@@ -26,9 +27,6 @@ RATIO = 200
 ALLOWANCE = 10_000_000
 """Bytes that any archive may unpack to, however small it is."""
 CHUNK = 1 << 20
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of it are done, and how many there are."""
 
 Member = tuple[str, int, Callable[[], IO[bytes]]]
 """Path below the target, size in bytes, and what opens its content."""
@@ -181,9 +179,5 @@ def _manifest(target: Path) -> dict[str, int]:
 
 
 def _record(target: Path, name: str, size: int) -> None:
-    part = target / f"{MANIFEST}.part"
-    with part.open("w") as file:
-        json.dump({**_manifest(target), name: size}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target / MANIFEST)
+    with replacing(target / MANIFEST) as file:
+        file.write(json.dumps({**_manifest(target), name: size}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2007: image lists and xml annotations read into an index."""
+"""PASCAL VOC 2007 and 2012: image lists and xml annotations read into an index."""
 
 from __future__ import annotations
 
@@ -60,28 +60,24 @@ def read_voc(
 
 
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read both splits; the source may be VOC2007 itself, VOCdevkit, or the folder above it."""
+    """Read both splits; the source may be VOC2007 (or VOC2012) itself, VOCdevkit, or the folder above it."""
     assert source is not None
-    places = [
-        source,
-        source / "VOC2007",
-        source / "VOCdevkit" / "VOC2007",
-        source / "VOC2007" / "VOCdevkit" / "VOC2007",
-    ]
-    voc2007 = first_existing([place / "ImageSets" / "Main" for place in places])
-    if voc2007 is None:
-        raise DataError(f"{source} holds no VOC2007/ImageSets/Main; expected {facts.layout}")
-    voc2007 = voc2007.parent.parent
-    if not (voc2007 / "ImageSets" / "Main" / "test.txt").is_file():
+    year = {"voc07": "VOC2007", "voc12": "VOC2012"}[facts.name]
+    places = [source, source / year, source / "VOCdevkit" / year, source / year / "VOCdevkit" / year]
+    voc = first_existing([place / "ImageSets" / "Main" for place in places])
+    if voc is None:
+        raise DataError(f"{source} holds no {year}/ImageSets/Main; expected {facts.layout}")
+    voc = voc.parent.parent
+    if facts.name == "voc07" and not (voc / "ImageSets" / "Main" / "test.txt").is_file():
         raise DataError(
-            f"{voc2007}/ImageSets/Main/test.txt is missing: unpack VOCtest_06-Nov-2007.tar into the same folder"
+            f"{voc}/ImageSets/Main/test.txt is missing: unpack VOCtest_06-Nov-2007.tar into the same folder"
         )
     indexes = []
     for done, split in enumerate(facts.splits):
         options.progress(f"reading {split}", done, len(facts.splits))
-        indexes.append(read_voc(voc2007, split, dataset=facts.name))
-    trainval, test = indexes
-    return Reading(indexes, check_counts(facts, indexes), files=csra_voc(trainval, test, str(voc2007.parent)))
+        indexes.append(read_voc(voc, split, dataset=facts.name))
+    files = csra_voc(*indexes, str(voc.parent)) if facts.name == "voc07" else {}
+    return Reading(indexes, check_counts(facts, indexes), files=files)
 
 
 def _read_list(path: Path) -> list[str]:
