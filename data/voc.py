@@ -76,7 +76,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     for done, split in enumerate(facts.splits):
         options.progress(f"reading {split}", done, len(facts.splits))
         indexes.append(read_voc(voc, split, dataset=facts.name))
-    files = csra_voc(*indexes, str(voc.parent)) if facts.name == "voc07" else {}
+    files = csra_voc(indexes[0], indexes[1], str(voc.parent)) if facts.name == "voc07" else {}
     return Reading(indexes, check_counts(facts, indexes), files=files)
 
 
