@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnbias.data.errors import DataError
-from attnbias.data.index import Box, Index, Record
+from attnbias.data.index import Box, Index, Record, collector_paused
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.published import csra_coco
 from attnbias.data.registry import DatasetFacts
@@ -17,6 +17,7 @@ from attnbias.data.registry import DatasetFacts
 OFFICIAL = ("train2014", "val2014")
 
 
+@collector_paused()
 def read_coco(
     annotation_file: Path,
     image_folder: Path,
@@ -58,7 +59,7 @@ def read_coco(
         records = tuple(
             Record(
                 path=image["file_name"],
-                target=tuple(int(label in positives[image["id"]]) for label in range(len(categories))),
+                target=_target(positives[image["id"]], len(categories)),
                 boxes=tuple(boxes[image["id"]]),
                 image_id=image["id"],
                 group=image[group] if group else None,
@@ -99,6 +100,13 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         return Reading(indexes, [f"not the official COCO 2014 files: found {', '.join(found)}"])
     train, val = indexes
     return Reading(indexes, check_counts(facts, indexes), files=csra_coco(train, val, str(source)))
+
+
+def _target(positives: set[int], classes: int) -> tuple[int, ...]:
+    target = [0] * classes
+    for label in positives:
+        target[label] = 1
+    return tuple(target)
 
 
 def _load(path: Path) -> dict[str, Any]:
