@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from attnbias.data.datasets import PictureDataset, collate
@@ -21,6 +22,9 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.sampler import EvaluationSampler
+
+Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     control: Control | None = None,
+    perturb: Perturbation | None = None,
 ) -> Evaluation:
     """Score every sample of a split once and measure.
 
@@ -97,8 +102,11 @@ def evaluate(
         skipped += batch["errors"]
         if not len(batch["index"]):
             continue
+        images = batch["image"].to(device, non_blocking=True)
+        if perturb is not None:
+            images = perturb(model, images, batch["target"].to(device), batch["index"])
         with accelerator.autocast():
-            named = method.predict(model, batch["image"].to(device, non_blocking=True), task)
+            named = method.predict(model, images, task)
         scores = {name: value.float().cpu().numpy() for name, value in named.items()}
         mine.append((batch["index"].numpy(), batch["target"].numpy(), scores))
     parts = gather_object(mine) if processes > 1 else mine

@@ -1,25 +1,36 @@
-"""Robustness figures of whatever classifies: corruption error, 200-class subsets of ImageNet, one table of results.
+"""How much a classifying model loses when pictures get worse: corruptions, other renditions, attacks; one table.
 
-Nothing here runs a model: scores and accuracies come in, figures go out. `Corrupted` (data/transforms/corruptions.py)
-and attacks.py make the pictures.
+Works for every method: pictures are changed before the model sees them, scores come from the one evaluation loop.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from attnbias.methods.engine.errors import UsageError
+from attnbias.data import imagenet
+from attnbias.data.index import Index
+from attnbias.data.registry import open_split
+from attnbias.data.transforms.basic import normalization
+from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, precropped_transform
+from attnbias.methods.engine.attacks import Attack, adversarial
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.evaluate import Evaluation, Perturbation, evaluate, open_dataset
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.measures import singlelabel_measures
 
-Subset = Literal["a", "r"]
+Row = dict[str, Any]
+"""`test` (what was measured) and its measures by name."""
 
 ALEXNET_ERROR: dict[str, float] = {
     "gaussian_noise": 0.886428,
@@ -68,56 +79,132 @@ def corruption_errors(accuracies: Mapping[str, Sequence[float]]) -> CorruptionEr
     return CorruptionErrors(accuracy, error, mce, mean_accuracy)
 
 
-# ImageNet-A and -R: 200 of the 1000 classes ---------------------------------------------------------------------------
+# Tests of a model -----------------------------------------------------------------------------------------------------
 
 
-def imagenet_synsets(subset: Subset | None = None) -> list[str]:
-    """Synsets in the order of the class numbers: all 1000 of ImageNet-1k, or the 200 of ImageNet-A or -R."""
-    name = f"imagenet_{subset}_synsets.txt" if subset else "imagenet_synsets.txt"
-    return resources.files("timm.data").joinpath("_info", name).read_text().split()
+@dataclass(frozen=True)
+class Bench:
+    """A loaded model and how its evaluations are carried out; each test gives rows of the table."""
+
+    loaded: Loaded
+    accelerator: Accelerator
+    data_root: Path | None = None
+    batch_size: int = 64
+    workers: int = 0
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    def clean(self, split: str) -> list[Row]:
+        """The split of the recipe's dataset as it is."""
+        index = self._open(self.loaded.recipe.dataset, split)
+        return [_row(f"{index.dataset}/{split}", self._evaluate(index).measures)]
+
+    def attacked(self, split: str, name: str, attack: Attack) -> list[Row]:
+        """The split under an attack; each batch's random start follows from the recipe's seed and its first sample."""
+        recipe, task = self.loaded.recipe, self.loaded.task
+        mean, std = normalization(recipe.normalize)
+
+        def perturb(model: nn.Module, images: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+            generator = torch.Generator(images.device).manual_seed((recipe.seed << 32) + int(samples[0]))
+            start = torch.rand(images.shape, generator=generator, device=images.device) * 2 - 1
+            return adversarial(model, images, targets, attack, mean, std, task=task, start=start)
+
+        index = self._open(recipe.dataset, split)
+        return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb).measures)]
+
+    def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
+        """The split corrupted on the fly: a row for each corruption and the mean, of the measure that decides.
+
+        No mCE: AlexNet's errors are those on the published pictures.
+        """
+        recipe, measure = self.loaded.recipe, self.loaded.method.deciding_measure(self.loaded.task)
+        index = self._open(recipe.dataset, split)
+        means: dict[str, float] = {}
+        for name in corruptions:
+            if name not in CORRUPTIONS:
+                raise UsageError(f"unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
+            transforms = [
+                Corrupted(self.loaded.method.transform(recipe, False), name, severity, recipe.normalize)
+                for severity in severities
+            ]
+            means[name] = float(np.mean([self._evaluate(index, change).measures[measure] for change in transforms]))
+        rows = [_row(f"{index.dataset}/{split} {name}", {measure: value}) for name, value in means.items()]
+        return [*rows, _row(f"{index.dataset}/{split} corrupted", {measure: float(np.mean(list(means.values())))})]
+
+    def imagenet_c(self) -> list[Row]:
+        """The 75 published corrupted sets: accuracy and CE of each corruption, then their means."""
+        recipe = self.loaded.recipe
+        change = precropped_transform(recipe.image_size, recipe.normalize)
+        accuracies = {
+            name: [
+                self._evaluate(self._open("imagenet-c", f"{name}-{severity}"), change).measures["top1"]
+                for severity in SEVERITIES
+            ]
+            for name in imagenet.CORRUPTIONS
+        }
+        found = corruption_errors(accuracies)
+        rows = [
+            _row(f"imagenet-c {name}", {"top1": found.accuracy[name], "CE": found.error[name]}) for name in accuracies
+        ]
+        return [*rows, _row("imagenet-c", {"top1": found.mean_accuracy, "mCE": found.mce})]
+
+    def rendition(self, dataset: str) -> list[Row]:
+        """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
+        index = self._open(dataset, "val")
+        found = self._evaluate(index)
+        if dataset == "imagenet-sketch":
+            return [_row(dataset, found.measures)]
+        targets, scores = keep_classes(found.targets, found.scores["scores"], imagenet.subset_indices(dataset))
+        return [_row(dataset, singlelabel_measures(targets, scores))]
+
+    def _open(self, dataset: str, split: str) -> Index:
+        index, known = open_split(dataset, split, self.data_root), len(self.loaded.classes)
+        if len(index.classes) != known:
+            raise UsageError(f"the checkpoint knows {known} classes, dataset '{dataset}' has {len(index.classes)}")
+        return index
+
+    def _evaluate(
+        self, index: Index, transform: Callable[..., Any] | None = None, perturb: Perturbation | None = None
+    ) -> Evaluation:
+        loaded = self.loaded
+        dataset = open_dataset(loaded.method, loaded.recipe, index, on_bad_image=self.on_bad_image)
+        dataset.transform = transform or dataset.transform
+        return evaluate(
+            loaded.method,
+            loaded.model,
+            dataset,
+            loaded.recipe,
+            self.accelerator,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            perturb=perturb,
+        )
 
 
-def subset_indices(subset: Subset) -> list[int]:
-    """Class numbers (of 1000) of the 200 classes of ImageNet-A or ImageNet-R, ascending."""
-    return subset_columns(imagenet_synsets(subset), imagenet_synsets())
+def keep_classes(
+    targets: NDArray[np.int64], scores: NDArray[np.float32], classes: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Keep the columns of some classes (ascending), so that no other can win, and number the targets (N,) within them.
 
-
-def subset_columns(classes: Sequence[str], known: Sequence[str]) -> list[int]:
-    """Where the classes of a set stand among those a model knows, matched by name: the columns to keep of its scores.
-
-    (The program counts on exactly the 200 folders being there; a missing or extra one shifts its labels silently.)
-
-    Raises:
-        UsageError: the model does not know one of the classes.
+    Classes are matched by number, never by a folder's position: a missing folder shifts nothing. (The program counts on
+    exactly 200 folders.)
     """
-    places = {name: place for place, name in enumerate(known)}
-    if strange := [name for name in classes if name not in places]:
-        raise UsageError(f"{len(strange)} of the set's {len(classes)} classes are unknown to the model ({strange[0]})")
-    return [places[name] for name in classes]
-
-
-def keep_columns(scores: NDArray[np.float32], columns: Sequence[int]) -> NDArray[np.float32]:
-    """Scores (N, kept) of the kept classes alone, so that the others cannot win."""
-    return scores[:, list(columns)]
+    return np.searchsorted(np.asarray(classes), targets), scores[:, list(classes)]
 
 
 # The table ------------------------------------------------------------------------------------------------------------
 
 
-def table_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a test set or attack, with its measures that are plain numbers, in the order given."""
-    numbers = {
-        test: {name: value for name, value in measures.items() if isinstance(value, int | float)}
-        for test, measures in results.items()
-    }
-    return [{"test": test, **measures} for test, measures in numbers.items()]
+def _row(test: str, measures: Mapping[str, Any]) -> Row:
+    return {"test": test, **{name: value for name, value in measures.items() if isinstance(value, int | float)}}
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as PATH.json and PATH.csv (a column for every measure that a row has)."""
-    path.with_suffix(".json").write_text(json.dumps(list(rows), indent=1) + "\n")
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON, or as CSV where the name ends so (a column for every measure that a row has)."""
+    if path.suffix != ".csv":
+        path.write_text(json.dumps(list(rows), indent=1) + "\n")
+        return
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.with_suffix(".csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

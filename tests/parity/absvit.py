@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from attnbias.data import imagenet
 from attnbias.data.class_folders import read_class_folders
 from attnbias.data.inaturalist import read_inaturalist
 from attnbias.data.transforms.basic import normalization
@@ -414,11 +415,11 @@ def metric_accuracy(case: Golden) -> dict[str, Any]:
     logits, targets = case.input("logits").copy(), case.input("target")
     kept = np.arange(case.config["num_classes"])
     if case.config["mask"]:
-        kept = np.array(robustness.subset_indices(case.config["mask"].split("_")[1]))
+        kept = np.array(imagenet.subset_indices(f"imagenet-{case.config['mask'].split('_')[1]}"))
     even = np.arange(0, len(logits), 2)
     logits[even, kept[targets[even]]] += 3
-    measures = singlelabel_measures(targets, logits[:, kept])
-    # The program's loss is a mean of batch means over all columns; ours is not measured, so torch's stands in.
+    measures = singlelabel_measures(*robustness.keep_classes(kept[targets], logits, kept.tolist()))
+    # The program's loss is a mean of batch means over all columns, with the subset's numbers; ours is not reported.
     size = case.config["batch_size"]
     batches = zip(torch.from_numpy(logits).split(size), torch.from_numpy(targets).split(size), strict=True)
     return {
@@ -432,6 +433,7 @@ def metric_mce(case: Golden) -> dict[str, Any]:
     names = case.config["folders"]
     accuracies = dict(zip(names, case.input("corruption_acc").astype(np.float64), strict=True))
     table = robustness.corruption_errors({name: list(row) for name, row in accuracies.items()})
+    assert list(imagenet.CORRUPTIONS) == names[: len(imagenet.CORRUPTIONS)]
     assert [robustness.ALEXNET_ERROR[name] for name in names] == case.config["alexnet_error"]
     return {
         "mean_acc_per_corruption": [table.accuracy[name] for name in names],
@@ -443,9 +445,9 @@ def metric_mce(case: Golden) -> dict[str, Any]:
 
 def imagenet_subsets(case: Golden) -> dict[str, Any]:
     return {
-        "imagenet_a_indices": robustness.subset_indices("a"),
-        "imagenet_r_indices": robustness.subset_indices("r"),
-        "all_wnids": robustness.imagenet_synsets(),
+        "imagenet_a_indices": imagenet.subset_indices("imagenet-a"),
+        "imagenet_r_indices": imagenet.subset_indices("imagenet-r"),
+        "all_wnids": list(imagenet.synsets()),
     }
 
 
