@@ -117,10 +117,7 @@ def evaluate(
     order = np.argsort(ids)
     targets = np.concatenate([part[1] for part in parts])[order]
     scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
-    measures: dict[str, Any] = {}
-    for name, values in scores.items():
-        found = method.measure(recipe, targets, values, task)
-        measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
+    measures = method.measure_all(recipe, targets, scores, task)
     return Evaluation(ids[order], targets, scores, measures, skipped)
 
 

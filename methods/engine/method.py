@@ -116,6 +116,16 @@ class Method(ABC):
 
         return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
 
+    def measure_all(
+        self, recipe: Any, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
+    ) -> dict[str, Any]:
+        """Measures of everything that `predict` gave for a split: those of `scores`, and of others as NAME/MEASURE."""
+        measures: dict[str, Any] = {}
+        for name, values in scores.items():
+            found = self.measure(recipe, targets, values, task)
+            measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
+        return measures
+
     def deciding_measure(self, task: Task) -> str:
         """The measure (higher is better) that picks the best checkpoint."""
         return "mAP" if task == "multilabel" else "top1"
