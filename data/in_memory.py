@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,24 @@ from torch import Tensor
 
 from attnbias.data.datasets import PictureDataset, SampleKey
 from attnbias.data.errors import DataError
+from attnbias.data.index import Index
 
 
 class InMemoryPictures(PictureDataset):
     """A PictureDataset that hands out whole batches of pixels; they are augmented and normalised on the device.
 
     `dataset.__getitems__(keys)`, which a DataLoader calls once a batch, gives the batch that `collate` would make of
-    its samples, with "image" (B, 3, H, W) uint8 as decoded and "epoch" (B,) int64 beside it. Such a batch needs no
-    collating (`collate_fn=lambda batch: batch`). Single samples are those of a PictureDataset.
+    its samples, with "image" (B, 3, H, W) uint8 as decoded and "epoch" (B,) int64 beside it. Single samples
+    are those of a PictureDataset.
     """
 
-    _pixels: Tensor | None = None
+    def __init__(
+        self, index: Index, transform: Callable[..., Any], *, batched: Callable[..., Tensor], **policies: Any
+    ) -> None:
+        super().__init__(index, transform, **policies)
+        self.batched = batched
+        """(pixels, sample ids, epochs) -> what `transform` makes of each, for a whole batch on any device."""
+        self._pixels: Tensor | None = None
 
     @property
     def pixels(self) -> Tensor:

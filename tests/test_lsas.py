@@ -335,22 +335,26 @@ def write_split(root: Path, sizes: list[tuple[int, int]]) -> Index:
     return Index("mini", "train", "singlelabel", ("a", "b"), root, tuple(records))
 
 
+def in_memory(index: Index, recipe: LSASRecipe, train: bool) -> InMemoryPictures:
+    batched = METHOD.batched_transform(recipe, train)
+    assert batched is not None
+    return InMemoryPictures(index, METHOD.transform(recipe, train), batched=batched)
+
+
 def test_batches_in_memory_are_the_pictures_on_disk(tmp_path: Path) -> None:
     index = write_split(tmp_path, [(10, 8)] * 5)
-    transform = METHOD.transform(METHOD.recipes["cifar10"].recipe, train=False)
-    pictures = InMemoryPictures(index, transform)
+    pictures = in_memory(index, METHOD.recipes["cifar10"].recipe, train=False)
     got = pictures.__getitems__([3, 1])
-    evaluation = BatchedTransform(*(transform.transforms[1].mean, transform.transforms[1].std))
-    one_by_one = PictureDataset(index, transform)
+    one_by_one = PictureDataset(index, pictures.transform)
     images = torch.stack([one_by_one[3]["image"], one_by_one[1]["image"]])
-    torch.testing.assert_close(evaluation(got["image"], got["index"], got["epoch"]), images)
+    torch.testing.assert_close(pictures.batched(got["image"], got["index"], got["epoch"]), images)
     assert got["target"].tolist() == [1, 1]
 
 
 def test_pictures_of_two_sizes_are_named(tmp_path: Path) -> None:
     index = write_split(tmp_path, [(10, 8), (10, 8), (9, 8)])
     with pytest.raises(DataError, match=r"2\.png is 9 x 8 pixels, expected 10 x 8"):
-        _ = InMemoryPictures(index, lambda picture: picture).pixels
+        _ = in_memory(index, METHOD.recipes["cifar10"].recipe, train=True).pixels
 
 
 def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
@@ -359,9 +363,7 @@ def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
     records = [Record(f"{name}/{i:04d}.jpg", label) for label, name in enumerate(names) for i in range(40)]
     index = Index("cifar10_mini", "train", "singlelabel", names, folder, tuple(records))
     recipe = LSASRecipe(network="cifar", block="basic", depth=8, lr=0.05, epochs=12, milestones=(8,))
-    data = InMemoryPictures(index, METHOD.transform(recipe, train=False))
-    to_tensor = METHOD.transform(recipe, train=False).transforms[1]
-    augment = BatchedTransform(to_tensor.mean, to_tensor.std, seed=0, size=32, padding=4, flip=True)
+    data, whole = in_memory(index, recipe, train=True), in_memory(index, recipe, train=False)
     torch.manual_seed(0)
     model = METHOD.build_model(recipe, 2, "singlelabel")
     optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
@@ -369,14 +371,14 @@ def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
     for step in range(24):
         apply_schedule(optimizer, schedule, step)
         got = data.__getitems__(np.random.default_rng(step).permutation(80)[:40].tolist())
-        images = augment(got["image"], got["index"], step // 2)
+        images = data.batched(got["image"], got["index"], got["epoch"] + step // 2)
         optimizer.zero_grad()
         METHOD.loss(model, {"image": images, "target": got["target"]}, recipe, "singlelabel")["loss"].backward()
         optimizer.step()
     model.eval()
-    got = data.__getitems__(range(80))
+    got = whole.__getitems__(range(80))
     with torch.no_grad():
-        images = BatchedTransform(to_tensor.mean, to_tensor.std)(got["image"], got["index"], 0)
+        images = whole.batched(got["image"], got["index"], got["epoch"])
         scores = METHOD.predict(model, images, "singlelabel")["scores"]
     assert METHOD.measure(recipe, got["target"].numpy(), scores.numpy(), "singlelabel")["top1"] > 75
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torchvision.transforms import v2
 
+    from attnbias.data.transforms.batched import BatchedTransform
     from attnbias.methods.lsas.model import ResNet
 
 
@@ -80,6 +81,18 @@ class LSAS(Method):
             steps.append(v2.RandomHorizontalFlip())
         geometry = v2.Compose(steps or [v2.Identity()])
         return v2.Compose([geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
+
+    def batched_transform(self, recipe: LSASRecipe, train: bool) -> BatchedTransform | None:
+        """The native pipeline on whole batches: its pictures are small and of one size."""
+        if recipe.pipeline != "native":
+            return None
+        from attnbias.data.transforms.basic import normalization
+        from attnbias.data.transforms.batched import BatchedTransform
+
+        mean, std = normalization(recipe.normalize)
+        if not train:
+            return BatchedTransform(mean, std)
+        return BatchedTransform(mean, std, recipe.seed, recipe.image_size, recipe.padding, recipe.flip)
 
     def batch_transform(self, recipe: LSASRecipe, num_classes: int) -> BatchTransform | None:
         """CutMix before mixup before cutout, as the program chooses where several are asked for."""
