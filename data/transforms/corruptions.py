@@ -147,8 +147,8 @@ def snow(x: Array, strength: tuple[float, ...], rng: np.random.Generator) -> Arr
 
 def frost(x: Array, strength: tuple[float, float], rng: np.random.Generator) -> Array:
     """Lay ice crystals over the picture; `strength` is what stays of the picture and what comes of the ice."""
-    ridges = 1 - np.abs(2 * _plasma(x.shape[:2], 1.6, rng) - 1)
-    ice = (ridges**3)[..., None] * np.array([0.85, 0.95, 1.0], dtype=np.float32)
+    ridges = 1 - np.abs(2 * _plasma(x.shape[:2], 1.2, rng) - 1)
+    ice = (ridges**2)[..., None] * np.array([0.85, 0.95, 1.0], dtype=np.float32)
     return strength[0] * x + strength[1] * ice
 
 
@@ -247,14 +247,16 @@ CORRUPTIONS: dict[str, tuple[Callable[[Array, Any, np.random.Generator], Array],
 
 
 def gaussian_blur(x: Array, sigma: float) -> Array:
-    """Blur a picture or a layer with a Gaussian, borders replicated."""
+    """Blur a picture or a layer with a Gaussian, borders mirrored (as often as a wide one needs)."""
     if sigma <= 0:
         return x
-    reach = min(max(math.ceil(4 * sigma), 1), max(x.shape[:2]))
+    reach = max(math.ceil(4 * sigma), 1)
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     taps = taps / taps.sum()
-    channels = F.pad(_channels(x), (reach,) * 4, mode="replicate")
-    return _picture(F.conv2d(F.conv2d(channels, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1)))
+    for axis, kernel in ((0, taps.view(1, 1, -1, 1)), (1, taps.view(1, 1, 1, -1))):
+        border = [(reach, reach) if place == axis else (0, 0) for place in range(x.ndim)]
+        x = _picture(F.conv2d(_channels(np.pad(x, border, mode="symmetric")), kernel))
+    return x
 
 
 def _smear(x: Array, length: float, sigma: float, angle: float) -> Array:
