@@ -17,11 +17,11 @@ from attnbias.data.coco import read_coco
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.published import csra_coco, csra_voc, csra_wider
-from attnbias.data.transforms.basic import ToNormalizedTensor, eval_transform, train_transform
+from attnbias.data.transforms.basic import ToNormalizedTensor
 from attnbias.data.voc import read_voc
 from attnbias.data.wider import read_wider
-
-NORMALIZE = {"voc07": "unit", "coco": "unit", "wider": "half"}
+from attnbias.methods.csra import METHOD
+from attnbias.methods.engine.recipe import revise
 
 
 def _index(case: Golden) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _prep(case: Golden) -> dict[str, Any]:
             crop = tuple(item["bbox"]) if "bbox" in item else None
             records.append(Record(f"{number}.png", (0,), crop=crop))
         index = Index("case", "case", "multilabel", ("any",), Path(folder), tuple(records))
-        transform = eval_transform(case.config["img_size"], NORMALIZE[case.config["dataset"]])
+        transform = _transform(case.config["dataset"], train=False, image_size=case.config["img_size"])
         dataset = PictureDataset(index, transform)
         return {f"item{number}": dataset[number]["image"] for number in range(len(records))}
 
@@ -85,12 +85,18 @@ def _picture(item: dict[str, Any], salt: int) -> Image.Image:
 def _prep_train_params(case: Golden) -> dict[str, Any]:
     """The pipelines that the product builds, in the words in which the published program prints its own."""
     return {
-        "voc07/coco train": _printed(train_transform(448, "unit")),
-        "wider train": _printed(train_transform(224, "half", resized_crop=False)),
-        "eval voc07/coco": _printed(eval_transform(448, "unit")),
-        "eval wider": _printed(eval_transform(224, "half")),
-        "optional ColorJitter": _printed(train_transform(448, "unit", color_jitter=True)),
+        "voc07/coco train": _printed(_transform("voc07", train=True)),
+        "wider train": _printed(_transform("wider", train=True)),
+        "eval voc07/coco": _printed(_transform("coco", train=False)),
+        "eval wider": _printed(_transform("wider", train=False)),
+        "optional ColorJitter": _printed(_transform("voc07", train=True, color_jitter=True)),
     }
+
+
+def _transform(dataset: str, train: bool, **changes: Any) -> v2.Compose:
+    """CSRA's pipeline by its recipe for the dataset."""
+    recipe = METHOD.named_recipe(METHOD.default_recipe(dataset)).recipe
+    return METHOD.transform(revise(recipe, changes), train)
 
 
 def _printed(pipeline: v2.Compose) -> dict[str, list[str]]:
