@@ -99,7 +99,7 @@ class InterventionalDualAttention(Method):
         if recipe.augmentation == "multiscale_crop":
             steps = [basic.square_resize(size + MARGIN), MultiScaleCrop(size), v2.RandomHorizontalFlip()]
         else:
-            cutout = [RandomCutout(recipe.cutout)] if recipe.cutout else []
+            cutout = [RandomCutout(round(recipe.cutout * size))] if recipe.cutout else []
             steps = [basic.square_resize(size), *cutout, RandAugmentPolicy()]
         return v2.Compose([*steps, basic.ToNormalizedTensor(*basic.normalization(recipe.normalize))])
 

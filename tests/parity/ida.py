@@ -70,9 +70,7 @@ def build(case: Golden, **changes: Any) -> IDA:
         model = IDA(nn.Identity(), InterventionalClassifier(dim, config["num_classes"], **options))
     else:
         size = case.inputs["images"]["shape"][-1] if "images" in case.inputs else case.inputs["train_x"]["shape"][-1]
-        built = METHOD.build_model(
-            parse(IDARecipe, fields | {"image_size": size, "cutout": 0}), config["num_classes"], "multilabel"
-        )
+        built = METHOD.build_model(parse(IDARecipe, fields | {"image_size": size}), config["num_classes"], "multilabel")
         assert isinstance(built, IDA)
         model = built
     state = convert(case.state_dict())
@@ -238,9 +236,7 @@ def select(case: Golden) -> dict[str, Any]:
 
 def evaluation(case: Golden) -> dict[str, Any]:
     config = case.config
-    recipe = IDARecipe(
-        image_size=config["img_size"], cutout=0, normalize="unit" if config.get("orid_norm") else "imagenet"
-    )
+    recipe = IDARecipe(image_size=config["img_size"], normalize="unit" if config.get("orid_norm") else "imagenet")
     return {"tensor": METHOD.transform(recipe, train=False)(Image.fromarray(case.input("picture")))}
 
 
