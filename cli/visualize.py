@@ -64,7 +64,7 @@ class Request:
 
 
 def _command(method: Method) -> Callable[..., None]:
-    kinds = "; ".join([*(f"{name} = {text}" for name, text in method.maps.items()), "gradcam = Grad-CAM"])
+    kinds = "; ".join([*(f"{name} = {text.rstrip('.')}" for name, text in method.maps.items()), "gradcam = Grad-CAM"])
 
     def command(
         load_from: Annotated[
@@ -76,7 +76,7 @@ def _command(method: Method) -> Callable[..., None]:
         ],
         paths: Annotated[
             list[Path] | None,
-            typer.Argument(metavar="[PATH]...", help="Pictures or folders of them. None: a split of the dataset."),
+            typer.Argument(metavar="PATH", help="Pictures or folders of them. None: a split of the dataset."),
         ] = None,
         recipe: Annotated[
             str | None,

@@ -73,14 +73,12 @@ function paint(canvas, pixelOf, values) {
 
 function drawMap(stage, map) {
   const [heat, edge] = stage.querySelectorAll("canvas");
-  for (const canvas of [heat, edge]) canvas.hidden = !map;
-  stage.dataset.drawn = map ? "yes" : "";
-  if (!map) return;
   const scale = 256 / Math.max(stage.clientWidth, stage.clientHeight, 1);
   const width = Math.max(1, Math.round(stage.clientWidth * scale));
   const height = Math.max(1, Math.round(stage.clientHeight * scale));
   for (const canvas of [heat, edge]) Object.assign(canvas, { width, height });
   const values = resized(map, width, height);
+  stage.querySelector(".nothing").hidden = values.some((value) => value > 0);
   const table = tables[byId("colours").value];
   paint(heat, (value) => {
     const level = Math.round(255 * value);
@@ -109,7 +107,8 @@ function scoreRow(item, view, label) {
 
 function viewOf(item, view, run) {
   const frame = element("div", { className: "frame" },
-    element("canvas", { className: "heat" }), element("canvas", { className: "edge" }));
+    element("canvas", { className: "heat" }), element("canvas", { className: "edge" }),
+    element("span", { className: "nothing", hidden: true }, "no attention"));
   const [x, y, width, height] = view.frame;
   Object.assign(frame.style, { left: percent(x), top: percent(y), width: percent(width), height: percent(height) });
   const picture = element("img", { src: item.picture, alt: item.name, width: item.width, height: item.height });
@@ -134,9 +133,8 @@ class Card {
   constructor(item, place) {
     this.item = item;
     this.visible = false;
-    const labels = Object.keys(item.views[0].maps).map(Number);
-    this.selected = labels.find((label) => item.true?.includes(label)) ?? labels[0] ?? null;
-    const chips = labels.map((label) => this.chip(label, place));
+    this.selected = item.labels[0];
+    const chips = item.labels.map((label) => this.chip(label, place));
     const views = element("div", { className: "views" }, ...item.views.map((view, run) => viewOf(item, view, page.runs[run])));
     this.node = element("article", { className: "card", tabIndex: -1 }, element("h2", { title: item.name }, item.name), views,
       element("fieldset", { className: "chips" }, element("legend", {}, "Attention for"), ...chips));
@@ -152,7 +150,7 @@ class Card {
   }
 
   select(label) {
-    if (!(label in this.item.views[0].maps)) return;
+    if (!this.item.labels.includes(label)) return;
     this.selected = label;
     this.node.querySelector(`.chips input[value="${label}"]`).checked = true;
     this.draw();
@@ -223,7 +221,7 @@ function step(direction) {
 function turn(direction) {
   const card = cards.find(({ node }) => node === document.activeElement);
   if (!card) return;
-  const labels = Object.keys(card.item.views[0].maps).map(Number);
+  const labels = card.item.labels;
   card.select(labels[(labels.indexOf(card.selected) + direction + labels.length) % labels.length]);
 }
 

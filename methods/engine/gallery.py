@@ -142,6 +142,7 @@ def _item(item: GalleryItem) -> dict[str, Any]:
         "height": item.picture.height,
         "true": item.true,
         "unknown": item.unknown,
+        "labels": list(item.views[0].maps),
         "boxes": [{name: _short(value) for name, value in box._asdict().items()} for box in item.boxes],
         "views": [
             {

@@ -54,7 +54,7 @@ class Column:
             layer = method.gradcam_layer(model)
             words = "Grad-CAM at " + next(name for name, module in model.named_modules() if module is layer)
         else:
-            words = method.maps.get(self.kind, "")
+            words = method.maps.get(self.kind, "").rstrip(".")
         return GalleryRun(
             name=self.name,
             method=f"{method.title}. {method.paper}",
