@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.measures import singlelabel_measures
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.llb.attention import object_maps, survey_objects
-from attnbias.methods.llb.measures import agreement, alpha_sweep, real_accuracy
+from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures, real_accuracy
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import LLBRecipe
 from attnbias.weights.errors import WeightsError
@@ -49,7 +50,7 @@ def pictures(count: int = 5, side: int = 32) -> Tensor:
     return torch.from_numpy(golden.normal("pictures", (count, 3, side, side), 1))
 
 
-def train_once(model: LLB, recipe: LLBRecipe) -> dict[str, Tensor]:
+def train_once(model: nn.Module, recipe: LLBRecipe) -> dict[str, Tensor]:
     batch = {"image": pictures(4), "target": torch.tensor([0, 3, 3, 6])}
     terms = METHOD.loss(model.train(), batch, recipe, "singlelabel")
     terms["loss"].backward()
@@ -127,6 +128,14 @@ def test_a_picture_is_classified_alike_in_any_batch() -> None:
 # Training -------------------------------------------------------------------------------------------------------------
 
 
+def count_pass(
+    forward: dict[str, int], backward: dict[str, int], name: str, _: nn.Module, inputs: Any, output: Tensor
+) -> None:
+    forward[name] = forward.get(name, 0) + 1
+    if output.requires_grad:
+        output.register_hook(lambda _: backward.update({name: backward.get(name, 0) + 1}))
+
+
 def count_passes(model: LLB, recipe: LLBRecipe) -> tuple[dict[str, int], dict[str, int]]:
     forward: dict[str, int] = {}
     backward: dict[str, int] = {}
@@ -134,8 +143,7 @@ def count_passes(model: LLB, recipe: LLBRecipe) -> tuple[dict[str, int], dict[st
     parts |= {f"branch.{i}": block for i, block in enumerate(model.branch.blocks)}
     parts["head"] = model.backbone.head
     for name, part in parts.items():
-        part.register_forward_hook(lambda *_, name=name: forward.update({name: forward.get(name, 0) + 1}))
-        part.register_full_backward_hook(lambda *_, name=name: backward.update({name: backward.get(name, 0) + 1}))
+        part.register_forward_hook(partial(count_pass, forward, backward, name))
     train_once(model, recipe)
     return forward, backward
 
@@ -181,7 +189,7 @@ def test_several_processes_can_train_it(changes: dict[str, Any]) -> None:
     recipe = revise(SMALL, {"target_layer": 2, **changes})
     wrapped = nn.parallel.DistributedDataParallel(build(recipe))
     for _ in range(2):  # DDP notices parameters without a gradient on the second step
-        train_once(wrapped, recipe)  # type: ignore[arg-type]
+        train_once(wrapped, recipe)
     assert all(p.grad is not None for p in wrapped.parameters() if p.requires_grad)
 
 
@@ -377,9 +385,7 @@ def test_survey_counts_usage_and_finds_the_pictures_an_object_fills() -> None:
     with torch.no_grad():
         shares = model.branch.assign(model.tokens(images, model.tapped_block)).shares
     torch.testing.assert_close(survey.usage, shares.mean((0, 1)))
-    assert int(survey.wins.sum()) == 5 * 16
-    assert survey.dead == 12 - len(shares.argmax(-1).unique())
-    assert 1 <= survey.perplexity <= 12
+    torch.testing.assert_close(METHOD.predict(model, images, "singlelabel")["objects"], shares.mean(1))
     best = shares.mean(1).topk(2, dim=0)  # (2, O)
     assert torch.equal(survey.pictures, ids[best.indices].T)
     torch.testing.assert_close(survey.filled, best.values.T)
@@ -407,6 +413,30 @@ def test_agreement_shares_add_up_to_each_branchs_accuracy() -> None:
     assert np.all(sum(mask.astype(int) for mask in masks.values()) == 1)
     right = 100 * (masks["both_right"] | masks["only_visual"]).mean()
     assert right == pytest.approx(singlelabel_measures(targets, visual)["top1"])
+
+
+def test_object_measures_count_objects_in_use() -> None:
+    even, one = np.full(8, 1 / 8, dtype=np.float32), np.eye(8, dtype=np.float32)[3]
+    assert object_measures(even) == {"perplexity": pytest.approx(8), "dead": 0}
+    assert object_measures(one) == {"perplexity": pytest.approx(1), "dead": 7}
+
+
+@pytest.mark.parametrize(("task", "deciding"), [("singlelabel", "top1"), ("multilabel", "mAP")])
+def test_one_evaluation_gives_every_figure(task: Any, deciding: str) -> None:
+    model, images = build(task=task), pictures(20)
+    with torch.no_grad():
+        scores = {name: value.numpy() for name, value in METHOD.predict(model, images, task).items()}
+    labels = golden.integers("labels", (20,), CLASSES)
+    targets = labels if task == "singlelabel" else np.eye(CLASSES, dtype=np.int64)[labels]
+    measures = METHOD.measure_all(SMALL, targets, scores, task)
+    assert measures[f"alpha_1/{deciding}"] == measures[f"visual/{deciding}"]
+    assert measures[f"alpha_0/{deciding}"] == measures[f"branch/{deciding}"]
+    assert measures[f"alpha_0.8/{deciding}"] == pytest.approx(measures[deciding])
+    assert 1 <= measures["objects/perplexity"] <= 12
+    if task == "singlelabel":
+        shares = [value for name, value in measures.items() if name.startswith("agreement/")]
+        assert len(shares) == 4
+        assert sum(shares) == pytest.approx(100)
 
 
 def test_both_losses_of_the_mixture_stand_beside_the_accuracies() -> None:

@@ -85,7 +85,7 @@ class Method(ABC):
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """Named probabilities (B, C), `scores` first: what is measured and shown. Other names are measured beside it."""
+        """Named arrays with a row a picture: first `scores`, probabilities (B, C), which is shown; `measure_all` gets all."""
         from torch import sigmoid, softmax
 
         logits = model(images).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,9 +77,10 @@ class LLBMethod(Method):
         return v2.Compose([*steps, ToNormalizedTensor(*normalization(recipe.normalize))])
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """The mixture and both branches, from one pass; in multi-label work sigmoids are mixed class by class."""
-        mixed, visual, branch = model(images, output="probabilities")
-        return {"scores": mixed, "visual": visual, "branch": branch}
+        """The mixture, both branches and object usage from one pass; multi-label work mixes sigmoids class by class."""
+        mixed, visual, branch, usage = model(images, output="predictions")
+        scores = {"scores": mixed, "visual": visual, "branch": branch}
+        return scores if usage is None else scores | {"objects": usage}
 
     def measure(self, recipe: LLBRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """In single-label work also the loss of the mixture, and the figure that the program prints as its loss."""
@@ -89,6 +90,24 @@ class LLBMethod(Method):
         if task == "singlelabel":
             measures["nll"] = negative_log_likelihood(targets, scores)
             measures["program_loss"] = program_loss(targets, scores)
+        return measures
+
+    def measure_all(
+        self, recipe: LLBRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
+    ) -> dict[str, Any]:
+        """Also the deciding measure at every alpha, how the branches agree (single-label), and object usage."""
+        from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures
+
+        probabilities = {name: values for name, values in scores.items() if name != "objects"}
+        measures = super().measure_all(recipe, targets, probabilities, task)
+        deciding = self.deciding_measure(task)
+        for alpha, found in alpha_sweep(targets, scores["visual"], scores["branch"], task).items():
+            measures[f"alpha_{alpha:g}/{deciding}"] = found[deciding]
+        if task == "singlelabel":
+            masks = agreement(targets, scores["visual"], scores["branch"])
+            measures |= {f"agreement/{name}": 100 * float(mask.mean()) for name, mask in masks.items()}
+        if "objects" in scores:
+            measures |= {f"objects/{name}": value for name, value in object_measures(scores["objects"].mean(0)).items()}
         return measures
 
     def attention(
@@ -120,12 +139,19 @@ class LLBMethod(Method):
 
         return convert(state)
 
+    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        from attnbias.methods.llb.convert import fit_resolution
+        from attnbias.methods.llb.model import LLB
+
+        assert isinstance(model, LLB)
+        return fit_resolution(model, state)
+
     def load_backbone(self, model: nn.Module, recipe: LLBRecipe, state: dict[str, Tensor], path: Path) -> None:
         from attnbias.methods.llb.convert import load_backbone
         from attnbias.methods.llb.model import LLB
 
         assert isinstance(model, LLB)
-        logging.getLogger(__name__).info("%s", load_backbone(model, state, path))
+        logging.getLogger(__name__).warning("%s", load_backbone(model, state, path))
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         from attnbias.methods.llb.convert import infer

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.llb.loss import object_usage, usage_entropy
 from attnbias.methods.llb.model import LLB
 
 
@@ -72,22 +71,10 @@ class ObjectSurvey(NamedTuple):
 
     usage: Tensor
     """Share of all patches that each object takes, (O,), summing to one."""
-    wins: Tensor
-    """Patches whose strongest object it is, (O,) int64."""
     pictures: Tensor
     """Ids of the pictures that each object fills most, (O, count), best first."""
     filled: Tensor
     """Which share of those pictures it fills, (O, count)."""
-
-    @property
-    def perplexity(self) -> float:
-        """Objects in use: exp of the usage entropy, 1 ... O."""
-        return usage_entropy(self.usage).exp().item()
-
-    @property
-    def dead(self) -> int:
-        """Objects that are no patch's strongest."""
-        return int((self.wins == 0).sum())
 
 
 @torch.no_grad()
@@ -98,21 +85,20 @@ def survey_objects(model: LLB, batches: Iterable[tuple[Tensor, Tensor]], count: 
         UsageError: there are no pictures.
     """
     objects = len(model.branch.objects.embeddings)
-    usage, wins = torch.zeros(objects, dtype=torch.float64), torch.zeros(objects, dtype=torch.int64)
+    usage = torch.zeros(objects, dtype=torch.float64)
     filled, pictures = torch.empty(objects, 0), torch.empty(objects, 0, dtype=torch.int64)
     seen = 0
     for images, ids in batches:
-        shares = _shares(model, images)  # (B, P, O)
-        usage += len(images) * object_usage(shares).double().cpu()
-        wins += shares.argmax(-1).flatten().bincount(minlength=objects).cpu()
+        shares = _shares(model, images).mean(1).cpu()  # (B, P, O) -> (B, O)
+        usage += shares.double().sum(0)
         seen += len(images)
-        filled = torch.cat([filled, shares.mean(1).T.cpu()], dim=1)  # (O, count + B)
+        filled = torch.cat([filled, shares.T], dim=1)  # (O, count + B)
         pictures = torch.cat([pictures, ids.cpu().expand(objects, -1)], dim=1)
         filled, best = filled.topk(min(count, filled.shape[1]), dim=1)
         pictures = pictures.gather(1, best)
     if not seen:
         raise UsageError("no pictures to survey objects over")
-    return ObjectSurvey((usage / seen).float(), wins, pictures, filled)
+    return ObjectSurvey((usage / seen).float(), pictures, filled)
 
 
 def _shares(model: LLB, images: Tensor) -> Tensor:

@@ -126,17 +126,12 @@ class LoadReport:
 def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadReport:
     """Fill the backbone from a published file; the branch stays fresh.
 
-    SWAG's position embedding is resized to the model's resolution, as its program does; others must fit.
-
     Raises:
         WeightsError: a backbone key lacks (a MAE pre-training file has no head and no fc_norm) or has another shape.
     """
-    converted = convert(state)
+    converted = fit_resolution(model, convert(state))
     own = model.state_dict()
     wanted = {name for name in own if name.startswith("backbone.")}
-    embedding = converted.get("backbone.pos_embed")
-    if model.family == "swag" and embedding is not None:
-        converted["backbone.pos_embed"] = resize_pos_embed(embedding, own["backbone.pos_embed"].shape[1])
     problems = [f"{name} is missing" for name in sorted(wanted - converted.keys())]
     problems += [
         f"{name} has shape {tuple(converted[name].shape)}, expected {tuple(own[name].shape)}"
@@ -156,6 +151,14 @@ def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadRepor
         fresh=tuple(name for name in own if name not in wanted),
         ignored=tuple(name for name in converted if name not in wanted),
     )
+
+
+def fit_resolution(model: LLB, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Resize SWAG's position embedding to the model's picture size, as its program does; other families' must fit."""
+    name = "backbone.pos_embed"
+    if model.family != "swag" or name not in state:
+        return state
+    return {**state, name: resize_pos_embed(state[name], model.state_dict()[name].shape[1])}
 
 
 def resize_pos_embed(embedding: Tensor, tokens: int) -> Tensor:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from timm.data.real_labels import RealLabelsImagenet
 
 from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Task
+from attnbias.methods.llb.loss import usage_entropy
 
 Array = NDArray[Any]
 
@@ -60,15 +63,23 @@ def program_loss(targets: Array, probabilities: Array) -> float:
     return float((log_sum - logits[np.arange(len(targets)), targets]).mean())
 
 
+def object_measures(usage: Array) -> dict[str, Any]:
+    """Measure the usage (O,) of latent objects: how many are in use, and how many are dead.
+
+    `perplexity` is exp of the usage entropy, 1 ... O; `dead` counts objects below a hundredth of an even share.
+    """
+    return {
+        "perplexity": usage_entropy(torch.from_numpy(usage)).exp().item(),
+        "dead": int(np.count_nonzero(usage < 0.01 / len(usage))),
+    }
+
+
 def real_accuracy(probabilities: Array, filenames: Sequence[str], labels: Path | None = None) -> dict[str, float]:
     """Top-1 and top-5, in per cent, under ImageNet's reassessed labels (Beyer et al., arXiv:2006.07159).
 
     `filenames` names every validation picture (ILSVRC2012_val_00000001.JPEG ...), in the order of the rows; pictures
     whose label set is empty are left out. `labels` is a file like the one that timm carries.
     """
-    import torch
-    from timm.data.real_labels import RealLabelsImagenet
-
     real = RealLabelsImagenet(filenames, real_json=labels)
     real.add_result(torch.from_numpy(probabilities))
     return {f"real_top{k}": value for k, value in real.get_accuracy().items()}

@@ -41,12 +41,15 @@ class BranchOutput(NamedTuple):
     """Logits of the visual branch, (B, C), where its head trains too."""
 
 
-class Probabilities(NamedTuple):
-    """Predictions of one pass, each (B, C) float32."""
+class Predictions(NamedTuple):
+    """What one pass in evaluation gives."""
 
     mixed: Tensor
+    """Probabilities, (B, C) float32, as `visual` and `branch`."""
     visual: Tensor
     branch: Tensor
+    usage: Tensor | None
+    """Share of each picture's patches that each object takes, (B, O); None with the legacy SWAG axis."""
 
 
 class LatentObjects(nn.Module):
@@ -157,13 +160,13 @@ class LLB(nn.Module):
         return self.backbone.forward_head(self.backbone.norm(tokens))
 
     def forward(
-        self, images: Tensor, output: Literal["logits", "probabilities", "training"] = "logits"
-    ) -> Tensor | Probabilities | BranchOutput:
+        self, images: Tensor, output: Literal["logits", "predictions", "training"] = "logits"
+    ) -> Tensor | Predictions | BranchOutput:
         """Classify images (B, 3, H, W).
 
         "logits": (B, C) whose softmax (single-label; sigmoid in multi-label work) is the mixture, that is its log (or
-        log-odds). "probabilities": the mixture and both branches. "training": the branch's raw logits and what
-        the loss needs; a frozen backbone runs without gradients and only to the tapped block.
+        log-odds). "predictions": probabilities of the mixture and both branches. "training": the branch's raw logits
+        and what the loss needs; a frozen backbone runs without gradients and only to the tapped block.
         """
         keep_graph = self.trains_backbone or output != "training"
         with nullcontext() if keep_graph else torch.no_grad():
@@ -174,13 +177,9 @@ class LLB(nn.Module):
         visual, branch = self.finish(tapped).float(), branch.float()
         if output == "logits":
             return mixed_logits(visual, branch, self.alpha, self.task)
-        return mixed_probabilities(visual, branch, self.alpha, self.task)
-
-
-def mixed_probabilities(visual: Tensor, branch: Tensor, alpha: float, task: Task) -> Probabilities:
-    """Mix both branches' logits (B, C): p = alpha p_visual + (1 - alpha) p_branch, by class in multi-label work."""
-    one, other = (v.sigmoid() if task == "multilabel" else v.softmax(dim=-1) for v in (visual, branch))
-    return Probabilities(alpha * one + (1 - alpha) * other, one, other)
+        seen, known = (v.sigmoid() if self.task == "multilabel" else v.softmax(dim=-1) for v in (visual, branch))
+        usage = shares.mean(1) if self.branch.axis == 1 else None
+        return Predictions(self.alpha * seen + (1 - self.alpha) * known, seen, known, usage)
 
 
 def mixed_logits(visual: Tensor, branch: Tensor, alpha: float, task: Task) -> Tensor:
