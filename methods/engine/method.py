@@ -85,7 +85,7 @@ class Method(ABC):
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """Named arrays with a row a picture: first `scores`, probabilities (B, C), which is shown; `measure_all` gets all."""
+        """Named arrays with a row a picture, `scores` first: probabilities (B, C), also shown. See `measure_all`."""
         from torch import sigmoid, softmax
 
         logits = model(images).float()
