@@ -106,8 +106,9 @@ def _read_object(element: ElementTree.Element) -> Box:
     name = (element.findtext("name") or "").strip().lower()
     if name not in CLASSES:
         raise ValueError(f"unknown class '{name}'")
-    left, top, right, bottom = (
-        float(element.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax")
-    )
+    sides = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    if None in sides:
+        raise ValueError(f"a {name} without bounding box")
+    left, top, right, bottom = (float(side or "") for side in sides)
     difficult = (element.findtext("difficult") or "0").strip() == "1"
     return Box(CLASSES.index(name), left - 1, top - 1, right - left + 1, bottom - top + 1, difficult=difficult)

@@ -134,6 +134,22 @@ def test_voc_layout(tmp_path: Path) -> None:
     assert summarize(trainval).unlabelled == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<name>dog</name>", "<name>wolf</name>", "unknown class 'wolf'"),
+        ("<xmin>3</xmin>", "", "a dog without bounding box"),
+        ("<xmin>3</xmin>", "<xmin></xmin>", "could not convert"),
+    ],
+)
+def test_voc_annotations_that_make_no_sense_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    source = voc_tree(tmp_path / "VOCdevkit")
+    annotation = source / "VOC2007" / "Annotations" / "000001.xml"
+    annotation.write_text(annotation.read_text().replace(old, new))
+    with pytest.raises(DataError, match=f"{annotation} is damaged .*{message}"):
+        prepare("voc07", source, tmp_path / "root")
+
+
 @pytest.mark.parametrize("inside", [".", "VOC2007", "..", "../../data"])
 def test_voc_is_found_from_each_folder_that_people_name(inside: str, tmp_path: Path) -> None:
     source = voc_tree(tmp_path / "data" / "VOCdevkit")
