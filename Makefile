@@ -52,7 +52,7 @@ wheel-check: setup ## Build sdist and wheel, install the wheel elsewhere, compar
 	$(BIN)/python tests/wheel_check.py
 
 bench: setup ## Measure speed against baselines in the same run
-	$(BIN)/python -m pytest tests/benchmarks -q -s
+	$(BIN)/python tests/benchmarks/speed.py
 
 clean: ## Remove what was built, but not data or runs
 	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
