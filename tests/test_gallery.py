@@ -195,6 +195,8 @@ def test_the_page_shows_every_picture_and_every_run_without_complaints(opened: B
         "plain1 of 3 right",
     ]
     assert "demo, split val" in opened.run("return document.getElementById('about').textContent")
+    different = "return [...document.querySelectorAll('.run > dl dd:last-child')].map(dd => dd.textContent)"
+    assert opened.run(different) == ["lam 0.5", "lam 0"]
     assert opened.run("return [...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert opened.run("return document.querySelector('#class').textContent").endswith(CLASSES[2])
     outside = "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"

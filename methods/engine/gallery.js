@@ -174,6 +174,12 @@ function definitions(pairs) {
   return element("dl", {}, ...pairs.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
 }
 
+/** The recipe's fields in which the runs differ: what a comparison is about. */
+function differences(run) {
+  const names = Object.keys(run.recipe).filter((name) => page.runs.some((other) => other.recipe[name] !== run.recipe[name]));
+  return names.map((name) => `${name} ${run.recipe[name]}`).join(", ");
+}
+
 function runPanel(run, place) {
   const verdicts = page.items.map((item) => isRight(item, item.views[place])).filter((verdict) => verdict !== null);
   const right = verdicts.filter(Boolean).length;
@@ -181,7 +187,7 @@ function runPanel(run, place) {
   return element("section", { className: "run" },
     element("h2", {}, run.name, element("span", {}, share)),
     definitions([["Method", run.method], ["Checkpoint", run.checkpoint], ["Map", run.map],
-      ["Normalised", run.normalisation]]),
+      ["Normalised", run.normalisation], ["Differs in", differences(run)]].filter(([, text]) => text)),
     element("details", {}, element("summary", {}, "Recipe"), definitions(Object.entries(run.recipe))));
 }
 
