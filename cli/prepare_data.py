@@ -23,7 +23,13 @@ def _names(incomplete: str) -> list[tuple[str, str]]:
 
 
 def prepare_data(
-    name: Annotated[str, typer.Argument(help="Dataset: see attnbias list datasets.", autocompletion=_names)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Dataset (see attnbias list datasets), or a folder, .csv or COCO .json of your own.",
+            autocompletion=_names,
+        ),
+    ],
     source: Annotated[Path | None, typer.Option(help="Folder that holds the dataset's official files.")] = None,
     root: Annotated[
         Path | None, typer.Option(help="Where prepared datasets stand.", show_default="$ATTNBIAS_DATA, else ./datasets")
@@ -61,15 +67,23 @@ def prepare_data(
 ) -> None:
     """Check a dataset, write its index files, and show what is in it.
 
-    Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot.
+    Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
+    your own holds a folder of pictures for each class (below train/ and val/, if you have both), annotations in COCO
+    layout, or one table with the columns path and label (or labels, separated by ";"), and perhaps split and group.
     """
-    if name not in DATASETS:
+    own = name not in DATASETS and Path(name).exists()
+    if name not in DATASETS and not own:
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
     typed = {"preset": preset, "size": size, "seed": seed, "train": train, "eval": evaluation}
     settings = {option: value for option, value in typed.items() if value is not None}
-    if DATASETS[name].acquisition == "generated" and source is not None:
+    if own and (source is not None or download or offline):
+        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
+    if download and offline:
+        raise UsageError("--download fetches and --offline forbids it: give one of them")
+    generated = not own and DATASETS[name].acquisition == "generated"
+    if generated and source is not None:
         raise UsageError(f"'{name}' is made on the spot: it takes no --source")
-    if DATASETS[name].acquisition != "generated" and settings:
+    if not generated and settings:
         raise UsageError(
             f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
         )
@@ -122,7 +136,7 @@ def _show(report: Report, dry_run: bool) -> None:
 
     console, name = Console(highlight=False), report.prepared.dataset
     summaries = [summarize(index) for index in report.indexes]
-    console.print(f"{DATASETS[name].title}: {len(report.indexes[0].classes)} classes")
+    console.print(f"{report.facts.title}: {len(report.indexes[0].classes)} classes")
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("split", no_wrap=True)
     table.add_column("role")

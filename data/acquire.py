@@ -31,7 +31,7 @@ def acquire(
 
     Args:
         download: fetch what lacks.
-        offline: fetch nothing, verify every byte of all archives.
+        offline: fetch nothing, verify every byte of the archives.
         dry_run: only say what would be done.
 
     Raises:
@@ -41,17 +41,18 @@ def acquire(
         raise DataError(f"'{facts.name}' cannot be downloaded by a program: {instructions(facts)}")
     place = source or folder / ARCHIVES
     present = [archive for archive in facts.archives if (place / archive.file).is_file()]
-    wanted: Sequence[Archive] = facts.archives if download or offline else present
+    wanted: Sequence[Archive] = facts.archives if download or (offline and source is None) else present
     if not wanted:
         return source
     target = folder / UNPACKED if facts.unpack else place
-    pending = [a for a in wanted if offline or not (facts.unpack and is_unpacked(a.file, target / a.into))]
+    unpacked = {a for a in wanted if facts.unpack and is_unpacked(a.file, target / a.into)}
+    pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (lacking := [a for a in pending if facts.unpack or not (place / a.file).is_file()]):
         names = ", ".join(f"{archive.file} ({readable_size(archive.size)})" for archive in lacking)
         raise DataError(f"dry run: {names} would be {'fetched into ' + str(place) if download else 'unpacked'} first")
-    if pending:
+    if pending and not dry_run:
         fetch(pending, place, notes=folder / ARCHIVES, offline=offline, progress=progress)
-    if facts.unpack:
+    if facts.unpack and not dry_run:
         for archive in pending:
             unpack(place / archive.file, target / archive.into, nested=archive.nested, progress=progress)
     return target

@@ -16,8 +16,8 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_picture
-from attnbias.data.prepared import MANIFEST, Prepared, index_path, is_ready
-from attnbias.data.registry import DATASETS, DatasetFacts, dataset_folder
+from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
+from attnbias.data.registry import DATASETS, DatasetFacts
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -68,6 +68,7 @@ the writing of indexes are the caller's part. A generated set writes its own pic
 class Report:
     """What `prepare` did: the set as it now stands."""
 
+    facts: DatasetFacts
     folder: Path
     prepared: Prepared
     indexes: Sequence[Index]
@@ -77,11 +78,21 @@ class Report:
 def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options = Options()) -> Report:
     """Read a dataset, check it, and write its index files. Running it again does the same checks and changes nothing.
 
+    Args:
+        name: a known dataset, or the path of a folder, table or COCO file of one's own.
+        source: the folder that holds a known dataset's files.
+        root: DATA_ROOT.
+
     Raises:
         DataError: annotations or pictures are missing or damaged, or the set stands prepared from something else.
     """
-    facts = DATASETS[name]
-    folder = dataset_folder(name, root)
+    if name in DATASETS:
+        facts = DATASETS[name]
+    else:
+        from attnbias.data.own import own_facts  # it stands on this module
+
+        facts, source = own_facts(Path(name)), Path(name)
+    folder = data_root(root) / facts.name
     if facts.acquisition != "generated":
         source = _source(facts, source, folder, options)
     module, function = facts.prepare.split(":")
@@ -91,7 +102,9 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
 
     warnings = list(reading.warnings)
     if not (options.dry_run and facts.acquisition == "generated"):
-        mend = f"run: attnbias prepare-data {name} --overwrite" if source is None else f"is {source} unpacked whole?"
+        mend = (
+            f"run: attnbias prepare-data {facts.name} --overwrite" if source is None else f"is {source} unpacked whole?"
+        )
         for index in indexes:
             check_pictures(index, options, mend)
     splits = tuple(index.split for index in indexes)
@@ -101,7 +114,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         if len(splits) == 1:
             warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
     prepared = Prepared(
-        dataset=name,
+        dataset=facts.name,
         splits=splits,
         roles=roles,
         source=str(source) if source else None,
@@ -116,7 +129,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
             with replacing(folder / file) as target:
                 target.write(text)
         prepared.write(folder)
-    return Report(folder, prepared, indexes, warnings)
+    return Report(facts, folder, prepared, indexes, warnings)
 
 
 def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:

@@ -490,10 +490,13 @@ DATASETS: Mapping[str, DatasetFacts] = MappingProxyType({facts.name: facts for f
 
 
 def dataset_folder(name_or_path: str, root: Path | None = None) -> Path:
-    """Folder of a dataset's prepared files: DATA_ROOT/NAME, or the path itself where it is one."""
-    if name_or_path not in DATASETS and (("/" in name_or_path) or (Path(name_or_path) / MANIFEST).is_file()):
-        return Path(name_or_path)
-    return data_root(root) / name_or_path
+    """Folder of a dataset's prepared files: DATA_ROOT/NAME, or for a path itself or what was prepared from it."""
+    path = Path(name_or_path)
+    if name_or_path in DATASETS or not ("/" in name_or_path or (path / MANIFEST).is_file() or path.is_file()):
+        return data_root(root) / name_or_path
+    prepared = data_root(root) / path.stem
+    source = Prepared.read(prepared).source if is_ready(prepared) else None
+    return prepared if source is not None and Path(source).resolve() == path.resolve() else path
 
 
 def ready(name_or_path: str, root: Path | None = None) -> bool:
@@ -519,14 +522,17 @@ def open_split(name_or_path: str, split: str, root: Path | None = None) -> Index
         pass
     facts = DATASETS.get(name_or_path)
     if facts is not None:
-        source = "" if facts.acquisition == "generated" else " --source DIR"
+        source = {"generated": "", "auto": " --download (or --source DIR)", "manual": " --source DIR"}[
+            facts.acquisition
+        ]
         place = f" --root {root}" if root is not None else ""
         raise DataError(
             f"dataset '{name_or_path}' is not prepared in {folder}; "
-            f"run: attnbias prepare-data {name_or_path}{source}{place}"
+            f"run: attnbias prepare-data {name_or_path}{place}{source}"
         )
     if "/" in name_or_path or folder.is_dir():
-        raise DataError(f"{folder} is no prepared dataset: it holds no {MANIFEST}")
+        mend = f"; run: attnbias prepare-data {name_or_path}" if folder.exists() else ""
+        raise DataError(f"{folder} is no prepared dataset: it holds no {MANIFEST}{mend}")
     near = difflib.get_close_matches(name_or_path, DATASETS, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise DataError(f"unknown dataset '{name_or_path}'{hint}; see: attnbias list datasets")

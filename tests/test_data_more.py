@@ -1,0 +1,641 @@
+"""The papers' datasets from tiny archives in their official layouts on a real server; and sets of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torchvision
+from archive_server import ArchiveServer, serving
+from PIL import Image
+
+from attnbias.data import download
+from attnbias.data import prepare as preparing
+from attnbias.data.class_folders import read_class_folders
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.errors import DataError
+from attnbias.data.imagenet import CORRUPTIONS, class_names, read_flat_validation, subset_indices, synsets
+from attnbias.data.inaturalist import read_inaturalist
+from attnbias.data.index import Index
+from attnbias.data.prepare import Options, Report, prepare
+from attnbias.data.prepared import is_ready
+from attnbias.data.registry import DATASETS, open_split
+
+TENCH, GOLDFISH, CRANE = "n01440764", "n01443537", "n02012849"
+
+
+def jpeg(seed: int = 0, side: int = 8) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def tar(files: dict[str, bytes], mode: Any = "w") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+def pack_zip(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+def tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def listed(index: Index) -> list[tuple[str, Any]]:
+    return [(record.path, record.target) for record in index.records]
+
+
+@pytest.fixture
+def server() -> Iterator[ArchiveServer]:
+    with serving() as server:
+        yield server
+
+
+Offer = Callable[[str, dict[str, bytes]], None]
+
+
+@pytest.fixture
+def offer(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Offer:
+    """Serve these files as a dataset's archives, with their true sizes and checksums in the registry."""
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+
+    def offering(name: str, files: dict[str, bytes]) -> None:
+        server.files = files
+        assert {archive.file for archive in DATASETS[name].archives} == set(files)
+        archives = tuple(
+            replace(
+                archive,
+                url=server.url + archive.file,
+                size=len(files[archive.file]),
+                algorithm="md5" if archive.digest else None,
+                digest=hashlib.md5(files[archive.file]).hexdigest() if archive.digest else None,
+            )
+            for archive in DATASETS[name].archives
+        )
+        facts = replace(DATASETS[name], archives=archives)
+        monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, name: facts})
+
+    return offering
+
+
+def fetched(name: str, root: Path) -> Report:
+    return prepare(name, root=root, options=Options(download=True, verify=True))
+
+
+# The archives ---------------------------------------------------------------------------------------------------------
+
+
+def cifar_batch(seed: int, classes: int, labels: str) -> tuple[bytes, dict[str, Any]]:
+    random = np.random.default_rng(seed)
+    batch = {"data": random.integers(0, 256, (4, 3072), np.uint8), labels: random.integers(0, classes, 4).tolist()}
+    return pickle.dumps(batch, protocol=2), batch
+
+
+def cifar10_archive() -> bytes:
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    files = {f"cifar-10-batches-py/{name}": cifar_batch(i, 10, "labels")[0] for i, name in enumerate(names)}
+    meta = pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}, protocol=2)
+    return tar({"cifar-10-batches-py/batches.meta": meta, **files}, "w:gz")
+
+
+def cifar100_archive() -> bytes:
+    files = {
+        f"cifar-100-python/{name}": cifar_batch(i, 100, "fine_labels")[0] for i, name in enumerate(("train", "test"))
+    }
+    meta = pickle.dumps({"fine_label_names": [f"class {i}" for i in range(100)]}, protocol=2)
+    return tar({**files, "cifar-100-python/meta": meta}, "w:gz")
+
+
+def stl10_archive() -> bytes:
+    random = np.random.default_rng(0)
+    files = {}
+    for split in ("test", "train"):
+        files[f"stl10_binary/{split}_X.bin"] = random.integers(0, 256, 3 * 3 * 96 * 96, np.uint8).tobytes()
+        files[f"stl10_binary/{split}_y.bin"] = random.integers(1, 11, 3).astype(np.uint8).tobytes()
+    names = "airplane bird car cat deer dog horse monkey ship truck".replace(" ", "\n")
+    return tar({**files, "stl10_binary/unlabeled_X.bin": b"", "stl10_binary/class_names.txt": names.encode()}, "w:gz")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
+def test_pictures_inside_archives_are_those_that_torchvision_reads(
+    tmp_path: Path, offer: Offer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, reader = {
+        "cifar10": (cifar10_archive, torchvision.datasets.CIFAR10),
+        "cifar100": (cifar100_archive, torchvision.datasets.CIFAR100),
+        "stl10": (stl10_archive, torchvision.datasets.STL10),
+    }[name]
+    archive = make()
+    offer(name, {DATASETS[name].archives[0].file: archive})
+    report = fetched(name, tmp_path / "root")
+    assert report.prepared.roles == {"train": "train", "val": "test"}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as file:
+        file.extractall(tmp_path / "torchvision", filter="data")
+    monkeypatch.setattr(reader, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *args: True)
+    for split in ("train", "test"):
+        index = open_split(name, split, tmp_path / "root")
+        ours = PictureDataset(index, lambda picture: picture)
+        chosen = {"split": split} if name == "stl10" else {"train": split == "train"}
+        theirs = reader(str(tmp_path / "torchvision"), **chosen)
+        assert len(ours) == len(theirs) > 0
+        assert list(index.classes) == list(theirs.classes)
+        for i in range(len(ours)):
+            picture, label = theirs[i]
+            assert ours[i]["target"] == label
+            assert ours[i]["image"].tobytes() == picture.tobytes()
+    assert not list((tmp_path / "root").rglob("*batch*"))
+
+
+def test_an_archive_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "ran"
+
+    class Command:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {mark}",)
+
+    files = {"cifar-100-python/train": pickle.dumps({"data": Command()}, protocol=2), "cifar-100-python/meta": b""}
+    source = tree(tmp_path / "source", {"cifar-100-python.tar.gz": tar(files, "w:gz")})
+    facts = replace(DATASETS["cifar100"], archives=(replace(DATASETS["cifar100"].archives[0], digest=None),))
+    monkeypatch.setattr(preparing, "DATASETS", {"cifar100": facts})
+    with pytest.raises(DataError, match=r"posix\.system, which is no array"):
+        prepare("cifar100", source, tmp_path / "root")
+    assert not mark.exists()
+
+
+def test_a_cut_archive_in_memory(tmp_path: Path) -> None:
+    from attnbias.data.cifar import read_archive
+
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(cifar10_archive()[:20_000])
+    with pytest.raises(DataError, match="damaged"):
+        read_archive(archive, "train")
+    archive.write_bytes(tar({"other/file": b""}, "w:gz"))
+    with pytest.raises(DataError, match="holds 'other', expected CIFAR-10"):
+        read_archive(archive, "test")
+
+
+def devkit() -> bytes:
+    """ILSVRC2012_devkit_t12 of three synsets and one group of them, its own numbers not in the order of the names."""
+    from scipy.io import savemat
+
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(1, CRANE, "crane", "bird", 0), (2, TENCH, "tench", "fish", 0), (3, GOLDFISH, "goldfish", "fish", 0)]
+    rows += [(1001, "n00001740", "entity", "all", 3)]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
+    folder = "ILSVRC2012_devkit_t12/data/"
+    return tar(
+        {folder + "meta.mat": meta.getvalue(), folder + "ILSVRC2012_validation_ground_truth.txt": b"3\n1\n2\n1\n"},
+        "w:gz",
+    )
+
+
+def imagenet_archives() -> dict[str, bytes]:
+    train = {f"{s}.tar": tar({f"{s}_{i}.JPEG": jpeg(i) for i in range(2)}) for s in (GOLDFISH, CRANE, TENCH)}
+    val = {f"ILSVRC2012_val_0000000{i}.JPEG": jpeg(i) for i in (2, 1, 4, 3)}
+    return {
+        "ILSVRC2012_img_train.tar": tar(train),
+        "ILSVRC2012_img_val.tar": tar(val),
+        "ILSVRC2012_devkit_t12.tar.gz": devkit(),
+    }
+
+
+def test_imagenet_from_archives_that_a_person_fetched(tmp_path: Path, offer: Offer, server: ArchiveServer) -> None:
+    offer("imagenet", imagenet_archives())
+    with pytest.raises(DataError, match="cannot be downloaded by a program: get it from https://image-net"):
+        fetched("imagenet", tmp_path / "root")
+    source = tree(tmp_path / "mine", imagenet_archives())
+    before = {path.name for path in source.iterdir()}
+    report = prepare("imagenet", source, tmp_path / "root", Options(verify=True))
+    assert {path.name for path in source.iterdir()} == before
+    assert server.requests == []
+    train, val = report.indexes
+    assert train.classes == val.classes == class_names()
+    assert listed(train) == [
+        (f"{s}/{s}_{i}.JPEG", k) for s, k in ((TENCH, 0), (GOLDFISH, 1), (CRANE, 134)) for i in (0, 1)
+    ]
+    assert listed(val) == [(f"ILSVRC2012_val_0000000{i}.JPEG", k) for i, k in ((1, 1), (2, 134), (3, 0), (4, 134))]
+    assert class_names()[134] == f"crane ({CRANE})"
+
+
+def test_the_devkit_is_read_as_torchvision_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, {"ILSVRC2012_devkit_t12.tar.gz": devkit()})
+    monkeypatch.setattr(torchvision.datasets.imagenet, "_verify_archive", lambda *args: None)
+    torchvision.datasets.imagenet.parse_devkit_archive(str(tmp_path))
+    _, theirs = torchvision.datasets.imagenet.load_meta_file(str(tmp_path))
+    with tarfile.open(tmp_path / "ILSVRC2012_devkit_t12.tar.gz") as file:
+        file.extractall(tmp_path, filter="data")
+    kit = tmp_path / "ILSVRC2012_devkit_t12"
+    root = tree(tmp_path / "val", {f"ILSVRC2012_val_0000000{i}.JPEG": b"" for i in (1, 2, 3, 4)})
+    assert [synsets()[int(target)] for _, target in listed(read_flat_validation(root, kit))] == theirs
+    tree(root, {"ILSVRC2012_val_00000005.JPEG": b""})
+    with pytest.raises(DataError, match="has no line"):
+        read_flat_validation(root, kit)
+
+
+def test_renditions_are_labelled_by_synset_never_by_position(tmp_path: Path, offer: Offer) -> None:
+    for name in ("imagenet-a", "imagenet-r"):
+        chosen = [synsets(name)[i] for i in (0, 7, 199)]
+        offer(name, {f"{name}.tar": tar({f"{name}/{s}/x.jpg": jpeg() for s in chosen} | {f"{name}/README.txt": b""})})
+        report = fetched(name, tmp_path)
+        assert listed(report.indexes[0]) == [(f"{s}/x.jpg", synsets().index(s)) for s in chosen]
+        assert [target for _, target in listed(report.indexes[0])] == [subset_indices(name)[i] for i in (0, 7, 199)]
+        assert len(report.indexes[0].classes) == 1000
+        assert any("197 of 200 classes have no pictures" in warning for warning in report.warnings)
+        assert report.prepared.roles == {"val": "val"}
+        with pytest.raises(DataError, match="no split 'train'"):
+            open_split(name, "train", tmp_path)
+    stranger = next(s for s in synsets() if s not in synsets("imagenet-a"))
+    source = tree(tmp_path / "s", {f"{stranger}/x.jpg": jpeg()})
+    with pytest.raises(DataError, match=f"no class of imagenet-a .{stranger}"):
+        prepare("imagenet-a", source, tmp_path / "second")
+
+
+def test_sketches_and_corruptions(tmp_path: Path, offer: Offer) -> None:
+    source = tree(tmp_path / "sketches", {f"sketch/{CRANE}/sketch_1.JPEG": jpeg()})
+    assert listed(prepare("imagenet-sketch", source, tmp_path).indexes[0]) == [(f"{CRANE}/sketch_1.JPEG", 134)]
+    files: dict[str, dict[str, bytes]] = {}
+    for corruption, group in CORRUPTIONS.items():
+        for severity in range(1, 6):
+            files.setdefault(f"{group}.tar", {})[f"{corruption}/{severity}/{GOLDFISH}/1.JPEG"] = jpeg(severity)
+    offer("imagenet-c", {name: tar(content) for name, content in files.items()})
+    report = fetched("imagenet-c", tmp_path)
+    assert report.prepared.splits == DATASETS["imagenet-c"].splits
+    assert listed(open_split("imagenet-c", "snow-4", tmp_path)) == [(f"{GOLDFISH}/1.JPEG", 1)]
+    grouped = tree(tmp_path / "grouped", {f"noise/shot_noise/2/{GOLDFISH}/1.JPEG": jpeg()})
+    report = prepare("imagenet-c", grouped, tmp_path / "second")
+    assert report.prepared.splits == ("shot_noise-2",)
+    assert any("74 of 75 corruptions" in warning for warning in report.warnings)
+
+
+PLACES = {
+    "categories_places365.txt": b"/a/airfield 0\n/a/apartment_building/outdoor 1\n/b/beach 2\n",
+    "places365_train_standard.txt": b"/b/beach/00000001.jpg 2\n/a/airfield/00000001.jpg 0\n",
+    "places365_val.txt": b"Places365_val_00000001.jpg 1\nPlaces365_val_00000002.jpg 0\n",
+}
+
+
+def test_places_gets_its_classes_without_moving_a_picture(tmp_path: Path, offer: Offer) -> None:
+    offer(
+        "places365",
+        {
+            "filelist_places365-standard.tar": tar(PLACES),
+            "train_256_places365standard.tar": tar(
+                {f"data_256/{name}/00000001.jpg": jpeg() for name in ("a/airfield", "b/beach")}
+            ),
+            "val_256.tar": tar({f"val_256/Places365_val_0000000{i}.jpg": jpeg(i) for i in (1, 2)}),
+        },
+    )
+    train, val = fetched("places365", tmp_path).indexes
+    assert train.classes == val.classes
+    assert listed(train) == [("b/beach/00000001.jpg", 2), ("a/airfield/00000001.jpg", 0)]
+    assert listed(val) == [("Places365_val_00000001.jpg", 1), ("Places365_val_00000002.jpg", 0)]
+    assert {path.name for path in val.root.iterdir()} == {"Places365_val_00000001.jpg", "Places365_val_00000002.jpg"}
+    broken = tree(tmp_path / "broken", {**PLACES, "places365_val.txt": b"x.jpg 7\n", "val_256/x.jpg": jpeg()})
+    with pytest.raises(DataError, match=r"x\.jpg has class 7, of 3"):
+        prepare("places365", broken, tmp_path / "second")
+
+
+def inat(order: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
+    places = [("Aves/2", 7), ("Insecta/0", 3), ("Aves/1", 5)]
+    images = [{"id": id, "file_name": f"train_val2018/{folder}/{id}.jpg"} for folder, id in places]
+    annotations = [{"id": i, "image_id": places[i][1], "category_id": int(places[i][0][-1])} for i in order]
+    return {"images": images, "annotations": annotations}
+
+
+def test_inaturalist_is_joined_on_the_image_id(tmp_path: Path, offer: Offer) -> None:
+    text = json.dumps(inat(order=(2, 0, 1))).encode()
+    offer(
+        "inat2018",
+        {
+            "train_val2018.tar.gz": tar({image["file_name"]: jpeg() for image in inat()["images"]}, "w:gz"),
+            "train2018.json.tar.gz": tar({"train2018.json": text}, "w:gz"),
+            "val2018.json.tar.gz": tar({"val2018.json": text}, "w:gz"),
+        },
+    )
+    train, val = fetched("inat2018", tmp_path).indexes
+    assert (
+        listed(train)
+        == listed(val)
+        == [
+            ("train_val2018/Aves/2/7.jpg", 2),
+            ("train_val2018/Insecta/0/3.jpg", 0),
+            ("train_val2018/Aves/1/5.jpg", 1),
+        ]
+    )
+
+
+def test_inaturalist_levels_order_and_contradictions(tmp_path: Path) -> None:
+    groups = [{"id": i, "name": f"species {i}", "genus": genus} for i, genus in enumerate("aba")]
+    write = {"train2018.json": inat(), "val2018.json": {**inat(), "annotations": []}, "categories.json": groups}
+    tree(tmp_path, {name: json.dumps(content).encode() for name, content in write.items()})
+    assert read_inaturalist(tmp_path, "train").classes == ("species 0", "species 1", "species 2")
+    index = read_inaturalist(tmp_path, "val", level="genus")
+    assert index.classes == ("a", "b")
+    assert [target for _, target in listed(index)] == [0, 0, 1]
+    (tmp_path / "train_val2018" / "2").mkdir(parents=True)
+    assert listed(read_inaturalist(tmp_path, "val", level="name"))[0] == ("train_val2018/2/7.jpg", 0)
+    for written, reason in (
+        (inat()["annotations"][:2], "1 images have no annotation .id 5"),
+        (inat()["annotations"] * 2, "3 images have more than one annotation"),
+    ):
+        (tmp_path / "val2018.json").write_text(json.dumps({**inat(), "annotations": written}))
+        with pytest.raises(DataError, match=reason):
+            read_inaturalist(tmp_path, "val")
+    swapped = [{**a, "category_id": 0} for a in inat()["annotations"]]
+    (tmp_path / "val2018.json").write_text(json.dumps({**inat(), "annotations": swapped}))
+    with pytest.raises(DataError, match="2 images stand in another category's folder"):
+        read_inaturalist(tmp_path, "val", level="genus")
+    with pytest.raises(DataError, match="no taxonomic level"):
+        read_inaturalist(tmp_path, "val", level="genera")
+
+
+def voc(year: str, lists: dict[str, str], names: tuple[str, ...]) -> dict[str, bytes]:
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>8</ymax></bndbox>"
+    annotation = f"<annotation><object><name>dog</name><difficult>0</difficult>{box}</object></annotation>".encode()
+    folder = f"VOCdevkit/{year}"
+    files = {f"{folder}/ImageSets/Main/{split}.txt": text.encode() for split, text in lists.items()}
+    for name in names:
+        files |= {f"{folder}/Annotations/{name}.xml": annotation, f"{folder}/JPEGImages/{name}.jpg": jpeg()}
+    return files
+
+
+def test_voc_and_coco_from_their_archives(tmp_path: Path, offer: Offer) -> None:
+    offer(
+        "voc07",
+        {
+            "VOCtrainval_06-Nov-2007.tar": tar(voc("VOC2007", {"trainval": "000001\n000003\n"}, ("000001", "000003"))),
+            "VOCtest_06-Nov-2007.tar": tar(voc("VOC2007", {"test": "000002\n"}, ("000002",))),
+        },
+    )
+    trainval, test = fetched("voc07", tmp_path).indexes
+    assert [path for path, _ in listed(trainval)] == ["JPEGImages/000001.jpg", "JPEGImages/000003.jpg"]
+    assert [path for path, _ in listed(test)] == ["JPEGImages/000002.jpg"]
+    lists = {"train": "2008_000001\n", "val": "2008_000002\n"}
+    offer("voc12", {"VOCtrainval_11-May-2012.tar": tar(voc("VOC2012", lists, ("2008_000001", "2008_000002")))})
+    assert [len(index.records) for index in fetched("voc12", tmp_path).indexes] == [1, 1]
+    images = {split: {"id": 1, "file_name": f"COCO_{split}2014_000000000001.jpg"} for split in ("train", "val")}
+    box = {"id": 1, "image_id": 1, "category_id": 18, "bbox": [1, 2, 3, 4], "iscrowd": 0}
+    content = {"categories": [{"id": 18, "name": "dog"}], "annotations": [box]}
+    offer(
+        "coco",
+        {
+            **{f"{s}2014.zip": pack_zip({f"{s}2014/{images[s]['file_name']}": jpeg()}) for s in images},
+            "annotations_trainval2014.zip": pack_zip(
+                {
+                    f"annotations/instances_{s}2014.json": json.dumps({**content, "images": [images[s]]}).encode()
+                    for s in images
+                }
+            ),
+        },
+    )
+    report = fetched("coco", tmp_path)
+    assert report.prepared.roles == {"train": "train", "val": "val"}
+    assert (tmp_path / "coco" / "csra" / "train_coco2014.json").is_file()
+
+
+# What can go wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(offer: Offer, server: ArchiveServer) -> ArchiveServer:
+    """Places365 with pictures of some size, so that there is something to interrupt."""
+    noise = {f"val_256/Places365_val_0000000{i}.jpg": jpeg(i, 200) for i in (1, 2)}
+    train = {f"data_256/{name}/00000001.jpg": jpeg(1, 200) for name in ("a/airfield", "b/beach")}
+    offer(
+        "places365",
+        {
+            "filelist_places365-standard.tar": tar(PLACES),
+            "train_256_places365standard.tar": tar(train),
+            "val_256.tar": tar(noise),
+        },
+    )
+    return server
+
+
+def test_a_second_run_fetches_and_unpacks_nothing(tmp_path: Path, places: ArchiveServer) -> None:
+    folder = fetched("places365", tmp_path).folder
+
+    def state() -> dict[str, int]:
+        return {
+            str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix == ".jpg"
+        }
+
+    before, asked = state(), len(places.requests)
+    fetched("places365", tmp_path)
+    prepare("places365", root=tmp_path)
+    assert (state(), len(places.requests)) == (before, asked)
+    for archive in (folder / "archives").glob("*.tar"):
+        archive.unlink()  # the room may be needed: what is unpacked needs no archive
+    fetched("places365", tmp_path)
+    assert (state(), len(places.requests)) == (before, asked)
+
+
+def test_interrupted_and_resumed(tmp_path: Path, places: ArchiveServer) -> None:
+    places.break_after, places.ranges = [30_000], False
+    with pytest.raises(DataError, match="run the same command to continue"):
+        fetched("places365", tmp_path)
+    assert not is_ready(tmp_path / "places365")
+    places.break_after, places.ranges = [None], True
+    fetched("places365", tmp_path)
+    assert is_ready(tmp_path / "places365")
+
+
+def test_a_wrong_checksum_is_never_ready(tmp_path: Path, places: ArchiveServer) -> None:
+    content = bytearray(places.files["val_256.tar"])
+    content[2000] ^= 1
+    places.files["val_256.tar"] = bytes(content)
+    with pytest.raises(DataError, match=r"val_256\.tar.*it was deleted"):
+        fetched("places365", tmp_path)
+    assert not is_ready(tmp_path / "places365")
+    assert not (tmp_path / "places365" / "source").exists()
+
+
+def test_a_hostile_archive_is_never_ready(tmp_path: Path, offer: Offer) -> None:
+    archive = tar({"imagenet-a/../../../out": b"evil"})
+    offer("imagenet-a", {"imagenet-a.tar": archive})
+    with pytest.raises(DataError, match="leads out of the folder"):
+        fetched("imagenet-a", tmp_path / "root")
+    assert not is_ready(tmp_path / "root" / "imagenet-a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_never_ready(tmp_path: Path, places: ArchiveServer) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        with pytest.raises(DataError, match="is full at"):
+            fetched("places365", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not is_ready(tmp_path / "places365")
+    fetched("places365", tmp_path)
+    assert is_ready(tmp_path / "places365")
+
+
+def test_offline_verifies_and_dry_run_writes_nothing(tmp_path: Path, places: ArchiveServer) -> None:
+    with pytest.raises(DataError, match=r"dry run: train_256_places365standard\.tar \(.* kB\), .* would be fetched"):
+        prepare("places365", root=tmp_path, options=Options(download=True, dry_run=True))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=r"lacks train_256_places365standard\.tar"):
+        prepare("places365", root=tmp_path, options=Options(offline=True))
+    folder = fetched("places365", tmp_path).folder
+    asked = len(places.requests)
+    prepare("places365", root=tmp_path, options=Options(offline=True))
+    archive = folder / "archives" / "val_256.tar"
+    archive.write_bytes(archive.read_bytes()[:-1] + b"!")
+    with pytest.raises(DataError, match="published"):
+        prepare("places365", root=tmp_path, options=Options(offline=True))
+    assert len(places.requests) == asked
+
+
+def test_chosen_splits_only(tmp_path: Path, places: ArchiveServer) -> None:
+    report = prepare("places365", root=tmp_path, options=Options(download=True, splits=("val",)))
+    assert report.prepared.splits == ("val",)
+    with pytest.raises(DataError, match="no split 'vall'; found: train, val"):
+        prepare("places365", root=tmp_path, options=Options(splits=("vall",), overwrite=True))
+
+
+def test_what_needs_registration_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        prepare("imagenet", root=tmp_path)
+    for part in ("https://image-net.org", "ILSVRC2012_img_train.tar (148 GB)", "--source THAT_FOLDER"):
+        assert part in str(raised.value)
+    with pytest.raises(DataError, match=r"needs --download \(25 GB\), or --source DIR"):
+        prepare("places365", root=tmp_path)
+
+
+# One's own ------------------------------------------------------------------------------------------------------------
+
+
+def attnbias(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_class_folders_are_read_as_image_folder_reads_them(tmp_path: Path) -> None:
+    names = ["b/2.png", "b/10.JPG", "b/sub/1.jpeg", "a/x.webp", "a/notes.txt", "c d/ä.bmp", "B/1.tif", "b/sub.jpg"]
+    tree(tmp_path, dict.fromkeys(names, jpeg()))
+    theirs = torchvision.datasets.ImageFolder(str(tmp_path))
+    index = read_class_folders(tmp_path)
+    assert list(index.classes) == theirs.classes
+    assert [(str(tmp_path / path), label) for path, label in listed(index)] == theirs.samples
+    assert [len(read_class_folders(tmp_path, extensions=(".png",), classes=index.classes).records)] == [1]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"1 class folders hold no pictures \(empty\)"):
+        read_class_folders(tmp_path)
+    with pytest.raises(DataError, match=r"1 folders that are no class of folder \(empty\)"):
+        read_class_folders(tmp_path, classes=index.classes)
+    with pytest.raises(DataError, match="holds no class folders"):
+        read_class_folders(tmp_path / "a")
+
+
+def test_a_folder_a_table_and_a_coco_file_of_ones_own(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", {f"{split}/{name}/1.jpg": jpeg() for split in ("train", "test") for name in ("cat", "dog")})
+    tree(tmp_path / "pets", {"train/ant/1.jpg": jpeg()})
+    done = attnbias("prepare-data", "./pets", "--verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pets is ready in datasets/pets" in done.stdout
+    for name in ("pets", "datasets/pets", f"{tmp_path}/pets"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            assert open_split(name, "val").classes == ("ant", "cat", "dog")
+    rows = "path,labels,split,group", "pets/train/cat/1.jpg,cat;indoor,train,a", "pets/test/dog/1.jpg,,val,b"
+    (tmp_path / "scenes.csv").write_text("\n".join(rows))
+    done = attnbias("prepare-data", "scenes.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        train, val = open_split("scenes.csv", "train"), open_split("scenes", "val")
+    assert (train.task, train.classes) == ("multilabel", ("cat", "indoor"))
+    assert (train.records[0].target, train.records[0].group) == ((1, 1), "a")
+    assert val.records[0].target == (0, 0)
+    coco = {
+        "categories": [{"id": 3, "name": "dog"}],
+        "images": [{"id": 9, "file_name": "test/dog/1.jpg"}],
+        "annotations": [{"id": 1, "image_id": 9, "category_id": 3, "bbox": [0, 0, 4, 4]}],
+    }
+    tree(tmp_path, {"pets/mine.json": json.dumps(coco).encode()})
+    report = prepare(str(tmp_path / "pets" / "mine.json"), root=tmp_path / "root", options=Options(verify=True))
+    assert listed(report.indexes[0]) == [("test/dog/1.jpg", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file,label\n1.jpg,cat\n", "expected path and label"),
+        ("path,label,labels\n1.jpg,cat,cat\n", "expected path and label"),
+        ("path,label\n1.jpg,\n", r"t\.csv:2: 1\.jpg has no label"),
+        ("path,label\n1.jpg,cat\n,dog\n", r"t\.csv:3: expected 2 values"),
+        ("path,label\n1.jpg,cat,dog\n", r"t\.csv:2: expected 2 values"),
+        ("path,label\n", "no rows"),
+        ("", "expected path and label"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        prepare(str(tmp_path / "t.csv"), root=tmp_path / "root")
+
+
+def test_single_labels_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfpath, label\n1.jpg, dog\n../other/2.jpg,cat\n")
+    tree(tmp_path.parent, {"other/2.jpg": jpeg(), f"{tmp_path.name}/1.jpg": jpeg()})
+    (index,) = prepare(str(tmp_path / "t.csv"), root=tmp_path / "root").indexes
+    assert (index.task, index.classes) == ("singlelabel", ("cat", "dog"))
+    assert listed(index) == [("1.jpg", 1), ("../other/2.jpg", 0)]
+
+
+def test_paths_that_are_no_datasets(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        prepare(str(tmp_path / "nothing"), root=tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=r"neither a folder, nor a \.csv"):
+        prepare(str(tmp_path / "notes.txt"), root=tmp_path)
+    (tmp_path / "coco").mkdir()
+    with pytest.raises(DataError, match="name of a known dataset"):
+        prepare(str(tmp_path / "coco"), root=tmp_path)
+    with pytest.raises(DataError, match="run: attnbias prepare-data"):
+        open_split(str(tmp_path / "coco"), "train", tmp_path / "root")
+
+
+def test_real_pictures(tmp_path: Path, real_data: Path) -> None:
+    report = prepare("cifar10", real_data / "cifar10_mini", tmp_path, Options(verify=True))
+    assert [len(index.records) for index in report.indexes] == [2000, 500]
+    assert report.indexes[0].classes == report.indexes[1].classes
+    assert len(report.indexes[0].classes) == 10
+    report = prepare("imagenet", real_data / "imagenet_samples", tmp_path, Options(verify=True))
+    labels = json.loads((real_data / "imagenet_samples" / "labels.json").read_text())
+    assert len(report.indexes[0].records) == 100
+    for record in report.indexes[0].records:
+        assert record.target == labels[record.path.split("/")[0]]["index"]
