@@ -28,7 +28,7 @@ class AbSViTMethod(Method):
     recipe_type = AbSViTRecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {
-        "steered": "Second pass steered by the asked class: token norms before the last three blocks, their top 30 %.",
+        "steered": "Second pass steered by the asked class: token norms after three quarters of it, their top 30 %.",
         "prompt": "The same of the pass that classifies, steered by the learned prompt (a plain ViT: unsteered).",
         "bottom-up": "The same of the first pass.",
         "class-mask": "What the asked class lets through to the second pass: its similarity with each patch.",

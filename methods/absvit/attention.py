@@ -23,8 +23,6 @@ from attnbias.methods.engine.errors import UsageError
 
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
-SKIPPED_BLOCKS = 3
-"""Last blocks that the program's maps leave out."""
 SEQUENCES = 64
 """Steered passes that run at a time, one for each picture and class."""
 
@@ -79,11 +77,11 @@ def residual_stream(
 
 
 def feature_norms(model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Tensor:
-    """L2 norm over channels of each patch token (B, N), as the last three blocks receive it.
+    """L2 norm over channels of each patch token (B, N), as the last quarter of the blocks (3 of 12) receives it.
 
     The program calls this attention; it is no softmax weight. "rollout" is made of those.
     """
-    place = len(model.blocks) - SKIPPED_BLOCKS
+    place = len(model.blocks) - len(model.blocks) // 4
     x = next(islice(residual_stream(model, patches, feedback), place, None))
     return x[:, model.num_prefix_tokens :].float().norm(dim=-1)
 

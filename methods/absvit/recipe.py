@@ -17,7 +17,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6, "global_pool": "token"},
     "base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "global_pool": "token"},
     "tiny_patch8_gap": {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "avg"},
-    "mini_patch8": {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "global_pool": "avg"},
+    "mini_patch8": {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "global_pool": "avg"},
 }
 """Options of timm's VisionTransformer. `mini` is ours, for small pictures on a CPU; the others are the program's."""
 
@@ -133,7 +133,7 @@ DEMO: dict[str, Any] = {
     "mixup": 0.0,
     "cutmix": 0.0,
     "repeats": 1,
-    "epochs": 20,
+    "epochs": 16,
     "batch_size": 64,
     "warmup_epochs": 2,
     "scheduler": "smooth",

@@ -104,7 +104,8 @@ class Bench:
         mean, std = normalization(recipe.normalize)
 
         def perturb(model: nn.Module, images: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
-            generator = torch.Generator(images.device).manual_seed((recipe.seed << 32) + int(samples[0]))
+            (seed,) = np.random.SeedSequence((recipe.seed, int(samples[0]))).generate_state(1)
+            generator = torch.Generator(images.device).manual_seed(int(seed))
             start = torch.rand(images.shape, generator=generator, device=images.device) * 2 - 1
             return adversarial(model, images, targets, attack, mean, std, task=task, start=start)
 

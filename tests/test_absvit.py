@@ -1,0 +1,380 @@
+"""AbSViT's promises: the second pass and its steering, cheap evaluation, the recipe, published weights, maps."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torchvision import tv_tensors
+
+from attnbias.data.datasets import seeded
+from attnbias.methods.absvit import METHOD, attention, convert
+from attnbias.methods.absvit.augment import evaluation_transform, repeated_augmentation_order, training_transform
+from attnbias.methods.absvit.model import AbSViT
+from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe, epoch_rate
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.recipe import parse, revise
+from attnbias.weights.errors import WeightsError
+
+DEMO = RECIPES["demo-single"].recipe
+
+
+def small(seed: int = 0, **changes: Any) -> AbSViT:
+    torch.manual_seed(seed)
+    model = METHOD.build_model(revise(DEMO, {"image_size": 32, **changes}), 5, "singlelabel")
+    # Fresh decoders say almost nothing, and a fresh residual stream looks the same everywhere.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            elif parameter.ndim == 1 and not parameter.eq(1).all():
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+def pictures(count: int = 2, size: int = 32) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_gradients_the_decoders_are_folded_and_nothing_else_changes() -> None:
+    model, images = small(), pictures()
+    with_gradients = model(images)
+    with torch.no_grad():
+        folded = model(images)
+    torch.testing.assert_close(folded, with_gradients.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_folded_decoders_follow_every_change_of_the_weights() -> None:
+    model, other, images = small(), small(seed=5), pictures()
+
+    def holds() -> bool:
+        with torch.no_grad():
+            folded = model(images)
+        return torch.allclose(folded, model(images), rtol=1e-4, atol=1e-5)
+
+    assert holds()
+    model.load_state_dict(other.state_dict())
+    assert holds()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(images).sum().backward()
+    optimizer.step()
+    assert holds()
+    model.double()
+    images = images.double()
+    assert holds()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.decoders[0].linear2.weight.mul_(3)
+    assert holds()
+    assert not torch.allclose(twin(images), model(images))
+
+
+def test_the_signal_reaches_only_values_and_their_bias_counts_twice() -> None:
+    block, x = small().blocks[0], torch.randn(1, 5, 128)
+    nothing = torch.zeros_like(x)
+    assert not torch.allclose(block(x, topdown=nothing), block(x))
+    with torch.no_grad():
+        block.attn.qkv.bias[2 * 128 :] = 0
+    torch.testing.assert_close(block(x, topdown=nothing), block(x))
+
+
+def test_a_prior_is_the_prompt_classes_or_vectors_of_each_picture() -> None:
+    model, images = small(), pictures(3)
+    classes = torch.tensor([4, 0, 2])
+    with torch.no_grad():
+        steered = model(images, prior=classes)
+        assert not torch.allclose(steered, model(images))
+        torch.testing.assert_close(model(images, prior=model.prompt), model(images))
+        torch.testing.assert_close(model(images, prior=model.head.weight[classes]), steered)
+        one_by_one = [model(images[i : i + 1], prior=classes[i : i + 1]) for i in range(3)]
+        torch.testing.assert_close(torch.cat(one_by_one), steered, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(images[:1], prior=torch.tensor(4)), steered[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_without_feedback_the_second_pass_still_counts_its_bias() -> None:
+    model, images = small(), pictures()
+    with torch.no_grad():
+        first = model(images, passes=True).first
+        assert not torch.allclose(model(images, gain=0.0), first)
+        for block in model.blocks:
+            block.attn.qkv.bias[2 * 128 :] = 0
+        passes = model(images, gain=0.0, passes=True)
+        torch.testing.assert_close(passes.second, passes.first, rtol=1e-4, atol=1e-5)
+
+
+def test_reconstruction_trains_the_first_decoder_matrices_alone() -> None:
+    model = small().train()
+    model(pictures(), passes=True).errors.sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {f"decoders.{d}.linear.weight" for d in range(4)}
+
+
+def test_the_criterion_reaches_every_parameter() -> None:
+    recipe = revise(DEMO, {"image_size": 32})
+    model = METHOD.build_model(recipe, 5, "singlelabel").train()
+    terms = METHOD.loss(model, {"image": pictures(), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters())
+    expected = (terms["first"] + terms["second"]) / 2 + terms["reconstruction"]
+    assert terms["loss"].item() == pytest.approx(expected.item())
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    plain, saving = small().train(), small().train()
+    saving.set_grad_checkpointing(True)
+    for model in (plain, saving):
+        model(pictures(), passes=True).second.square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(saving.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_unknown_labels_are_out_of_the_multi_label_loss() -> None:
+    recipe = revise(DEMO, {"image_size": 32})
+    model = small().eval()
+    target = torch.tensor([[1.0, 0, -1, 0, 1], [0, 0, 1, -1, 0]])
+    before = METHOD.loss(model, {"image": pictures(), "target": target}, recipe, "multilabel")["loss"]
+    with torch.no_grad():
+        known = target >= 0
+        model.head.bias[4] += 0.0
+        passes = model(pictures(), passes=True)
+        for logits in (passes.first, passes.second):
+            logits[~known] = 100.0
+    from attnbias.methods.absvit.loss import two_pass_loss
+
+    after = two_pass_loss(passes, target, "multilabel", recipe.label_smoothing, recipe.reconstruction_weight)["loss"]
+    assert after.item() == pytest.approx(before.item(), rel=1e-5)
+
+
+def test_the_plain_counterpart_is_timms_vit_of_the_same_size() -> None:
+    recipe = revise(DEMO, {"top_down": False})
+    plain = METHOD.build_model(recipe, 10, "singlelabel")
+    assert type(plain) is VisionTransformer
+    extra = METHOD.build_model(DEMO, 10, "singlelabel").state_dict().keys() - plain.state_dict().keys()
+    assert len(extra) == 1 + 2 * len(plain.blocks)
+    terms = METHOD.loss(plain, {"image": pictures(2, 64), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
+    assert terms.keys() == {"loss"}
+
+
+# The recipe -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_recipe_is_the_readmes_command() -> None:
+    recipe = METHOD.named_recipe(METHOD.default_recipe()).recipe
+    assert (recipe.architecture, recipe.batch_size, recipe.epochs, recipe.warmup_epochs) == (
+        "small_patch16",
+        1024,
+        300,
+        10,
+    )
+    assert recipe.lr == pytest.approx(5e-4 * 1024 / 512)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_named_recipes_round_trip(name: str) -> None:
+    recipe = RECIPES[name].recipe
+    assert parse(AbSViTRecipe, recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_picture_that_patches_do_not_tile_is_refused() -> None:
+    with pytest.raises(UsageError, match="no multiple of its patch size, 16"):
+        revise(AbSViTRecipe(), {"image_size": 230})
+
+
+def test_the_programs_schedule_wastes_two_epochs_and_the_smooth_one_does_not() -> None:
+    recipe = AbSViTRecipe(epochs=20, warmup_epochs=3)
+    assert epoch_rate(recipe, 0) == epoch_rate(recipe, 1) == recipe.warmup_lr
+    assert epoch_rate(recipe, 19) > recipe.min_lr
+    smooth = METHOD.schedule(revise(recipe, {"scheduler": "smooth"}), 10)
+    assert smooth(1)["lr"] > smooth(0)["lr"]
+    assert smooth(200)["lr"] * recipe.lr == pytest.approx(recipe.min_lr)
+    # A pure function: asking twice, or out of order, changes nothing.
+    stepped = METHOD.schedule(recipe, 10)
+    assert [stepped(step)["lr"] for step in (150, 3, 150)][::2] == [stepped(150)["lr"]] * 2
+
+
+def test_a_small_set_has_steps_and_a_large_one_a_multiple_of_256() -> None:
+    assert len(repeated_augmentation_order(100, 0)) == 100
+    order = repeated_augmentation_order(1000, 4)
+    assert len(order) == 768
+    assert np.array_equal(order[::3], order[1::3])
+    assert len(set(order.tolist())) == 256
+    assert not np.array_equal(order, repeated_augmentation_order(1000, 5))
+    assert not np.array_equal(order, repeated_augmentation_order(1000, 4, seed=1))
+    assert METHOD.epoch_order(revise(DEMO, {"repeats": 1}), 1000) is None
+    epoch_order = METHOD.epoch_order(AbSViTRecipe(), 1000)
+    assert epoch_order is not None
+    assert np.array_equal(epoch_order(4), order)
+
+
+def test_mixing_follows_the_given_generator_alone() -> None:
+    mixing = METHOD.batch_transform(AbSViTRecipe(), 5)
+    assert mixing is not None
+    targets = torch.tensor([0, 1, 2])  # an odd batch, too
+
+    def mixed(seed: int) -> tuple[Tensor, Tensor]:
+        return mixing(pictures(3), targets, np.random.default_rng(seed))
+
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    first = mixed(3)
+    assert np.array_equal(np.random.get_state()[1], before)
+    np.random.seed(1)
+    again, other = mixed(3), mixed(4)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], other[1])
+    torch.testing.assert_close(first[1].sum(1), torch.ones(3))
+
+
+def test_mixing_keeps_unknown_labels_unknown() -> None:
+    mixing = METHOD.batch_transform(AbSViTRecipe(), 3)
+    assert mixing is not None
+    targets = torch.tensor([[1.0, 0, 0], [0, -1, 1]])
+    _, mixed = mixing(pictures(2), targets, np.random.default_rng(0))
+    assert (mixed == -1).tolist() == [[False, True, False]] * 2
+    assert ((mixed >= 0) | (mixed == -1)).all()
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_transforms_give_normalised_pictures_of_the_asked_size(size: int) -> None:
+    recipe = AbSViTRecipe(image_size=size)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
+    with seeded(1):
+        one = training_transform(recipe)(picture)
+    with seeded(1):
+        assert torch.equal(one, training_transform(recipe)(picture))
+    assert one.shape == evaluation_transform(recipe)(picture).shape == (3, size, size)
+
+
+def test_the_evaluation_transform_moves_boxes() -> None:
+    picture = Image.new("RGB", (448, 224))
+    boxes = tv_tensors.BoundingBoxes([[112.0, 0, 224, 224]], format="XYWH", canvas_size=(224, 448))
+    image, moved = evaluation_transform(AbSViTRecipe())(picture, boxes)
+    assert image.shape == (3, 224, 224)
+    assert moved.tolist() == [[0.0, 0.0, 224.0, 224.0]]
+
+
+# Published weights ----------------------------------------------------------------------------------------------------
+
+
+def published(folder: Path, recipe: AbSViTRecipe, classes: int = 10) -> tuple[Path, dict[str, Tensor]]:
+    """A training dictionary as the program saves it, with its Namespace."""
+    torch.manual_seed(2)
+    state = METHOD.build_model(recipe, classes, "singlelabel").state_dict()
+    average = {name: value * 1.5 for name, value in state.items()}
+    path = folder / "published.pth"
+    torch.save({"model": state, "model_ema": average, "epoch": 3, "args": argparse.Namespace(lr=1e-3)}, path)
+    return path, state
+
+
+def test_a_published_file_loads_by_itself_raw_or_averaged(tmp_path: Path) -> None:
+    path, state = published(tmp_path, revise(DEMO, {"image_size": 64}))
+    raw = load_run("absvit", str(path), {"dataset": "demo-single"})
+    ema = load_run("absvit", str(path), {"dataset": "demo-single"}, entry="ema")
+    assert isinstance(raw.model, AbSViT)
+    assert raw.recipe.architecture == "mini_patch8"
+    assert torch.equal(raw.model.prompt, state["prompt"])
+    torch.testing.assert_close(ema.model.state_dict()["prompt"], 1.5 * state["prompt"])
+
+
+def test_the_plain_vit_is_told_from_absvit_by_its_weights(tmp_path: Path) -> None:
+    path, _ = published(tmp_path, revise(DEMO, {"top_down": False}))
+    assert type(load_run("absvit", str(path), {"dataset": "demo-single"}).model) is VisionTransformer
+
+
+def test_other_resolutions_resize_the_position_embedding(tmp_path: Path) -> None:
+    path, state = published(tmp_path, DEMO)
+    loaded = load_run("absvit", str(path), {"dataset": "demo-single", "image_size": 96})
+    expected = convert.resize_pos_embed(state["pos_embed"], (12, 12))
+    assert torch.equal(loaded.model.state_dict()["pos_embed"], expected)
+    assert torch.equal(expected[:, 0], state["pos_embed"][:, 0])
+
+
+def test_deits_weights_start_absvit_and_the_new_tensors_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = AbSViTRecipe(architecture="tiny_patch16", image_size=64)
+    deit = METHOD.build_model(revise(recipe, {"top_down": False, "image_size": 224}), 1000, "singlelabel").state_dict()
+    model = METHOD.build_model(recipe, 1000, "singlelabel")
+    with caplog.at_level(logging.WARNING):
+        METHOD.load_backbone(model, recipe, deit, Path("deit.pth"))
+    names = caplog.messages[0].split(": ")[1].split(", ")
+    assert len(names) == 25
+    assert {"prompt", "decoders.0.linear.weight", "decoders.11.linear2.weight"} <= set(names)
+    assert torch.equal(model.blocks[3].attn.qkv.weight, deit["blocks.3.attn.qkv.weight"])
+    assert torch.equal(model.head.weight, deit["head.weight"])
+    other = METHOD.build_model(recipe, 7, "singlelabel")
+    assert convert.start_from_deit(other, deit, Path("deit.pth"))[-2:] == ["head.weight", "head.bias"]
+
+
+def test_deits_weights_do_not_start_a_model_of_other_patches() -> None:
+    recipe = AbSViTRecipe(architecture="tiny_patch8_gap", image_size=64)
+    source = AbSViTRecipe(architecture="tiny_patch16", top_down=False)
+    deit = METHOD.build_model(source, 1000, "singlelabel").state_dict()
+    with pytest.raises(WeightsError, match=r"patch_embed\.proj\.weight"):
+        METHOD.load_backbone(METHOD.build_model(recipe, 1000, "singlelabel"), recipe, deit, Path("deit.pth"))
+
+
+# Maps -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", METHOD.maps)
+def test_every_map_has_one_grid_a_class(kind: str) -> None:
+    model = small()
+    maps = METHOD.attention(model, pictures(2), torch.tensor([0, 3, 4]), kind=kind)
+    assert maps.shape == (2, 3, 4, 4)
+    assert maps.dtype == torch.float32
+    assert maps.min() >= 0
+    assert maps.max() > 0
+
+
+def test_maps_of_pictures_do_not_depend_on_the_batch_or_on_other_classes() -> None:
+    model, images = small(), pictures(3)
+    together = METHOD.attention(model, images, torch.tensor([[0, 1], [2, 3], [4, 0]]))
+    alone = METHOD.attention(model, images[1:2], torch.tensor([3]))
+    torch.testing.assert_close(together[1:2, 1:2], alone, rtol=1e-3, atol=1e-4)
+    assert METHOD.attention(model, images).shape[1] == 5
+
+
+def test_many_classes_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, classes = small(), pictures(2), torch.arange(5)
+    whole = METHOD.attention(model, images, classes)
+    monkeypatch.setattr(attention, "SEQUENCES", 3)
+    torch.testing.assert_close(METHOD.attention(model, images, classes), whole, rtol=1e-3, atol=1e-4)
+
+
+def test_rollout_is_a_share_of_attention() -> None:
+    model = small()
+    with torch.no_grad():
+        shares = attention.rollout(model, model.patch_embed(pictures()))
+    assert (shares.sum(1) < 1).all()  # the rest stays with the class token
+    uniform = METHOD.attention(small(), pictures(), torch.tensor([0]), kind="rollout", head=2)
+    assert uniform.shape == (2, 1, 4, 4)
+
+
+def test_a_plain_vit_has_no_steered_map_and_says_which_it_has() -> None:
+    plain = small(top_down=False)
+    assert METHOD.attention(plain, pictures(), torch.tensor([1])).shape == (2, 1, 4, 4)
+    with pytest.raises(UsageError, match="rollout"):
+        METHOD.attention(plain, pictures(), torch.tensor([1]), kind="steered")
+    with pytest.raises(UsageError, match="0 to 3"):
+        METHOD.attention(plain, pictures(), torch.tensor([1]), kind="rollout", head=4)
+
+
+def test_gradcam_explains_the_pass_that_classifies() -> None:
+    from attnbias.methods.engine.maps import attention_maps
+
+    maps = attention_maps(METHOD, small(), pictures(), torch.tensor([0, 2]), "gradcam")
+    assert maps.shape == (2, 2, 4, 4)
+    assert maps.max() > 0
