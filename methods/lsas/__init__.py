@@ -130,6 +130,14 @@ class LSAS(Method):
             measures["loss"] = float(smoothed_cross_entropy(logits, labels, recipe.label_smoothing))
         return measures
 
+    def published_log(self, recipe: LSASRecipe, records: list[dict[str, Any]]) -> tuple[str, str] | None:
+        """The programs' log.txt; they know single-label sets only."""
+        from attnbias.methods.lsas.log import COLUMNS, COLUMNS_TOP5, log_text
+
+        if not all("top1" in record for record in records):
+            return None
+        return "log.txt", log_text(records, COLUMNS_TOP5 if recipe.network == "imagenet" else COLUMNS)
+
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The last stage."""
         return model.get_submodule(cast("ResNet", model).stage_names[-1])

@@ -22,13 +22,16 @@ SOURCES = {
 
 
 def log_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
-    """Return the whole log.txt of a single-label run from the records of its metrics.jsonl (raw weights)."""
-    rows, windows, last_step = [], [], 0
+    """Return the whole log.txt of a single-label run from the records of its metrics.jsonl: raw weights, first
+    evaluation split."""
+    rows, windows, last_step, valid = [], [], 0, None
     for record in records:
         if record["split"] == "train":
             windows.append((record, record["step"] - last_step))
             last_step = record["step"]
-        elif record["split"] == "val" and record["weights"] == "raw":
+            continue
+        valid = valid or record["split"]
+        if record["split"] == valid and record["weights"] == "raw":
             rows.append(log_row({**_epoch_values(windows), **_values("val", record)}, columns))
             windows = []
     return "".join(f"{name}\t" for name in columns) + "\n" + "".join(rows)
