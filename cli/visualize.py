@@ -5,6 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -357,7 +358,8 @@ def _write(request: Request, folder: Path) -> str:
         contour=request.contour,
     )
     skipped: list[str] = []
-    for start in track(range(0, len(readers), BATCH), description="looking", transient=True):
+    starts = range(0, len(readers), BATCH)
+    for start in track(starts, description="looking", transient=True, disable=not sys.stdout.isatty()):
         photos: list[Photo] = []
         for read in readers[start : start + BATCH]:
             try:
@@ -374,4 +376,4 @@ def _write(request: Request, folder: Path) -> str:
     if request.npz:
         exhibit.write_maps()
     left_out = f"\n{len(skipped)} unreadable pictures left out: " + "; ".join(skipped) if skipped else ""
-    return f"{len(exhibit.items)} pictures, {len(columns)} columns, {exhibit.overlays} overlays{left_out}"
+    return f"{len(exhibit.items)} pictures, {exhibit.overlays} overlays{left_out}"

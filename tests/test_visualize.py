@@ -27,9 +27,9 @@ from attnbias.methods.engine.recipe import revise
 from attnbias.weights.files import write_weights
 
 
-def checkpoint(path: Path, classes: tuple[str, ...], seed: int = 0, **changes: Any) -> Path:
-    """A small CSRA model with random weights, stored as training stores it."""
-    method = get_method("csra")
+def checkpoint(path: Path, classes: tuple[str, ...], seed: int = 0, method_name: str = "csra", **changes: Any) -> Path:
+    """A small model with random weights, stored as training stores it."""
+    method = get_method(method_name)
     recipe = revise(method.named_recipe("demo").recipe, changes)
     torch.manual_seed(seed)
     model = method.build_model(recipe, len(classes), "multilabel")
@@ -245,6 +245,16 @@ def test_wrong_requests_are_refused_in_one_line(model: Path, photos: Path, tmp_p
         found, line = refused(*arguments, "--out", out)
         assert (found, words in line) == (code, True), line
         assert not out.exists()
+
+
+def test_another_method_stands_beside_under_one_explainer(model: Path, photos: Path, tmp_path: Path) -> None:
+    other = checkpoint(tmp_path / "lsas.safetensors", ("cat", "dog", "3"), method_name="lsas")
+    out = tmp_path / "out"
+    visualize("--load-from", model, "--load-from", f"lsas:{other}", "--map", "gradcam", photos, "--out", out)
+    page = content(out)
+    assert [run["name"] for run in page["runs"]] == ["model gradcam", "lsas gradcam"]
+    assert "LSAS" in page["runs"][1]["method"]
+    assert all(list(view["maps"]) == list(item["views"][0]["maps"]) for item in page["items"] for view in item["views"])
 
 
 def test_runs_of_other_classes_are_not_compared(model: Path, photos: Path, tmp_path: Path) -> None:
