@@ -76,7 +76,7 @@ def fetch(
         store = _Store(folder, notes or folder, progress, threading.Event())
         wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
         if wanted and offline:
-            names = ", ".join(f"{a.file} ({readable_size(a.size)}) from {a.url}" for a in wanted)
+            names = ", ".join(f"{a.file} from {a.url}" if a.url else a.file for a in wanted)
             raise DataError(f"{folder} lacks {names}; place it there, or run without --offline")
         store.check_room(wanted)
         _together(store.fetch, wanted, store.stop, jobs)
@@ -310,10 +310,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def readable_size(count: int | None) -> str:
+def readable_size(count: int) -> str:
     """A size for people: 13.5 GB."""
-    if count is None:
-        return "size unknown"
     size, units = float(count), iter(("B", "kB", "MB", "GB"))
     unit = next(units)
     while size >= 1000 and unit != "GB":

@@ -231,9 +231,10 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         before = Prepared.read(folder).source
         source = Path(before) if before else None
     if source is None:
-        fetched = f"--download ({facts.size}), or " if facts.acquisition == "auto" else ""
+        if facts.acquisition == "manual":
+            raise DataError(f"dataset '{facts.name}' needs --source DIR: {instructions(facts)}")
         raise DataError(
-            f"dataset '{facts.name}' needs {fetched}--source DIR, a folder with {facts.layout}: {instructions(facts)}"
+            f"dataset '{facts.name}' needs --download ({facts.size}), or --source DIR, a folder with {facts.layout}"
         )
     if not source.exists():
         raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")

@@ -315,7 +315,7 @@ _ENTRIES = (
         licence="account, non-commercial research",
         size="155 GB",
         prepare="attnbias.data.imagenet:prepare",
-        layout="train/SYNSET/ and val/SYNSET/ of pictures, or the official archives",
+        layout="train/SYNSET/ and val/SYNSET/ of pictures",
         page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
         archives=(
             Archive(
