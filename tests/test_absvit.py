@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision import tv_tensors
 
-from attnbias.data.datasets import seeded
+from attnbias.data.datasets import SampleKey, seeded
 from attnbias.methods.absvit import METHOD, attention, convert
 from attnbias.methods.absvit.augment import evaluation_transform, repeated_augmentation_order, training_transform
 from attnbias.methods.absvit.model import AbSViT
@@ -24,6 +26,7 @@ from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe, epoch_rate
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import parse, revise
+from attnbias.methods.engine.sampler import Plan, StepSampler, shuffled
 from attnbias.weights.errors import WeightsError
 
 DEMO = RECIPES["demo-single"].recipe
@@ -217,6 +220,21 @@ def test_a_small_set_has_steps_and_a_large_one_a_multiple_of_256() -> None:
     epoch_order = METHOD.epoch_order(AbSViTRecipe(), 1000)
     assert epoch_order is not None
     assert np.array_equal(epoch_order(4), order)
+
+
+def test_the_views_of_a_picture_are_augmented_differently() -> None:
+    plan = Plan(512, 64, 2, partial(repeated_augmentation_order, 600), drop_last=True)
+    epochs = [[key for step in range(8) for key in batch(plan, 8 * epoch + step)] for epoch in range(2)]
+    for keys in epochs:
+        assert len(set(keys)) == 512
+        assert len({key.sample for key in keys}) == math.ceil(512 / 3)
+    assert not set(epochs[0]) & set(epochs[1])
+    plain = Plan(512, 64, 2, shuffled(512, 0))
+    assert {key.epoch for key in batch(plain, 9)} == {1}
+
+
+def batch(plan: Plan, step: int) -> list[SampleKey]:
+    return next(iter(StepSampler(plan, 0, step)))
 
 
 def test_mixing_follows_the_given_generator_alone() -> None:

@@ -60,8 +60,12 @@ class Plan:
 
     def shares(self, step: int) -> list[NDArray[np.int64]]:
         """The global batch of a step cut into accumulation x processes shares, share a * processes + r for rank r."""
+        return [draws[:, 0] for draws in self.draws(step)]
+
+    def draws(self, step: int) -> list[NDArray[np.int64]]:
+        """The same shares with the number of each sample's augmentation beside it, (n, 2)."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        batch = self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self._epoch_draws(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         return np.array_split(batch, self.processes * self.accumulation)
 
     def weights(self, step: int, rank: int) -> list[float]:
@@ -71,13 +75,24 @@ class Plan:
         total = sum(len(share) for share in shares)
         return [len(share) * self.processes / total for share in shares[rank :: self.processes]]
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        # One epoch's order is asked for step by step: remember the last one.
+    def _epoch_draws(self, epoch: int) -> NDArray[np.int64]:
+        # One epoch is asked for step by step: remember the last one.
         cached: tuple[int, NDArray[np.int64]] | None = self.__dict__.get("_cached")
         if cached is None or cached[0] != epoch:
-            cached = (epoch, self.order(epoch)[: self.samples])
+            order = self.order(epoch)[: self.samples]
+            cached = (epoch, np.stack([order, augmentations(order, epoch)], axis=1))
             self.__dict__["_cached"] = cached
         return cached[1]
+
+
+def augmentations(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+    """Number the augmentation of each sample of an epoch's order: the epoch, or, where an epoch shows samples several
+    times (repeated augmentation), another number for each view."""
+    places = np.argsort(order, kind="stable")
+    _, starts, counts = np.unique(order[places], return_index=True, return_counts=True)
+    views = np.empty_like(order)
+    views[places] = np.arange(len(order)) - np.repeat(starts, counts)
+    return epoch * counts.max(initial=1) + views
 
 
 class StepSampler(Sampler[list[SampleKey]]):
@@ -88,12 +103,11 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(self.start, self.plan.total_steps):
-            epoch = step // self.plan.steps_per_epoch
-            shares = self.plan.shares(step)
+            shares = self.plan.draws(step)
             for share in shares[self.rank :: self.plan.processes]:
                 # An empty share still takes part in the collective backward pass: any sample of the step, at weight 0.
-                indices = share if len(share) else shares[0][:1]
-                yield [SampleKey(int(index), epoch) for index in indices]
+                draws = share if len(share) else shares[0][:1]
+                yield [SampleKey(sample, augmentation) for sample, augmentation in draws.tolist()]
 
     def __len__(self) -> int:
         return (self.plan.total_steps - self.start) * self.plan.accumulation
