@@ -19,6 +19,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 
 RUN = "Run (does not change the numbers)"
+BIAS = "Attention bias"
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -46,6 +47,29 @@ def _command(method: Method) -> Callable[..., None]:
         ] = None,
         csv_file: Annotated[
             Path | None, typer.Option("--csv", metavar="FILE", help="Write scores, one row a sample.")
+        ] = None,
+        bias: Annotated[
+            bool,
+            typer.Option(
+                "--bias", rich_help_panel=BIAS, help="Hold the attention against the objects' masks or boxes."
+            ),
+        ] = False,
+        map_kind: Annotated[
+            str,
+            typer.Option("--map", rich_help_panel=BIAS, help=f"own, gradcam, or one of: {', '.join(method.maps)}."),
+        ] = "own",
+        truth: Annotated[
+            Literal["masks", "boxes"] | None,
+            typer.Option("--truth", rich_help_panel=BIAS, help="What objects are.", show_default="masks, else boxes"),
+        ] = None,
+        tau: Annotated[
+            float, typer.Option("--tau", min=0, max=1, rich_help_panel=BIAS, help="Threshold of the focus.")
+        ] = 0.5,
+        bias_out: Annotated[
+            Path | None,
+            typer.Option(
+                "--bias-out", metavar="DIR", rich_help_panel=BIAS, help="Write bias.json and bias_samples.csv."
+            ),
         ] = None,
         trust_checkpoint: Annotated[
             bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
@@ -93,7 +117,7 @@ def _command(method: Method) -> Callable[..., None]:
         ] = False,
         **fields: Any,
     ) -> None:
-        for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
+        for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out):
             if file is not None and file.exists() and not overwrite:
                 raise UsageError(f"{file} exists; choose another name or add --overwrite")
         from attnbias.methods.engine.launch import launch, world
@@ -107,6 +131,11 @@ def _command(method: Method) -> Callable[..., None]:
             "splits": [part.strip() for part in split.split(",")],
             "entry": {"raw": "model", "ema": "ema", None: None}[weights],
             "trust": trust_checkpoint,
+            "bias": bias or bias_out is not None,
+            "map": None if map_kind == "own" else map_kind,
+            "truth": truth,
+            "tau": tau,
+            "bias_out": bias_out and str(bias_out),
             "per_class": per_class,
             "json": json_file,
             "csv": csv_file and str(csv_file),
@@ -143,6 +172,7 @@ def run_job(text: str) -> None:
     from accelerate import Accelerator
 
     from attnbias.data.registry import open_split
+    from attnbias.methods.engine.bias_report import measure_bias
     from attnbias.methods.engine.evaluate import evaluate, open_dataset, write_scores
     from attnbias.methods.engine.load import load_run
 
@@ -193,9 +223,23 @@ def run_job(text: str) -> None:
                     "measures": found.measures,
                 }
             )
+            many = len(job["load_from"]) * len(job["splits"]) > 1
+            if job["bias"]:
+                report = measure_bias(loaded, dataset, accelerator, kind=job["map"], truth=job["truth"], tau=job["tau"])
+                means, baselines = report.summary(), report.baselines
+                results[-1]["bias"] = {
+                    "map": report.map,
+                    "truth": report.truth,
+                    "samples": len(report.rows),
+                    "skipped": report.skipped,
+                    "means": means,
+                    "baselines": baselines,
+                }
+                if job["bias_out"] and accelerator.is_main_process:
+                    folder = Path(job["bias_out"]) / (f"{len(results)}-{index.split}" if many else "")
+                    report.write(folder, [record.path for record in dataset.records], index.classes)
             if job["csv"] and accelerator.is_main_process:
                 target = Path(job["csv"])
-                many = len(job["load_from"]) * len(job["splits"]) > 1
                 name = f"{target.stem}-{len(results)}-{index.split}{target.suffix}" if many else target.name
                 write_scores(target.with_name(name), found, dataset)
     if accelerator.is_main_process:
@@ -215,11 +259,16 @@ def _show(results: list[dict[str, Any]], job: dict[str, Any]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("measure")
     for result in results:
-        table.add_column(f"{Path(result['load_from']).name}\n{result['dataset']}/{result['split']}", justify="right")
+        table.add_column(f"{Path(result['load_from']).name}\n{result['split']}", justify="right")
+    if job["bias"]:
+        for baseline in ("uniform", "centre"):
+            table.add_column(f"{baseline}\nmap", justify="right")
     table.add_row("samples", *(str(result["samples"]) for result in results))
     for name, value in results[0]["measures"].items():
         if not isinstance(value, list):
             table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
+    if job["bias"]:
+        _add_bias(table, results)
     console.print(table)
     for result in results:
         if result["skipped"]:
@@ -230,6 +279,19 @@ def _show(results: list[dict[str, Any]], job: dict[str, Any]) -> None:
             console.print(f"{result['split']}: left out of the means, no positive label: {shown}", style="yellow")
     if job["per_class"]:
         _show_per_class(console, results)
+
+
+def _add_bias(table: Table, results: list[dict[str, Any]]) -> None:
+    """Rows of attention bias below those of the scores, and two baseline maps on the first column's samples."""
+    from attnbias.methods.engine.bias_report import SHOWN
+
+    first = results[0]["bias"]
+    table.add_section()
+    table.add_row(f"attention ({first['map']} against {first['truth']})", *(str(r["bias"]["samples"]) for r in results))
+    for name in SHOWN:
+        cells = [result["bias"]["means"][name] for result in results]
+        cells += [first["baselines"][baseline][name] for baseline in ("uniform", "centre")]
+        table.add_row(name, *(f"{value:.3f}" for value in cells))
 
 
 def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
