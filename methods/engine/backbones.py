@@ -72,7 +72,7 @@ class TimmFeatures(nn.Module):
         """Build with fresh weights, position embeddings made for `image_size`."""
         config = timm.get_pretrained_cfg(name)
         size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        return cls(timm.create_model(name, num_classes=0, global_pool="", **size))
+        return cls(timm.create_model(name, num_classes=0, **size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pictures (B, 3, H, W) to features (B, D, h, w)."""

@@ -1,0 +1,114 @@
+"""The parity harness itself: whatever a golden holds and no runner answers fails, and so does a wrong figure."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparison import Tolerance, differences
+from golden_case import Golden
+from harness import check, golden_files
+
+GOLDENS = Path(__file__).parent / "goldens"
+CASE = GOLDENS / "csra" / "lr_no_warmup.json.gz"
+
+
+def write(folder: Path, name: str, change: Callable[[dict[str, Any]], None], method: str = "csra") -> Path:
+    content = json.loads(gzip.decompress(CASE.read_bytes()))
+    change(content)
+    path = folder / method / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_an_unchanged_case_passes(tmp_path: Path) -> None:
+    assert check(write(tmp_path, "lr_x.json", lambda case: None)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("warp_x.json", "csra", "unknown kind 'warp'"),
+        ("lrs_x.json", "csra", "unknown kind 'lrs'"),
+        ("lr_x.json", "nobody", "no runners for method 'nobody'"),
+        ("lr_x.json", "golden", "no runners for method 'golden'"),
+        ("lr_x.npz", "csra", "unknown file type '.npz'"),
+    ],
+)
+def test_what_no_runner_knows_fails(tmp_path: Path, name: str, method: str, message: str) -> None:
+    assert message in check(write(tmp_path, name, lambda case: None, method))[0]
+
+
+def test_an_output_that_the_runner_does_not_compute_fails(tmp_path: Path) -> None:
+    path = write(tmp_path, "lr_x.json", lambda case: case["outputs"].update(extra=1))
+    assert check(path) == ["output 'extra' is not computed by the runner"]
+
+
+def test_a_figure_beyond_its_tolerance_fails(tmp_path: Path) -> None:
+    path = write(tmp_path, "lr_x.json", lambda case: case["outputs"]["rows"][3].__setitem__(2, 0.0101))
+    (problem,) = check(path)
+    assert problem.startswith("rows[3][2]: 1 of 1 values differ")
+
+
+def test_files_below_a_folder_called_records_are_not_cases(tmp_path: Path) -> None:
+    kept = write(tmp_path, "lr_x.json", lambda case: None)
+    write(tmp_path, "records/lr_x.json", lambda case: None)
+    (tmp_path / "csra" / "INDEX.md").write_text("")
+    assert golden_files(tmp_path) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "same"),
+    [
+        ({"shape": [2], "values": [1.0, "nan"]}, [1.0, float("nan")], True),
+        ({"shape": [2], "values": [1.0, "nan"]}, [1.0, 2.0], False),
+        ({"shape": [2], "values": [1.0, 2.0]}, [float("nan"), 2.0], False),
+        ({"shape": [1], "values": [1.0]}, 1.0, True),
+        ({"shape": [2, 1], "values": [1.0, 2.0]}, [1.0, 2.0], False),
+        ({"value": {"a": [1, "x", None, True]}}, {"a": (1, "x", None, True)}, True),
+        ({"value": {"a": 1}}, {"a": 1, "b": 2}, False),
+        ([1, 2], [1, 2, 3], False),
+        (None, 0, False),
+        (True, 1, False),
+        (1, True, False),
+        ("a", "b", False),
+        ({"names": ["b"], "shape": [1], "values": [2.0]}, {"a": 1.0, "b": 2.0}, True),
+        ({"names": ["c"], "shape": [1], "values": [2.0]}, {"a": 1.0, "b": 2.0}, False),
+    ],
+)
+def test_values_of_every_form(expected: Any, actual: Any, same: bool) -> None:
+    assert (list(differences(expected, actual, Tolerance(1e-9, 0), "x")) == []) is same
+
+
+def test_probes_and_statistics_are_both_held() -> None:
+    values = np.linspace(-1, 1, 101)
+    stats = {"mean": values.mean(), "std": values.std(), "min": -1, "max": 1}
+    expected = {"shape": [101], "sha_stats": stats, "probe_indices": [0, 50], "probe_values": [-1, 0]}
+    assert not list(differences(expected, values, Tolerance(1e-6), "x"))
+    unprobed = values.copy()
+    unprobed[70:] += 0.1
+    assert list(differences(expected, unprobed, Tolerance(1e-6), "x"))
+
+
+def test_numbers_in_printed_lines_may_differ_within_a_tolerance_of_their_own() -> None:
+    tolerance = Tolerance(atol=1e-3, in_texts=True)
+    assert not list(differences("mAP: 0.50000", "mAP: 0.50050", tolerance, "x"))
+    assert list(differences("mAP: 0.50000", "mAP: 0.51000", tolerance, "x"))
+    assert list(differences("mAP: 0.5000", "AP: 0.5000", tolerance, "x"))
+
+
+def test_inputs_of_every_kind_can_be_rebuilt() -> None:
+    kinds = set()
+    for path in golden_files(GOLDENS):
+        case = Golden.read(path)
+        for key, spec in case.inputs.items():
+            if isinstance(spec, dict) and "shape" in spec and spec["kind"] not in kinds:
+                kinds.add(spec["kind"])
+                assert case.input(key, 0 if "{" in str(spec.get("name", key)) else None).size
+    assert {"normal", "labels", "values", "image_batch", "image", "integers"} <= kinds
