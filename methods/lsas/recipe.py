@@ -167,7 +167,11 @@ IMAGENET: dict[str, Any] = {
     "depth": 50,
     "stages": (3, 4),
 }
-SMALL: dict[str, Any] = {
+DEMO: dict[str, Any] = {
+    "image_size": 64,
+    "pipeline": "square",
+    "padding": 6,
+    "normalize": "half",
     "network": "small",
     "block": "basic",
     "depth": 8,
@@ -179,7 +183,6 @@ SMALL: dict[str, Any] = {
     "weight_decay": 1e-2,
     "scheduler": "onecycle",
 }
-DEMO: dict[str, Any] = {**SMALL, "image_size": 64, "pipeline": "square", "padding": 6, "normalize": "half"}
 
 STL10_ORIGINAL_NOTE = (
     "as the program trains it: 32-pixel crops of 96-pixel pictures, then tested on whole ones; whether the published "
@@ -215,6 +218,4 @@ RECIPES: dict[str, NamedRecipe] = {
     "demo-single-senet": _named(OURS, **DEMO, **SENET, dataset="demo-single"),
     "demo": _named(OURS, **DEMO, dataset="demo"),
     "demo-senet": _named(OURS, **DEMO, **SENET, dataset="demo"),
-    "digits": _named(OURS, **SMALL, dataset="digits", pipeline="square", normalize="half"),
-    "digits-senet": _named(OURS, **SMALL, **SENET, dataset="digits", pipeline="square", normalize="half"),
 }
