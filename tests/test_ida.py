@@ -25,8 +25,8 @@ from attnbias.data.voc import CLASSES as VOC
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.ida.attention import token_attention
 from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc, convert
 from attnbias.methods.ida.curves import reference_curves
 from attnbias.methods.ida.loss import asymmetric_loss, binary_cross_entropy, classification_loss
@@ -217,6 +217,23 @@ def test_groups_spare_biases_and_normalisation_or_slow_the_backbone() -> None:
         assert set.union(*(group[0] for group in found)) == set(names.values())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 3), (3, 7), (4, 25)])
+def test_one_cycle_is_torchs(optimizer: Any, epochs: int, steps: int) -> None:
+    recipe = revise(SMALL, {"optimizer": optimizer, "epochs": epochs, "lr": 0.1})
+    ours, theirs = (build_optimizer(METHOD.param_groups(build(), recipe), recipe) for _ in range(2))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.1, total_steps=epochs * steps, pct_start=0.2)
+    schedule = METHOD.schedule(recipe, steps)
+    for step in range(epochs * steps):
+        apply_schedule(ours, schedule, step)
+        for mine, torchs in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert mine["lr"] == pytest.approx(torchs["lr"], rel=1e-9)
+            assert mine.get("betas", mine.get("momentum")) == pytest.approx(torchs.get("betas", torchs.get("momentum")))
+        theirs.step()
+        if step + 1 < epochs * steps:
+            cycle.step()
+
+
 # Early stop -----------------------------------------------------------------------------------------------------------
 
 figures = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=30)
@@ -397,22 +414,25 @@ def test_the_baseline_shows_its_activation_maps() -> None:
     with torch.no_grad():
         evidence = torch.einsum("bdhw,cd->bchw", model.backbone(images), model.head.fc.weight)
     assert torch.allclose(maps, evidence.relu(), atol=1e-5)
-    for ask in (lambda: METHOD.attention(model, images, head=0), lambda: token_attention(model, images)):
+    for options in ({"head": 0}, {"kind": "tokens"}):
         with pytest.raises(UsageError, match="linear baseline"):
-            ask()
+            METHOD.attention(model, images, **options)
 
 
-@pytest.mark.parametrize(("heavy", "layers"), [(False, 1), (True, 2)])
-def test_token_attention_of_each_layer(heavy: bool, layers: int) -> None:
-    model = build(heavy=heavy)
-    weights = token_attention(model, pictures(), torch.tensor([2, 0]))
-    assert weights.shape == (2, 2, layers, 4, 4)
-    assert torch.allclose(weights.sum(-1), torch.ones(2, 2, layers, 4))
+@pytest.mark.parametrize("heavy", [False, True])
+def test_token_attention_of_each_layer(heavy: bool) -> None:
+    model, classes = build(heavy=heavy), torch.tensor([2, 0])
+    first, last = (METHOD.attention(model, pictures(), classes, kind="tokens", head=layer) for layer in (0, None))
+    assert first.shape == (2, 2, 4, 4)
+    assert torch.allclose(first.sum(-1), torch.ones(2, 2, 4))
+    assert torch.equal(first, last) is not heavy
     with torch.no_grad():
         layer = model.head.layers[0]
         assert isinstance(layer, AttentionLayer)
-        tokens = model.head.trace(model.backbone(pictures())).tokens.unflatten(0, (2, CLASSES))[:, [2, 0]]
-        assert torch.allclose(layer.attention(tokens.flatten(0, 1)).unflatten(0, (2, 2)), weights[:, :, 0], atol=1e-6)
+        tokens = model.head.trace(model.backbone(pictures())).tokens.unflatten(0, (2, CLASSES))[:, classes]
+        assert torch.allclose(layer.attention(tokens.flatten(0, 1)).unflatten(0, (2, 2)), first, atol=1e-6)
+    with pytest.raises(UsageError, match="layers 0 to"):
+        METHOD.attention(model, pictures(), kind="tokens", head=2)
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup
 
 Schedule = Callable[[int], dict[str, float]]
 """Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
-`beta1`, where present, replaces the first Adam beta. A pure function, so that resuming cannot shift it."""
+`beta1`, where present, replaces Adam's first beta or SGD's momentum. A pure function: resuming cannot shift it."""
 
 BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
 """(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""

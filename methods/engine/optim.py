@@ -25,9 +25,11 @@ def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool
 
 
 def apply_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Set what the schedule says for optimiser step `step` (from 0): each group's rate, and Adam's first beta."""
+    """Set what the schedule says for optimiser step `step` (from 0): rates, and Adam's first beta or SGD's momentum."""
     settings = schedule(step)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * settings["lr"]
         if "beta1" in settings and "betas" in group:
             group["betas"] = (settings["beta1"], group["betas"][1])
+        elif "beta1" in settings and group["momentum"]:
+            group["momentum"] = settings["beta1"]

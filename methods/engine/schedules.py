@@ -19,7 +19,8 @@ def one_cycle(
     """One cosine up and one down (Smith and Topin 2018): the values of torch's OneCycleLR.
 
     The rate starts at 1 / div_factor of its highest value, reaches that after `pct_start` of the steps, and ends at
-    1 / (div_factor * final_div_factor). `beta1` = (at the ends, at the peak) mirrors Adam's first beta; None leaves it.
+    1 / (div_factor * final_div_factor). `beta1` = (at the ends, at the peak) mirrors Adam's first
+    beta or SGD's momentum; None leaves it.
     """
     peak, last = pct_start * total_steps - 1, total_steps - 1
     lows = 1 / div_factor, 1 / (div_factor * final_div_factor)

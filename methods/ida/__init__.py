@@ -27,7 +27,8 @@ class InterventionalDualAttention(Method):
     recipe_type = IDARecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {
-        "spatial": "Class-wise attention over positions, averaged over the samples; --head picks one. CAM if linear."
+        "spatial": "Class-wise attention over positions, averaged over the samples; --head picks one. CAM if linear.",
+        "tokens": "Attention between the samples' tokens in the last layer, or layer --head: N x N, no places.",
     }
 
     def build_model(self, recipe: IDARecipe, num_classes: int, task: Task) -> nn.Module:
@@ -116,9 +117,14 @@ class InterventionalDualAttention(Method):
         kind: str | None = None,
         head: int | None = None,
     ) -> Tensor:
-        """The first attention: (B, K, h, w), each map sums to 1. `head` picks a sample, None averages them."""
-        from attnbias.methods.ida.attention import spatial_attention
+        """The first attention, where each map sums to 1, or the second: (B, K, N, N), each row sums to 1.
 
+        `head` picks a sample of the first (None averages them) or a layer of the second (None is the last).
+        """
+        from attnbias.methods.ida.attention import spatial_attention, token_attention
+
+        if kind == "tokens":
+            return token_attention(cast("IDA", model), images, classes, head)
         return spatial_attention(cast("IDA", model), images, classes, head)
 
     def gradcam_layer(self, model: nn.Module) -> nn.Module:

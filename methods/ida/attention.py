@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import cam
-from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
+from attnbias.methods.ida.model import IDA, LinearClassifier
 
 
 @torch.no_grad()
@@ -31,15 +31,18 @@ def spatial_attention(model: IDA, images: Tensor, classes: Tensor | None, sample
 
 
 @torch.no_grad()
-def token_attention(model: IDA, images: Tensor, classes: Tensor | None = None) -> Tensor:
-    """Attention between the N tokens in each layer, (B, K, L, N, N); it sums to 1 over the last axis.
+def token_attention(model: IDA, images: Tensor, classes: Tensor | None = None, layer: int | None = None) -> Tensor:
+    """Attention between the N tokens of one layer (default the last), (B, K, N, N); it sums to 1 over the last axis.
 
     Raises:
-        UsageError: the model is the linear baseline.
+        UsageError: the model is the linear baseline, or has no such layer.
     """
-    if not isinstance(model.head, InterventionalClassifier):
-        raise UsageError("the linear baseline has no token attention; use a model with --head interventional")
-    weights = model.head.trace(model.backbone(images)).token_attention
+    if isinstance(model.head, LinearClassifier):
+        raise UsageError("the linear baseline has no tokens; use a model with --head interventional")
+    count = len(model.head.layers)
+    if layer is not None and not 0 <= layer < count:
+        raise UsageError(f"--head {layer} does not exist: the second attention has the layers 0 to {count - 1}")
+    weights = model.head.trace(model.backbone(images)).token_attention[:, :, -1 if layer is None else layer]
     return weights if classes is None else pick(weights, classes)
 
 

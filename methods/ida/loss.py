@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from attnbias.methods.ida.recipe import IDARecipe
 
 ASL_SCALE = 1000
-ASL_EPS = 1e-5
 
 
 def classification_loss(logits: Tensor, target: Tensor, recipe: IDARecipe, task: Task) -> Tensor:
@@ -52,6 +51,7 @@ def asymmetric_loss(
     gamma_neg: float,
     clip: float,
     detach_focus: bool,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Asymmetric loss (Ridnik et al., ICCV 2021): 1000 times its mean over pictures and classes.
 
@@ -60,11 +60,12 @@ def asymmetric_loss(
     Args:
         clip: added to the probability of each negative, so that easy negatives add nothing.
         detach_focus: keep the focusing weight out of the gradient.
+        eps: smallest probability inside the logarithms.
     """
     positive = target.clamp_min(0).to(logits.dtype)
     p = logits.sigmoid()
     q = (1 - p + clip).clamp_max(1)  # probability of "absent", shifted
-    cross_entropy = -(positive * p.clamp_min(ASL_EPS).log() + (1 - positive) * q.clamp_min(ASL_EPS).log())
+    cross_entropy = -(positive * p.clamp_min(eps).log() + (1 - positive) * q.clamp_min(eps).log())
     probability = (p * positive + q * (1 - positive)).detach() if detach_focus else p * positive + q * (1 - positive)
     focus = (1 - probability) ** (gamma_pos * positive + gamma_neg * (1 - positive))
     return ASL_SCALE * (cross_entropy * focus * (target >= 0)).mean()

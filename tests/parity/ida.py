@@ -29,7 +29,7 @@ from attnbias.methods.ida import METHOD
 from attnbias.methods.ida.convert import convert, convert_classifier
 from attnbias.methods.ida.curves import reference_curves
 from attnbias.methods.ida.loss import asymmetric_loss, classification_loss
-from attnbias.methods.ida.model import IDA, InterventionalClassifier
+from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
 from attnbias.methods.ida.recipe import IDARecipe, best_of
 
 BACKBONES = {
@@ -64,10 +64,12 @@ def build(case: Golden, **changes: Any) -> IDA:
         **changes,
     }
     if identity:
-        weights = [name for name in case.layout if ".head." in name or name.startswith("head.")]
-        dim = sum(case.layout[name][0][1] for name in weights)
+        weights = [name for name in case.layout if name in ("clf.weight", "weight") or "head." in name]
+        dim, classes = sum(case.layout[name][0][1] for name in weights), config["num_classes"]
         options = {name: fields[name] for name in ("samples", "heavy", "beta")}
-        model = IDA(nn.Identity(), InterventionalClassifier(dim, config["num_classes"], **options))
+        linear = fields["head"] == "linear"
+        head = LinearClassifier(dim, classes) if linear else InterventionalClassifier(dim, classes, **options)
+        model = IDA(nn.Identity(), head)
     else:
         size = case.inputs["images"]["shape"][-1] if "images" in case.inputs else case.inputs["train_x"]["shape"][-1]
         built = METHOD.build_model(parse(IDARecipe, fields | {"image_size": size}), config["num_classes"], "multilabel")
@@ -146,7 +148,7 @@ def loss(case: Golden) -> dict[str, Any]:
         return value, gradient
 
     outputs: dict[str, Any] = {}
-    recipe = IDARecipe(loss_batch=len(logits))
+    recipe = IDARecipe(loss="bce_sum" if case.config["reduction"] == "sum" else "bce_mean", loss_batch=len(logits))
     outputs["loss"], outputs["grad"] = run(lambda x: classification_loss(x, target, recipe, "multilabel"))
     for name in [name for name in case.outputs if name.startswith("asl_gn")]:
         gamma_neg, gamma_pos, clip = (
@@ -157,6 +159,7 @@ def loss(case: Golden) -> dict[str, Any]:
             "gamma_neg": gamma_neg,
             "clip": clip,
             "detach_focus": case.config["dtgfl"],
+            "eps": case.config["asl_eps"],
         }
         outputs[name], outputs[name.replace("asl_", "asl_grad_")] = run(
             lambda x, options=options: asymmetric_loss(x, target, **options)
@@ -236,7 +239,8 @@ def select(case: Golden) -> dict[str, Any]:
 
 def evaluation(case: Golden) -> dict[str, Any]:
     config = case.config
-    recipe = IDARecipe(image_size=config["img_size"], normalize="unit" if config.get("orid_norm") else "imagenet")
+    plain = config.get("orid_norm") or config.get("remove_norm")
+    recipe = IDARecipe(image_size=config["img_size"], normalize="unit" if plain else "imagenet")
     return {"tensor": METHOD.transform(recipe, train=False)(Image.fromarray(case.input("picture")))}
 
 
@@ -253,7 +257,10 @@ def randaugment(case: Golden) -> dict[str, Any]:
     if "n_policies" in case.config:
         return {"n_policies": len(STEPS) ** 2}
     picture = Image.fromarray(case.input("picture"))
-    return {f"{name}:{place}": np.asarray(apply_operation(picture, name, place)) for name, place in case.config["ops"]}
+    sign = -1 if "forced to -1" in case.raw["what"] else 1
+    return {
+        f"{name}:{place}": np.asarray(apply_operation(picture, name, place, sign)) for name, place in case.config["ops"]
+    }
 
 
 def multiscale_crop(case: Golden) -> dict[str, Any]:
@@ -318,8 +325,8 @@ def traj(case: Golden) -> dict[str, Any]:
             "loss_batch": config["batch_size"],
             "optimizer": OPTIMIZERS[config["optimizer"]],
             "lr": config["lr"],
-            "weight_decay": float((flag("--wd") or ["1e-2"])[0]),
-            "momentum": 0.9,
+            "weight_decay": config["weight_decay_per_group"][-1],
+            "momentum": float((flag("--momentum") or ["0.9"])[0]),
             "param_groups": groups,
             "scheduler": scheduler,
             "milestones": milestones,
