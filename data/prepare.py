@@ -93,11 +93,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
 
         facts, source = own_facts(Path(name)), Path(name)
     folder = data_root(root) / facts.name
-    if facts.acquisition != "generated":
-        source = _source(facts, source, folder, options)
-    module, function = facts.prepare.split(":")
-    preparer: Preparer = getattr(import_module(module), function)
-    reading = preparer(facts, source, folder, options)
+    source, reading = _read(facts, source, folder, options)
     indexes = _chosen(reading.indexes, options.splits)
 
     warnings = list(reading.warnings)
@@ -214,10 +210,30 @@ def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index
     return [index for index in indexes if not splits or index.split in splits]
 
 
-def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
-    """The source folder, absolute: what archives were unpacked to, the given one, or the one from before."""
+def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> tuple[Path | None, Reading]:
+    """Read the source as it is where that can be, else the archives that it holds or that are fetched."""
+    module, function = facts.prepare.split(":")
+    preparer: Preparer = getattr(import_module(module), function)
+    if facts.acquisition == "generated":
+        return None, preparer(facts, None, folder, options)
     if source is not None and not source.exists():
         raise DataError(f"source folder {source} does not exist; it should hold {facts.layout}")
+    if source is not None and facts.unpack and not (options.download or options.offline):
+        source = source.absolute()
+        try:
+            reading = preparer(facts, source, folder, options)
+        except DataError:
+            if not any((source / archive.file).is_file() for archive in facts.archives):
+                raise
+        else:
+            standing(folder, source, {}, options)
+            return source, reading
+    source = _source(facts, source, folder, options)
+    return source, preparer(facts, source, folder, options)
+
+
+def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
+    """The source folder, absolute: what archives were unpacked to, the given one, or the one from before."""
     source = acquire(
         facts,
         source.absolute() if source else None,

@@ -248,6 +248,15 @@ def test_imagenet_from_archives_that_a_person_fetched(tmp_path: Path, offer: Off
     assert class_names()[134] == f"crane ({CRANE})"
 
 
+def test_an_unpacked_tree_is_preferred_to_archives_beside_it(tmp_path: Path, offer: Offer) -> None:
+    offer("imagenet", imagenet_archives())
+    source = tree(tmp_path / "mine", {**imagenet_archives(), f"val/{CRANE}/1.JPEG": jpeg()})
+    report = prepare("imagenet", source, tmp_path / "root")
+    assert report.prepared.source == str(source)
+    assert report.prepared.splits == ("val",)
+    assert not (tmp_path / "root" / "imagenet" / "source").exists()
+
+
 def test_the_devkit_is_read_as_torchvision_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, {"ILSVRC2012_devkit_t12.tar.gz": devkit()})
     monkeypatch.setattr(torchvision.datasets.imagenet, "_verify_archive", lambda *args: None)
