@@ -73,7 +73,8 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
             return (Literal[(*choices, UNSET)] if optional else annotation), {}
         return _parsed(type(choices[0]), False, optional)
     if get_origin(annotation) is tuple:
-        return _parsed(get_args(annotation)[0], True, optional)
+        inner_type = get_args(annotation)[0]
+        return _parsed(str if get_origin(inner_type) is Literal else inner_type, True, optional)  # the recipe checks it
     if optional:
         return _parsed(annotation, False, True)
     return annotation, {}
