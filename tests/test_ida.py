@@ -352,8 +352,8 @@ def test_coco_classes_are_picked_by_name(real_data: Path) -> None:
 
 def test_coco_classifiers_start_voc() -> None:
     for head in ("interventional", "linear"):
-        large = build(classes=80, head=head)
-        small = build(classes=20, head=head)
+        large = build(classes=80, classifier=head)
+        small = build(classes=20, classifier=head)
         small.load_state_dict(coco_to_voc(large.state_dict()))
         with torch.no_grad():
             assert torch.allclose(small(pictures()), large(pictures())[:, list(COCO_TO_VOC)], atol=1e-6)
@@ -409,7 +409,7 @@ def test_maps_are_distributions_over_positions_by_sample_and_averaged() -> None:
 
 
 def test_the_baseline_shows_its_activation_maps() -> None:
-    model, images = build(head="linear"), pictures()
+    model, images = build(classifier="linear"), pictures()
     maps = METHOD.attention(model, images)
     with torch.no_grad():
         evidence = torch.einsum("bdhw,cd->bchw", model.backbone(images), model.head.fc.weight)
@@ -500,7 +500,7 @@ def test_multiscale_crops_take_parts_of_several_shapes() -> None:
 # The whole ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{"heavy": False}, {"heavy": True}, {"loss": "asl"}, {"head": "linear"}])
+@pytest.mark.parametrize("changes", [{"heavy": False}, {"heavy": True}, {"loss": "asl"}, {"classifier": "linear"}])
 def test_a_few_steps_learn_a_few_pictures(changes: dict[str, Any]) -> None:
     recipe = revise(SMALL, {"lr": 2e-3, "loss": "bce_mean", **changes})
     model = build(recipe).train()

@@ -37,7 +37,7 @@ class InterventionalDualAttention(Method):
         from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
 
         backbone = build_backbone(recipe.backbone, recipe.image_size)
-        if recipe.head == "linear":
+        if recipe.classifier == "linear":
             return IDA(backbone, LinearClassifier(backbone.num_features, num_classes))
         head = InterventionalClassifier(
             backbone.num_features,

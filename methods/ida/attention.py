@@ -38,7 +38,7 @@ def token_attention(model: IDA, images: Tensor, classes: Tensor | None = None, l
         UsageError: the model is the linear baseline, or has no such layer.
     """
     if isinstance(model.head, LinearClassifier):
-        raise UsageError("the linear baseline has no tokens; use a model with --head interventional")
+        raise UsageError("the linear baseline has no tokens; use a model with --classifier interventional")
     count = len(model.head.layers)
     if layer is not None and not 0 <= layer < count:
         raise UsageError(f"--head {layer} does not exist: the second attention has the layers 0 to {count - 1}")

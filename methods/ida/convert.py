@@ -61,10 +61,10 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if "head.layers.0.qkv.weight" in state:
         samples, classes, _ = state["head.weight"].shape
-        fields = {"head": "interventional", "samples": samples, "heavy": "head.out_proj.weight" in state}
+        fields = {"classifier": "interventional", "samples": samples, "heavy": "head.out_proj.weight" in state}
     elif "head.fc.weight" in state:
         classes = len(state["head.fc.weight"])
-        fields = {"head": "linear"}
+        fields = {"classifier": "linear"}
     else:
         return {}
     backbone = _infer_backbone(state)

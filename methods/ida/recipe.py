@@ -71,7 +71,7 @@ class IDARecipe(Recipe):
     backbone: str = option(
         "resnet101", "Feature extractor: resnet18 to resnet152 (torchvision), a timm name such as a Swin's, or tiny."
     )
-    head: Literal["interventional", "linear"] = option(
+    classifier: Literal["interventional", "linear"] = option(
         "interventional", "interventional is the paper's; linear is its baseline: average pooling, one linear layer."
     )
     samples: int = option(4, "Samples N that the feature channels are cut into.", ge=1)
@@ -154,7 +154,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "swinb-384": {"backbone": "swin_base_patch4_window12_384", "image_size": 384},
     "swinl-384": {"backbone": "swin_large_patch4_window12_384", "image_size": 384},
 }
-HEADS: dict[str, dict[str, Any]] = {"heavy": {}, "light": {"heavy": False}, "linear": {"head": "linear"}}
+HEADS: dict[str, dict[str, Any]] = {"heavy": {}, "light": {"heavy": False}, "linear": {"classifier": "linear"}}
 
 PAPER: dict[tuple[str, str], Figures] = {
     ("resnet101-448", "heavy"): (84.8, 78.7, 80.9, 73.9, 77.4),

@@ -57,7 +57,7 @@ def build(case: Golden, **changes: Any) -> IDA:
     identity = backbone.startswith("identity")
     fields = {
         "backbone": "tiny" if identity else BACKBONES.get(backbone, backbone),
-        "head": "interventional" if config.get("use_intervention", True) else "linear",
+        "classifier": "interventional" if config.get("use_intervention", True) else "linear",
         "samples": config.get("num_head", config.get("nheads", 4)),
         "heavy": config["heavy"],
         "beta": config.get("beta", 1 / 32),
@@ -67,7 +67,7 @@ def build(case: Golden, **changes: Any) -> IDA:
         weights = [name for name in case.layout if name in ("clf.weight", "weight") or "head." in name]
         dim, classes = sum(case.layout[name][0][1] for name in weights), config["num_classes"]
         options = {name: fields[name] for name in ("samples", "heavy", "beta")}
-        linear = fields["head"] == "linear"
+        linear = fields["classifier"] == "linear"
         head = LinearClassifier(dim, classes) if linear else InterventionalClassifier(dim, classes, **options)
         model = IDA(nn.Identity(), head)
     else:
