@@ -27,6 +27,7 @@ from attnbias.methods.lsas.attention import channel_attention, class_activation_
 from attnbias.methods.lsas.log import COLUMNS_TOP5, log_text
 from attnbias.methods.lsas.model import ResNet, SubAttention, build_model
 from attnbias.methods.lsas.recipe import LSASRecipe, imagenet_lr
+from attnbias.weights.errors import WeightsError
 
 TINY = LSASRecipe(depth=11)  # one bottleneck a stage
 
@@ -95,6 +96,21 @@ def test_no_attention_is_torchvisions_resnet() -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_torchvisions_weights_start_all_but_attention_and_classifier() -> None:
+    from torchvision.models import resnet18
+
+    recipe = LSASRecipe(network="imagenet", depth=18, stages=(3, 4))
+    model, theirs = build_model(recipe, 5), resnet18().state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    METHOD.load_backbone(model, recipe, theirs, Path("resnet18.pth"))
+    for name, value in model.state_dict().items():
+        fresh = ".attention." in name or name.startswith("fc.")
+        assert torch.equal(value, before[name] if fresh else theirs[name]), name
+    del theirs["layer3.0.conv1.weight"]
+    with pytest.raises(WeightsError, match="layer3.0.conv1.weight"):
+        METHOD.load_backbone(model, recipe, theirs, Path("resnet18.pth"))
 
 
 def test_narrow_basic_blocks_keep_a_hidden_unit() -> None:

@@ -9,6 +9,8 @@ from attnbias.methods.engine.recipe import Task
 from attnbias.methods.lsas.recipe import RECIPES, LSASRecipe, NoDecay, schedule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from torchvision.transforms import v2
@@ -141,6 +143,13 @@ class LSAS(Method):
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The last stage."""
         return model.get_submodule(cast("ResNet", model).stage_names[-1])
+
+    def load_backbone(self, model: nn.Module, recipe: LSASRecipe, state: dict[str, Tensor], path: Path) -> None:
+        """Start from torchvision's ResNet weights; attention and classifier stay fresh (ours: the paper does not)."""
+        from attnbias.weights.files import load_strict
+
+        fresh = {n: value for n, value in model.state_dict().items() if ".attention." in n or n.startswith("fc.")}
+        load_strict(model, {n: value for n, value in state.items() if not n.startswith("fc.")} | fresh, path)
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate both programs' parameter names."""
