@@ -109,7 +109,7 @@ def test_torchvisions_weights_start_all_but_attention_and_classifier() -> None:
         fresh = ".attention." in name or name.startswith("fc.")
         assert torch.equal(value, before[name] if fresh else theirs[name]), name
     del theirs["layer3.0.conv1.weight"]
-    with pytest.raises(WeightsError, match="layer3.0.conv1.weight"):
+    with pytest.raises(WeightsError, match=r"layer3\.0\.conv1\.weight"):
         METHOD.load_backbone(model, recipe, theirs, Path("resnet18.pth"))
 
 
