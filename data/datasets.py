@@ -150,11 +150,14 @@ def seeded(*key: int) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
     """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
 
     Skipped pictures only appear in `errors`; a batch of nothing else has an empty `index` and neither image nor target.
+    A whole batch, as InMemoryPictures gives it, passes.
     """
+    if isinstance(samples, dict):
+        return samples
     good = [sample for sample in samples if "error" not in sample]
     batch: dict[str, Any] = {
         "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),

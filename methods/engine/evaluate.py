@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader
 
 from attnbias.data.datasets import PictureDataset, collate
 from attnbias.data.errors import DataError
+from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import Batch, Method
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.sampler import EvaluationSampler
 
@@ -48,8 +50,10 @@ def open_dataset(
     train: bool = False,
     on_bad_image: Literal["error", "skip"] = "error",
 ) -> PictureDataset:
-    """The pictures of a split as the recipe wants them: transform, label policies, seeds."""
-    return PictureDataset(
+    """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be."""
+    batched = method.batched_transform(recipe, train)
+    kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
+    return kind(
         index,
         method.transform(recipe, train),
         seed=recipe.seed,
@@ -57,6 +61,15 @@ def open_dataset(
         drop_unlabelled=recipe.drop_unlabelled,
         on_bad_image=on_bad_image,
     )
+
+
+def images_on(device: torch.device, batch: Batch, dataset: PictureDataset) -> Tensor:
+    """The batch's pictures on the device; those of a split in memory are augmented there."""
+    images: Tensor = batch["image"].to(device, non_blocking=True)
+    if not isinstance(dataset, InMemoryPictures):
+        return images
+    index, epoch = (batch[name].to(device, non_blocking=True) for name in ("index", "epoch"))
+    return dataset.batched(images, index, epoch)
 
 
 @torch.no_grad()
@@ -84,7 +97,7 @@ def evaluate(
     loader = DataLoader(
         dataset,
         batch_sampler=EvaluationSampler(len(dataset), batch_size, rank, processes),
-        num_workers=workers,
+        num_workers=0 if isinstance(dataset, InMemoryPictures) else workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
@@ -102,7 +115,7 @@ def evaluate(
         skipped += batch["errors"]
         if not len(batch["index"]):
             continue
-        images = batch["image"].to(device, non_blocking=True)
+        images = images_on(device, batch, dataset)
         if perturb is not None:
             images = perturb(model, images, batch["target"].to(device), batch["index"])
         with accelerator.autocast():

@@ -32,6 +32,10 @@ BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
 """(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
 
 
+BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""(pictures (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
+
+
 class Method(ABC):
     """One paper: its recipes, its model, its loss, and where it looks."""
 
@@ -68,6 +72,11 @@ class Method(ABC):
     @abstractmethod
     def transform(self, recipe: Any, train: bool) -> Callable[[Any], Any]:
         """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
+
+    def batched_transform(self, recipe: Any, train: bool) -> BatchedPictures | None:
+        """The pipeline of small pictures of one size, on whole batches on the device, with the values of `transform`;
+        where a method gives it, splits are kept in memory."""
+        return None
 
     def batch_transform(self, recipe: Any, num_classes: int) -> BatchTransform | None:
         """Mixing of whole training batches, where the recipe asks for it."""
@@ -125,6 +134,10 @@ class Method(ABC):
             found = self.measure(recipe, targets, values, task)
             measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
         return measures
+
+    def published_log(self, recipe: Any, records: list[dict[str, Any]]) -> tuple[str, str] | None:
+        """Name and content of the log that the paper's program writes, as a view of the lines of metrics.jsonl."""
+        return None
 
     def deciding_measure(self, task: Task) -> str:
         """The measure (higher is better) that picks the best checkpoint."""

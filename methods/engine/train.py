@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from attnbias.data.datasets import collate
+from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
 from attnbias.methods.engine.checkpoint import Progress, RunFolder
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
-from attnbias.methods.engine.evaluate import evaluate, open_dataset
+from attnbias.methods.engine.evaluate import evaluate, images_on, open_dataset
 from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
 from attnbias.methods.engine.method import Batch, Method
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
@@ -247,14 +248,15 @@ class _Run:
         self.wrapped, self.optimizer = accelerator.prepare(wrapped, self.optimizer)
         if checkpoint is not None:
             self._restore(checkpoint)
+        workers = 0 if isinstance(self.dataset, InMemoryPictures) else options.workers
         self.loader_iterator = iter(
             DataLoader(
                 self.dataset,
                 batch_sampler=StepSampler(self.plan, accelerator.process_index, self.progress.step),
-                num_workers=options.workers,
+                num_workers=workers,
                 collate_fn=collate,
                 pin_memory=cuda,
-                prefetch_factor=4 if options.workers else None,
+                prefetch_factor=4 if workers else None,
             )
         )
 
@@ -339,7 +341,7 @@ class _Run:
         device = self.accelerator.device
         if batch["errors"] and self.reporter:
             self.reporter.skipped(batch["errors"])
-        batch["image"] = batch["image"].to(device, non_blocking=True)
+        batch["image"] = images_on(device, batch, self.dataset)
         batch["target"] = batch["target"].to(device, non_blocking=True)
         if self.options.channels_last:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
@@ -397,6 +399,10 @@ class _Run:
             stop = self.main and self.method.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.epochs_evaluated = epoch
+        if self.main:
+            records = [json.loads(line) for line in (self.folder.path / "metrics.jsonl").read_text().splitlines()]
+            if (log := self.method.published_log(self.recipe, records)) is not None:
+                (self.folder.path / log[0]).write_text(log[1])
         self._save()
 
     def _evaluate(self, epoch: int) -> dict[str, Any]:
