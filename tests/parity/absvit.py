@@ -1,4 +1,4 @@
-"""Runners for the goldens of AbSViT's classification part: training, data, evaluation, maps; models stand in absvit_models."""
+"""Runners for AbSViT's goldens: training, data, evaluation, maps. Those about models stand in absvit_models.py."""
 
 from __future__ import annotations
 
