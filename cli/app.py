@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import Annotated
 
 import typer
@@ -57,15 +56,9 @@ app.add_typer(listing, name="list")
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        app()
-    except Exception as error:  # what Typer does not know: ours, and bugs
-        debug = bool(os.environ.get("ATTNBIAS_DEBUG"))
-        if debug:
-            traceback.print_exc()
-        known = describe(error)
-        if known is not None:
-            code, message = known
-        else:
-            code, message = 1, f"error: {type(error).__name__}: {error} (see where with: attnbias --debug ...)"
-        typer.echo(message, err=True)
-        sys.exit(code)
+        code = app(standalone_mode=False)
+    except Exception as error:
+        code, message = describe(error)
+        if message:
+            typer.echo(message, err=True)
+    sys.exit(code)

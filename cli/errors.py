@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import traceback
+
+import typer
 
 from attnbias.data.errors import DataError
-from attnbias.methods.engine.errors import RunError, Stopped, UsageError
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
 from attnbias.weights.errors import WeightsError
 
 EXIT_CODES: dict[type[BaseException], int] = {UsageError: 2, DataError: 3, WeightsError: 3, RunError: 1}
 
+TypedWrong = typer.BadParameter.__mro__[1]
+"""Click's UsageError, of which Typer has its own copy in some versions and the click package's in others."""
 
-def describe(error: BaseException) -> tuple[int, str] | None:
-    """(exit code, message) of an error that a person can mend; None for any other, which wants a traceback."""
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """(exit code, message) of an error; the traceback goes before it where `--debug` asks for it."""
+    code, line = _one_line(error)
+    if os.environ.get("ATTNBIAS_DEBUG"):
+        line = "".join(traceback.format_exception(error)) + line
+    return code, line
+
+
+def _one_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stopped):
         return 128 + error.signal_number, f"stopped by {error}; continue with the same command and --resume auto"
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, "stopped by SIGINT"
+    if isinstance(error, TypedWrong):
+        return 2, _typed_wrong(error)
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return code, f"error: {error}"
-    return None
+    if isinstance(error, OSError) and error.filename:
+        return 1, f"error: {error.filename}: {error.strerror}"
+    words = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
+    return 1, f"error: {said} (see where with: attnbias --debug ...)"
+
+
+def _typed_wrong(error: typer.BadParameter) -> str:
+    """What Typer refuses, in our words: one line, the nearest option, where to read more."""
+    words = error.format_message().replace("Value error, ", "").replace(". Did you", "; did you").rstrip(".")
+    if not words:  # no arguments at all: the help was shown
+        return ""
+    if possibilities := getattr(error, "possibilities", None):
+        words = f"no option {error.option_name}{did_you_mean(error.option_name, possibilities)}"
+    more = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
+    return f"error: {words[:1].lower()}{words[1:]}{more}"

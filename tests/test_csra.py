@@ -270,7 +270,7 @@ def test_every_recipe_can_be_written_read_and_its_pipelines_built(name: str, tmp
 
     recipe = RECIPES[name].recipe
     write_recipe(tmp_path / "recipe.yaml", recipe, "csra")
-    assert read_recipe(tmp_path / "recipe.yaml", CSRARecipe) == recipe
+    assert read_recipe(tmp_path / "recipe.yaml", CSRARecipe, "csra") == recipe
     for train in (True, False):
         image = METHOD.transform(recipe, train)(Image.new("RGB", (70, 50)))
         assert image.shape == (3, recipe.image_size, recipe.image_size)

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from attnbias.methods.engine.errors import RunError, UsageError
 
-Describe = Callable[[BaseException], tuple[int, str] | None]
-"""An error -> (exit code, one clear line), or None for an error nobody foresaw."""
+Describe = Callable[[BaseException], tuple[int, str]]
+"""An error -> (exit code, one clear line)."""
 
 
 def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
@@ -109,8 +108,7 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
     try:
         worker(job)
     except BaseException as error:
-        known = describe(error)
-        code, message = known if known else (1, traceback.format_exc())
+        code, message = describe(error)
         if report is None:
             print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201
         else:

@@ -104,22 +104,30 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
         raise UsageError(f"recipe field '{place}' = {first['input']!r}: {message}" if place else message) from None
 
 
-def read_recipe(path: Path, recipe_type: type[R]) -> R:
-    """Read a recipe from a YAML file (`method:` is allowed beside the fields).
+def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:
+    """Read a recipe of a method from a YAML file (`method:` is allowed beside the fields).
 
     Raises:
-        UsageError: the file is missing, is no YAML mapping, or holds a wrong field.
+        UsageError: the file is missing, is no YAML mapping, is of another method, or holds a wrong field.
     """
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UsageError(f"recipe file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"recipe file {path} is no text file") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"recipe file {path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        place = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(f"recipe file {path} is not valid YAML{place}; expected lines such as `lr: 0.01`") from None
     if not isinstance(values, dict):
         raise UsageError(f"recipe file {path} must be a mapping of field names to values")
-    values.pop("method", None)
-    return parse(recipe_type, values)
+    if (owner := values.pop("method", method)) != method:
+        raise UsageError(f"recipe file {path} is of method '{owner}', not of '{method}'")
+    try:
+        return parse(recipe_type, {str(name): value for name, value in values.items()})
+    except UsageError as error:
+        raise UsageError(f"recipe file {path}: {error}") from None
 
 
 def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
