@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from attnbias.methods.engine.bias import (
     PixelHistogram,
     aggregate,
-    bootstrap,
     box_mask,
     centre_map,
     dilated,
-    macro,
-    mcnemar,
     measure_maps,
     skip_reason,
     step_average_precision,
@@ -28,6 +25,8 @@ from attnbias.methods.engine.bias import (
 from attnbias.methods.engine.context_bias import biased_pairs, pair_precision
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.faithfulness import area_under, faithfulness_curves
+from attnbias.methods.engine.measures import average_precision
+from attnbias.methods.engine.statistics import bootstrap, bootstrap_precision, macro, mcnemar
 
 HEIGHT, WIDTH = 12, 16
 quick = settings(max_examples=40, deadline=None)
@@ -220,6 +219,17 @@ def test_mcnemar_is_the_exact_binomial() -> None:
     second = np.array([False] * 9 + [True] * 1 + [True] * 50)
     assert mcnemar(first, second) == pytest.approx(2 * 11 / 1024)
     assert mcnemar(first, first) == 1
+
+
+def test_precision_of_a_better_run_differs_and_of_the_same_run_does_not() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 4)) < 0.3).astype(int)
+    targets[::7, 0] = -1
+    noise = rng.random(targets.shape)
+    assert bootstrap_precision(targets, noise, noise) == (0, 0)
+    low, high = bootstrap_precision(targets, noise, noise + 0.5 * (targets > 0), resamples=200)
+    change = [np.nanmean(average_precision(targets, s)) for s in (noise, noise + 0.5 * (targets > 0))]
+    assert 0 < low < change[1] - change[0] < high
 
 
 def test_macro_weighs_classes_alike() -> None:

@@ -8,8 +8,8 @@ maps of a call share one picture plane.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import comb, floor, sqrt
+from collections.abc import Mapping
+from math import floor, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -262,7 +262,7 @@ class PixelHistogram:
         return _average_precision(self.positives, self.totals)
 
 
-# Aggregates and comparisons -------------------------------------------------------------------------------------------
+# Aggregates -----------------------------------------------------------------------------------------------------------
 
 
 def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
@@ -275,33 +275,3 @@ def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
     means["range_biased_given_not_position"] = float(rest.mean()) if len(rest) else float("nan")
     means["range_biased_quarter"] = float((~position & (columns["spill"] > 0.25)).mean())
     return means
-
-
-def macro(values: Floats, classes: NDArray[Any]) -> float:
-    """Mean over classes of the mean over a class's samples."""
-    _, inverse = np.unique(classes, return_inverse=True)
-    return float((np.bincount(inverse, values) / np.bincount(inverse)).mean())
-
-
-def bootstrap(
-    values: Floats, pictures: NDArray[Any], *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of the mean, resampling pictures: samples (N,) of one picture stay together.
-
-    Give the difference of two runs on the same samples for a paired interval.
-    """
-    _, inverse = np.unique(pictures, return_inverse=True)
-    sums, counts = np.bincount(inverse, values), np.bincount(inverse)
-    chosen = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
-    """Exact two-sided p-value that a flag differs between two runs on the same samples (McNemar 1947)."""
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
-    count = only_first + only_second
-    tail = sum(comb(count, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**count)
