@@ -33,7 +33,8 @@ def attnbias(*arguments: Any, expect: int = 0) -> str:
 
 
 def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any]:
-    return ["train", "csra", "--recipe", "demo", "--backbone", backbone, *TINY, "--out", out, "--data-root", root, *RUN, *more]
+    model = ["train", "csra", "--recipe", "demo", "--backbone", backbone]
+    return [*model, *TINY, "--out", out, "--data-root", root, *RUN, *more]
 
 
 def children_of(process: subprocess.Popen[bytes]) -> list[int]:
