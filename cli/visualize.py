@@ -295,7 +295,7 @@ def _columns(request: Request) -> "list[Column]":
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(f"{source} knows other classes than {request.load_from[0]}; compare runs of one dataset")
         run = Path(file).stem if Path(file).is_file() else Path(file).resolve().name
-        for kind in request.kinds or [next(iter(loaded.method.maps))]:
+        for kind in request.kinds or [loaded.method.default_map(loaded.recipe)]:
             for head in heads:
                 words = [run, *([kind] if request.kinds else []), *([] if head is None else [f"head {head}"])]
                 taken = sum(column.name.split(" #")[0] == " ".join(words) for column in columns)

@@ -110,6 +110,10 @@ class AbSViTMethod(Method):
         kind = kind or ("steered" if isinstance(model, AbSViT) else "prompt")
         return attention_maps(transformer, images, classes, kind, head)
 
+    def default_map(self, recipe: AbSViTRecipe) -> str:
+        """Steered by each class; a plain ViT has no second pass to steer."""
+        return "steered" if recipe.top_down else "prompt"
+
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""
         return model.get_submodule(f"blocks.{len(cast('VisionTransformer', model).blocks) - 1}.norm1")

@@ -30,18 +30,17 @@ def attention_maps(
 ) -> Tensor:
     """Ask a method, or Grad-CAM, where the model looked: (B, K, h, w), non-negative, float32.
 
-    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or "gradcam", None = the method's first.
+    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or "gradcam", None = the model's own.
 
     Raises:
         UsageError: the method has no such map, or `head` is asked of Grad-CAM.
         RunError: a map holds NaN or infinity.
     """
-    kind = kind or next(iter(method.maps))
     if kind == GRADCAM:
         if head is not None:
             raise UsageError("--map gradcam has no heads; leave --head out")
         maps = grad_cam(model, images, classes, method.gradcam_layer(model))
-    elif kind in method.maps:
+    elif kind is None or kind in method.maps:
         maps = method.attention(model, images, classes, kind=kind, head=head)
     else:
         known = (*method.maps, GRADCAM)

@@ -115,6 +115,10 @@ class Method(ABC):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
+    def default_map(self, recipe: Any) -> str:
+        """The kind of map that `attention` gives where none is asked for."""
+        return next(iter(self.maps))
+
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
