@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from typing import Any
 
 import typer
 
@@ -35,20 +36,27 @@ def _one_line(error: BaseException) -> tuple[int, str]:
         return 2, _typed_wrong(error)
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
-            return code, f"error: {error}"
+            return code, f"error: {_words(error)}"
     if isinstance(error, OSError) and error.filename:
         return 1, f"error: {error.filename}: {error.strerror}"
-    words = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
-    return 1, f"error: {said} (see where with: attnbias --debug ...)"
+    first, *_ = [*_words(error).splitlines(), ""]
+    return 1, f"error: {type(error).__name__}: {first} (see where with: attnbias --debug ...)"
 
 
-def _typed_wrong(error: typer.BadParameter) -> str:
+def _words(error: BaseException) -> str:
+    """An error's message; where a loader's worker put a traceback around it, the last line."""
+    words = str(error).strip()
+    if "\nOriginal Traceback" in words:
+        return words.splitlines()[-1].split(": ", 1)[-1]
+    return words
+
+
+def _typed_wrong(error: Any) -> str:
     """What Typer refuses, in our words: one line, the nearest option, where to read more."""
     words = error.format_message().replace("Value error, ", "").replace(". Did you", "; did you").rstrip(".")
     if not words:  # no arguments at all: the help was shown
         return ""
-    if possibilities := getattr(error, "possibilities", None):
-        words = f"no option {error.option_name}{did_you_mean(error.option_name, possibilities)}"
+    if nearest := did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ()):
+        words += nearest
     more = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
     return f"error: {words[:1].lower()}{words[1:]}{more}"

@@ -53,13 +53,11 @@ def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], t
 
 
 def stored_recipe(path: Path, method: Method) -> Recipe:
-    """Read the recipe inside one of our weight files.
+    """Read the recipe inside a weight file of a complete checkpoint.
 
     Raises:
-        WeightsError: the file is missing, damaged, or of another method.
+        WeightsError: it is of another method.
     """
-    if not path.is_file():
-        raise WeightsError(f"no checkpoint {path.parent}; list a run's checkpoints with: ls RUN/checkpoints")
     with safe_open(path, framework="pt") as file:
         said = _said(path, file.metadata() or {}, method)
     if said is None:

@@ -19,18 +19,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from attnbias.data.datasets import collate
+from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
-from attnbias.methods.engine.checkpoint import Progress, RunFolder
+from attnbias.methods.engine.checkpoint import Progress, RunFolder, is_complete
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.errors import RunError, Stopped, UsageError
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
 from attnbias.methods.engine.evaluate import evaluate, images_on, open_dataset
 from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
 from attnbias.methods.engine.method import Batch, Method
@@ -38,6 +40,7 @@ from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.progress import Reporter
 from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
 from attnbias.methods.engine.sampler import Plan, StepSampler, shuffled
+from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
 
 
@@ -109,9 +112,19 @@ def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accum
 
 
 def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
-    """Start Accelerate for this process. Raises UsageError where the precision asked for does not exist."""
+    """Start Accelerate for this process.
+
+    Raises:
+        UsageError: the precision or a tracker asked for does not exist here.
+    """
     if options.cpu and recipe.amp == "fp16":
         raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+    trackers = [str(name) for name in get_available_trackers()]
+    if absent := [name for name in options.trackers if name not in trackers]:
+        raise UsageError(
+            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
+            f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
+        )
     if options.threads:
         torch.set_num_threads(options.threads)
     return Accelerator(
@@ -160,8 +173,9 @@ class _Run:
         self.dataset = open_dataset(method, recipe, index, train=True, on_bad_image=options.on_bad_image)
         self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
         self.eval_sets = [
-            (split, open_dataset(method, recipe, open_split(recipe.dataset, split, options.data_root)))
+            (split, open_dataset(method, recipe, index, on_bad_image=options.on_bad_image))
             for split in options.eval_splits
+            for index in [open_split(recipe.dataset, split, options.data_root)]
         ]
         self.schedule = method.schedule(recipe, self.plan.steps_per_epoch)
         self.mix = method.batch_transform(recipe, len(self.classes))
@@ -177,6 +191,7 @@ class _Run:
     # Set-up ----------------------------------------------------------------------------------------------------------
 
     def fit(self) -> Outcome:
+        self._read_start()
         checkpoint = self._open_folder()
         self._prepare(checkpoint)
         if self.options.trackers and self.main:
@@ -190,6 +205,30 @@ class _Run:
             if self.loader_iterator is not None:
                 del self.loader_iterator  # ends the worker processes
         return Outcome(self.progress, self.folder.path, self.measures)
+
+    def _read_start(self) -> None:
+        """Check the checkpoint to resume, or read the starting weights: what is refused leaves the folder untouched."""
+        options = self.options
+        if options.resume == "auto":
+            checkpoint = self.folder.latest()
+        else:
+            checkpoint = None if options.resume is None else Path(options.resume)
+            if checkpoint is not None and not is_complete(checkpoint):
+                raise WeightsError(
+                    f"{checkpoint} is no complete checkpoint folder; --resume auto takes the newest one of --out"
+                )
+        if checkpoint is not None:
+            self._check_same_recipe(checkpoint)
+        else:
+            initial_weights(
+                self.method,
+                self.model,
+                self.recipe,
+                load_from=options.load_from,
+                backbone_weights=options.backbone_weights,
+                reset_head=options.reset_head,
+                trust=options.trust_checkpoint,
+            )
 
     def _open_folder(self) -> Path | None:
         """Open the run folder on the main process; return the checkpoint to resume from, if any."""
@@ -219,17 +258,7 @@ class _Run:
 
     def _prepare(self, checkpoint: Path | None) -> None:
         recipe, options, accelerator = self.recipe, self.options, self.accelerator
-        if checkpoint is None:
-            initial_weights(
-                self.method,
-                self.model,
-                recipe,
-                load_from=options.load_from,
-                backbone_weights=options.backbone_weights,
-                reset_head=options.reset_head,
-                trust=options.trust_checkpoint,
-            )
-        else:
+        if checkpoint is not None:
             self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         if recipe.sync_bn and accelerator.num_processes > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
@@ -341,6 +370,8 @@ class _Run:
         device = self.accelerator.device
         if batch["errors"] and self.reporter:
             self.reporter.skipped(batch["errors"])
+        if not len(batch["index"]):
+            raise DataError(f"no picture of step {step} could be read: {batch['errors'][0]}")
         batch["image"] = images_on(device, batch, self.dataset)
         batch["target"] = batch["target"].to(device, non_blocking=True)
         if self.options.channels_last:
