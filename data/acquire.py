@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnbias.data.download import fetch, readable_size
 from attnbias.data.errors import DataError
-from attnbias.data.registry import Archive, DatasetFacts
+from attnbias.data.facts import Archive, DatasetFacts
 from attnbias.data.unpack import is_unpacked, unpack
 
 ARCHIVES, UNPACKED = "archives", "source"

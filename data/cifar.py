@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from attnbias.data.class_folders import prepare as prepare_class_folders
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts
-from attnbias.data.registry import DatasetFacts
 
 
 class _Batches(NamedTuple):

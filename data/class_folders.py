@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts
-from attnbias.data.registry import DatasetFacts
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings, in any case, of the files that torchvision's ImageFolder takes for pictures."""

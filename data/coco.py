@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Box, Index, Record, collector_paused
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.published import csra_coco
-from attnbias.data.registry import DatasetFacts
 
 OFFICIAL = ("train2014", "val2014")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading
-from attnbias.data.registry import DatasetFacts
 
 SEPARATOR = ";"
 

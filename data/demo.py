@@ -28,9 +28,9 @@ from PIL import Image, ImageFilter
 from attnbias.data.atomic import replacing
 from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, discard, standing
-from attnbias.data.registry import DatasetFacts
 
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
 

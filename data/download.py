@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.registry import Archive
+from attnbias.data.facts import Archive
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20

@@ -13,9 +13,9 @@ from typing import Any
 
 from attnbias.data.class_folders import PICTURES, read_class_folders
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
-from attnbias.data.registry import DatasetFacts
 
 # The 15 corruptions of ImageNet-C's score in the order of AbSViT's evaluation, and the archive each comes in.
 CORRUPTIONS = {

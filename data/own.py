@@ -6,8 +6,9 @@ from pathlib import Path
 
 from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.prepare import Options, Reading, first_existing
-from attnbias.data.registry import DATASETS, DatasetFacts
+from attnbias.data.registry import DATASETS
 
 KINDS = {
     "coco": ("pictures with boxes in COCO layout", "attnbias.data.coco:prepare"),

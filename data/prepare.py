@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from attnbias.data.acquire import acquire, instructions
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
-from attnbias.data.registry import DATASETS, DatasetFacts
+from attnbias.data.registry import DATASETS
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

@@ -8,10 +8,10 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.published import csra_voc
-from attnbias.data.registry import DatasetFacts
 
 # fmt: off
 CLASSES = (

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.published import csra_wider
-from attnbias.data.registry import DatasetFacts
 
 # "Tshiirt" is the annotation files' own spelling.
 # fmt: off

@@ -19,7 +19,7 @@ from archive_server import ArchiveServer, serving
 from attnbias.data import download
 from attnbias.data.download import fetch
 from attnbias.data.errors import DataError
-from attnbias.data.registry import Archive
+from attnbias.data.facts import Archive
 
 CONTENT = bytes(range(256)) * 4000 + b"end"  # a little more than a megabyte
 
@@ -68,7 +68,7 @@ def test_a_stopped_run_is_continued_by_the_next(server: ArchiveServer, tmp_path:
     server.hold.clear()
     code = (
         "from pathlib import Path\nfrom attnbias.data.download import fetch\n"
-        "from attnbias.data.registry import Archive\n"
+        "from attnbias.data.facts import Archive\n"
         f"fetch([Archive({server.url + 'set.tar'!r}, 'set.tar', {len(CONTENT)})], Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

@@ -1,0 +1,55 @@
+"""What is known about a dataset before anything is on disk: plain values, imported by listings and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to fetch. Where no checksum is published, the first one seen is recorded and compared afterwards."""
+
+    url: str
+    file: str
+    size: int | None = None
+    """In bytes."""
+    algorithm: Literal["md5", "sha1", "sha256"] | None = None
+    digest: str | None = None
+    into: str = ""
+    """Folder, below the set's own, that its members go to."""
+    nested: bool = False
+    """Its members are tar files, each to be unpacked into a folder of its name."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known about one dataset before anything is on disk."""
+
+    name: str
+    title: str
+    task: Literal["multilabel", "singlelabel"]
+    classes: str
+    """How many classes, or how they are found."""
+    splits: tuple[str, ...]
+    train: str | None
+    """The split that training reads; None for a set made for evaluation only."""
+    val: str
+    """The split that evaluation reads."""
+    acquisition: Literal["generated", "auto", "manual"]
+    """Made here, may be downloaded by the tool, or registered for by the user."""
+    licence: str
+    size: str
+    """What it takes on disk, for people."""
+    prepare: str
+    """`module:function` that reads it, imported when it is needed."""
+    layout: str = ""
+    """What the source folder must hold."""
+    page: str = ""
+    """Where it is described, and registered for where that is asked."""
+    archives: tuple[Archive, ...] = ()
+    unpack: bool = True
+    """Archives are unpacked; False: pictures are read out of them."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Samples that each split of the official set has."""
