@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.weights.errors import WeightsError
 
 MANIFEST = "complete.json"
 
@@ -63,6 +65,19 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The system's error number behind a failed write; None for an error of another kind.
+
+    torch.save raises a RuntimeError after the system's error, and safetensors only quotes it in words.
+    """
+    if isinstance(error, RuntimeError):
+        error = error.__context__
+    if isinstance(error, OSError):
+        return error.errno
+    quoted = re.search(r"os error (\d+)", str(error)) if isinstance(error, WeightsError) else None
+    return int(quoted[1]) if quoted else None
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -190,9 +205,12 @@ class RunFolder:
             _flush(self.checkpoints)
             if progress.best_step == progress.step:
                 replace_text(self.checkpoints / "best", final.name)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
-            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            number = _system_error(error)
+            if number is None:
+                raise
+            reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
             raise RunError(
                 f"cannot write checkpoint {final}: {reason}; the last good checkpoint is untouched"
             ) from None

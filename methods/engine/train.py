@@ -477,10 +477,9 @@ class _Run:
                 )
             write_weights(part / f"{name}.safetensors", state, metadata)
         scaler = self.accelerator.scaler
-        torch.save(
-            {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None},
-            part / "optimizer.pt",
-        )
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+        with (part / "optimizer.pt").open("wb") as file:  # given a path, torch.save hides why it cannot write
+            torch.save(state, file)
 
 
 def _seed(*parts: int) -> int:
