@@ -23,7 +23,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, Task, parse, revise
 from attnbias.weights.errors import WeightsError
-from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
+from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
 
 KEY = "attnbias"
 """The metadata entry of our safetensors files."""
@@ -62,7 +62,7 @@ def stored_recipe(path: Path, method: Method) -> Recipe:
         said = _said(path, file.metadata() or {}, method)
     if said is None:
         raise WeightsError(f"{path} was not written by attnbias train; nothing can be resumed from it")
-    return parse(method.recipe_type, said["recipe"])
+    return said.recipe
 
 
 def load_run(
@@ -88,19 +88,23 @@ def load_run(
     method = get_method(method_name)
     path, words = _resolve(Path(load_from), entry)
     checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
-    task: Task
     said = _said(path, checkpoint.metadata, method)
     if said is not None:
-        recipe = parse(method.recipe_type, said["recipe"])
-        if overrides:
-            recipe = revise(recipe, overrides)
-        classes, task, state = tuple(said["classes"]), said["task"], checkpoint.state
+        recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
+        if recipe_name is not None:
+            words += f", by the recipe that it holds, not --recipe {recipe_name}"
     else:
-        state = method.convert(checkpoint.state)
-        recipe, classes, task = _describe_published(method, state, path, overrides, recipe_name, data_root)
+        state, inferred = _read_published(method, checkpoint.state)
+        recipe, classes, task = _describe_published(
+            method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
+        )
         words += f" ({checkpoint.layout})"
     model = method.build_model(recipe, len(classes), task)
-    _fit(model, method.fit_resolution(model, state), path, method, checkpoint)
+    state = method.fit_resolution(model, state)
+    if overrides and not (match := match_state(model.state_dict(), state)):
+        flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
+        raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
+    load_strict(model, state, path)
     return Loaded(method, recipe, model.to(device).eval(), classes, task, words)
 
 
@@ -132,7 +136,7 @@ def initial_weights(
         else:
             kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
             state = {**state, **{name: own[name] for name in kept}}
-        _fit(model, state, path, method, checkpoint)
+        load_strict(model, state, path)
     elif backbone_weights is not None:
         path = Path(backbone_weights)
         method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
@@ -164,32 +168,58 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
     return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights)"
 
 
-def _said(path: Path, metadata: dict[str, str], method: Method) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class _Said:
+    """What one of our files says of itself."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    task: Task
+
+
+def _said(path: Path, metadata: dict[str, str], method: Method) -> _Said | None:
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
-    said: dict[str, Any] = json.loads(metadata[KEY])
-    if said["method"] != method.name:
-        name = said["method"]
+    try:
+        said = json.loads(metadata[KEY])
+        name, recipe, classes, task = said["method"], said["recipe"], tuple(said["classes"]), said["task"]
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{path} is damaged: its metadata cannot be read; fetch it again") from None
+    if name != method.name:
         raise WeightsError(f"{path} is a checkpoint of '{name}', not of '{method.name}'; use: attnbias val {name}")
-    return said
+    try:
+        return _Said(parse(method.recipe_type, recipe), classes, task)
+    except UsageError as error:
+        raise WeightsError(f"{path} was written by another version of attnbias: {error}") from None
+
+
+def _read_published(method: Method, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights under our names, and the fields that they tell; no fields where they are another model's."""
+    try:
+        converted = method.convert(state)
+        return converted, method.infer(converted)
+    except WeightsError:
+        raise
+    except Exception:  # neither step is written for another model's names and shapes, and may stumble anywhere
+        return state, {}
 
 
 def _describe_published(
     method: Method,
     state: dict[str, Tensor],
+    inferred: dict[str, Any],
     path: Path,
     overrides: dict[str, Any],
     recipe_name: str | None,
     data_root: Path | None,
 ) -> tuple[Recipe, tuple[str, ...], Task]:
-    """Find the recipe of a published file: what its shapes tell, the flags, and a named recipe for the rest."""
-    inferred = method.infer(state)
+    """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest."""
     if not inferred:
         other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state)), None)
         hint = f"; it looks like one of '{other}': attnbias val {other} --load-from {path}" if other else ""
         raise WeightsError(f"{path} is no checkpoint of '{method.name}'{hint}")
-    num_classes = inferred.pop("num_classes")
+    num_classes, inferred = inferred["num_classes"], {n: v for n, v in inferred.items() if n != "num_classes"}
     for name, value in inferred.items():
         if name in overrides and overrides[name] != value:
             flag = "--" + name.replace("_", "-")
@@ -211,7 +241,10 @@ def _describe_published(
 
 
 def _belongs_to(method: Method, state: dict[str, Tensor]) -> bool:
-    return bool(method.infer(method.convert(state)))
+    try:
+        return bool(_read_published(method, state)[1])
+    except WeightsError:
+        return False
 
 
 def _nearest_recipe(method: Method, num_classes: int, inferred: dict[str, Any], overrides: dict[str, Any]) -> str:
@@ -227,9 +260,3 @@ def _nearest_recipe(method: Method, num_classes: int, inferred: dict[str, Any], 
         )
 
     return min(method.recipes, key=disagreement)
-
-
-def _fit(model: nn.Module, state: dict[str, Tensor], path: Path, method: Method, checkpoint: Checkpoint) -> None:
-    if not match_state(model.state_dict(), state) and not method.infer(state):
-        raise WeightsError(f"{path} is no checkpoint of '{method.name}' ({checkpoint.layout})")
-    load_strict(model, state, path)
