@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from attnbias.data.atomic import replacing
 from attnbias.data.datasets import PictureDataset, collate
 from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryPictures
@@ -137,9 +139,9 @@ def evaluate(
 def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
     """Write one row a sample (its path, its targets, its scores) as CSV."""
     names = dataset.index.classes
-    with path.open("w") as file:
-        file.write(",".join(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)]) + "\n")
+    with replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)])
         for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
             row = target if target.ndim else (np.arange(len(names)) == target)
-            cells = [dataset.records[sample].path, *(f"{int(v)}" for v in row), *(f"{v:.6f}" for v in score)]
-            file.write(",".join(cells) + "\n")
+            table.writerow([dataset.records[sample].path, *map(int, row), *(f"{value:.6f}" for value in score)])
