@@ -5,7 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from attnbias.methods.engine.method import Method
 
 RUN = "Run (does not change the numbers)"
 BIAS = "Attention bias"
+CONTEXT = "Reliance on context"
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -71,6 +72,34 @@ def _command(method: Method) -> Callable[..., None]:
                 "--bias-out", metavar="DIR", rich_help_panel=BIAS, help="Write bias.json and bias_samples.csv."
             ),
         ] = None,
+        context: Annotated[
+            str | None,
+            typer.Option(
+                "--context",
+                metavar="SPLIT",
+                rich_help_panel=CONTEXT,
+                help="Find classes that lean on their company in this split, with the first checkpoint's scores, and "
+                "measure them with and without it.",
+            ),
+        ] = None,
+        reliance: Annotated[
+            bool,
+            typer.Option("--reliance", rich_help_panel=CONTEXT, help="Also score the object and the context alone."),
+        ] = False,
+        faithfulness: Annotated[
+            int | None,
+            typer.Option(
+                "--faithfulness",
+                metavar="N",
+                min=1,
+                rich_help_panel=CONTEXT,
+                help="Deletion and insertion curves of N samples (some 4 x 224 passes each).",
+            ),
+        ] = None,
+        store: Annotated[
+            bool,
+            typer.Option("--store", help="Keep the results in the run folder (RUN/evaluations), for compare."),
+        ] = False,
         trust_checkpoint: Annotated[
             bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
         ] = False,
@@ -113,7 +142,7 @@ def _command(method: Method) -> Callable[..., None]:
             ),
         ] = "error",
         overwrite: Annotated[
-            bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace --json and --csv files.")
+            bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace files of an earlier evaluation.")
         ] = False,
         **fields: Any,
     ) -> None:
@@ -126,9 +155,9 @@ def _command(method: Method) -> Callable[..., None]:
         job = {
             "method": method.name,
             "load_from": load_from,
+            "splits": [part.strip() for part in split.split(",")],
             "recipe": recipe,
             "fields": typed_fields(method, fields),
-            "splits": [part.strip() for part in split.split(",")],
             "entry": {"raw": "model", "ema": "ema", None: None}[weights],
             "trust": trust_checkpoint,
             "bias": bias or bias_out is not None,
@@ -136,17 +165,19 @@ def _command(method: Method) -> Callable[..., None]:
             "truth": truth,
             "tau": tau,
             "bias_out": bias_out and str(bias_out),
-            "per_class": per_class,
-            "json": json_file,
+            "context": context,
+            "reliance": reliance,
+            "faithfulness": faithfulness,
+            "store": store,
             "csv": csv_file and str(csv_file),
+            "overwrite": overwrite,
             "data_root": data_root and str(data_root),
-            "cpu": cpu,
             "workers": workers,
             "batch_size": eval_batch_size,
-            "threads": threads,
             "on_bad_image": on_bad_image,
         }
-        code = launch(run_job, json.dumps(job), count, describe)
+        asked = {"job": job, "cpu": cpu, "threads": threads, "json": json_file, "per_class": per_class}
+        code = launch(run_job, json.dumps(asked), count, describe)
         if code:
             sys.exit(code)
 
@@ -171,127 +202,88 @@ def run_job(text: str) -> None:
     import torch
     from accelerate import Accelerator
 
-    from attnbias.data.registry import open_split
-    from attnbias.methods.engine.bias_report import measure_bias
-    from attnbias.methods.engine.evaluate import evaluate, open_dataset, write_scores
-    from attnbias.methods.engine.load import load_run
+    from attnbias.methods.engine.validate import Job, validate
 
-    job = json.loads(text)
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
-    root = Path(job["data_root"]) if job["data_root"] else None
-    accelerator = Accelerator(cpu=job["cpu"])
-    results: list[dict[str, Any]] = []
-    for load_from in job["load_from"]:
-        loaded = load_run(
-            job["method"],
-            load_from,
-            job["fields"],
-            accelerator.device,
-            recipe_name=job["recipe"],
-            entry=job["entry"],
-            trust=job["trust"],
-            data_root=root,
-        )
-        for split in job["splits"]:
-            index = open_split(loaded.recipe.dataset, split, root)
-            if len(index.classes) != len(loaded.classes):
-                raise UsageError(
-                    f"{load_from} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
-                    f"{len(index.classes)}; name the right one with --dataset"
-                )
-            dataset = open_dataset(loaded.method, loaded.recipe, index, on_bad_image=job["on_bad_image"])
-            found = evaluate(
-                loaded.method,
-                loaded.model,
-                dataset,
-                loaded.recipe,
-                accelerator,
-                batch_size=job["batch_size"],
-                workers=job["workers"],
-            )
-            results.append(
-                {
-                    "load_from": load_from,
-                    "source": loaded.source,
-                    "dataset": index.dataset,
-                    "split": index.split,
-                    "samples": len(found.ids),
-                    "skipped": found.skipped,
-                    "classes": index.classes,
-                    "recipe": loaded.recipe.model_dump(mode="json"),
-                    "measures": found.measures,
-                }
-            )
-            many = len(job["load_from"]) * len(job["splits"]) > 1
-            if job["bias"]:
-                report = measure_bias(loaded, dataset, accelerator, kind=job["map"], truth=job["truth"], tau=job["tau"])
-                means, baselines = report.summary(), report.baselines
-                results[-1]["bias"] = {
-                    "map": report.map,
-                    "truth": report.truth,
-                    "samples": len(report.rows),
-                    "skipped": report.skipped,
-                    "means": means,
-                    "baselines": baselines,
-                }
-                if job["bias_out"] and accelerator.is_main_process:
-                    folder = Path(job["bias_out"]) / (f"{len(results)}-{index.split}" if many else "")
-                    report.write(folder, [record.path for record in dataset.records], index.classes)
-            if job["csv"] and accelerator.is_main_process:
-                target = Path(job["csv"])
-                name = f"{target.stem}-{len(results)}-{index.split}{target.suffix}" if many else target.name
-                write_scores(target.with_name(name), found, dataset)
+    asked = json.loads(text)
+    if asked["threads"]:
+        torch.set_num_threads(asked["threads"])
+    accelerator = Accelerator(cpu=asked["cpu"])
+    results = validate(Job(**asked["job"]), accelerator)
     if accelerator.is_main_process:
-        _show(results, job)
+        if asked["json"] == "-":
+            typer.echo(json.dumps(results, indent=1))
+            return
+        if asked["json"]:
+            Path(asked["json"]).write_text(json.dumps(results, indent=1) + "\n")
+        _show(results, asked["per_class"])
 
 
-def _show(results: list[dict[str, Any]], job: dict[str, Any]) -> None:
-    text = json.dumps(results, indent=1)
-    if job["json"] == "-":
-        typer.echo(text)
-        return
-    if job["json"]:
-        Path(job["json"]).write_text(text + "\n")
+def _show(results: list[dict[str, Any]], per_class: bool) -> None:
     console = Console()
     for source in dict.fromkeys(result["source"] for result in results):
         console.print(f"weights: {source}", highlight=False)
+    first = results[0]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("measure")
     for result in results:
         table.add_column(f"{Path(result['load_from']).name}\n{result['split']}", justify="right")
-    if job["bias"]:
-        for baseline in ("uniform", "centre"):
-            table.add_column(f"{baseline}\nmap", justify="right")
+    for baseline in first["bias"]["baselines"] if "bias" in first else ():
+        table.add_column(f"{baseline}\nmap", justify="right")
     table.add_row("samples", *(str(result["samples"]) for result in results))
-    for name, value in results[0]["measures"].items():
+    for name, value in first["measures"].items():
         if not isinstance(value, list):
             table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
-    if job["bias"]:
-        _add_bias(table, results)
+    for part, words, measures in _parts(first):
+        table.add_section()
+        table.add_row(words, *(str(result[part].get("samples", "")) for result in results), style="dim")
+        for name in measures:
+            found = [result[part].get("means", result[part])[name] for result in results]
+            if part == "bias":
+                found += [means[name] for means in first["bias"]["baselines"].values()]
+            shown = _number if part in ("context", "groups") else "{:.3f}".format
+            table.add_row(name, *(value if isinstance(value, str) else shown(value) for value in found))
     console.print(table)
     for result in results:
-        if result["skipped"]:
-            console.print(f"{result['split']}: {len(result['skipped'])} unreadable pictures left out", style="yellow")
-        missing = result["measures"].get("without_positives")
-        if missing:
-            shown = ", ".join(result["classes"][place] for place in missing)
-            console.print(f"{result['split']}: left out of the means, no positive label: {shown}", style="yellow")
-    if job["per_class"]:
+        _show_left_out(console, result)
+    if per_class:
         _show_per_class(console, results)
 
 
-def _add_bias(table: Table, results: list[dict[str, Any]]) -> None:
-    """Rows of attention bias below those of the scores, and two baseline maps on the first column's samples."""
-    from attnbias.methods.engine.bias_report import SHOWN
+def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """What was measured beside scores: the part of the result, words for it, and the measures a table shows."""
+    if "groups" in result:
+        yield "groups", "groups", ("worst_group", "worst_group_top1", "group_gap")
+    if "context" in result:
+        yield (
+            "context",
+            f"context ({len(result['context']['pairs'])} pairs)",
+            ("cooccur_AP", "exclusive_AP", "context_gap"),
+        )
+    if "reliance" in result:
+        yield "reliance", f"reliance ({result['reliance']['truth']})", result["reliance"]["means"]
+    if "faithfulness" in result:
+        yield "faithfulness", f"faithfulness ({result['faithfulness']['map']})", result["faithfulness"]["means"]
+    if "bias" in result:
+        from attnbias.methods.engine.bias_report import SHOWN
 
-    first = results[0]["bias"]
-    table.add_section()
-    table.add_row(f"attention ({first['map']} against {first['truth']})", *(str(r["bias"]["samples"]) for r in results))
-    for name in SHOWN:
-        cells = [result["bias"]["means"][name] for result in results]
-        cells += [first["baselines"][baseline][name] for baseline in ("uniform", "centre")]
-        table.add_row(name, *(f"{value:.3f}" for value in cells))
+        yield "bias", f"attention ({result['bias']['map']}, {result['bias']['truth']})", SHOWN
+
+
+def _show_left_out(console: Console, result: dict[str, Any]) -> None:
+    """Say what the figures of a split do not hold."""
+    split, told = result["split"], []
+    if result["skipped"]:
+        told.append(f"{len(result['skipped'])} unreadable pictures left out")
+    if missing := result["measures"].get("without_positives"):
+        told.append(f"left out of the means, no positive label: {', '.join(result['classes'][p] for p in missing)}")
+    for part in ("bias", "reliance"):
+        if reasons := result.get(part, {}).get("skipped"):
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            told.append(f"samples left out of {part}: {counts}")
+    if unpaired := result.get("context", {}).get("skipped"):
+        told.append(f"{unpaired} pairs left out, which occur only together or only apart")
+    for line in told:
+        console.print(f"{split}: {line}", style="yellow", highlight=False)
 
 
 def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:

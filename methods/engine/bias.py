@@ -270,7 +270,7 @@ def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
     bias among the samples without position bias, and range bias that lets a quarter of the focus spill."""
     means = {name: float(values.mean()) for name, values in columns.items()}
     position = columns["position_biased"] > 0
-    means["unbiased"] = 1 - means["position_biased"] - means["range_biased"]
+    means["unbiased"] = float((~position & (columns["range_biased"] == 0)).mean())
     rest = columns["range_biased"][~position]
     means["range_biased_given_not_position"] = float(rest.mean()) if len(rest) else float("nan")
     means["range_biased_quarter"] = float((~position & (columns["spill"] > 0.25)).mean())

@@ -1,10 +1,12 @@
-"""Context bias without maps: classes that are recognised by their company (Singh et al., CVPR 2020).
+"""Context bias without maps, from scores and labels alone: classes recognised by their company, and groups left behind.
 
-Needs scores and labels only. Details follow the re-implementation of Kim et al. (2021).
+Pairs of a class and its company: Singh et al., CVPR 2020, in the details of the re-implementation of Kim et al. (2021).
+Worst group: Sagawa et al., ICLR 2020.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,3 +64,57 @@ def pair_precision(labels: NDArray[Any], scores: NDArray[Any], pair: Pair) -> tu
         kept = positive | ~own
         values.append(step_average_precision(scores[kept, pair.target], positive[kept]))
     return values[0], values[1]
+
+
+def pair_measures(
+    labels: NDArray[Any], scores: NDArray[Any], pairs: Sequence[Pair], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Measure pairs on a split, in per cent: the means over pairs, their gap, and each pair.
+
+    A pair without a positive of one kind is left out of the means and counted in `skipped`. A large gap says that the
+    classes are recognised by their company.
+    """
+    found = [(pair, *pair_precision(labels, scores, pair)) for pair in pairs]
+    kept = 100 * np.array(
+        [(together, alone) for _, together, alone in found if together == together and alone == alone]
+    )
+    together, alone = kept.reshape(-1, 2).mean(0).tolist() if len(kept) else (None, None)
+    return {
+        "cooccur_AP": together,
+        "exclusive_AP": alone,
+        "context_gap": together - alone if kept.size else None,
+        "skipped": len(found) - len(kept),
+        "pairs": [
+            {
+                "class": classes[pair.target],
+                "context": classes[pair.context],
+                "bias": pair.bias,
+                "cooccur_AP": _percent(together),
+                "exclusive_AP": _percent(alone),
+            }
+            for pair, together, alone in found
+        ],
+    }
+
+
+def group_measures(targets: NDArray[Any], scores: NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
+    """Top-1 accuracy, in per cent, of each group of a single-label split, of the worst one, and its distance to the
+    whole split's."""
+    right = 100.0 * (scores.argmax(1) == targets)
+    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    counts = np.bincount(inverse)
+    accuracy = np.bincount(inverse, right) / counts
+    worst = int(accuracy.argmin())
+    return {
+        "worst_group": str(names[worst]),
+        "worst_group_top1": float(accuracy[worst]),
+        "group_gap": float(right.mean() - accuracy[worst]),
+        "groups": {
+            str(name): {"samples": int(count), "top1": float(value)}
+            for name, count, value in zip(names, counts, accuracy, strict=True)
+        },
+    }
+
+
+def _percent(value: float) -> float | None:
+    return 100 * value if value == value else None

@@ -30,7 +30,7 @@ def bootstrap(
     """
     _, inverse = np.unique(pictures, return_inverse=True)
     sums, counts = np.bincount(inverse, values), np.bincount(inverse)
-    means = [(times @ sums) / (times @ counts) for times in _resampled(len(sums), resamples, seed)]
+    means = [float((times @ sums) / (times @ counts)) for times in _resampled(len(sums), resamples, seed)]
     return _percentiles(means, level)
 
 
