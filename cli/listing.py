@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from attnbias.methods import METHODS, get_method
+
+if TYPE_CHECKING:
+    from attnbias.data.facts import DatasetFacts
+
+OBTAINED = {"generated": "made here", "auto": "--download", "manual": "by hand"}
 
 listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes or datasets.")
 
@@ -51,12 +56,47 @@ def recipes(
 @listing.command()
 def datasets(
     root: Annotated[Path | None, typer.Option("--root", help="Where prepare-data put the sets.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also show classes, splits, licences, pages and expected files.")
+    ] = False,
 ) -> None:
-    """Show the datasets, their terms, and which are ready on this machine."""
+    """Show the datasets, how each is obtained, and which are ready on this machine."""
     from attnbias.data.registry import DATASETS, ready
 
-    table = _table("dataset", "what", "task", "classes", "size", "obtained", "ready", "licence")
+    console = Console(highlight=False)
+    if verbose:
+        for facts in DATASETS.values():
+            console.print(f"[bold]{facts.name}[/bold]  {facts.title}")
+            console.print(_details(facts, root), "")
+        return
+    table = _table("dataset", "what", "task", "size", "obtained", "ready")
     for name, facts in DATASETS.items():
         state = "[green]yes[/green]" if ready(name, root) else "no"
-        table.add_row(name, facts.title, facts.task, facts.classes, facts.size, facts.acquisition, state, facts.licence)
-    Console().print(table)
+        table.add_row(name, facts.title, facts.task, facts.size, OBTAINED[facts.acquisition], state)
+    console.print(table)
+    console.print("\nlicences, pages, files and what to type: attnbias list datasets -v")
+
+
+def _details(facts: DatasetFacts, root: Path | None) -> Table:
+    """Everything else that is known of a dataset, a fact a line."""
+    from attnbias.data.acquire import named
+    from attnbias.data.registry import ready
+
+    many = len(facts.splits) > 8
+    splits = f"{len(facts.splits)}, {facts.splits[0]} to {facts.splits[-1]}" if many else ", ".join(facts.splits)
+    lines = {
+        "task": f"{facts.task}; classes: {facts.classes}",
+        "splits": splits,
+        "size": facts.size,
+        "licence": facts.licence,
+        "page": facts.page,
+        "files": ", ".join(named(archive) for archive in facts.archives),
+        "or folders": facts.layout,
+        "ready": "yes" if ready(facts.name, root) else "no",
+        "run": f"attnbias prepare-data {facts.name}{facts.arguments}",
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for name, text in lines.items():
+        if text:
+            table.add_row(name, text)
+    return table

@@ -48,7 +48,7 @@ def acquire(
     unpacked = {a for a in wanted if facts.unpack and is_unpacked(a.file, target / a.into)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (lacking := [a for a in pending if facts.unpack or not (place / a.file).is_file()]):
-        names = ", ".join(_named(archive) for archive in lacking)
+        names = ", ".join(named(archive) for archive in lacking)
         raise DataError(f"dry run: {names} would be {'fetched into ' + str(place) if download else 'unpacked'} first")
     if pending and not dry_run:
         fetch(pending, place, notes=folder / ARCHIVES, offline=offline, progress=progress)
@@ -60,7 +60,7 @@ def acquire(
 
 def instructions(facts: DatasetFacts) -> str:
     """Where to get a dataset by hand, which files are expected, and what to type next."""
-    files = ", ".join(_named(archive) for archive in facts.archives)
+    files = ", ".join(named(archive) for archive in facts.archives)
     expected = f"{files} (or {facts.layout})" if files else facts.layout
     return (
         f"get it from {facts.page}, put {expected} into one folder, "
@@ -68,5 +68,6 @@ def instructions(facts: DatasetFacts) -> str:
     )
 
 
-def _named(archive: Archive) -> str:
+def named(archive: Archive) -> str:
+    """An archive's name, and its size where that is known."""
     return archive.file if archive.size is None else f"{archive.file} ({readable_size(archive.size)})"

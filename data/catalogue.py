@@ -23,7 +23,7 @@ _DEMO_LICENCE = "digits CC BY 4.0 (UCI); photographs CC0, public domain or CC BY
 ENTRIES: tuple[DatasetFacts, ...] = (
     DatasetFacts(
         name="demo",
-        title="Contextual-bias scenes: digits on photographs",
+        title="Context-bias scenes",
         task="multilabel",
         classes="10",
         splits=("train", "val", "counter", "unbiased", "counter_context", "counter_cooccur"),
@@ -36,7 +36,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="demo-single",
-        title="The same scenes, one labelled digit each",
+        title="Scenes with one digit",
         task="singlelabel",
         classes="10",
         splits=("train", "val", "counter", "unbiased"),
@@ -49,7 +49,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="coco",
-        title="MS-COCO 2014, or a folder in its layout",
+        title="MS-COCO 2014 layout",
         task="multilabel",
         classes="80 (from the annotation file)",
         splits=("train", "val"),
@@ -120,7 +120,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="wider",
-        title="WIDER-Attribute, one person a sample",
+        title="WIDER-Attribute",
         task="multilabel",
         classes="14",
         splits=("trainval", "test"),
@@ -168,7 +168,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="cifar10",
-        title="CIFAR-10, 32 x 32 pixels",
+        title="CIFAR-10, 32 pixels",
         task="singlelabel",
         classes="10",
         splits=("train", "test"),
@@ -194,7 +194,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="cifar100",
-        title="CIFAR-100, 32 x 32 pixels",
+        title="CIFAR-100, 32 pixels",
         task="singlelabel",
         classes="100",
         splits=("train", "test"),
@@ -220,7 +220,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="stl10",
-        title="STL-10 (labelled), 96 x 96 pixels",
+        title="STL-10, 96 pixels",
         task="singlelabel",
         classes="10",
         splits=("train", "test"),
@@ -246,7 +246,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="imagenet",
-        title="ImageNet-1k (ILSVRC 2012)",
+        title="ImageNet-1k",
         task="singlelabel",
         classes="1000",
         splits=("train", "val"),
@@ -282,9 +282,9 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="imagenet-c",
-        title="ImageNet-C: 15 corruptions x 5 severities",
+        title="ImageNet-C, corrupted",
         task="singlelabel",
-        classes="1000",
+        classes="1000 (15 corruptions in 5 severities, a split each)",
         splits=tuple(f"{corruption}-{severity}" for corruption in _CORRUPTIONS for severity in range(1, 6)),
         train=None,
         val="brightness-1",
@@ -307,7 +307,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="imagenet-a",
-        title="ImageNet-A: natural adversarial pictures",
+        title="ImageNet-A, hard",
         task="singlelabel",
         classes="1000, of which 200 occur",
         splits=("val",),
@@ -332,7 +332,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="imagenet-r",
-        title="ImageNet-R: renditions",
+        title="ImageNet-R, drawn",
         task="singlelabel",
         classes="1000, of which 200 occur",
         splits=("val",),
@@ -357,7 +357,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="imagenet-sketch",
-        title="ImageNet-Sketch: drawings",
+        title="ImageNet-Sketch",
         task="singlelabel",
         classes="1000",
         splits=("val",),
@@ -376,7 +376,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="places365",
-        title="Places365-Standard, 256-pixel pictures",
+        title="Places365, 256 pixels",
         task="singlelabel",
         classes="365",
         splits=("train", "val"),
@@ -400,7 +400,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="inat2018",
-        title="iNaturalist 2018: species",
+        title="iNaturalist 2018",
         task="singlelabel",
         classes="8142",
         splits=("train", "val"),

@@ -12,10 +12,12 @@ import fcntl
 import hashlib
 import http.client
 import json
+import logging
 import os
 import re
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
 
 MANIFEST = "manifest.json"
+LOG = logging.getLogger(__name__)
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dropped."""
@@ -145,6 +148,7 @@ class _Store:
         known, stat = self.manifest.get(archive.file, {}), path.stat()
         if not again and (known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
             return True
+        LOG.info("verifying %s (%s)", archive.file, readable_size(stat.st_size))
         self.verify(archive, path)
         return True
 
@@ -193,7 +197,9 @@ class _Store:
     def fetch(self, archive: Archive) -> None:
         """Transfer one archive, trying again after dropped connections, then verify and name it."""
         part = self._part(archive)
-        best, failures = _size(part), 0
+        best, failures, begun = _size(part), 0, time.monotonic()
+        whole = readable_size(archive.size) if archive.size is not None else "size unknown"
+        LOG.info("fetching %s (%s)%s", archive.file, whole, f", {readable_size(best)} are here" if best else "")
         while True:
             try:
                 self._transfer(archive, part)
@@ -222,6 +228,8 @@ class _Store:
             raise DataError(str(error).replace("delete it and fetch it again", "it was deleted")) from None
         part.replace(self.folder / archive.file)
         self._validator(archive).unlink(missing_ok=True)
+        size = readable_size(_size(self.folder / archive.file))
+        LOG.info("fetched %s (%s in %.0f s, verified)", archive.file, size, time.monotonic() - begun)
 
     def _transfer(self, archive: Archive, part: Path) -> None:
         """Append to the part what it lacks; start over where the server cannot continue this very version."""

@@ -53,3 +53,8 @@ class DatasetFacts:
     """Archives are unpacked; False: pictures are read out of them."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples that each split of the official set has."""
+
+    @property
+    def arguments(self) -> str:
+        """What `attnbias prepare-data NAME` must be told beside the name."""
+        return {"generated": "", "auto": " --download (or --source DIR)", "manual": " --source DIR"}[self.acquisition]

@@ -49,13 +49,10 @@ def open_split(name_or_path: str, split: str, root: Path | None = None) -> Index
         pass
     facts = DATASETS.get(name_or_path)
     if facts is not None:
-        source = {"generated": "", "auto": " --download (or --source DIR)", "manual": " --source DIR"}[
-            facts.acquisition
-        ]
         place = f" --root {root}" if root is not None else ""
         raise DataError(
             f"dataset '{name_or_path}' is not prepared in {folder}; "
-            f"run: attnbias prepare-data {name_or_path}{place}{source}"
+            f"run: attnbias prepare-data {name_or_path}{place}{facts.arguments}"
         )
     if "/" in name_or_path or folder.is_dir():
         mend = f"; run: attnbias prepare-data {name_or_path}" if folder.exists() else ""

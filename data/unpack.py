@@ -7,6 +7,7 @@ TARGET/.unpacked.json           archives that are unpacked, with their sizes; wr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
@@ -22,6 +23,7 @@ from attnbias.data.download import Progress, only_writer
 from attnbias.data.errors import DataError
 
 MANIFEST = ".unpacked.json"
+LOG = logging.getLogger(__name__)
 RATIO = 200
 """Unpacked bytes for each archived one above which an archive is a bomb; annotation files stay below 20."""
 ALLOWANCE = 10_000_000
@@ -59,12 +61,14 @@ def unpack(
         if _manifest(target).get(archive.name) == size:
             return
         hidden = target / f".unpack-{archive.name}-{archive.stat().st_mtime_ns:x}"
+        LOG.info("unpacking %s", archive.name)
         try:
             _unpack_into(hidden, archive, nested, progress)
             os.sync()  # one flush for a million files instead of one for each
             _merge(hidden, target)
             hidden.rmdir()
             _record(target, archive.name, size)
+            LOG.info("unpacked %s into %s", archive.name, target)
         except (DataError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # gzip's own errors have no number
                 raise DataError(

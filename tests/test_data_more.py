@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -544,6 +545,36 @@ def test_what_needs_registration_says_what_to_do(tmp_path: Path) -> None:
         prepare("places365", root=tmp_path)
 
 
+def test_what_a_person_fetched_is_verified_unpacked_and_told_file_by_file(tmp_path: Path) -> None:
+    person = {"bbox": [0, 0, 4, 6], "attribute": [1, -1, 0] + [-1] * 11}
+    names = {"trainval": "train/0--Parade/a.jpg", "test": "test/0--Parade/b.jpg"}
+    notes = {
+        f"wider_attribute_annotation/wider_attribute_{split}.json": json.dumps(
+            {"images": [{"file_name": name, "targets": [person]}]}
+        ).encode()
+        for split, name in names.items()
+    }
+    archives = {
+        "wider_attribute_annotation.zip": pack_zip(notes),
+        "wider_attribute_image.tgz": tar({f"Image/{name}": jpeg() for name in names.values()}, "w:gz"),
+    }
+    source = tree(tmp_path / "mine", archives)
+    done = attnbias("prepare-data", "wider", "--source", source, "--root", "root", "--verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert listed(open_split("wider", "test", tmp_path / "root")) == [
+        ("Image/" + names["test"], (1, 0, -1) + (0,) * 11)
+    ]
+    lines = done.stderr.splitlines()
+    for name in archives:
+        starts = [f"verifying {name} (", f"unpacking {name}", f"unpacked {name} into "]
+        assert [sum(line.startswith(start) for line in lines) for start in starts] == [1, 1, 1], done.stderr
+
+
+def test_sketches_from_their_archive(tmp_path: Path) -> None:
+    source = tree(tmp_path / "mine", {"ImageNet-Sketch.zip": pack_zip({f"sketch/{CRANE}/sketch_1.JPEG": jpeg()})})
+    assert listed(prepare("imagenet-sketch", source, tmp_path).indexes[0]) == [(f"{CRANE}/sketch_1.JPEG", 134)]
+
+
 # One's own ------------------------------------------------------------------------------------------------------------
 
 
@@ -636,6 +667,23 @@ def test_paths_that_are_no_datasets(tmp_path: Path) -> None:
         prepare(str(tmp_path / "coco"), root=tmp_path)
     with pytest.raises(DataError, match="run: attnbias prepare-data"):
         open_split(str(tmp_path / "coco"), "train", tmp_path / "root")
+
+
+def test_real_voc_pictures_under_their_lists(tmp_path: Path, real_data: Path) -> None:
+    mini = real_data / "voc_mini"
+    names = sorted(path.stem for path in (mini / "JPEGImages").glob("*.jpg"))
+    lists = {"train": f"{names[0]}\n", "val": "".join(f"{name}\n" for name in names[1:])}
+    voc = tree(tmp_path / "VOC2012", {f"ImageSets/Main/{split}.txt": text.encode() for split, text in lists.items()})
+    for folder in ("JPEGImages", "Annotations"):
+        (voc / folder).symlink_to(mini / folder)
+    indexes = prepare("voc12", tmp_path, tmp_path / "root", Options(verify=True)).indexes
+    assert [len(index.records) for index in indexes] == [1, len(names) - 1]
+    for index in indexes:
+        for record in index.records:
+            text = (mini / "Annotations" / f"{Path(record.path).stem}.xml").read_text()
+            found = {index.classes[box.label] for box in record.boxes}
+            assert found == set(re.findall(r"<name>(\w+)</name>", text)) & set(index.classes)
+            assert len(record.boxes) == text.count("<object>")
 
 
 def test_real_pictures(tmp_path: Path, real_data: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from archive_server import ArchiveServer, serving
 
 from attnbias.data import download
-from attnbias.data.download import fetch
+from attnbias.data.download import fetch, readable_size
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
 
@@ -202,6 +203,17 @@ def test_a_full_disk_is_named_and_the_part_is_continued(server: ArchiveServer, t
     fetch([archive(server)], tmp_path)
     assert (tmp_path / "set.tar").read_bytes() == CONTENT
     assert server.requests[-1] == ("/set.tar", "bytes=200000-")
+
+
+def test_a_file_is_told_where_it_begins_and_where_it_is_done(
+    server: ArchiveServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "set.tar.part").write_bytes(CONTENT[:1000])
+    with caplog.at_level("INFO", logger="attnbias.data"):
+        fetch([archive(server)], tmp_path)
+    begun, done = (record.getMessage() for record in caplog.records)
+    assert begun == f"fetching set.tar ({readable_size(len(CONTENT))}), 1 kB are here"
+    assert re.fullmatch(rf"fetched set\.tar \({readable_size(len(CONTENT))} in \d+ s, verified\)", done)
 
 
 def test_several_at_once_and_one_that_fails(server: ArchiveServer, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What `attnbias list datasets` shows: readable at 80 columns, and everything that is known with --verbose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbias.cli.listing import listing
+from attnbias.data.registry import DATASETS
+
+
+def shown(*arguments: str | Path) -> list[str]:
+    done = CliRunner().invoke(listing, ["datasets", *map(str, arguments)], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+def test_a_line_a_dataset_at_80_columns(demo_root: Path) -> None:
+    lines = shown("--root", demo_root)
+    assert max(map(len, lines)) <= 80
+    rows = {words[0]: words for line in lines[1:] if (words := line.split())}
+    for facts in DATASETS.values():
+        row = " ".join(rows[facts.name])
+        assert facts.title in row
+        assert facts.size in row
+        assert rows[facts.name][-1] == ("yes" if facts.acquisition == "generated" else "no")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_terms_page_and_command_when_asked(name: str, tmp_path: Path) -> None:
+    facts, lines = DATASETS[name], shown("--verbose", "--root", tmp_path)
+    start = lines.index(f"{name}  {facts.title}")
+    block = " ".join(" ".join(lines[start : lines.index("", start)]).split())
+    for part in (facts.licence, facts.page, f"attnbias prepare-data {name}{facts.arguments}"):
+        assert part in block
+    assert all(archive.file in block for archive in facts.archives)
