@@ -155,13 +155,11 @@ def measure_bias(
         mine += _measure(loaded, batch, kind, tau, right, pixels)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts: Counter[str] = Counter()
-    for part in gathered(accelerator, [dict(skipped)]):
-        counts.update(part)
+    for reasons in gathered(accelerator, [dict(skipped)]):
+        counts.update(reasons)
     if not rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise DataError(
-            f"{dataset.index.dataset}/{dataset.index.split} has no object to hold attention against ({reasons})"
-        )
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
     histograms = gathered(accelerator, [[(p.positives, p.totals) for p in pixels]])
     pxap = []
     for place in range(3):

@@ -78,11 +78,11 @@ def pair_measures(
     kept = 100 * np.array(
         [(together, alone) for _, together, alone in found if together == together and alone == alone]
     )
-    together, alone = kept.reshape(-1, 2).mean(0).tolist() if len(kept) else (None, None)
+    means: list[float] | list[None] = kept.mean(0).tolist() if len(kept) else [None, None]
     return {
-        "cooccur_AP": together,
-        "exclusive_AP": alone,
-        "context_gap": together - alone if kept.size else None,
+        "cooccur_AP": means[0],
+        "exclusive_AP": means[1],
+        "context_gap": float((kept[:, 0] - kept[:, 1]).mean()) if len(kept) else None,
         "skipped": len(found) - len(kept),
         "pairs": [
             {
