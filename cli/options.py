@@ -17,16 +17,19 @@ from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
 
 UNSET = "none"
-"""What a person types to switch an optional field off, as in `--ema-decay none`."""
+"""What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
+
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _parsed(inner: type, many: bool, optional: bool) -> tuple[Any, dict[str, Any]]:
+def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
     """Typer's annotation and arguments for a field that is optional or a list: `none`, or comma-separated values."""
-    shape = f"{inner.__name__}{',...' if many else ''}{'|none' if optional else ''}"
+    values = "|".join(map(str, choices)) or inner.__name__
+    shape = f"{values}{',...' if many else ''}{'|none' if many or optional else ''}"
 
     def read(text: str) -> Any:
-        if optional and text.lower() == UNSET:
-            return UNSET  # the word, so that it differs from "not typed"
+        if text.lower() == UNSET and (many or optional):
+            return UNSET if optional else ()  # the word, so that it differs from "not typed"
         try:
             return tuple(inner(part) for part in text.split(",")) if many else inner(text)
         except ValueError:
@@ -44,14 +47,14 @@ def recipe_parameters(method: Method) -> list[inspect.Parameter]:
         panel = str(extra["panel"]) if isinstance(extra, dict) else "Method"
         flag = "--" + name.replace("_", "-")
         annotation, keywords = _click_type(info.annotation)
-        for constraint in info.metadata:
-            for bound, keyword in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
-                if annotation in (int, float) and getattr(constraint, bound, None) is not None:
-                    keywords[keyword] = getattr(constraint, bound)
+        # Typer's own ranges know no open ends and no optional fields; the recipe checks all of them.
+        limits = [(sign, getattr(limit, bound, None)) for limit in info.metadata for bound, sign in BOUNDS.items()]
+        allowed = ", ".join(f"{sign} {value:g}" for sign, value in limits if value is not None)
         flags = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
         shown = getattr(default, name)
-        shown = UNSET if shown is None else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
-        help_text = f"{info.description} [dim]\\[paper: {shown}][/dim]"
+        shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+        facts = f"\\[{allowed}] " if allowed else ""
+        help_text = f"{info.description} [dim]{facts}\\[paper: {shown}][/dim]"
         option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
         parameters.append(
             inspect.Parameter(
@@ -71,10 +74,13 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
         choices = get_args(annotation)
         if isinstance(choices[0], str):
             return (Literal[(*choices, UNSET)] if optional else annotation), {}
-        return _parsed(type(choices[0]), False, optional)
+        return _parsed(type(choices[0]), False, optional, choices)
     if get_origin(annotation) is tuple:
         inner_type = get_args(annotation)[0]
-        return _parsed(str if get_origin(inner_type) is Literal else inner_type, True, optional)  # the recipe checks it
+        if get_origin(inner_type) is Literal:
+            choices = get_args(inner_type)
+            return _parsed(type(choices[0]), True, optional, choices)  # the recipe checks them
+        return _parsed(inner_type, True, optional)
     if optional:
         return _parsed(annotation, False, True)
     return annotation, {}
@@ -82,8 +88,10 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
 
 def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
     """The recipe fields that a person typed, out of all keyword arguments of a command."""
-    fields = {name: values[name] for name in method.recipe_type.model_fields if values.get(name) is not None}
-    return {name: None if value == UNSET else value for name, value in fields.items()}
+    fields = method.recipe_type.model_fields
+    typed = {name: values[name] for name in fields if values.get(name) is not None}
+    off = [name for name, value in typed.items() if value == UNSET and type(None) in get_args(fields[name].annotation)]
+    return {name: None if name in off else value for name, value in typed.items()}
 
 
 def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) -> tuple[Recipe, str, NamedRecipe | None]:

@@ -53,6 +53,11 @@ class CSRARecipe(Recipe):
     decay_epochs: int = option(5, "Epochs between decays of the learning rate.", "Training", ge=1)
     gamma: float = option(0.1, "Factor of each decay.", "Training", gt=0, le=1)
 
+    @field_validator("temperatures", mode="before")
+    @classmethod
+    def _infinite(cls, values: Any) -> Any:
+        return tuple(MAX if value == inf else value for value in values) if isinstance(values, tuple | list) else values
+
     @field_validator("temperatures")
     @classmethod
     def _ascending(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -61,7 +66,7 @@ class CSRARecipe(Recipe):
             return None
         if not values or min(values) <= 0:
             raise ValueError("expected positive numbers, such as 1,2,4,99")
-        return tuple(sorted(MAX if value == inf else value for value in values))
+        return tuple(sorted(values))
 
     @property
     def head_temperatures(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ checkpoint. What does not change the numbers (folders, GPUs, workers, trackers) 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ def option(default: Any, description: str, panel: str = "Method", **constraints:
 class Recipe(BaseModel):
     """The fields that every method shares. A method's recipe adds its own and sets the paper's defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = option("coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
     image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16)
@@ -134,6 +135,11 @@ def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
     """Write a recipe as YAML, each field under its description, so that it can be edited without a manual."""
     lines = [f"method: {method}"]
     for name, info in type(recipe).model_fields.items():
-        value = yaml.safe_dump(recipe.model_dump(mode="json")[name], default_flow_style=True).splitlines()[0]
-        lines += [f"# {info.description}", f"{name}: {value}"]
+        lines += [f"# {info.description}", f"{name}: {_yaml_line(recipe.model_dump(mode='json')[name])}"]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _yaml_line(value: Any) -> str:
+    """A value as YAML on one line, however long it is and whatever a text holds."""
+    quotes = '"' if isinstance(value, str) and not value.isprintable() else None
+    return yaml.safe_dump(value, default_flow_style=True, default_style=quotes, width=inf).splitlines()[0]

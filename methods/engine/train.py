@@ -442,7 +442,7 @@ class _Run:
             if model is None:
                 continue
             for place, (split, dataset) in enumerate(self.eval_sets):
-                measures = evaluate(
+                found = evaluate(
                     self.method,
                     model,
                     dataset,
@@ -451,7 +451,10 @@ class _Run:
                     batch_size=self.options.eval_batch_size,
                     workers=self.options.workers,
                     control=self.control,
-                ).measures
+                )
+                if found.skipped and self.reporter:
+                    self.reporter.skipped(found.skipped)
+                measures = found.measures
                 line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
                 self._record(line)
                 self.measures[f"{split}/{weights}"] = measures
