@@ -38,6 +38,8 @@ SHOWN = (
 """The aggregates that a table shows; bias.json holds all."""
 
 Columns = Mapping[str, NDArray[np.float64]]
+Means = dict[str, float | None]
+"""Means over samples by name; None where no sample is left to average."""
 
 
 class Row(NamedTuple):
@@ -59,15 +61,15 @@ class BiasReport:
     """Samples left out, by reason."""
     pxap: float
     """Pixel average precision of all maps together."""
-    baselines: dict[str, dict[str, float]]
+    baselines: dict[str, Means]
     """Means, as in `summary`, of maps that know nothing of the picture: uniform, centre."""
     map: str
     truth: Truth
     tau: float
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
-        return {**aggregate(_columns(self.rows)), "pxap": self.pxap}
+        return {**_means(self.rows), "pxap": self.pxap}
 
     def macro(self) -> dict[str, float]:
         """Means over classes of the means over a class's samples."""
@@ -79,7 +81,7 @@ class BiasReport:
         pictures = np.array([row.picture for row in self.rows])
         return {name: bootstrap(values, pictures) for name, values in _columns(self.rows).items()}
 
-    def groups(self) -> dict[str, dict[str, float]]:
+    def groups(self) -> dict[str, Means]:
         """The summary, without PxAP, of samples that the model names or not, and of thirds by the object's size."""
         area = np.array([row.values["area_share"] for row in self.rows])
         small, large = np.quantile(area, [1 / 3, 2 / 3])
@@ -92,8 +94,7 @@ class BiasReport:
             "large objects": area > large,
         }
         return {
-            name: {"samples": int(kept.sum())}
-            | aggregate(_columns([row for row, k in zip(self.rows, kept, strict=True) if k]))
+            name: {"samples": int(kept.sum())} | _means([row for row, k in zip(self.rows, kept, strict=True) if k])
             for name, kept in chosen.items()
             if kept.any()
         }
@@ -169,7 +170,7 @@ def measure_bias(
             whole.totals += part[place][1]
         pxap.append(whole.value())
     baselines = {
-        name: {**aggregate(_columns([each[place] for each in rows])), "pxap": pxap[place]}
+        name: {**_means([each[place] for each in rows]), "pxap": pxap[place]}
         for place, name in ((1, "uniform"), (2, "centre"))
     }
     used = kind or loaded.method.default_map(loaded.recipe)
@@ -217,3 +218,8 @@ def _measure(
 
 def _columns(rows: Sequence[Row]) -> Columns:
     return {name: np.array([row.values[name] for row in rows]) for name in rows[0].values}
+
+
+def _means(rows: Sequence[Row]) -> Means:
+    found = aggregate(_columns(rows))
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
