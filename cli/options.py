@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
 
@@ -101,6 +103,19 @@ def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) ->
     name = recipe or method.default_recipe(typed.get("dataset"))
     named = method.named_recipe(name)
     return parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named
+
+
+def check_target(file: Path, overwrite: bool) -> None:
+    """Refuse a file or folder that cannot be written to later, before hours of work.
+
+    Raises:
+        UsageError: it exists and is not to be replaced. RunError: its folder is a file, or read-only.
+    """
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file} exists; choose another name or add --overwrite")
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise RunError(f"cannot write {file}: {folder} is {'read-only' if folder.is_dir() else 'no folder'}")
 
 
 def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGroup]:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from attnbias.cli.errors import describe
-from attnbias.cli.options import per_method, typed_fields, with_recipe_options
-from attnbias.methods.engine.errors import UsageError
+from attnbias.cli.options import check_target, per_method, typed_fields, with_recipe_options
+from attnbias.data.atomic import replacing
 from attnbias.methods.engine.method import Method
 
 RUN = "Run (does not change the numbers)"
@@ -141,14 +141,18 @@ def _command(method: Method) -> Callable[..., None]:
                 "--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave it out and count."
             ),
         ] = "error",
+        decode: Annotated[
+            Literal["exact", "fast"],
+            typer.Option("--decode", help="Reading of pictures: exact = the papers' pixels; fast = about a level off."),
+        ] = "exact",
         overwrite: Annotated[
             bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace files of an earlier evaluation.")
         ] = False,
         **fields: Any,
     ) -> None:
         for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out):
-            if file is not None and file.exists() and not overwrite:
-                raise UsageError(f"{file} exists; choose another name or add --overwrite")
+            if file is not None:
+                check_target(file, overwrite)
         from attnbias.methods.engine.launch import launch, world
 
         cpu, count = world(gpus, processes)
@@ -175,6 +179,7 @@ def _command(method: Method) -> Callable[..., None]:
             "workers": workers,
             "batch_size": eval_batch_size,
             "on_bad_image": on_bad_image,
+            "decode": decode,
         }
         asked = {"job": job, "cpu": cpu, "threads": threads, "json": json_file, "per_class": per_class}
         code = launch(run_job, json.dumps(asked), count, describe)
@@ -214,7 +219,8 @@ def run_job(text: str) -> None:
             typer.echo(json.dumps(results, indent=1))
             return
         if asked["json"]:
-            Path(asked["json"]).write_text(json.dumps(results, indent=1) + "\n")
+            with replacing(Path(asked["json"])) as file:
+                file.write(json.dumps(results, indent=1) + "\n")
         _show(results, asked["per_class"])
 
 
@@ -270,8 +276,10 @@ def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
 
 
 def _show_left_out(console: Console, result: dict[str, Any]) -> None:
-    """Say what the figures of a split do not hold."""
+    """Say what the figures of a split do not hold, and what they are not."""
     split, told = result["split"], []
+    if result["decode"] == "fast":
+        told.append("pictures were read with --decode fast")
     if result["skipped"]:
         told.append(f"{len(result['skipped'])} unreadable pictures left out")
     if missing := result["measures"].get("without_positives"):
@@ -287,6 +295,9 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
 
 
 def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
+    if "AP" not in results[0]["measures"]:
+        console.print("--per-class: only multi-label sets have a measure of each class", style="yellow")
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class")
     for result in results:

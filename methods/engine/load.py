@@ -91,8 +91,6 @@ def load_run(
     said = _said(path, checkpoint.metadata, method)
     if said is not None:
         recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
-        if recipe_name is not None:
-            words += f", by the recipe that it holds, not --recipe {recipe_name}"
     else:
         state, inferred = _read_published(method, checkpoint.state)
         recipe, classes, task = _describe_published(

@@ -11,6 +11,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.pictures import Decode
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.bias_report import measure_bias
 from attnbias.methods.engine.context_bias import Pair, biased_pairs, group_measures, pair_measures
@@ -56,6 +57,8 @@ class Job:
     workers: int = 0
     batch_size: int = 64
     on_bad_image: Literal["error", "skip"] = "error"
+    decode: Decode = "exact"
+    """How pictures are read that are scored; maps and their truth are always exact."""
 
 
 def validate(job: Job, accelerator: Accelerator) -> list[Result]:
@@ -78,6 +81,10 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
             kept = folder_of(Path(load_from), index.dataset, index.split)
             if job.store and accelerator.is_main_process:
                 prepare_storing(kept, weights, kind, job.overwrite)
+            number = f"{len(results) + 1}-{index.split}" if len(job.load_from) * len(job.splits) > 1 else ""
+            table = _numbered(Path(job.csv), number) if job.csv else None
+            if table is not None and table.exists() and not job.overwrite:
+                raise UsageError(f"{table} exists; choose another --csv or add --overwrite")
             found = _score(job, loaded, dataset, accelerator)
             result: Result = {
                 "load_from": load_from,
@@ -87,6 +94,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 "split": index.split,
                 "samples": len(found.ids),
                 "skipped": found.skipped,
+                "decode": job.decode,
                 "classes": index.classes,
                 "recipe": loaded.recipe.model_dump(mode="json"),
                 "measures": found.measures,
@@ -103,14 +111,11 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 result["faithfulness"] = measure_faithfulness(
                     loaded, dataset, found, accelerator, job.faithfulness, kind=job.map, batch_size=job.batch_size
                 )
-            number = f"{len(results) + 1}-{index.split}" if len(job.load_from) * len(job.splits) > 1 else ""
             if job.store and accelerator.is_main_process:
                 paths = np.array([dataset.records[sample].path for sample in found.ids])
                 store(kept, result, Scores(paths, found.targets, found.scores["scores"]))
-            if job.csv and accelerator.is_main_process:
-                target = Path(job.csv)
-                name = f"{target.stem}-{number}{target.suffix}" if number else target.name
-                write_scores(target.with_name(name), found, dataset)
+            if table is not None and accelerator.is_main_process:
+                write_scores(table, found, dataset)
             if job.bias:
                 report = measure_bias(loaded, dataset, found, accelerator, kind=job.map, truth=job.truth, tau=job.tau)
                 result["bias"] = report.content()
@@ -120,6 +125,11 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                     report.write(folder, [record.path for record in dataset.records], index.classes)
             results.append(result)
     return results
+
+
+def _numbered(file: Path, number: str) -> Path:
+    """The file's name, with the result's number in it where there are several."""
+    return file.with_name(f"{file.stem}-{number}{file.suffix}") if number else file
 
 
 def _load(job: Job, load_from: str, accelerator: Accelerator) -> Loaded:
@@ -144,7 +154,7 @@ def _open(job: Job, loaded: Loaded, load_from: str, split: str) -> PictureDatase
             f"{load_from} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
             f"{len(index.classes)}; name the right one with --dataset"
         )
-    return open_dataset(loaded.method, loaded.recipe, index, on_bad_image=job.on_bad_image)
+    return open_dataset(loaded.method, loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
 
 
 def _score(job: Job, loaded: Loaded, dataset: PictureDataset, accelerator: Accelerator) -> Evaluation:
