@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.method import Method
@@ -49,6 +50,8 @@ def recipe_parameters(method: Method) -> list[inspect.Parameter]:
         panel = str(extra["panel"]) if isinstance(extra, dict) else "Method"
         flag = "--" + name.replace("_", "-")
         annotation, keywords = _click_type(info.annotation)
+        if name == "dataset":
+            keywords["autocompletion"] = lambda: list(DATASETS)
         # Typer's own ranges know no open ends and no optional fields; the recipe checks all of them.
         limits = [(sign, getattr(limit, bound, None)) for limit in info.metadata for bound, sign in BOUNDS.items()]
         allowed = ", ".join(f"{sign} {value:g}" for sign, value in limits if value is not None)
