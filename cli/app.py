@@ -56,7 +56,7 @@ app.add_typer(listing, name="list")
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="attnbias", standalone_mode=False)
     except Exception as error:
         code, message = describe(error)
         if message:
