@@ -1,100 +1,139 @@
-"""`attnbias compare RUN...`: finished or running runs side by side, from their metrics logs; imports no torch."""
+"""`attnbias compare RUN...`: runs side by side, from what their folders hold; loads models only where that is asked."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from attnbias.methods import get_method
+from attnbias.methods.engine.comparison import Line, Run, as_csv, as_json, as_markdown, cell, compared, read_run
 from attnbias.methods.engine.errors import UsageError
-from attnbias.weights.errors import WeightsError
 
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run folder's metrics log says of the measure that decides."""
-
-    name: str
-    measure: str
-    curves: dict[str, dict[int, float]]
-    """Split -> epoch -> value; of raw and averaged weights the better one on the first split."""
-
-
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of attnbias train.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the curves as JSON.")
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the reference.")],
+    map_kind: Annotated[
+        str, typer.Option("--map", help="Whose attention bias: own, gradcam, or a map's name.")
+    ] = "own",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Load the models: parameters, MACs, time a picture on this machine.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for comparison.md, .csv and .json, and for page and plots.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --json file.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Load the models: the same pictures under each, worst cases first, as HTML.")
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of the page.", show_default="the first one with attention bias")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Pictures on the page.")] = 48,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Learning curves, and accuracy against attention (needs matplotlib).")
+    ] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root", help="Where prepare-data put the sets.", show_default="$ATTNBIAS_DATA or ./datasets"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")] = False,
 ) -> None:
-    """Show runs side by side: their measures on every evaluated split, and the gap to the first split over epochs."""
-    if json_file is not None and json_file.exists() and not overwrite:
-        raise UsageError(f"{json_file} exists; choose another name or add --overwrite")
-    read = [_read(path) for path in runs]
-    splits = list(dict.fromkeys(split for run in read for split in run.curves))
+    """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
+    and their 95 % intervals over resampled pictures."""
+    if (page or plots) and out is None:
+        raise UsageError("--page and --plots write files; say where with --out DIR")
+    if plots and importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise UsageError(f"--out {out} is there already; choose another folder or add --overwrite")
+    read = [read_run(path) for path in runs]
+    lines = compared(read, map_kind)
+    models = []
+    if measure or page:
+        from attnbias.methods.engine.comparison_page import comparison_page, cost_lines, load_models
+
+        models = load_models(read, data_root)
+        lines += cost_lines(models) if measure else []
     console = Console()
-    console.print(_last_values(read, splits))
+    _show(console, read, lines)
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "comparison.md").write_text(as_markdown(read, lines))
+    (out / "comparison.json").write_text(json.dumps(as_json(read, lines), indent=1) + "\n")
+    with (out / "comparison.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(as_csv(read, lines))
+    if page:
+        chosen = _page_split(lines, split)
+        shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
+        (out / "comparison.html").write_text(shown.html(), encoding="utf-8")
+    if plots:
+        from attnbias.methods.engine.plots import accuracy_against_attention, learning_curves
+
+        learning_curves(read).savefig(out / "learning-curves.png", dpi=150)
+        accuracy_against_attention(read, lines).savefig(out / "accuracy-attention.png", dpi=150)
+    console.print("written: " + ", ".join(sorted(str(path) for path in out.iterdir())), highlight=False, soft_wrap=True)
+
+
+def _page_split(lines: Sequence[Line], asked: str | None) -> str:
+    """DATASET/SPLIT of the page."""
+    known = list(dict.fromkeys(line.split for line in lines if line.measure == "area_matched"))
+    chosen = [name for name in known if asked in (None, name, name.rpartition("/")[2])]
+    if not chosen:
+        have = f"there is: {', '.join(known)}" if known else "run attnbias val with --bias --store first"
+        raise UsageError(f"no attention bias is kept of split '{asked or 'val'}'; {have}")
+    return chosen[0]
+
+
+def _show(console: Console, runs: Sequence[Run], lines: Sequence[Line]) -> None:
+    logged = [run for run in runs if run.curves]
+    splits = list(dict.fromkeys(split for run in logged for split in run.curves))
+    if logged:
+        console.print(_last_values(logged, splits))
     if len(splits) > 1:
-        console.print(_gaps(read, splits[0], splits[1]))
-    if json_file is not None:
-        content = [{"run": run.name, "measure": run.measure, "curves": run.curves} for run in read]
-        json_file.write_text(json.dumps(content, indent=1) + "\n")
+        console.print(_gaps(logged, splits[0], splits[1]))
+    for split in dict.fromkeys(line.split for line in lines):
+        words = f"{split}, differences to {runs[0].name} [95 % interval]" if split and len(runs) > 1 else split
+        table = Table(box=None, padding=(0, 2, 0, 0), title=words or "all splits", title_justify="left")
+        table.add_column("measure")
+        for run in runs:
+            table.add_column(run.name, justify="right", overflow="fold")
+        for line in lines:
+            if line.split == split:
+                table.add_row(line.measure, *map(cell, line.values, line.changes))
+        console.print(table)
 
 
-def _read(path: Path) -> Run:
-    try:
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        method = get_method(yaml.safe_load((path / "recipe.yaml").read_text())["method"])
-    except OSError as error:
-        raise WeightsError(f"{path} is no run folder ({error.filename}: {error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{path / 'metrics.jsonl'} is damaged; resume the run to mend it") from None
-    evaluated = [line for line in lines if line["split"] != "train"]
-    if not evaluated:
-        raise WeightsError(f"{path} holds no evaluation yet")
-    measure = next(
-        name for name in (method.deciding_measure(t) for t in ("multilabel", "singlelabel")) if name in evaluated[0]
-    )
-    splits = list(dict.fromkeys(line["split"] for line in evaluated))
-    best = max((line for line in evaluated if line["split"] == splits[0]), key=lambda line: line[measure])
-    curves = {
-        split: {
-            line["epoch"]: line[measure]
-            for line in evaluated
-            if line["split"] == split and line["weights"] == best["weights"]
-        }
-        for split in splits
-    }
-    return Run(str(path), measure, curves)
-
-
-def _last_values(runs: list[Run], splits: list[str]) -> Table:
+def _last_values(runs: Sequence[Run], splits: list[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title=f"{runs[0].measure} after the last epoch", title_justify="left")
     table.add_column("run")
     for split in (*splits, *(f"gap {splits[0]} - {split}" for split in splits[1:])):
         table.add_column(split, justify="right")
     for run in runs:
         last = {split: list(curve.values())[-1] for split, curve in run.curves.items()}
-        gaps = [last[splits[0]] - last[split] if split in last else None for split in splits[1:]]
-        cells = [last.get(split) for split in splits] + gaps
-        table.add_row(run.name, *("-" if cell is None else f"{cell:.1f}" for cell in cells))
+        gaps = [last[splits[0]] - last[split] if {splits[0], split} <= set(last) else None for split in splits[1:]]
+        values = [last.get(split) for split in splits] + gaps
+        table.add_row(run.name, *("-" if value is None else f"{value:.1f}" for value in values))
     return table
 
 
-def _gaps(runs: list[Run], reference: str, other: str) -> Table:
+def _gaps(runs: Sequence[Run], reference: str, other: str) -> Table:
     """How the gap between two splits went over the epochs: a line of bars, and its values at a few epochs."""
     gaps = {
         run.name: {
-            e: v - run.curves[other][e] for e, v in run.curves[reference].items() if e in run.curves.get(other, {})
+            e: v - run.curves[other][e]
+            for e, v in run.curves.get(reference, {}).items()
+            if e in run.curves.get(other, {})
         }
         for run in runs
     }

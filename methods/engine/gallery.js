@@ -126,6 +126,7 @@ function viewOf(item, view, run) {
   const listed = Object.keys(view.scores).map(Number).sort((one, other) => view.scores[other] - view.scores[one]);
   return element("figure", {}, stage, element("figcaption", {},
     element("div", { className: "verdict" }, element("b", {}, run.name), element("span", { className: verdict }, verdict)),
+    element("p", { className: "figure" }),
     element("ul", { className: "scores" }, ...listed.map((label) => scoreRow(item, view, label)))));
 }
 
@@ -161,6 +162,9 @@ class Card {
     for (const box of this.node.querySelectorAll(".box")) {
       box.hidden = boxes === "off" || (boxes === "class" && Number(box.dataset.label) !== this.selected);
     }
+    this.node.querySelectorAll(".figure").forEach((figure, run) => {
+      figure.textContent = this.item.views[run].figures[this.selected] ?? "";
+    });
     if (!this.visible) return;
     this.node.querySelectorAll(".frame").forEach((stage, run) => drawMap(stage, this.item.views[run].maps[this.selected]));
   }
@@ -188,6 +192,7 @@ function runPanel(run, place) {
     element("h2", {}, run.name, element("span", {}, share)),
     definitions([["Method", run.method], ["Checkpoint", run.checkpoint], ["Map", run.map],
       ["Normalised", run.normalisation], ["Differs in", differences(run)]].filter(([, text]) => text)),
+    Object.assign(definitions(Object.entries(run.figures)), { className: "figures" }),
     element("details", {}, element("summary", {}, "Recipe"), definitions(Object.entries(run.recipe))));
 }
 

@@ -32,6 +32,8 @@ class GalleryRun:
     """Which map is drawn, in words."""
     normalisation: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """What was measured of the run: name -> value, as text."""
 
 
 class ShareBox(NamedTuple):
@@ -55,6 +57,8 @@ class View:
     """Class -> normalised map (h, w) in [0, 1]. Every view of a picture has the same classes."""
     frame: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """The part of the picture that the network saw (x, y, width, height), as shares of its size."""
+    figures: Mapping[int, str] = field(default_factory=dict)
+    """Class -> what was measured of its map, as text; shown below the map."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class GalleryPage:
                     "map": run.map,
                     "normalisation": run.normalisation,
                     "recipe": {name: str(value) for name, value in run.recipe.items()},
+                    "figures": dict(run.figures),
                 }
                 for run in self.runs
             ],
@@ -150,6 +155,7 @@ def _item(item: GalleryItem) -> dict[str, Any]:
                 "predicted": view.predicted,
                 "frame": [_short(value) for value in view.frame],
                 "maps": {label: _map(values) for label, values in view.maps.items()},
+                "figures": dict(view.figures),
             }
             for view in item.views
         ],

@@ -139,6 +139,11 @@ class Method(ABC):
             measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
         return measures
 
+    def reference_curves(self, recipe: Any) -> Mapping[str, Mapping[int, float]]:
+        """Training curves that the authors published for this recipe's dataset: their names -> epoch (from 1) -> the
+        measure that decides."""
+        return {}
+
     def published_log(self, recipe: Any, records: list[dict[str, Any]]) -> tuple[str, str] | None:
         """Name and content of the log that the paper's program writes, as a view of the lines of metrics.jsonl."""
         return None

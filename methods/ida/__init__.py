@@ -139,6 +139,20 @@ class InterventionalDualAttention(Method):
             return multilabel_measures(targets, scores, rule="interpolated")
         return super().measure(recipe, targets, scores, task)
 
+    def reference_curves(self, recipe: IDARecipe) -> dict[str, dict[int, float]]:
+        """The two published logs, raw and averaged weights, for COCO."""
+        from attnbias.methods.ida.curves import reference_curves
+
+        if recipe.dataset != "coco":
+            return {}
+        table = reference_curves()
+        curves: dict[str, dict[int, float]] = {}
+        for words, column in (("", "val_mAP"), (", averaged", "val_mAP_ema")):
+            for run, epoch, value in zip(table["run"], table["epoch"], table[column], strict=True):
+                if isinstance(epoch, float) and isinstance(value, float):
+                    curves.setdefault(f"{run}{words}", {})[int(epoch) + 1] = value
+        return curves
+
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate the published program's parameter names."""
         from attnbias.methods.ida.convert import convert
