@@ -28,7 +28,7 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
 
     console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)
-    dataset = open_dataset(method, recipe, index, train=True)
+    dataset = open_dataset(method, recipe, index, train=True, decode=recipe.decode)
     plan = plan_run(method, recipe, len(dataset), processes, options.accumulation)
     with torch.device("meta"):
         model = method.build_model(recipe, len(index.classes), index.task)

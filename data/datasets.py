@@ -14,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from attnbias.data.cifar import read_archive
 from attnbias.data.errors import DataError
+from attnbias.data.fast_decode import enough_pixels
 from attnbias.data.index import Index, Record
-from attnbias.data.pictures import read_picture
+from attnbias.data.pictures import Decode, read_picture
 
 
 class SampleKey(NamedTuple):
@@ -41,11 +43,14 @@ class PictureDataset(Dataset[dict[str, Any]]):
 
     Args:
         index: the split as `prepare-data` wrote it.
-        transform: PIL picture (RGB) -> tensor (3, H, W).
+        transform: PIL picture (RGB), or uint8 tensor (3, H, W) with fast decoding -> tensor (3, H, W).
         seed: decides the augmentation, together with epoch and index.
         drop_unlabelled: leave out samples without any positive label.
         unknown: unknown labels (-1 in the index) stay -1 = ignore, or become negative.
         on_bad_image: raise DataError naming the path, or skip.
+        decode: what the transform gets: exact = the PIL picture, as in the papers' programs; fast = a uint8 tensor, of
+            fewer pixels where the file has far more than are asked for (data/fast_decode.py). `picture` and
+            `with_boxes` are always exact.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         drop_unlabelled: bool = False,
         unknown: Literal["negative", "ignore"] = "ignore",
         on_bad_image: Literal["error", "skip"] = "error",
+        decode: Decode = "exact",
     ) -> None:
         self.index = index
         self.archived = index.root.is_file()
@@ -66,6 +72,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         self.transform = transform
         self.seed = seed
         self.on_bad_image = on_bad_image
+        self.decode = decode
         targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
         self.records: Sequence[Record] = index.records
         if index.task == "multilabel":
@@ -85,7 +92,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
-            picture = self.picture(index)
+            picture = self.picture(index) if self.decode == "exact" else self._tensor(index)
         except DataError as error:
             if self.on_bad_image == "error":
                 raise
@@ -113,6 +120,13 @@ class PictureDataset(Dataset[dict[str, Any]]):
             x, y, w, h = record.crop
             picture = picture.crop((x, y, x + w, y + h))
         return picture
+
+    def _tensor(self, index: int) -> Tensor:
+        """`picture(index)` as uint8 (3, H, W), or the whole picture of fewer pixels where more would be of no use."""
+        record = self.records[index]
+        if self.archived or record.crop is not None:  # crops are given in stored pixels
+            return pil_to_tensor(self.picture(index))
+        return pil_to_tensor(read_picture(self.index.root / record.path, enough_pixels(self.transform)))
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) float32 as x, y, w, h in pixels of `picture(index)`, and their classes (K,) int64."""

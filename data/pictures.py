@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from attnbias.data.errors import DataError
 
+Decode = Literal["exact", "fast"]
+"""What pipelines get: PIL pictures, as in the papers' programs, or uint8 tensors (data/fast_decode.py)."""
 
-def read_picture(path: Path) -> Image.Image:
+
+def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
     """Decode a picture to RGB, as its pixels are stored.
 
     Grey, palette and CMYK pictures are converted; alpha is dropped without blending, as the papers' programs do;
     16-bit grey keeps its upper byte. The EXIF orientation is NOT applied: none of the papers' programs applies it, and
     the boxes of COCO and VOC are given in stored pixels.
 
+    Args:
+        at_least: decode JPEG files at 1/2, 1/4 or 1/8 of their size where no side falls below so many pixels.
+
     Raises:
         DataError: the file is missing, truncated or no picture.
     """
     try:
         with Image.open(path) as picture:
+            if at_least is not None:
+                picture.draft("RGB", (at_least, at_least))
             picture.load()
             if picture.mode.startswith("I"):  # Pillow would clip 16-bit values to 255
                 return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")

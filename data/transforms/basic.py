@@ -1,7 +1,8 @@
 """The plain pipelines that the papers share: square resize, flip, colour jitter, random resized crop, normalisation.
 
-Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; resizing tensors instead would differ by
-up to 1/255 from what the papers' programs saw. A pipeline also moves tv_tensors boxes given beside a picture.
+Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; on uint8 tensors, which all of it takes
+too, a resize differs by up to 1/255 from what the papers' programs saw. A pipeline also moves tv_tensors boxes given
+beside a picture.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ def square_resize(image_size: int) -> v2.Transform:
 
 
 class ToNormalizedTensor(v2.Transform):
-    """PIL picture -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass unchanged.
+    """PIL picture or uint8 tensor -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass.
 
     One step instead of v2's four (ToImage, ToDtype, Normalize, ToPureTensor), with the same values: on small pictures
     their dispatch costs more than decoding the JPEG.
     """
 
-    _transformed_types = (Image.Image,)
+    _transformed_types = (Image.Image, v2.functional.is_pure_tensor)
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         self.mean, self.std = mean, std
         self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
-    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Tensor:
-        pixels = torch.from_numpy(np.array(inpt)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    def transform(self, inpt: Image.Image | Tensor, params: dict[str, Any]) -> Tensor:
+        pixels = inpt if isinstance(inpt, Tensor) else torch.from_numpy(np.array(inpt)).permute(2, 0, 1)  # (3, H, W)
         return (
             pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self._mean).div_(self._std)
         )

@@ -20,9 +20,12 @@ from torch.utils.data import DataLoader
 from attnbias.data.atomic import replacing
 from attnbias.data.datasets import PictureDataset, collate
 from attnbias.data.errors import DataError
+from attnbias.data.fast_decode import pil_step
 from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index
+from attnbias.data.pictures import Decode
 from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Batch, Method
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.sampler import EvaluationSampler
@@ -51,17 +54,27 @@ def open_dataset(
     *,
     train: bool = False,
     on_bad_image: Literal["error", "skip"] = "error",
+    decode: Decode = "exact",
 ) -> PictureDataset:
-    """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be."""
+    """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be.
+
+    Raises:
+        UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
+    """
+    transform = method.transform(recipe, train)
+    if decode == "fast" and (step := pil_step(transform)):
+        what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
+        raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
     batched = method.batched_transform(recipe, train)
     kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
     return kind(
         index,
-        method.transform(recipe, train),
+        transform,
         seed=recipe.seed,
         unknown=recipe.unknown_train if train else recipe.unknown_eval,
         drop_unlabelled=recipe.drop_unlabelled,
         on_bad_image=on_bad_image,
+        decode=decode,
     )
 
 

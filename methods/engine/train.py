@@ -170,7 +170,9 @@ class _Run:
 
         index = open_split(recipe.dataset, "train", options.data_root)
         self.task, self.classes = index.task, index.classes
-        self.dataset = open_dataset(method, recipe, index, train=True, on_bad_image=options.on_bad_image)
+        self.dataset = open_dataset(
+            method, recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
+        )
         self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
         self.eval_sets = [
             (split, open_dataset(method, recipe, index, on_bad_image=options.on_bad_image))

@@ -1,0 +1,42 @@
+"""Which pipelines work on uint8 tensors, and how small a picture is enough for them (`--decode fast`).
+
+Fast decoding hands the pipeline a tensor in place of a PIL picture, so that torchvision resizes it, and lets Pillow
+decode JPEG files that are far too large at a part of their size. torchvision's own JPEG decoder, which gives the same
+pixels a little sooner, is deprecated since its release 0.29.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torchvision import transforms
+from torchvision.transforms import v2
+
+
+def pil_step(transform: Callable[..., Any]) -> str | None:
+    """Name of a pipeline's first step that needs PIL pictures: any but torchvision's second version and ours on it."""
+    return next((type(step).__name__ for step in _steps(transform) if not isinstance(step, v2.Transform)), None)
+
+
+def enough_pixels(transform: Callable[..., Any]) -> int | None:
+    """Pixels a side that are enough for a pipeline: twice what it resizes to, even from its smallest random crop.
+
+    None where a step before its resize counts pixels (crops, borders), or nothing is resized.
+    """
+    for step in _steps(transform):
+        if isinstance(step, v2.Resize | v2.RandomResizedCrop):
+            smallest = step.scale[0] ** 0.5 if isinstance(step, v2.RandomResizedCrop) else 1  # of a side
+            return round(2 * max(step.size) / smallest)
+        if not isinstance(step, v2.RandomHorizontalFlip | v2.ColorJitter):
+            return None
+    return None
+
+
+def _steps(transform: Callable[..., Any]) -> Iterator[Any]:
+    """The steps of a pipeline, and of the pipelines in it."""
+    if isinstance(transform, v2.Compose | transforms.Compose):
+        for step in transform.transforms:
+            yield from _steps(step)
+    else:
+        yield transform

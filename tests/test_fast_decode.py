@@ -1,0 +1,158 @@
+"""Fast decoding: the same pixels before a resize, a level off after it; refused where a pipeline needs PIL pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from attnbias.data.datasets import PictureDataset, SampleKey, collate
+from attnbias.data.errors import DataError
+from attnbias.data.fast_decode import enough_pixels, pil_step
+from attnbias.data.index import Index, Record
+from attnbias.data.pictures import read_picture
+from attnbias.data.registry import open_split
+from attnbias.data.transforms.basic import (
+    RandomShift,
+    ToNormalizedTensor,
+    eval_transform,
+    normalization,
+    train_transform,
+)
+from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluate import open_dataset
+from attnbias.methods.engine.recipe import read_recipe, revise
+from attnbias.methods.engine.train import Options, train
+from attnbias.methods.engine.validate import Job, validate
+
+
+def photograph(height: int = 150, width: int = 200) -> Image.Image:
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [np.sin(rows / (9 + k)) * np.cos(columns / (11 - k)) for k in range(3)]
+    return Image.fromarray((127.5 * (1 + np.stack(waves, -1))).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def photographs(real_data: Path) -> list[Path]:
+    return sorted((real_data / "coco128" / "images").rglob("*.jpg"))[:24]
+
+
+def samples(path: Path, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+    """A file's picture read both ways, exact first."""
+    index = Index("some", "val", "multilabel", ("a",), path.parent, (Record(path.name, (1,)),))
+    exact, fast = (PictureDataset(index, transform, decode=kind)[0]["image"] for kind in ("exact", "fast"))
+    return exact, fast
+
+
+@pytest.mark.parametrize("kind", ["RGB.jpg", "L.jpg", "CMYK.jpg", "RGB.png", "L.png", "P.png", "RGBA.png", "I;16.png"])
+def test_without_a_resize_nothing_changes(kind: str, tmp_path: Path) -> None:
+    mode = kind.split(".")[0]
+    picture = photograph().convert("L").convert(mode) if mode == "I;16" else photograph().convert(mode)
+    picture.save(tmp_path / kind)
+    exact, fast = samples(tmp_path / kind, v2.Compose([ToNormalizedTensor(*normalization("imagenet"))]))
+    assert torch.equal(exact, fast)
+
+
+def test_resized_photographs_are_a_level_off(photographs: list[Path]) -> None:
+    for path in photographs:
+        exact, fast = samples(path, eval_transform(224, "unit"))
+        assert 0 < 255 * (fast - exact).abs().max() < 1.5, path
+
+
+def test_large_photographs_are_decoded_smaller_and_stay_close(photographs: list[Path]) -> None:
+    means = []
+    for path in photographs:
+        assert 112 <= min(read_picture(path, 112).size) < 224
+        exact, fast = samples(path, eval_transform(56, "unit"))
+        means.append(255 * float((fast - exact).abs().mean()))
+    assert np.mean(means) < 1.5
+
+
+def test_how_small_a_picture_may_be_decoded() -> None:
+    flip, shift, crop = v2.RandomHorizontalFlip(), RandomShift(2), v2.RandomCrop(32, padding=4)
+    assert enough_pixels(v2.Compose([flip, v2.Resize(224), v2.CenterCrop(200)])) == 448
+    assert enough_pixels(v2.Compose([v2.Compose([v2.RandomResizedCrop(64, scale=(0.25, 1))])])) == 256
+    for steps in ([crop, v2.Resize(224)], [shift, v2.Resize(224)], [crop, flip], [flip]):
+        assert enough_pixels(v2.Compose(steps)) is None
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    index = Index("some", "val", "multilabel", ("a",), tmp_path, (Record("a.jpg", (1,)),))
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read"):
+        PictureDataset(index, eval_transform(16, "unit"), decode="fast")[0]
+    assert "error" in PictureDataset(index, eval_transform(16, "unit"), decode="fast", on_bad_image="skip")[0]
+
+
+def test_a_sample_depends_on_its_key_alone_and_crops_are_kept(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    records = (Record("a.jpg", (1,)), Record("a.jpg", (1,), crop=(19.6, -4.4, 90.0, 60.2)))
+    index = Index("some", "train", "multilabel", ("a",), tmp_path, records)
+    dataset = PictureDataset(index, train_transform(24, "unit", color_jitter=True, shift=2), seed=1, decode="fast")
+    keys = [SampleKey(sample, epoch) for epoch in range(2) for sample in (1, 0)]
+    one, other = (
+        torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=keys, num_workers=n, collate_fn=collate)])
+        for n in (0, 1)
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one[0], one[2])
+    exact, fast = (PictureDataset(index, eval_transform(24, "unit"), decode=kind)[1] for kind in ("exact", "fast"))
+    torch.testing.assert_close(fast["image"], exact["image"], rtol=0, atol=1.5 / 255)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_pipeline_takes_tensors_or_says_that_it_cannot(method: str, tmp_path: Path) -> None:
+    found = get_method(method)
+    photograph().save(tmp_path / "a.jpg")
+    index = Index("some", "train", "multilabel", ("a",), tmp_path, (Record("a.jpg", (1,)),))
+    seen = set()
+    for named in found.recipes.values():
+        for train_split in (True, False):
+            transform = found.transform(named.recipe, train_split)
+            if repr(transform) in seen:
+                continue
+            seen.add(repr(transform))
+            if step := pil_step(transform):
+                with pytest.raises(UsageError, match=rf"--decode fast: the training pipeline .* for its {step}; use"):
+                    open_dataset(found, named.recipe, index, train=train_split, decode="fast")
+                assert train_split
+                continue
+            exact, fast = (
+                open_dataset(found, named.recipe, index, train=train_split, decode=kind)[0]["image"]
+                for kind in ("exact", "fast")
+            )
+            assert fast.dtype == torch.float32
+            assert fast.shape == exact.shape
+            assert (fast - exact).abs().mean() < 0.02
+
+
+def test_a_run_is_marked_and_evaluated_exactly_unless_asked(demo_root: Path, tmp_path: Path) -> None:
+    method = get_method("csra")
+    changes = {"epochs": 1, "batch_size": 24, "image_size": 40, "decode": "fast"}
+    recipe = revise(method.named_recipe("demo").recipe, changes)
+    options = Options(out=tmp_path / "run", data_root=demo_root, cpu=True, threads=1)
+    outcome = train("csra", recipe, options)
+    assert read_recipe(tmp_path / "run" / "recipe.yaml", method.recipe_type, "csra").decode == "fast"
+    scores = set()
+    for decode in ("exact", "fast"):
+        table = tmp_path / f"{decode}.csv"
+        job = Job("csra", [str(tmp_path / "run")], ["val"], data_root=str(demo_root), decode=decode, csv=str(table))
+        (result,) = validate(job, Accelerator(cpu=True))
+        assert result["decode"] == decode
+        if decode == "exact":
+            assert result["measures"]["mAP"] == outcome.measures["val/raw"]["mAP"]
+        scores.add(table.read_text())
+    assert len(scores) == 2
+    index = open_split("demo", "val", demo_root)
+    assert open_dataset(method, recipe, index).decode == "exact"
