@@ -92,7 +92,7 @@ def load_run(
     if said is not None:
         recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
     else:
-        state, inferred = _read_published(method, checkpoint.state)
+        state, inferred = _read_published(method, checkpoint.state, path)
         recipe, classes, task = _describe_published(
             method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
         )
@@ -192,13 +192,13 @@ def _said(path: Path, metadata: dict[str, str], method: Method) -> _Said | None:
         raise WeightsError(f"{path} was written by another version of attnbias: {error}") from None
 
 
-def _read_published(method: Method, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_published(method: Method, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights under our names, and the fields that they tell; no fields where they are another model's."""
     try:
         converted = method.convert(state)
         return converted, method.infer(converted)
-    except WeightsError:
-        raise
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
     except Exception:  # neither step is written for another model's names and shapes, and may stumble anywhere
         return state, {}
 
@@ -214,12 +214,13 @@ def _describe_published(
 ) -> tuple[Recipe, tuple[str, ...], Task]:
     """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest."""
     if not inferred:
-        other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state)), None)
+        other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state, path)), None)
         hint = f"; it looks like one of '{other}': attnbias val {other} --load-from {path}" if other else ""
         raise WeightsError(f"{path} is no checkpoint of '{method.name}'{hint}")
     num_classes, inferred = inferred["num_classes"], {n: v for n, v in inferred.items() if n != "num_classes"}
     for name, value in inferred.items():
-        if name in overrides and overrides[name] != value:
+        # The picture's size is free: a method fits what depends on it, such as position embeddings.
+        if name != "image_size" and name in overrides and overrides[name] != value:
             flag = "--" + name.replace("_", "-")
             raise UsageError(
                 f"{flag} {overrides[name]} contradicts {path}, whose weights say {value}; leave {flag} out"
@@ -238,9 +239,9 @@ def _describe_published(
     return recipe, names, task
 
 
-def _belongs_to(method: Method, state: dict[str, Tensor]) -> bool:
+def _belongs_to(method: Method, state: dict[str, Tensor], path: Path) -> bool:
     try:
-        return bool(_read_published(method, state)[1])
+        return bool(_read_published(method, state, path)[1])
     except WeightsError:
         return False
 

@@ -1,0 +1,191 @@
+"""Real pictures through the whole chain, and files in the authors' formats: what a person types, and nothing mocked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import attnbias
+from golden_case import Golden
+from PIL import Image
+
+from attnbias.methods.engine.load import load_run
+
+SMALL = ["--backbone", "tiny", "--image-size", 64, "--batch-size", 32, "--epochs", 1, "--gpus", 0, "--threads", 1]
+
+
+def only(text: str) -> float:
+    """Parse a number of JSON that JSON does not have."""
+    raise AssertionError(f"{text} is no JSON")
+
+
+# COCO -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coco(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with 128 photographs of COCO prepared under its name."""
+    root = tmp_path_factory.mktemp("coco")
+    done = attnbias("prepare-data", "coco", "--source", real_data / "coco128", "--root", root, "--verify", expect=0)
+    assert "80 classes" in done.out
+    assert "128" in done.out
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(coco: Path) -> Path:
+    """CSRA trained on them for an epoch by its COCO recipe, small."""
+    out = coco / "run"
+    done = attnbias("train", "csra", "--dataset", "coco", *SMALL, "--data-root", coco, "--out", out, expect=0)
+    assert f"attnbias val csra --load-from {out}" in done.out
+    return out
+
+
+def test_training_on_real_photographs_leaves_a_run_that_says_what_it_is(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [4]  # 126 labelled pictures, 32 a step
+    loaded = load_run("csra", str(run), {})
+    assert loaded.recipe.dataset == "coco"
+    assert loaded.recipe.image_size == 64
+    assert loaded.recipe.drop_unlabelled  # from the paper's recipe for COCO
+    assert len(loaded.classes) == 80
+    assert "person" in loaded.classes
+
+
+def test_evaluation_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    done = attnbias(
+        *("val", "csra", "--load-from", run, "--data-root", coco, "--gpus", 0, "--threads", 1),
+        *("--bias", "--json", "-", "--csv", table),
+        expect=0,
+    )
+    (result,) = json.loads(done.out, parse_constant=only)
+    assert result["samples"] == 126
+    assert 0 <= result["measures"]["mAP"] <= 100
+    assert len(result["measures"]["without_positives"]) == 80 - 71
+    assert result["bias"]["truth"] == "masks"
+    assert 0 <= result["bias"]["means"]["pointing"] <= 1
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert len(rows) == 1 + 126
+    assert {len(row) for row in rows} == {1 + 80 + 80}
+    trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert trained[-1]["mAP"] == result["measures"]["mAP"]  # `val` repeats what the run measured, with no flags
+
+
+def test_a_gallery_of_a_split_and_of_single_files(run: Path, coco: Path, real_data: Path, tmp_path: Path) -> None:
+    common = ["visualize", "csra", "--load-from", run, "--data-root", coco]
+    attnbias(*common, "--limit", 2, "--out", tmp_path / "split", expect=0)
+    photographs = sorted((real_data / "coco128" / "images").rglob("*.jpg"))[:2]
+    attnbias(*common, *photographs, "--classes", "person,dog", "--npz", "--out", tmp_path / "files", expect=0)
+    for name in ("split", "files"):
+        page = (tmp_path / name / "gallery.html").read_text()
+        assert 'src="http' not in page
+        overlays = list((tmp_path / name / "overlays").rglob("*.png"))
+        assert overlays
+        assert all(Image.open(path).getbbox() for path in overlays)
+    with np.load(tmp_path / "files" / "maps.npz") as maps:
+        assert len(maps.files) > 0
+
+
+# Published files ------------------------------------------------------------------------------------------------------
+
+
+def wrapped(state: dict[str, torch.Tensor], form: str) -> dict[str, Any]:
+    """A state dict in one of the forms that training programs leave behind."""
+    behind_ddp = {f"module.{name}": value for name, value in state.items()}
+    forms = {"bare": state, "module": behind_ddp, "state_dict": {"state_dict": behind_ddp, "epoch": 3, "best": 61.5}}
+    return forms.get(form, {"model": state, "model_ema": state, "epoch": 3})
+
+
+def published(golden: str, goldens: Path, form: str, folder: Path) -> Path:
+    """The checkpoint that a golden's layout describes, as its authors' program would have written it."""
+    state = Golden.read(goldens / f"{golden}.json.gz").state_dict()
+    path = folder / f"{golden.replace('/', '-')}-{form}.pth"
+    torch.save(wrapped(state, form), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def goldens() -> Path:
+    return Path(__file__).parent / "goldens"
+
+
+@pytest.mark.parametrize("form", ["bare", "module", "state_dict", "model"])
+@pytest.mark.parametrize(
+    ("golden", "inferred"),
+    [
+        ("csra/fwd_r18_h2", {"backbone": "resnet18", "num_heads": 2}),
+        ("lsas/fwd_cifar_lsas_d29_order2", {"network": "cifar", "depth": 29, "order": 2}),
+        ("absvit/grad_absvit_tiny_soft", {"architecture": "tiny_patch16", "top_down": True}),
+    ],
+)
+def test_published_files_load_by_themselves(
+    golden: str, inferred: dict[str, Any], form: str, goldens: Path, tmp_path: Path
+) -> None:
+    check_published(golden, inferred, form, goldens, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("golden", "form", "inferred"),
+    [
+        ("ida/full_r101_c80_h4_heavy", "state_dict", {"backbone": "resnet101", "samples": 4, "heavy": True}),
+        pytest.param("llb/fwd_vit_base_readme", "bare", {"size": "base", "objects": 2048}, marks=pytest.mark.slow),
+    ],
+)
+def test_large_published_files_load_by_themselves(
+    golden: str, form: str, inferred: dict[str, Any], goldens: Path, tmp_path: Path
+) -> None:
+    check_published(golden, inferred, form, goldens, tmp_path)
+
+
+def check_published(golden: str, inferred: dict[str, Any], form: str, goldens: Path, folder: Path) -> None:
+    """A file loads with no flag but the picture's size, is what it should be, and answers."""
+    method = golden.split("/")[0]
+    path = published(golden, goldens, form, folder)
+    loaded = load_run(method, str(path), {"image_size": 64})
+    assert {name: getattr(loaded.recipe, name) for name in inferred} == inferred
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        scores = loaded.method.predict(loaded.model, images, loaded.task)["scores"]
+    assert scores.shape == (2, len(loaded.classes))
+    assert scores.isfinite().all()
+    path.unlink()  # some are large
+
+
+def test_the_authors_checkpoint_scores_real_photographs(coco: Path, goldens: Path, tmp_path: Path) -> None:
+    path = published("csra/fwd_r101_h4_coco", goldens, "module", tmp_path)
+    done = attnbias(
+        *("val", "csra", "--load-from", path, "--image-size", 64, "--data-root", coco, "--gpus", 0, "--threads", 1),
+        *("--json", "-"),
+        expect=0,
+    )
+    (result,) = json.loads(done.out, parse_constant=only)
+    assert "module. stripped" in result["source"]
+    assert result["recipe"]["num_heads"] == 4
+    assert result["recipe"]["lam"] == 0.5  # from the recipe of its kind: the file cannot tell
+    assert result["samples"] == 126
+    assert 0 <= result["measures"]["mAP"] <= 100
+
+
+def test_the_authors_checkpoint_scores_real_small_pictures(real_data: Path, goldens: Path, tmp_path: Path) -> None:
+    attnbias("prepare-data", "cifar10", "--source", real_data / "cifar10_mini", "--root", tmp_path, expect=0)
+    path = published("lsas/fwd_cifar_lsas_d29_order2", goldens, "state_dict", tmp_path)
+    done = attnbias(
+        *("val", "lsas", "--load-from", path, "--data-root", tmp_path, "--gpus", 0, "--threads", 1, "--json", "-"),
+        expect=0,
+    )
+    (result,) = json.loads(done.out, parse_constant=only)
+    assert result["dataset"] == "cifar10"
+    assert result["samples"] == 500
+    assert 0 <= result["measures"]["top1"] <= 100
+
+
+def test_a_published_file_of_another_method_names_it(goldens: Path, tmp_path: Path) -> None:
+    path = published("csra/fwd_r18_h2", goldens, "bare", tmp_path)
+    refused = attnbias("val", "lsas", "--load-from", path, "--gpus", 0, expect=3)
+    assert f"attnbias val csra --load-from {path}" in refused.line
