@@ -130,26 +130,32 @@ def test_published_files_load_by_themselves(
     check_published(golden, inferred, form, goldens, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("golden", "form", "inferred"),
-    [
-        ("ida/full_r101_c80_h4_heavy", "state_dict", {"backbone": "resnet101", "samples": 4, "heavy": True}),
-        pytest.param("llb/fwd_vit_base_readme", "bare", {"size": "base", "objects": 2048}, marks=pytest.mark.slow),
-    ],
-)
-def test_large_published_files_load_by_themselves(
-    golden: str, form: str, inferred: dict[str, Any], goldens: Path, tmp_path: Path
+def test_a_large_published_file_loads_by_itself(goldens: Path, tmp_path: Path) -> None:
+    inferred = {"backbone": "resnet101", "samples": 4, "heavy": True}
+    check_published("ida/full_r101_c80_h4_heavy", inferred, "state_dict", goldens, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_published_vit_of_llb_loads_at_its_own_size(goldens: Path, tmp_path: Path) -> None:
+    inferred = {"size": "base", "objects": 2048, "image_size": 224}
+    check_published("llb/fwd_vit_base_readme", inferred, "bare", goldens, tmp_path, {})
+
+
+def check_published(
+    golden: str,
+    inferred: dict[str, Any],
+    form: str,
+    goldens: Path,
+    folder: Path,
+    flags: dict[str, Any] | None = None,
 ) -> None:
-    check_published(golden, inferred, form, goldens, tmp_path)
-
-
-def check_published(golden: str, inferred: dict[str, Any], form: str, goldens: Path, folder: Path) -> None:
     """A file loads with no flag but the picture's size, is what it should be, and answers."""
     method = golden.split("/")[0]
     path = published(golden, goldens, form, folder)
-    loaded = load_run(method, str(path), {"image_size": 64})
+    loaded = load_run(method, str(path), {"image_size": 64} if flags is None else flags)
     assert {name: getattr(loaded.recipe, name) for name in inferred} == inferred
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    size = loaded.recipe.image_size
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         scores = loaded.method.predict(loaded.model, images, loaded.task)["scores"]
     assert scores.shape == (2, len(loaded.classes))
