@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 HERE = Path(__file__).parent
 
@@ -49,3 +55,16 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("demo", "demo-single"):
         prepare(name, None, root, Options(settings={"train": 72, "eval": 24}))
     return root
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium; skips where there is none."""
+    from browser import Browser
+
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if driver is None or chromium is None:
+        pytest.skip("no chromium and chromedriver on this machine")
+    browser = Browser(driver, chromium)
+    yield browser
+    browser.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from attnbias.methods.engine.comparison import Line, Run
 
@@ -26,6 +27,7 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
             [*reference], [*reference.values()], STYLES[place % len(STYLES)], color="0.6", label=f"published: {name}"
         )
     axes.set(xlabel="epoch", ylabel=" / ".join(dict.fromkeys(run.measure for run in runs if run.measure)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -41,8 +43,7 @@ def accuracy_against_attention(runs: Sequence[Run], lines: Sequence[Line], measu
         for place, (x, y) in enumerate(zip(found[split, measure], found[split, accuracy], strict=True)):
             if x is not None and y is not None:
                 axes.plot(x, y, "o", color=f"C{place}", label=runs[place].name if axes is figure.axes[0] else None)
-        axes.set(title=split, xlabel=measure.replace("_", " "), ylabel=accuracy)
+        axes.set(title=split, xlabel=measure.replace("_", " "), ylabel=accuracy, xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)
-        axes.margins(0.15)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
