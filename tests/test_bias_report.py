@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from command_line import attnbias
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -304,17 +305,37 @@ def test_masks_and_boxes_say_different_things_of_the_same_photographs(photograph
             assert mask.visible == pytest.approx(1, abs=0.35)
 
 
+# On the command line --------------------------------------------------------------------------------------------------
+
+
+def random_weights(path: Path, name: str, task: str) -> Path:
+    method = get_method(name)
+    recipe = method.named_recipe("demo-single" if task == "singlelabel" else "demo").recipe
+    torch.manual_seed(0)
+    classes = tuple(f"digit_{digit}" for digit in range(10))
+    model = method.build_model(recipe, 10, task)
+    write_weights(path, model.state_dict(), weights_metadata(method, recipe, classes, task))
+    return path
+
+
+def test_single_label_sets_with_groups_name_their_worst(demo_root: Path, tmp_path: Path) -> None:
+    file = random_weights(tmp_path / "model.safetensors", "lsas", "singlelabel")
+    common = ["val", "lsas", "--load-from", file, "--data-root", demo_root, "--gpus", 0, "--threads", 1]
+    (result,) = json.loads(attnbias(*common, "--split", "counter", "--bias", "--json", "-", expect=0).out)
+    assert sum(group["samples"] for group in result["groups"]["groups"].values()) == 24
+    assert result["groups"]["worst_group_top1"] <= result["measures"]["top1"]
+    assert result["bias"]["samples"] == 24
+    shown = attnbias(*common, "--reliance", expect=0).out
+    assert "worst_group" in shown
+    assert "context_only" in shown
+    assert "--context needs a multi-label set" in attnbias(*common, "--context", "val", expect=2).line
+
+
 # Processes ------------------------------------------------------------------------------------------------------------
 
 
 def test_one_and_two_processes_write_the_same_files(demo_root: Path, tmp_path: Path) -> None:
-    method = get_method("csra")
-    recipe = method.named_recipe("demo").recipe
-    torch.manual_seed(0)
-    classes = tuple(f"digit_{digit}" for digit in range(10))
-    file = tmp_path / "model.safetensors"
-    model = method.build_model(recipe, 10, "multilabel")
-    write_weights(file, model.state_dict(), weights_metadata(method, recipe, classes, "multilabel"))
+    file = random_weights(tmp_path / "model.safetensors", "csra", "multilabel")
     asked = ["--reliance", "--context", "val", "--faithfulness", "3", "--eval-batch-size", "7"]
     common = ["--load-from", str(file), "--data-root", str(demo_root), "--gpus", "0", "--threads", "1", *asked]
     for processes in ("1", "2"):
