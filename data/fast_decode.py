@@ -1,8 +1,10 @@
 """Which pipelines work on uint8 tensors, and how small a picture is enough for them (`--decode fast`).
 
 Fast decoding hands the pipeline a tensor in place of a PIL picture, so that torchvision resizes it, and lets Pillow
-decode JPEG files that are far too large at a part of their size. torchvision's own JPEG decoder, which gives the same
-pixels a little sooner, is deprecated since its release 0.29.
+decode JPEG files that are far too large at a part of their size (from the file to the tensor, on one core, `make bench`
+has: COCO photographs 0.8 of the exact path's time, 12 megapixels 0.4). Resized pixels are a level off at most; those of
+pictures decoded smaller 0.7 on average, and up to 64 at sharp coloured edges. torchvision's own JPEG decoder gives the
+very pixels of Pillow's in 0.7 of its time, but is deprecated since 0.29 and is to be removed.
 """
 
 from __future__ import annotations
