@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from attnbias.methods.engine.errors import RunError, UsageError
+
+PEER_GRACE = 10.0
+"""Seconds that a process which lost another one waits before it speaks."""
 
 Describe = Callable[[BaseException], tuple[int, str]]
 """An error -> (exit code, one clear line)."""
@@ -112,6 +117,9 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
         if report is None:
             print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201
         else:
+            if re.search(r"by peer|remote process", str(error)):
+                # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
+                time.sleep(PEER_GRACE)
             report.write_text(f"{code}\n{message.rstrip()}\n")
         return code
     if torch.distributed.is_initialized():

@@ -438,7 +438,15 @@ class _Run:
                 (self.folder.path / log[0]).write_text(log[1])
         self._save()
 
+    def _share_buffers(self) -> None:
+        """Give every process the main one's BatchNorm statistics: each has seen other pictures, and all evaluate."""
+        if self.accelerator.num_processes > 1:
+            for model in (self.model, self.ema.module if self.ema else nn.Module()):
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
+
     def _evaluate(self, epoch: int) -> dict[str, Any]:
+        self._share_buffers()
         entry: dict[str, Any] = {"epoch": epoch}
         for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
             if model is None:
