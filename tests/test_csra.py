@@ -207,7 +207,7 @@ TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
 TIMM = ["resnet18d", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
 
 
-@pytest.mark.parametrize("name", ["tiny", *TORCHVISION, *TIMM])
+@pytest.mark.parametrize("name", ["tiny", "tiny_vit", *TORCHVISION, *TIMM])
 def test_any_network_of_torchvision_or_timm_gives_feature_maps(name: str) -> None:
     backbone = build_backbone(name, 64).eval()
     with torch.no_grad():

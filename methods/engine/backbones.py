@@ -1,4 +1,4 @@
-"""Backbones by name: networks of torchvision and timm, cut before their pooling, and a tiny one for CPUs.
+"""Backbones by name: networks of torchvision and timm, cut before their pooling, and two tiny ones for CPUs.
 
 Each maps pictures (B, 3, H, W) to features (B, D, h, w) and tells D as `num_features`. torchvision's networks keep
 their parameter names; timm's keep theirs below `model.`.
@@ -16,6 +16,7 @@ import timm
 import torch
 import torchvision
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -24,6 +25,9 @@ from attnbias.weights.files import load_strict
 
 ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"}
 """Short names of the papers -> timm's."""
+
+TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+"""The transformer beside the tiny network: for CPUs and small pictures."""
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
@@ -88,7 +92,7 @@ Backbone = TorchvisionFeatures | TinyFeatures | TimmFeatures
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
-    """Build a backbone with fresh weights: "tiny", a network of torchvision, or one of timm (in this order).
+    """Build a backbone with fresh weights: tiny, tiny_vit, a network of torchvision, or one of timm (in this order).
 
     `image_size` matters to networks of a fixed input size (ViT, Swin) only.
 
@@ -97,14 +101,16 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     """
     if name == "tiny":
         return TinyFeatures()
+    if name == "tiny_vit":
+        return TimmFeatures(VisionTransformer(image_size, num_classes=0, **TINY_VIT))
     chains = [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(NOT_A_CHAIN)]
     if name in chains:
         return TorchvisionFeatures(name)
     if not timm.is_model(ALIASES.get(name, name)):
-        known = ["tiny", *ALIASES, *chains, *timm.list_models()]
+        known = ["tiny", "tiny_vit", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
-            "expected tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
+            "expected tiny, tiny_vit, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
         )
     try:
         return TimmFeatures.of(ALIASES.get(name, name), image_size)
