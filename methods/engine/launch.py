@@ -57,8 +57,8 @@ def launch(worker: Callable[[str], None], job: str, processes: int, describe: De
     """
     if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _call(worker, job, describe)
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
