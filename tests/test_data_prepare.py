@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -285,6 +286,14 @@ def test_real_coco_pictures(real_data: Path, tmp_path: Path) -> None:
     assert len(index.classes) - len(summary.absent) == 71
     assert sum(box.crowd for record in index.records for box in record.boxes) == 10
     assert report.prepared.roles == {"train": "train", "val": "train"}
+    first, second, *_ = summary.pairs
+    assert (first.first, first.second, first.correlation) == ("couch", "remote", pytest.approx(1))
+    assert (second.first, second.second, second.given_first) == ("cup", "dining table", 0.7)
+    positive = np.array([record.target for record in index.records])
+    for pair in summary.pairs:
+        one, other = (positive[:, index.classes.index(name)] for name in (pair.first, pair.second))
+        assert pair.correlation == pytest.approx(np.corrcoef(one, other)[0, 1])
+        assert (pair.given_first, pair.given_second) == (other[one == 1].mean(), one[other == 1].mean())
 
 
 def test_every_dataset_names_a_function_that_prepares_it_and_splits_that_it_has() -> None:
