@@ -63,7 +63,7 @@ def instructions(facts: DatasetFacts) -> str:
     files = ", ".join(named(archive) for archive in facts.archives)
     expected = f"{files} (or {facts.layout})" if files else facts.layout
     return (
-        f"get it from {facts.page}, put {expected} into one folder, "
+        f"get it ({facts.size}) from {facts.page}, put {expected} into one folder, "
         f"and run: attnbias prepare-data {facts.name} --source THAT_FOLDER"
     )
 
