@@ -56,7 +56,7 @@ def _typed_wrong(error: Any) -> str:
     words = error.format_message().replace("Value error, ", "").replace(". Did you", "; did you").rstrip(".")
     if not words:  # no arguments at all: the help was shown
         return ""
-    if nearest := did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ()):
-        words += nearest
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        words = f"no such option {error.option_name}{did_you_mean(error.option_name, error.possibilities or ())}"
     more = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
     return f"error: {words[:1].lower()}{words[1:]}{more}"
