@@ -23,7 +23,8 @@ demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, comp
 	mkdir -p demo
 	$(BIN)/attnbias prepare-data demo
 	$(BIN)/attnbias train csra $(DEMO_RUN) --lam 0 --out demo/plain > demo/plain.log 2>&1 & plain=$$!; \
-	$(BIN)/attnbias train csra $(DEMO_RUN) --out demo/csra && wait $$plain
+	$(BIN)/attnbias train csra $(DEMO_RUN) --out demo/csra || { kill $$plain; exit 1; }; \
+	wait $$plain
 	$(BIN)/attnbias val csra --load-from demo/plain --load-from demo/csra --split val,counter,unbiased --bias --truth boxes --gpus 0
 	$(BIN)/attnbias compare demo/plain demo/csra
 	$(BIN)/attnbias visualize csra --load-from demo/plain --load-from demo/csra --split counter --limit 24 \
