@@ -100,9 +100,10 @@ def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) -> tuple[Recipe, str, NamedRecipe | None]:
-    """The recipe in force, its name, and the named recipe it came from: file or name, then flags over it."""
-    if recipe is not None and (Path(recipe).suffix in (".yaml", ".yml") or Path(recipe).is_file()):
-        return revise(read_recipe(Path(recipe), method.recipe_type, method.name), typed), Path(recipe).stem, None
+    """The recipe in force, its name, and the named recipe it came from: name or file, then flags over it."""
+    path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
+    if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
+        return revise(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None
     name = recipe or method.default_recipe(typed.get("dataset"))
     named = method.named_recipe(name)
     return parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named

@@ -155,6 +155,12 @@ def test_wrong_recipe_files_are_named(text: str | bytes, words: str, here: Path,
     assert str(file) in line
 
 
+def test_a_recipes_name_goes_before_a_file_of_that_name(here: Path, demo_root: Path) -> None:
+    (here / "demo").write_text("no recipe")
+    shown = attnbias("train", "csra", "--recipe", "demo", "--gpus", 0, "--data-root", demo_root, "--dry-run", expect=0)
+    assert "recipe demo" in shown.out
+
+
 # Every field of every recipe ------------------------------------------------------------------------------------------
 
 
@@ -179,7 +185,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     if get_origin(annotation) is tuple:
         return st.lists(values_of(get_args(annotation)[0]), max_size=30).map(tuple)
     if get_args(annotation):
-        return st.none() | values_of(get_args(annotation)[0])
+        return st.none() | values_of(get_args(annotation)[0]).filter(lambda value: value != ())  # both typed "none"
     words = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"))
     return {
         bool: st.booleans(),
