@@ -234,7 +234,7 @@ def imagenet_archives() -> dict[str, bytes]:
 def test_imagenet_from_archives_that_a_person_fetched(tmp_path: Path, offer: Offer, server: ArchiveServer) -> None:
     archives = imagenet_archives()  # once: the devkit's MATLAB file holds the second it was made in
     offer("imagenet", archives)
-    with pytest.raises(DataError, match="cannot be downloaded by a program: get it .155 GB. from https://image-net"):
+    with pytest.raises(DataError, match=r"cannot be downloaded by a program: get it \(155 GB\) from https://image-net"):
         fetched("imagenet", tmp_path / "root")
     source = tree(tmp_path / "mine", archives)
     before = {path.name for path in source.iterdir()}
