@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from attnbias.data.prepare import Progress, Report
 
 DEMO = "Demo sets"
+NAMED = 20
+"""Classes that never occur are named up to this many."""
 
 
 def _names(incomplete: str) -> list[tuple[str, str]]:
@@ -154,7 +156,8 @@ def _show(report: Report, dry_run: bool) -> None:
     console.print(table)
     for summary in summaries:
         if summary.absent:
-            console.print(f"never in {summary.split}: {', '.join(summary.absent)}")
+            more = f" and {len(summary.absent) - NAMED:,} more" if len(summary.absent) > NAMED else ""
+            console.print(f"never in {summary.split}: {', '.join(summary.absent[:NAMED])}{more}")
     played = report.prepared.roles
     train = next(summary for summary in summaries if summary.split == played.get("train", played["val"]))
     if train.pairs:

@@ -688,6 +688,12 @@ def test_real_voc_pictures_under_their_lists(tmp_path: Path, real_data: Path) ->
             assert len(record.boxes) == text.count("<object>")
 
 
+def test_many_classes_that_never_occur_are_counted(tmp_path: Path) -> None:
+    source = tree(tmp_path / "mine", {f"{synset}/x.jpg": jpeg() for synset in synsets("imagenet-a")[:3]})
+    done = attnbias("prepare-data", "imagenet-a", "--source", source, "--root", tmp_path / "root", cwd=tmp_path)
+    assert "and 977 more" in " ".join(done.stdout.split()), done.stdout
+
+
 def test_real_pictures(tmp_path: Path, real_data: Path) -> None:
     report = prepare("cifar10", real_data / "cifar10_mini", tmp_path, Options(verify=True))
     assert [len(index.records) for index in report.indexes] == [2000, 500]
