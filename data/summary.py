@@ -43,46 +43,48 @@ class Summary:
 
 def summarize(index: Index, pairs: int = 5) -> Summary:
     """Count what is in a split."""
-    positive = positives(index)
+    targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
+    if index.task == "multilabel":
+        positive = targets.reshape(-1, len(index.classes)) == 1
+        counts, unlabelled = positive.sum(axis=0), int((~positive.any(axis=1)).sum())
+    else:
+        counts, unlabelled = np.bincount(targets, minlength=len(index.classes)), 0
     return Summary(
         split=index.split,
         samples=len(index.records),
         pictures=len({record.path for record in index.records}),
-        labels=int(positive.sum()),
+        labels=int(counts.sum()),
         boxes=sum(len(record.boxes) for record in index.records),
-        unlabelled=int((~positive.any(axis=1)).sum()),
-        absent=tuple(index.classes[label] for label in np.flatnonzero(~positive.any(axis=0))),
-        pairs=_strongest(index, positive, pairs),
+        unlabelled=unlabelled,
+        absent=tuple(index.classes[label] for label in np.flatnonzero(counts == 0)),
+        pairs=_strongest(index, targets, counts, pairs),
     )
 
 
-def positives(index: Index) -> NDArray[np.bool_]:
-    """Which classes each sample has, (N, C)."""
-    targets = np.array([record.target for record in index.records], dtype=np.int64)
-    if index.task == "multilabel":
-        return targets.reshape(-1, len(index.classes)) == 1
-    return targets[:, None] == np.arange(len(index.classes))
-
-
-def _strongest(index: Index, positive: NDArray[np.bool_], count: int) -> tuple[Pair, ...]:
+def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int64], number: int) -> tuple[Pair, ...]:
     """The class-class and class-group pairs of the highest phi coefficient, seen together at least five times."""
+    classes, total = len(index.classes), len(index.records)
     groups = sorted({record.group for record in index.records if record.group is not None})
     group_of = np.array([record.group for record in index.records], dtype=object)
     in_group = group_of[:, None] == np.array(groups, dtype=object)  # (N, G)
-    things = np.hstack([positive, in_group]).astype(np.float64)  # (N, C + G)
-    names = [*index.classes, *groups]
-    total = max(len(things), 1)
-    together = things.T @ things
-    alone = np.diag(together)
-    spread = np.sqrt(alone * (total - alone))
+    if index.task == "multilabel":
+        things = np.hstack([targets.reshape(-1, classes) == 1, in_group]).astype(np.float32)  # (N, C + G)
+        together, names = np.triu(things[:, :classes].T @ things, k=1), [*index.classes, *groups]
+        others = np.concatenate([counts, in_group.sum(axis=0)])
+    else:  # no two classes meet, and there may be thousands of them
+        together, names, others = np.zeros((classes, len(groups))), groups, in_group.sum(axis=0)
+        np.add.at(together, targets, in_group)
     with np.errstate(divide="ignore", invalid="ignore"):
-        phi = (total * together - np.outer(alone, alone)) / np.outer(spread, spread)
+        spread = np.outer(
+            np.sqrt(counts * (total - counts)), np.sqrt(others * (total - others))
+        )  # (C, C + G) or (C, G)
+        phi = (
+            total * together.astype(np.float64) - np.outer(counts, others.astype(np.float64))
+        ) / spread  # (C, C + G) or (C, G)
     phi[~np.isfinite(phi) | (together < 5)] = -1
-    rows, columns = np.triu_indices(len(names), k=1)
-    rows, columns = rows[rows < len(index.classes)], columns[rows < len(index.classes)]
-    order = np.argsort(-phi[rows, columns], kind="stable")[:count]
+    best = np.argsort(-phi, axis=None, kind="stable")[:number]
     return tuple(
-        Pair(names[a], names[b], phi[a, b], together[a, b] / alone[a], together[a, b] / alone[b])
-        for a, b in zip(rows[order], columns[order], strict=True)
+        Pair(index.classes[a], names[b], phi[a, b], together[a, b] / counts[a], together[a, b] / others[b])
+        for a, b in zip(*np.unravel_index(best, phi.shape), strict=True)
         if phi[a, b] > 0
     )

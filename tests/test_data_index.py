@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -97,6 +98,20 @@ def test_labels_equal_a_plain_recount(content: dict[str, list[dict[str, object]]
     assert summary.labels == sum(sum(record.target) for record in index.records)
     assert summary.unlabelled == sum(not any(record.target) for record in index.records)
     assert summary.boxes == len(content["annotations"])
+
+
+def test_classes_and_groups_that_come_together_are_found_in_either_task() -> None:
+    single = [Record(f"{k}.jpg", k % 2, group="water" if k % 10 else "land") for k in range(40)]
+    single += [Record(f"{k}.jpg", 2, group="land") for k in range(40, 60)]
+    several = [record._replace(target=tuple(int(k == record.target) for k in range(3))) for record in single]
+    for task, records in (("singlelabel", single), ("multilabel", several)):
+        summary = summarize(Index("some", "train", task, ("a", "b", "c"), Path("/pictures"), tuple(records)))
+        best = summary.pairs[0]
+        assert (best.first, best.second, best.given_first, best.given_second) == ("c", "land", 1.0, 20 / 24)
+        both = np.array([(record.group == "land", record.target == 2) for record in single], dtype=float)
+        assert best.correlation == pytest.approx(np.corrcoef(both.T)[0, 1])
+        assert {pair.second for pair in summary.pairs} == {"land", "water"}
+        assert summary.labels == 60
 
 
 def test_a_set_inside_its_own_folder_can_be_moved(tmp_path: Path) -> None:
