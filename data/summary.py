@@ -69,18 +69,15 @@ def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int6
     in_group = group_of[:, None] == np.array(groups, dtype=object)  # (N, G)
     if index.task == "multilabel":
         things = np.hstack([targets.reshape(-1, classes) == 1, in_group]).astype(np.float32)  # (N, C + G)
-        together, names = np.triu(things[:, :classes].T @ things, k=1), [*index.classes, *groups]
+        together = np.triu(things[:, :classes].T @ things, k=1).astype(np.float64)  # (C, C + G)
+        names = [*index.classes, *groups]
         others = np.concatenate([counts, in_group.sum(axis=0)])
     else:  # no two classes meet, and there may be thousands of them
-        together, names, others = np.zeros((classes, len(groups))), groups, in_group.sum(axis=0)
+        together, names, others = np.zeros((classes, len(groups))), groups, in_group.sum(axis=0)  # (C, G)
         np.add.at(together, targets, in_group)
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.outer(
-            np.sqrt(counts * (total - counts)), np.sqrt(others * (total - others))
-        )  # (C, C + G) or (C, G)
-        phi = (
-            total * together.astype(np.float64) - np.outer(counts, others.astype(np.float64))
-        ) / spread  # (C, C + G) or (C, G)
+        spread = np.outer(np.sqrt(counts * (total - counts)), np.sqrt(others * (total - others)))
+        phi = (total * together - np.outer(counts, others)) / spread
     phi[~np.isfinite(phi) | (together < 5)] = -1
     best = np.argsort(-phi, axis=None, kind="stable")[:number]
     return tuple(
