@@ -39,8 +39,8 @@ class Recipe(BaseModel):
     )
     decode: Literal["exact", "fast"] = option(
         "exact",
-        "Reading of training pictures: exact = the papers' pixels; fast = 0.8 of the time and a level off, or 0.4 and "
-        "more where pictures are far larger than the input. Evaluation has its own --decode.",
+        "Reading of training pictures: exact = the papers' pixels; fast = 0.8 of the time, a level off (0.4 of it and "
+        "some levels where they are far larger than the input). Evaluation has its own --decode.",
         "Data",
     )
     drop_unlabelled: bool = option(False, "Leave out pictures without any positive label, in every split.", "Data")
