@@ -16,11 +16,13 @@ from rich.table import Table
 from attnbias.cli.errors import describe
 from attnbias.cli.options import check_target, per_method, typed_fields, with_recipe_options
 from attnbias.data.atomic import replacing
+from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 
 RUN = "Run (does not change the numbers)"
 BIAS = "Attention bias"
 CONTEXT = "Reliance on context"
+ROBUST = "Robustness"
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -37,7 +39,14 @@ def _command(method: Method) -> Callable[..., None]:
                 autocompletion=lambda: list(method.recipes),
             ),
         ] = None,
-        split: Annotated[str, typer.Option("--split", help="Splits, comma-separated.")] = "val",
+        split: Annotated[
+            str | None,
+            typer.Option(
+                "--split",
+                help="Splits, comma-separated.",
+                show_default="val; none where --imagenet-* sets are asked for",
+            ),
+        ] = None,
         weights: Annotated[
             Literal["raw", "ema"] | None,
             typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
@@ -96,6 +105,61 @@ def _command(method: Method) -> Callable[..., None]:
                 help="Deletion and insertion curves of N samples (some 4 x 224 passes each).",
             ),
         ] = None,
+        imagenet_c: Annotated[
+            bool, typer.Option("--imagenet-c", rich_help_panel=ROBUST, help="The 75 corrupted sets: mCE.")
+        ] = False,
+        imagenet_a: Annotated[
+            bool, typer.Option("--imagenet-a", rich_help_panel=ROBUST, help="Natural adversarial examples.")
+        ] = False,
+        imagenet_r: Annotated[bool, typer.Option("--imagenet-r", rich_help_panel=ROBUST, help="Renditions.")] = False,
+        imagenet_sketch: Annotated[
+            bool, typer.Option("--imagenet-sketch", rich_help_panel=ROBUST, help="Sketches.")
+        ] = False,
+        attack: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--attack",
+                metavar="fgsm|pgd",
+                rich_help_panel=ROBUST,
+                help="White-box attack on each split; repeat for both.",
+            ),
+        ] = None,
+        epsilon: Annotated[
+            float | None,
+            typer.Option(
+                "--epsilon", min=0, rich_help_panel=ROBUST, help="Largest change, in levels of 255.", show_default="1"
+            ),
+        ] = None,
+        attack_step: Annotated[
+            float | None,
+            typer.Option(
+                "--attack-step",
+                min=0,
+                rich_help_panel=ROBUST,
+                help="A step, in levels.",
+                show_default="fgsm 1, pgd 0.5",
+            ),
+        ] = None,
+        attack_steps: Annotated[
+            int | None,
+            typer.Option("--attack-steps", min=1, rich_help_panel=ROBUST, help="Steps of pgd.", show_default="5"),
+        ] = None,
+        corrupt: Annotated[
+            str | None,
+            typer.Option(
+                "--corrupt",
+                metavar="NAME,...|all",
+                rich_help_panel=ROBUST,
+                help="Corrupt each split on the fly, all severities averaged (made here, not the published pictures).",
+            ),
+        ] = None,
+        severity: Annotated[
+            str, typer.Option("--severity", rich_help_panel=ROBUST, help="Severities of --corrupt.")
+        ] = "1,2,3,4,5",
+        robustness_out: Annotated[
+            Path | None,
+            typer.Option("--robustness-out", metavar="FILE", rich_help_panel=ROBUST, help="The table, .json or .csv."),
+        ] = None,
         store: Annotated[
             bool,
             typer.Option("--store", help="Keep the results in the run folder (RUN/evaluations), for compare."),
@@ -150,16 +214,18 @@ def _command(method: Method) -> Callable[..., None]:
         ] = False,
         **fields: Any,
     ) -> None:
-        for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out):
+        for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out, robustness_out):
             if file is not None:
                 check_target(file, overwrite)
         from attnbias.methods.engine.launch import launch, world
 
         cpu, count = world(gpus, processes)
+        flags = {"imagenet-c": imagenet_c, "imagenet-a": imagenet_a, "imagenet-r": imagenet_r}
+        tests = [name for name, asked in {**flags, "imagenet-sketch": imagenet_sketch}.items() if asked]
         job = {
             "method": method.name,
             "load_from": load_from,
-            "splits": [part.strip() for part in split.split(",")],
+            "splits": [part.strip() for part in (split or ("" if tests else "val")).split(",") if part],
             "recipe": recipe,
             "fields": typed_fields(method, fields),
             "entry": {"raw": "model", "ema": "ema", None: None}[weights],
@@ -172,6 +238,11 @@ def _command(method: Method) -> Callable[..., None]:
             "context": context,
             "reliance": reliance,
             "faithfulness": faithfulness,
+            "published_tests": tests,
+            "attacks": {name: _strength(name, epsilon, attack_step, attack_steps) for name in attack or ()},
+            "corruptions": _corruptions(corrupt),
+            "severities": _severities(severity),
+            "robustness_out": robustness_out and str(robustness_out),
             "store": store,
             "csv": csv_file and str(csv_file),
             "overwrite": overwrite,
@@ -202,6 +273,38 @@ def _val() -> None:
     """Sub-commands are the methods; this only makes the group exist."""
 
 
+def _strength(name: str, epsilon: float | None, step: float | None, steps: int | None) -> dict[str, float | int]:
+    """What differs from the program's strength of an attack; FGSM is one step."""
+    if name not in ("fgsm", "pgd"):
+        raise UsageError(f"--attack {name}: expected fgsm or pgd")
+    typed = {"epsilon": epsilon and epsilon / 255, "step_size": step and step / 255}
+    if name == "pgd":
+        typed["steps"] = steps
+    elif epsilon is not None and step is None:
+        typed["step_size"] = epsilon / 255
+    return {field: value for field, value in typed.items() if value is not None}
+
+
+def _corruptions(typed: str | None) -> list[str]:
+    """The corruptions asked for, checked; `all` is the fifteen of ImageNet-C."""
+    if typed is None:
+        return []
+    from attnbias.data.transforms.corruptions import CORRUPTIONS
+
+    names = list(CORRUPTIONS) if typed == "all" else [part.strip() for part in typed.split(",")]
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise UsageError(f"--corrupt: unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
+    return names
+
+
+def _severities(typed: str) -> list[int]:
+    parts = [part.strip() for part in typed.split(",")]
+    if not all(part in ("1", "2", "3", "4", "5") for part in parts):
+        raise UsageError(f"--severity {typed}: expected numbers from 1 to 5, comma-separated")
+    return [int(part) for part in parts]
+
+
 def run_job(text: str) -> None:
     """Evaluate as one process; `text` is the JSON that `attnbias val` resolved."""
     import torch
@@ -225,12 +328,17 @@ def run_job(text: str) -> None:
 
 
 def _show(results: list[dict[str, Any]], per_class: bool) -> None:
-    console = Console()
+    # Tables of several runs want more than a file's or pipe's customary 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=132)
     for source in dict.fromkeys(result["source"] for result in results):
         console.print(f"weights: {source}", highlight=False)
+    _show_robustness(console, results)
+    results = [result for result in results if "measures" in result]
+    if not results:
+        return
     first = results[0]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("measure")
+    table.add_column("measure", no_wrap=True)
     for result in results:
         table.add_column(f"{Path(result['load_from']).name}\n{result['split']}", justify="right")
     for baseline in first["bias"]["baselines"] if "bias" in first else ():
@@ -253,6 +361,25 @@ def _show(results: list[dict[str, Any]], per_class: bool) -> None:
         _show_left_out(console, result)
     if per_class:
         _show_per_class(console, results)
+
+
+def _show_robustness(console: Console, results: list[dict[str, Any]]) -> None:
+    """One table of all tests: a row a test, a column a run and measure."""
+    cells: dict[str, dict[str, float]] = {}
+    for result in results:
+        for row in result.get("robustness", ()):
+            for name, value in row.items():
+                if name in ("top1", "top5", "mAP", "CE", "mCE"):
+                    cells.setdefault(row["test"], {})[f"{Path(result['load_from']).name}\n{name}"] = value
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    if columns:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("test")
+        for column in columns:
+            table.add_column(column, justify="right")
+        for test, row in cells.items():
+            table.add_row(test, *(_number(row.get(column)) for column in columns))
+        console.print(table)
 
 
 def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:

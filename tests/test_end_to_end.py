@@ -77,6 +77,26 @@ def test_evaluation_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -
     assert trained[-1]["mAP"] == result["measures"]["mAP"]  # `val` repeats what the run measured, with no flags
 
 
+def test_attacks_and_corruptions_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -> None:
+    table = tmp_path / "robustness.csv"
+    val = ["val", "csra", "--load-from", run, "--data-root", coco, "--gpus", 0, "--threads", 1]
+    done = attnbias(
+        *(*val, "--attack", "fgsm", "--attack", "pgd", "--epsilon", 8, "--corrupt", "fog,contrast", "--severity", 5),
+        *("--json", "-", "--robustness-out", table),
+        expect=0,
+    )
+    (result,) = json.loads(done.out, parse_constant=only)
+    rows = {row["test"]: row["mAP"] for row in result["robustness"]}
+    assert list(rows) == ["coco/val", *(f"coco/val {t}" for t in ("fgsm", "pgd", "fog", "contrast", "corrupted"))]
+    assert rows["coco/val"] == result["measures"]["mAP"]
+    assert rows["coco/val pgd"] < rows["coco/val"]
+    assert rows["coco/val corrupted"] == pytest.approx((rows["coco/val fog"] + rows["coco/val contrast"]) / 2)
+    assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == list(rows)
+    for wrong in (["--attack", "bim"], ["--corrupt", "fogg"], ["--severity", "6"]):
+        assert wrong[0] in attnbias(*val, *wrong, expect=2).line
+    assert "attnbias prepare-data imagenet-a" in attnbias(*val, "--imagenet-a", expect=3).line
+
+
 def test_a_gallery_of_a_split_and_of_single_files(run: Path, coco: Path, real_data: Path, tmp_path: Path) -> None:
     common = ["visualize", "csra", "--load-from", run, "--data-root", coco]
     attnbias(*common, "--limit", 2, "--out", tmp_path / "split", expect=0)

@@ -131,6 +131,10 @@ class Bench:
         rows = [_row(f"{index.dataset}/{split} {name}", {measure: value}) for name, value in means.items()]
         return [*rows, _row(f"{index.dataset}/{split} corrupted", {measure: float(np.mean(list(means.values())))})]
 
+    def published(self, dataset: str) -> list[Row]:
+        """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
+        return self.imagenet_c() if dataset == "imagenet-c" else self.rendition(dataset)
+
     def imagenet_c(self) -> list[Row]:
         """The 75 published corrupted sets: accuracy and CE of each corruption, then their means."""
         recipe = self.loaded.recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +13,18 @@ from accelerate import Accelerator
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.pictures import Decode
 from attnbias.data.registry import open_split
+from attnbias.data.transforms.corruptions import SEVERITIES
+from attnbias.methods.engine.attacks import ATTACKS
 from attnbias.methods.engine.bias_report import measure_bias
 from attnbias.methods.engine.context_bias import Pair, biased_pairs, group_measures, pair_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluate import Evaluation, evaluate, open_dataset, write_scores
-from attnbias.methods.engine.evaluations import Scores, folder_of, prepare_storing, store
+from attnbias.methods.engine.evaluations import ROBUSTNESS, Scores, folder_of, prepare_storing, store
 from attnbias.methods.engine.faithfulness import measure_faithfulness
 from attnbias.methods.engine.load import Loaded, load_run
 from attnbias.methods.engine.objects import Truth
 from attnbias.methods.engine.reliance import measure_reliance
+from attnbias.methods.engine.robustness import Bench, Row, write_table
 from attnbias.weights.files import Entry
 
 Result = dict[str, Any]
@@ -50,6 +53,13 @@ class Job:
     reliance: bool = False
     faithfulness: int | None = None
     """How many samples."""
+    published_tests: Sequence[str] = ()
+    """Of imagenet-c, imagenet-a, imagenet-r, imagenet-sketch."""
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name of an attack -> the fields of its strength that differ from the program's."""
+    corruptions: Sequence[str] = ()
+    severities: Sequence[int] = SEVERITIES
+    robustness_out: str | None = None
     store: bool = False
     csv: str | None = None
     overwrite: bool = False
@@ -71,7 +81,11 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
     pairs: list[Pair] = []
     for load_from in job.load_from:
         loaded = _load(job, load_from, accelerator)
-        if job.context is not None and not results:
+        bench = Bench(loaded, accelerator, _root(job), job.batch_size, job.workers, job.on_bad_image)
+        if job.published_tests:
+            rows = [row for name in job.published_tests for row in bench.published(name)]
+            results.append({"load_from": load_from, "source": loaded.source, "robustness": rows})
+        if job.context is not None and not pairs:
             pairs = _pairs(job, loaded, accelerator)
         for split in job.splits:
             dataset = _open(job, loaded, load_from, split)
@@ -111,6 +125,10 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 result["faithfulness"] = measure_faithfulness(
                     loaded, dataset, found, accelerator, job.faithfulness, kind=job.map, batch_size=job.batch_size
                 )
+            if job.attacks or job.corruptions:
+                result["robustness"] = _robustness(job, bench, split)
+                if job.store and accelerator.is_main_process:
+                    write_table(kept / ROBUSTNESS, result["robustness"])
             if job.store and accelerator.is_main_process:
                 paths = np.array([dataset.records[sample].path for sample in found.ids])
                 store(kept, result, Scores(paths, found.targets, found.scores["scores"]))
@@ -124,7 +142,18 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 for folder in folders if accelerator.is_main_process else ():
                     report.write(folder, [record.path for record in dataset.records], index.classes)
             results.append(result)
+    if job.robustness_out and accelerator.is_main_process:
+        rows = [{"weights": r["load_from"], **row} for r in results for row in r.get("robustness", ())]
+        write_table(Path(job.robustness_out), rows)
     return results
+
+
+def _robustness(job: Job, bench: Bench, split: str) -> list[Row]:
+    """A split as it is, under each attack, and corrupted on the fly."""
+    rows = bench.clean(split)
+    for name, strength in job.attacks.items():
+        rows += bench.attacked(split, name, replace(ATTACKS[name], **strength))
+    return rows + (bench.corrupted(split, job.corruptions, job.severities) if job.corruptions else [])
 
 
 def _numbered(file: Path, number: str) -> Path:
