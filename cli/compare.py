@@ -7,14 +7,16 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from attnbias.methods.engine.comparison import Line, Run, as_csv, as_json, as_markdown, cell, compared, read_run
 from attnbias.methods.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.comparison import Line, Run
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -56,6 +58,8 @@ def compare(
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise UsageError(f"--out {out} is there already; choose another folder or add --overwrite")
+    from attnbias.methods.engine.comparison import as_csv, as_json, as_markdown, compared, read_run
+
     read = [read_run(path) for path in runs]
     lines = compared(read, map_kind)
     models = []
@@ -96,6 +100,8 @@ def _page_split(lines: Sequence[Line], asked: str | None) -> str:
 
 
 def _show(console: Console, runs: Sequence[Run], lines: Sequence[Line]) -> None:
+    from attnbias.methods.engine.comparison import cell
+
     logged = [run for run in runs if run.curves]
     splits = list(dict.fromkeys(split for run in logged for split in run.curves))
     if logged:

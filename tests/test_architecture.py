@@ -71,7 +71,7 @@ def test_command_line_starts_without_torch(arguments: list[str]) -> None:
     probe = (
         "import sys\nfrom attnbias.cli.app import main\nsys.argv = ['attnbias', *sys.argv[1:]]\n"
         "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'accelerate'} & set(sys.modules)\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'numpy', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", probe, *arguments], check=True, stdout=subprocess.DEVNULL)
