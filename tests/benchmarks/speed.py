@@ -47,17 +47,18 @@ from attnbias.methods.engine.train import Options, _Run, build_accelerator
 RESULTS = Path(__file__).parent / "results"
 
 
-def medians(
-    first: Callable[[], Any], second: Callable[[], Any], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, float, float]:
-    """Run both in turn; the median time of each in seconds, and the median of the ratios of neighbours."""
+def medians(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> tuple[float, float, float]:
+    """Run both in turn; the median CPU time of each in seconds, and the median of the ratios of neighbours.
+
+    CPU time of one thread: a shared machine lengthens the wall clock, but hardly that.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for place, call in enumerate((first, second)):
-            start = clock()
+            start = time.process_time()
             call()
             if turn:  # the first round warms up
-                times[place].append(clock() - start)
+                times[place].append(time.process_time() - start)
     ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
     return statistics.median(times[0]), statistics.median(times[1]), ratio
 
@@ -163,7 +164,7 @@ def loaders(rounds: int) -> Iterator[dict[str, Any]]:
                 what = f"{name} {'training' if train else 'evaluation'}, {words} -> 448 px"
                 exact = opened(name, train, "exact")
                 fast = exact if name == "ida" else opened(name, train, "fast")  # IDA's training needs PIL pictures
-                spent, base, ratio = medians(partial(read, fast), partial(read, exact), rounds, time.process_time)
+                spent, base, ratio = medians(partial(read, fast), partial(read, exact), rounds)
                 yield {"case": f"{what}: samples/s", "per_second": len(files) / base, "target": target}
                 if fast is not exact:
                     times = {"ours_ms": 1e3 * spent / len(files), "baseline_ms": 1e3 * base / len(files)}
