@@ -52,6 +52,9 @@ def _command(method: Method) -> Callable[..., None]:
             typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
         ] = None,
         per_class: Annotated[bool, typer.Option("--per-class", help="Also show the measure of each class.")] = False,
+        real_labels: Annotated[
+            bool, typer.Option("--real-labels", help="Also measure by ImageNet's reassessed labels (ReaL).")
+        ] = False,
         json_file: Annotated[
             str | None, typer.Option("--json", metavar="FILE", help="Write all measures as JSON; - is standard output.")
         ] = None,
@@ -230,6 +233,7 @@ def _command(method: Method) -> Callable[..., None]:
             "fields": typed_fields(method, fields),
             "entry": {"raw": "model", "ema": "ema", None: None}[weights],
             "trust": trust_checkpoint,
+            "real_labels": real_labels,
             "bias": bias or bias_out is not None,
             "map": None if map_kind == "own" else map_kind,
             "truth": truth,
@@ -354,7 +358,7 @@ def _show(results: list[dict[str, Any]], per_class: bool) -> None:
             found = [result[part].get("means", result[part])[name] for result in results]
             if part == "bias":
                 found += [means[name] for means in first["bias"]["baselines"].values()]
-            shown = _number if part in ("context", "groups") else "{:.3f}".format
+            shown = _number if part in ("real", "context", "groups") else "{:.3f}".format
             table.add_row(name, *(value if isinstance(value, str) else shown(value) for value in found))
     console.print(table)
     for result in results:
@@ -384,6 +388,8 @@ def _show_robustness(console: Console, results: list[dict[str, Any]]) -> None:
 
 def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
     """What was measured beside scores: the part of the result, words for it, and the measures a table shows."""
+    if "real" in result:
+        yield "real", "ReaL labels", ("real_top1", "real_top5")
     if "groups" in result:
         yield "groups", "groups", ("worst_group", "worst_group_top1", "group_gap")
     if "context" in result:

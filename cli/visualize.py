@@ -3,10 +3,11 @@
 No postponed annotations here: a command's options quote its method, which only exists inside the closure.
 """
 
+import heapq
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.look import Column, Photo
+    from attnbias.methods.engine.look import Column, Photo, Seen
 
 BATCH = 16
 """Pictures shown to a model at once."""
@@ -48,6 +49,7 @@ class Request:
     fields: dict[str, Any]
     split: str
     limit: int | None
+    top: int | None
     classes: str | None
     kinds: list[str]
     heads: list[int]
@@ -91,6 +93,14 @@ def _command(method: Method) -> Callable[..., None]:
         limit: Annotated[
             int | None,
             typer.Option("--limit", min=1, help="Only the first N pictures.", show_default=f"{SPLIT_LIMIT} of a split"),
+        ] = None,
+        top: Annotated[
+            int | None,
+            typer.Option(
+                "--top",
+                min=1,
+                help="Look at all, draw only the N pictures whose first map (before normalisation) peaks highest.",
+            ),
         ] = None,
         classes: Annotated[
             str | None,
@@ -157,6 +167,7 @@ def _command(method: Method) -> Callable[..., None]:
             fields=typed_fields(method, fields),
             split=split,
             limit=limit,
+            top=top,
             classes=classes,
             kinds=kind or [],
             heads=head or [],
@@ -332,18 +343,42 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
             f"{len(index.classes)}; name the right one with --dataset"
         )
     dataset = open_dataset(loaded.method, loaded.recipe, index)
-    places = range(min(request.limit or SPLIT_LIMIT, len(dataset)))
+    limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
+    places = range(min(limit, len(dataset)))
     words = f"{index.dataset}, split {index.split}, first {len(places)} of {len(dataset)}"
     return words, [partial(photo_of, dataset, place) for place in places]
 
 
-def _write(request: Request, folder: Path) -> str:
-    """Look, draw and write everything into `folder`; return what was done in words."""
+def _look(
+    request: Request,
+    columns: "list[Column]",
+    asked: list[int],
+    readers: "list[Callable[[], Photo]]",
+    skipped: list[str],
+) -> "Iterator[tuple[Photo, Seen]]":
+    """Read and look at the pictures, a batch at a time; `skipped` gains what could not be read."""
     from rich.progress import track
 
     from attnbias.data.errors import DataError
-    from attnbias.methods.engine.exhibit import Exhibit
     from attnbias.methods.engine.look import look
+
+    starts = range(0, len(readers), BATCH)
+    for start in track(starts, description="looking", transient=True, disable=not sys.stdout.isatty()):
+        photos: list[Photo] = []
+        for read in readers[start : start + BATCH]:
+            try:
+                photos.append(read())
+            except DataError as error:
+                if request.on_bad_image == "error":
+                    raise
+                skipped.append(str(error))
+        yield from zip(photos, look(photos, columns, asked, request.normalisation), strict=True)
+
+
+def _write(request: Request, folder: Path) -> str:
+    """Look, draw and write everything into `folder`; return what was done in words."""
+    from attnbias.data.errors import DataError
+    from attnbias.methods.engine.exhibit import Exhibit
 
     columns = _columns(request)
     asked = parse_classes(request.classes, columns[0].loaded.classes)
@@ -358,18 +393,12 @@ def _write(request: Request, folder: Path) -> str:
         contour=request.contour,
     )
     skipped: list[str] = []
-    starts = range(0, len(readers), BATCH)
-    for start in track(starts, description="looking", transient=True, disable=not sys.stdout.isatty()):
-        photos: list[Photo] = []
-        for read in readers[start : start + BATCH]:
-            try:
-                photos.append(read())
-            except DataError as error:
-                if request.on_bad_image == "error":
-                    raise
-                skipped.append(str(error))
-        for photo, seen in zip(photos, look(photos, columns, asked, request.normalisation), strict=True):
-            exhibit.add(photo, seen)
+    shown: Iterable[tuple[Photo, Seen]] = _look(request, columns, asked, readers, skipped)
+    if request.top is not None:
+        shown = heapq.nlargest(request.top, shown, key=lambda pair: pair[1].peak)
+        source += f"; the {len(shown)} where {columns[0].name} peaks highest, highest first"
+    for photo, seen in shown:
+        exhibit.add(photo, seen)
     if not exhibit.items:
         raise DataError("no picture could be read: " + "; ".join(skipped[:3]))
     exhibit.write_page(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -61,6 +62,20 @@ def subset_indices(subset: str) -> tuple[int, ...]:
     """Class numbers, among the 1000, of the 200 classes of imagenet-a or imagenet-r: the columns that count there."""
     number = {synset: label for label, synset in enumerate(synsets())}
     return tuple(number[synset] for synset in synsets(subset))
+
+
+def real_labels(index: Index) -> list[frozenset[int]] | None:
+    """Reassessed labels (ReaL; Beyer et al., arXiv:2006.07159) of each record, found by the file's name.
+
+    A picture may have several, or none (it is to be left out). None where the index is not of validation pictures
+    with the 1000 classes in their order.
+    """
+    if index.classes not in (class_names(), synsets()):
+        return None
+    labels = json.loads((files("timm.data") / "_info" / "imagenet_real_labels.json").read_text())
+    named = {f"ILSVRC2012_val_{number:08d}.JPEG": frozenset(own) for number, own in enumerate(labels, start=1)}
+    names = [Path(record.path).name for record in index.records]
+    return [named[name] for name in names] if all(name in named for name in names) else None
 
 
 def read_synset_folders(

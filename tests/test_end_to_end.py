@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from command_line import attnbias
 from golden_case import Golden
 from PIL import Image
 
-from attnbias.methods.engine.load import load_run
+from attnbias.data.imagenet import class_names, synsets
+from attnbias.methods import get_method
+from attnbias.methods.engine.load import load_run, weights_metadata
+from attnbias.methods.engine.recipe import revise
+from attnbias.weights.files import write_weights
 
 SMALL = ["--backbone", "tiny", "--image-size", 64, "--batch-size", 32, "--epochs", 1, "--gpus", 0, "--threads", 1]
 
@@ -215,3 +220,39 @@ def test_a_published_file_of_another_method_names_it(goldens: Path, tmp_path: Pa
     path = published("csra/fwd_r18_h2", goldens, "bare", tmp_path)
     refused = attnbias("val", "lsas", "--load-from", path, "--gpus", 0, expect=3)
     assert f"attnbias val csra --load-from {path}" in refused.line
+
+
+# ImageNet -------------------------------------------------------------------------------------------------------------
+
+
+def test_imagenets_validation_pictures_are_also_rated_by_their_reassessed_labels(tmp_path: Path) -> None:
+    real = json.loads((files("timm.data") / "_info" / "imagenet_real_labels.json").read_text())
+    several = next(number for number, own in enumerate(real) if len(own) > 1)
+    always = real[several][1]  # the class that the model always names
+    chosen = [several, real.index([]), *(number for number in range(40) if always not in real[number])][:6]
+    for number in chosen:
+        picture = tmp_path / "source" / "val" / synsets()[0] / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number % 256, 0, 0)).save(picture)
+    attnbias("prepare-data", "imagenet", "--source", tmp_path / "source", "--root", tmp_path / "root", expect=0)
+    method = get_method("llb")
+    recipe = revise(method.named_recipe("demo-single").recipe, {"dataset": "imagenet", "alpha": 1.0})
+    model = method.build_model(recipe, 1000, "singlelabel")
+    model.backbone.head.bias.data[always] = 1e3
+    file = tmp_path / "model.safetensors"
+    write_weights(file, model.state_dict(), weights_metadata(method, recipe, class_names(), "singlelabel"))
+    common = ["val", "llb", "--load-from", file, "--real-labels", "--gpus", 0, "--threads", 1, "--data-root"]
+    (result,) = json.loads(attnbias(*common, tmp_path / "root", "--json", "-", expect=0).out)
+    rated = [real[number] for number in chosen if real[number]]
+    assert result["samples"] == len(rated) + 1  # one picture has no label left
+    assert result["real"]["samples"] == len(rated)
+    assert result["real"]["real_top1"] == pytest.approx(100 * sum(always in own for own in rated) / len(rated))
+    assert result["real"]["real_top1"] > result["measures"]["top1"] == 0
+    assert "ReaL labels" in attnbias(*common, tmp_path / "root", expect=0).out
+    # One picture that is not ImageNet's.
+    other = tmp_path / "source" / "val" / synsets()[0] / "mine.JPEG"
+    Image.new("RGB", (40, 40)).save(other)
+    attnbias("prepare-data", "imagenet", "--source", tmp_path / "source", "--root", tmp_path / "second", expect=0)
+    assert (
+        "--real-labels are of ImageNet's validation pictures" in attnbias(*common, tmp_path / "second", expect=2).line
+    )

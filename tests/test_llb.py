@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.measures import singlelabel_measures
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.llb.attention import object_maps, survey_objects
-from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures, real_accuracy
+from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import LLBRecipe
 from attnbias.weights.errors import WeightsError
@@ -417,8 +416,8 @@ def test_agreement_shares_add_up_to_each_branchs_accuracy() -> None:
 
 def test_object_measures_count_objects_in_use() -> None:
     even, one = np.full(8, 1 / 8, dtype=np.float32), np.eye(8, dtype=np.float32)[3]
-    assert object_measures(even) == {"perplexity": pytest.approx(8), "dead": 0}
-    assert object_measures(one) == {"perplexity": pytest.approx(1), "dead": 7}
+    assert object_measures(even) == {"perplexity": pytest.approx(8), "dead": 0, "most_used": [0, 1, 2, 3, 4, 5, 6, 7]}
+    assert object_measures(one) == {"perplexity": pytest.approx(1), "dead": 7, "most_used": [3, 0, 1, 2, 4, 5, 6, 7]}
 
 
 @pytest.mark.parametrize(("task", "deciding"), [("singlelabel", "top1"), ("multilabel", "mAP")])
@@ -446,15 +445,3 @@ def test_both_losses_of_the_mixture_stand_beside_the_accuracies() -> None:
     expected = nn.functional.cross_entropy(torch.from_numpy(scores), torch.tensor([0, 3])).item()
     assert measures["program_loss"] == pytest.approx(expected)
     assert measures["top5"] == 100  # four classes: the program stops here with an error
-
-
-def test_real_labels_leave_out_pictures_without_any(tmp_path: Path) -> None:
-    labels = tmp_path / "real.json"
-    labels.write_text(json.dumps([[0, 2], [], [1], [3]]))
-    scores = np.eye(6, dtype=np.float32)[[2, 4, 5, 3]]
-    # Rows in another order than the files' numbers: names decide.
-    names = [f"val/n/ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3, 4)]
-    assert real_accuracy(scores, names, labels)["real_top1"] == pytest.approx(200 / 3)
-    order = [3, 0, 2, 1]
-    shuffled = real_accuracy(scores[order], [names[i] for i in order], labels)
-    assert shuffled["real_top1"] == pytest.approx(200 / 3)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from timm.data.real_labels import RealLabelsImagenet
 
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.measures import (
@@ -14,6 +19,7 @@ from attnbias.methods.engine.measures import (
     f1,
     keep_highest,
     multilabel_measures,
+    real_accuracy,
     singlelabel_measures,
     top_accuracy,
 )
@@ -138,6 +144,19 @@ def test_top_accuracy_counts_the_true_class_among_the_highest_and_clamps_to_the_
     assert top_accuracy(targets, scores, 1) == pytest.approx(1 / 3)  # among equal scores the first class leads
     assert top_accuracy(targets, scores, 2) == pytest.approx(2 / 3)
     assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3, "top5": 100})
+
+
+def test_real_accuracy_is_timms_and_leaves_out_pictures_without_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = [rng.choice(20, size, replace=False).tolist() for size in rng.integers(0, 4, 200)]
+    scores = rng.random((200, 20), np.float32)
+    file = tmp_path / "real.json"
+    file.write_text(json.dumps(labels))
+    theirs = RealLabelsImagenet([f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 201)], file)
+    theirs.add_result(torch.from_numpy(scores))
+    expected = {f"real_top{k}": value for k, value in theirs.get_accuracy().items()}
+    assert real_accuracy(scores, labels) == pytest.approx({"samples": sum(map(bool, labels)), **expected})
+    assert 0 < expected["real_top1"] < expected["real_top5"] < 100
 
 
 @pytest.mark.parametrize("measure", [multilabel_measures, singlelabel_measures])

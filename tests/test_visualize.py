@@ -257,6 +257,23 @@ def test_another_method_stands_beside_under_one_explainer(model: Path, photos: P
     assert all(list(view["maps"]) == list(item["views"][0]["maps"]) for item in page["items"] for view in item["views"])
 
 
+def test_the_pictures_where_a_map_peaks_highest_come_first(tmp_path: Path) -> None:
+    llb = checkpoint(tmp_path / "llb.safetensors", ("cat", "dog"), method_name="llb")
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (20, 40, 40, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    common = ("--load-from", f"llb:{llb}", folder, "--map", "objects", "--head", 5, "--classes", "dog", "--npz")
+    visualize(*common, "--out", tmp_path / "all")
+    visualize(*common, "--top", 3, "--out", tmp_path / "top")
+    peaks = arrays(tmp_path / "all")["maps_0"].max(axis=(1, 2))
+    best = np.argsort(-peaks)[:3]
+    assert best.tolist() != [0, 1, 2]
+    assert [item["name"] for item in content(tmp_path / "top")["items"]] == [f"{number:02}.png" for number in best]
+    assert arrays(tmp_path / "top")["maps_0"].max(axis=(1, 2)) == pytest.approx(peaks[best], rel=1e-5)
+    assert "the 3 where llb objects head 5 peaks highest" in content(tmp_path / "top")["source"]
+
+
 def test_runs_of_other_classes_are_not_compared(model: Path, photos: Path, tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other.safetensors", ("cat", "dog"))
     code, line = refused("--load-from", model, "--load-from", other, photos, "--out", tmp_path / "out")

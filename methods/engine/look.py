@@ -73,6 +73,11 @@ class Seen:
     raw: tuple[dict[int, NDArray[np.float32]], ...]
     """For each column: class -> map (h, w) as the method gives it, before normalisation."""
 
+    @property
+    def peak(self) -> float:
+        """Highest value of the first column's maps."""
+        return max(float(values.max()) for values in self.raw[0].values())
+
 
 def photo_of(dataset: PictureDataset, place: int) -> Photo:
     """One sample of a split with its labels and boxes."""

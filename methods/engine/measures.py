@@ -6,6 +6,7 @@ Every figure follows from the scores and the order of the samples alone, so it c
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -63,6 +64,25 @@ def singlelabel_measures(targets: NDArray[Any], scores: NDArray[Any]) -> dict[st
         RunError: a score is not finite.
     """
     return {f"top{k}": 100 * top_accuracy(targets, scores, k) for k in (1, 5)}
+
+
+def real_accuracy(scores: NDArray[Any], labels: Sequence[Collection[int]]) -> dict[str, Any]:
+    """Top-1 and top-5 accuracy in per cent where any of a picture's labels is right (ReaL, arXiv:2006.07159).
+
+    `samples` counts the pictures that were rated: those without any label are left out. Of equal scores the first class
+    leads.
+
+    Raises:
+        RunError: a score is not finite.
+    """
+    _check_finite(scores)
+    places = []
+    for row, own in zip(scores, labels, strict=True):
+        if own:
+            highest = np.argsort(-row, kind="stable")[:5].tolist()
+            places.append(next((place for place, label in enumerate(highest) if label in own), 5))
+    shares = {f"real_top{k}": 100 * sum(place < k for place in places) / max(len(places), 1) for k in (1, 5)}
+    return {"samples": len(places), **shares}
 
 
 def average_precision(targets: NDArray[Any], scores: NDArray[Any], rule: Rule = "mean") -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from accelerate import Accelerator
 
+from attnbias.data import imagenet
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.pictures import Decode
 from attnbias.data.registry import open_split
@@ -22,6 +23,7 @@ from attnbias.methods.engine.evaluate import Evaluation, evaluate, open_dataset,
 from attnbias.methods.engine.evaluations import ROBUSTNESS, Scores, folder_of, prepare_storing, store
 from attnbias.methods.engine.faithfulness import measure_faithfulness
 from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.measures import real_accuracy
 from attnbias.methods.engine.objects import Truth
 from attnbias.methods.engine.reliance import measure_reliance
 from attnbias.methods.engine.robustness import Bench, Row, write_table
@@ -42,6 +44,8 @@ class Job:
     fields: dict[str, Any] = field(default_factory=dict)
     entry: Entry | None = None
     trust: bool = False
+    real_labels: bool = False
+    """Also measure by ImageNet's reassessed labels."""
     bias: bool = False
     map: str | None = None
     """None = each model's own."""
@@ -99,6 +103,12 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
             table = _numbered(Path(job.csv), number) if job.csv else None
             if table is not None and table.exists() and not job.overwrite:
                 raise UsageError(f"{table} exists; choose another --csv or add --overwrite")
+            reassessed = imagenet.real_labels(index) if job.real_labels else None
+            if job.real_labels and reassessed is None:
+                raise UsageError(
+                    f"--real-labels are of ImageNet's validation pictures (ILSVRC2012_val_00000001.JPEG ...), and "
+                    f"split '{index.split}' of dataset '{index.dataset}' holds others; name them with --dataset"
+                )
             found = _score(job, loaded, dataset, accelerator)
             result: Result = {
                 "load_from": load_from,
@@ -113,6 +123,8 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 "recipe": loaded.recipe.model_dump(mode="json"),
                 "measures": found.measures,
             }
+            if reassessed is not None:
+                result["real"] = real_accuracy(found.scores["scores"], [reassessed[sample] for sample in found.ids])
             if index.task == "singlelabel" and all(record.group for record in dataset.records):
                 groups = [dataset.records[sample].group or "" for sample in found.ids]
                 result["groups"] = group_measures(found.targets, found.scores["scores"], groups)

@@ -1,18 +1,16 @@
-"""Measures that only LLB has, pure functions on stored predictions: branch against branch, alpha, losses, ReaL labels.
+"""Measures that only LLB has, pure functions on stored predictions: branch against branch, alpha, losses, objects.
 
 Probabilities are (N, C) float; targets are (N,) class numbers, in multi-label work (N, C) with -1 = ignore.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.data.real_labels import RealLabelsImagenet
 
 from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Task
@@ -64,22 +62,13 @@ def program_loss(targets: Array, probabilities: Array) -> float:
 
 
 def object_measures(usage: Array) -> dict[str, Any]:
-    """Measure the usage (O,) of latent objects: how many are in use, and how many are dead.
+    """Measure the usage (O,) of latent objects: how many are in use, how many are dead, which lead.
 
-    `perplexity` is exp of the usage entropy, 1 ... O; `dead` counts objects below a hundredth of an even share.
+    `perplexity` is exp of the usage entropy, 1 ... O; `dead` counts objects below a hundredth of an even share;
+    `most_used` are the numbers of the ten objects that are used most.
     """
     return {
         "perplexity": usage_entropy(torch.from_numpy(usage)).exp().item(),
         "dead": int(np.count_nonzero(usage < 0.01 / len(usage))),
+        "most_used": np.argsort(-usage, kind="stable")[:10].tolist(),
     }
-
-
-def real_accuracy(probabilities: Array, filenames: Sequence[str], labels: Path | None = None) -> dict[str, float]:
-    """Top-1 and top-5, in per cent, under ImageNet's reassessed labels (Beyer et al., arXiv:2006.07159).
-
-    `filenames` names every validation picture (ILSVRC2012_val_00000001.JPEG ...), in the order of the rows; pictures
-    whose label set is empty are left out. `labels` is a file like the one that timm carries.
-    """
-    real = RealLabelsImagenet(filenames, real_json=labels)
-    real.add_result(torch.from_numpy(probabilities))
-    return {f"real_top{k}": value for k, value in real.get_accuracy().items()}
