@@ -34,7 +34,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 """What a folder's pictures end in; a file that is named itself may end in anything."""
 
 
-WRITTEN = ("overlays", "maps.npz", "gallery.html")
+WRITTEN = ("overlays", "panels", "maps.npz", "gallery.html")
 """All that this command writes, and all that --overwrite replaces."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import attnbias
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from attnbias.methods.engine.cost import measure_cost
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import grad_cam
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.overlay import inferno
+from attnbias.methods.engine.panels import GAP, HEIGHT, LABEL, STRIP, draw_panels
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.lsas import METHOD, decay_rule
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
@@ -265,6 +268,21 @@ def test_channel_attention_panels_hold_every_factor() -> None:
         ("layer3.0", (3, 2, 256)),
     ]
     torch.testing.assert_close(panels[0].attention, panels[0].factors.prod(0))
+    shown = METHOD.panels(model, torch.randn(2, 3, 32, 32))
+    assert list(shown["layer3.0"]) == ["attention", "sigmoid(v0)", "sigmoid(v1)", "sigmoid(v2)"]
+
+
+def test_a_panel_shows_channels_in_order_and_how_their_values_spread() -> None:
+    values = np.array([0, 1], dtype=np.float32).repeat(64)
+    drawn = np.asarray(draw_panels({"layer3.0": {"attention": values, "sigmoid(v0)": 0 * values}}))
+    rows = [GAP + place * (HEIGHT + GAP) + HEIGHT - 1 for place in (0, 1)]  # the lowest line of each
+    strip, histogram = (slice(left, left + width) for left, width in ((LABEL + 2 * GAP, STRIP), (-GAP - 128, 128)))
+    dark, bright = inferno()[[0, 255]]
+    assert (drawn[rows[0], strip][: STRIP // 2] == dark).all()
+    assert (drawn[rows[0], strip][STRIP // 2 :] == bright).all()
+    assert (drawn[rows[1], strip] == dark).all()
+    bars = [np.flatnonzero(drawn[row, histogram, 0] < 128) // (128 // 32) for row in rows]
+    assert [set(found.tolist()) for found in bars] == [{0, 31}, {0}]
 
 
 # Mixing ---------------------------------------------------------------------------------------------------------------
@@ -397,6 +415,37 @@ def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
         images = whole.batched(got["image"], got["index"], got["epoch"])
         scores = METHOD.predict(model, images, "singlelabel")["scores"]
     assert METHOD.measure(recipe, got["target"].numpy(), scores.numpy(), "singlelabel")["top1"] > 75
+
+
+def test_real_cifar_pictures_through_the_command_line(real_data: Path, tmp_path: Path) -> None:
+    source, machine = tmp_path / "few", ("--gpus", 0, "--threads", 1)
+    for picture in (real_data / "cifar10_mini").glob("*/*/000*.jpg"):
+        copy = source / picture.relative_to(real_data / "cifar10_mini")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(picture.resolve())
+    attnbias("prepare-data", "cifar10", "--source", source, "--root", tmp_path, expect=0)
+    small = ("--block", "basic", "--depth", 8, "--epochs", 1)
+    runs = {"senet": "cifar10-senet", "lsas": "cifar10"}
+    for name, recipe in runs.items():
+        where = ("--data-root", tmp_path, "--out", tmp_path / name)
+        attnbias("train", "lsas", "--recipe", recipe, *small, *where, *machine, expect=0)
+        trained = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        arguments = ("--load-from", tmp_path / name, "--data-root", tmp_path, *machine, "--json", "-")
+        (found,) = json.loads(attnbias("val", "lsas", *arguments, expect=0).out)
+        assert (found["dataset"], found["samples"]) == ("cifar10", 100)
+        assert found["measures"]["top1"] == trained["top1"]
+        assert (tmp_path / name / "log.txt").is_file()
+
+    pictures = sorted((source / "test" / "frog").iterdir())[:2]
+    loads = [argument for name in runs for argument in ("--load-from", tmp_path / name)]
+    seen = tmp_path / "seen"
+    attnbias("visualize", "lsas", *loads, *pictures, "--classes", "frog", "--device", "cpu", "--out", seen, expect=0)
+    for name, rows in {"senet": 3 * 2, "lsas": 1 * 3}.items():  # attended blocks: the attention and each factor
+        stems = [f"{place:04d}_{picture.stem}" for place, picture in enumerate(pictures)]
+        assert sorted(file.name for file in (seen / "overlays" / name).iterdir()) == [f"{s}.frog.png" for s in stems]
+        assert sorted(file.name for file in (seen / "panels" / name).iterdir()) == [f"{s}.png" for s in stems]
+        with Image.open(seen / "panels" / name / f"{stems[0]}.png") as panel:
+            assert panel.height == rows * (HEIGHT + GAP) + GAP
 
 
 # Cost and log ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What `visualize` writes: an overlay for each picture, column and class, the gallery page, and the raw maps."""
+"""What `visualize` writes: overlays of every picture, column and class, panels, the gallery page, and the raw maps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from PIL import Image
 from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.look import Column, Photo, Seen
 from attnbias.methods.engine.overlay import DrawnBox, draw, published_overlay
+from attnbias.methods.engine.panels import draw_panels
 
-GALLERY, OVERLAYS, MAPS = "gallery.html", "overlays", "maps.npz"
+GALLERY, OVERLAYS, PANELS, MAPS = "gallery.html", "overlays", "panels", "maps.npz"
 
 SMALLEST = 224
 """Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
@@ -43,14 +44,15 @@ class Exhibit:
         self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
 
     def add(self, photo: Photo, seen: Seen) -> None:
-        """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, and keep the rest for the end."""
+        """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
+        a method has panels to show, and keep the rest for the end."""
         place = len(self.items)
+        stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
         scale = max(1.0, SMALLEST / min(photo.picture.size))
         width, height = (round(scale * side) for side in photo.picture.size)
         picture = photo.picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else photo.picture
         for column, view, raw, entries in zip(self.columns, seen.views, seen.raw, self._raw, strict=True):
-            target = self.folder / OVERLAYS / (file_name(column.name) if len(self.columns) > 1 else "")
-            target.mkdir(parents=True, exist_ok=True)
+            target = self._room(OVERLAYS, column)
             for label, heat in view.maps.items():
                 name = column.loaded.classes[label]
                 if self.style == "published":
@@ -67,12 +69,21 @@ class Exhibit:
                         contour=self.contour,
                         boxes=[DrawnBox(*corner, name) for corner in corners],
                     )
-                path = target / f"{place:04d}_{file_name(Path(photo.name).stem)}.{file_name(name)}.png"
+                path = target / f"{stem}.{file_name(name)}.png"
                 drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
                 self.overlays += 1
                 entries.append((place, label, raw[label]))
+        for column, panels in zip(self.columns, seen.panels, strict=True):
+            if panels:
+                draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
         small = thumbnail(photo.picture)
         self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
+
+    def _room(self, kind: str, column: Column) -> Path:
+        """The folder of a column's pictures of one kind; one column alone needs none of its own."""
+        folder = self.folder / kind / (file_name(column.name) if len(self.columns) > 1 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def write_page(self, source: str) -> None:
         """Write gallery.html; `source` says where the pictures come from."""

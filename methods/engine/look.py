@@ -17,6 +17,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import GRADCAM, attention_maps, normalise
+from attnbias.methods.engine.panels import Panels
 
 MOST_CLASSES = 12
 """Maps drawn of one picture: true labels first, then predicted ones by their score."""
@@ -72,6 +73,8 @@ class Seen:
     views: tuple[View, ...]
     raw: tuple[dict[int, NDArray[np.float32]], ...]
     """For each column: class -> map (h, w) as the method gives it, before normalisation."""
+    panels: tuple[Panels, ...]
+    """For each column: what its model did to its channels; empty where an earlier column has the same model."""
 
     @property
     def peak(self) -> float:
@@ -133,6 +136,7 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
         frames[key] = [frame for _, frame in placed]
         inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
         scores[key] = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
+    panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
     predicted = {
         key: [_labels(row >= 0.5) if models[key].task == "multilabel" else (int(row.argmax()),) for row in values]
         for key, values in scores.items()
@@ -166,7 +170,22 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
                     frame=frames[key][place],
                 )
             )
-    return [Seen(tuple(one), tuple(other)) for one, other in zip(views, raw, strict=True)]
+    # A model's panels go to the first of its columns.
+    shown = [panels.pop(id(column.loaded), [{}] * len(photos)) for column in columns]
+    by_photo = zip(views, raw, zip(*shown, strict=True), strict=True)
+    return [Seen(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
+
+
+def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
+    """The panels of each picture."""
+    arrays = {
+        block: {name: values.float().cpu().numpy() for name, values in vectors.items()}
+        for block, vectors in loaded.method.panels(loaded.model, images).items()
+    }
+    return [
+        {block: {name: values[place] for name, values in vectors.items()} for block, vectors in arrays.items()}
+        for place in range(len(images))
+    ]
 
 
 def _labels(chosen: NDArray[np.bool_]) -> tuple[int, ...]:

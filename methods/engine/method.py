@@ -115,6 +115,11 @@ class Method(ABC):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
+    def panels(self, model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """What the model did to its channels, where the method has more to show than maps: block -> what is drawn of it
+        -> one value in [0, 1] a picture and channel, (B, C)."""
+        return {}
+
     def default_map(self, recipe: Any) -> str:
         """The kind of map that `attention` gives where none is asked for."""
         return next(iter(self.maps))

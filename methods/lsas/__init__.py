@@ -120,6 +120,18 @@ class LSAS(Method):
 
         return attention_maps(cast("ResNet", model), images, classes, kind or "cam")
 
+    def panels(self, model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
+        """The channel attention of every attended block, and the factors it is the product of."""
+        from attnbias.methods.lsas.attention import channel_attention
+
+        return {
+            seen.block: {
+                "attention": seen.attention,
+                **{f"sigmoid(v{order})": factor for order, factor in enumerate(seen.factors)},
+            }
+            for seen in channel_attention(model, images)
+        }
+
     def measure(self, recipe: LSASRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """The task's measures; for single-label sets also the loss, which the programs log beside the accuracy."""
         import torch
