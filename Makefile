@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all lint typecheck wheel-check bench clean
+.PHONY: help setup demo test test-all lint typecheck wheel-check bench bench-bias clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ wheel-check: setup ## Build sdist and wheel, install the wheel elsewhere, compar
 
 bench: setup ## Measure speed against baselines in the same run
 	$(BIN)/python tests/benchmarks/speed.py
+
+bench-bias: setup ## Train every method and its plain counterpart on the built-in scenes, compare their attention bias
+	$(BIN)/python tests/benchmarks/bias.py
 
 clean: ## Remove what was built, but not data or runs
 	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
