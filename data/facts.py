@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from attnbias.data.index import Task
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -29,7 +31,7 @@ class DatasetFacts:
 
     name: str
     title: str
-    task: Literal["multilabel", "singlelabel"]
+    task: Task
     classes: str
     """How many classes, or how they are found."""
     splits: tuple[str, ...]

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
+
+Task = Literal["multilabel", "singlelabel", "segmentation", "vqa", "snli-ve", "nlvr2", "retrieval"]
+"""What is asked of a picture: its labels, its label, the class of each pixel, or something about a text beside it."""
 
 
 @contextmanager
@@ -44,8 +47,22 @@ class Box(NamedTuple):
     difficult: bool = False
 
 
+class Text(NamedTuple):
+    """What is said about a picture, in the vision-language tasks."""
+
+    sentence: str
+    """The question, the hypothesis, the statement or the caption."""
+    answers: tuple[tuple[int, float], ...] = ()
+    """Answers that people gave (class, score in [0, 1]), where a question has several."""
+    second_path: str | None = None
+    """The right picture, where a statement is about two."""
+    identifier: str | None = None
+    """Id of the question, statement or caption in the set's own files."""
+
+
 class Record(NamedTuple):
-    """One sample. `target` is one class number, or one value per class in {1, 0, -1}."""
+    """One sample. `target` is one class number (0 where a label map or a text tells all), or one value per class in
+    {1, 0, -1}."""
 
     path: str
     target: int | tuple[int, ...]
@@ -56,6 +73,9 @@ class Record(NamedTuple):
     """Id in the set's own annotation file, where masks are looked up."""
     group: str | None = None
     """Value of a group column (worst-group accuracy), such as the demo set's context."""
+    label_map: str | None = None
+    """PNG with the class of each pixel (255 = ignore), where the task is segmentation."""
+    text: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class Index:
 
     dataset: str
     split: str
-    task: Literal["multilabel", "singlelabel"]
+    task: Task
     classes: tuple[str, ...]
     root: Path
     """Folder that record paths are relative to. Inside the dataset's own folder it is stored relative to it."""
@@ -119,6 +139,8 @@ class Index:
                         crop=tuple(item[3]) if item[3] else None,
                         image_id=item[4],
                         group=item[5],
+                        label_map=item[6],
+                        text=_text(item[7]) if item[7] else None,
                     )
                     for item in content["records"]
                 ),
@@ -127,6 +149,11 @@ class Index:
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); run prepare-data again") from None
+
+
+def _text(item: list[Any]) -> Text:
+    sentence, answers, second_path, identifier = item
+    return Text(sentence, tuple((answer, score) for answer, score in answers), second_path, identifier)
 
 
 def _stored(path: Path, home: Path) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
-from attnbias.data.index import Box, Index, Record
+from attnbias.data.index import Box, Index, Record, Text
 from attnbias.data.summary import summarize
 
 numbers = st.floats(-50, 500, width=32) | st.integers(-50, 500)
@@ -34,6 +34,15 @@ def indexes(draw: st.DrawFn) -> Index:
         crop=st.none() | st.tuples(numbers, numbers, numbers, numbers),
         image_id=st.none() | st.integers(0, 10**9),
         group=st.none() | st.text(max_size=5),
+        label_map=st.none() | st.text(min_size=1, max_size=12),
+        text=st.none()
+        | st.builds(
+            Text,
+            sentence=st.text(),
+            answers=st.lists(st.tuples(st.integers(0, 3128), st.floats(0, 1)), max_size=3).map(tuple),
+            second_path=st.none() | st.text(min_size=1),
+            identifier=st.none() | st.text(),
+        ),
     )
     return Index(
         dataset="some",

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from attnbias.data.index import Task
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe, schedule
 from attnbias.methods.engine.method import Batch, BatchTransform, Method, Schedule
-from attnbias.methods.engine.recipe import Task
 
 if TYPE_CHECKING:
     import numpy as np

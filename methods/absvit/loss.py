@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbias.methods.engine.recipe import Task
+from attnbias.data.index import Task
 
 if TYPE_CHECKING:
     from attnbias.methods.absvit.model import Passes

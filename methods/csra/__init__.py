@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from attnbias.data.index import Task
 from attnbias.methods.csra.recipe import RECIPES, CSRARecipe, learning_rate
 from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.engine.recipe import Task
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbias.methods.engine.recipe import Task
+from attnbias.data.index import Task
 
 
 def classification_loss(logits: Tensor, target: Tensor, task: Task) -> Tensor:

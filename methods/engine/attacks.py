@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbias.methods.engine.recipe import Task
+from attnbias.data.index import Task
 
 
 @dataclass(frozen=True)

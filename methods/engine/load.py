@@ -16,12 +16,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnbias.data.errors import DataError
+from attnbias.data.index import Task
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import Recipe, Task, parse, revise
+from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
 

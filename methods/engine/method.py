@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attnbias.data.index import Task
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, Task
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,6 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 
 R = TypeVar("R", bound="Recipe")
 
-Task = Literal["multilabel", "singlelabel"]
-
 
 def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
     """Declare a recipe field: default, help text, group in `--help`, and range (`ge=`, `gt=`, `le=`, `lt=`)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from attnbias.data.index import Task
 from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.engine.recipe import Task
 from attnbias.methods.ida.recipe import RECIPES, IDARecipe, should_stop
 
 if TYPE_CHECKING:

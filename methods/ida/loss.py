@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.recipe import Task
+    from attnbias.data.index import Task
     from attnbias.methods.ida.recipe import IDARecipe
 
 ASL_SCALE = 1000

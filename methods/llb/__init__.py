@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attnbias.data.index import Task
 from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.engine.recipe import Task
 from attnbias.methods.llb.recipe import RECIPES, LLBRecipe
 
 if TYPE_CHECKING:

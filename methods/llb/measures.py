@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnbias.data.index import Task
 from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
-from attnbias.methods.engine.recipe import Task
 from attnbias.methods.llb.loss import usage_entropy
 
 Array = NDArray[Any]

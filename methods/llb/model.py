@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbias.methods.engine.recipe import Task
+from attnbias.data.index import Task
 from attnbias.methods.llb.recipe import LLBRecipe
 
 
