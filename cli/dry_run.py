@@ -12,7 +12,7 @@ from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.train import Options
+    from attnbias.methods.engine.options import Options
 
 
 def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) -> None:
@@ -23,12 +23,11 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
     """
     import torch
 
-    from attnbias.methods.engine.evaluate import open_dataset
     from attnbias.methods.engine.train import plan_run
 
     console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)
-    dataset = open_dataset(method, recipe, index, train=True, decode=recipe.decode)
+    dataset = method.open_dataset(recipe, index, train=True, decode=recipe.decode)
     plan = plan_run(method, recipe, len(dataset), processes, options.accumulation)
     with torch.device("meta"):
         model = method.build_model(recipe, len(index.classes), index.task)

@@ -321,7 +321,6 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
 
     from attnbias.data.pictures import read_picture
     from attnbias.data.registry import open_split
-    from attnbias.methods.engine.evaluate import open_dataset
     from attnbias.methods.engine.look import Photo, photo_of
 
     if request.paths:
@@ -342,7 +341,7 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
             f"{loaded.source} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
             f"{len(index.classes)}; name the right one with --dataset"
         )
-    dataset = open_dataset(loaded.method, loaded.recipe, index)
+    dataset = loaded.method.open_dataset(loaded.recipe, index)
     limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
     places = range(min(limit, len(dataset)))
     words = f"{index.dataset}, split {index.split}, first {len(places)} of {len(dataset)}"

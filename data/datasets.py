@@ -101,6 +101,10 @@ class PictureDataset(Dataset[dict[str, Any]]):
             image = self.transform(picture)
         return {"image": image, "target": self.target(index), "index": index}
 
+    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        """Make a batch of samples; a loader's collate function."""
+        return collate(samples)
+
     def target(self, index: int) -> Tensor:
         """Label of one sample after the policies: (C,) float32 or () int64."""
         target = torch.as_tensor(self.targets[index])

@@ -25,7 +25,7 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.bias_report import BiasReport, Row, measure_bias
 from attnbias.methods.engine.context_bias import Pair, group_measures, pair_measures
-from attnbias.methods.engine.evaluate import evaluate, open_dataset
+from attnbias.methods.engine.evaluate import evaluate
 from attnbias.methods.engine.faithfulness import measure_faithfulness
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.objects import regions
@@ -102,7 +102,7 @@ def known(look: str = "perfect", blind: bool = False) -> Loaded:
 
 def bias_of(loaded: Loaded, index: Index, **options: Any) -> BiasReport:
     accelerator = Accelerator(cpu=True)
-    dataset = open_dataset(loaded.method, loaded.recipe, index)
+    dataset = loaded.method.open_dataset(loaded.recipe, index)
     found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
     return measure_bias(loaded, dataset, found, accelerator, **options)
 
@@ -218,7 +218,7 @@ def test_reliance_tells_a_model_of_objects_from_one_of_contexts(squares: Index) 
     means = []
     for blind in (False, True):
         loaded, accelerator = known(blind=blind), Accelerator(cpu=True)
-        dataset = open_dataset(loaded.method, loaded.recipe, squares)
+        dataset = loaded.method.open_dataset(loaded.recipe, squares)
         found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
         report = measure_reliance(loaded, dataset, found, accelerator)
         assert (report["truth"], report["samples"], report["skipped"]) == ("boxes", 16, {})
@@ -233,7 +233,7 @@ def test_reliance_tells_a_model_of_objects_from_one_of_contexts(squares: Index) 
 
 def test_a_faithful_map_beats_a_random_one(squares: Index) -> None:
     loaded, accelerator = known(), Accelerator(cpu=True)
-    dataset = open_dataset(loaded.method, loaded.recipe, squares)
+    dataset = loaded.method.open_dataset(loaded.recipe, squares)
     found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
     report = measure_faithfulness(loaded, dataset, found, accelerator, 5)
     assert report["samples"] == 5
@@ -293,7 +293,7 @@ def test_every_method_is_measured_on_photographs_with_masks(name: str, kind: str
 def test_masks_and_boxes_say_different_things_of_the_same_photographs(photographs: Index) -> None:
     method = get_method("csra")
     recipe = method.named_recipe("demo").recipe
-    dataset = open_dataset(method, recipe, photographs)
+    dataset = method.open_dataset(recipe, photographs)
     for place in range(len(dataset)):
         _, by_mask, scale = regions(dataset, place, "masks")
         _, by_box, same = regions(dataset, place, "boxes")

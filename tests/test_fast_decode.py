@@ -30,9 +30,9 @@ from attnbias.data.transforms.basic import (
 )
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluate import open_dataset
+from attnbias.methods.engine.options import Options
 from attnbias.methods.engine.recipe import read_recipe, revise
-from attnbias.methods.engine.train import Options, train
+from attnbias.methods.engine.train import train
 from attnbias.methods.engine.validate import Job, validate
 
 
@@ -125,11 +125,11 @@ def test_every_pipeline_takes_tensors_or_says_that_it_cannot(method: str, tmp_pa
             seen.add(repr(transform))
             if step := pil_step(transform):
                 with pytest.raises(UsageError, match=rf"--decode fast: the training pipeline .* for its {step}; use"):
-                    open_dataset(found, named.recipe, index, train=train_split, decode="fast")
+                    found.open_dataset(named.recipe, index, train=train_split, decode="fast")
                 assert train_split
                 continue
             exact, fast = (
-                open_dataset(found, named.recipe, index, train=train_split, decode=kind)[0]["image"]
+                found.open_dataset(named.recipe, index, train=train_split, decode=kind)[0]["image"]
                 for kind in ("exact", "fast")
             )
             assert fast.dtype == torch.float32
@@ -155,4 +155,4 @@ def test_a_run_is_marked_and_evaluated_exactly_unless_asked(demo_root: Path, tmp
         scores.add(table.read_text())
     assert len(scores) == 2
     index = open_split("demo", "val", demo_root)
-    assert open_dataset(method, recipe, index).decode == "exact"
+    assert method.open_dataset(recipe, index).decode == "exact"

@@ -34,7 +34,8 @@ class Progress:
 
     step: int = 0
     """Optimiser steps done."""
-    epochs_evaluated: int = 0
+    milestone: int = 0
+    """The step of the last milestone that was dealt with: an epoch's end, or an evaluation by `eval_steps`."""
     best: float | None = None
     best_step: int | None = None
     best_weights: str | None = None

@@ -16,7 +16,6 @@ from attnbias.data.registry import open_split
 from attnbias.methods.engine.comparison import Line, Run, number
 from attnbias.methods.engine.cost import measure_cost, milliseconds_per_picture
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluate import open_dataset
 from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.load import Loaded, load_run
 from attnbias.methods.engine.look import Column, look, photo_of
@@ -65,7 +64,7 @@ def comparison_page(
         raise UsageError("--page needs runs that know the same classes")
     tables = [_samples(run, split, kind) for run in runs]
     index = open_split(models[0].recipe.dataset, split.rpartition("/")[2], data_root)
-    dataset = open_dataset(models[0].method, models[0].recipe, index)
+    dataset = models[0].method.open_dataset(models[0].recipe, index)
     ranked = [place for place in _worst_first(tables) if place < len(dataset)][:limit]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from attnbias.data.datasets import PictureDataset
+    from attnbias.data.index import Index
+    from attnbias.data.pictures import Decode
+
 Batch = dict[str, Any]
 """What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
-work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids."""
+work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids, on the
+CPU; errors, what could not be read. A dataset of another task may give more tensors, also in lists and dictionaries; in
+evaluation `image` may be a list where sizes differ."""
 
 Schedule = Callable[[int], dict[str, float]]
 """Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
@@ -68,7 +74,8 @@ class Method(ABC):
 
     @abstractmethod
     def schedule(self, recipe: Any, steps_per_epoch: int) -> Schedule:
-        """The learning-rate schedule as a pure function of the optimiser step."""
+        """The learning-rate schedule as a pure function of the optimiser step; `recipe.steps`, where given, is the last
+        one's number."""
 
     @abstractmethod
     def transform(self, recipe: Any, train: bool) -> Callable[[Any], Any]:
@@ -92,6 +99,25 @@ class Method(ABC):
         that decides; it is asked on the main process and told to all."""
         return False
 
+    def open_dataset(
+        self,
+        recipe: Any,
+        index: Index,
+        *,
+        train: bool = False,
+        on_bad_image: Literal["error", "skip"] = "error",
+        decode: Decode = "exact",
+    ) -> PictureDataset:
+        """The samples of a split as the recipe wants them. Its `collate` makes their batches, its length is what an
+        evaluation counts; the default is a picture with its labels through `transform`.
+
+        Raises:
+            UsageError: the pipeline and the way of decoding do not go together.
+        """
+        from attnbias.methods.engine.batches import open_pictures
+
+        return open_pictures(self, recipe, index, train=train, on_bad_image=on_bad_image, decode=decode)
+
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
@@ -100,6 +126,11 @@ class Method(ABC):
 
         logits = model(images).float()
         return {"scores": sigmoid(logits) if task == "multilabel" else softmax(logits, dim=-1)}
+
+    def answer(self, model: nn.Module, batch: Batch, dataset: PictureDataset, recipe: Any) -> dict[str, Tensor]:
+        """What an evaluation keeps of a batch: named arrays with a row a sample, gathered over processes for
+        `measure_all`. One called `targets` takes the place of the batch's targets. The default is `predict`."""
+        return self.predict(model, batch["image"], dataset.index.task)
 
     @abstractmethod
     def attention(
@@ -138,7 +169,7 @@ class Method(ABC):
     def measure_all(
         self, recipe: Any, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
     ) -> dict[str, Any]:
-        """Measures of everything that `predict` gave for a split: those of `scores`, and of others as NAME/MEASURE."""
+        """Measures of everything that `answer` gave for a split: those of `scores`, and of others as NAME/MEASURE."""
         measures: dict[str, Any] = {}
         for name, values in scores.items():
             found = self.measure(recipe, targets, values, task)

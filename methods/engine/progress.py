@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from attnbias.methods.engine.sampler import Plan
 
-HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5")
+HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5", "mIoU", "aAcc", "vqa_score", "accuracy", "ir@1", "tr@1")
 """The measures of an evaluation that fit on a line; metrics.jsonl holds all."""
 
 
@@ -21,6 +21,7 @@ class Reporter:
 
     def __init__(self, accelerator: Accelerator, plan: Plan, start: int) -> None:
         self.accelerator, self.plan, self.done = accelerator, plan, start
+        self.epochs = plan.epoch_of(plan.total_steps)
         self.console = Console()
         self.bar: Progress | None = None
         if self.console.is_terminal:
@@ -34,7 +35,7 @@ class Reporter:
                 console=self.console,
             )
             self.task = self.bar.add_task(
-                "train", total=plan.total_steps, completed=start, epoch=0, epochs=plan.epochs, speed=0.0, loss="-"
+                "train", total=plan.total_steps, completed=start, epoch=0, epochs=self.epochs, speed=0.0, loss="-"
             )
         self.pictures, self.clock, self.speed = 0, time.perf_counter(), 0.0
         self.bad_pictures = 0
@@ -57,7 +58,7 @@ class Reporter:
         self.done += 1
         self.pictures += pictures
         if self.bar:
-            self.bar.update(self.task, advance=1, epoch=-(-self.done // self.plan.steps_per_epoch), speed=self.speed)
+            self.bar.update(self.task, advance=1, epoch=self.plan.epoch_of(self.done), speed=self.speed)
 
     def line(self, line: dict[str, Any]) -> None:
         """Show one line of the metrics log, and pass its numbers to the trackers."""
@@ -76,8 +77,8 @@ class Reporter:
         speed = f"  {self.speed:.0f} img/s" if line["split"] == "train" else ""
         brief = numbers if line["split"] == "train" else {k: v for k, v in numbers.items() if k in HEADLINES}
         shown = "  ".join(f"{key} {value:.4g}" for key, value in brief.items())
-        width = len(str(self.plan.epochs))
-        text = f"epoch {line['epoch']:>{width}}/{self.plan.epochs}  {split:<12} {shown}{speed}"
+        width = len(str(self.epochs))
+        text = f"epoch {line['epoch']:>{width}}/{self.epochs}  {split:<12} {shown}{speed}"
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def skipped(self, errors: list[str]) -> None:

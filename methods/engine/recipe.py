@@ -51,6 +51,10 @@ class Recipe(BaseModel):
         "ignore", "Unknown labels in evaluation: negative, or left out of the class's measures.", "Data"
     )
     epochs: int = option(30, "Passes over the training split.", "Training", ge=1)
+    steps: int | None = option(None, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
+    eval_steps: int | None = option(
+        None, "Optimiser steps between evaluations, instead of epochs (--eval-every).", "Training", ge=1
+    )
     batch_size: int = option(16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
     drop_last: bool = option(False, "Leave out the last, smaller batch of an epoch.", "Training")
     optimizer: Literal["sgd", "adam", "adamw"] = option(

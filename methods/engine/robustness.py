@@ -25,7 +25,7 @@ from attnbias.data.transforms.basic import normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, precropped_transform
 from attnbias.methods.engine.attacks import Attack, adversarial
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluate import Evaluation, Perturbation, evaluate, open_dataset
+from attnbias.methods.engine.evaluate import Evaluation, Perturbation, evaluate
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.measures import singlelabel_measures
 
@@ -171,7 +171,7 @@ class Bench:
         self, index: Index, transform: Callable[..., Any] | None = None, perturb: Perturbation | None = None
     ) -> Evaluation:
         loaded = self.loaded
-        dataset = open_dataset(loaded.method, loaded.recipe, index, on_bad_image=self.on_bad_image)
+        dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image)
         dataset.transform = transform or dataset.transform
         return evaluate(
             loaded.method,

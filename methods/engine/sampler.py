@@ -38,6 +38,8 @@ class Plan:
     drop_last: bool = False
     processes: int = 1
     accumulation: int = 1
+    steps: int | None = None
+    """Where the run ends after so many optimiser steps instead of after whole epochs."""
 
     def __post_init__(self) -> None:
         shares = self.processes * self.accumulation
@@ -56,7 +58,11 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
+        return self.steps or self.epochs * self.steps_per_epoch
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, counted from 1, that the run is in after so many steps; 0 before the first."""
+        return -(-step // self.steps_per_epoch)
 
     def shares(self, step: int) -> list[NDArray[np.int64]]:
         """The global batch of a step cut into accumulation x processes shares, share a * processes + r for rank r."""

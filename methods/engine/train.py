@@ -1,6 +1,7 @@
-"""The one training loop: every method, every task, one process or many.
+"""The one training run: every method, every task, one process or many.
 
-Reading order: `Options` (what does not change the numbers), `train` (set up, resume, loop), `_Run` (the loop's parts).
+Reading order: `train`, then `_Run`: what it starts from, the loop over steps, evaluating, logging, saving. One step is
+in step.py, what a run leaves behind in checkpoint.py.
 """
 
 from __future__ import annotations
@@ -12,80 +13,34 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from attnbias.data.datasets import collate
-from attnbias.data.errors import DataError
-from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
+from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.checkpoint import Progress, RunFolder, is_complete
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
-from attnbias.methods.engine.evaluate import evaluate, images_on, open_dataset
+from attnbias.methods.engine.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
-from attnbias.methods.engine.method import Batch, Method
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.optim import build_optimizer
+from attnbias.methods.engine.options import Options
 from attnbias.methods.engine.progress import Reporter
 from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
 from attnbias.methods.engine.sampler import Plan, StepSampler, shuffled
+from attnbias.methods.engine.step import Stepper
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out; nothing here changes what is computed (up to the rounding of other kernels)."""
-
-    out: Path
-    data_root: Path | None = None
-    cpu: bool = False
-    workers: int = 0
-    accumulation: int = 1
-    resume: str | None = None
-    """`auto` (newest complete checkpoint of `out`, or a fresh start) or a checkpoint folder."""
-    overwrite: bool = False
-    load_from: str | None = None
-    backbone_weights: str | None = None
-    reset_head: bool = False
-    trust_checkpoint: bool = False
-    eval_splits: tuple[str, ...] = ("val",)
-    eval_every: int = 1
-    eval_batch_size: int = 64
-    save_steps: int | None = None
-    keep: int = 2
-    log_every: int = 50
-    trackers: tuple[str, ...] = ()
-    compile: bool = False
-    channels_last: bool = False
-    deterministic: bool = False
-    threads: int | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
-
-    def to_json(self) -> str:
-        """Serialise, so that spawned processes get the same options."""
-        return json.dumps({**asdict(self), "out": str(self.out), "data_root": self.data_root and str(self.data_root)})
-
-    @classmethod
-    def from_json(cls, text: str) -> Options:
-        """Undo `to_json`."""
-        values = json.loads(text)
-        for name in ("eval_splits", "trackers"):
-            values[name] = tuple(values[name])
-        values["out"] = Path(values["out"])
-        values["data_root"] = Path(values["data_root"]) if values["data_root"] else None
-        return cls(**values)
 
 
 @dataclass
@@ -108,6 +63,7 @@ def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accum
         drop_last=recipe.drop_last,
         processes=processes,
         accumulation=accumulation,
+        steps=recipe.steps,
     )
 
 
@@ -170,17 +126,15 @@ class _Run:
 
         index = open_split(recipe.dataset, "train", options.data_root)
         self.task, self.classes = index.task, index.classes
-        self.dataset = open_dataset(
-            method, recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
+        self.dataset = method.open_dataset(
+            recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
         )
         self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
         self.eval_sets = [
-            (split, open_dataset(method, recipe, index, on_bad_image=options.on_bad_image))
+            (split, method.open_dataset(recipe, index, on_bad_image=options.on_bad_image))
             for split in options.eval_splits
             for index in [open_split(recipe.dataset, split, options.data_root)]
         ]
-        self.schedule = method.schedule(recipe, self.plan.steps_per_epoch)
-        self.mix = method.batch_transform(recipe, len(self.classes))
         self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
         self.pending: list[dict[str, Tensor]] = []
         self.measures: dict[str, Any] = {}
@@ -204,8 +158,7 @@ class _Run:
                 self._loop()
             self.accelerator.end_training()
         finally:
-            if self.loader_iterator is not None:
-                del self.loader_iterator  # ends the worker processes
+            del self.stepper  # with its loader, whose worker processes end
         return Outcome(self.progress, self.folder.path, self.measures)
 
     def _read_start(self) -> None:
@@ -273,22 +226,29 @@ class _Run:
             if checkpoint is not None:
                 self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
         groups = self.method.param_groups(self.model, recipe)
-        cuda = accelerator.device.type == "cuda"
-        self.optimizer = build_optimizer(groups, recipe, fused=cuda)
+        optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
         wrapped = torch.compile(self.model) if options.compile else self.model
-        self.wrapped, self.optimizer = accelerator.prepare(wrapped, self.optimizer)
+        wrapped, self.optimizer = accelerator.prepare(wrapped, optimizer)
         if checkpoint is not None:
             self._restore(checkpoint)
-        workers = 0 if isinstance(self.dataset, InMemoryPictures) else options.workers
-        self.loader_iterator = iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=StepSampler(self.plan, accelerator.process_index, self.progress.step),
-                num_workers=workers,
-                collate_fn=collate,
-                pin_memory=cuda,
-                prefetch_factor=4 if workers else None,
-            )
+        sampler = StepSampler(self.plan, accelerator.process_index, self.progress.step)
+        loader = batches(self.dataset, sampler, workers=options.workers, device=accelerator.device)
+        self.stepper = Stepper(
+            method=self.method,
+            recipe=recipe,
+            task=self.task,
+            plan=self.plan,
+            schedule=self.method.schedule(recipe, self.plan.steps_per_epoch),
+            mix=self.method.batch_transform(recipe, len(self.classes)),
+            accelerator=accelerator,
+            control=self.control,
+            dataset=self.dataset,
+            loader=iter(loader),
+            model=self.model,
+            wrapped=wrapped,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            channels_last=options.channels_last,
         )
 
     def _restore(self, checkpoint: Path) -> None:
@@ -311,9 +271,8 @@ class _Run:
     def _loop(self) -> None:
         progress, plan = self.progress, self.plan
         while True:
-            epoch, place = divmod(progress.step, plan.steps_per_epoch)
-            if place == 0 and epoch > progress.epochs_evaluated:
-                self._end_of_epoch(epoch)
+            if progress.step > progress.milestone and self._is_milestone(progress.step):
+                self._pass_milestone()
             if progress.step == plan.total_steps or progress.stopped_early:
                 return
             self._step()
@@ -324,64 +283,20 @@ class _Run:
             if self.options.save_steps and progress.step % self.options.save_steps == 0:
                 self._save()
 
+    def _is_milestone(self, step: int) -> bool:
+        """Whether the run halts after so many steps to evaluate and save: an epoch's end, or as the recipe says."""
+        return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
+
     def _step(self) -> None:
-        """One optimiser step: the micro-batches of this process, their mean gradient, the update."""
-        accelerator, recipe, step = self.accelerator, self.recipe, self.progress.step
-        self.wrapped.train()
-        apply_schedule(self.optimizer, self.schedule, step)
-        # Dropout and drop path draw from (seed, step, rank): nothing to restore on resume.
-        torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))
-        weights = self.plan.weights(step, accelerator.process_index)
-        totals: dict[str, Tensor] = {}
-        finite, ids = torch.ones((), dtype=torch.bool, device=accelerator.device), []
-        for micro, weight in enumerate(weights):
-            batch = self._next_batch(step, micro)
-            ids += batch["index"].tolist()
-            last = micro == len(weights) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                with accelerator.autocast():
-                    terms = self.method.loss(self.wrapped, batch, recipe, self.task)
-                loss = terms["loss"]
-                finite &= torch.isfinite(loss.detach())
-                for name, value in terms.items():
-                    totals[name] = totals.get(name, 0) + value.detach() * weight
-                # The flag travels to the CPU while the backward pass runs: no bubble on a GPU.
-                flag = finite.to("cpu", non_blocking=True)
-                arrived = _event(accelerator.device)
-                accelerator.backward(loss * weight)
-        if arrived is not None:
-            arrived.synchronize()
-        _, bad = self.control.agree(int(not flag))
-        if bad:
-            raise RunError(_non_finite(self, step, ids, float(loss.detach())))
-        if recipe.clip_grad is not None:
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), recipe.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.model)
+        terms, errors = self.stepper.step(self.progress.step)
         self.progress.step += 1
-        self.pending.append(totals)
-        if self.progress.step % self.options.log_every == 0 or self.progress.step % self.plan.steps_per_epoch == 0:
+        self.pending.append(terms)
+        if self.reporter:
+            self.reporter.skipped(errors)
+        if self.progress.step % self.options.log_every == 0 or self._is_milestone(self.progress.step):
             self._log_training()
         if self.reporter:
             self.reporter.step(self.recipe.batch_size)
-
-    def _next_batch(self, step: int, micro: int) -> Batch:
-        batch: Batch = next(self.loader_iterator)
-        device = self.accelerator.device
-        if batch["errors"] and self.reporter:
-            self.reporter.skipped(batch["errors"])
-        if not len(batch["index"]):
-            raise DataError(f"no picture of step {step} could be read: {batch['errors'][0]}")
-        batch["image"] = images_on(device, batch, self.dataset)
-        batch["target"] = batch["target"].to(device, non_blocking=True)
-        if self.options.channels_last:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        if self.mix is not None:
-            rng = np.random.default_rng((self.recipe.seed, step, micro, self.accelerator.process_index))
-            batch["image"], batch["target"] = self.mix(batch["image"], batch["target"], rng)
-        return batch
 
     # Reporting and saving --------------------------------------------------------------------------------------------
 
@@ -402,7 +317,7 @@ class _Run:
         done = self.progress.step
         line = {
             "step": done,
-            "epoch": math.ceil(done / self.plan.steps_per_epoch),
+            "epoch": self.plan.epoch_of(done),
             "split": "train",
             "lr": [group["lr"] for group in self.optimizer.param_groups],
             **means,
@@ -415,10 +330,12 @@ class _Run:
             self.folder.log(line)
             self.reporter.line(line)
 
-    def _end_of_epoch(self, epoch: int) -> None:
+    def _pass_milestone(self) -> None:
         """Evaluate raw and averaged weights where it is due, remember the best, save."""
-        progress = self.progress
-        if epoch % self.options.eval_every == 0 or epoch == self.recipe.epochs:
+        progress, plan = self.progress, self.plan
+        epoch = plan.epoch_of(progress.step)
+        last = progress.step == plan.total_steps
+        if self.recipe.eval_steps or epoch % self.options.eval_every == 0 or last:
             try:
                 entry = self._evaluate(epoch)
             except Stopped:
@@ -431,7 +348,7 @@ class _Run:
                     progress.best, progress.best_step, progress.best_weights = value, progress.step, weights
             stop = self.main and self.method.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
-        progress.epochs_evaluated = epoch
+        progress.milestone = progress.step
         if self.main:
             records = [json.loads(line) for line in (self.folder.path / "metrics.jsonl").read_text().splitlines()]
             if (log := self.method.published_log(self.recipe, records)) is not None:
@@ -493,27 +410,6 @@ class _Run:
         state = {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         with (part / "optimizer.pt").open("wb") as file:  # given a path, torch.save hides why it cannot write
             torch.save(state, file)
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _event(device: torch.device) -> torch.cuda.Event | None:
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
-
-
-def _non_finite(run: _Run, step: int, ids: list[int], loss: float) -> str:
-    shown = ", ".join(map(str, ids[:8])) + (" ..." if len(ids) > 8 else "")
-    return (
-        f"the loss is {loss} at step {step} (epoch {step // run.plan.steps_per_epoch + 1}, samples {shown}, "
-        f"lr {run.optimizer.param_groups[0]['lr']:.3g}); the weights were not touched. The last checkpoint in "
-        f"{run.folder.path} is good; lower --lr or set --clip-grad and start again"
-    )
 
 
 def _environment() -> dict[str, Any]:

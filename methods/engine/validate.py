@@ -19,7 +19,7 @@ from attnbias.methods.engine.attacks import ATTACKS
 from attnbias.methods.engine.bias_report import measure_bias
 from attnbias.methods.engine.context_bias import Pair, biased_pairs, group_measures, pair_measures
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluate import Evaluation, evaluate, open_dataset, write_scores
+from attnbias.methods.engine.evaluate import Evaluation, evaluate, write_scores
 from attnbias.methods.engine.evaluations import ROBUSTNESS, Scores, folder_of, prepare_storing, store
 from attnbias.methods.engine.faithfulness import measure_faithfulness
 from attnbias.methods.engine.load import Loaded, load_run
@@ -195,7 +195,7 @@ def _open(job: Job, loaded: Loaded, load_from: str, split: str) -> PictureDatase
             f"{load_from} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
             f"{len(index.classes)}; name the right one with --dataset"
         )
-    return open_dataset(loaded.method, loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
+    return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
 
 
 def _score(job: Job, loaded: Loaded, dataset: PictureDataset, accelerator: Accelerator) -> Evaluation:

@@ -39,10 +39,10 @@ from attnbias.data.prepare import prepare
 from attnbias.methods import get_method
 from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.evaluate import open_dataset
 from attnbias.methods.engine.measures import multilabel_measures
+from attnbias.methods.engine.options import Options
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.train import Options, _Run, build_accelerator
+from attnbias.methods.engine.train import _Run, build_accelerator
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -154,7 +154,7 @@ def loaders(rounds: int) -> Iterator[dict[str, Any]]:
             def opened(name: str, train: bool, decode: Decode, index: Index = index) -> PictureDataset:
                 method = get_method(name)
                 recipe = method.named_recipe(method.default_recipe("coco")).recipe
-                return open_dataset(method, recipe, index, train=train, decode=decode)
+                return method.open_dataset(recipe, index, train=train, decode=decode)
 
             def read(dataset: PictureDataset) -> None:
                 for place in range(len(dataset)):

@@ -1,0 +1,82 @@
+"""From a split's index to batches on the device: what training and evaluation read, not what they do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.fast_decode import pil_step
+from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.index import Index
+from attnbias.data.pictures import Decode
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.recipe import Recipe
+
+
+def open_pictures(
+    method: Method,
+    recipe: Recipe,
+    index: Index,
+    *,
+    train: bool = False,
+    on_bad_image: Literal["error", "skip"] = "error",
+    decode: Decode = "exact",
+) -> PictureDataset:
+    """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be.
+
+    Raises:
+        UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
+    """
+    transform = method.transform(recipe, train)
+    if decode == "fast" and (step := pil_step(transform)):
+        what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
+        raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
+    batched = method.batched_transform(recipe, train)
+    kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
+    return kind(
+        index,
+        transform,
+        seed=recipe.seed,
+        unknown=recipe.unknown_train if train else recipe.unknown_eval,
+        drop_unlabelled=recipe.drop_unlabelled,
+        on_bad_image=on_bad_image,
+        decode=decode,
+    )
+
+
+def batches(
+    dataset: PictureDataset, sampler: Sampler[Any] | Sequence[Any], *, workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """The loader of a split; one in memory needs no worker processes."""
+    workers = 0 if isinstance(dataset, InMemoryPictures) else workers
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def on_device(batch: Batch, dataset: PictureDataset, device: torch.device) -> Batch:
+    """The batch with its tensors on the device (sample ids stay); pictures of a split in memory are augmented there."""
+    moved = {name: value if name == "index" else _moved(value, device) for name, value in batch.items()}
+    if isinstance(dataset, InMemoryPictures):
+        moved["image"] = dataset.batched(moved["image"], _moved(batch["index"], device), moved.pop("epoch"))
+    return moved
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: _moved(part, device) for name, part in value.items()}
+    return [_moved(part, device) for part in value] if isinstance(value, list) else value
