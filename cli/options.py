@@ -14,10 +14,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from attnbias.data.registry import DATASETS
-from attnbias.methods import METHODS, get_method
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods import METHODS, TASKS, get_method
+from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
+from attnbias.methods.engine.stored import stored_method
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
@@ -122,12 +123,53 @@ def check_target(file: Path, overwrite: bool) -> None:
         raise RunError(f"cannot write {file}: {folder} is {'read-only' if folder.is_dir() else 'no folder'}")
 
 
+def of_task(arguments: list[str]) -> list[str]:
+    """Put the method in the first argument's place that does what `--task`, or the checkpoint, asks of that paper.
+
+    `--task` itself stays where the method has several tasks, as an option of its recipe.
+
+    Raises:
+        UsageError: no such task.
+    """
+    paper, *rest = arguments
+    if paper not in TASKS:
+        return arguments
+    tasks = TASKS[paper]
+    task, checkpoint = _value_of("--task", rest), _value_of("--load-from", rest)
+    if task is None:
+        stored = stored_method(Path(checkpoint)) if checkpoint is not None else paper
+        return [stored, *rest] if stored is not None and stored in tasks.values() else arguments
+    if task not in tasks:
+        raise UsageError(
+            f"--task {task}: {paper} has no such task{did_you_mean(task, tasks)}; one of: {', '.join(tasks)}"
+        )
+    if "task" not in get_method(tasks[task]).recipe_type.model_fields:
+        place = next(i for i, word in enumerate(rest) if word.split("=")[0] == "--task")
+        del rest[place : place + (1 if "=" in rest[place] else 2)]
+    return [tasks[task], *rest]
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """The value of an option in arguments that nobody has parsed yet."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == option or word.startswith(option + "="):
+            return word.partition("=")[2] or following
+    return None
+
+
 def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGroup]:
-    """A Typer group with one sub-command a method, each built (and its recipe imported) only when it is asked for."""
+    """A Typer group with one sub-command a method, each built (and its recipe imported) only when it is asked for.
+
+    A paper with several tasks has a method for each: `absvit --task segmentation` is `absvit-segmentation`, and without
+    `--task` the checkpoint that is to be loaded says which.
+    """
 
     class MethodGroup(TyperGroup):
         def list_commands(self, ctx: Any) -> list[str]:
             return list(METHODS)
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            return super().resolve_command(ctx, of_task(args))
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             method = get_method(cmd_name)

@@ -16,6 +16,18 @@ METHODS: dict[str, str] = {
     "lsas": "attnbias.methods.lsas",
 }
 
+TASKS: dict[str, dict[str, str]] = {
+    "absvit": {
+        "classification": "absvit",
+        "segmentation": "absvit-segmentation",
+        "vqa": "absvit-vision-language",
+        "snli-ve": "absvit-vision-language",
+        "nlvr2": "absvit-vision-language",
+        "retrieval": "absvit-vision-language",
+    }
+}
+"""Papers with several tasks: what `--task` names -> the method that does it, which has a folder and a line above."""
+
 
 def get_method(name: str) -> Method:
     """Import and return the method called `name`.

@@ -58,9 +58,10 @@ def test_the_engine_knows_no_method_by_name() -> None:
 
 def test_every_method_has_the_same_files() -> None:
     known = {"__init__.py", "recipe.py", "model.py", "loss.py", "convert.py", "attention.py"}
-    for name in METHODS:
-        assert known <= {path.name for path in (REPO / "methods" / name).glob("*.py")}, name
-        assert (REPO / "methods" / name / "README.md").is_file(), name
+    for name, module in METHODS.items():
+        folder = REPO.joinpath(*module.split(".")[1:])
+        assert known <= {path.name for path in folder.glob("*.py")}, name
+        assert (folder / "README.md").is_file(), name
 
 
 @pytest.mark.parametrize(

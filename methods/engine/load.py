@@ -23,11 +23,9 @@ from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, parse, revise
+from attnbias.methods.engine.stored import KEY
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
-
-KEY = "attnbias"
-"""The metadata entry of our safetensors files."""
 
 
 @dataclass(frozen=True)
