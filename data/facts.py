@@ -19,6 +19,7 @@ class Archive:
     """In bytes."""
     algorithm: Literal["md5", "sha1", "sha256"] | None = None
     digest: str | None = None
+    """The checksum, or its beginning where no more of it is published."""
     into: str = ""
     """Folder, below the set's own, that its members go to."""
     nested: bool = False

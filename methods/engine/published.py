@@ -1,0 +1,125 @@
+"""From what a person names to a file on this disk: a path, a published name, a URL, or a file of Hugging Face's hub.
+
+The table of names is weights/manifest.py; what arrives over HTTP comes through data/download.py, resumable and checked.
+The two rooms do not know each other, so the engine brings them together here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from attnbias.data.download import Progress, fetch
+from attnbias.data.facts import Archive
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.weights.cache import cache_folder, offline
+from attnbias.weights.errors import WeightsError
+from attnbias.weights.manifest import PUBLISHED, Published
+
+HUB = "hf://"
+LOG = logging.getLogger(__name__)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def locate(source: str, progress: Progress = silent) -> Path:
+    """The file or folder that `--load-from` or `--backbone-weights` names, fetched where it is not on this disk.
+
+    A path that exists goes before a published name. Processes that ask for one file at once wait for each other.
+
+    Raises:
+        WeightsError: no such path or name, or the file cannot be had: offline, behind a form, not on the server.
+        DataError: the transfer broke off, or what arrived is not what was published.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    if source in PUBLISHED:
+        return fetch_published(PUBLISHED[source], progress)
+    if source.startswith(HUB):
+        return _from_hub(source)
+    if source.startswith(("http://", "https://")):
+        file = unquote(PurePosixPath(urlsplit(source).path).name) or "weights"
+        folder = cache_folder() / f"url-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+        return _fetched(Archive(source, file), folder, progress)
+    raise WeightsError(
+        f"no checkpoint {source}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a published "
+        ".pth file, a URL, or a name of: attnbias list weights"
+    )
+
+
+def fetch_published(published: Published, progress: Progress = silent) -> Path:
+    """Bring a published file to the cache and verify it; one that is there and verified is left alone."""
+    if published.url.startswith(HUB):
+        return _from_hub(published.url)
+    folder = cache_folder() / published.name
+    if published.browser and not (folder / published.file).is_file():
+        raise WeightsError(
+            f"{published.name} is behind a form that only a browser gets past: download {published.url} "
+            f"and put it at {folder / published.file}"
+        )
+    archive = Archive(published.url, published.file, algorithm=published.algorithm, digest=published.digest)
+    return _fetched(archive, folder, progress)
+
+
+def published_recipe(source: str, method: str) -> str | None:
+    """The named recipe of a published name; None for anything else.
+
+    Raises:
+        UsageError: the name is of another method, or of a backbone.
+    """
+    published = None if Path(source).exists() else PUBLISHED.get(source)
+    if published is None:
+        return None
+    if not published.recipe:
+        raise UsageError(f"{source} is a backbone, no whole model; use: attnbias train {method} {published.option}")
+    if method not in published.methods:
+        raise UsageError(f"{source} is a checkpoint of '{published.methods[0]}', not of '{method}'")
+    return published.recipe
+
+
+def _fetched(archive: Archive, folder: Path, progress: Progress) -> Path:
+    target = folder / archive.file
+    if target.is_file() and not os.access(folder, os.W_OK):
+        return target  # a cache that is shared read-only
+    if not target.is_file() and offline():
+        raise WeightsError(f"offline, and {target} is not there; put {archive.url} there, or run without --offline")
+    with _in_turn(folder):
+        if not target.is_file():
+            LOG.warning("fetching %s into %s", archive.url, folder)
+        return fetch([archive], folder, progress=progress)[0]
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at work in the folder: the processes of a run all name the same file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        turn = (folder / ".turn").open("w")
+    except OSError as error:
+        raise WeightsError(f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE") from None
+    with turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+def _from_hub(source: str) -> Path:
+    """A file of a model repository, by way of its own cache, which timm uses too."""
+    parts = source.removeprefix(HUB).split("/", 2)
+    if len(parts) < 3 or not all(parts):
+        raise UsageError(f"{source}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=offline()))
+    except Exception as error:  # its HTTP client raises errors of several families
+        why = "offline, and it is not in the hub's cache" if offline() else (str(error).splitlines() or ["?"])[0]
+        raise WeightsError(f"{source} cannot be had: {why}") from None
