@@ -29,20 +29,35 @@ Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Answers and measures of one split. Rows are in the order of the index, each sample once."""
+class Answers:
+    """What a model said to each sample. Rows are in the order of the index, each sample once."""
 
     ids: NDArray[np.int64]
     targets: NDArray[Any]
     scores: dict[str, NDArray[np.float32]]
     """The method's answers by name, a row a sample: of a classifier, probabilities (N, C), `scores` first."""
-    measures: dict[str, Any]
     skipped: list[str]
     """Pictures that could not be read and were left out (`--on-bad-image skip`)."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Evaluation(Answers):
+    """Answers of one split, and its measures."""
+
+    measures: dict[str, Any]
+
+
 def evaluate(
+    method: Method, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
+) -> Evaluation:
+    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised."""
+    found = answer_all(method, model, dataset, recipe, accelerator, **how)
+    measures = method.measure_all(recipe, found.targets, found.scores, dataset.index.task)
+    return Evaluation(found.ids, found.targets, found.scores, found.skipped, measures)
+
+
+@torch.no_grad()
+def answer_all(
     method: Method,
     model: nn.Module,
     dataset: PictureDataset,
@@ -53,14 +68,14 @@ def evaluate(
     workers: int = 0,
     control: Control | None = None,
     perturb: Perturbation | None = None,
-) -> Evaluation:
-    """Score every sample of a split once and measure.
+) -> Answers:
+    """Score every sample of a split once.
 
     Batch k holds the same samples whatever the number of processes (rank k modulo processes computes it), so the
     figures do not depend on it.
 
     Raises:
-        Stopped: a signal asked to stop (where `control` is given).
+        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
     """
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
@@ -94,8 +109,7 @@ def evaluate(
     order = np.argsort(ids)
     targets = np.concatenate([part[1] for part in parts])[order]
     scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
-    measures = method.measure_all(recipe, targets, scores, dataset.index.task)
-    return Evaluation(ids[order], targets, scores, measures, skipped)
+    return Answers(ids[order], targets, scores, skipped)
 
 
 def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from attnbias.data.errors import DataError
 from attnbias.data.index import Task
 from attnbias.data.registry import DATASETS, open_split
+from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.published import locate, published_recipe
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY
 from attnbias.weights.errors import WeightsError
@@ -47,8 +49,27 @@ def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], t
 
     One entry, because safetensors writes several in any order and equal weights would give unequal files.
     """
-    values = {"method": method.name, "task": task, "recipe": recipe.model_dump(mode="json"), "classes": classes}
+    values = {
+        "method": method.name,
+        "task": task,
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": classes,
+        "preprocessing": preprocessing(method, recipe),
+    }
     return {KEY: json.dumps(values)}
+
+
+def preprocessing(method: Method, recipe: Recipe) -> dict[str, Any]:
+    """What is done to a picture before the model sees it, for those who load the weights without this program."""
+    mean, std = normalization(recipe.normalize)
+    steps: list[str] = []
+    pending = [method.transform(recipe, train=False)]
+    while pending:
+        step: Any = pending.pop(0)
+        inner = getattr(step, "transforms", None)
+        pending[:0] = inner or []
+        steps += [] if inner else [repr(step)]
+    return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
 
 
 def stored_recipe(path: Path, method: Method) -> Recipe:
@@ -78,14 +99,15 @@ def load_run(
     """Load weights for evaluation.
 
     `load_from` is a run folder (its best checkpoint, else its newest), a checkpoint folder, or a weight file of ours or
-    of the paper's authors. `overrides` are recipe fields typed by the person; `recipe_name` helps published files.
-    `entry` picks raw or averaged weights; by default those that reached the best measure.
+    of the paper's authors, by its path, its published name or a URL. `overrides` are recipe fields typed by the person;
+    `recipe_name` helps published files. `entry` picks raw or averaged weights; by default those that reached the best measure.
 
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
     method = get_method(method_name)
-    path, words = _resolve(Path(load_from), entry)
+    recipe_name = recipe_name or published_recipe(load_from, method.name)
+    path, words = _resolve(locate(load_from), entry)
     checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
     said = _said(path, checkpoint.metadata, method)
     if said is not None:
@@ -120,7 +142,7 @@ def initial_weights(
     `reset_head` keeps fresh weights where a shape depends on the number of classes; nothing else may differ.
     """
     if load_from is not None:
-        path, _ = _resolve(Path(load_from), None)
+        path, _ = _resolve(locate(load_from), None)
         checkpoint = read_checkpoint(path, trust=trust)
         ours = _said(path, checkpoint.metadata, method) is not None
         state = method.fit_resolution(model, checkpoint.state if ours else method.convert(checkpoint.state))
@@ -135,14 +157,12 @@ def initial_weights(
             state = {**state, **{name: own[name] for name in kept}}
         load_strict(model, state, path)
     elif backbone_weights is not None:
-        path = Path(backbone_weights)
+        path = locate(backbone_weights)
         method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
 
 
 def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
     """The weight file behind a run folder, a checkpoint folder or a file, and words for it."""
-    if not path.exists():
-        raise WeightsError(f"no checkpoint {path}; give a run folder, a .safetensors or a published .pth file")
     if path.is_file():
         return path, str(path)
     best = None
