@@ -1,0 +1,16 @@
+"""The table of datasets: archives, sizes, checksums, licences, layouts and counts of each, in a file a kind.
+
+A new dataset is one entry and one module with its `prepare` function (its type is `Preparer` in data/prepare.py).
+"""
+
+from __future__ import annotations
+
+from attnbias.data.catalogue import generated, multilabel, robustness, singlelabel
+from attnbias.data.facts import DatasetFacts
+
+ENTRIES: tuple[DatasetFacts, ...] = (
+    *generated.ENTRIES,
+    *multilabel.ENTRIES,
+    *singlelabel.ENTRIES,
+    *robustness.ENTRIES,
+)

@@ -1,0 +1,130 @@
+"""The sets of several labels a picture."""
+
+from __future__ import annotations
+
+from attnbias.data.facts import Archive, DatasetFacts
+
+_COCO = "http://images.cocodataset.org/"
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
+
+ENTRIES: tuple[DatasetFacts, ...] = (
+    DatasetFacts(
+        name="coco",
+        title="MS-COCO 2014 layout",
+        task="multilabel",
+        classes="80 (from the annotation file)",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        size="20 GB",
+        prepare="attnbias.data.coco:prepare",
+        layout="annotations/instances_{train,val}2014.json and images/{train2014,val2014}/",
+        page="https://cocodataset.org",
+        archives=(
+            Archive(
+                _COCO + "zips/train2014.zip",
+                "train2014.zip",
+                13_510_573_713,
+                "sha256",
+                "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+            ),
+            Archive(
+                _COCO + "zips/val2014.zip",
+                "val2014.zip",
+                6_645_013_297,
+                "sha256",
+                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+            ),
+            Archive(
+                _COCO + "annotations/annotations_trainval2014.zip",
+                "annotations_trainval2014.zip",
+                252_872_794,
+                "sha256",
+                "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+            ),
+        ),
+        counts={"train": 82_783, "val": 40_504},
+    ),
+    DatasetFacts(
+        name="voc07",
+        title="PASCAL VOC 2007",
+        task="multilabel",
+        classes="20",
+        splits=("trainval", "test"),
+        train="trainval",
+        val="test",
+        acquisition="auto",
+        licence="Flickr's terms, research",
+        size="0.9 GB",
+        prepare="attnbias.data.voc:prepare",
+        layout="VOC2007/{JPEGImages,Annotations,ImageSets/Main}, the test annotations merged in",
+        page="http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
+        archives=(
+            Archive(
+                _VOC + "VOCtrainval_06-Nov-2007.tar",
+                "VOCtrainval_06-Nov-2007.tar",
+                None,
+                "md5",
+                "c52e279531787c972589f7e41ab4ae64",
+            ),
+            Archive(
+                _VOC + "VOCtest_06-Nov-2007.tar",
+                "VOCtest_06-Nov-2007.tar",
+                None,
+                "md5",
+                "b6e924de25625d8de591ea690078ad9f",
+            ),
+        ),
+        counts={"trainval": 5_011, "test": 4_952},
+    ),
+    DatasetFacts(
+        name="voc12",
+        title="PASCAL VOC 2012",
+        task="multilabel",
+        classes="20",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        licence="Flickr's terms, research",
+        size="2 GB",
+        prepare="attnbias.data.voc:prepare",
+        layout="VOC2012/{JPEGImages,Annotations,ImageSets/Main}",
+        page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        archives=(
+            Archive(
+                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                "VOCtrainval_11-May-2012.tar",
+                None,
+                "md5",
+                "6cd6e144f989b92b3379bac3b3de84fd",
+            ),
+        ),
+        counts={"train": 5_717, "val": 5_823},
+    ),
+    DatasetFacts(
+        name="wider",
+        title="WIDER-Attribute",
+        task="multilabel",
+        classes="14",
+        splits=("trainval", "test"),
+        train="trainval",
+        val="test",
+        acquisition="manual",
+        licence="non-commercial research",
+        size="4 GB",
+        prepare="attnbias.data.wider:prepare",
+        layout="Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/",
+        page="http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html",
+        archives=(
+            Archive(
+                "http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute_files/wider_attribute_annotation.zip",
+                "wider_attribute_annotation.zip",
+            ),
+            Archive("https://drive.google.com/open?id=0B-PXtfvNMLanWEVCaHZnR0RHSlE", "wider_attribute_image.tgz"),
+        ),
+        counts={"trainval": 28_345, "test": 29_179},
+    ),
+)

@@ -1,0 +1,109 @@
+"""The sets made to test what was trained on ImageNet: corrupted, adversarial, rendered and sketched pictures."""
+
+from __future__ import annotations
+
+from attnbias.data.facts import Archive, DatasetFacts
+
+_BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks/"
+_ZENODO = "https://zenodo.org/record/2235448/files/"
+_CORRUPTIONS = (
+    *("brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost", "gaussian_noise", "glass_blur"),
+    *("impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "shot_noise", "snow", "zoom_blur"),
+)
+
+ENTRIES: tuple[DatasetFacts, ...] = (
+    DatasetFacts(
+        name="imagenet-c",
+        title="ImageNet-C, corrupted",
+        task="singlelabel",
+        classes="1000 (15 corruptions in 5 severities, a split each)",
+        splits=tuple(f"{corruption}-{severity}" for corruption in _CORRUPTIONS for severity in range(1, 6)),
+        train=None,
+        val="brightness-1",
+        acquisition="auto",
+        licence="CC BY 4.0, pictures under ImageNet's terms",
+        size="75 GB",
+        prepare="attnbias.data.imagenet:prepare_corruptions",
+        layout="CORRUPTION/{1..5}/SYNSET/ of pictures, perhaps below blur/ digital/ noise/ weather/",
+        page="https://zenodo.org/record/2235448",
+        archives=tuple(
+            Archive(f"{_ZENODO}{group}.tar", f"{group}.tar", None, "md5", digest)
+            for group, digest in (
+                ("blur", "2d8e81fdd8e07fef67b9334fa635e45c"),
+                ("digital", "89157860d7b10d5797849337ca2e5c03"),
+                ("noise", "e80562d7f6c3f8834afb1ecf27252745"),
+                ("weather", "33ffea4db4d93fe4a428c40a6ce0c25d"),
+            )
+        ),
+        counts={f"{corruption}-{severity}": 50_000 for corruption in _CORRUPTIONS for severity in range(1, 6)},
+    ),
+    DatasetFacts(
+        name="imagenet-a",
+        title="ImageNet-A, hard",
+        task="singlelabel",
+        classes="1000, of which 200 occur",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="auto",
+        licence="pictures under their owners' terms",
+        size="0.7 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="imagenet-a/SYNSET/ of pictures",
+        page="https://github.com/hendrycks/natural-adv-examples",
+        archives=(
+            Archive(
+                _BERKELEY + "imagenet-a.tar",
+                "imagenet-a.tar",
+                687_552_512,
+                "sha256",
+                "3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
+            ),
+        ),
+        counts={"val": 7_500},
+    ),
+    DatasetFacts(
+        name="imagenet-r",
+        title="ImageNet-R, drawn",
+        task="singlelabel",
+        classes="1000, of which 200 occur",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="auto",
+        licence="pictures under their owners' terms",
+        size="2.2 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="imagenet-r/SYNSET/ of pictures",
+        page="https://github.com/hendrycks/imagenet-r",
+        archives=(
+            Archive(
+                _BERKELEY + "imagenet-r.tar",
+                "imagenet-r.tar",
+                2_191_079_936,
+                "sha256",
+                "18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
+            ),
+        ),
+        counts={"val": 30_000},
+    ),
+    DatasetFacts(
+        name="imagenet-sketch",
+        title="ImageNet-Sketch",
+        task="singlelabel",
+        classes="1000",
+        splits=("val",),
+        train=None,
+        val="val",
+        acquisition="manual",
+        licence="research",
+        size="7 GB",
+        prepare="attnbias.data.imagenet:prepare_renditions",
+        layout="sketch/SYNSET/ of pictures",
+        page="https://github.com/HaohanWang/ImageNet-Sketch",
+        archives=(
+            Archive("https://drive.google.com/open?id=1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "ImageNet-Sketch.zip"),
+        ),
+        counts={"val": 50_889},
+    ),
+)
