@@ -74,7 +74,7 @@ class Record(NamedTuple):
     group: str | None = None
     """Value of a group column (worst-group accuracy), such as the demo set's context."""
     label_map: str | None = None
-    """PNG with the class of each pixel (255 = ignore), where the task is segmentation."""
+    """File with the class of each pixel (255 = ignored; see Index.label_values), where the task is segmentation."""
     text: Text | None = None
 
 
@@ -91,6 +91,8 @@ class Index:
     records: tuple[Record, ...]
     annotations: Path | None = None
     """COCO-style file with masks, where the set has one."""
+    label_values: tuple[int, ...] | None = None
+    """Class of each value 0..255 in the files of the label maps (255 = ignored), where the value is not the class."""
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""
@@ -103,6 +105,7 @@ class Index:
             "classes": self.classes,
             "root": _stored(self.root, home),
             "annotations": _stored(self.annotations, home) if self.annotations else None,
+            "label_values": self.label_values,
         }
         with replacing(path) as file:
             file.write(json.dumps(header)[:-1] + ', "records": [\n')
@@ -131,6 +134,7 @@ class Index:
                 classes=tuple(content["classes"]),
                 root=home / content["root"],
                 annotations=home / content["annotations"] if content["annotations"] else None,
+                label_values=tuple(content["label_values"]) if content["label_values"] else None,
                 records=tuple(
                     Record(
                         path=item[0],

@@ -1,0 +1,100 @@
+"""Label maps: files with the class of each pixel, read alike whatever the set, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+
+IGNORE = 255
+"""The label of pixels that belong to no class: they count neither in the loss nor in the measures."""
+
+
+def read_label_map(path: Path) -> NDArray[np.uint8]:
+    """Read the values of a label map, (H, W) uint8: indices of a palette PNG, levels of a grey one.
+
+    SBD's MATLAB files (*.mat) are read too, through scipy.
+
+    Raises:
+        DataError: the file is missing, broken, or a picture of colours.
+    """
+    if path.suffix == ".mat":
+        return _read_sbd(path)
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture)
+    except FileNotFoundError:
+        raise DataError(f"label map {path} is missing; run prepare-data again with the folder it is in") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"label map {path} cannot be read ({error})") from None
+    if values.ndim != 2 or values.max(initial=0) > IGNORE:
+        kind = "colours" if values.ndim != 2 else f"the value {values.max()}"
+        raise DataError(f"label map {path} holds {kind}; expected an indexed or grey PNG with class numbers up to 255")
+    return values.astype(np.uint8)
+
+
+def open_label_map(index: Index, sample: int) -> NDArray[np.uint8]:
+    """Read the class of each pixel of one sample, (H, W) uint8, 255 = ignored.
+
+    Raises:
+        DataError: the file cannot be read, or holds a class that the set does not have.
+    """
+    file = index.records[sample].label_map
+    if file is None:
+        raise DataError(f"{index.dataset}/{index.split} has no label maps; expected a segmentation dataset")
+    values = read_label_map(index.root / file)
+    labels = values if index.label_values is None else np.array(index.label_values, np.uint8)[values]
+    if (strange := _largest(labels)) >= len(index.classes):
+        raise DataError(
+            f"label map {index.root / file} holds class {strange}; "
+            f"{index.dataset} has 0 to {len(index.classes) - 1}, and 255 for pixels that do not count"
+        )
+    return labels
+
+
+def count_pixels(
+    index: Index, workers: int = 1, progress: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> NDArray[np.int64]:
+    """Count the pixels of each class in each sample, (N, C + 1); the last column counts the ignored ones.
+
+    Raises:
+        DataError: a label map cannot be read, or holds an unknown class.
+    """
+    places = [*range(len(index.classes)), IGNORE]
+
+    def counted(sample: int) -> NDArray[np.int64]:
+        return np.bincount(open_label_map(index, sample).ravel(), minlength=256)[places]
+
+    counts = np.zeros((len(index.records), len(places)), np.int64)
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
+        for done, row in enumerate(pool.map(counted, range(len(counts)))):
+            counts[done] = row
+            progress(f"counting pixels of {index.split}", done + 1, len(counts))
+    return counts
+
+
+def _largest(labels: NDArray[np.uint8]) -> int:
+    """The largest class number, -1 where every pixel is ignored."""
+    return int((labels + np.uint8(1)).max(initial=0)) - 1  # 255 wraps around to 0
+
+
+def _read_sbd(path: Path) -> NDArray[np.uint8]:
+    """Label map of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011): GTcls.Segmentation."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(f"reading {path} needs scipy; run: pip install scipy") from None
+    try:
+        values: NDArray[np.uint8] = loadmat(path, squeeze_me=True)["GTcls"]["Segmentation"].item()
+        return values
+    except FileNotFoundError:
+        raise DataError(f"label map {path} is missing; run prepare-data again with the folder it is in") from None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"label map {path} is damaged ({error})") from None

@@ -1,0 +1,84 @@
+"""Pictures with label maps as training and evaluation samples: both go through one transform together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnbias.data.datasets import PictureDataset, SampleKey, seeded
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+from attnbias.data.label_maps import open_label_map
+
+
+class LabelMapDataset(PictureDataset):
+    """The samples of a segmentation split, in the order of its index.
+
+    `dataset[SampleKey(sample, epoch)]` gives {"image": (3, h, w) float32, "target": (h', w') int64 with 255 = ignored,
+    "index": int}. In training h', w' are h, w; in evaluation the target is the label map as stored, whatever size the
+    picture was resized to. Keys, seeds and skipped pictures are a PictureDataset's; decoding is always exact.
+
+    Args:
+        index: a split whose records have label maps.
+        transform: (picture (H, W, 3) uint8, labels (H, W) uint8) -> (image, target), such as those of
+            data/transforms/segmentation.py.
+        seed: decides the augmentation, together with epoch and index.
+        on_bad_image: raise DataError naming the path of a picture or label map, or skip.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        transform: Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]],
+        *,
+        seed: int = 0,
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> None:
+        if index.task != "segmentation":
+            raise DataError(f"{index.dataset}/{index.split} is a {index.task} set; segmentation needs label maps")
+        super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image)
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        try:
+            picture, labels = np.asarray(self.picture(index)), self.label_map(index)
+            if picture.shape[:2] != labels.shape:
+                sizes = " and ".join(f"{width} x {height}" for height, width in (picture.shape[:2], labels.shape))
+                raise DataError(
+                    f"picture {self.index.root / self.records[index].path} and its label map differ in size: {sizes}"
+                )
+        except DataError as error:
+            if self.on_bad_image == "error":
+                raise
+            return {"index": index, "error": str(error)}
+        with seeded(self.seed, epoch, index):
+            image, target = self.transform(picture, labels)
+        return {"image": image, "target": target, "index": index}
+
+    def label_map(self, index: int) -> NDArray[np.uint8]:
+        """The class of each pixel of one sample as stored, (H, W) with 255 = ignored."""
+        return open_label_map(self.index, index)
+
+    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        """Gather samples into a batch: image (B, 3, h, w), target (B, h', w'), index (B,), errors: list of str.
+
+        Images, or targets, of different sizes (in evaluation) stay a list of tensors. A batch in which every picture
+        was skipped has neither.
+        """
+        assert not isinstance(samples, dict)
+        good = [sample for sample in samples if "error" not in sample]
+        batch: dict[str, Any] = {
+            "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+            "errors": [sample["error"] for sample in samples if "error" in sample],
+        }
+        if good:
+            for name in ("image", "target"):
+                tensors = [sample[name] for sample in good]
+                alike = all(tensor.shape == tensors[0].shape for tensor in tensors)
+                batch[name] = torch.stack(tensors) if alike else tensors
+        return batch

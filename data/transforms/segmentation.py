@@ -1,0 +1,311 @@
+"""How AbSViT's segmentation prepares a picture and its label map, with OpenCV's arithmetic on uint8 pixels.
+
+Pictures are (H, W, 3) uint8 RGB arrays, label maps (H, W) uint8 with 255 = ignored. The published program resizes,
+crops, flips, distorts, normalises and pads, in this order; here the crop and the flip are drawn first and only the
+pixels inside them are ever resized, to the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnbias.data.label_maps import IGNORE
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""ImageNet's, per RGB channel, on pixels in [0, 255]."""
+
+Pixels = NDArray[np.uint8]
+
+_WHOLE = slice(None)
+
+
+# Sizes and resampling -------------------------------------------------------------------------------------------------
+
+
+def rescaled(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of a picture that fits into `scale`, its sides' ratio kept (golden resize_sizes).
+
+    Args:
+        size: (height, width).
+        scale: what the longer and the shorter side may measure at most, in either order.
+    """
+    factor = min(max(scale) / max(size), min(scale) / min(size))
+    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+
+
+def resize_picture(
+    picture: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
+) -> Pixels:
+    """Resize bilinearly without antialiasing, to the very pixels of OpenCV's INTER_LINEAR.
+
+    Args:
+        picture: (H, W, 3).
+        size: (height, width) of the whole result.
+        rows, columns: the part of the result that is wanted.
+        flip: mirror that part.
+    """
+    if picture.shape[:2] == size:
+        return picture[rows, columns][:, :: -1 if flip else 1]
+    top, bottom, up, down = _taps(picture.shape[0], size[0], rows)
+    left, right, near, far = _taps(picture.shape[1], size[1], columns)
+    if flip:
+        left, right, near, far = (values[::-1] for values in (left, right, near, far))
+    first = min(top[0], bottom[0]) if len(top) else 0
+    source = picture[first : bottom[-1] + 1 if len(bottom) else 0]
+    # 11-bit weights; 4 bits are dropped between the passes and 16 and 2 after them, as OpenCV does.
+    wide = source[:, left] * near[:, None] + source[:, right] * far[:, None]  # (h', w, 3) int32
+    wide >>= 4
+    mixed = ((wide[top - first] * up[:, None, None]) >> 16) + ((wide[bottom - first] * down[:, None, None]) >> 16)
+    return ((mixed + 2) >> 2).astype(np.uint8)
+
+
+def resize_labels(
+    labels: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
+) -> Pixels:
+    """Resize a label map (H, W): pixel i of n takes the label at floor(i * length / n). Arguments as above."""
+    down, across = (_nearest(*args) for args in ((labels.shape[0], size[0], rows), (labels.shape[1], size[1], columns)))
+    return labels[down[:, None], across[::-1] if flip else across]
+
+
+def _nearest(length: int, size: int, part: slice) -> NDArray[np.intp]:
+    return np.minimum((np.arange(size)[part] * (length / size)).astype(np.intp), length - 1)
+
+
+def _taps(
+    length: int, size: int, part: slice
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+    """The two source places of each pixel along one side, and their weights in 1/2048."""
+    place = ((np.arange(size)[part] + 0.5) * (length / size) - 0.5).astype(np.float32)
+    before = np.floor(place).astype(np.intp)
+    after = place - before
+    weights = (np.rint(share * 2048).astype(np.int32) for share in (1 - after, after))
+    return np.clip(before, 0, length - 1), np.clip(before + 1, 0, length - 1), *weights
+
+
+# Crop -----------------------------------------------------------------------------------------------------------------
+
+
+def choose_crop(
+    draw: Callable[[], tuple[int, int]],
+    cut: Callable[[tuple[int, int]], Pixels],
+    max_share: float = 0.75,
+) -> tuple[tuple[int, int], int]:
+    """Draw a crop's corner until no class fills it; return the corner and how many were drawn (golden crop_rule).
+
+    A crop is taken where it shows more than one class and none covers `max_share` of its pixels, the ignored ones not
+    counted. The eleventh is taken as it is.
+
+    Args:
+        draw: a new (top, left).
+        cut: the labels inside the crop at (top, left).
+        max_share: 1 takes the first crop as it is.
+    """
+    corner, drawn = draw(), 1
+    while max_share < 1 and drawn < 11:
+        counts = np.bincount(cut(corner).ravel(), minlength=256)[:IGNORE]
+        if np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_share:
+            break
+        corner, drawn = draw(), drawn + 1
+    return corner, drawn
+
+
+# Colours --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """One draw of mmsegmentation's PhotoMetricDistortion; None leaves a step out. Every step truncates to uint8."""
+
+    brightness: float | None = None
+    """Added to every channel."""
+    contrast: float | None = None
+    """Multiplies every channel."""
+    saturation: float | None = None
+    """Multiplies S of HSV."""
+    hue: int | None = None
+    """Added to H of HSV, in double degrees modulo 180."""
+    contrast_last: bool = False
+    """Contrast after the colours instead of before them."""
+
+    @classmethod
+    def draw(cls) -> Distortion:
+        """Draw every step, each with probability 0.5, from torch's global generator."""
+        chosen = (torch.rand(5) < 0.5).tolist()
+        values = torch.rand(3).tolist()
+        return cls(
+            brightness=values[0] * 64 - 32 if chosen[0] else None,
+            contrast=values[1] + 0.5 if chosen[1] else None,
+            saturation=values[2] + 0.5 if chosen[2] else None,
+            hue=int(torch.randint(-18, 18, ())) if chosen[3] else None,
+            contrast_last=chosen[4],
+        )
+
+    def steps(self, picture: Pixels) -> Iterator[tuple[str, Pixels]]:
+        """Yield the name of each step that is done and the picture after it."""
+        order = ["brightness", "contrast", "saturation", "hue"]
+        if self.contrast_last:
+            order.append(order.pop(1))
+        for name in order:
+            if getattr(self, name) is not None:
+                picture = getattr(self, f"_{name}")(picture)
+                yield name, picture
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        """Distort a picture (H, W, 3)."""
+        for _, distorted in self.steps(picture):
+            picture = distorted
+        return picture
+
+    def _brightness(self, picture: Pixels) -> Pixels:
+        return _linear(1, self.brightness or 0)[picture]
+
+    def _contrast(self, picture: Pixels) -> Pixels:
+        return _linear(self.contrast or 0, 0)[picture]
+
+    def _saturation(self, picture: Pixels) -> Pixels:
+        hue, saturation, value = to_hsv(picture)
+        return from_hsv(hue, _linear(self.saturation or 0, 0)[saturation], value)
+
+    def _hue(self, picture: Pixels) -> Pixels:
+        hue, saturation, value = to_hsv(picture)
+        return from_hsv((hue + (self.hue or 0)) % 180, saturation, value)
+
+
+def _linear(factor: float, shift: float) -> Pixels:
+    """Table of every level times a factor plus a shift, clipped and truncated."""
+    levels = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(shift)
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+_LEVELS = np.maximum(np.arange(256), 1)
+_SATURATION_OF = np.rint((255 << 12) / _LEVELS).astype(np.int32)
+_HUE_OF = np.rint((180 << 12) / (6.0 * _LEVELS)).astype(np.int32)
+
+
+def to_hsv(picture: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """RGB (H, W, 3) -> H in 0..179, S and V in 0..255, each (H, W), in OpenCV's fixed-point arithmetic."""
+    red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
+    value = picture.max(axis=2).astype(np.int32)
+    spread = value - picture.min(axis=2)
+    saturation = (spread * _SATURATION_OF[value] + (1 << 11)) >> 12
+    sector = np.where(
+        value == red, green - blue, np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    )
+    hue = (sector * _HUE_OF[spread] + (1 << 11)) >> 12
+    return hue + 180 * (hue < 0), saturation, value
+
+
+_MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
+"""For each sixth of the colour circle, which of (value, p, q, t) red, green and blue take."""
+
+
+def from_hsv(hue: NDArray[np.integer], saturation: NDArray[np.integer], value: NDArray[np.integer]) -> Pixels:
+    """H in 0..179, S and V in 0..255, each (H, W) -> RGB (H, W, 3), in OpenCV's single precision."""
+    turn = hue.astype(np.float32) * np.float32(6 / 180)
+    sixth = np.floor(turn).astype(np.intp)
+    rest = turn - sixth.astype(np.float32)
+    grey, strength = (part.astype(np.float32) * np.float32(1 / 255) for part in (value, saturation))
+    parts = np.stack(
+        [grey, grey * (1 - strength), grey * (1 - strength * rest), grey * (1 - strength * (1 - rest))], axis=2
+    )
+    mixed = np.take_along_axis(parts, _MIXES[sixth % 6], axis=2) * np.float32(255)
+    # OpenCV truncates in its vector code (32 pixels at a time) and rounds what is left of each row.
+    rounded = mixed.shape[1] // 32 * 32
+    np.rint(mixed[:, rounded:], out=mixed[:, rounded:])
+    return mixed.astype(np.uint8)
+
+
+# Pipelines ------------------------------------------------------------------------------------------------------------
+
+
+def normalized(picture: Pixels) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float32: (x - mean) / std."""
+    pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()
+    return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+
+
+def padded(image: Tensor, labels: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Pad a normalised image (3, h, w) with 0, the mean colour, and its labels (h, w) with 255, below and right."""
+    below, right = (max(side - now, 0) for side, now in zip(size, labels.shape, strict=True))
+    pad = torch.nn.functional.pad
+    return pad(image, (0, right, 0, below)), pad(labels, (0, right, 0, below), value=IGNORE)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random about one training sample."""
+
+    size: tuple[int, int]
+    """(height, width) that the picture is resized to."""
+    corner: tuple[int, int]
+    """(top, left) of the crop in the resized picture."""
+    flip: bool
+    distortion: Distortion
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Picture and label map -> image (3, *crop) float32 and labels (*crop) int64, augmented.
+
+    Draws from torch's global generator.
+    """
+
+    scale: tuple[int, int] = (2048, 512)
+    """What the longer and the shorter side may measure at ratio 1."""
+    ratio: tuple[float, float] = (0.5, 2.0)
+    crop: tuple[int, int] = (512, 512)
+    """(height, width)."""
+    max_share: float = 0.75
+    """Share of a crop that one class may not reach."""
+    flip: float = 0.5
+    """Probability of mirroring."""
+
+    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
+        return self.apply(picture, labels, self.draw(labels))
+
+    def draw(self, labels: Pixels) -> Draw:
+        """Draw size, crop, flip and colours for one sample (its labels decide which crops are taken)."""
+        low, high = self.ratio
+        ratio = low + (high - low) * float(torch.rand(()))
+        scale = int(self.scale[0] * ratio), int(self.scale[1] * ratio)
+        height, width = size = rescaled((labels.shape[0], labels.shape[1]), scale)
+        room = max(height - self.crop[0], 0), max(width - self.crop[1], 0)
+        corner, _ = choose_crop(
+            lambda: (int(torch.randint(room[0] + 1, ())), int(torch.randint(room[1] + 1, ()))),
+            lambda corner: resize_labels(labels, size, *self.window(corner)),
+            self.max_share,
+        )
+        return Draw(size, corner, bool(torch.rand(()) < self.flip), Distortion.draw())
+
+    def apply(self, picture: Pixels, labels: Pixels, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Do what was drawn (goldens prep_train_*)."""
+        window = self.window(draw.corner)
+        pixels = draw.distortion(resize_picture(picture, draw.size, *window, draw.flip))
+        target = torch.from_numpy(resize_labels(labels, draw.size, *window, draw.flip)).long()
+        return padded(normalized(pixels), target, self.crop)
+
+    def window(self, corner: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the resized picture that a crop takes."""
+        top, left = corner
+        return slice(top, top + self.crop[0]), slice(left, left + self.crop[1])
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Picture -> resized image (3, h, w) float32, without padding; its labels stay as they are stored, as int64."""
+
+    scale: tuple[int, int] = (2048, 512)
+
+    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
+        return self.image(picture), torch.from_numpy(labels).long()
+
+    def image(self, picture: Pixels) -> Tensor:
+        """The network's input for a picture alone (goldens prep_eval_*)."""
+        height, width = picture.shape[:2]
+        return normalized(resize_picture(picture, rescaled((height, width), self.scale)))
