@@ -52,10 +52,8 @@ def resize_picture(
     """
     if picture.shape[:2] == size:
         return picture[rows, columns][:, :: -1 if flip else 1]
-    top, bottom, up, down = _taps(picture.shape[0], size[0], rows)
-    left, right, near, far = _taps(picture.shape[1], size[1], columns)
-    if flip:
-        left, right, near, far = (values[::-1] for values in (left, right, near, far))
+    top, bottom, up, down = _taps(picture.shape[0], size[0], np.arange(size[0])[rows])
+    left, right, near, far = _taps(picture.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
     first = min(top[0], bottom[0]) if len(top) else 0
     source = picture[first : bottom[-1] + 1 if len(bottom) else 0]
     # 11-bit weights; 4 bits are dropped between the passes and 16 and 2 after them, as OpenCV does.
@@ -68,22 +66,28 @@ def resize_picture(
 def resize_labels(
     labels: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
 ) -> Pixels:
-    """Resize a label map (H, W): pixel i of n takes the label at floor(i * length / n). Arguments as above."""
-    down, across = (_nearest(*args) for args in ((labels.shape[0], size[0], rows), (labels.shape[1], size[1], columns)))
-    return labels[down[:, None], across[::-1] if flip else across]
+    """Resize a label map (H, W): pixel i of n takes the label at floor(i * length / n), as OpenCV. Arguments as above."""
+    down = _nearest(labels.shape[0], size[0], np.arange(size[0])[rows])
+    across = _nearest(labels.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
+    return labels[down[:, None], across]
 
 
-def _nearest(length: int, size: int, part: slice) -> NDArray[np.intp]:
-    return np.minimum((np.arange(size)[part] * (length / size)).astype(np.intp), length - 1)
+def _step(length: int, size: int) -> float:
+    """Source pixels per pixel, divided as OpenCV divides: length / size may differ in its last bit, and floor shows it."""
+    return 1 / (size / length)
+
+
+def _nearest(length: int, size: int, places: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.minimum((places * _step(length, size)).astype(np.intp), length - 1)
 
 
 def _taps(
-    length: int, size: int, part: slice
+    length: int, size: int, places: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-    """The two source places of each pixel along one side, and their weights in 1/2048."""
-    place = ((np.arange(size)[part] + 0.5) * (length / size) - 0.5).astype(np.float32)
-    before = np.floor(place).astype(np.intp)
-    after = place - before
+    """The two source pixels of each of these places along a side resized to `size`, and their weights in 1/2048."""
+    centre = ((places + 0.5) * _step(length, size) - 0.5).astype(np.float32)
+    before = np.floor(centre).astype(np.intp)
+    after = centre - before
     weights = (np.rint(share * 2048).astype(np.int32) for share in (1 - after, after))
     return np.clip(before, 0, length - 1), np.clip(before + 1, 0, length - 1), *weights
 
