@@ -16,6 +16,7 @@ from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.train import train
 from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
+from attnbias.cli.weights import weights
 
 app = typer.Typer(
     name="attnbias",
@@ -39,10 +40,13 @@ def common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch no weights: take them from the cache.")] = False,
 ) -> None:
     """Options before the command."""
     if debug:
         os.environ["ATTNBIAS_DEBUG"] = "1"
+    if offline:
+        os.environ["ATTNBIAS_OFFLINE"] = "1"
 
 
 app.command("prepare-data", no_args_is_help=True)(prepare_data)
@@ -50,6 +54,7 @@ app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
 app.command("compare", no_args_is_help=True)(compare)
+app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")
 
 

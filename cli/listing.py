@@ -1,4 +1,4 @@
-"""`attnbias list methods|recipes|datasets`: what there is, from tables that need no torch."""
+"""`attnbias list methods|recipes|datasets|weights`: what there is, from tables that need no torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from attnbias.methods import METHODS, get_method
 
 if TYPE_CHECKING:
     from attnbias.data.facts import DatasetFacts
+    from attnbias.weights.manifest import Published
 
 OBTAINED = {"generated": "made here", "auto": "--download", "manual": "by hand"}
 
-listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes or datasets.")
+listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes, datasets or published weights.")
 
 
 def _table(*columns: str) -> Table:
@@ -100,3 +101,51 @@ def _details(facts: DatasetFacts, root: Path | None) -> Table:
         if text:
             table.add_row(name, text)
     return table
+
+
+@listing.command()
+def weights(
+    method: Annotated[
+        str | None, typer.Argument(help="Only what this method loads.", autocompletion=lambda: list(METHODS))
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show links, checksums and licences.")] = False,
+) -> None:
+    """Show the published weights that --load-from and --backbone-weights take by name."""
+    from attnbias.weights.cache import cache_folder
+    from attnbias.weights.manifest import PUBLISHED
+
+    if method is not None:
+        get_method(method)
+    entries = [entry for entry in PUBLISHED.values() if method is None or method in entry.methods]
+    console = Console(highlight=False)
+    if verbose:
+        for entry in entries:
+            console.print(f"[bold]{entry.name}[/bold]")
+            lines = (f"  {name:<10}{text}" for name, text in _facts(entry).items() if text)
+            console.print("\n".join(lines), "", soft_wrap=True)  # links in one piece, to be copied
+    else:
+        table = _table("weights", "of", "MB", "reports", "obtained")
+        for entry in entries:
+            of = entry.methods[0] if entry.recipe else "backbone"
+            size = f"{entry.megabytes:.0f}" if entry.megabytes else "?"
+            figures = ", ".join(f"{key} {value}" for key, value in entry.paper.items()) or "-"
+            table.add_row(entry.name, of, size, figures, "by hand" if entry.browser else "fetched")
+        console.print(table)
+    console.print(f"\nkept in {cache_folder()}; links and licences: attnbias list weights -v", soft_wrap=True)
+
+
+def _facts(entry: Published) -> dict[str, str]:
+    """Everything that is known of a published file."""
+    from attnbias.weights.cache import cache_folder
+
+    return {
+        "of": f"recipe {entry.recipe}" if entry.recipe else "a backbone",
+        "for": ", ".join(entry.methods),
+        "reports": ", ".join(f"{key} {value}" for key, value in entry.paper.items()),
+        "licence": entry.licence,
+        "size": f"about {entry.megabytes:g} MB" if entry.megabytes else "",
+        "checksum": f"{entry.algorithm} {entry.digest}..." if entry.digest else "none published",
+        "link": entry.url,
+        "put at": str(cache_folder() / entry.name / entry.file) if entry.browser else "",
+        "use": f"{entry.option} {entry.name}",
+    }

@@ -93,7 +93,7 @@ def prepare_data(
 
     from attnbias.data.prepare import Options, available_cores, prepare
 
-    with _progress() as progress:
+    with fetch_progress() as progress:
         options = Options(
             verify=verify,
             overwrite=overwrite,
@@ -113,7 +113,7 @@ def prepare_data(
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def fetch_progress() -> Iterator[Progress]:
     """A progress bar on a terminal; elsewhere a line where an archive is begun, and one where it is done."""
     from rich.console import Console
     from rich.progress import Progress as Bar

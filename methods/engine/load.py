@@ -25,9 +25,10 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.published import locate, published_recipe
 from attnbias.methods.engine.recipe import Recipe, parse, revise
-from attnbias.methods.engine.stored import KEY
+from attnbias.methods.engine.stored import KEY, stored_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
+from attnbias.weights.manifest import PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,50 @@ def stored_recipe(path: Path, method: Method) -> Recipe:
     return said.recipe
 
 
+@dataclass(frozen=True)
+class Described:
+    """Weights that were read, and what they are, before a model is built for them."""
+
+    method: Method
+    recipe: Recipe
+    classes: tuple[str, ...]
+    task: Task
+    state: dict[str, Tensor]
+    """Under our names; position embeddings still of their own size."""
+    path: Path
+    source: str
+    """Where they came from, in words for a person."""
+    layout: str
+    """How the file holds them."""
+
+
+def describe(
+    method_name: str,
+    load_from: str,
+    overrides: dict[str, Any],
+    *,
+    recipe_name: str | None = None,
+    entry: Entry | None = None,
+    trust: bool = False,
+    data_root: Path | None = None,
+) -> Described:
+    """Read weights and find out what they are; arguments and errors are those of `load_run`."""
+    method = get_method(method_name)
+    recipe_name = recipe_name or published_recipe(load_from, method.name)
+    path, words = _resolve(locate(load_from), entry)
+    checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
+    said = _said(path, checkpoint.metadata, method)
+    if said is not None:
+        recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
+    else:
+        state, inferred = _read_published(method, checkpoint.state, path)
+        recipe, classes, task = _describe_published(
+            method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
+        )
+        words += f" ({checkpoint.layout})"
+    return Described(method, recipe, classes, task, state, path, words, checkpoint.layout)
+
+
 def load_run(
     method_name: str,
     load_from: str,
@@ -100,31 +145,45 @@ def load_run(
 
     `load_from` is a run folder (its best checkpoint, else its newest), a checkpoint folder, or a weight file of ours or
     of the paper's authors, by its path, its published name or a URL. `overrides` are recipe fields typed by the person;
-    `recipe_name` helps published files. `entry` picks raw or averaged weights; by default those that reached the best measure.
+    `recipe_name` helps published files. `entry` picks raw or averaged weights; by default those that reached the best
+    measure.
 
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
-    method = get_method(method_name)
-    recipe_name = recipe_name or published_recipe(load_from, method.name)
-    path, words = _resolve(locate(load_from), entry)
-    checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
-    said = _said(path, checkpoint.metadata, method)
-    if said is not None:
-        recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
-    else:
-        state, inferred = _read_published(method, checkpoint.state, path)
-        recipe, classes, task = _describe_published(
-            method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
-        )
-        words += f" ({checkpoint.layout})"
-    model = method.build_model(recipe, len(classes), task)
-    state = method.fit_resolution(model, state)
+    found = describe(
+        method_name,
+        load_from,
+        overrides,
+        recipe_name=recipe_name,
+        entry=entry,
+        trust=trust,
+        data_root=data_root,
+    )
+    method, recipe, path = found.method, found.recipe, found.path
+    model = method.build_model(recipe, len(found.classes), found.task)
+    state = method.fit_resolution(model, found.state)
     if overrides and not (match := match_state(model.state_dict(), state)):
         flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
     load_strict(model, state, path)
-    return Loaded(method, recipe, model.to(device).eval(), classes, task, words)
+    return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
+
+
+def owners(load_from: str, *, trust: bool = False) -> list[str]:
+    """The methods that weights can belong to: the one that a file or a published name tells, else by names and shapes.
+
+    Empty where they are nobody's, as those of a backbone.
+    """
+    published = None if Path(load_from).exists() else PUBLISHED.get(load_from)
+    if published is not None and published.recipe:
+        return list(published.methods)
+    found = locate(load_from)
+    if (stored := stored_method(found)) is not None:
+        return [stored]
+    path, _ = _resolve(found, None)
+    state = read_checkpoint(path, trust=trust).state
+    return [name for name in METHODS if _belongs_to(get_method(name), state, path)]
 
 
 def initial_weights(

@@ -1,0 +1,137 @@
+"""`attnbias weights fetch|inspect|convert`: published weights brought here, looked into, written again as ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attnbias.cli.paths import check_target
+from attnbias.methods import METHODS
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.weights.manifest import PUBLISHED
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.inspection import Fit, Inspection
+
+weights = typer.Typer(no_args_is_help=True, help="Fetch published weights, look into weight files, convert them.")
+
+SHOWN = 10
+"""Names of tensors and classes that are shown; --json has all."""
+
+Trust = Annotated[bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="Whose weights they are.", show_default="told", autocompletion=lambda: list(METHODS)),
+]
+
+
+@weights.command(no_args_is_help=True)
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Of `attnbias list weights`.", autocompletion=lambda: list(PUBLISHED)),
+    ],
+) -> None:
+    """Bring published weights to the cache, verify them, and print their paths.
+
+    An interrupted transfer is continued. The cache is $ATTNBIAS_CACHE or the platform's place. What is behind a form
+    that only a browser gets past is named with its link, and the place to put it.
+    """
+    for name in names:
+        if name not in PUBLISHED:
+            raise UsageError(
+                f"no published weights '{name}'{did_you_mean(name, PUBLISHED)}; see: attnbias list weights"
+            )
+    from attnbias.cli.prepare_data import fetch_progress
+    from attnbias.methods.engine.published import fetch_published
+
+    with fetch_progress() as progress:
+        for name in names:
+            typer.echo(fetch_published(PUBLISHED[name], progress))
+
+
+@weights.command(no_args_is_help=True)
+def inspect(
+    file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
+    method: Method = None,
+    trust_checkpoint: Trust = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on standard output.")] = False,
+) -> None:
+    """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe."""
+    if method is not None and method not in METHODS:
+        raise UsageError(f"unknown method '{method}'{did_you_mean(method, METHODS)}; one of: {', '.join(METHODS)}")
+    from attnbias.methods.engine.inspection import inspect_weights
+
+    found = inspect_weights(file, method=method, trust=trust_checkpoint)
+    if as_json:
+        typer.echo(json.dumps(found.content(), indent=1))
+    else:
+        _show(found)
+
+
+@weights.command(no_args_is_help=True)
+def convert(
+    file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
+    to: Annotated[Path, typer.Option("--to", metavar="FILE.safetensors", help="What to write.")],
+    method: Method = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
+    ] = None,
+    entry: Annotated[
+        Literal["raw", "ema"] | None,
+        typer.Option("--weights", help="Which weights.", show_default="those of the best measure"),
+    ] = None,
+    to_plain: Annotated[
+        bool,
+        typer.Option("--to-plain", help="Only the part whose architecture is timm's or torchvision's, by their names."),
+    ] = False,
+    trust_checkpoint: Trust = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags."""
+    if to.suffix != ".safetensors":
+        raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
+    check_target(to, overwrite)
+    from attnbias.methods.engine.inspection import convert_weights
+
+    loaded, words = convert_weights(
+        file,
+        to,
+        method=method,
+        recipe_name=recipe,
+        entry={"raw": "model", "ema": "ema", None: None}[entry],
+        trust=trust_checkpoint,
+        plain=to_plain,
+    )
+    typer.echo(f"{to}: {words}\nfrom {loaded.source}")
+
+
+def _show(found: Inspection) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    average = ", an average beside them" if found.has_average else ""
+    console.print(f"{found.path}: {found.layout}; {found.tensors} tensors, {found.parameters:,} parameters{average}")
+    if found.published:
+        console.print(f"called like the published: {', '.join(found.published)}")
+    if told := {name: value for name, value in found.extra.items() if isinstance(value, (bool, int, float, str))}:
+        console.print("beside the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    for fit in found.fits:
+        _show_fit(console, fit)
+    if not found.fits:
+        console.print("no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE")
+
+
+def _show_fit(console: Any, fit: Fit) -> None:
+    described = fit.found
+    state = "fits" if fit.match else "does not fit"
+    console.print(f"\n{described.method.name} ({described.task}): {state}, {fit.matched} tensors matched")
+    if not fit.match:
+        console.print(f"  {fit.match}")
+    classes = described.classes
+    console.print(f"  {len(classes)} classes: {', '.join(classes[:SHOWN])}{' ...' if len(classes) > SHOWN else ''}")
+    recipe = {"dataset": described.recipe.dataset, **described.recipe.model_dump(exclude_defaults=True)}
+    console.print("  recipe, beside the defaults: " + ", ".join(f"{name} {value}" for name, value in recipe.items()))

@@ -1,0 +1,185 @@
+"""Look into a weight file: what it holds, whose it is, how it fits; and write it again as ours, or plain."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, TorchvisionFeatures
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import Described, Loaded, describe, load_run, owners, preprocessing, weights_metadata
+from attnbias.methods.engine.published import locate
+from attnbias.weights.files import Entry, StateMatch, match_state, read_checkpoint, write_weights
+from attnbias.weights.manifest import PUBLISHED
+
+PLAIN = "attnbias-plain"
+"""The metadata entry of plain files: another than ours, so that they are never taken for whole models."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How weights fit the model of one method."""
+
+    found: Described
+    matched: int
+    """Names that the model and the file share, with equal shapes."""
+    match: StateMatch
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a weight file holds."""
+
+    path: Path
+    layout: str
+    tensors: int
+    parameters: int
+    has_average: bool
+    extra: dict[str, Any]
+    """Plain values beside the weights, such as the epoch."""
+    fits: tuple[Fit, ...]
+    """The methods that it can belong to, the best fit first."""
+    published: tuple[str, ...]
+    """Names of the manifest whose file is called like this one."""
+
+    def content(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "layout": self.layout,
+            "tensors": self.tensors,
+            "parameters": self.parameters,
+            "has_average": self.has_average,
+            "extra": json.loads(json.dumps(self.extra, default=str)),
+            "published": self.published,
+            "methods": [
+                {
+                    "method": fit.found.method.name,
+                    "task": fit.found.task,
+                    "matched": fit.matched,
+                    "missing": fit.match.missing,
+                    "unexpected": fit.match.unexpected,
+                    "misshapen": fit.match.misshapen,
+                    "classes": fit.found.classes,
+                    "recipe": fit.found.recipe.model_dump(mode="json"),
+                }
+                for fit in self.fits
+            ],
+        }
+
+
+def inspect_weights(load_from: str, *, method: str | None = None, trust: bool = False) -> Inspection:
+    """Read a weight file and hold it against the models of every method that it can belong to, or of one.
+
+    Raises:
+        WeightsError: it is missing, damaged or refused, or not of the `method` that was named.
+    """
+    path = locate(load_from)
+    names = [method] if method else owners(load_from, trust=trust)
+    fits = sorted((_fit(name, load_from, trust) for name in names), key=lambda fit: not fit.match)
+    file = fits[0].found.path if fits else path
+    checkpoint = read_checkpoint(file, trust=trust)
+    return Inspection(
+        path=file,
+        layout=checkpoint.layout,
+        tensors=len(checkpoint.state),
+        parameters=sum(value.numel() for value in checkpoint.state.values() if value.is_floating_point()),
+        has_average=checkpoint.ema is not None,
+        extra=checkpoint.extra,
+        fits=tuple(fits),
+        published=tuple(name for name, entry in PUBLISHED.items() if entry.file == file.name),
+    )
+
+
+def _fit(name: str, load_from: str, trust: bool) -> Fit:
+    found = describe(name, load_from, {}, trust=trust)
+    with torch.device("meta"):  # names and shapes, without memory
+        model = found.method.build_model(found.recipe, len(found.classes), found.task)
+    state, own = found.method.fit_resolution(model, found.state), model.state_dict()
+    match = match_state(own, state)
+    return Fit(found, len(own.keys() & state.keys()) - len(match.misshapen), match)
+
+
+def owner(load_from: str, *, trust: bool = False) -> str:
+    """The one method that weights belong to.
+
+    Raises:
+        UsageError: there are several, or none.
+    """
+    names = owners(load_from, trust=trust)
+    if len(names) != 1:
+        which = f"may be of {' or '.join(names)}" if names else "are of no method; see: attnbias weights inspect"
+        raise UsageError(f"weights {load_from} {which}{'; say which with --method' if names else ''}")
+    return names[0]
+
+
+def convert_weights(
+    load_from: str,
+    to: Path,
+    *,
+    method: str | None = None,
+    recipe_name: str | None = None,
+    entry: Entry | None = None,
+    trust: bool = False,
+    plain: bool = False,
+) -> tuple[Loaded, str]:
+    """Write weights as our safetensors, which load with no flags; or, `plain`, the part that is timm's or torchvision's
+    under their names. Returns the model that was read, and words for what was written.
+
+    Raises:
+        UsageError: no part of the model is theirs, or the method cannot be told.
+        WeightsError: missing, damaged, of another method, or not fitting.
+    """
+    name = method or owner(load_from, trust=trust)
+    loaded = load_run(name, load_from, {}, recipe_name=recipe_name, entry=entry, trust=trust)
+    if plain:
+        words, state = plain_network(loaded)
+        told = {
+            "architecture": words,
+            "classes": loaded.classes,
+            "preprocessing": preprocessing(loaded.method, loaded.recipe),
+        }
+        write_weights(to, state, {PLAIN: json.dumps(told)})
+        return loaded, words
+    metadata = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
+    write_weights(to, loaded.model.state_dict(), metadata)
+    return loaded, f"{name}, {len(loaded.classes)} classes"
+
+
+def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:
+    """The part of a model whose architecture is timm's or torchvision's: words for it, and its weights by their names.
+
+    Raises:
+        UsageError: there is none, as in a network whose every block was changed.
+    """
+    for module in loaded.model.modules():
+        if type(module) is VisionTransformer:
+            return _vit_words(module), module.state_dict()
+        if isinstance(module, TimmFeatures) and type(module.model) is not VisionTransformer:
+            size = f", img_size={loaded.recipe.image_size}" if hasattr(module.model, "patch_embed") else ""
+            name = getattr(loaded.recipe, "backbone", "")
+            words = f"timm.create_model('{ALIASES.get(name, name)}', num_classes=0{size})"
+            return words, module.model.state_dict()
+        if isinstance(module, TorchvisionFeatures):
+            name = getattr(loaded.recipe, "backbone", "")
+            return f"torchvision.models.get_model('{name}') without its classifier", module.state_dict()
+    raise UsageError(
+        f"no part of this '{loaded.method.name}' model is timm's or torchvision's: its blocks are its own; "
+        "leave --to-plain out"
+    )
+
+
+def _vit_words(network: nn.Module) -> str:
+    vit: Any = network
+    size, patch = vit.patch_embed.img_size[0], vit.patch_embed.patch_size[0]
+    return (
+        f"timm.models.vision_transformer.VisionTransformer(img_size={size}, patch_size={patch}, "
+        f"embed_dim={vit.embed_dim}, depth={len(vit.blocks)}, num_heads={vit.blocks[0].attn.num_heads}, "
+        f"num_classes={vit.num_classes}, global_pool='{vit.global_pool}')"
+    )
