@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from attnbias.data.index import Task
 
@@ -24,6 +24,8 @@ class Archive:
     """Folder, below the set's own, that its members go to."""
     nested: bool = False
     """Its members are tar files, each to be unpacked into a folder of its name."""
+    split: str = ""
+    """The split that it is for alone: fetched only where that one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class DatasetFacts:
     """Archives are unpacked; False: pictures are read out of them."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples that each split of the official set has."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What `prepare-data` may be told of a set that is not generated, with the defaults."""
 
     @property
     def arguments(self) -> str:

@@ -10,7 +10,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,6 +77,12 @@ class Record(NamedTuple):
     """File with the class of each pixel (255 = ignored; see Index.label_values), where the task is segmentation."""
     text: Text | None = None
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Path of its picture, or of both where the text is about two."""
+        second = self.text.second_path if self.text is not None else None
+        return (self.path,) if second is None else (self.path, second)
+
 
 @dataclass(frozen=True)
 class Index:
@@ -93,6 +99,8 @@ class Index:
     """COCO-style file with masks, where the set has one."""
     label_values: tuple[int, ...] | None = None
     """Class of each value 0..255 in the files of the label maps (255 = ignored), where the value is not the class."""
+    home: Path | None = field(default=None, compare=False)
+    """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""
@@ -148,6 +156,7 @@ class Index:
                     )
                     for item in content["records"]
                 ),
+                home=home,
             )
         except FileNotFoundError:
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None

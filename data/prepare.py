@@ -11,11 +11,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attnbias.data.acquire import acquire, instructions
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
+from attnbias.data.label_maps import count_pixels
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
 from attnbias.data.registry import DATASETS
@@ -43,7 +47,7 @@ class Options:
     workers: int = 1
     """Processes or threads that make or decode pictures."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of a generated set that differ from its defaults."""
+    """Settings that differ from the set's defaults."""
     progress: Progress = lambda what, done, total: None
 
 
@@ -53,7 +57,7 @@ class Reading(NamedTuple):
     indexes: Sequence[Index]
     warnings: Sequence[str] = ()
     settings: Mapping[str, Any] = {}
-    """All settings of a generated set."""
+    """All settings, those that were not changed too."""
     files: Mapping[str, str] = {}
     """Further text files for the dataset's folder, such as a published program's own index."""
 
@@ -74,6 +78,9 @@ class Report:
     prepared: Prepared
     indexes: Sequence[Index]
     warnings: Sequence[str]
+    pixels: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """By split, the pixels of each class in each sample (data/label_maps.py: count_pixels), where pixels are labelled.
+    """
 
 
 def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options = Options()) -> Report:
@@ -104,6 +111,11 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         )
         for index in indexes:
             check_pictures(index, options, mend)
+    pixels = {
+        index.split: count_pixels(index, options.workers, options.progress)
+        for index in indexes
+        if index.task == "segmentation"
+    }
     splits = tuple(index.split for index in indexes)
     roles = {"val": facts.val if facts.val in splits else splits[-1]}
     if facts.train is not None:
@@ -119,14 +131,14 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     )
     if not options.dry_run:
         if is_ready(folder) and Prepared.read(folder) != prepared:
-            discard(folder, "index", "csra")
+            discard(folder, "index", "csra", "tokenizer")
         for index in indexes:
             index.write(index_path(folder, index.split))
         for file, text in reading.files.items():
             with replacing(folder / file) as target:
                 target.write(text)
         prepared.write(folder)
-    return Report(facts, folder, prepared, indexes, warnings)
+    return Report(facts, folder, prepared, indexes, warnings, pixels)
 
 
 def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:
@@ -142,7 +154,8 @@ def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], opt
         return prepared
     if options.overwrite or options.dry_run:
         return None
-    was = f"from {prepared.source}" if prepared.source else f"with {_different(prepared.settings, settings)}"
+    elsewhere = prepared.source != (str(source) if source else None)
+    was = f"from {prepared.source}" if elsewhere else f"with {_different(prepared.settings, settings)}"
     raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
 
 
@@ -165,24 +178,18 @@ def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
 
 
 def check_pictures(index: Index, options: Options, mend: str) -> None:
-    """Check that every picture is there and, on `verify`, that every one decodes.
+    """Check that every picture and label map is there and, on `verify`, that every picture decodes.
 
     Raises:
         DataError: some are missing or broken; the message counts them and names the first ten.
     """
     if index.root.is_file():
         return  # an archive, verified and read whole
-    paths = list(dict.fromkeys(f"{index.root}/{record.path}" for record in index.records))
-    listing: dict[str, set[str]] = {}
-    missing = []
-    for path in paths:
-        parent, _, file = path.rpartition("/")
-        if parent not in listing:  # one listing a folder instead of one stat a picture
-            listing[parent] = {entry.name for entry in Path(parent).iterdir()} if Path(parent).is_dir() else set()
-        if file not in listing[parent]:
-            missing.append(path)
-    if missing:
-        raise DataError(f"{_listed(index, 'missing', missing, len(paths))}\n{mend}")
+    paths = list(dict.fromkeys(f"{index.root}/{path}" for record in index.records for path in record.pictures))
+    maps = [f"{index.root}/{record.label_map}" for record in index.records if record.label_map is not None]
+    for what, files in (("pictures", paths), ("label maps", maps)):
+        if missing := _missing(files):
+            raise DataError(f"{_listed(index, what, 'missing', missing, len(files))}\n{mend}")
     if options.verify:
         broken = []
         with ThreadPoolExecutor(options.workers) as pool:  # Pillow decodes outside the interpreter lock
@@ -191,7 +198,7 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
                 if reason:
                     broken.append(reason)
         if broken:
-            raise DataError(f"{_listed(index, 'broken', broken, len(paths))}\n{mend}")
+            raise DataError(f"{_listed(index, 'pictures', 'broken', broken, len(paths))}\n{mend}")
 
 
 def available_cores() -> int:
@@ -227,7 +234,7 @@ def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Optio
             if not any((source / archive.file).is_file() for archive in facts.archives):
                 raise
         else:
-            standing(folder, source, {}, options)
+            standing(folder, source, {**facts.settings, **options.settings}, options)
             return source, reading
     source = _source(facts, source, folder, options)
     return source, preparer(facts, source, folder, options)
@@ -242,6 +249,7 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         download=options.download,
         offline=options.offline,
         dry_run=options.dry_run,
+        splits=options.splits,
         progress=options.progress,
     )
     if source is None and is_ready(folder):
@@ -255,8 +263,20 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         )
     if not source.exists():
         raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")
-    standing(folder, source, {}, options)
+    standing(folder, source, {**facts.settings, **options.settings}, options)
     return source
+
+
+def _missing(paths: Sequence[str]) -> list[str]:
+    listing: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        parent, _, file = path.rpartition("/")
+        if parent not in listing:  # one listing a folder instead of one stat a picture
+            listing[parent] = {entry.name for entry in Path(parent).iterdir()} if Path(parent).is_dir() else set()
+        if file not in listing[parent]:
+            missing.append(path)
+    return missing
 
 
 def _broken(path: str) -> str:
@@ -267,11 +287,11 @@ def _broken(path: str) -> str:
     return ""
 
 
-def _listed(index: Index, fault: str, items: Sequence[str], total: int) -> str:
-    """How many pictures have the fault, and the first ten of them."""
+def _listed(index: Index, what: str, fault: str, items: Sequence[str], total: int) -> str:
+    """How many pictures or label maps have the fault, and the first ten of them."""
     more = f"\n  and {len(items) - 10:,} more" if len(items) > 10 else ""
     return (
-        f"split '{index.split}': {len(items):,} of {total:,} pictures are {fault}:\n  " + "\n  ".join(items[:10]) + more
+        f"split '{index.split}': {len(items):,} of {total:,} {what} are {fault}:\n  " + "\n  ".join(items[:10]) + more
     )
 
 

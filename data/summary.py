@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnbias.data.index import Index
+from attnbias.data.index import Index, Record, Task
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,30 @@ def summarize(index: Index, pairs: int = 5) -> Summary:
         positive = targets.reshape(-1, len(index.classes)) == 1
         counts, unlabelled = positive.sum(axis=0), int((~positive.any(axis=1)).sum())
     else:
-        counts, unlabelled = np.bincount(targets, minlength=len(index.classes)), 0
+        labels = [_labels(index.task, record) for record in index.records]
+        each = np.array([label for own in labels for label in own], dtype=np.int64)
+        counts = np.bincount(each, minlength=len(index.classes))
+        unlabelled = sum(not own for own in labels) if index.task == "vqa" else 0
     return Summary(
         split=index.split,
         samples=len(index.records),
-        pictures=len({record.path for record in index.records}),
+        pictures=len({path for record in index.records for path in record.pictures}),
         labels=int(counts.sum()),
         boxes=sum(len(record.boxes) for record in index.records),
         unlabelled=unlabelled,
-        absent=tuple(index.classes[label] for label in np.flatnonzero(counts == 0)),
+        absent=tuple(index.classes[label] for label in np.flatnonzero(counts == 0) if counts.any()),
         pairs=_strongest(index, targets, counts, pairs),
     )
+
+
+def _labels(task: Task, record: Record) -> Sequence[int]:
+    """The positive labels of a sample with numbered classes; none where a label map or a caption tells all."""
+    if task in ("segmentation", "retrieval"):
+        return ()
+    if task == "vqa":
+        return [answer for answer, _ in record.text.answers] if record.text else ()
+    assert isinstance(record.target, int)
+    return (record.target,)
 
 
 def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int64], number: int) -> tuple[Pair, ...]:
@@ -72,6 +86,8 @@ def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int6
         together = np.triu(things[:, :classes].T @ things, k=1).astype(np.float64)  # (C, C + G)
         names = [*index.classes, *groups]
         others = np.concatenate([counts, in_group.sum(axis=0)])
+    elif not groups:
+        return ()
     else:  # no two classes meet, and there may be thousands of them
         together, names, others = np.zeros((classes, len(groups))), groups, in_group.sum(axis=0)  # (C, G)
         np.add.at(together, targets, in_group)

@@ -5,12 +5,13 @@ A new dataset is one entry and one module with its `prepare` function (its type 
 
 from __future__ import annotations
 
-from attnbias.data.catalogue import generated, multilabel, robustness, singlelabel
+from attnbias.data.catalogue import generated, language, multilabel, robustness, singlelabel
 from attnbias.data.facts import DatasetFacts
 
 ENTRIES: tuple[DatasetFacts, ...] = (
     *generated.ENTRIES,
     *multilabel.ENTRIES,
     *singlelabel.ENTRIES,
+    *language.ENTRIES,
     *robustness.ENTRIES,
 )

@@ -7,6 +7,21 @@ from attnbias.data.facts import Archive, DatasetFacts
 _COCO = "http://images.cocodataset.org/"
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
 
+COCO_TRAIN2014 = Archive(
+    _COCO + "zips/train2014.zip",
+    "train2014.zip",
+    13_510_573_713,
+    "sha256",
+    "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+)
+COCO_VAL2014 = Archive(
+    _COCO + "zips/val2014.zip",
+    "val2014.zip",
+    6_645_013_297,
+    "sha256",
+    "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+)
+
 ENTRIES: tuple[DatasetFacts, ...] = (
     DatasetFacts(
         name="coco",
@@ -23,20 +38,8 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         layout="annotations/instances_{train,val}2014.json and images/{train2014,val2014}/",
         page="https://cocodataset.org",
         archives=(
-            Archive(
-                _COCO + "zips/train2014.zip",
-                "train2014.zip",
-                13_510_573_713,
-                "sha256",
-                "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
-            ),
-            Archive(
-                _COCO + "zips/val2014.zip",
-                "val2014.zip",
-                6_645_013_297,
-                "sha256",
-                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
-            ),
+            COCO_TRAIN2014,
+            COCO_VAL2014,
             Archive(
                 _COCO + "annotations/annotations_trainval2014.zip",
                 "annotations_trainval2014.zip",

@@ -1,0 +1,80 @@
+"""Sets of captions for retrieval: Karpathy's splits of Flickr30k and COCO. One record a (picture, caption) pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Index, Record, Text, collector_paused
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.words import word_tokenizer
+
+FILES = {"flickr30k": "dataset_flickr30k.json", "coco-captions": "dataset_coco.json"}
+PICTURES = {
+    "flickr30k": ("flickr30k-images", "flickr30k_images", "images"),
+    "coco-captions": ("train2014", "val2014", "images/train2014", "images/val2014"),
+}
+"""Set -> folders that its pictures may stand in."""
+UNITED = {"flickr30k": ("trainval", "train", "val"), "coco-captions": ("trainrestval", "train", "restval")}
+"""Set -> the split that METER's program trains on, and the two that it unites. COCO's val takes no part."""
+
+
+@collector_paused()
+def read_karpathy(
+    annotation_file: Path, folders: Sequence[Path], root: Path, *, dataset: str = "flickr30k"
+) -> dict[str, Index]:
+    """Read a file of Karpathy's: a split each, pictures in the order of their file names, captions in that of the file.
+
+    Args:
+        annotation_file: dataset_flickr30k.json or dataset_coco.json.
+        folders: where pictures are looked for by their names.
+        root: the folder above, which record paths are relative to.
+
+    Raises:
+        DataError: the file is missing, or no such file.
+    """
+    place = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    found: dict[str, list[Record]] = {}
+    try:
+        images = json.loads(annotation_file.read_bytes())["images"]
+        for image in sorted(images, key=lambda image: str(image["filename"])):
+            name = image["filename"]
+            path = (place.get(name, folders[0]) / name).relative_to(root).as_posix()
+            found.setdefault(image["split"], []).extend(
+                Record(path, 0, image_id=image.get("cocoid"), text=Text(sentence["raw"], identifier=_id(sentence)))
+                for sentence in image["sentences"]
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{annotation_file} is missing, damaged or no file of Karpathy's ({type(error).__name__} {error})"
+        ) from None
+    return {split: Index(dataset, split, "retrieval", (), root, tuple(records)) for split, records in found.items()}
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read Karpathy's file of a set and add the split that METER's program trains on."""
+    assert source is not None
+    name = FILES[facts.name]
+    path = first_existing([source / name, source / "karpathy" / name, source / "annotations" / name])
+    folders = [source / place for place in PICTURES[facts.name] if (source / place).is_dir()]
+    if path is None or not folders:
+        raise DataError(f"{source} holds no {name if path is None else 'pictures'}; expected {facts.layout}")
+    options.progress(f"reading {name}", 0, 1)
+    found = read_karpathy(path, folders, source, dataset=facts.name)
+    united, *parts = UNITED[facts.name]
+    if all(part in found for part in parts):
+        records = tuple(record for part in parts for record in found[part].records)
+        found[united] = replace(found[parts[0]], split=united, records=records)
+    indexes = [found[split] for split in facts.splits if split in found]
+    if not indexes:
+        raise DataError(f"{path} names no known split; expected {', '.join(facts.splits)}")
+    files = word_tokenizer(record.text.sentence for record in indexes[0].records if record.text)
+    return Reading(indexes, check_counts(facts, indexes), files=files)
+
+
+def _id(sentence: dict[str, object]) -> str | None:
+    return str(sentence["sentid"]) if "sentid" in sentence else None

@@ -1,0 +1,120 @@
+"""Sets of pictures and texts: questions, statements, captions."""
+
+from __future__ import annotations
+
+from attnbias.data.catalogue.multilabel import COCO_TRAIN2014, COCO_VAL2014
+from attnbias.data.facts import Archive, DatasetFacts
+
+_COCO = "http://images.cocodataset.org/"
+_VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa/"
+_KARPATHY = Archive(
+    "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", "caption_datasets.zip"
+)
+
+ENTRIES: tuple[DatasetFacts, ...] = (
+    DatasetFacts(
+        name="vqav2",
+        title="VQAv2, questions",
+        task="vqa",
+        classes="3129 (from the annotation files: --min-answers)",
+        splits=("trainval", "train", "val", "trainable", "rest_val", "test", "test-dev"),
+        train="trainval",
+        val="val",
+        acquisition="auto",
+        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        size="35 GB",
+        prepare="attnbias.data.vqa:prepare",
+        layout="v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json, "
+        "v2_mscoco_{train2014,val2014}_annotations.json and train2014/, val2014/, test2015/ of pictures",
+        page="https://visualqa.org/download.html",
+        archives=(
+            *(
+                Archive(f"{_VQA}v2_{name}_mscoco.zip", f"v2_{name}_mscoco.zip")
+                for name in (
+                    "Questions_Train",
+                    "Questions_Val",
+                    "Questions_Test",
+                    "Annotations_Train",
+                    "Annotations_Val",
+                )
+            ),
+            COCO_TRAIN2014,
+            COCO_VAL2014,
+            Archive(
+                _COCO + "zips/test2015.zip",
+                "test2015.zip",
+                13_270_587_935,
+                "sha256",
+                "1a2aa896b81140a850a78fa8bff07d455698d2abf364ff05721763458a8101ca",
+            ),
+        ),
+        counts={"test": 447_793},
+        settings={"min_answers": 9},
+    ),
+    DatasetFacts(
+        name="snli-ve",
+        title="SNLI-VE, hypotheses",
+        task="snli-ve",
+        classes="3",
+        splits=("train", "dev", "test"),
+        train="train",
+        val="dev",
+        acquisition="manual",
+        licence="BSD-3; pictures of Flickr30k: non-commercial research",
+        size="5 GB",
+        prepare="attnbias.data.statements:prepare_snli_ve",
+        layout="snli_ve_{train,dev,test}.jsonl and flickr30k-images/ (or Flickr30K/images/)",
+        page="https://github.com/necla-ml/SNLI-VE",
+        counts={"train": 529_527, "dev": 17_858, "test": 17_901},
+    ),
+    DatasetFacts(
+        name="nlvr2",
+        title="NLVR2, statements",
+        task="nlvr2",
+        classes="2",
+        splits=(*("train", "dev", "test1", "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1"),),
+        train="train",
+        val="dev",
+        acquisition="manual",
+        licence="research",
+        size="20 GB",
+        prepare="attnbias.data.statements:prepare_nlvr2",
+        layout="nlvr2/data/{train,dev,test1}.json, images/train/{0..99}/, dev/ and test1/",
+        page="https://lil.nlp.cornell.edu/nlvr/",
+        counts={"train": 86_373, "dev": 6_982, "test1": 6_967},
+    ),
+    DatasetFacts(
+        name="flickr30k",
+        title="Flickr30k, captions",
+        task="retrieval",
+        classes="none",
+        splits=("trainval", "train", "val", "test"),
+        train="trainval",
+        val="test",
+        acquisition="manual",
+        licence="non-commercial research",
+        size="5 GB",
+        prepare="attnbias.data.captions:prepare",
+        layout="dataset_flickr30k.json (Karpathy's splits) and flickr30k-images/",
+        page="https://shannon.cs.illinois.edu/DenotationGraph/",
+        archives=(Archive("", "flickr30k-images.tar"), _KARPATHY),
+        counts={"trainval": 150_070, "train": 145_000, "val": 5_070, "test": 5_000},
+    ),
+    DatasetFacts(
+        name="coco-captions",
+        title="COCO, captions",
+        task="retrieval",
+        classes="none",
+        splits=("trainrestval", "train", "val", "restval", "test"),
+        train="trainrestval",
+        val="test",
+        acquisition="auto",
+        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        size="20 GB",
+        prepare="attnbias.data.captions:prepare",
+        layout="dataset_coco.json (Karpathy's splits), train2014/ and val2014/ of pictures",
+        page="https://cocodataset.org",
+        archives=(_KARPATHY, COCO_TRAIN2014, COCO_VAL2014),
+        counts={"trainrestval": 566_747, "train": 414_113, "val": 25_010, "restval": 152_634, "test": 25_010},
+    ),
+)

@@ -1,0 +1,222 @@
+"""Pictures with texts as samples: tokens, soft answers, second pictures, and the negatives of retrieval."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbias.data.datasets import PictureDataset, SampleKey, seeded
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index, Record, Text
+from attnbias.data.pictures import Decode, read_picture
+from attnbias.data.words import FOLDER as WORDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Captions(NamedTuple):
+    """All texts of a retrieval split, picture by picture."""
+
+    text_ids: Tensor
+    """(M, L) int64."""
+    text_mask: Tensor
+    """(M, L) int64: 1 for words, 0 for padding."""
+    pictures: Tensor
+    """(M,) int64: the sample (picture) that each text belongs to."""
+
+
+class LanguageDataset(PictureDataset):
+    """The samples of a vision-language split, in the order of its index: a question, a statement or a caption each.
+
+    A sample is {"image": (3, S, S), "text_ids": (L,) int64, "text_mask": (L,) int64, "target", "index"} and, for nlvr2,
+    "image2": (3, S, S). The target is (answers,) float32 soft scores for vqa, () int64 for snli-ve and nlvr2, and 0 for
+    retrieval. What is random follows from (seed, epoch, index) alone, negatives included.
+
+    Retrieval: a caption that a picture has twice counts once. Training samples are pairs, and may come with
+    "false_image": (3, S, S) of another picture, and "false_text_ids", "false_text_mask": (false_texts, L) of other
+    pictures. (The program draws over all pairs, so that its negatives may be true captions.) With `pictures_once` there
+    is one sample a picture, with its first caption; `captions()` gives all texts.
+
+    Args:
+        index: a split of task vqa, snli-ve, nlvr2 or retrieval.
+        transform: PIL picture (RGB) -> tensor (3, H, W); where sizes differ, a batch is padded with zeros.
+        tokenizer: see `load_tokenizer`.
+        max_length: L; longer texts are cut, shorter ones padded.
+        vocabulary: tokens that the model knows; rarer words (of a tokenizer in that order) become unknown ones.
+        false_image, false_texts: negatives beside each retrieval sample.
+        pictures_once: retrieval in evaluation.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        transform: Callable[..., Any],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        vocabulary: int | None = None,
+        false_image: bool = False,
+        false_texts: int = 0,
+        pictures_once: bool = False,
+        seed: int = 0,
+        on_bad_image: Literal["error", "skip"] = "error",
+        decode: Decode = "exact",
+    ) -> None:
+        super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image, decode=decode)
+        self.tokenizer, self.max_length, self.vocabulary = tokenizer, max_length, vocabulary
+        self.false_image, self.false_texts = false_image, false_texts
+        if without := [record.path for record in index.records if record.text is None]:
+            raise DataError(
+                f"{index.dataset}/{index.split} holds no texts ({without[0]}); it is no set for {index.task}"
+            )
+        self.pairs: Sequence[Record] = index.records
+        """Every (picture, text) pair that counts; those of a picture stand together."""
+        if index.task == "retrieval":
+            self.pairs = _once(index.records)
+            self._first, self._owner = _pictures(self.pairs)
+            self.records = [self.pairs[place] for place in self._first] if pictures_once else self.pairs
+            self.targets = np.zeros(len(self.records), dtype=np.int64)
+            if (false_image or false_texts) and len(self._first) < 2:
+                raise DataError(f"{index.dataset}/{index.split} has one picture only: there is no other to draw from")
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        sample = super().__getitem__(SampleKey(index, epoch))
+        if "error" in sample:
+            return sample
+        text = _text(self.records[index])
+        # The program strips hypotheses, and only these.
+        sentence = text.sentence.strip() if self.index.task == "snli-ve" else text.sentence
+        ids, mask = self.encode([sentence])
+        sample["text_ids"], sample["text_mask"] = ids[0], mask[0]
+        try:
+            with seeded(self.seed, epoch, index, 1):  # the first picture has drawn from (seed, epoch, index)
+                if text.second_path is not None:
+                    sample["image2"] = self.transform(self._read(text.second_path))
+                if self.false_image:
+                    sample["false_image"] = self.transform(self._read(self.pairs[self._others(index, 1)[0]].path))
+                if self.false_texts:
+                    others = [_text(self.pairs[place]).sentence for place in self._others(index, self.false_texts)]
+                    sample["false_text_ids"], sample["false_text_mask"] = self.encode(others)
+        except DataError as error:
+            if self.on_bad_image == "error":
+                raise
+            return {"index": index, "error": str(error)}
+        return sample
+
+    def target(self, index: int) -> Tensor:
+        """Soft scores of all answers (answers,) float32 for vqa, else the class () int64."""
+        if self.index.task != "vqa":
+            return super().target(index)
+        target = torch.zeros(len(self.index.classes))
+        for answer, score in _text(self.records[index]).answers:
+            target[answer] = score
+        return target
+
+    def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of texts, both (N, L) int64."""
+        encoded = self.tokenizer(
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        ids, mask = encoded.data["input_ids"], encoded.data["attention_mask"]
+        if self.vocabulary is not None:
+            ids = ids.where(ids < self.vocabulary, self.tokenizer.unk_token_id)
+        return ids, mask
+
+    def captions(self) -> Captions:
+        """Every text of a retrieval split, and the sample that it belongs to (with `pictures_once`)."""
+        return Captions(*self.encode([_text(pair).sentence for pair in self.pairs]), torch.from_numpy(self._owner))
+
+    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        """Stack samples; pictures of different sizes are padded with zeros below and at the right."""
+        assert not isinstance(samples, dict)
+        good = [sample for sample in samples if "error" not in sample]
+        batch: dict[str, Any] = {
+            "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+            "errors": [sample["error"] for sample in samples if "error" in sample],
+        }
+        names = [name for name in good[0] if name != "index"] if good else []
+        return batch | {name: _stacked([sample[name] for sample in good]) for name in names}
+
+    def _read(self, path: str) -> Any:
+        return read_picture(self.index.root / path)
+
+    def _others(self, index: int, count: int) -> list[int]:
+        """Pairs of other pictures than a sample's, drawn evenly and with replacement."""
+        picture = self._owner[index]
+        start = int(self._first[picture])
+        end = int(self._first[picture + 1]) if picture + 1 < len(self._first) else len(self.pairs)
+        drawn = torch.randint(len(self.pairs) - (end - start), (count,)).tolist()
+        return [place if place < start else place + end - start for place in drawn]
+
+
+def load_tokenizer(name: str, home: Path | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from disk: "words", a folder with a Hugging Face tokenizer, or a name in that hub's local cache.
+
+    Args:
+        name: "words" is the tokenizer that `prepare-data` made of the training split's words.
+        home: folder of the prepared set (`Index.home`), where that one stands.
+
+    Raises:
+        DataError: transformers is not installed, or there is no such tokenizer.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork their workers
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise DataError("texts need transformers; run: pip install 'attnbias[vision-language]'") from None
+    if name == "words":
+        if home is None or not (home / WORDS / "tokenizer.json").is_file():
+            where = f"in {home}" if home else "without a prepared set"
+            raise DataError(f"there is no tokenizer of words {where}; run: attnbias prepare-data of the set again")
+        name = str(home / WORDS)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        raise DataError(
+            f"no tokenizer '{name}' on this machine; give a folder with tokenizer.json, or run: hf download {name}"
+        ) from None
+    return tokenizer
+
+
+def _text(record: Record) -> Text:
+    assert record.text is not None  # checked when the split was opened
+    return record.text
+
+
+def _once(records: Sequence[Record]) -> list[Record]:
+    """The pairs picture by picture, in the order of the index, a caption that a picture has twice only once."""
+    pairs: dict[tuple[str, str], Record] = {}
+    for record in records:
+        pairs.setdefault((record.path, _text(record).sentence), record)
+    place = {path: number for number, path in enumerate(dict.fromkeys(record.path for record in records))}
+    return sorted(pairs.values(), key=lambda record: place[record.path])
+
+
+def _pictures(pairs: Sequence[Record]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first pair of each picture (P,), and the picture of each pair (M,)."""
+    paths = [pair.path for pair in pairs]
+    begins = np.array([k == 0 or paths[k] != paths[k - 1] for k in range(len(paths))])
+    return np.flatnonzero(begins), begins.cumsum() - 1
+
+
+def _stacked(values: Sequence[Any]) -> Tensor:
+    """Stack tensors; pictures (3, H, W) to the height and the width of the largest."""
+    tensors = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
+    if tensors[0].ndim == 3 and any(tensor.shape != tensors[0].shape for tensor in tensors):
+        height, width = (max(tensor.shape[side] for tensor in tensors) for side in (1, 2))
+        tensors = [pad(tensor, (0, width - tensor.shape[2], 0, height - tensor.shape[1])) for tensor in tensors]
+    return torch.stack(tensors)

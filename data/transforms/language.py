@@ -1,0 +1,147 @@
+"""The picture pipelines of the vision-language programs (METER's, which AbSViT trains with), and their RandAugment.
+
+All of AbSViT's runs use `clip` and `clip_randaug`: CLIP's statistics, although its encoder was trained with ImageNet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torchvision.transforms import InterpolationMode, v2
+
+from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
+
+STATISTICS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": normalization("imagenet"),
+    "vit": normalization("half"),
+    "pixelbert": normalization("half"),
+}
+"""Mean and std of each pipeline, per RGB channel, on pixels in [0, 1]."""
+
+RANDAUGMENT = "_randaug"
+"""Ends the name of a training pipeline: RandAugment, then the pipeline of the name before it."""
+
+PIPELINES = tuple(f"{name}{ending}" for name in STATISTICS for ending in ("", RANDAUGMENT))
+
+DRAWN, STRENGTH, STRONGEST = 2, 9, 30
+"""Operations drawn for each picture, with replacement; their common magnitude, of so many."""
+
+AFFINE = Image.Transform.AFFINE
+
+
+class Operation(NamedTuple):
+    """One operation: (picture, value) -> picture, its value at magnitudes 0 and 30, and whether the sign is drawn."""
+
+    apply: Callable[[Image.Image, float], Image.Image]
+    low: float
+    high: float
+    signed: bool = False
+
+    def value(self, strength: float) -> float:
+        """The value at a magnitude between 0 and 30."""
+        return strength / STRONGEST * (self.high - self.low) + self.low
+
+
+def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Callable[[Image.Image, float], Image.Image]:
+    """An affine operation whose coefficients, those of the identity aside, are multiples of the value; black beyond."""
+    return lambda picture, v: picture.transform(
+        picture.size, AFFINE, (1 + a * v, b * v, c * v, d * v, 1 + e * v, f * v)
+    )
+
+
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda picture, factor: kind(picture).enhance(factor)
+
+
+def _solarize(picture: Image.Image, threshold: float) -> Image.Image:
+    return ImageOps.solarize(picture, ceil(threshold))
+
+
+def _solarize_add(picture: Image.Image, addition: float) -> Image.Image:
+    added = picture.point(lambda level: min(level + int(addition), 255))
+    return ImageOps.solarize(added, 128)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": Operation(lambda picture, _: ImageOps.autocontrast(picture), 0, 1),
+    "Equalize": Operation(lambda picture, _: ImageOps.equalize(picture), 0, 1),
+    "Rotate": Operation(lambda picture, degrees: picture.rotate(degrees), 0, 30, signed=True),
+    "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, max(1, int(bits))), 0, 4),
+    "Solarize": Operation(_solarize, 0, 256),
+    "SolarizeAdd": Operation(_solarize_add, 0, 110),
+    "Color": Operation(_enhance(ImageEnhance.Color), 0.1, 1.9),
+    "Contrast": Operation(_enhance(ImageEnhance.Contrast), 0.1, 1.9),
+    "Brightness": Operation(_enhance(ImageEnhance.Brightness), 0.1, 1.9),
+    "Sharpness": Operation(_enhance(ImageEnhance.Sharpness), 0.1, 1.9),
+    "ShearX": Operation(_affine(0, 1, 0, 0, 0, 0), 0, 0.3, signed=True),
+    "ShearY": Operation(_affine(0, 0, 0, 1, 0, 0), 0, 0.3, signed=True),
+    "TranslateXabs": Operation(_affine(0, 0, 1, 0, 0, 0), 0, 100, signed=True),
+    "TranslateYabs": Operation(_affine(0, 0, 0, 0, 0, 1), 0, 100, signed=True),
+}
+
+
+def apply_operation(picture: Image.Image, name: str, strength: float = STRENGTH, sign: int = 1) -> Image.Image:
+    """Apply one operation at a magnitude; `sign` (+1 or -1) counts where the operation has two senses."""
+    operation = OPERATIONS[name]
+    value = operation.value(strength)
+    return operation.apply(picture, sign * value if operation.signed else value)
+
+
+class DrawnOperations(v2.Transform):
+    """METER's RandAugment: two of the 14 operations, drawn evenly, one after the other at magnitude 9.
+
+    Not torchvision's, which has other operations and values. Draws from torch's global generator.
+    """
+
+    _transformed_types = (Image.Image,)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        names = tuple(OPERATIONS)
+        drawn = torch.randint(len(names), (DRAWN,)).tolist()
+        signs = (2 * torch.randint(2, (DRAWN,)) - 1).tolist()
+        return {"steps": [(names[place], sign) for place, sign in zip(drawn, signs, strict=True)]}
+
+    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
+        for name, sign in params["steps"]:
+            inpt = apply_operation(inpt, name, sign=sign)
+        return inpt
+
+
+class LimitedResize(v2.Transform):
+    """PixelBERT's resize: the shorter side to `shorter`, the longer one to 5/3 of it at most, both cut to a multiple
+    of 32 (and kept from vanishing, where the program fails). Bicubic; boxes pass."""
+
+    def __init__(self, shorter: int) -> None:
+        super().__init__()
+        self.shorter, self.longer = shorter, int(1333 / 800 * shorter)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        sides = v2.functional.get_size(flat_inputs[0])
+        scale = self.shorter / min(sides)
+        scale = min(scale, self.longer / max(sides))
+        return {"size": [max(int(side * scale + 0.5) // 32, 1) * 32 for side in sides]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(
+            v2.functional.resize, inpt, params["size"], interpolation=InterpolationMode.BICUBIC, antialias=True
+        )
+
+
+def language_transform(name: str, image_size: int) -> v2.Compose:
+    """A pipeline by its name (`PIPELINES`): shorter side to `image_size`, bicubic, centre crop, normalisation.
+
+    `pixelbert` keeps the whole picture instead. In training nothing but RandAugment is drawn: no flip, no random crop.
+    """
+    basic = name.removesuffix(RANDAUGMENT)
+    steps: list[Any] = [DrawnOperations()] if basic != name else []
+    if basic == "pixelbert":
+        steps.append(LimitedResize(image_size))
+    else:
+        steps.append(v2.Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True))
+        steps.append(v2.CenterCrop(image_size))
+    return v2.Compose([*steps, ToNormalizedTensor(*STATISTICS[basic])])
