@@ -12,6 +12,7 @@ from attnbias import __version__
 from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.listing import listing
+from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.train import train
 from attnbias.cli.val import val
@@ -53,6 +54,7 @@ app.command("prepare-data", no_args_is_help=True)(prepare_data)
 app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
+app.command("predict", no_args_is_help=True)(predict)
 app.command("compare", no_args_is_help=True)(compare)
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")

@@ -1,0 +1,200 @@
+"""`attnbias predict`: the classes of a person's own pictures, by a checkpoint that says what it is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attnbias.cli.errors import describe
+from attnbias.cli.paths import check_target, find_pictures
+from attnbias.data.atomic import replacing
+from attnbias.methods import METHODS, get_method
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.load import Loaded
+    from attnbias.methods.engine.predict import Predictions
+
+RUN = "Run (does not change the predictions)"
+
+
+def predict(
+    load_from: Annotated[
+        str, typer.Option("--load-from", help="A run folder, .safetensors or published file, a name or a URL.")
+    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Pictures, or folders of them.")],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="Whose checkpoint it is.",
+            show_default="the checkpoint says",
+            autocompletion=lambda: list(METHODS),
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
+    ] = None,
+    weights: Annotated[
+        Literal["raw", "ema"] | None,
+        typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", min=1, help="At most so many classes a picture.", show_default="single-label 5"),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0, max=1, help="Only classes of at least this score.", show_default="multi-label 0.5"
+        ),
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the classes as JSON; - is standard output.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the scores of all classes, one row a picture.")
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option("--data-root", help="Prepared sets, where a published file's class names are looked up."),
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
+    ] = False,
+    on_bad_image: Annotated[
+        Literal["error", "skip"],
+        typer.Option("--on-bad-image", help="An unreadable picture: stop, or leave it out and name it."),
+    ] = "error",
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=0,
+            rich_help_panel=RUN,
+            help="GPUs of this machine; 0 = CPU.",
+            show_default="1 if there is one",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, rich_help_panel=RUN, help="Loader processes a process.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, rich_help_panel=RUN, help="Pictures at once, a process.")
+    ] = 64,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")] = False,
+) -> None:
+    """Name the classes of your own pictures. The method is read from the checkpoint."""
+    if method is not None:
+        get_method(method)
+    for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
+        if file is not None:
+            check_target(file, overwrite)
+    found, others = find_pictures(paths)
+    if others:
+        typer.echo(f"{others} other files in the folders left out", err=True)
+    from attnbias.methods.engine.launch import launch, world
+
+    cpu, count = world(gpus, processes)
+    job = {
+        "load_from": load_from,
+        "paths": [str(path) for _, path in found],
+        "method": method,
+        "recipe": recipe,
+        "entry": {"raw": "model", "ema": "ema", None: None}[weights],
+        "trust": trust_checkpoint,
+        "data_root": data_root and str(data_root),
+        "top_k": top_k,
+        "threshold": threshold,
+        "json": json_file,
+        "csv": csv_file and str(csv_file),
+        "on_bad_image": on_bad_image,
+        "batch_size": batch_size,
+        "workers": workers,
+        "cpu": cpu,
+        "threads": threads,
+    }
+    code = launch(run_job, json.dumps(job), count, describe)
+    if code:
+        sys.exit(code)
+
+
+def run_job(text: str) -> None:
+    """Predict as one process; `text` is the JSON that `attnbias predict` resolved."""
+    import torch
+    from accelerate import Accelerator
+
+    from attnbias.methods.engine.inspection import owner
+    from attnbias.methods.engine.load import load_run
+    from attnbias.methods.engine.predict import predict_pictures
+
+    job = json.loads(text)
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    accelerator = Accelerator(cpu=job["cpu"])
+    loaded = load_run(
+        job["method"] or owner(job["load_from"], trust=job["trust"]),
+        job["load_from"],
+        {},
+        accelerator.device,
+        recipe_name=job["recipe"],
+        entry=job["entry"],
+        trust=job["trust"],
+        data_root=Path(job["data_root"]) if job["data_root"] else None,
+    )
+    predictions = predict_pictures(
+        loaded,
+        job["paths"],
+        accelerator,
+        batch_size=job["batch_size"],
+        workers=job["workers"],
+        on_bad_image=job["on_bad_image"],
+    )
+    if accelerator.is_main_process:
+        _write(job, loaded, predictions)
+
+
+def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> None:
+    """Write the files that were asked for, or a line a picture."""
+    from attnbias.methods.engine.predict import chosen
+
+    pictures = []
+    for path, scores in zip(predictions.paths, predictions.scores, strict=True):
+        labels = chosen(scores, loaded.task == "multilabel", job["top_k"], job["threshold"])
+        named = [{"class": loaded.classes[label], "score": round(float(scores[label]), 6)} for label in labels]
+        pictures.append({"path": path, "classes": named})
+    if job["csv"]:
+        with replacing(Path(job["csv"])) as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["path", *loaded.classes])
+            for path, scores in zip(predictions.paths, predictions.scores, strict=True):
+                table.writerow([path, *(f"{score:.6f}" for score in scores)])
+    content = {
+        "weights": loaded.source,
+        "method": loaded.method.name,
+        "task": loaded.task,
+        "pictures": pictures,
+        "skipped": predictions.skipped,
+    }
+    if job["json"] == "-":
+        typer.echo(json.dumps(content, indent=1))
+    elif job["json"]:
+        with replacing(Path(job["json"])) as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+    if job["json"] != "-":
+        for picture in pictures:
+            words = ", ".join(f"{found['class']} {found['score']:.3f}" for found in picture["classes"])
+            typer.echo(f"{picture['path']}: {words or '-'}")
+    for line in predictions.skipped:
+        typer.echo(f"left out: {line}", err=True)
