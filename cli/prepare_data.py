@@ -15,10 +15,11 @@ from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Progress, Report
+    from attnbias.data.summary import Summary
 
 DEMO = "Demo sets"
 NAMED = 20
-"""Classes that never occur are named up to this many."""
+"""Classes are listed up to this many."""
 
 
 def _names(incomplete: str) -> list[tuple[str, str]]:
@@ -134,7 +135,7 @@ def fetch_progress() -> Iterator[Progress]:
 
 
 def _show(report: Report, dry_run: bool) -> None:
-    """The table of what is in each split, the strongest co-occurrences, warnings, and what to do next."""
+    """The table of what is in each split, shares of pixels, co-occurrences, warnings, and what to do next."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -142,17 +143,16 @@ def _show(report: Report, dry_run: bool) -> None:
     from attnbias.data.summary import summarize
 
     console, name = Console(highlight=False), report.prepared.dataset
-    summaries = [summarize(index) for index in report.indexes]
+    summaries = [summarize(index, pixels=report.pixels.get(index.split)) for index in report.indexes]
     console.print(f"{report.facts.title}: {len(report.indexes[0].classes)} classes")
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("split", no_wrap=True)
     table.add_column("role")
-    for column in ("pictures", "samples", "labels", "boxes", "no label", "absent classes"):
+    for column in _figures(summaries[0]):
         table.add_column(column, justify="right")
     for summary in summaries:
         roles = [role for role, split in report.prepared.roles.items() if split == summary.split]
-        figures = (summary.pictures, summary.samples, summary.labels, summary.boxes, summary.unlabelled)
-        table.add_row(summary.split, ", ".join(roles), *(f"{n:,}" for n in (*figures, len(summary.absent))))
+        table.add_row(summary.split, ", ".join(roles), *_figures(summary).values())
     console.print(table)
     for summary in summaries:
         if summary.absent:
@@ -160,6 +160,10 @@ def _show(report: Report, dry_run: bool) -> None:
             console.print(f"never in {summary.split}: {', '.join(summary.absent[:NAMED])}{more}")
     played = report.prepared.roles
     train = next(summary for summary in summaries if summary.split == played.get("train", played["val"]))
+    if train.shares:
+        shares = ", ".join(f"{name.strip()} {share:.1%}" for name, share in train.shares[:NAMED])
+        more = f", and {len(train.shares) - NAMED:,} more" if len(train.shares) > NAMED else ""
+        console.print(f"labelled pixels of {train.split}: {shares}{more}")
     if train.pairs:
         console.print(f"strongest co-occurrences in {train.split}:")
     for pair in train.pairs:
@@ -173,3 +177,23 @@ def _show(report: Report, dry_run: bool) -> None:
         typer.echo(f"dry run: nothing was written to {report.folder}")
     else:
         typer.echo(f"{name} is ready in {report.folder}")
+
+
+def _figures(summary: Summary) -> dict[str, str]:
+    """What the table says of a split, by column."""
+    absent = f"{len(summary.absent):,}"
+    if summary.shares:
+        return {
+            "pictures": f"{summary.pictures:,}",
+            "classes a picture": f"{summary.labels / summary.samples:.1f}",
+            "ignored pixels": f"{summary.ignored:.1%}",
+            "absent classes": absent,
+        }
+    return {
+        "pictures": f"{summary.pictures:,}",
+        "samples": f"{summary.samples:,}",
+        "labels": f"{summary.labels:,}",
+        "boxes": f"{summary.boxes:,}",
+        "no label": f"{summary.unlabelled:,}",
+        "absent classes": absent,
+    }

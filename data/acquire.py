@@ -22,6 +22,7 @@ def acquire(
     download: bool,
     offline: bool,
     dry_run: bool,
+    splits: Sequence[str],
     progress: Callable[[str, int, int], None],
 ) -> Path | None:
     """Make archives readable; return the folder to read, or `source` as it was where there are no archives.
@@ -33,6 +34,7 @@ def acquire(
         download: fetch what lacks.
         offline: fetch nothing, verify every byte of the archives.
         dry_run: only say what would be done.
+        splits: those that are asked for; archives of another single split are passed over unless they are there.
 
     Raises:
         DataError: an archive lacks, is wrong, may not be fetched by a program, or the disk is full.
@@ -41,7 +43,8 @@ def acquire(
         raise DataError(f"'{facts.name}' cannot be downloaded by a program: {instructions(facts)}")
     place = source or folder / ARCHIVES
     present = [archive for archive in facts.archives if (place / archive.file).is_file()]
-    wanted: Sequence[Archive] = facts.archives if download or (offline and source is None) else present
+    offered = [a for a in facts.archives if not a.split or a.split in splits or a in present]
+    wanted = offered if download or (offline and source is None) else present
     if not wanted:
         return source
     target = folder / UNPACKED if facts.unpack else place

@@ -7,22 +7,25 @@ from pathlib import Path
 from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Task
 from attnbias.data.prepare import Options, Reading, first_existing
 from attnbias.data.registry import DATASETS
+from attnbias.data.segmentation_sets import own_folders
 
-KINDS = {
-    "coco": ("pictures with boxes in COCO layout", "attnbias.data.coco:prepare"),
-    "json": ("pictures with boxes listed in a COCO file", "attnbias.data.own:prepare_json"),
-    "csv": ("pictures listed in a CSV table", "attnbias.data.csv_table:prepare"),
-    "folders": ("pictures in a folder for each class", "attnbias.data.class_folders:prepare"),
+KINDS: dict[str, tuple[str, Task, str]] = {
+    "coco": ("pictures with boxes in COCO layout", "multilabel", "attnbias.data.coco:prepare"),
+    "json": ("pictures with boxes listed in a COCO file", "multilabel", "attnbias.data.own:prepare_json"),
+    "csv": ("pictures listed in a CSV table", "multilabel", "attnbias.data.csv_table:prepare"),
+    "label maps": ("pictures with label maps", "segmentation", "attnbias.data.segmentation_sets:prepare_own"),
+    "folders": ("pictures in a folder for each class", "singlelabel", "attnbias.data.class_folders:prepare"),
 }
 
 
 def own_facts(path: Path) -> DatasetFacts:
     """Facts of a set of one's own, named after its folder or file.
 
-    A .json file is a COCO instances file, a .csv file a table; a folder is one in COCO layout, one with a single table
-    in it, or one with a folder for each class.
+    A .json file is a COCO instances file, a .csv file a table; a folder is one in COCO layout, one with pictures and
+    label maps in folders side by side, one with a single table in it, or one with a folder for each class.
 
     Raises:
         DataError: nothing is there, or its name is that of a known dataset.
@@ -39,13 +42,15 @@ def own_facts(path: Path) -> DatasetFacts:
             raise DataError(f"{path} is neither a folder, nor a .csv, nor a .json file")
     elif any(path.glob("annotations/instances_*.json")):
         kind = "coco"
+    elif own_folders(path) is not None:
+        kind = "label maps"
     else:
         kind = "csv" if len(list(path.glob("*.csv"))) == 1 else "folders"
-    title, prepare = KINDS[kind]
+    title, task, prepare = KINDS[kind]
     return DatasetFacts(
         name=path.stem,
         title=f"{path.name}, {title}",
-        task="singlelabel" if kind == "folders" else "multilabel",
+        task=task,
         classes="from the files",
         splits=(),
         train="train",

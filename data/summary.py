@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.index import Index, Record, Task
+from attnbias.data.label_maps import count_pixels
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,24 @@ class Summary:
     """Classes that are never positive."""
     pairs: tuple[Pair, ...]
     """The strongest co-occurrences, strongest first."""
+    shares: tuple[tuple[str, float], ...] = ()
+    """Classes by their share of the labelled pixels, largest first, where pixels are labelled."""
+    ignored: float = 0
+    """Share of the pixels that do not count."""
 
 
-def summarize(index: Index, pairs: int = 5) -> Summary:
-    """Count what is in a split."""
+def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = None) -> Summary:
+    """Count what is in a split.
+
+    Args:
+        pixels: what `count_pixels` gives for a segmentation split, where that is known already. Its labels are the
+            classes that a picture shows.
+    """
     targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
-    if index.task == "multilabel":
+    if index.task == "segmentation":
+        pixels = count_pixels(index) if pixels is None else pixels
+        targets = (pixels[:, :-1] > 0).astype(np.int64)
+    if targets.ndim == 2 or index.task == "multilabel":
         positive = targets.reshape(-1, len(index.classes)) == 1
         counts, unlabelled = positive.sum(axis=0), int((~positive.any(axis=1)).sum())
     else:
@@ -62,12 +76,24 @@ def summarize(index: Index, pairs: int = 5) -> Summary:
         unlabelled=unlabelled,
         absent=tuple(index.classes[label] for label in np.flatnonzero(counts == 0) if counts.any()),
         pairs=_strongest(index, targets, counts, pairs),
+        **({} if pixels is None else _shares(index, pixels)),
     )
 
 
+def _shares(index: Index, pixels: NDArray[np.int64]) -> dict[str, Any]:
+    """`shares` and `ignored` of a split with label maps."""
+    *each, ignored = pixels.sum(axis=0)
+    labelled = max(sum(each), 1)
+    by_size = sorted(zip(index.classes, each, strict=True), key=lambda item: -item[1])
+    return {
+        "shares": tuple((name, float(count / labelled)) for name, count in by_size if count),
+        "ignored": float(ignored / max(pixels.sum(), 1)),
+    }
+
+
 def _labels(task: Task, record: Record) -> Sequence[int]:
-    """The positive labels of a sample with numbered classes; none where a label map or a caption tells all."""
-    if task in ("segmentation", "retrieval"):
+    """The positive labels of a sample with numbered classes; none where a caption tells all."""
+    if task == "retrieval":
         return ()
     if task == "vqa":
         return [answer for answer, _ in record.text.answers] if record.text else ()
@@ -81,7 +107,7 @@ def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int6
     groups = sorted({record.group for record in index.records if record.group is not None})
     group_of = np.array([record.group for record in index.records], dtype=object)
     in_group = group_of[:, None] == np.array(groups, dtype=object)  # (N, G)
-    if index.task == "multilabel":
+    if targets.ndim == 2 or index.task == "multilabel":
         things = np.hstack([targets.reshape(-1, classes) == 1, in_group]).astype(np.float32)  # (N, C + G)
         together = np.triu(things[:, :classes].T @ things, k=1).astype(np.float64)  # (C, C + G)
         names = [*index.classes, *groups]

@@ -5,13 +5,14 @@ A new dataset is one entry and one module with its `prepare` function (its type 
 
 from __future__ import annotations
 
-from attnbias.data.catalogue import generated, language, multilabel, robustness, singlelabel
+from attnbias.data.catalogue import generated, language, multilabel, robustness, segmentation, singlelabel
 from attnbias.data.facts import DatasetFacts
 
 ENTRIES: tuple[DatasetFacts, ...] = (
     *generated.ENTRIES,
     *multilabel.ENTRIES,
     *singlelabel.ENTRIES,
+    *segmentation.ENTRIES,
     *language.ENTRIES,
     *robustness.ENTRIES,
 )

@@ -66,14 +66,14 @@ def resize_picture(
 def resize_labels(
     labels: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
 ) -> Pixels:
-    """Resize a label map (H, W): pixel i of n takes the label at floor(i * length / n), as OpenCV. Arguments as above."""
+    """Resize a label map (H, W): pixel i of n takes the label at floor(i * length / n). Arguments as above."""
     down = _nearest(labels.shape[0], size[0], np.arange(size[0])[rows])
     across = _nearest(labels.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
     return labels[down[:, None], across]
 
 
 def _step(length: int, size: int) -> float:
-    """Source pixels per pixel, divided as OpenCV divides: length / size may differ in its last bit, and floor shows it."""
+    """Source pixels per pixel, divided as OpenCV does: length / size may differ in its last bit, and floor shows it."""
     return 1 / (size / length)
 
 
