@@ -1,4 +1,4 @@
-"""Sets of captions for retrieval: Karpathy's splits of Flickr30k and COCO. One record a (picture, caption) pair."""
+"""Sets of captions for retrieval, one record a (picture, caption) pair: Karpathy's splits, and captions of the web."""
 
 from __future__ import annotations
 
@@ -55,6 +55,33 @@ def read_karpathy(
     return {split: Index(dataset, split, "retrieval", (), root, tuple(records)) for split, records in found.items()}
 
 
+@collector_paused()
+def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: str) -> Index:
+    """Read a JSON list of [picture's path or URL, caption]: those whose picture is there, in the order of their names.
+
+    Pictures that have vanished from the web are the rule in these sets, so they are passed over. Of a picture's
+    captions the last counts.
+
+    Args:
+        annotation_file: annot.json of SBU, train_annot.json or val_annot.json of Conceptual Captions.
+        root: holds images_SPLIT/0000/ and so on, folders of pictures.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        captions = {str(path).rpartition("/")[2]: caption for path, caption in json.loads(annotation_file.read_bytes())}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{annotation_file} is missing, damaged or no list of captions ({error})") from None
+    paths = sorted((root / f"images_{split}").glob("*/*"), key=lambda path: path.name)
+    records = [
+        Record(path.relative_to(root).as_posix(), 0, text=Text(captions[path.name], identifier=path.name))
+        for path in paths
+        if path.name in captions
+    ]
+    return Index(dataset, split, "retrieval", (), root, tuple(records))
+
+
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read Karpathy's file of a set and add the split that METER's program trains on."""
     assert source is not None
@@ -78,3 +105,20 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
 
 def _id(sentence: dict[str, object]) -> str | None:
     return str(sentence["sentid"]) if "sentid" in sentence else None
+
+
+def prepare_annotated(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read the files of web captions (SBU, Conceptual Captions) as the pretraining programs lay them out."""
+    assert source is not None
+    found = {
+        split: path
+        for split in facts.splits
+        if (path := first_existing([source / f"{split}_annot.json", source / "annot.json"])) is not None
+        and (source / f"images_{split}").is_dir()
+    }
+    if not found:
+        raise DataError(f"{source} holds no {facts.title}; expected {facts.layout}")
+    options.progress(f"reading {source.name}", 0, 1)
+    indexes = [read_annotated(path, source, split, dataset=facts.name) for split, path in found.items()]
+    files = word_tokenizer(record.text.sentence for record in indexes[0].records if record.text)
+    return Reading(indexes, files=files)

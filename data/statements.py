@@ -61,13 +61,14 @@ def read_nlvr2(annotation_file: Path, root: Path, split: str) -> Index:
         DataError: the file is missing or damaged, or a label is neither True nor False.
     """
     folders: dict[str, str] = {}
+    keys = ("identifier", "sentence", "label", *(("directory",) if split == "train" else ()))
     records = []
-    for row in _lines(annotation_file, ("identifier", "sentence", "label"), TRUTH, "label"):
+    for row in _lines(annotation_file, keys, TRUTH, "label"):
         pair = row["identifier"].rpartition("-")[0]
         kind = pair.partition("-")[0]
         if kind not in folders:
             folders[kind] = f"images/{kind}" if (root / "images" / kind).is_dir() else kind
-        stem = f"{folders[kind]}/{row['directory']}/{pair}" if "directory" in row else f"{folders[kind]}/{pair}"
+        stem = f"{folders[kind]}/{row['directory']}/{pair}" if split == "train" else f"{folders[kind]}/{pair}"
         text = Text(row["sentence"], second_path=f"{stem}-img1.png", identifier=row["identifier"])
         records.append(Record(f"{stem}-img0.png", TRUTH.index(row["label"]), text=text))
     return Index("nlvr2", split, "nlvr2", TRUTH, root, tuple(records))
