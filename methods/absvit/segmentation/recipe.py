@@ -1,0 +1,187 @@
+"""AbSViT's segmentation recipe: its fields, its schedule, and the paper's named recipes. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ValidationInfo, field_validator
+
+from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
+from attnbias.methods.engine.method import Schedule
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+
+Transfer = Literal["end2end", "linear", "prompt", "top-down"]
+
+
+class SegmentationRecipe(Recipe):
+    """Everything that decides a segmentation run. Defaults are the program's configuration for PASCAL VOC 2012."""
+
+    dataset: str = option(
+        "voc12seg", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
+    )
+    image_size: int = option(
+        512,
+        "Side of the square, in pixels, that the position embedding is kept for; pictures may have any size.",
+        "Data",
+        ge=16,
+    )
+    normalize: Literal["imagenet"] = option(
+        "imagenet", "Pixel normalisation: ImageNet's mean and standard deviation.", "Data"
+    )
+    scale: tuple[int, int] = option(
+        (2048, 512), "Pictures are resized to fit into this, long side and short side, keeping their ratio.", "Data"
+    )
+    ratio: tuple[float, float] = option((0.5, 2.0), "Range that a training picture's scale is multiplied by.", "Data")
+    crop: tuple[int, int] = option((512, 512), "Height and width of a training crop, padded where too small.", "Data")
+    cat_max_ratio: float = option(
+        0.75, "A crop is drawn again, up to 10 times, where one class has this share of it.", "Data", gt=0, le=1
+    )
+    flip: float = option(0.5, "Probability of mirroring a training picture.", "Data", ge=0, le=1)
+    photometric: bool = option(True, "Distort brightness, contrast, saturation and hue in training.", "Data")
+
+    steps: int | None = option(20000, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
+    eval_steps: int | None = option(
+        2000, "Optimiser steps between evaluations, instead of epochs (--eval-every).", "Training", ge=1
+    )
+    batch_size: int = option(
+        16, "Global batch: over all processes and accumulation steps; at least 2 pictures a step.", "Training", ge=2
+    )
+    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        "adamw", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
+    )
+    lr: float = option(6e-5, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    weight_decay: float = option(
+        0.01, "Weight decay; norms of the backbone, positions and class token have none.", "Training", ge=0
+    )
+    warmup_steps: int = option(1500, "Steps of linear warm-up, on top of the falling rate.", "Training", ge=0)
+    warmup_ratio: float = option(1e-6, "Share of the rate that the warm-up starts from.", "Training", ge=0, le=1)
+    power: float = option(1.0, "The rate falls as (1 - step / steps) to this power.", "Training", gt=0)
+    min_lr: float = option(0.0, "Learning rate that the fall ends at.", "Training", ge=0)
+    sync_bn: bool = option(True, "Synchronise batch normalisation over processes (GPUs only).", "Training")
+
+    architecture: Architecture = option("base_patch16", "Size of the vision transformer.")
+    top_down: bool = option(True, "The second, steered pass; False = the plain ViT of the same size.")
+    transfer: Transfer = option(
+        "end2end", "What is trained of the backbone: all, nothing, visual prompts, or decoders and AbSViT's prompt."
+    )
+    prompt_tokens: int = option(50, "Visual prompt tokens (transfer prompt).", ge=1)
+    deep_prompts: bool = option(True, "Prompts of its own for every block (transfer prompt).")
+    prompt_dropout: float = option(0.0, "Dropout of visual prompts.", ge=0, lt=1)
+    drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)
+    dropout: float = option(0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1)
+    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1)
+    channels: int = option(512, "Channels of UperNet's head.", ge=1)
+    aux_channels: int = option(256, "Channels of the auxiliary head.", ge=1)
+    pool_scales: tuple[int, ...] = option((1, 2, 3, 6), "Sides of the grids that UperNet pools the last map to.")
+    head_dropout: float = option(0.1, "Share of the channels dropped before the classifiers.", ge=0, lt=1)
+    aux_weight: float = option(0.4, "Weight of the auxiliary head's loss.", ge=0)
+    avg_non_ignore: bool = option(
+        False, "Average the loss over labelled pixels; False = over all, unlabelled ones counting as 0 (the program's)."
+    )
+
+    mode: Literal["whole", "slide"] = option(
+        "whole", "Evaluate the whole picture at once, or windows that slide over it.", "Evaluation"
+    )
+    slide_crop: tuple[int, int] = option((512, 512), "Height and width of a window (mode slide).", "Evaluation")
+    slide_stride: tuple[int, int] = option((341, 341), "Steps down and across between windows.", "Evaluation")
+    aug_test: bool = option(
+        False, "Average the probabilities of several sizes of a picture and of their mirror images.", "Evaluation"
+    )
+    test_ratios: tuple[float, ...] = option(
+        (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "Sizes, as shares of `scale` (aug_test).", "Evaluation"
+    )
+
+    @field_validator("architecture")
+    @classmethod
+    def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
+        patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
+        if size % patch:
+            raise ValueError(f"image_size {size} is no multiple of its patch size, {patch}")
+        return architecture
+
+    @field_validator("transfer")
+    @classmethod
+    def _check_decoders(cls, transfer: Transfer, info: ValidationInfo) -> Transfer:
+        if transfer == "top-down" and not info.data.get("top_down", True):
+            raise ValueError("a plain ViT (top_down off) has no top-down path to train")
+        return transfer
+
+    @field_validator("scale", "ratio", "crop", "pool_scales", "slide_crop", "slide_stride", "test_ratios")
+    @classmethod
+    def _check_positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 0:
+            raise ValueError("must be numbers above 0")
+        return values
+
+
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+def rate(recipe: SegmentationRecipe, step: int, total_steps: int) -> float:
+    """Learning rate of a step: a polynomial fall to `min_lr`, which the warm-up multiplies while it falls already."""
+    falling = (recipe.lr - recipe.min_lr) * (1 - step / total_steps) ** recipe.power + recipe.min_lr
+    if step >= recipe.warmup_steps:
+        return falling
+    return falling * (1 - (1 - step / recipe.warmup_steps) * (1 - recipe.warmup_ratio))
+
+
+def schedule(recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
+    """Return the factor on the base rate at an optimiser step."""
+    total_steps = recipe.steps or recipe.epochs * steps_per_epoch
+    return lambda step: {"lr": rate(recipe, step, total_steps) / recipe.lr}
+
+
+# Named recipes --------------------------------------------------------------------------------------------------------
+
+SOURCE = "configuration of the authors' program for MMSegmentation; 8 processes x 2 pictures"
+DATASETS: dict[str, dict[str, Any]] = {
+    "voc12seg": {"steps": 20000, "eval_steps": 2000},
+    "cityscapes": {"steps": 40000, "eval_steps": 4000, "scale": (2048, 1024), "crop": (512, 1024)},
+    "ade20k": {"steps": 160000, "eval_steps": 16000},
+}
+NOTES = {
+    "voc12seg": "the 1464 pictures of the challenge's train list; the configuration says 8 pictures a process",
+    "cityscapes": "crops are 512 x 1024, whatever the file's name says; the configuration says 8 pictures a process",
+    "ade20k": "2 pictures a process are the README's; the configuration says 8",
+}
+MINI: dict[str, Any] = {
+    "image_size": 64,
+    "scale": (256, 64),
+    "ratio": (0.75, 1.5),
+    "crop": (64, 64),
+    "steps": 300,
+    "eval_steps": 100,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "warmup_steps": 20,
+    "sync_bn": False,
+    "architecture": "mini_patch8",
+    "drop_path": 0.0,
+    "channels": 32,
+    "aux_channels": 16,
+    "slide_crop": (64, 64),
+    "slide_stride": (43, 43),
+}
+
+
+def _published(dataset: str, top_down: bool, miou: float) -> NamedRecipe:
+    recipe = SegmentationRecipe(dataset=dataset, top_down=top_down, **DATASETS[dataset])
+    return NamedRecipe(recipe, SOURCE, {"mIoU": miou}, NOTES[dataset])
+
+
+def _mini(top_down: bool) -> NamedRecipe:
+    recipe = SegmentationRecipe(top_down=top_down, **MINI)
+    return NamedRecipe(recipe, "ours", note="four blocks on small pictures, for a CPU; give it a --dataset")
+
+
+RECIPES: dict[str, NamedRecipe] = {
+    "absvit-base-voc": _published("voc12seg", True, 81.3),
+    "vit-base-voc": _published("voc12seg", False, 80.1),
+    "absvit-base-cityscapes": _published("cityscapes", True, 76.8),
+    "vit-base-cityscapes": _published("cityscapes", False, 75.3),
+    "absvit-base-ade20k": _published("ade20k", True, 47.2),
+    "vit-base-ade20k": _published("ade20k", False, 45.2),
+    "mini": _mini(True),
+    "mini-vit": _mini(False),
+}
