@@ -21,7 +21,8 @@ class LabelMapDataset(PictureDataset):
 
     `dataset[SampleKey(sample, epoch)]` gives {"image": (3, h, w) float32, "target": (h', w') int64 with 255 = ignored,
     "index": int}. In training h', w' are h, w; in evaluation the target is the label map as stored, whatever size the
-    picture was resized to. Keys, seeds and skipped pictures are a PictureDataset's; decoding is always exact.
+    picture was resized to, and the image a list of tensors where it is seen at several sizes. Keys, seeds and skipped
+    pictures are a PictureDataset's; decoding is always exact.
 
     Args:
         index: a split whose records have label maps.
@@ -34,7 +35,7 @@ class LabelMapDataset(PictureDataset):
     def __init__(
         self,
         index: Index,
-        transform: Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor, Tensor]],
+        transform: Callable[[NDArray[np.uint8], NDArray[np.uint8]], tuple[Tensor | list[Tensor], Tensor]],
         *,
         seed: int = 0,
         on_bad_image: Literal["error", "skip"] = "error",
@@ -67,8 +68,8 @@ class LabelMapDataset(PictureDataset):
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         """Gather samples into a batch: image (B, 3, h, w), target (B, h', w'), index (B,), errors: list of str.
 
-        Images, or targets, of different sizes (in evaluation) stay a list of tensors. A batch in which every picture
-        was skipped has neither.
+        Images, or targets, of different sizes (in evaluation) stay a list, one entry a sample. A batch in which every
+        picture was skipped has neither.
         """
         assert not isinstance(samples, dict)
         good = [sample for sample in samples if "error" not in sample]
@@ -77,8 +78,11 @@ class LabelMapDataset(PictureDataset):
             "errors": [sample["error"] for sample in samples if "error" in sample],
         }
         if good:
-            for name in ("image", "target"):
-                tensors = [sample[name] for sample in good]
-                alike = all(tensor.shape == tensors[0].shape for tensor in tensors)
-                batch[name] = torch.stack(tensors) if alike else tensors
+            batch |= {name: _stacked([sample[name] for sample in good]) for name in ("image", "target")}
         return batch
+
+
+def _stacked(values: list[Any]) -> Tensor | list[Any]:
+    """Tensors of one size as one; others as they are."""
+    alike = all(isinstance(value, Tensor) and value.shape == values[0].shape for value in values)
+    return torch.stack(values) if alike else values

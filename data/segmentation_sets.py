@@ -45,61 +45,54 @@ def list_pairs(folder: Path, picture_suffix: str | tuple[str, ...], label_suffix
 # VOC 2012 -------------------------------------------------------------------------------------------------------------
 
 
-def read_voc_segmentation(
-    root: Path, split: str, *, voc: str = "VOCdevkit/VOC2012", names: Sequence[str] | None = None
-) -> Index:
-    """Read one split of VOC 2012, in the order of ImageSets/Segmentation/SPLIT.txt (or of these names)."""
-    names = _names(root / voc / "ImageSets" / "Segmentation" / f"{split}.txt") if names is None else names
-    return Index("voc12seg", split, "segmentation", VOC, root, tuple(_voc_record(voc, name) for name in names))
+def read_voc_segmentation(voc: Path, split: str, *, names: Sequence[str] | None = None) -> Index:
+    """Read one split of the folder VOC2012, in the order of ImageSets/Segmentation/SPLIT.txt (or of these names)."""
+    names = _names(voc / "ImageSets" / "Segmentation" / f"{split}.txt") if names is None else names
+    return Index("voc12seg", split, "segmentation", VOC, voc, tuple(_voc_record(name) for name in names))
 
 
 def prepare_voc(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read train and val, and train_aug where SBD's label maps are there.
 
     The source may be VOC2012 itself, VOCdevkit, or the folder above it. SBD's are PNG files in SegmentationClassAug,
-    listed in aug.txt or trainaug.txt, or its own release beside (benchmark_RELEASE).
+    listed in aug.txt or trainaug.txt, or those of its own release, benchmark_RELEASE, in one of these folders.
     """
     assert source is not None
-    home = first_existing(
-        [source / place / "ImageSets/Segmentation" for place in (".", "VOC2012", "VOCdevkit/VOC2012")]
-    )
-    if home is None:
+    places = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
+    lists = first_existing([place / "ImageSets" / "Segmentation" for place in places])
+    if lists is None:
         raise DataError(f"{source} holds no VOC2012/ImageSets/Segmentation; expected {facts.layout}")
-    voc = home.parent.parent.relative_to(source).as_posix()
-    train, val = (read_voc_segmentation(source, split, voc=voc) for split in ("train", "val"))
-    augmented = _augmented(source, voc, train, val)
+    voc = lists.parent.parent
+    train, val = (read_voc_segmentation(voc, split) for split in ("train", "val"))
+    release = first_existing([place / "benchmark_RELEASE" / "dataset" / "cls" for place in (source, voc.parent, voc)])
+    augmented = _augmented(train, val, release)
     indexes = [train, *([augmented] if augmented is not None else []), val]
     return Reading(indexes, check_counts(facts, indexes))
 
 
-def _augmented(root: Path, voc: str, train: Index, val: Index) -> Index | None:
-    """The training pictures, then those that only SBD has (Hariharan et al., ICCV 2011); never one of val."""
-    lists = [root / voc / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("aug", "trainaug", "train_aug")]
-    places = [root / place / "dataset/cls" for place in ("benchmark_RELEASE", "VOCdevkit/VOCaug", f"{voc}/../VOCaug")]
-    if (found := first_existing(lists)) is not None:
-        names, folder, suffix = _names(found), f"{voc}/SegmentationClassAug", ".png"
-    elif (release := first_existing(places)) is not None:
-        names, folder, suffix = (
-            sorted(path.stem for path in release.glob("*.mat")),
-            os.path.relpath(release, root),
-            ".mat",
-        )
+def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
+    """The training pictures, then those that only SBD labels (Hariharan et al., ICCV 2011); never one of val."""
+    voc = train.root
+    listed = first_existing([voc / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("aug", "trainaug")])
+    if listed is not None:  # a line may also name both files, "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
+        added = [_voc_record(Path(line.split()[0]).stem, "SegmentationClassAug") for line in _names(listed)]
+    elif release is not None:
+        labels = os.path.relpath(release, voc)
+        added = [_voc_record(path.stem, labels, ".mat") for path in sorted(release.glob("*.mat"))]
     else:
         return None
     known = {record.path for record in (*train.records, *val.records)}
-    added = [_voc_record(voc, name, folder, suffix) for name in names]
     records = (*train.records, *(record for record in added if record.path not in known))
-    return Index(train.dataset, "train_aug", train.task, train.classes, root, records)
+    return Index(train.dataset, "train_aug", train.task, train.classes, voc, records)
 
 
-def _voc_record(voc: str, name: str, labels: str | None = None, suffix: str = ".png") -> Record:
-    return Record(f"{voc}/JPEGImages/{name}.jpg", 0, label_map=f"{labels or f'{voc}/SegmentationClass'}/{name}{suffix}")
+def _voc_record(name: str, labels: str = "SegmentationClass", suffix: str = ".png") -> Record:
+    return Record(f"JPEGImages/{name}.jpg", 0, label_map=f"{labels}/{name}{suffix}")
 
 
 def _names(path: Path) -> list[str]:
-    """Picture names of a list, whatever stands behind them on a line."""
     try:
-        return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"image list {path}: {error.strerror}") from None
 
@@ -108,14 +101,14 @@ def _names(path: Path) -> list[str]:
 
 
 def read_cityscapes(root: Path, split: str) -> Index:
-    """Read one split of Cityscapes, from *_labelTrainIds.png where every picture has one, else from *_labelIds.png."""
+    """Read one split of Cityscapes, from *_labelTrainIds.png, or from *_labelIds.png where more pictures have those."""
     pictures, labels = f"leftImg8bit/{split}", f"gtFine/{split}"
-    found = list_pairs(root / pictures, "_leftImg8bit.png", "_gtFine_labelTrainIds.png")
-    ready = all((root / labels / label).is_file() for _, label in found)
-    if not ready:
-        found = list_pairs(root / pictures, "_leftImg8bit.png", "_gtFine_labelIds.png")
+    as_classes, as_ids = (
+        list_pairs(root / pictures, "_leftImg8bit.png", f"_gtFine_{kind}.png") for kind in ("labelTrainIds", "labelIds")
+    )
+    there = [sum((root / labels / label).is_file() for _, label in found) for found in (as_classes, as_ids)]
+    found, values = (as_ids, FROM_LABEL_IDS) if there[1] > there[0] else (as_classes, None)
     records = tuple(Record(f"{pictures}/{name}", 0, label_map=f"{labels}/{label}") for name, label in found)
-    values = None if ready else FROM_LABEL_IDS
     return Index("cityscapes", split, "segmentation", tuple(CITYSCAPES), root, records, label_values=values)
 
 

@@ -269,6 +269,8 @@ class TrainTransform:
     """Share of a crop that one class may not reach."""
     flip: float = 0.5
     """Probability of mirroring."""
+    distort: bool = True
+    """Whether colours are distorted."""
 
     def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
         return self.apply(picture, labels, self.draw(labels))
@@ -285,7 +287,7 @@ class TrainTransform:
             lambda corner: resize_labels(labels, size, *self.window(corner)),
             self.max_share,
         )
-        return Draw(size, corner, bool(torch.rand(()) < self.flip), Distortion.draw())
+        return Draw(size, corner, bool(torch.rand(()) < self.flip), Distortion.draw() if self.distort else Distortion())
 
     def apply(self, picture: Pixels, labels: Pixels, draw: Draw) -> tuple[Tensor, Tensor]:
         """Do what was drawn (goldens prep_train_*)."""
@@ -302,14 +304,21 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Picture -> resized image (3, h, w) float32, without padding; its labels stay as they are stored, as int64."""
+    """Picture -> resized image (3, h, w) float32, without padding; its labels stay as they are stored, as int64.
+
+    Several ratios give a list of images, one a ratio.
+    """
 
     scale: tuple[int, int] = (2048, 512)
+    ratios: tuple[float, ...] = (1.0,)
+    """The scale's multiples that the picture is seen at."""
 
-    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
-        return self.image(picture), torch.from_numpy(labels).long()
+    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor | list[Tensor], Tensor]:
+        images = self.images(picture)
+        return images if len(images) > 1 else images[0], torch.from_numpy(labels).long()
 
-    def image(self, picture: Pixels) -> Tensor:
-        """The network's input for a picture alone (goldens prep_eval_*)."""
-        height, width = picture.shape[:2]
-        return normalized(resize_picture(picture, rescaled((height, width), self.scale)))
+    def images(self, picture: Pixels) -> list[Tensor]:
+        """The network's inputs for a picture alone (goldens prep_eval_*)."""
+        size = picture.shape[0], picture.shape[1]
+        scales = [(int(self.scale[0] * ratio), int(self.scale[1] * ratio)) for ratio in self.ratios]
+        return [normalized(resize_picture(picture, rescaled(size, scale))) for scale in scales]

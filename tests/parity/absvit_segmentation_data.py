@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from golden_case import Golden
+from PIL import Image
 
+from attnbias.data.index import Index, Record
+from attnbias.data.label_maps import IGNORE, open_label_map
+from attnbias.data.palettes import palette
+from attnbias.data.segmentation_sets import (
+    REDUCED,
+    list_pairs,
+    read_ade20k,
+    read_cityscapes,
+    read_voc_segmentation,
+)
 from attnbias.data.transforms.segmentation import (
     Distortion,
     Draw,
@@ -24,7 +37,7 @@ def _prep_eval(case: Golden) -> dict[str, Any]:
     photo, scale = case.input("photo"), tuple(case.config["scale_long_short"])
     return {
         "resized_rgb_uint8": resize_picture(photo, rescaled(photo.shape[:2], scale)),
-        "network_input": EvalTransform(scale).image(photo),
+        "network_input": EvalTransform(scale).images(photo)[0],
     }
 
 
@@ -85,9 +98,57 @@ def _resize_sizes(case: Golden) -> dict[str, Any]:
     return {"rows_w_h_scale_newsize": rows}
 
 
+def _labels(case: Golden) -> dict[str, Any]:
+    """Every value of the case as a pixel of a real file, read as the dataset reads it."""
+    values = np.array([case.config["png_values"]], np.uint8)
+    classes = tuple(str(number) for number in range(IGNORE))
+    with TemporaryDirectory() as folder:
+        Image.fromarray(values).save(Path(folder, "labels.png"))
+        record = Record("picture.jpg", 0, label_map="labels.png")
+        table = REDUCED if case.config["reduce_zero_label"] else None
+        index = Index("case", "val", "segmentation", classes, Path(folder), (record,), label_values=table)
+        return {"labels": open_label_map(index, 0)[0].tolist()}
+
+
+def _index(case: Golden) -> dict[str, Any]:
+    """The case's files, empty, listed by the set's own reader."""
+    files, lists = case.config["files"], case.config["splits"]
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name, text in {**dict.fromkeys(files, ""), **lists}.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        index, pictures, labels = _listed(case, root)
+    rows = [
+        [record.path.removeprefix(f"{pictures}/"), str(record.label_map).removeprefix(f"{labels}/")]
+        for record in index.records
+    ]
+    return {"rows": rows, "classes": list(index.classes), "palette": palette(index.classes)}
+
+
+def _listed(case: Golden, root: Path) -> tuple[Index, str, str]:
+    """The index of the case's files, and the folders that its rows are relative to."""
+    files, lists = case.config["files"], list(case.config["splits"])
+    match case.config["num_classes"]:
+        case 21:
+            name = Path(lists[0]).stem if lists else "train"
+            names = None if lists else [Path(name).stem for name, _ in list_pairs(root / "JPEGImages", ".jpg", ".png")]
+            return read_voc_segmentation(root, name, names=names), "JPEGImages", "SegmentationClass"
+        case 19:
+            split = "train" if any("/train/" in file for file in files) else "val"
+            return read_cityscapes(root, split), f"leftImg8bit/{split}", f"gtFine/{split}"
+        case 150:
+            split = "train" if any("/training/" in file for file in files) else "val"
+            folder = "training" if split == "train" else "validation"
+            return read_ade20k(root, split), f"images/{folder}", f"annotations/{folder}"
+    raise ValueError(f"a set of {case.config['num_classes']} classes")
+
+
 RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "prep_eval": _prep_eval,
     "prep_train": _prep_train,
+    "labels": _labels,
+    "index": _index,
     "crop_rule": _crop_rule,
     "resize_sizes": _resize_sizes,
 }
