@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "absvit": "attnbias.methods.absvit",
+    "absvit-segmentation": "attnbias.methods.absvit.segmentation",
+    "absvit-vision-language": "attnbias.methods.absvit.vision_language",
     "csra": "attnbias.methods.csra",
     "ida": "attnbias.methods.ida",
     "llb": "attnbias.methods.llb",

@@ -215,7 +215,9 @@ def initial_weights(
             kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
             state = {**state, **{name: own[name] for name in kept}}
         load_strict(model, state, path)
-    elif backbone_weights is not None:
+        return
+    method.load_parts(model, recipe)
+    if backbone_weights is not None:
         path = locate(backbone_weights)
         method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
 

@@ -203,6 +203,10 @@ class Method(ABC):
         """Pick the classifiers of the recipe's classes out of weights that were trained on a set with more classes."""
         return state
 
+    def load_parts(self, model: nn.Module, recipe: Any) -> None:
+        """Fill the parts of a fresh model that the recipe itself names weights for, such as a text encoder."""
+        return
+
     def load_backbone(self, model: nn.Module, recipe: Any, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
         raise UsageError(f"method '{self.name}' takes no --backbone-weights")

@@ -32,7 +32,7 @@ class Recipe(BaseModel):
 
     dataset: str = option("coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
     image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16)
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
+    normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = option(
         "unit", "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.", "Data"
     )
     decode: Literal["exact", "fast"] = option(

@@ -1,0 +1,42 @@
+"""Retrieval, measured exactly: every picture with every caption. Texts are read once, first passes made once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnbias.data.language import Captions
+from attnbias.methods.absvit.vision_language.model import Text, VisionLanguageModel
+from attnbias.methods.engine.method import Batch
+
+PAIRS = 128
+"""Pairs of picture and caption at a time; texts are read as many at a time."""
+
+
+def rank_captions(model: VisionLanguageModel, batch: Batch, captions: Captions) -> dict[str, Tensor]:
+    """What an evaluation keeps of pictures: their fit with all M captions, and which of these are theirs, (B, M)."""
+    own = batch["index"][:, None] == captions.pictures  # (B, M)
+    return {"fit": score_pairs(model, batch["image"], captions.text_ids, captions.text_mask), "targets": own}
+
+
+@torch.no_grad()
+def score_pairs(model: VisionLanguageModel, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Score images (B, 3, H, W) with all captions (M, L): (B, M) float32.
+
+    Captions go through the model in the order of their lengths and without the padding that all of a part share, which
+    nothing of the model can see.
+    """
+    lengths = mask.sum(1)
+    order = lengths.argsort()
+    device = images.device
+    texts: list[Text] = []
+    for part in order.split(PAIRS):
+        longest = int(lengths[part].max())
+        texts.append(model.read(ids[part, :longest].to(device), mask[part, :longest].to(device)))
+    surveyed = model.survey(images)
+    scores = torch.empty(len(images), len(ids), device=device)
+    for place in range(len(images)):
+        for part, text in zip(order.split(PAIRS), texts, strict=True):
+            pictures = torch.full((len(part),), place, device=device)
+            scores[place, part.to(device)] = model.rank(surveyed, text, pictures).float()
+    return scores
