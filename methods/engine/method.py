@@ -226,9 +226,13 @@ class Method(ABC):
             )
         return self.recipes[name]
 
-    def default_recipe(self, dataset: str | None = None) -> str:
-        """Name of the first recipe, or of the first one for this dataset (the overall first where none is)."""
-        for name, named in self.recipes.items():
-            if dataset in (None, named.recipe.dataset):
+    def default_recipe(self, dataset: str | None = None, task: Task | None = None) -> str:
+        """Name of the first recipe for this dataset, else of the first one for this task, else of the first of all.
+
+        The task counts where a method has several, as a field of its recipe.
+        """
+        of_task = [name for name, named in self.recipes.items() if task in (None, getattr(named.recipe, "task", None))]
+        for name in of_task:
+            if dataset in (None, self.recipes[name].recipe.dataset):
                 return name
-        return next(iter(self.recipes))
+        return next(iter(of_task), next(iter(self.recipes)))
