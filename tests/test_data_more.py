@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -12,8 +11,7 @@ import resource
 import subprocess
 import sys
 import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ import numpy as np
 import pytest
 import torchvision
 from archive_server import ArchiveServer, serving
-from PIL import Image
+from official_archives import Offer, fetched, jpeg, offering, pack_zip, tar, tree
 
-from attnbias.data import download
 from attnbias.data import prepare as preparing
 from attnbias.data.class_folders import read_class_folders
 from attnbias.data.datasets import PictureDataset
@@ -32,43 +29,11 @@ from attnbias.data.errors import DataError
 from attnbias.data.imagenet import CORRUPTIONS, class_names, read_flat_validation, subset_indices, synsets
 from attnbias.data.inaturalist import read_inaturalist
 from attnbias.data.index import Index
-from attnbias.data.prepare import Options, Report, prepare
+from attnbias.data.prepare import Options, prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 
 TENCH, GOLDFISH, CRANE = "n01440764", "n01443537", "n02012849"
-
-
-def jpeg(seed: int = 0, side: int = 8) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
-
-
-def tar(files: dict[str, bytes], mode: Any = "w") -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=mode) as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return content.getvalue()
-
-
-def pack_zip(files: dict[str, bytes]) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
-def tree(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
 
 
 def listed(index: Index) -> list[tuple[str, Any]]:
@@ -81,35 +46,9 @@ def server() -> Iterator[ArchiveServer]:
         yield server
 
 
-Offer = Callable[[str, dict[str, bytes]], None]
-
-
 @pytest.fixture
 def offer(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Offer:
-    """Serve these files as a dataset's archives, with their true sizes and checksums in the registry."""
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-
-    def offering(name: str, files: dict[str, bytes]) -> None:
-        server.files = files
-        assert {archive.file for archive in DATASETS[name].archives} == set(files)
-        archives = tuple(
-            replace(
-                archive,
-                url=server.url + archive.file,
-                size=len(files[archive.file]),
-                algorithm="md5" if archive.digest else None,
-                digest=hashlib.md5(files[archive.file]).hexdigest() if archive.digest else None,
-            )
-            for archive in DATASETS[name].archives
-        )
-        facts = replace(DATASETS[name], archives=archives)
-        monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, name: facts})
-
-    return offering
-
-
-def fetched(name: str, root: Path) -> Report:
-    return prepare(name, root=root, options=Options(download=True, verify=True))
+    return offering(server, monkeypatch)
 
 
 # The archives ---------------------------------------------------------------------------------------------------------
