@@ -180,7 +180,7 @@ def prepare_own(facts: DatasetFacts, source: Path | None, folder: Path, options:
     role = {name: "train" if name in TRAIN else "test" if name == "test" else "val" for name in inside}
     indexes, warnings = [], []
     for split, below in [(role[name], f"/{name}") for name in inside] or [("train", "")]:
-        found = list_pairs(source / (pictures + below), PICTURES, ".png")
+        found = list_pairs(source / (pictures + below), (*PICTURES, *map(str.upper, PICTURES)), ".png")
         kept = [pair for pair in found if (source / (labels + below) / pair[1]).is_file()]
         if not kept:
             raise DataError(
