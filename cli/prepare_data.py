@@ -51,6 +51,14 @@ def prepare_data(
     ] = False,
     splits: Annotated[str | None, typer.Option(help="Only these splits, separated by commas.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make or decode pictures.", min=1)] = None,
+    min_answers: Annotated[
+        int | None,
+        typer.Option(
+            help="vqav2: questions whose majority answer an answer must be to become a class.",
+            show_default="9; fewer for small sets",
+            min=1,
+        ),
+    ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard"] | None,
         typer.Option(help="How strong the bias is.", show_default="medium", rich_help_panel=DEMO),
@@ -91,6 +99,10 @@ def prepare_data(
         raise UsageError(
             f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
         )
+    if min_answers is not None:
+        if own or "min_answers" not in DATASETS[name].settings:
+            raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
+        settings["min_answers"] = min_answers
 
     from attnbias.data.prepare import Options, available_cores, prepare
 
@@ -144,7 +156,8 @@ def _show(report: Report, dry_run: bool) -> None:
 
     console, name = Console(highlight=False), report.prepared.dataset
     summaries = [summarize(index, pixels=report.pixels.get(index.split)) for index in report.indexes]
-    console.print(f"{report.facts.title}: {len(report.indexes[0].classes)} classes")
+    classes = len(report.indexes[0].classes)
+    console.print(f"{report.facts.title}: {classes} classes" if classes else report.facts.title)
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("split", no_wrap=True)
     table.add_column("role")
@@ -187,6 +200,15 @@ def _figures(summary: Summary) -> dict[str, str]:
             "pictures": f"{summary.pictures:,}",
             "classes a picture": f"{summary.labels / summary.samples:.1f}",
             "ignored pixels": f"{summary.ignored:.1%}",
+            "absent classes": absent,
+        }
+    if summary.texts:
+        return {
+            "pictures": f"{summary.pictures:,}",
+            "samples": f"{summary.samples:,}",
+            "texts": f"{summary.texts:,}",
+            "labels": f"{summary.labels:,}",
+            "no label": f"{summary.unlabelled:,}",
             "absent classes": absent,
         }
     return {

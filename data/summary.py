@@ -46,6 +46,8 @@ class Summary:
     """Classes by their share of the labelled pixels, largest first, where pixels are labelled."""
     ignored: float = 0
     """Share of the pixels that do not count."""
+    texts: int = 0
+    """Different texts."""
 
 
 def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = None) -> Summary:
@@ -76,6 +78,7 @@ def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = N
         unlabelled=unlabelled,
         absent=tuple(index.classes[label] for label in np.flatnonzero(counts == 0) if counts.any()),
         pairs=_strongest(index, targets, counts, pairs),
+        texts=len({record.text.sentence for record in index.records if record.text}),
         **({} if pixels is None else _shares(index, pixels)),
     )
 

@@ -107,11 +107,12 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     indexes, warnings = read_vqa(source, settings["min_answers"]), []
     for split in [split for split in indexes if split not in ANSWERED]:
         if not (indexes[split].root / PICTURES[split]).is_dir():
-            warnings.append(f"{split}: left out, there is no {PICTURES[split]}/")
+            warnings.append(f"{split}: left out, there is no {PICTURES[split]}/ (--splits test --download fetches it)")
             del indexes[split]
     train = next(iter(indexes.values()))
+    found = with_derived_splits(indexes)
     return Reading(
-        [replace(index, dataset=facts.name) for index in with_derived_splits(indexes).values()],
+        [found[split] for split in facts.splits if split in found],
         warnings,
         settings,
         word_tokenizer(record.text.sentence for record in train.records if record.text),

@@ -22,7 +22,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val",
         acquisition="auto",
         licence="annotations CC BY 4.0; pictures under Flickr's terms",
-        size="35 GB",
+        size="34 GB",
         prepare="attnbias.data.vqa:prepare",
         layout="v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json, "
         "v2_mscoco_{train2014,val2014}_annotations.json and train2014/, val2014/, test2015/ of pictures",
@@ -46,6 +46,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
                 13_270_587_935,
                 "sha256",
                 "1a2aa896b81140a850a78fa8bff07d455698d2abf364ff05721763458a8101ca",
+                split="test",
             ),
         ),
         counts={"test": 447_793},
@@ -133,8 +134,8 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         page="https://www.cs.rice.edu/~vo9/sbucaptions/",
     ),
     DatasetFacts(
-        name="conceptual-captions",
-        title="Conceptual Captions 3M",
+        name="cc3m",
+        title="Conceptual Captions",
         task="retrieval",
         classes="none",
         splits=("train", "val"),
