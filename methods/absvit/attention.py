@@ -41,7 +41,7 @@ def attention_maps(
     heads = cast(Attention, model.blocks[0].attn).num_heads
     if head is not None and (kind != "rollout" or not 0 <= head < heads):
         raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
-    classes = classes.to(images.device).expand(len(images), -1)  # (B, K)
+    classes = classes.to(images.device).expand(images.shape[0], -1)  # (B, K)
     patches = model.patch_embed(images)
     match kind:
         case "bottom-up":
@@ -94,9 +94,11 @@ def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Te
 def steered_norms(model: AbSViT, patches: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
     """Feature norms (B, K, N) of a second pass for each class (B, K), steered by the head's row of that class."""
     tokens = model.encode(patches)
-    pictures = torch.arange(len(classes), device=classes.device).repeat_interleave(classes.shape[1])
+    pictures = torch.arange(classes.shape[0], device=classes.device).repeat_interleave(classes.shape[1])
     norms = []
-    for part, prior in zip(pictures.split(SEQUENCES), classes.flatten().split(SEQUENCES), strict=True):
+    # An exported graph, whose batch is free, cannot be cut into parts.
+    size = pictures.shape[0] if torch.compiler.is_exporting() else SEQUENCES
+    for part, prior in zip(pictures.split(size), classes.flatten().split(size), strict=True):
         feedback = model.feedback(model.weighted(tokens[part], prior, gain))
         norms.append(feature_norms(model, patches[part], feedback))
     return torch.cat(norms).unflatten(0, classes.shape)

@@ -165,7 +165,7 @@ class AbSViT(VisionTransformer):
 
     def feedback(self, signal: Tensor) -> Iterable[Tensor]:
         """Decode the weighted tokens (B, T, C) from the top down: each block's signal (B, T, C), first block first."""
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or torch.compiler.is_exporting()):
             # Each signal is made when its block needs it, so that only one at a time is in memory.
             return (F.linear(signal, matrix) for matrix in self.folded_decoders())
         signals = []

@@ -26,6 +26,6 @@ def class_maps(model: CSRA, images: Tensor, classes: Tensor | None, kind: str, h
     maps = scores if kind == "score" else classifier.attention(scores)
     maps = maps.mean(1) if head is None else maps[:, head]  # (B, C, N)
     if classes is not None:
-        wanted = classes.to(maps.device).expand(len(maps), -1)  # (B, K)
-        maps = torch.take_along_dim(maps, wanted[..., None], dim=1)
+        wanted = classes.to(maps.device).expand(maps.shape[0], -1)  # (B, K)
+        maps = maps.gather(1, wanted[..., None].expand(-1, -1, maps.shape[2]))
     return maps.clamp_min(0).unflatten(2, features.shape[2:])  # (B, K, h, w)

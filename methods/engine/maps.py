@@ -63,7 +63,7 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
     `features` is (B, D, h, w); `weight` holds the classifier rows of the asked classes, (K, D) or (B, K, D).
     Returns (B, K, h, w): for a linear classifier on average-pooled features, h * w times Grad-CAM before its ReLU.
     """
-    rows = weight.float().expand(len(features), -1, -1)  # (B, K, D)
+    rows = weight.float().expand(features.shape[0], -1, -1)  # (B, K, D); len() would fix B where the graph is exported
     return (rows @ features.float().flatten(2)).unflatten(2, features.shape[2:])  # (B, K, h, w)
 
 

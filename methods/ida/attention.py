@@ -48,5 +48,5 @@ def token_attention(model: IDA, images: Tensor, classes: Tensor | None = None, l
 
 def pick(maps: Tensor, classes: Tensor) -> Tensor:
     """Take the asked classes (K,) or (B, K) of (B, C, ...)."""
-    wanted = classes.to(maps.device).expand(len(maps), -1)  # (B, K)
-    return maps[torch.arange(len(maps), device=maps.device)[:, None], wanted]
+    wanted = classes.to(maps.device).expand(maps.shape[0], -1)  # (B, K)
+    return maps[torch.arange(maps.shape[0], device=maps.device)[:, None], wanted]

@@ -99,7 +99,7 @@ class InterventionalClassifier(nn.Module):
         vectors = self.class_vectors()
         keys = self.sample(features)
         # Softmax over positions, in float32 whatever the input: with unscaled scores this is SCA, all samples at once.
-        queries = vectors.to(keys.dtype).expand(len(keys), -1, -1, -1)
+        queries = vectors.to(keys.dtype).expand(keys.shape[0], -1, -1, -1)
         attended = F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)  # (B, N, C, d)
         tokens = self.tokens(attended)
         for layer in self.layers:
@@ -120,7 +120,7 @@ class InterventionalClassifier(nn.Module):
             spatial=spatial,
             tokens=entering,
             mixed=tokens,
-            token_attention=torch.stack(weights, 1).unflatten(0, (len(features), -1)),
+            token_attention=torch.stack(weights, 1).unflatten(0, (features.shape[0], -1)),
         )
 
     def spatial_attention(self, features: Tensor) -> Tensor:
