@@ -10,7 +10,7 @@ _ADE = "http://data.csail.mit.edu/places/ADEchallenge/"
 ENTRIES: tuple[DatasetFacts, ...] = (
     DatasetFacts(
         name="voc12seg",
-        title="PASCAL VOC 2012, label maps",
+        title="VOC 2012, pixels",
         task="segmentation",
         classes="21 with background",
         splits=("train", "train_aug", "val"),
@@ -18,9 +18,9 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val",
         acquisition="auto",
         licence="Flickr's terms, research",
-        size="2 GB, 4 GB with SBD for train_aug (--splits train_aug,val)",
+        size="2 GB",
         prepare="attnbias.data.segmentation_sets:prepare_voc",
-        layout="VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}, and for train_aug SBD's "
+        layout="VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; for --splits train_aug,val also SBD's "
         "benchmark_RELEASE/, or VOC2012/SegmentationClassAug/ with its list aug.txt",
         page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         archives=(
@@ -44,7 +44,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="cityscapes",
-        title="Cityscapes, fine annotations",
+        title="Cityscapes, pixels",
         task="segmentation",
         classes="19",
         splits=("train", "val"),
@@ -65,7 +65,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     ),
     DatasetFacts(
         name="ade20k",
-        title="ADE20K, scene parsing",
+        title="ADE20K, pixels",
         task="segmentation",
         classes="150",
         splits=("train", "val"),
