@@ -19,7 +19,12 @@ PICTURES = {
     "coco-captions": ("train2014", "val2014", "images/train2014", "images/val2014"),
 }
 """Set -> folders that its pictures may stand in."""
-UNITED = {"flickr30k": ("trainval", "train", "val"), "coco-captions": ("trainrestval", "train", "restval")}
+NAMES = {"train": "karpathy-train", "val": "karpathy-val"}
+"""Karpathy's name of a split -> ours, where they differ: `train` and `val` are the parts that splits play."""
+UNITED = {
+    "flickr30k": ("trainval", "karpathy-train", "karpathy-val"),
+    "coco-captions": ("trainrestval", "karpathy-train", "restval"),
+}
 """Set -> the split that METER's program trains on, and the two that it unites. COCO's val takes no part."""
 
 
@@ -91,7 +96,8 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     if path is None or not folders:
         raise DataError(f"{source} holds no {name if path is None else 'pictures'}; expected {facts.layout}")
     options.progress(f"reading {name}", 0, 1)
-    found = read_karpathy(path, folders, source, dataset=facts.name)
+    read = read_karpathy(path, folders, source, dataset=facts.name)
+    found = {NAMES.get(split, split): replace(index, split=NAMES.get(split, split)) for split, index in read.items()}
     united, *parts = UNITED[facts.name]
     if all(part in found for part in parts):
         records = tuple(record for part in parts for record in found[part].records)

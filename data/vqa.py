@@ -15,22 +15,22 @@ from attnbias.data.index import Index, Record, Text, collector_paused
 from attnbias.data.prepare import Options, Reading, first_existing
 from attnbias.data.words import word_tokenizer
 
-PICTURES = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test2015"}
-"""Split -> folder of its pictures."""
-QUESTIONS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+PICTURES = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test2015"}
+"""Split -> folder of its pictures. The names `train` and `val` are left to the parts that splits play."""
+QUESTIONS = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 """Split -> the word in the name of its question file."""
-ANSWERED = ("train", "val")
+ANSWERED = ("train2014", "val2014")
 HELD_OUT = 1000
-"""Pictures of val that `rest_val` keeps apart."""
+"""Pictures of val2014 that `rest_val` keeps apart."""
 
 
 @collector_paused()
 def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
     """Read the official question and annotation files of the splits that are there: one record a question.
 
-    The classes are the majority answers of train, then val. Questions without any answer among them are left out
-    (train and val). Records are in the order of the picture ids, then of the file; the published writer shuffles the
-    pictures without a seed.
+    The classes are the majority answers of train2014, then val2014; their questions without any answer among the
+    classes are left out. Records are in the order of the picture ids, then of the file; the published writer shuffles
+    the pictures without a seed.
 
     Args:
         source: holds v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json (or annotations/ does) and
@@ -38,8 +38,8 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
         min_answers: questions of which a class must be the majority answer.
 
     Raises:
-        DataError: neither train nor val is there, a file is damaged or contradicts another, or no answer is frequent
-            enough.
+        DataError: neither train2014 nor val2014 is there, a file is damaged or contradicts another, or no answer is
+            frequent enough.
     """
     questions = {split: path for split, name in QUESTIONS.items() if (path := _questions(source, name))}
     annotations = {split: _annotations(source, split) for split in ANSWERED if split in questions}
@@ -75,8 +75,9 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
 
 
 def with_derived_splits(indexes: Mapping[str, Index]) -> dict[str, Index]:
-    """Add what METER's program reads: `trainval`, train and val together, on which it trains while it measures on val;
-    and the clean choice with nearly as much: `trainable`, all but the last 1000 pictures of val, and these, `rest_val`.
+    """Add what METER's program trains on while it measures on val2014: `trainval`, train2014 and val2014 together.
+
+    And the clean choice with nearly as much: `trainable`, all but the last 1000 pictures, and these, `rest_val`.
     """
     if not all(split in indexes for split in ANSWERED):
         return dict(indexes)
@@ -100,7 +101,7 @@ def hold_out(records: tuple[Record, ...], pictures: int = HELD_OUT) -> tuple[tup
 
 
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read the official files; splits without pictures are left out with a warning, train and val excepted."""
+    """Read the official files; test splits without pictures are left out with a warning."""
     assert source is not None
     options.progress(f"reading {source.name}", 0, 1)
     settings = {**facts.settings, **options.settings}

@@ -173,9 +173,12 @@ def test_normalised_answers_are_lower_case_words(answer: str) -> None:
 
 def test_questions_become_samples_of_the_programs_splits(tmp_path: Path) -> None:
     report = prepared("vqav2", tmp_path)
-    assert report.prepared.splits == ("trainval", "train", "val", "trainable", "rest_val", "test", "test-dev")
-    assert report.prepared.roles == {"train": "trainval", "val": "val"}
-    train, val, both = (open_split("vqav2", split, tmp_path / "root") for split in ("train", "val", "trainval"))
+    assert report.prepared.splits == (
+        *("trainval", "train2014", "val2014", "trainable", "rest_val", "test", "test-dev"),
+    )
+    assert report.prepared.roles == {"train": "trainval", "val": "val2014"}
+    train, val, both = (open_split("vqav2", split, tmp_path / "root") for split in ("train2014", "val2014", "trainval"))
+    assert open_split("vqav2", "train", tmp_path / "root") == both
     assert [record.image_id for record in train.records] == [3, 3, 5, 5, 7, 7, 12, 12]  # sorted, not shuffled
     assert both.records == train.records + val.records
     assert train.classes == val.classes
@@ -210,6 +213,12 @@ def test_questions_whose_answers_are_no_classes_are_left_out(tmp_path: Path) -> 
     assert len(open_split("vqav2", "train", tmp_path / "root").classes) > 2
 
 
+def test_the_clean_choice_is_what_is_prepared_alone(tmp_path: Path) -> None:
+    for name, splits in (("vqav2", ("trainable", "rest_val")), ("flickr30k", ("karpathy-train", "karpathy-val"))):
+        roles = prepared(name, tmp_path / name, splits=splits).prepared.roles
+        assert roles == {"train": splits[0], "val": splits[1]}
+
+
 def test_the_last_pictures_are_held_out_with_all_their_questions() -> None:
     records = tuple(Record(f"{k // 3}.jpg", 0, text=Text(str(k))) for k in range(12))
     kept, rest = hold_out(records, pictures=2)
@@ -233,14 +242,14 @@ def test_statements(tmp_path: Path) -> None:
 
 def test_captions_and_the_split_that_the_program_trains_on(tmp_path: Path) -> None:
     for name, united, parts in (
-        ("flickr30k", "trainval", ("train", "val")),
-        ("coco-captions", "trainrestval", ("train", "restval")),
+        ("flickr30k", "trainval", ("karpathy-train", "karpathy-val")),
+        ("coco-captions", "trainrestval", ("karpathy-train", "restval")),
     ):
         report = prepared(name, tmp_path / name)
         assert report.prepared.roles == {"train": united, "val": "test"}
         indexes = {index.split: index for index in report.indexes}
         assert indexes[united].records == sum((indexes[part].records for part in parts), ())
-        names = [Path(record.path).name for record in indexes["train"].records]
+        names = [Path(record.path).name for record in indexes["karpathy-train"].records]
         assert names == ["train1.jpg"] * 3 + ["train2.jpg"] * 2 + ["train3.jpg"] * 2
 
 
@@ -298,10 +307,10 @@ def test_labels_that_are_none_and_questions_without_entry(tmp_path: Path) -> Non
     path = source / "v2_mscoco_val2014_annotations.json"
     content = json.loads(path.read_text())
     write(path, {"annotations": content["annotations"][1:]})
-    with pytest.raises(DataError, match="question 20 of val has no entry"):
+    with pytest.raises(DataError, match="question 20 of val2014 has no entry"):
         prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
     path.unlink()
-    with pytest.raises(DataError, match=r"questions of val, but no v2_mscoco_val2014_annotations\.json"):
+    with pytest.raises(DataError, match=r"questions of val2014, but no v2_mscoco_val2014_annotations\.json"):
         prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
 
 
@@ -309,7 +318,7 @@ def test_test_questions_wait_for_their_pictures(tmp_path: Path) -> None:
     source = vqa_tree(tmp_path / "source")
     shutil.rmtree(source / "test2015")
     report = prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
-    assert report.prepared.splits == ("trainval", "train", "val", "trainable", "rest_val")
+    assert report.prepared.splits == ("trainval", "train2014", "val2014", "trainable", "rest_val")
     assert any("test-dev: left out" in warning for warning in report.warnings)
 
 
@@ -373,7 +382,7 @@ def opened(tmp_path: Path) -> Any:
 
 
 def test_questions_as_a_batch(opened: Any) -> None:
-    dataset = opened("vqav2", "train")
+    dataset = opened("vqav2", "train2014")
     batch = dataset.collate([dataset[0], dataset[5]])
     assert {name: tuple(value.shape) for name, value in batch.items() if name != "errors"} == {
         **{"index": (2,), "image": (2, 3, 32, 32), "target": (2, len(dataset.index.classes))},
@@ -436,14 +445,14 @@ def test_negatives_are_of_other_pictures_and_follow_from_the_key(opened: Any) ->
 
 
 def test_negatives_do_not_hang_on_hashes(opened: Any, tmp_path: Path) -> None:
-    dataset = opened("flickr30k", "train", false_texts=4)
+    dataset = opened("flickr30k", "karpathy-train", false_texts=4)
     here = [dataset[k]["false_text_ids"].tolist() for k in range(len(dataset))]
     code = (
         "import json, sys; from pathlib import Path\n"
         "from attnbias.data.language import LanguageDataset, load_tokenizer\n"
         "from attnbias.data.registry import open_split\n"
         "from attnbias.data.transforms.language import language_transform\n"
-        "index = open_split('flickr30k', 'train', Path(sys.argv[1]))\n"
+        "index = open_split('flickr30k', 'karpathy-train', Path(sys.argv[1]))\n"
         "dataset = LanguageDataset(index, language_transform('clip', 32), max_length=12, false_texts=4,\n"
         "    tokenizer=load_tokenizer('words', index.home))\n"
         "print(json.dumps([dataset[k]['false_text_ids'].tolist() for k in range(len(dataset))]))"
@@ -487,13 +496,13 @@ def test_pictures_of_several_sizes_are_padded_into_a_batch(opened: Any) -> None:
 
 
 def test_words_by_frequency_and_the_rarest_unknown_to_a_small_model(opened: Any) -> None:
-    dataset = opened("flickr30k", "train")
+    dataset = opened("flickr30k", "karpathy-train")
     vocabulary = dataset.tokenizer.get_vocab()
     assert [vocabulary[word] for word in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
     assert vocabulary["."] == 5  # the most frequent
     ids, _ = dataset.encode(["A zebra ."])
     assert ids[0, :5].tolist() == [0, vocabulary["a"], 3, vocabulary["."], 2]
-    small = opened("flickr30k", "train", vocabulary=6)
+    small = opened("flickr30k", "karpathy-train", vocabulary=6)
     ids, _ = small.encode(["A zebra ."])
     assert ids[0, :5].tolist() == [0, 3, 3, 5, 2]
 
@@ -528,7 +537,7 @@ def test_pipelines_take_pictures_of_any_shape(name: str) -> None:
 
 
 def test_augmentation_follows_from_the_key_and_changes_with_the_epoch(opened: Any) -> None:
-    dataset = opened("flickr30k", "train", language_transform("clip_randaug", 32))
+    dataset = opened("flickr30k", "karpathy-train", language_transform("clip_randaug", 32))
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     Image.fromarray(noise).save(dataset.index.root / dataset.records[0].path)
     images = [dataset[SampleKey(0, epoch)]["image"] for epoch in range(12)]
@@ -556,7 +565,7 @@ def test_real_questions(real_data: Path, tmp_path: Path, opened: Any) -> None:
         ((1, 1.0),),
         ((2, 1.0),),
     ]
-    dataset = opened("vqav2", "train")
+    dataset = opened("vqav2", "train2014")
     assert dataset[0]["image"].shape == (3, 32, 32)
 
 

@@ -41,7 +41,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _vqa(root: Path) -> dict[str, Any]:
-    indexes = read_vqa(root)
+    indexes = {split.removesuffix("2014"): index for split, index in read_vqa(root).items()}
     rows = {split: _vqa_rows(index, split) for split, index in indexes.items()}
     tables = {f"vqav2_{split}": _table(VQA_COLUMNS, each) for split, each in rows.items()}
     val = indexes["val"]
@@ -55,7 +55,7 @@ def _vqa_rows(index: Index, split: str) -> list[Row]:
     rows = []
     for records in _by_picture(index):
         texts = [record.text for record in records if record.text]
-        answers = [text.answers for text in texts] if split in ANSWERED else []
+        answers = [text.answers for text in texts] if index.split in ANSWERED else []
         rows.append(
             {
                 "image": "bytes",
