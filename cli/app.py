@@ -11,6 +11,7 @@ import typer
 from attnbias import __version__
 from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
+from attnbias.cli.export import export
 from attnbias.cli.listing import listing
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
@@ -54,6 +55,7 @@ app.command("prepare-data", no_args_is_help=True)(prepare_data)
 app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
+app.add_typer(export, name="export")
 app.command("predict", no_args_is_help=True)(predict)
 app.command("compare", no_args_is_help=True)(compare)
 app.add_typer(weights, name="weights")

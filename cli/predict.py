@@ -6,20 +6,30 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnbias.cli.errors import describe
 from attnbias.cli.paths import check_target, find_pictures
+from attnbias.cli.shared import (
+    DataRoot,
+    EvalBatchSize,
+    Gpus,
+    OnBadImage,
+    Overwrite,
+    Processes,
+    Threads,
+    TrustCheckpoint,
+    Weights,
+    Workers,
+)
 from attnbias.data.atomic import replacing
 from attnbias.methods import METHODS, get_method
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.load import Loaded
     from attnbias.methods.engine.predict import Predictions
-
-RUN = "Run (does not change the predictions)"
 
 
 def predict(
@@ -39,10 +49,7 @@ def predict(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
     ] = None,
-    weights: Annotated[
-        Literal["raw", "ema"] | None,
-        typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
-    ] = None,
+    weights: Weights = None,
     top_k: Annotated[
         int | None,
         typer.Option("--top-k", min=1, help="At most so many classes a picture.", show_default="single-label 5"),
@@ -59,41 +66,15 @@ def predict(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the scores of all classes, one row a picture.")
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option("--data-root", help="Prepared sets, where a published file's class names are looked up."),
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
-    ] = False,
-    on_bad_image: Annotated[
-        Literal["error", "skip"],
-        typer.Option("--on-bad-image", help="An unreadable picture: stop, or leave it out and name it."),
-    ] = "error",
-    gpus: Annotated[
-        int | None,
-        typer.Option(
-            "--gpus",
-            min=0,
-            rich_help_panel=RUN,
-            help="GPUs of this machine; 0 = CPU.",
-            show_default="1 if there is one",
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, rich_help_panel=RUN, help="Loader processes a process.")
-    ] = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, rich_help_panel=RUN, help="Pictures at once, a process.")
-    ] = 64,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier run.")] = False,
+    trust_checkpoint: TrustCheckpoint = False,
+    data_root: DataRoot = None,
+    gpus: Gpus = None,
+    processes: Processes = None,
+    workers: Workers = None,
+    eval_batch_size: EvalBatchSize = 64,
+    threads: Threads = None,
+    on_bad_image: OnBadImage = "error",
+    overwrite: Overwrite = False,
 ) -> None:
     """Name the classes of your own pictures. The method is read from the checkpoint."""
     if method is not None:
@@ -104,7 +85,7 @@ def predict(
     found, others = find_pictures(paths)
     if others:
         typer.echo(f"{others} other files in the folders left out", err=True)
-    from attnbias.methods.engine.launch import launch, world
+    from attnbias.methods.engine.launch import default_workers, launch, world
 
     cpu, count = world(gpus, processes)
     job = {
@@ -120,8 +101,8 @@ def predict(
         "json": json_file,
         "csv": csv_file and str(csv_file),
         "on_bad_image": on_bad_image,
-        "batch_size": batch_size,
-        "workers": workers,
+        "batch_size": eval_batch_size,
+        "workers": default_workers(cpu, count) if workers is None else workers,
         "cpu": cpu,
         "threads": threads,
     }

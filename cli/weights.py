@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnbias.cli.paths import check_target
+from attnbias.cli.shared import Overwrite, TrustCheckpoint, Weights
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.manifest import PUBLISHED
@@ -21,7 +22,6 @@ weights = typer.Typer(no_args_is_help=True, help="Fetch published weights, look 
 SHOWN = 10
 """Names of tensors and classes that are shown; --json has all."""
 
-Trust = Annotated[bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")]
 Method = Annotated[
     str | None,
     typer.Option("--method", help="Whose weights they are.", show_default="told", autocompletion=lambda: list(METHODS)),
@@ -57,7 +57,7 @@ def fetch(
 def inspect(
     file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
     method: Method = None,
-    trust_checkpoint: Trust = False,
+    trust_checkpoint: TrustCheckpoint = False,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on standard output.")] = False,
 ) -> None:
     """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe."""
@@ -80,16 +80,13 @@ def convert(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
     ] = None,
-    entry: Annotated[
-        Literal["raw", "ema"] | None,
-        typer.Option("--weights", help="Which weights.", show_default="those of the best measure"),
-    ] = None,
+    entry: Weights = None,
     to_plain: Annotated[
         bool,
         typer.Option("--to-plain", help="Only the part whose architecture is timm's or torchvision's, by their names."),
     ] = False,
-    trust_checkpoint: Trust = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    trust_checkpoint: TrustCheckpoint = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags."""
     if to.suffix != ".safetensors":

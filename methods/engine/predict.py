@@ -41,8 +41,16 @@ class OwnPictures(PictureDataset):
 
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         if len({sample["image"].shape for sample in samples if "image" in sample}) > 1:
-            raise UsageError("this recipe does not resize, and the pictures have several sizes; add --batch-size 1")
+            raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")
         return super().collate(samples)
+
+
+def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnPictures:
+    """Files as a model wants them; their labels mean nothing."""
+    target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
+    records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
+    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records)
+    return OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
 
 
 def predict_pictures(
@@ -64,10 +72,7 @@ def predict_pictures(
         raise UsageError(
             f"predict names the classes of pictures, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
         )
-    target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
-    records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
-    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records)
-    dataset = OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
+    dataset = open_own(loaded, paths, on_bad_image)
     found = answer_all(
         loaded.method, loaded.model, dataset, loaded.recipe, accelerator, batch_size=batch_size, workers=workers
     )

@@ -1,0 +1,267 @@
+"""Export a checkpoint as one graph: pictures in; scores, attention maps, and the maps' classes out.
+
+Formats: ONNX (onnxruntime and its kin) and torch.export (a .pt2 file, read with `torch.export.load`). The batch is
+free, the picture's size is the recipe's. What was exported is run on real pictures and held against its model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.registry import open_split
+from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.load import Loaded, weights_metadata
+from attnbias.methods.engine.maps import GRADCAM
+from attnbias.methods.engine.predict import open_own
+from attnbias.methods.engine.stored import KEY
+
+Format = Literal["onnx", "torch-export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+INPUT, OUTPUTS = "images", ("scores", "maps", "classes")
+METADATA = "attnbias.json"
+"""The entry of a .pt2 file that says what it is."""
+
+SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
+"""Largest difference of a probability, and of a map's value as a share of the highest one, that passes as rounding."""
+
+LARGEST_ONNX = 1_800_000_000
+"""Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB); more go into a file beside it."""
+
+
+class Exported(nn.Module):
+    """A classifier and where it looks, as one graph.
+
+    Maps are of fixed `classes`, or of each picture's `top_k` best ones.
+    """
+
+    def __init__(self, loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> None:
+        super().__init__()
+        self.method, self.model, self.task = loaded.method, loaded.model, loaded.task
+        self.kind, self.head = kind, head
+        self.top_k = min(top_k, len(loaded.classes))
+        self.fixed: Tensor | None
+        self.register_buffer("fixed", torch.tensor(classes) if classes else None)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures (B, 3, H, W) -> probabilities (B, C), maps (B, K, h, w), their class numbers (B, K)."""
+        scores = self.method.predict(self.model, images, self.task)["scores"]
+        fixed = self.fixed
+        classes = scores.topk(self.top_k).indices if fixed is None else fixed.expand(images.shape[0], -1)
+        maps = self.method.attention(self.model, images, classes, kind=self.kind, head=self.head)
+        return scores, maps.float(), classes.contiguous()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How what was exported differs from the model, on the same pictures."""
+
+    pictures: int
+    scores: float
+    """Largest difference of a probability."""
+    maps: float
+    """Largest difference of a map's value, as a share of the highest value of all maps."""
+    reordered: int
+    """Places where near-equal scores put another class; their maps are not compared."""
+
+    def __bool__(self) -> bool:
+        return self.scores <= SCORE_TOLERANCE and self.maps <= MAP_TOLERANCE
+
+    def __str__(self) -> str:
+        swapped = f"; {self.reordered} classes of near-equal scores changed places" if self.reordered else ""
+        return (
+            f"largest difference on {self.pictures} pictures: scores {self.scores:.2g}, "
+            f"maps {self.maps:.2g} of their highest value{swapped}"
+        )
+
+
+def wrap(
+    loaded: Loaded,
+    *,
+    kind: str | None = None,
+    head: int | None = None,
+    classes: Sequence[int] = (),
+    top_k: int = 5,
+) -> Exported:
+    """The graph to export.
+
+    Raises:
+        UsageError: the model is no classifier, there is no such map, or it needs a backward pass.
+    """
+    if loaded.task not in ("multilabel", "singlelabel"):
+        raise UsageError(f"export takes models that classify pictures, and {loaded.source} is for {loaded.task}")
+    method = loaded.method
+    kind = kind or method.default_map(loaded.recipe)
+    able = [name for name in method.maps if not name.startswith(GRADCAM)]
+    if kind.startswith(GRADCAM):
+        raise UsageError(
+            f"--map {kind} needs a backward pass, which a graph cannot hold; use one of: {', '.join(able)}"
+        )
+    if kind not in able:
+        raise UsageError(
+            f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, able)}; one of: {', '.join(able)}"
+        )
+    return Exported(loaded, kind, head, classes, top_k).eval()
+
+
+@torch.no_grad()
+def export(
+    exported: Exported,
+    loaded: Loaded,
+    form: Format,
+    out: Path,
+    check: PictureDataset | None = None,
+    limit: int = 16,
+) -> Parity | None:
+    """Write `out`, and hold it against the model on the first `limit` pictures of `check`.
+
+    Nothing is written under the name of `out` before it is whole and, where that is asked, found equal.
+
+    Raises:
+        UsageError: the package that the format needs is not installed.
+        RunError: it cannot be exported or written, or does not agree with the model.
+    """
+    if form == "onnx":
+        _need_onnx()
+    size = loaded.recipe.image_size
+    # Three pictures: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
+    example = torch.zeros(3, 3, size, size)
+    content = json.loads(weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)[KEY])
+    told = json.dumps({**content, "map": exported.kind, "inputs": [INPUT], "outputs": OUTPUTS})
+    with _quiet(), _replacing(out) as part:
+        try:
+            program = torch.export.export(exported, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False)
+        except UsageError:
+            raise
+        except Exception as error:  # the tracer raises errors of many kinds
+            raise RunError(f"this model cannot be exported: {str(error).splitlines()[0]}") from error
+        if form == "onnx":
+            _write_onnx(program, exported, part, told)
+        else:
+            torch.export.save(program, part, extra_files={METADATA: told})
+        parity = None if check is None else compare(exported, runner(part, form), check, limit)
+        if parity is not None and not parity:
+            raise RunError(f"what was exported does not agree with the model: {parity}; it was not kept")
+    return parity
+
+
+def _need_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--format onnx needs {error.name}; run: pip install 'attnbias[export]'") from None
+
+
+def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, told: str) -> None:
+    # torch's translation knows attention over (B, heads, N, d) only; three dimensions become products and a softmax.
+    table: dict[Any, Callable[..., Any]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+    program = program.run_decompositions(table)
+    converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[*OUTPUTS])
+    assert converted is not None
+    converted.model.metadata_props[KEY] = told
+    weights = sum(value.nbytes for value in exported.state_dict().values())
+    converted.save(path, external_data=weights > LARGEST_ONNX)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *_: Any,
+    scale: float | None = None,
+    **__: Any,
+) -> Any:
+    if query.ndim != 3 or mask is not None:
+        return NotImplemented
+    return (query * (scale or query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(-1) @ value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' notes about their own steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A path of the same name in a folder of its own; what was written there takes its place when all went well."""
+    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True)
+        yield folder / out.name
+        for file in folder.iterdir():
+            file.replace(out.with_name(file.name))
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# Holding it against the model -----------------------------------------------------------------------------------------
+
+Runner = Callable[[Tensor], tuple[Tensor, ...]]
+"""Pictures -> what the exported graph answers."""
+
+
+def runner(path: Path, form: Format) -> Runner:
+    """Read an exported file with the runtime that it is for, on the CPU."""
+    if form == "torch-export":
+        module = torch.export.load(path).module()
+        return lambda images: module(images)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: tuple(torch.from_numpy(array) for array in session.run(None, {INPUT: images.numpy()}))
+
+
+def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | None) -> PictureDataset:
+    """The person's pictures, or the evaluation split of the checkpoint's own set.
+
+    Raises:
+        DataError: none were given, and the set is not prepared.
+    """
+    if paths:
+        return open_own(loaded, paths)
+    index = open_split(loaded.recipe.dataset, "val", data_root)
+    return PictureDataset(index, loaded.method.transform(loaded.recipe, train=False))
+
+
+@torch.no_grad()
+def compare(exported: Exported, run: Runner, dataset: PictureDataset, limit: int, batch_size: int = 4) -> Parity:
+    """Ask both the same pictures, in batches of another size than the one that was traced."""
+    count = min(limit, len(dataset))
+    scores, maps, highest, reordered = 0.0, 0.0, 0.0, 0
+    for start in range(0, count, batch_size):
+        images = torch.stack([dataset[place]["image"] for place in range(start, min(start + batch_size, count))])
+        expected, found = exported(images), run(images)
+        scores = max(scores, float((expected[0] - found[0]).abs().max()))
+        same = expected[2] == found[2]  # (B, K)
+        reordered += int((~same).sum())
+        if same.any():
+            maps = max(maps, float((expected[1] - found[1])[same].abs().max()))
+        highest = max(highest, float(expected[1].max()))
+    return Parity(count, scores, maps / highest if highest else maps, reordered)
