@@ -21,7 +21,7 @@ listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes, dataset
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
