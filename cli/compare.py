@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from attnbias.cli.shared import DataRoot, Overwrite
 from attnbias.methods.engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,13 +43,8 @@ def compare(
     plots: Annotated[
         bool, typer.Option("--plots", help="Learning curves, and accuracy against attention (needs matplotlib).")
     ] = False,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-root", help="Where prepare-data put the sets.", show_default="$ATTNBIAS_DATA or ./datasets"
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")] = False,
+    data_root: DataRoot = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
     and their 95 % intervals over resampled pictures."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,16 @@ from typer.main import get_command
 
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS, get_method
-from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
 from attnbias.methods.engine.stored import stored_method
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
+
+TRAINING = "Training"
+"""The panel of the recipe fields that only training reads."""
 
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -42,13 +44,18 @@ def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = 
     return Any, {"parser": read, "metavar": f"<{shape}>"}
 
 
-def recipe_parameters(method: Method) -> list[inspect.Parameter]:
-    """One keyword parameter a recipe field, for a Typer command's signature. Not typed = None."""
+def recipe_parameters(method: Method, training: bool) -> list[inspect.Parameter]:
+    """One keyword parameter a recipe field, for a Typer command's signature. Not typed = None.
+
+    Without `training`, only the fields that a finished model still depends on: its data and its network.
+    """
     default = next(iter(method.recipes.values())).recipe
     parameters = []
     for name, info in method.recipe_type.model_fields.items():
         extra = info.json_schema_extra
         panel = str(extra["panel"]) if isinstance(extra, dict) else "Method"
+        if panel == TRAINING and not training:
+            continue
         flag = "--" + name.replace("_", "-")
         annotation, keywords = _click_type(info.annotation)
         if name == "dataset":
@@ -105,22 +112,9 @@ def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) ->
     path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
     if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
         return revise(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None
-    name = recipe or method.default_recipe(typed.get("dataset"))
+    name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
     named = method.named_recipe(name)
     return parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named
-
-
-def check_target(file: Path, overwrite: bool) -> None:
-    """Refuse a file or folder that cannot be written to later, before hours of work.
-
-    Raises:
-        UsageError: it exists and is not to be replaced. RunError: its folder is a file, or read-only.
-    """
-    if file.exists() and not overwrite:
-        raise UsageError(f"{file} exists; choose another name or add --overwrite")
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise RunError(f"cannot write {file}: {folder} is {'read-only' if folder.is_dir() else 'no folder'}")
 
 
 def of_task(arguments: list[str]) -> list[str]:
@@ -180,14 +174,12 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
     return MethodGroup
 
 
-def with_recipe_options(
-    command: Callable[..., None], method: Method, last: tuple[str, ...] = ()
-) -> Callable[..., None]:
-    """Give a command's signature the method's recipe fields beside its own parameters."""
+def with_recipe_options(command: Callable[..., None], method: Method, *, training: bool) -> Callable[..., None]:
+    """Give a command's signature the method's recipe fields beside its own parameters, those of training if asked."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     names = {p.name for p in own}
-    fields = [p for p in recipe_parameters(method) if p.name not in names]
+    fields = [p for p in recipe_parameters(method, training) if p.name not in names]
     command.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *fields)}
     return command

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,10 +15,21 @@ from rich.table import Table
 
 from attnbias.cli.errors import describe
 from attnbias.cli.options import per_method, resolve_recipe, typed_fields, with_recipe_options
+from attnbias.cli.shared import (
+    RUN,
+    DataRoot,
+    EvalBatchSize,
+    Gpus,
+    OnBadImage,
+    Processes,
+    Threads,
+    TrustCheckpoint,
+    Workers,
+    recipe_option,
+)
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
 
-RUN = "Run (does not change the numbers)"
 START = "Starting weights"
 
 
@@ -26,10 +37,8 @@ def _command(method: Method) -> Callable[..., None]:
     def command(
         recipe: Annotated[
             str | None,
-            typer.Option(
-                "--recipe",
-                help=f"Named recipe (`attnbias list recipes {method.name}`) or a YAML file; flags win over it.",
-                autocompletion=lambda: list(method.recipes),
+            recipe_option(
+                method, f"Named recipe (`attnbias list recipes {method.name}`) or a YAML file; flags win over it."
             ),
         ] = None,
         dry_run: Annotated[
@@ -40,29 +49,9 @@ def _command(method: Method) -> Callable[..., None]:
             Path | None,
             typer.Option("--out", "-o", rich_help_panel=RUN, help="Run folder.", show_default="runs/METHOD/RECIPE"),
         ] = None,
-        data_root: Annotated[
-            Path | None,
-            typer.Option(
-                "--data-root",
-                rich_help_panel=RUN,
-                help="Where prepare-data put the sets.",
-                show_default="$ATTNBIAS_DATA or ./datasets",
-            ),
-        ] = None,
-        gpus: Annotated[
-            int | None,
-            typer.Option(
-                "--gpus",
-                min=0,
-                rich_help_panel=RUN,
-                help="GPUs of this machine; 0 = CPU.",
-                show_default="1 if there is one",
-            ),
-        ] = None,
-        processes: Annotated[
-            int | None,
-            typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
-        ] = None,
+        data_root: DataRoot = None,
+        gpus: Gpus = None,
+        processes: Processes = None,
         accumulation: Annotated[
             int,
             typer.Option(
@@ -72,16 +61,7 @@ def _command(method: Method) -> Callable[..., None]:
                 help="Cut each process's share of a batch into this many pieces.",
             ),
         ] = 1,
-        workers: Annotated[
-            int | None,
-            typer.Option(
-                "--workers",
-                min=0,
-                rich_help_panel=RUN,
-                help="Loader processes a process.",
-                show_default="0 on CPU, up to 8 a GPU",
-            ),
-        ] = None,
+        workers: Workers = None,
         resume: Annotated[
             str | None,
             typer.Option(
@@ -115,9 +95,7 @@ def _command(method: Method) -> Callable[..., None]:
                 help="Fresh weights where shapes depend on the number of classes.",
             ),
         ] = False,
-        trust_checkpoint: Annotated[
-            bool, typer.Option("--trust-checkpoint", rich_help_panel=START, help="Read pickles that may run code.")
-        ] = False,
+        trust_checkpoint: TrustCheckpoint = False,
         eval_splits: Annotated[
             str,
             typer.Option(
@@ -129,12 +107,7 @@ def _command(method: Method) -> Callable[..., None]:
         eval_every: Annotated[
             int, typer.Option("--eval-every", min=1, rich_help_panel=RUN, help="Epochs between evaluations.")
         ] = 1,
-        eval_batch_size: Annotated[
-            int,
-            typer.Option(
-                "--eval-batch-size", min=1, rich_help_panel=RUN, help="Pictures at once in evaluation, a process."
-            ),
-        ] = 64,
+        eval_batch_size: EvalBatchSize = 64,
         save_steps: Annotated[
             int | None, typer.Option("--save-steps", min=1, rich_help_panel=RUN, help="Also save every so many steps.")
         ] = None,
@@ -160,20 +133,13 @@ def _command(method: Method) -> Callable[..., None]:
                 "--deterministic", rich_help_panel=RUN, help="Deterministic GPU kernels where there are some."
             ),
         ] = False,
-        threads: Annotated[
-            int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")
-        ] = None,
-        on_bad_image: Annotated[
-            Literal["error", "skip"],
-            typer.Option(
-                "--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave it out and count."
-            ),
-        ] = "error",
+        threads: Threads = None,
+        on_bad_image: OnBadImage = "error",
         **fields: Any,
     ) -> None:
         typed = typed_fields(method, fields)
         resolved, name, named = resolve_recipe(method, recipe, typed)
-        from attnbias.methods.engine.launch import launch, world
+        from attnbias.methods.engine.launch import default_workers, launch, world
         from attnbias.methods.engine.options import Options
 
         cpu, count = world(gpus, processes)
@@ -181,7 +147,7 @@ def _command(method: Method) -> Callable[..., None]:
             out=out or Path("runs") / method.name / name,
             data_root=data_root,
             cpu=cpu,
-            workers=_workers(cpu, count) if workers is None else workers,
+            workers=default_workers(cpu, count) if workers is None else workers,
             accumulation=accumulation,
             resume=resume,
             overwrite=overwrite,
@@ -213,7 +179,7 @@ def _command(method: Method) -> Callable[..., None]:
         if code:
             sys.exit(code)
 
-    return with_recipe_options(command, method)
+    return with_recipe_options(command, method, training=True)
 
 
 train = typer.Typer(
@@ -258,7 +224,3 @@ def show_recipe(method: Method, recipe: Recipe, name: str, named: NamedRecipe | 
     if named:
         figures = ", ".join(f"{key} {value}" for key, value in named.paper.items())
         console.print(f"source: {named.source}{f'; the paper reports {figures}' if figures else ''}", highlight=False)
-
-
-def _workers(cpu: bool, processes: int) -> int:
-    return 0 if cpu else min(8, (os.cpu_count() or 1) // processes)

@@ -5,21 +5,33 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attnbias.cli.errors import describe
-from attnbias.cli.options import check_target, per_method, typed_fields, with_recipe_options
+from attnbias.cli.evaluation_tables import show_results
+from attnbias.cli.options import per_method, typed_fields, with_recipe_options
+from attnbias.cli.paths import check_target
+from attnbias.cli.shared import (
+    DataRoot,
+    EvalBatchSize,
+    Gpus,
+    OnBadImage,
+    Overwrite,
+    Processes,
+    Threads,
+    TrustCheckpoint,
+    Weights,
+    Workers,
+    recipe_option,
+)
 from attnbias.data.atomic import replacing
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 
-RUN = "Run (does not change the numbers)"
 BIAS = "Attention bias"
 CONTEXT = "Reliance on context"
 ROBUST = "Robustness"
@@ -33,11 +45,7 @@ def _command(method: Method) -> Callable[..., None]:
         ],
         recipe: Annotated[
             str | None,
-            typer.Option(
-                "--recipe",
-                help="Named recipe for what a published file does not tell (lam, normalisation).",
-                autocompletion=lambda: list(method.recipes),
-            ),
+            recipe_option(method, "Named recipe for what a published file does not tell (lam, normalisation)."),
         ] = None,
         split: Annotated[
             str | None,
@@ -47,10 +55,7 @@ def _command(method: Method) -> Callable[..., None]:
                 show_default="val; none where --imagenet-* sets are asked for",
             ),
         ] = None,
-        weights: Annotated[
-            Literal["raw", "ema"] | None,
-            typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
-        ] = None,
+        weights: Weights = None,
         per_class: Annotated[bool, typer.Option("--per-class", help="Also show the measure of each class.")] = False,
         real_labels: Annotated[
             bool, typer.Option("--real-labels", help="Also measure by ImageNet's reassessed labels (ReaL).")
@@ -167,60 +172,25 @@ def _command(method: Method) -> Callable[..., None]:
             bool,
             typer.Option("--store", help="Keep the results in the run folder (RUN/evaluations), for compare."),
         ] = False,
-        trust_checkpoint: Annotated[
-            bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
-        ] = False,
-        data_root: Annotated[
-            Path | None,
-            typer.Option(
-                "--data-root",
-                rich_help_panel=RUN,
-                help="Where prepare-data put the sets.",
-                show_default="$ATTNBIAS_DATA or ./datasets",
-            ),
-        ] = None,
-        gpus: Annotated[
-            int | None,
-            typer.Option(
-                "--gpus",
-                min=0,
-                rich_help_panel=RUN,
-                help="GPUs of this machine; 0 = CPU.",
-                show_default="1 if there is one",
-            ),
-        ] = None,
-        processes: Annotated[
-            int | None,
-            typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
-        ] = None,
-        workers: Annotated[
-            int, typer.Option("--workers", min=0, rich_help_panel=RUN, help="Loader processes a process.")
-        ] = 0,
-        eval_batch_size: Annotated[
-            int, typer.Option("--eval-batch-size", min=1, rich_help_panel=RUN, help="Pictures at once, a process.")
-        ] = 64,
-        threads: Annotated[
-            int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")
-        ] = None,
-        on_bad_image: Annotated[
-            Literal["error", "skip"],
-            typer.Option(
-                "--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave it out and count."
-            ),
-        ] = "error",
+        trust_checkpoint: TrustCheckpoint = False,
+        data_root: DataRoot = None,
+        gpus: Gpus = None,
+        processes: Processes = None,
+        workers: Workers = None,
+        eval_batch_size: EvalBatchSize = 64,
+        threads: Threads = None,
+        on_bad_image: OnBadImage = "error",
         decode: Annotated[
             Literal["exact", "fast"],
             typer.Option("--decode", help="Reading of pictures: exact = the papers' pixels; fast = about a level off."),
         ] = "exact",
-        overwrite: Annotated[
-            bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace files of an earlier evaluation.")
-        ] = False,
+        overwrite: Overwrite = False,
         **fields: Any,
     ) -> None:
         for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out, robustness_out):
             if file is not None:
                 check_target(file, overwrite)
-        from attnbias.methods.engine.launch import launch, world
+        from attnbias.methods.engine.launch import default_workers, launch, world
 
         cpu, count = world(gpus, processes)
         flags = {"imagenet-c": imagenet_c, "imagenet-a": imagenet_a, "imagenet-r": imagenet_r}
@@ -251,7 +221,7 @@ def _command(method: Method) -> Callable[..., None]:
             "csv": csv_file and str(csv_file),
             "overwrite": overwrite,
             "data_root": data_root and str(data_root),
-            "workers": workers,
+            "workers": default_workers(cpu, count) if workers is None else workers,
             "batch_size": eval_batch_size,
             "on_bad_image": on_bad_image,
             "decode": decode,
@@ -261,7 +231,7 @@ def _command(method: Method) -> Callable[..., None]:
         if code:
             sys.exit(code)
 
-    return with_recipe_options(command, method)
+    return with_recipe_options(command, method, training=False)
 
 
 val = typer.Typer(
@@ -328,118 +298,4 @@ def run_job(text: str) -> None:
         if asked["json"]:
             with replacing(Path(asked["json"])) as file:
                 file.write(json.dumps(results, indent=1) + "\n")
-        _show(results, asked["per_class"])
-
-
-def _show(results: list[dict[str, Any]], per_class: bool) -> None:
-    # Tables of several runs want more than a file's or pipe's customary 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=132)
-    for source in dict.fromkeys(result["source"] for result in results):
-        console.print(f"weights: {source}", highlight=False)
-    _show_robustness(console, results)
-    results = [result for result in results if "measures" in result]
-    if not results:
-        return
-    first = results[0]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("measure", no_wrap=True)
-    for result in results:
-        table.add_column(f"{Path(result['load_from']).name}\n{result['split']}", justify="right")
-    for baseline in first["bias"]["baselines"] if "bias" in first else ():
-        table.add_column(f"{baseline}\nmap", justify="right")
-    table.add_row("samples", *(str(result["samples"]) for result in results))
-    for name, value in first["measures"].items():
-        if not isinstance(value, list):
-            table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
-    for part, words, measures in _parts(first):
-        table.add_section()
-        table.add_row(words, *(str(result[part].get("samples", "")) for result in results), style="dim")
-        for name in measures:
-            found = [result[part].get("means", result[part])[name] for result in results]
-            if part == "bias":
-                found += [means[name] for means in first["bias"]["baselines"].values()]
-            shown = _number if part in ("real", "context", "groups") else "{:.3f}".format
-            table.add_row(name, *(value if isinstance(value, str) else shown(value) for value in found))
-    console.print(table)
-    for result in results:
-        _show_left_out(console, result)
-    if per_class:
-        _show_per_class(console, results)
-
-
-def _show_robustness(console: Console, results: list[dict[str, Any]]) -> None:
-    """One table of all tests: a row a test, a column a run and measure."""
-    cells: dict[str, dict[str, float]] = {}
-    for result in results:
-        for row in result.get("robustness", ()):
-            for name, value in row.items():
-                if name in ("top1", "top5", "mAP", "CE", "mCE"):
-                    cells.setdefault(row["test"], {})[f"{Path(result['load_from']).name}\n{name}"] = value
-    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    if columns:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("test")
-        for column in columns:
-            table.add_column(column, justify="right")
-        for test, row in cells.items():
-            table.add_row(test, *(_number(row.get(column)) for column in columns))
-        console.print(table)
-
-
-def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """What was measured beside scores: the part of the result, words for it, and the measures a table shows."""
-    if "real" in result:
-        yield "real", "ReaL labels", ("real_top1", "real_top5")
-    if "groups" in result:
-        yield "groups", "groups", ("worst_group", "worst_group_top1", "group_gap")
-    if "context" in result:
-        yield (
-            "context",
-            f"context ({len(result['context']['pairs'])} pairs)",
-            ("cooccur_AP", "exclusive_AP", "context_gap"),
-        )
-    if "reliance" in result:
-        yield "reliance", f"reliance ({result['reliance']['truth']})", result["reliance"]["means"]
-    if "faithfulness" in result:
-        yield "faithfulness", f"faithfulness ({result['faithfulness']['map']})", result["faithfulness"]["means"]
-    if "bias" in result:
-        from attnbias.methods.engine.bias_report import SHOWN
-
-        yield "bias", f"attention ({result['bias']['map']}, {result['bias']['truth']})", SHOWN
-
-
-def _show_left_out(console: Console, result: dict[str, Any]) -> None:
-    """Say what the figures of a split do not hold, and what they are not."""
-    split, told = result["split"], []
-    if result["decode"] == "fast":
-        told.append("pictures were read with --decode fast")
-    if result["skipped"]:
-        told.append(f"{len(result['skipped'])} unreadable pictures left out")
-    if missing := result["measures"].get("without_positives"):
-        told.append(f"left out of the means, no positive label: {', '.join(result['classes'][p] for p in missing)}")
-    for part in ("bias", "reliance"):
-        if reasons := result.get(part, {}).get("skipped"):
-            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-            told.append(f"samples left out of {part}: {counts}")
-    if unpaired := result.get("context", {}).get("skipped"):
-        told.append(f"{unpaired} pairs left out, which occur only together or only apart")
-    for line in told:
-        console.print(f"{split}: {line}", style="yellow", highlight=False)
-
-
-def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
-    if "AP" not in results[0]["measures"]:
-        console.print("--per-class: only multi-label sets have a measure of each class", style="yellow")
-        return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("class")
-    for result in results:
-        table.add_column(f"{Path(result['load_from']).name}/{result['split']} AP", justify="right")
-    for place, name in enumerate(results[0]["classes"]):
-        values = [result["measures"]["AP"][place] for result in results]
-        table.add_row(name, *map(_number, values))
-    console.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+        show_results(results, asked["per_class"])

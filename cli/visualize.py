@@ -4,11 +4,8 @@ No postponed annotations here: a command's options quote its method, which only 
 """
 
 import heapq
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attnbias.cli.options import per_method, typed_fields, with_recipe_options
+from attnbias.cli.paths import find_pictures, output_folder
+from attnbias.cli.shared import DataRoot, Device, OnBadImage, Overwrite, TrustCheckpoint, Weights, recipe_option
 from attnbias.methods import METHODS
-from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ BATCH = 16
 
 SPLIT_LIMIT = 48
 """Pictures of a split that are drawn where --limit says nothing."""
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-"""What a folder's pictures end in; a file that is named itself may end in anything."""
 
 
 WRITTEN = ("overlays", "panels", "maps.npz", "gallery.html")
@@ -83,11 +79,7 @@ def _command(method: Method) -> Callable[..., None]:
         ] = None,
         recipe: Annotated[
             str | None,
-            typer.Option(
-                "--recipe",
-                help="Named recipe for what a published file does not tell (lam, normalisation).",
-                autocompletion=lambda: list(method.recipes),
-            ),
+            recipe_option(method, "Named recipe for what a published file does not tell (lam, normalisation)."),
         ] = None,
         split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "val",
         limit: Annotated[
@@ -136,27 +128,12 @@ def _command(method: Method) -> Callable[..., None]:
         opacity: Annotated[float, typer.Option("--opacity", min=0, max=1, help="Strength of the map.")] = 0.7,
         boxes: Annotated[bool, typer.Option("--boxes/--no-boxes", help="Annotated boxes of the class.")] = True,
         contour: Annotated[bool, typer.Option("--contour", help="Ring the focus, values of at least 0.5.")] = False,
-        weights: Annotated[
-            Literal["raw", "ema"] | None,
-            typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
-        ] = None,
-        trust_checkpoint: Annotated[
-            bool, typer.Option("--trust-checkpoint", help="Read pickles that may run code.")
-        ] = False,
-        data_root: Annotated[
-            Path | None,
-            typer.Option(
-                "--data-root", help="Where prepare-data put the sets.", show_default="$ATTNBIAS_DATA or ./datasets"
-            ),
-        ] = None,
-        device: Annotated[
-            str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...", show_default="cuda if there is one")
-        ] = None,
-        on_bad_image: Annotated[
-            Literal["error", "skip"],
-            typer.Option("--on-bad-image", help="An unreadable picture: stop, or leave it out and say so."),
-        ] = "error",
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")] = False,
+        weights: Weights = None,
+        trust_checkpoint: TrustCheckpoint = False,
+        data_root: DataRoot = None,
+        device: Device = None,
+        on_bad_image: OnBadImage = "error",
+        overwrite: Overwrite = False,
         **fields: Any,
     ) -> None:
         request = Request(
@@ -183,11 +160,11 @@ def _command(method: Method) -> Callable[..., None]:
             device=device,
             on_bad_image=on_bad_image,
         )
-        with output_folder(out, overwrite) as folder:
+        with output_folder(out, overwrite, WRITTEN) as folder:
             summary = _write(request, folder)
         typer.echo(f"{summary}\nopen {out / 'gallery.html'} in a browser")
 
-    return with_recipe_options(command, method)
+    return with_recipe_options(command, method, training=False)
 
 
 visualize = typer.Typer(
@@ -201,58 +178,6 @@ visualize = typer.Typer(
 @visualize.callback()
 def _visualize() -> None:
     """Sub-commands are the methods; this only makes the group exist."""
-
-
-@contextmanager
-def output_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder that becomes `out` when all went well; nothing half-written is ever seen there.
-
-    With `overwrite`, only what this command writes is replaced; other files in `out` stay.
-
-    Raises:
-        UsageError: `out` is a file, or holds something and `overwrite` is not given.
-        RunError: it cannot be written (read-only, disk full).
-    """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        out.mkdir(exist_ok=True)
-        for name in WRITTEN:
-            shutil.rmtree(out / name, ignore_errors=True) if (out / name).is_dir() else (out / name).unlink(True)
-            if (part / name).exists():
-                (part / name).rename(out / name)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def find_pictures(paths: Sequence[Path]) -> tuple[list[tuple[str, Path]], int]:
-    """Named files, and the pictures below named folders, each with a name to show; and the count of other files.
-
-    Raises:
-        UsageError: a path does not exist, or a folder holds no picture.
-    """
-    found: list[tuple[str, Path]] = []
-    others = 0
-    for path in paths:
-        if path.is_file():
-            found.append((path.name, path))
-        elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-            if not pictures:
-                raise UsageError(f"folder {path} holds no picture ({', '.join(sorted(SUFFIXES))})")
-            found += [(str(file.relative_to(path)), file) for file in pictures]
-            others += len(files) - len(pictures)
-        else:
-            raise UsageError(f"no file or folder {path}")
-    return found, others
 
 
 def parse_classes(text: str | None, classes: Sequence[str]) -> list[int]:

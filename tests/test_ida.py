@@ -25,11 +25,12 @@ from attnbias.data.voc import CLASSES as VOC
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc, convert
 from attnbias.methods.ida.curves import reference_curves
-from attnbias.methods.ida.loss import asymmetric_loss, binary_cross_entropy, classification_loss
+from attnbias.methods.ida.loss import asymmetric_loss, classification_loss
 from attnbias.methods.ida.model import IDA, AttentionLayer, InterventionalClassifier, TransformerLayer
 from attnbias.methods.ida.recipe import IDARecipe, best_of, should_stop
 from attnbias.weights.errors import WeightsError

@@ -43,12 +43,13 @@ class AbSViTMethod(Method):
         return build(recipe, num_classes)
 
     def loss(self, model: nn.Module, batch: Batch, recipe: AbSViTRecipe, task: Task) -> dict[str, Tensor]:
-        """The criterion on both passes and the reconstruction error; a plain ViT has the criterion alone."""
-        from attnbias.methods.absvit.loss import criterion, two_pass_loss
+        """Both passes' classification loss and the reconstruction error; a plain ViT's is the first alone."""
+        from attnbias.methods.absvit.loss import two_pass_loss
+        from attnbias.methods.engine.losses import classification_loss
 
         images, target = batch["image"], batch["target"]
         if not recipe.top_down:
-            return {"loss": criterion(model(images).float(), target, task, recipe.label_smoothing)}
+            return {"loss": classification_loss(model(images).float(), target, task, recipe.label_smoothing)}
         passes = model(images, passes=True)
         return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight)
 

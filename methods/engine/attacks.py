@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.losses import classification_loss
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,7 @@ def adversarial(
             changed = (clean + start * radius).clamp(low, high)
         for _ in range(attack.steps):
             changed.requires_grad_()
-            (gradient,) = torch.autograd.grad(_loss(model(changed).float(), targets, task), changed)
+            (gradient,) = torch.autograd.grad(classification_loss(model(changed).float(), targets, task), changed)
             changed = changed.detach() + step_size * gradient.sign()
             changed = changed.clamp(clean - radius, clean + radius).clamp(low, high)
     return changed.detach()
-
-
-def _loss(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
-    if task == "singlelabel":
-        return F.cross_entropy(logits, targets)
-    known = (targets >= 0).float()
-    return F.binary_cross_entropy_with_logits(logits, targets.clamp_min(0), weight=known)

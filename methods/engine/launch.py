@@ -125,3 +125,8 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return 0
+
+
+def default_workers(cpu: bool, processes: int) -> int:
+    """Loader processes of each process where nobody says: none on a CPU, whose cores the model needs."""
+    return 0 if cpu else min(8, (os.cpu_count() or 1) // processes)

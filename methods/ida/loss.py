@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.methods.engine.losses import binary_cross_entropy
+
 if TYPE_CHECKING:
     from attnbias.data.index import Task
     from attnbias.methods.ida.recipe import IDARecipe
@@ -35,12 +37,6 @@ def classification_loss(logits: Tensor, target: Tensor, recipe: IDARecipe, task:
         )
     loss = binary_cross_entropy(logits, target)
     return loss * recipe.loss_batch if recipe.loss == "bce_sum" else loss
-
-
-def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over pictures and classes; entries of `target` below 0 (unknown) add nothing."""
-    known = (target >= 0).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype).clamp_min(0), weight=known)
 
 
 def asymmetric_loss(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.llb.model import BranchOutput
 
 
@@ -17,12 +17,12 @@ def llb_loss(
     `target` is (B,) int64, soft (B, C), or in multi-label work (B, C) with -1 = ignore. The entropy is that of this
     process's micro-batch: the same global batch on more processes gives a lower one (as in the program).
     """
-    classification = classification_loss(output.branch, target, task)
+    classification = classification_loss(output.branch.float(), target, task)
     diversity = usage_entropy(object_usage(output.shares))
     terms = {"classification": classification, "diversity": diversity}
     loss = objective(classification, diversity, weight)
     if output.visual is not None:
-        terms["visual"] = classification_loss(output.visual, target, task)
+        terms["visual"] = classification_loss(output.visual.float(), target, task)
         loss = loss + visual_weight * terms["visual"]
     return {"loss": loss, **terms}
 
@@ -30,14 +30,6 @@ def llb_loss(
 def objective(classification: Tensor, diversity: Tensor, weight: float) -> Tensor:
     """Reward diversity: the loss falls as more objects are in use."""
     return classification - weight * diversity
-
-
-def classification_loss(logits: Tensor, target: Tensor, task: Task) -> Tensor:
-    """Mean cross-entropy over samples; in multi-label work (not the paper's) mean BCE over samples and classes."""
-    if task == "singlelabel":
-        return F.cross_entropy(logits.float(), target)
-    known = target >= 0
-    return F.binary_cross_entropy_with_logits(logits.float(), target.clamp_min(0), weight=known.float())
 
 
 def object_usage(shares: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class LSAS(Method):
 
     def loss(self, model: nn.Module, batch: Batch, recipe: LSASRecipe, task: Task) -> dict[str, Tensor]:
         """Label-smoothed cross-entropy, or binary cross-entropy on multi-label sets."""
-        from attnbias.methods.lsas.loss import binary_cross_entropy, smoothed_cross_entropy, top_accuracies
+        from attnbias.methods.engine.losses import binary_cross_entropy
+        from attnbias.methods.lsas.loss import smoothed_cross_entropy, top_accuracies
 
         logits, target = model(batch["image"]).float(), batch["target"]
         if task == "multilabel":

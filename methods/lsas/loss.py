@@ -1,4 +1,4 @@
-"""LSAS's losses: the programs' label-smoothed cross-entropy, and binary cross-entropy for multi-label sets."""
+"""LSAS's loss: the programs' label-smoothed cross-entropy."""
 
 from __future__ import annotations
 
@@ -25,12 +25,6 @@ def smoothing_entropy(smoothing: float, classes: int) -> float:
     if smoothing == 0:
         return 0.0
     return -(1 - smoothing) * math.log(1 - smoothing) - smoothing * math.log(smoothing / (classes - 1))
-
-
-def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over samples and classes of the binary cross-entropy (B, C); targets of -1 (unknown) count as zero loss."""
-    known = target >= 0
-    return F.binary_cross_entropy_with_logits(logits, target.clamp_min(0), weight=known.to(logits.dtype))
 
 
 def top_accuracies(logits: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -32,10 +32,11 @@ from attnbias.data.class_folders import read_class_folders
 from attnbias.data.inaturalist import read_inaturalist
 from attnbias.data.transforms.basic import normalization
 from attnbias.data.transforms.corruptions import precropped_transform
-from attnbias.methods.absvit import METHOD, attention, augment, loss, recipe
+from attnbias.methods.absvit import METHOD, attention, augment, recipe
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine import robustness
 from attnbias.methods.engine.attacks import Attack, adversarial
+from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.measures import singlelabel_measures
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 
@@ -46,9 +47,9 @@ def losses(case: Golden) -> dict[str, Any]:
     scores, target = torch.from_numpy(case.input("scores")), torch.from_numpy(case.input("target"))
     mixed = soft_target(target, scores.shape[1], case.config["lam"], case.config["smoothing"])
     return {
-        "label_smoothing_ce": loss.criterion(scores, target, "singlelabel", case.config["smoothing"]),
-        "soft_target_ce": loss.criterion(scores, mixed, "singlelabel", case.config["smoothing"]),
-        "ce": loss.criterion(scores, target, "singlelabel", 0.0),
+        "label_smoothing_ce": classification_loss(scores, target, "singlelabel", case.config["smoothing"]),
+        "soft_target_ce": classification_loss(scores, mixed, "singlelabel", case.config["smoothing"]),
+        "ce": classification_loss(scores, target, "singlelabel", 0.0),
         "soft_target": mixed,
     }
 
@@ -227,7 +228,7 @@ def attack(case: Golden) -> dict[str, Any]:
         logits = {"clean": model(images), "adv": model(changed)}
     return {
         **{f"logits_{name}": value for name, value in logits.items()},
-        **{f"loss_{name}": loss.criterion(value, targets, "singlelabel", 0.0) for name, value in logits.items()},
+        **{f"loss_{name}": classification_loss(value, targets, "singlelabel", 0.0) for name, value in logits.items()},
         "delta_in_pixel_levels": delta,
         "share_at_plus_eps": (delta > 0.99 * radius).float().mean(),
         "share_at_minus_eps": (delta < -0.99 * radius).float().mean(),
@@ -253,7 +254,7 @@ def metric_accuracy(case: Golden) -> dict[str, Any]:
     return {
         "acc1": measures["top1"],
         "acc5": measures["top5"],
-        "loss": np.mean([loss.criterion(x, y, "singlelabel", 0.0).item() for x, y in batches]),
+        "loss": np.mean([classification_loss(x, y, "singlelabel", 0.0).item() for x, y in batches]),
     }
 
 
