@@ -51,7 +51,6 @@ class LanguageDataset(PictureDataset):
         transform: PIL picture (RGB) -> tensor (3, H, W); where sizes differ, a batch is padded with zeros.
         tokenizer: see `load_tokenizer`.
         max_length: L; longer texts are cut, shorter ones padded.
-        vocabulary: tokens that the model knows; rarer words (of a tokenizer in that order) become unknown ones.
         false_image, false_texts: negatives beside each retrieval sample.
         pictures_once: retrieval in evaluation.
     """
@@ -63,7 +62,6 @@ class LanguageDataset(PictureDataset):
         *,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-        vocabulary: int | None = None,
         false_image: bool = False,
         false_texts: int = 0,
         pictures_once: bool = False,
@@ -72,7 +70,7 @@ class LanguageDataset(PictureDataset):
         decode: Decode = "exact",
     ) -> None:
         super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image, decode=decode)
-        self.tokenizer, self.max_length, self.vocabulary = tokenizer, max_length, vocabulary
+        self.tokenizer, self.max_length = tokenizer, max_length
         self.false_image, self.false_texts = false_image, false_texts
         if without := [record.path for record in index.records if record.text is None]:
             raise DataError(
@@ -124,17 +122,7 @@ class LanguageDataset(PictureDataset):
 
     def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask of texts, both (N, L) int64."""
-        encoded = self.tokenizer(
-            list(sentences),
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
-        ids, mask = encoded.data["input_ids"], encoded.data["attention_mask"]
-        if self.vocabulary is not None:
-            ids = ids.where(ids < self.vocabulary, self.tokenizer.unk_token_id)
-        return ids, mask
+        return encode(self.tokenizer, sentences, self.max_length)
 
     def captions(self) -> Captions:
         """Every text of a retrieval split, and the sample that it belongs to (with `pictures_once`)."""
@@ -190,6 +178,14 @@ def load_tokenizer(name: str, home: Path | None = None) -> PreTrainedTokenizerBa
             f"no tokenizer '{name}' on this machine; give a folder with tokenizer.json, or run: hf download {name}"
         ) from None
     return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (1 for words, 0 for padding) of texts, both (N, max_length) int64; longer ones are cut."""
+    encoded = tokenizer(
+        list(sentences), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
+    )
+    return encoded.data["input_ids"], encoded.data["attention_mask"]
 
 
 def _text(record: Record) -> Text:

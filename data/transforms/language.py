@@ -92,24 +92,18 @@ def apply_operation(picture: Image.Image, name: str, strength: float = STRENGTH,
     return operation.apply(picture, sign * value if operation.signed else value)
 
 
-class DrawnOperations(v2.Transform):
+class DrawnOperations:
     """METER's RandAugment: two of the 14 operations, drawn evenly, one after the other at magnitude 9.
 
-    Not torchvision's, which has other operations and values. Draws from torch's global generator.
+    Not torchvision's, which has other operations and values.
     """
 
-    _transformed_types = (Image.Image,)
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return the changed picture; draws from torch's global generator."""
         names = tuple(OPERATIONS)
-        drawn = torch.randint(len(names), (DRAWN,)).tolist()
-        signs = (2 * torch.randint(2, (DRAWN,)) - 1).tolist()
-        return {"steps": [(names[place], sign) for place, sign in zip(drawn, signs, strict=True)]}
-
-    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
-        for name, sign in params["steps"]:
-            inpt = apply_operation(inpt, name, sign=sign)
-        return inpt
+        for place, sense in zip(torch.randint(len(names), (DRAWN,)).tolist(), torch.rand(DRAWN).tolist(), strict=True):
+            picture = apply_operation(picture, names[place], sign=1 if sense < 0.5 else -1)
+        return picture
 
 
 class LimitedResize(v2.Transform):
