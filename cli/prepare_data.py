@@ -59,6 +59,10 @@ def prepare_data(
             min=1,
         ),
     ] = None,
+    masks: Annotated[
+        Literal["category", "supercategory"] | None,
+        typer.Option(help="Label the pixels of a set in COCO layout, for segmentation: objects by their ..."),
+    ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard"] | None,
         typer.Option(help="How strong the bias is.", show_default="medium", rich_help_panel=DEMO),
@@ -81,13 +85,14 @@ def prepare_data(
 
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
     your own holds a folder of pictures for each class (below train/ and val/, if you have both), annotations in COCO
-    layout, or one table with the columns path and label (or labels, separated by ";"), and perhaps split and group.
+    layout, one table with the columns path and label (or labels, separated by ";"), and perhaps split and group, or
+    images/ and labels/ with a PNG of class numbers for each picture.
     """
     own = name not in DATASETS and Path(name).exists()
     if name not in DATASETS and not own:
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
     typed = {"preset": preset, "size": size, "seed": seed, "train": train, "eval": evaluation}
-    settings = {option: value for option, value in typed.items() if value is not None}
+    settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
     if own and (source is not None or download or offline):
         raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
     if download and offline:
@@ -103,6 +108,14 @@ def prepare_data(
         if own or "min_answers" not in DATASETS[name].settings:
             raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
         settings["min_answers"] = min_answers
+
+    if masks is not None:
+        from attnbias.data.own import own_facts
+
+        facts = own_facts(Path(name)) if own else DATASETS[name]
+        if "masks" not in facts.settings:
+            raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
+        settings["masks"] = masks
 
     from attnbias.data.prepare import Options, available_cores, prepare
 

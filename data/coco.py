@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Box, Index, Record, collector_paused
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.label_maps import IGNORE
+from attnbias.data.prepare import Options, Reading, check_counts, chosen_settings, first_existing
 from attnbias.data.published import csra_coco
 
 OFFICIAL = ("train2014", "val2014")
@@ -96,10 +98,43 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     for index in indexes[1:]:
         if index.classes != indexes[0].classes:
             raise DataError(f"{index.annotations} and {indexes[0].annotations} list different categories")
-    if not official:
-        return Reading(indexes, [f"not the official COCO 2014 files: found {', '.join(found)}"])
-    train, val = indexes
-    return Reading(indexes, check_counts(facts, indexes), files=csra_coco(train, val, str(source)))
+    settings = chosen_settings(facts, options)
+    warnings = (
+        check_counts(facts, indexes) if official else [f"not the official COCO 2014 files: found {', '.join(found)}"]
+    )
+    if by := settings.get("masks"):
+        return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
+    files = csra_coco(indexes[0], indexes[1], str(source)) if official else {}
+    return Reading(indexes, warnings, settings, files)
+
+
+def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> Index:
+    """The same pictures as a segmentation split, whose label maps are the objects' masks.
+
+    Class 0 is the background, the others are the categories, or the supercategories, in the order of the file. Pixels
+    of objects of several categories are ignored.
+
+    Raises:
+        DataError: the file names no supercategories, or more classes than a label map can tell apart.
+    """
+    from attnbias.data.masks import read_categories
+
+    assert index.annotations is not None
+    categories = read_categories(index.annotations)
+    if lacking := [category["name"] for category in categories if by == "supercategory" and by not in category]:
+        raise DataError(f"{index.annotations}: category '{lacking[0]}' names no supercategory; use --masks category")
+    names = [str(category["name" if by == "category" else by]) for category in categories]
+    classes = ("background", *dict.fromkeys(names))
+    if len(names) >= IGNORE:
+        raise DataError(f"{index.annotations} lists {len(names)} categories; label maps hold 254 beside the background")
+    values = [0, *(classes.index(name, 1) for name in names)]
+    return replace(
+        index,
+        task="segmentation",
+        classes=classes,
+        records=tuple(record._replace(target=0) for record in index.records),
+        label_values=(*values, *[IGNORE] * (256 - len(values))),
+    )
 
 
 def _target(positives: set[int], classes: int) -> tuple[int, ...]:

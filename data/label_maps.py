@@ -43,17 +43,27 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
 def open_label_map(index: Index, sample: int) -> NDArray[np.uint8]:
     """Read the class of each pixel of one sample, (H, W) uint8, 255 = ignored.
 
+    A record without a file has its masks drawn from the set's COCO annotations.
+
     Raises:
         DataError: the file cannot be read, or holds a class that the set does not have.
     """
-    file = index.records[sample].label_map
-    if file is None:
-        raise DataError(f"{index.dataset}/{index.split} has no label maps; expected a segmentation dataset")
-    values = read_label_map(index.root / file)
+    record = index.records[sample]
+    place: Path | str
+    if record.label_map is not None:
+        place = index.root / record.label_map
+        values = read_label_map(place)
+    else:
+        if index.annotations is None or record.image_id is None:
+            raise DataError(f"{index.dataset}/{index.split} has no label maps; expected a segmentation dataset")
+        from attnbias.data.masks import draw_masks  # pycocotools is of no use to the other sets
+
+        place = f"of {record.path} in {index.annotations}"
+        values = draw_masks(index.annotations, record.image_id)
     labels = values if index.label_values is None else np.array(index.label_values, np.uint8)[values]
     if (strange := _largest(labels)) >= len(index.classes):
         raise DataError(
-            f"label map {index.root / file} holds class {strange}; "
+            f"label map {place} holds class {strange}; "
             f"{index.dataset} has 0 to {len(index.classes) - 1}, and 255 for pixels that do not count"
         )
     return labels

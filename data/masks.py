@@ -45,6 +45,24 @@ def read_masks(annotations: Path, image_id: int) -> Masks:
     )
 
 
+def read_categories(annotations: Path) -> list[dict[str, Any]]:
+    """Categories as the file lists them, each with its id, name and, in most files, supercategory."""
+    categories: list[dict[str, Any]] = _open(annotations)[0].dataset["categories"]
+    return categories
+
+
+def draw_masks(annotations: Path, image_id: int) -> NDArray[np.uint8]:
+    """Draw the masks of one picture as a label map (H, W): 0 = no object, k + 1 = category k, 255 = several categories.
+
+    Raises:
+        DataError: the annotation file is missing or holds no such picture.
+    """
+    masks, labels, _ = read_masks(annotations, image_id)
+    highest = np.where(masks, labels[:, None, None] + 1, 0).max(axis=0, initial=0)
+    lowest = np.where(masks, labels[:, None, None] + 1, 255).min(axis=0, initial=255)
+    return np.where((highest > 0) & (lowest != highest), 255, highest).astype(np.uint8)
+
+
 @lru_cache(maxsize=2)
 def _open(annotations: Path) -> tuple[Any, dict[int, int]]:
     if not annotations.is_file():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnbias.data.coco import read_coco
+from attnbias.data.coco import read_coco, with_label_maps
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Task
-from attnbias.data.prepare import Options, Reading, first_existing
+from attnbias.data.prepare import Options, Reading, chosen_settings, first_existing
 from attnbias.data.registry import DATASETS
 from attnbias.data.segmentation_sets import own_folders
 
@@ -59,6 +59,7 @@ def own_facts(path: Path) -> DatasetFacts:
         licence="one's own",
         size="",
         prepare=prepare,
+        settings={"masks": None} if kind in ("coco", "json") else {},
     )
 
 
@@ -73,4 +74,5 @@ def prepare_json(facts: DatasetFacts, source: Path | None, folder: Path, options
             raise DataError(f"{source} names {index.records[0].path}, found neither beside it nor in images/")
         root = next(place for place in places if place / index.records[0].path == found)
         index = read_coco(source, root, dataset=facts.name)
-    return Reading([index])
+    settings = chosen_settings(facts, options)
+    return Reading([with_label_maps(index, settings["masks"]) if "masks" in settings else index], settings=settings)

@@ -159,6 +159,11 @@ def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], opt
     raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
 
 
+def chosen_settings(facts: DatasetFacts, options: Options) -> dict[str, Any]:
+    """All settings of a set that is not generated; those that are None are left out."""
+    return {name: value for name, value in {**facts.settings, **options.settings}.items() if value is not None}
+
+
 def discard(folder: Path, *parts: str) -> None:
     """Remove the manifest, then these files and folders of a dataset's folder."""
     for path in (folder / name for name in (MANIFEST, *parts)):
@@ -234,7 +239,7 @@ def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Optio
             if not any((source / archive.file).is_file() for archive in facts.archives):
                 raise
         else:
-            standing(folder, source, {**facts.settings, **options.settings}, options)
+            standing(folder, source, chosen_settings(facts, options), options)
             return source, reading
     source = _source(facts, source, folder, options)
     return source, preparer(facts, source, folder, options)
@@ -263,7 +268,7 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         )
     if not source.exists():
         raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")
-    standing(folder, source, {**facts.settings, **options.settings}, options)
+    standing(folder, source, chosen_settings(facts, options), options)
     return source
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -293,6 +294,60 @@ def test_a_folder_without_splits_and_masks_of_black_and_white(tmp_path: Path) ->
         prepare(str(source), root=tmp_path / "root")
 
 
+def coco_source(folder: Path) -> Path:
+    """One picture of 6 x 4 pixels: a cat, a dog over its edge, and a lamp beside them."""
+    boxes = {"cat": (0, 0, 3, 4), "dog": (2, 0, 2, 4), "lamp": (5, 1, 1, 2)}
+    rectangles = [
+        {"id": i, "image_id": 7, "category_id": 5 - i, "iscrowd": 0, "bbox": [x, y, w, h], "area": w * h}
+        | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        for i, (x, y, w, h) in enumerate(boxes.values())
+    ]
+    groups = ("animal", "animal", "furniture")
+    categories = [
+        {"id": 5 - i, "name": name, "supercategory": group}
+        for i, (name, group) in enumerate(zip(boxes, groups, strict=True))
+    ]
+    content = {
+        "images": [{"id": 7, "file_name": "a.png", "width": 6, "height": 4}],
+        "annotations": rectangles,
+        "categories": categories,
+    }
+    source = tree(folder, {"annotations/instances_train.json": json.dumps(content).encode(), "images/train/a.png": b""})
+    Image.new("RGB", (6, 4)).save(source / "images/train/a.png")
+    return source
+
+
+@pytest.mark.parametrize(
+    ("by", "classes", "row"),
+    [
+        ("category", ("background", "cat", "dog", "lamp"), [1, 1, 255, 2, 0, 3]),
+        ("supercategory", ("background", "animal", "furniture"), [1, 1, 255, 1, 0, 2]),
+    ],
+)
+def test_masks_of_a_coco_file(tmp_path: Path, by: str, classes: tuple[str, ...], row: list[int]) -> None:
+    source = coco_source(tmp_path / "pets")
+    for own in (source, source / "annotations/instances_train.json"):
+        if own.is_file():
+            shutil.copy(source / "images/train/a.png", source / "images/a.png")
+        prepare(str(own), None, tmp_path / "root", Options(settings={"masks": by}))
+        index = open_split(own.stem, "train", tmp_path / "root")
+        assert (index.task, index.classes) == ("segmentation", classes)
+        assert open_label_map(index, 0)[1].tolist() == row
+        assert LabelMapDataset(index, EvalTransform((12, 8)))[0]["target"].shape == (4, 6)
+    with pytest.raises(DataError, match=f"was prepared with masks {by}; add --overwrite"):
+        prepare(str(source), None, tmp_path / "root")
+    plain = prepare(str(source), None, tmp_path / "root", Options(overwrite=True))
+    assert plain.indexes[0].task == "multilabel"
+
+
+def test_coco_categories_without_groups(tmp_path: Path) -> None:
+    source = coco_source(tmp_path / "pets")
+    path = source / "annotations/instances_train.json"
+    path.write_text(path.read_text().replace("supercategory", "group"))
+    with pytest.raises(DataError, match="category 'cat' names no supercategory; use --masks category"):
+        prepare(str(source), None, tmp_path / "root", Options(settings={"masks": "supercategory"}))
+
+
 # Real pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +385,16 @@ def test_real_voc(real_data: Path, tmp_path: Path) -> None:
     report = prepare(str(mini), root=tmp_path / "own")  # without lists, a set of one's own
     assert [len(index.records) for index in report.indexes] == [3]
     assert report.indexes[0].classes[15] == "person"
+
+
+def test_real_coco_masks(real_data: Path, tmp_path: Path) -> None:
+    prepare("coco", real_data / "coco128", tmp_path, Options(settings={"masks": "supercategory"}))
+    index = open_split("coco", "train", tmp_path)
+    summary = summarize(index)
+    assert len(index.classes) == 13
+    assert summary.absent == ()
+    assert [name for name, _ in summary.shares[:3]] == ["background", "person", "furniture"]
+    assert summary.pairs[0].first == "person"
 
 
 def test_the_command_shows_shares_of_pixels(real_data: Path, tmp_path: Path) -> None:

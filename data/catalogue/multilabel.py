@@ -49,6 +49,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
             ),
         ),
         counts={"train": 82_783, "val": 40_504},
+        settings={"masks": None},
     ),
     DatasetFacts(
         name="voc07",
