@@ -14,7 +14,8 @@ class ArchiveServer(ThreadingHTTPServer):
     """Serves `files`; the other attributes say how.
 
     ranges: honour Range. break_after: bytes after which each answer's connection is cut (a list: one value an answer,
-    None = whole, the last one stays in force). failures: how many requests are answered with 503 first.
+    None = whole, the last one stays in force). failures: how many requests are answered with 503 first. redirects: path
+    -> where it is now.
     """
 
     daemon_threads = True
@@ -25,6 +26,9 @@ class ArchiveServer(ThreadingHTTPServer):
         self.ranges = True
         self.break_after: list[int | None] = [None]
         self.failures = 0
+        self.redirects: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
+        """More headers of every answer."""
         self.tag: str | None = '"1"'
         self.content_type = "application/octet-stream"
         self.requests: list[tuple[str, str | None]] = []
@@ -45,6 +49,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, asked = self.server, self.headers.get("Range")
         server.requests.append((self.path, asked))
+        if self.path in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[self.path])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         content = server.files.get(self.path.lstrip("/"))
         if content is None:
             return self.send_error(404)
@@ -67,7 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", server.content_type)
         if server.tag:
             self.send_header("ETag", server.tag)
+        for name, value in server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return None
         limit = server.break_after.pop(0) if len(server.break_after) > 1 else server.break_after[0]
         body = content[start:] if limit is None else content[start : start + limit]
         self.wfile.write(body[: len(body) // 2])
@@ -76,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         if limit is not None:
             self.close_connection = True
             self.connection.close()
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep the tests' output clean."""
