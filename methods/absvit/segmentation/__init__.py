@@ -59,15 +59,19 @@ class SegmentationMethod(Method):
         """Cross-entropy of both heads over all pixels.
 
         Raises:
-            UsageError: one picture alone, where statistics are not shared with other processes: UperNet pools it to a
-                single value a channel, which has no variance.
+            UsageError: one picture alone: UperNet pools it to a single value a channel, which has no variance.
         """
         from attnbias.methods.absvit.segmentation.loss import segmentation_loss
 
         images = batch["image"]
-        if len(images) == 1 and not recipe.sync_bn:
-            raise UsageError("batch normalisation needs two pictures a process and accumulation step: --batch-size 2")
-        logits, auxiliary = model(images, auxiliary=True)
+        try:
+            logits, auxiliary = model(images, auxiliary=True)
+        except ValueError:  # torch's batch normalisation
+            if len(images) > 1:
+                raise
+            raise UsageError(
+                "batch normalisation needs two pictures in each process and accumulation step; raise --batch-size"
+            ) from None
         return segmentation_loss(logits, auxiliary, batch["target"], recipe.aux_weight, recipe.avg_non_ignore)
 
     def param_groups(self, model: nn.Module, recipe: SegmentationRecipe) -> list[dict[str, Any]]:

@@ -153,7 +153,7 @@ MINI: dict[str, Any] = {
     "steps": 300,
     "eval_steps": 100,
     "batch_size": 8,
-    "lr": 1e-3,
+    "lr": 3e-3,
     "warmup_steps": 20,
     "sync_bn": False,
     "architecture": "mini_patch8",
