@@ -194,15 +194,6 @@ def test_a_name_of_another_method_or_of_a_backbone_is_refused_before_anything_is
         load_run("csra", "resnet101-v1", {})
 
 
-def write_checkpoint(path: Path) -> torch.nn.Module:
-    method = get_method("csra")
-    recipe = method.recipes["demo"].recipe.model_copy(update={"num_heads": 2, "lam": 0.3})
-    torch.manual_seed(0)
-    model = method.build_model(recipe, 3, "multilabel")
-    write_weights(path, model.state_dict(), weights_metadata(method, recipe, ("a", "b", "c"), "multilabel"))
-    return model
-
-
 def test_a_published_name_brings_its_recipe(
     server: ArchiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,27 +230,20 @@ def test_training_starts_from_a_url(server: ArchiveServer, tmp_path: Path, demo_
 
 
 def test_a_file_of_the_hub(server: ArchiveServer, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "w.safetensors")
-    server.files["me/models/resolve/main/w.safetensors"] = (tmp_path / "w.safetensors").read_bytes()
+    server.files["me/models/resolve/main/part/w.safetensors"] = CONTENT
     server.headers["X-Repo-Commit"] = "a" * 40
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": server.url.rstrip("/"),
-        "HF_HOME": str(tmp_path / "hub"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
+    probe = "import sys\nfrom attnbias.methods.engine.published import locate\nprint(locate(sys.argv[1]))"
 
-    def inspect(source: str, *before: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "attnbias", *before, "weights", "inspect", source]
+    def run(offline: str) -> subprocess.CompletedProcess[str]:
+        hub = {"HF_ENDPOINT": server.url.rstrip("/"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", probe, "hf://me/models/part/w.safetensors"]
+        environment = {**os.environ, **hub, "ATTNBIAS_OFFLINE": offline}
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    refused = inspect("hf://me/models/w.safetensors", "--offline")
-    assert refused.returncode == 3
-    assert "hf://me/models/w.safetensors cannot be had: offline" in refused.stderr
-    shown = inspect("hf://me/models/w.safetensors")
-    assert "csra (multilabel): fits" in shown.stdout, shown.stderr
+    assert "w.safetensors cannot be had: offline, and it is not in the hub's cache" in run("1").stderr
+    assert Path(run("0").stdout.strip()).read_bytes() == CONTENT
     server.files.clear()
-    assert "csra (multilabel): fits" in inspect("hf://me/models/w.safetensors", "--offline").stdout
+    assert Path(run("1").stdout.strip()).read_bytes() == CONTENT
 
 
 def test_a_hub_name_without_a_file() -> None:
