@@ -15,7 +15,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Batch, Method, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class VisionLanguageMethod(Method):
         "shown": "The same as the program draws it: what stands above the middle of its range.",
         "mask": "What the text lets through to the second pass: its similarity with each patch.",
     }
+    reads_texts = True
 
     def build_model(self, recipe: VisionLanguageRecipe, num_classes: int, task: Task) -> nn.Module:
         """Build the model of the recipe's task; `model(batch)` gives `Answers`."""
@@ -102,12 +103,19 @@ class VisionLanguageMethod(Method):
         """Pictures with their texts; retrieval trains with false ones, and is measured picture by picture.
 
         Raises:
-            UsageError: the set is of another task, or its tokenizer knows more words than the text encoder.
+            UsageError: the set is of another task, its tokenizer knows more words than the text encoder, or fast
+                decoding.
         """
+        from attnbias.data.index import Index
         from attnbias.data.language import LanguageDataset, load_tokenizer
+        from attnbias.data.prepared import index_path
 
         if index.task != recipe.task:
             raise UsageError(f"dataset '{index.dataset}' is of task {index.task}, the recipe of {recipe.task}")
+        if decode == "fast":
+            raise UsageError("--decode fast: pictures with texts are decoded exactly; use --decode exact")
+        if train and recipe.train_split is not None and index.home is not None:
+            index = Index.read(index_path(index.home, recipe.train_split))
         tokenizer = load_tokenizer(recipe.tokenizer, index.home)
         if len(tokenizer) > recipe.vocabulary:
             raise UsageError(
@@ -125,7 +133,6 @@ class VisionLanguageMethod(Method):
             pictures_once=recipe.task == "retrieval" and not train,
             seed=recipe.seed,
             on_bad_image=on_bad_image,
-            decode=decode,
         )
 
     def answer(
@@ -171,6 +178,33 @@ class VisionLanguageMethod(Method):
     ) -> Tensor:
         """Not without a text: `attention.text_maps` asks for one."""
         raise UsageError(f"method '{self.name}' looks where a text says; classes alone say nothing")
+
+    def default_maps(self, recipe: VisionLanguageRecipe) -> tuple[str, ...]:
+        """The mask beside the attention, where the text steers the picture's side."""
+        return ("mask", "attention") if recipe.top_down else ("attention",)
+
+    def read_texts(self, recipe: VisionLanguageRecipe, texts: Sequence[str], home: Path | None) -> Batch:
+        """Token ids and masks (B, L)."""
+        from attnbias.data.language import encode, load_tokenizer
+
+        if recipe.task == "nlvr2":
+            raise UsageError("a statement of nlvr2 is about two pictures; visualize shows one")
+        ids, mask = encode(load_tokenizer(recipe.tokenizer, home), texts, recipe.max_text_length)
+        return {"text_ids": ids, "text_mask": mask}
+
+    def text_scores(self, model: nn.Module, batch: Batch, task: Task) -> Tensor | None:
+        """How well each answer fits (vqa: on its own, else beside the others); a caption has no answers."""
+        if task == "retrieval":
+            return None
+        logits = model(batch).logits.float()
+        return cast("Tensor", logits.sigmoid() if task == "vqa" else logits.softmax(-1))
+
+    def text_attention(self, model: nn.Module, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
+        """The program's maps (`attention.text_maps`)."""
+        from attnbias.methods.absvit.vision_language.attention import text_maps
+
+        network = cast("VisionLanguageModel", model)
+        return text_maps(network, batch["image"], batch["text_ids"], batch["text_mask"], kind, head)
 
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""

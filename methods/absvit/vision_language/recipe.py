@@ -34,6 +34,11 @@ class VisionLanguageRecipe(Recipe):
         "vqa", "What is asked of picture and text; a recipe is of one task, `--recipe` picks another.", "Data"
     )
     dataset: str = option("vqav2", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
+    train_split: str | None = option(
+        None,
+        "Split to train on; none = the set's own, which is the program's (vqav2: trainval, val2014 in it).",
+        "Data",
+    )
     image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16)
     normalize: Literal["clip", "imagenet", "half"] = option(
         "clip", "Pixel normalisation: clip or imagenet = that set's mean and std, half = [-1, 1].", "Data"
@@ -206,8 +211,9 @@ TINY: dict[str, Any] = {
 """Ours: a text encoder of two layers and 64 tokens a picture, from random weights, on a CPU in minutes."""
 
 NOTES = {
-    "vqa": "the program trains on train and val, and its val score is of trained pictures",
-    "retrieval-flickr30k": "the program trains on train and val, and validates on test",
+    "vqa": "val is among what is trained on; --train-split trainable --eval-splits rest_val keeps them apart",
+    "retrieval-flickr30k": "the program chooses its checkpoint on test; --eval-splits karpathy-val is the clean choice",
+    "retrieval-coco": "the program chooses its checkpoint on test; --eval-splits karpathy-val is the clean choice",
 }
 
 
