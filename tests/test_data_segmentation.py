@@ -32,17 +32,8 @@ from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.segmentation_sets import FROM_LABEL_IDS, REDUCED
 from attnbias.data.summary import summarize
-from attnbias.data.transforms.segmentation import (
-    Distortion,
-    EvalTransform,
-    TrainTransform,
-    choose_crop,
-    from_hsv,
-    rescaled,
-    resize_labels,
-    resize_picture,
-    to_hsv,
-)
+from attnbias.data.transforms.opencv import from_hsv, rescaled, resize_labels, resize_picture, to_hsv
+from attnbias.data.transforms.segmentation import Distortion, EvalTransform, TrainTransform, choose_crop
 
 SIDE = 8
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnbias.data.transforms.opencv import resize_picture
 from attnbias.methods.engine.overlay import (
     COLOUR_TABLES,
     DrawnBox,
@@ -14,7 +15,6 @@ from attnbias.methods.engine.overlay import (
     inferno,
     jet,
     published_overlay,
-    resize_8bit,
     resize_bilinear,
 )
 
@@ -53,7 +53,7 @@ def test_inferno_grows_brighter_with_every_level() -> None:
 
 def test_resizing_to_the_same_size_changes_nothing(picture: Image.Image) -> None:
     pixels = np.asarray(picture)
-    np.testing.assert_array_equal(resize_8bit(pixels, (60, 90)), pixels)
+    np.testing.assert_array_equal(resize_picture(pixels, (60, 90)), pixels)
     np.testing.assert_array_equal(resize_bilinear(pixels[..., 0], (60, 90)), pixels[..., 0])
 
 

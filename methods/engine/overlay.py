@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Pixels = NDArray[np.uint8]
+from attnbias.data.transforms.opencv import Pixels, resize_picture
+
 Floats = NDArray[np.float32]
 
 FOCUS = 0.5
@@ -72,19 +73,6 @@ def resize_bilinear(array: NDArray[np.generic], size: tuple[int, int]) -> Floats
     return values[top] * (1 - down[:, None]) + values[bottom] * down[:, None]
 
 
-def resize_8bit(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize (H, W, 3) to size = (height, width) in OpenCV's fixed-point arithmetic for 8-bit pictures.
-
-    Weights are in 1/2048, the column sums lose 4 bits and each weighted row 16: up to one level below plain rounding.
-    """
-    top, bottom, down = _neighbours(picture.shape[0], size[0])
-    left, right, across = _neighbours(picture.shape[1], size[1])
-    upper, lower = (np.rint(2048 * share)[:, None, None].astype(np.int64) for share in (1 - down, down))
-    near, far = (np.rint(2048 * share)[:, None].astype(np.int64) for share in (1 - across, across))
-    values = (picture[:, left] * near + picture[:, right] * far) >> 4
-    return (((values[top] * upper >> 16) + (values[bottom] * lower >> 16) + 2) >> 2).astype(np.uint8)
-
-
 def _neighbours(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """For each new sample: the old ones before and after it, and the share of the latter."""
     centre = (np.arange(new) + 0.5) * (old / new) - 0.5
@@ -114,7 +102,7 @@ def published_overlay(picture: Pixels, class_map: Floats, size: tuple[int, int])
     """
     peak = class_map.max()
     mask = resize_bilinear(class_map / peak if peak > 0 else np.zeros_like(class_map), size)
-    photo = resize_8bit(picture, size).astype(np.float32) / np.float32(255)
+    photo = resize_picture(picture, size).astype(np.float32) / np.float32(255)
     levels = (255 * mask.clip(0, 1)).astype(np.uint8)  # truncated, as by the program's uint8()
     total = jet()[levels] / np.float32(255) + photo
     return PublishedOverlay(mask, photo, (255 * (total / total.max())).astype(np.uint8))

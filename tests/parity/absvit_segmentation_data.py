@@ -21,16 +21,8 @@ from attnbias.data.segmentation_sets import (
     read_cityscapes,
     read_voc_segmentation,
 )
-from attnbias.data.transforms.segmentation import (
-    Distortion,
-    Draw,
-    EvalTransform,
-    TrainTransform,
-    choose_crop,
-    rescaled,
-    resize_labels,
-    resize_picture,
-)
+from attnbias.data.transforms.opencv import rescaled, resize_labels, resize_picture
+from attnbias.data.transforms.segmentation import Distortion, Draw, EvalTransform, TrainTransform, choose_crop
 
 
 def _prep_eval(case: Golden) -> dict[str, Any]:

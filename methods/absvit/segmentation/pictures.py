@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from attnbias.data.transforms.segmentation import normalized, rescaled, resize_picture
+from attnbias.data.transforms.opencv import rescaled, resize_picture
+from attnbias.data.transforms.segmentation import normalized
 
 
 class FitSquare(v2.Transform):
