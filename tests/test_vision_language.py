@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import attnbias
+from torch import Tensor
+
+from attnbias.methods.absvit.vision_language import METHOD, convert, retrieval
+from attnbias.methods.absvit.vision_language.attention import text_maps
+from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
+from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
+from attnbias.methods.absvit.vision_language.text import END
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.recipe import revise
+from attnbias.weights.errors import WeightsError
 
 SMALL = ["--image-size", "32", "--fusion-width", "32", "--fusion-layers", "1", "--batch-size", "4", "--epochs", "2"]
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "1"]
@@ -102,3 +115,271 @@ def test_prepare_train_and_val(task: str, real_data: Path, tmp_path: Path) -> No
     assert json.loads(table.read_text())[0]["measures"][measure] == pytest.approx(
         max(line[measure] for line in lines if measure in line), rel=1e-6
     ), last
+
+
+# The model ------------------------------------------------------------------------------------------------------------
+
+
+def small(task: str = "vqa", **changes: Any) -> VisionLanguageRecipe:
+    """A recipe of four blocks on 32 pixels, without dropout."""
+    name = f"tiny-{task}"
+    fields = {"image_size": 32, "fusion_width": 32, "fusion_layers": 2, "max_text_length": 10, "vocabulary": 50}
+    recipe = revise(RECIPES[name].recipe, {**fields, "dropout": 0.0, "text_dropout": 0.0, **changes})
+    assert isinstance(recipe, VisionLanguageRecipe)
+    return recipe
+
+
+def built(recipe: VisionLanguageRecipe, classes: int = 5) -> VisionLanguageModel:
+    """A model whose text steers visibly: fresh prompts are all but zero."""
+    torch.manual_seed(3)
+    model = METHOD.build_model(recipe, classes, recipe.task)
+    assert isinstance(model, VisionLanguageModel)
+    if recipe.top_down:
+        torch.nn.init.normal_(model.steered.prompt_decoder.weight)
+    return model.eval()
+
+
+def texts(count: int, length: int = 10) -> tuple[Tensor, Tensor]:
+    """Sentences of 3 to `length` tokens: ids and mask (count, length)."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(5, 50, (count, length), generator=generator)
+    lengths = torch.randint(3, length + 1, (count,), generator=generator)
+    place = torch.arange(length)
+    ids[:, 0] = 0
+    ids[place == lengths[:, None] - 1] = END
+    ids[place >= lengths[:, None]] = 1
+    return ids, (place < lengths[:, None]).long()
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+def samples(task: str, count: int = 4) -> dict[str, Any]:
+    """A batch of a task."""
+    ids, mask = texts(count)
+    batch: dict[str, Any] = {"image": pictures(count), "text_ids": ids, "text_mask": mask}
+    batch |= {"index": torch.arange(count), "errors": [], "target": torch.arange(count) % 2}
+    if task == "vqa":
+        batch["target"] = torch.rand(count, 5)
+    if task == "nlvr2":
+        batch["image2"] = pictures(2 * count)[count:]
+    if task == "retrieval":
+        false_ids, false_mask = texts(4 * count)
+        batch |= {"false_image": pictures(2 * count)[count:], "target": torch.zeros(count, dtype=torch.int64)}
+        batch |= {"false_text_ids": false_ids[count:].view(count, 3, -1)}
+        batch |= {"false_text_mask": false_mask[count:].view(count, 3, -1)}
+    return batch
+
+
+@torch.no_grad()
+def test_feedback_of_one_token_is_the_programs_matrix() -> None:
+    """The paper's s = 5 (z * mask) p p^T through the decoders, token by token."""
+    vision = built(small()).steered
+    tokens, prior = torch.randn(3, 17, 128), torch.randn(3, 128)
+    outer = prior[:, :, None] * prior[:, None]  # (B, C, C)
+    signal = 5 * (tokens * vision.prior_mask(tokens, prior)) @ outer
+    expected = []
+    for decoder in reversed(vision.decoders):
+        signal, topdown = decoder(signal)
+        expected.append(topdown)
+    for ours, theirs in zip(vision.signals(tokens, prior), reversed(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_of_a_text_steers() -> None:
+    """The mean of all positions sees padding; the mean of the words and the end token do not."""
+    ids, mask = texts(6)
+    longer = torch.nn.functional.pad(ids, (0, 4), value=1), torch.nn.functional.pad(mask, (0, 4))
+    for pool, same in (("all", False), ("masked", True), ("end", True)):
+        model = built(small(prompt_pool=pool))
+        assert torch.allclose(model.read(ids, mask).prompt, model.read(*longer).prompt, atol=1e-5) == same, pool
+    text = built(small(prompt_pool="end")).read(ids, mask)
+    torch.testing.assert_close(text.prompt, text.states[torch.arange(6), mask.sum(1) - 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("top_down", [True, False])
+def test_retrieval_scores_each_pair_as_training_does(top_down: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached texts, shared first passes, cut padding and parts of any size change no score."""
+    model, batch = built(small("retrieval", top_down=top_down)), samples("retrieval")
+    ids, mask = texts(11)
+    expected = torch.empty(4, 11)
+    for place in range(11):
+        one = {"text_ids": ids[place].expand(4, -1), "text_mask": mask[place].expand(4, -1)}
+        expected[:, place] = model({**batch, **one}).logits[:, 0]
+    for pairs in (128, 3):
+        monkeypatch.setattr(retrieval, "PAIRS", pairs)
+        scores = retrieval.score_pairs(model, batch["image"], ids, mask)
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std(1).min() > 1e-4  # captions differ
+
+
+def test_matching_head_shares_its_row_with_the_ranking_and_does_not_train_it() -> None:
+    model, batch = built(small("retrieval")), samples("retrieval")
+    answers = model(batch, match=torch.tensor([1, 1, 0, 0]))
+    assert answers.matching is not None
+    answers.matching.sum().backward()
+    assert model.rank_output.weight.grad is None
+    assert model.itm_score.fc.weight.grad is None
+    assert model.cross_modal_text_pooler.dense.weight.grad is not None
+    with torch.no_grad():
+        joint = torch.randn(3, 64)
+        torch.testing.assert_close(model.match(joint)[:, 1:], model.rank_output(joint))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("top_down", [True, False])
+def test_every_parameter_of_the_optimiser_learns(task: str, top_down: bool) -> None:
+    """No part hangs loose: several processes need a gradient for each parameter."""
+    recipe = small(task, top_down=top_down)
+    model = built(recipe).train()
+    METHOD.loss(model, samples(task), recipe, recipe.task)["loss"].backward()
+    held = {id(p) for group in METHOD.param_groups(model, recipe) for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in held) == (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_frozen_backbone_trains_steering_fusion_and_head_alone() -> None:
+    recipe = small(freeze_backbone=True)
+    learning = {name.split(".")[0] for name, p in built(recipe).named_parameters() if p.requires_grad}
+    steering = {
+        name.split(".")[1] for name, p in built(recipe).vit_model.named_parameters(prefix="v") if p.requires_grad
+    }
+    assert "text_transformer" not in learning
+    assert steering == {"decoders", "prompt_decoder"}
+    assert {"vqa_classifier", "cross_modal_text_layers", "token_type_embeddings"} <= learning
+
+
+# Where it looks -------------------------------------------------------------------------------------------------------
+
+
+def test_maps_follow_the_text() -> None:
+    model, images = built(small()), pictures(1).expand(3, -1, -1, -1)
+    ids, mask = texts(3)
+    for kind in METHOD.maps:
+        maps = text_maps(model, images, ids, mask, kind)
+        assert maps.shape == (3, 4, 4)
+        assert maps.min() >= 0
+        assert not torch.allclose(maps[0], maps[1], rtol=1e-3), kind
+    attention = text_maps(model, images, ids, mask, "attention")
+    heads = torch.stack([text_maps(model, images, ids, mask, "attention", head) for head in range(4)])
+    torch.testing.assert_close(heads.sum(0), attention)
+    assert attention.sum((1, 2)).max() < 4  # each head's weights sum to 1 with the class token's own
+    assert text_maps(model, images, ids, mask, "mask").max() <= 1
+
+
+def test_plain_vit_looks_at_the_same_places_whatever_is_asked() -> None:
+    model, images = built(small(top_down=False)), pictures(1).expand(3, -1, -1, -1)
+    ids, mask = texts(3)
+    maps = text_maps(model, images, ids, mask, "attention")
+    torch.testing.assert_close(maps[0], maps[1])
+    with pytest.raises(UsageError, match="needs the second pass"):
+        text_maps(model, images, ids, mask, "mask")
+    with pytest.raises(UsageError, match="heads 0 to 3"):
+        text_maps(model, images, ids, mask, "attention", head=4)
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_go_out_under_published_names_and_come_back(task: str, tmp_path: Path) -> None:
+    recipe = small(task)
+    model = built(recipe, classes=0 if task == "retrieval" else 5)
+    published = convert.publish(model.state_dict())
+    assert published[convert.POSITION_IDS].shape == (1, 514)
+    assert published["vit_model.head.weight"].shape == (1000, 128)
+    file = tmp_path / "epoch=9.ckpt"
+    torch.save({"state_dict": published, "epoch": 9, "hyper_parameters": {"config": {"vit": "absvit"}}}, file)
+    flags = {"image_size": 32, "fusion_heads": 4, "prompt_pool": recipe.prompt_pool, "dataset": recipe.dataset}
+    loaded = load_run("absvit-vision-language", str(file), flags, recipe_name=f"tiny-{task}", data_root=tmp_path)
+    assert loaded.task == task
+    assert isinstance(loaded.recipe, VisionLanguageRecipe)
+    for name in ("vocabulary", "fusion_width", "fusion_layers", "architecture", "text_encoder", "top_down", "task"):
+        assert getattr(loaded.recipe, name) == getattr(recipe, name), name
+    batch = samples(task)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(batch).logits, model(batch).logits)
+
+
+def test_starts_from_vision_pretraining_and_from_other_tasks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = built(small())
+    vision = {name: value + 1 for name, value in source.vit_model.state_dict().items()}
+    vision = {name: value for name, value in vision.items() if "decode" not in name}
+    vision |= {"prompt": torch.ones(128), "head.weight": torch.ones(1000, 128), "head.bias": torch.ones(1000)}
+    recipe = small("nlvr2", seed=1)
+    model = built(recipe)
+    METHOD.load_backbone(model, recipe, vision, tmp_path / "vision.pth")
+    torch.testing.assert_close(model.vit_model.norm.weight, vision["norm.weight"])
+    assert "10 tensors start fresh: vit_model.decoders.0.linear.weight" in caplog.text
+    METHOD.load_backbone(model, recipe, convert.publish(source.state_dict()), tmp_path / "vqa.ckpt")
+    types, given = model.token_type_embeddings.weight, source.token_type_embeddings.weight
+    torch.testing.assert_close(types, torch.cat((given, given[1:])))
+    assert "6 tensors start fresh: nlvr2_classifier.0.weight" in caplog.text
+    with pytest.raises(WeightsError, match="holds neither a ViT nor a whole vision-language model"):
+        METHOD.load_backbone(model, recipe, {"fc.weight": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=r"cls_token.* have another shape"):
+        METHOD.load_backbone(model, recipe, {**vision, "cls_token": torch.ones(1, 1, 5)}, tmp_path / "other.pth")
+
+
+def test_text_encoder_starts_from_a_folder_and_nothing_is_fetched(tmp_path: Path) -> None:
+    recipe = small(text_weights=str(tmp_path))
+    source = built(recipe).text_transformer
+    with pytest.raises(WeightsError, match=rf"no text encoder '{tmp_path}' on this machine.*hf download"):
+        METHOD.load_parts(built(recipe), recipe)
+    torch.nn.init.ones_(source.get_parameter("embeddings.LayerNorm.bias"))
+    source.save_pretrained(tmp_path)  # type: ignore[operator]
+    model = built(recipe)
+    METHOD.load_parts(model, recipe)
+    for name, value in model.text_transformer.state_dict().items():
+        torch.testing.assert_close(value, source.state_dict()[name])
+    with pytest.raises(WeightsError, match="is of another size than --text-encoder and --vocabulary say"):
+        METHOD.load_parts(built(small(vocabulary=60)), recipe)
+
+
+def test_missing_transformers_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match=r"pip install 'attnbias\[vision-language\]'"):
+        METHOD.build_model(small(), 5, "vqa")
+
+
+# Recipes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_picks_its_recipe(tmp_path: Path) -> None:
+    assert METHOD.default_recipe(None, "nlvr2") == "nlvr2"
+    assert METHOD.default_recipe(None, "retrieval") == "retrieval-flickr30k"
+    assert METHOD.default_recipe("coco-captions", "retrieval") == "retrieval-coco"
+    assert METHOD.default_recipe() == "vqa"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_size": 225}, "image_size 225 is no multiple of the patch size, 16"),
+        ({"fusion_heads": 7}, "fusion_width 768 is no multiple of fusion_heads, 7"),
+        ({"task": "retrieval"}, "false_texts must be 1 or more"),
+    ],
+)
+def test_recipes_that_contradict_themselves(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        revise(VisionLanguageRecipe(), changes)
+
+
+def test_published_settings() -> None:
+    """The program's table: task settings, and what its README changes."""
+    table = {
+        "vqa": ("vqav2", 432, 10, 1e-5, 50, 10, 3, 50, 0, True, 0.3, "all"),
+        "snli-ve": ("snli-ve", 64, 5, 2e-6, 10, 5, 1, 50, 0, False, 0, "end"),
+        "nlvr2": ("nlvr2", 256, 10, 1e-5, 10, 5, 1, 50, 0, False, 0, "end"),
+        "retrieval-flickr30k": ("flickr30k", 512, 10, 1e-5, 5, 10, 3, 40, 15, True, 0, "end"),
+        "retrieval-coco": ("coco-captions", 512, 10, 5e-6, 5, 5, 1, 40, 15, False, 0, "end"),
+    }
+    fields = ("dataset", "batch_size", "epochs", "lr", "lr_head", "lr_fusion", "lr_feedback", "max_text_length")
+    fields += ("false_texts", "rand_augment", "reconstruction_weight", "prompt_pool")
+    for name, values in table.items():
+        for recipe in (RECIPES[name].recipe, RECIPES[f"{name}-vit"].recipe):
+            assert tuple(getattr(recipe, field) for field in fields) == values, name
+            assert (recipe.image_size, recipe.weight_decay, recipe.seed) == (224, 0.01, 0)

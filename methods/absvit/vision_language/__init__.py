@@ -229,6 +229,13 @@ class VisionLanguageMethod(Method):
 
         return fit_resolution(cast("VisionLanguageModel", model), state)
 
+    def load_parts(self, model: nn.Module, recipe: VisionLanguageRecipe) -> None:
+        """Start the text encoder from the recipe's `text_weights`."""
+        from attnbias.methods.absvit.vision_language.text import load_text
+
+        if recipe.text_weights is not None:
+            load_text(model.get_submodule("text_transformer"), recipe.text_weights)
+
     def load_backbone(
         self, model: nn.Module, recipe: VisionLanguageRecipe, state: dict[str, Tensor], path: Path
     ) -> None:

@@ -212,7 +212,8 @@ TINY: dict[str, Any] = {
 
 NOTES = {
     "vqa": "val is among what is trained on; --train-split trainable --eval-splits rest_val keeps them apart",
-    "retrieval-flickr30k": "the program chooses its checkpoint on test; --eval-splits karpathy-val is the clean choice",
+    "retrieval-flickr30k": "the program chooses its checkpoint on test; --train-split karpathy-train --eval-splits "
+    "karpathy-val is the clean choice",
     "retrieval-coco": "the program chooses its checkpoint on test; --eval-splits karpathy-val is the clean choice",
 }
 
