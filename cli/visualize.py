@@ -6,10 +6,10 @@ No postponed annotations here: a command's options quote its method, which only 
 import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -30,7 +30,7 @@ SPLIT_LIMIT = 48
 """Pictures of a split that are drawn where --limit says nothing."""
 
 
-WRITTEN = ("overlays", "panels", "maps.npz", "gallery.html")
+WRITTEN = ("overlays", "panels", "sheets", "maps.npz", "gallery.html")
 """All that this command writes, and all that --overwrite replaces."""
 
 
@@ -47,6 +47,7 @@ class Request:
     limit: int | None
     top: int | None
     classes: str | None
+    questions: list[str]
     kinds: list[str]
     heads: list[int]
     npz: bool
@@ -60,6 +61,17 @@ class Request:
     data_root: Path | None
     device: str | None
     on_bad_image: Literal["error", "skip"]
+
+
+class Plan(NamedTuple):
+    """What is done: how pictures are read and looked at, and what their maps are of."""
+
+    names: Sequence[str]
+    """Of classes or questions, by number; questions are added as pictures are looked at."""
+    source: str
+    """Where the pictures come from, in words."""
+    readers: "list[Callable[[], Photo]]"
+    see: "Callable[[list[Photo]], list[Seen]]"
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -102,12 +114,21 @@ def _command(method: Method) -> Callable[..., None]:
                 show_default="true and predicted ones",
             ),
         ] = None,
+        question: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--question",
+                help="What to ask of every picture (or a hypothesis, or a caption); repeat for several.",
+                show_default="a split's own texts",
+                hidden=not method.reads_texts,
+            ),
+        ] = None,
         kind: Annotated[
             list[str] | None,
             typer.Option(
                 "--map",
                 help=f"{kinds}. Repeat for several.",
-                show_default=next(iter(method.maps)),
+                show_default=" and ".join(method.default_maps(next(iter(method.recipes.values())).recipe)),
                 autocompletion=lambda: [*method.maps, "gradcam"],
             ),
         ] = None,
@@ -146,6 +167,7 @@ def _command(method: Method) -> Callable[..., None]:
             limit=limit,
             top=top,
             classes=classes,
+            questions=question or [],
             kinds=kind or [],
             heads=head or [],
             npz=npz,
@@ -231,9 +253,11 @@ def _columns(request: Request) -> "list[Column]":
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(f"{source} knows other classes than {request.load_from[0]}; compare runs of one dataset")
         run = Path(file).stem if Path(file).is_file() else Path(file).resolve().name
-        for kind in request.kinds or [loaded.method.default_map(loaded.recipe)]:
+        kinds = request.kinds or loaded.method.default_maps(loaded.recipe)
+        for kind in kinds:
             for head in heads:
-                words = [run, *([kind] if request.kinds else []), *([] if head is None else [f"head {head}"])]
+                named = request.kinds or len(kinds) > 1
+                words = [run, *([kind] if named else []), *([] if head is None else [f"head {head}"])]
                 taken = sum(column.name.split(" #")[0] == " ".join(words) for column in columns)
                 name = " ".join(words) + (f" #{taken + 1}" if taken else "")
                 columns.append(Column(name, loaded, kind, head))
@@ -273,10 +297,45 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
     return words, [partial(photo_of, dataset, place) for place in places]
 
 
+def _by_class(request: Request, columns: "list[Column]") -> "Plan":
+    """Look for classes: those that were asked for, else each picture's true and predicted ones."""
+    from attnbias.methods.engine.look import look
+
+    if request.questions:
+        raise UsageError(f"method '{request.method.name}' is asked by class: use --classes in the place of --question")
+    classes = columns[0].loaded.classes
+    asked = parse_classes(request.classes, classes)
+    source, readers = _photos(request, columns[0])
+    return Plan(classes, source, readers, partial(look, columns=columns, asked=asked, rule=request.normalisation))
+
+
+def _in_words(request: Request, columns: "list[Column]") -> "Plan":
+    """Ask in words: the questions of the command line, else each sample's own text."""
+    from attnbias.data.registry import dataset_folder
+    from attnbias.methods.engine.questions import ask
+
+    if request.classes:
+        raise UsageError(f"method '{request.method.name}' is asked in words: use --question in the place of --classes")
+    if request.paths and not request.questions:
+        raise UsageError("add --question: what shall be asked of these pictures?")
+    source, readers = _photos(request, columns[0])
+    if request.questions:
+        questions = dict.fromkeys(request.questions, "")
+        readers = [partial(_questioned, read, questions) for read in readers]
+    texts: list[str] = []
+    homes = [dataset_folder(column.loaded.recipe.dataset, request.data_root) for column in columns]
+    see = partial(ask, columns=columns, texts=texts, homes=homes, rule=request.normalisation)
+    return Plan(texts, source, readers, see)
+
+
+def _questioned(read: "Callable[[], Photo]", questions: dict[str, str]) -> "Photo":
+    """Read a picture and ask these questions of it."""
+    return replace(read(), questions=questions)
+
+
 def _look(
     request: Request,
-    columns: "list[Column]",
-    asked: list[int],
+    see: "Callable[[list[Photo]], list[Seen]]",
     readers: "list[Callable[[], Photo]]",
     skipped: list[str],
 ) -> "Iterator[tuple[Photo, Seen]]":
@@ -284,7 +343,6 @@ def _look(
     from rich.progress import track
 
     from attnbias.data.errors import DataError
-    from attnbias.methods.engine.look import look
 
     starts = range(0, len(readers), BATCH)
     for start in track(starts, description="looking", transient=True, disable=not sys.stdout.isatty()):
@@ -296,7 +354,7 @@ def _look(
                 if request.on_bad_image == "error":
                     raise
                 skipped.append(str(error))
-        yield from zip(photos, look(photos, columns, asked, request.normalisation), strict=True)
+        yield from zip(photos, see(photos), strict=True)
 
 
 def _write(request: Request, folder: Path) -> str:
@@ -305,19 +363,22 @@ def _write(request: Request, folder: Path) -> str:
     from attnbias.methods.engine.exhibit import Exhibit
 
     columns = _columns(request)
-    asked = parse_classes(request.classes, columns[0].loaded.classes)
-    source, readers = _photos(request, columns[0])
+    if len({column.loaded.method.reads_texts for column in columns}) > 1:
+        raise UsageError("some of these models are asked in words, others are not; show them one by one")
+    plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
+    names, source, readers, see = plan(request, columns)
     exhibit = Exhibit(
         folder,
         columns,
         request.normalisation,
+        names,
         style=request.style,
         opacity=request.opacity,
         boxes=request.boxes,
         contour=request.contour,
     )
     skipped: list[str] = []
-    shown: Iterable[tuple[Photo, Seen]] = _look(request, columns, asked, readers, skipped)
+    shown: Iterable[tuple[Photo, Seen]] = _look(request, see, readers, skipped)
     if request.top is not None:
         shown = heapq.nlargest(request.top, shown, key=lambda pair: pair[1].peak)
         source += f"; the {len(shown)} where {columns[0].name} peaks highest, highest first"

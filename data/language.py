@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from attnbias.data.datasets import PictureDataset, SampleKey, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text
-from attnbias.data.pictures import Decode, read_picture
+from attnbias.data.pictures import read_picture
 from attnbias.data.words import FOLDER as WORDS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class LanguageDataset(PictureDataset):
 
     A sample is {"image": (3, S, S), "text_ids": (L,) int64, "text_mask": (L,) int64, "target", "index"} and, for nlvr2,
     "image2": (3, S, S). The target is (answers,) float32 soft scores for vqa, () int64 for snli-ve and nlvr2, and 0 for
-    retrieval. What is random follows from (seed, epoch, index) alone, negatives included.
+    retrieval. What is random follows from (seed, epoch, index) alone, negatives included. Decoding is always exact.
 
     Retrieval: a caption that a picture has twice counts once. Training samples are pairs, and may come with
     "false_image": (3, S, S) of another picture, and "false_text_ids", "false_text_mask": (false_texts, L) of other
@@ -67,9 +67,8 @@ class LanguageDataset(PictureDataset):
         pictures_once: bool = False,
         seed: int = 0,
         on_bad_image: Literal["error", "skip"] = "error",
-        decode: Decode = "exact",
     ) -> None:
-        super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image, decode=decode)
+        super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image)
         self.tokenizer, self.max_length = tokenizer, max_length
         self.false_image, self.false_texts = false_image, false_texts
         if without := [record.path for record in index.records if record.text is None]:

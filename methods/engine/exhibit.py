@@ -1,4 +1,5 @@
-"""What `visualize` writes: overlays of every picture, column and class, panels, the gallery page, and the raw maps."""
+"""What `visualize` writes: overlays of every picture, column and class (or question), panels, sheets of questions, the
+gallery page, and the raw maps."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.look import Column, Photo, Seen
 from attnbias.methods.engine.overlay import DrawnBox, draw, published_overlay
 from attnbias.methods.engine.panels import draw_panels
+from attnbias.methods.engine.questions import draw_sheet
 
-GALLERY, OVERLAYS, PANELS, MAPS = "gallery.html", "overlays", "panels", "maps.npz"
+GALLERY, OVERLAYS, PANELS, SHEETS, MAPS = "gallery.html", "overlays", "panels", "sheets", "maps.npz"
 
 SMALLEST = 224
 """Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
+LONGEST = 100
+"""Letters of a class or question in a file's name."""
 
 
 class Exhibit:
@@ -31,6 +35,7 @@ class Exhibit:
         folder: Path,
         columns: Sequence[Column],
         rule: str,
+        names: Sequence[str],
         *,
         style: Literal["blend", "published"] = "blend",
         opacity: float = 0.7,
@@ -38,6 +43,8 @@ class Exhibit:
         contour: bool = False,
     ) -> None:
         self.folder, self.columns, self.rule = folder, columns, rule
+        self.names = names
+        """What is mapped, by number: the models' classes, or questions."""
         self.style, self.opacity, self.boxes, self.contour = style, opacity, boxes, contour
         self.items: list[GalleryItem] = []
         self.overlays = 0
@@ -45,16 +52,17 @@ class Exhibit:
 
     def add(self, photo: Photo, seen: Seen) -> None:
         """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
-        a method has panels to show, and keep the rest for the end."""
+        a method has panels to show, sheets/PLACE_NAME.png where questions were asked, and keep the rest for the end."""
         place = len(self.items)
         stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
         scale = max(1.0, SMALLEST / min(photo.picture.size))
         width, height = (round(scale * side) for side in photo.picture.size)
         picture = photo.picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else photo.picture
+        overlays: dict[int, list[Image.Image]] = {label: [] for label in seen.views[0].maps}
         for column, view, raw, entries in zip(self.columns, seen.views, seen.raw, self._raw, strict=True):
             target = self._room(OVERLAYS, column)
             for label, heat in view.maps.items():
-                name = column.loaded.classes[label]
+                name = self.names[label]
                 if self.style == "published":
                     published = published_overlay(np.asarray(photo.picture), raw[label], (224, 224))
                     drawn = Image.fromarray(published.overlay)
@@ -69,13 +77,23 @@ class Exhibit:
                         contour=self.contour,
                         boxes=[DrawnBox(*corner, name) for corner in corners],
                     )
-                path = target / f"{stem}.{file_name(name)}.png"
+                path = target / f"{stem}.{file_name(name)[:LONGEST]}.png"
                 drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
+                overlays[label].append(drawn)
                 self.overlays += 1
                 entries.append((place, label, raw[label]))
         for column, panels in zip(self.columns, seen.panels, strict=True):
             if panels:
                 draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
+        if photo.questions:
+            said = [
+                " | ".join(view.figures[number] for view in seen.views if view.figures.get(number))
+                for number in overlays
+            ]
+            titles, questions = [column.name for column in self.columns], [self.names[number] for number in overlays]
+            sheet = draw_sheet(picture, titles, questions, list(overlays.values()), said)
+            (self.folder / SHEETS).mkdir(exist_ok=True)
+            sheet.save(self.folder / SHEETS / f"{stem}.png")
         small = thumbnail(photo.picture)
         self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
 
@@ -92,7 +110,7 @@ class Exhibit:
             title=f"Where {' and '.join(dict.fromkeys(names))} look{'s' if len(set(names)) == 1 else ''}",
             source=source,
             date=date.today().isoformat(),
-            classes=self.columns[0].loaded.classes,
+            classes=tuple(self.names),
             runs=tuple(column.describe(self.rule) for column in self.columns),
             items=tuple(self.items),
             opacity=self.opacity,
@@ -108,7 +126,7 @@ class Exhibit:
         """
         arrays: dict[str, Any] = {
             "pictures": np.array([item.name for item in self.items]),
-            "classes": np.array(self.columns[0].loaded.classes),
+            "classes": np.array(self.names),
             "columns": np.array([column.name for column in self.columns]),
         }
         for place, entries in enumerate(self._raw):

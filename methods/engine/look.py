@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Photo:
     true: tuple[int, ...] | None = None
     unknown: tuple[int, ...] = ()
     boxes: tuple[ShareBox, ...] = ()
+    questions: Mapping[str, str] = field(default_factory=dict)
+    """What is asked of it in words, and what people answered, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,18 @@ class Seen:
 
 
 def photo_of(dataset: PictureDataset, place: int) -> Photo:
-    """One sample of a split with its labels and boxes."""
+    """One sample of a split with its labels and boxes, or with its text."""
     picture, target = dataset.picture(place), dataset.targets[place]
+    record, classes = dataset.records[place], dataset.index.classes
+    if record.text is not None:
+        answers = [label for label, _ in record.text.answers] if dataset.index.task == "vqa" else [int(target)]
+        people = ", ".join(classes[label] for label in answers if classes)
+        return Photo(record.path, picture, questions={record.text.sentence: people})
     boxes, labels = dataset.boxes(place)
     shares = boxes / torch.tensor([picture.width, picture.height] * 2)
     multilabel = dataset.index.task == "multilabel"
     return Photo(
-        name=dataset.records[place].path,
+        name=record.path,
         picture=picture,
         true=_labels(target == 1) if multilabel else (int(target),),
         unknown=_labels(target == -1) if multilabel else (),

@@ -7,7 +7,7 @@ imported inside the verbs). The engine calls only what stands here and knows no 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attnbias.data.index import Task
@@ -55,6 +55,9 @@ class Method(ABC):
     """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
     maps: ClassVar[Mapping[str, str]]
     """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
+    reads_texts: ClassVar[bool] = False
+    """Whether it is asked about pictures in words: `read_texts`, `text_scores` and `text_attention` then take the place
+    of `predict` and `attention` in `visualize`."""
 
     # What it is made of ----------------------------------------------------------------------------------------------
 
@@ -155,6 +158,27 @@ class Method(ABC):
     def default_map(self, recipe: Any) -> str:
         """The kind of map that `attention` gives where none is asked for."""
         return next(iter(self.maps))
+
+    def default_maps(self, recipe: Any) -> tuple[str, ...]:
+        """The kinds of map that `visualize` draws where none is asked for."""
+        return (self.default_map(recipe),)
+
+    def read_texts(self, recipe: Any, texts: Sequence[str], home: Path | None) -> Batch:
+        """What a batch holds of these texts, one a picture; `home` is the folder of the recipe's prepared set.
+
+        Raises:
+            UsageError: the method is not asked in words, or not about one picture.
+        """
+        raise UsageError(f"method '{self.name}' is asked by class (--classes), not in words")
+
+    def text_scores(self, model: nn.Module, batch: Batch, task: Task) -> Tensor | None:
+        """Probabilities (B, C) of the classes as answers to a batch of pictures and texts; None where there are none.
+        """
+        return None
+
+    def text_attention(self, model: nn.Module, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
+        """Where the model looked for each text: (B, h, w), non-negative, float32, at the feature resolution."""
+        raise UsageError(f"method '{self.name}' is asked by class (--classes), not in words")
 
     def gradcam_layer(self, model: nn.Module) -> nn.Module:
         """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
