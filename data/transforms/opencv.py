@@ -87,35 +87,36 @@ _LEVELS = np.maximum(np.arange(256), 1)
 _SATURATION_OF = np.rint((255 << 12) / _LEVELS).astype(np.int32)
 _HUE_OF = np.rint((180 << 12) / (6.0 * _LEVELS)).astype(np.int32)
 
+_UNIT = np.arange(256, dtype=np.float32) * np.float32(1 / 255)
+_TURN = np.arange(180, dtype=np.float32) * np.float32(6 / 180)
+_SIXTH = np.floor(_TURN).astype(np.intp)
+_REST = _TURN - _SIXTH.astype(np.float32)
+_MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])[_SIXTH].astype(np.int8)
+"""For each hue, which of (value, p, q, t) red, green and blue take."""
 
-def to_hsv(picture: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+
+def to_hsv(picture: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], Pixels]:
     """RGB (H, W, 3) -> H in 0..179, S and V in 0..255, each (H, W), in OpenCV's fixed-point arithmetic."""
-    red, green, blue = np.moveaxis(picture.astype(np.int32), 2, 0)
-    value = picture.max(axis=2).astype(np.int32)
-    spread = value - picture.min(axis=2)
+    red, green, blue = (np.ascontiguousarray(picture[..., channel]) for channel in range(3))
+    value = np.maximum(np.maximum(red, green), blue)
+    spread = value - np.minimum(np.minimum(red, green), blue)
     saturation = (spread * _SATURATION_OF[value] + (1 << 11)) >> 12
-    sector = np.where(
-        value == red, green - blue, np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
-    )
+    r, g, b, d = (plane.astype(np.int16) for plane in (red, green, blue, spread))
+    sector = np.where(value == red, g - b, np.where(value == green, b - r + 2 * d, r - g + 4 * d))
     hue = (sector * _HUE_OF[spread] + (1 << 11)) >> 12
     return hue + 180 * (hue < 0), saturation, value
 
 
-_MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
-"""For each sixth of the colour circle, which of (value, p, q, t) red, green and blue take."""
-
-
 def from_hsv(hue: NDArray[np.integer], saturation: NDArray[np.integer], value: NDArray[np.integer]) -> Pixels:
     """H in 0..179, S and V in 0..255, each (H, W) -> RGB (H, W, 3), in OpenCV's single precision."""
-    turn = hue.astype(np.float32) * np.float32(6 / 180)
-    sixth = np.floor(turn).astype(np.intp)
-    rest = turn - sixth.astype(np.float32)
-    grey, strength = (part.astype(np.float32) * np.float32(1 / 255) for part in (value, saturation))
-    parts = np.stack(
-        [grey, grey * (1 - strength), grey * (1 - strength * rest), grey * (1 - strength * (1 - rest))], axis=2
-    )
-    mixed = np.take_along_axis(parts, _MIXES[sixth % 6], axis=2) * np.float32(255)
-    # OpenCV truncates in its vector code (32 pixels at a time) and rounds what is left of each row.
-    rounded = mixed.shape[1] // 32 * 32
-    np.rint(mixed[:, rounded:], out=mixed[:, rounded:])
-    return mixed.astype(np.uint8)
+    rest, strength, bright = _REST[hue], _UNIT[saturation], _UNIT[value]
+    shares = (bright, bright * (1 - strength), bright * (1 - strength * rest), bright * (1 - strength * (1 - rest)))
+    levels = [_truncated(share * np.float32(255)) for share in shares]
+    return np.stack([np.choose(_MIXES[hue, channel], levels) for channel in range(3)], axis=2)
+
+
+def _truncated(levels: NDArray[np.float32]) -> Pixels:
+    """To uint8 as OpenCV does: its vector code, 32 pixels at a time, truncates; what is left of each row is rounded."""
+    rounded = levels.shape[1] // 32 * 32
+    np.rint(levels[:, rounded:], out=levels[:, rounded:])
+    return levels.astype(np.uint8)
