@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from attnbias.cli.shared import DataRoot
 from attnbias.methods import METHODS, get_method
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def recipes(
 
 @listing.command()
 def datasets(
-    root: Annotated[Path | None, typer.Option("--root", help="Where prepare-data put the sets.")] = None,
+    root: DataRoot = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also show classes, splits, licences, pages and expected files.")
     ] = False,

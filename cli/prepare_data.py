@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attnbias.cli.shared import DataRoot
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 
@@ -35,9 +36,7 @@ def prepare_data(
         ),
     ],
     source: Annotated[Path | None, typer.Option(help="Folder that holds the dataset's official files.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Where prepared datasets stand.", show_default="$ATTNBIAS_DATA, else ./datasets")
-    ] = None,
+    root: DataRoot = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every picture and name the broken ones.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what was prepared from another source or settings.")

@@ -280,7 +280,7 @@ def test_help_shows_groups_ranges_choices_and_the_papers_values() -> None:
     for words in (
         *("Data", "Training", "Method", "Run (does not change the numbers)", "Starting weights"),
         *("[>= 16] [paper: 448]", "[> 0, < 1] [paper: none]", "<1|2|4|6|8>", "[paper: 0.5]", "<float,...|none>"),
-        "<unit|half|imagenet|cifar>",
+        "<unit|half|imagenet|cifar|clip>",
     ):
         assert words in shown
     for name in get_method("csra").recipe_type.model_fields:
@@ -292,8 +292,8 @@ def test_help_shows_groups_ranges_choices_and_the_papers_values() -> None:
     [
         (["train", "c"], ["csra"]),
         (["train", "csra", "--recipe", "voc"], ["voc07-resnet101", "voc07-resnetcut", "voc07-resnetcut-extra"]),
-        (["train", "csra", "--dataset", "coc"], ["coco"]),
-        (["prepare-data", "voc"], ["voc07", "voc12"]),
+        (["train", "csra", "--dataset", "wid"], ["wider"]),
+        (["prepare-data", "cifar"], ["cifar10", "cifar100"]),
     ],
 )
 def test_the_shell_completes_without_torch(words: list[str], offered: list[str]) -> None:
