@@ -30,7 +30,7 @@ SPLIT_LIMIT = 48
 """Pictures of a split that are drawn where --limit says nothing."""
 
 
-WRITTEN = ("overlays", "panels", "sheets", "maps.npz", "gallery.html")
+WRITTEN = ("overlays", "panels", "segments", "sheets", "maps.npz", "gallery.html")
 """All that this command writes, and all that --overwrite replaces."""
 
 
@@ -75,7 +75,8 @@ class Plan(NamedTuple):
 
 
 def _command(method: Method) -> Callable[..., None]:
-    kinds = "; ".join([*(f"{name} = {text.rstrip('.')}" for name, text in method.maps.items()), "gradcam = Grad-CAM"])
+    maps = dict(method.maps) if method.reads_texts else {**method.maps, "gradcam": "Grad-CAM"}
+    kinds = "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
 
     def command(
         load_from: Annotated[
@@ -129,7 +130,7 @@ def _command(method: Method) -> Callable[..., None]:
                 "--map",
                 help=f"{kinds}. Repeat for several.",
                 show_default=" and ".join(method.default_maps(next(iter(method.recipes.values())).recipe)),
-                autocompletion=lambda: [*method.maps, "gradcam"],
+                autocompletion=lambda: list(maps),
             ),
         ] = None,
         head: Annotated[

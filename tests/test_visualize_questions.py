@@ -189,3 +189,14 @@ def test_what_cannot_be_asked_is_one_line(model: Path, root: Path, photo: Path, 
     plain = checkpoint(tmp_path / "csra.safetensors", ("cat", "dog"))
     common = ["--load-from", plain, "--out", tmp_path / "out", "--question", QUESTION]
     assert "is asked by class: use --classes" in refused(photo, *common, method="csra")
+
+
+def test_help_offers_questions_where_they_are_answered() -> None:
+    asked, by_class = (
+        CliRunner().invoke(app, ["visualize", method, "--help"], env={"COLUMNS": "200"}).output
+        for method in (NAME, "csra")
+    )
+    assert "--question" in asked
+    assert "gradcam" not in asked
+    assert "--question" not in by_class
+    assert "gradcam" in by_class
