@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.checkpoint import Progress, RunFolder, is_complete
@@ -201,3 +202,21 @@ def test_average_of_weights_is_evaluated_beside_them(demo_root: Path, straight: 
     assert "averaged weights" in averaged.source
     parameters = zip(raw.model.state_dict().values(), averaged.model.state_dict().values(), strict=True)
     assert any(not torch.equal(a, b) for a, b in parameters)
+
+
+def test_gradient_checkpointing_changes_no_step(demo_root: Path, tmp_path: Path) -> None:
+    named = get_method("absvit").named_recipe("demo").recipe
+    recipe = revise(named, {"epochs": 1, "batch_size": 20, "image_size": 32, "dropout": 0.1, "drop_path": 0.1})
+    states = []
+    for saving in (False, True):
+        out = tmp_path / f"saving-{saving}"
+        outcome = train("absvit", recipe, tiny_options(out, demo_root, grad_checkpointing=saving))
+        states.append(load_file(RunFolder(out).folder(outcome.progress.step) / "model.safetensors"))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_gradient_checkpointing_of_batch_norm_is_refused(demo_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for transformers"):
+        run(tmp_path / "run", demo_root, grad_checkpointing=True)
+    assert not (tmp_path / "run").exists()

@@ -33,6 +33,7 @@ class Options:
     trackers: tuple[str, ...] = ()
     compile: bool = False
     channels_last: bool = False
+    grad_checkpointing: bool = False
     deterministic: bool = False
     threads: int | None = None
     on_bad_image: Literal["error", "skip"] = "error"

@@ -67,6 +67,18 @@ def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accum
     )
 
 
+def checkpoint_gradients(method: Method, model: nn.Module) -> None:
+    """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
+
+    Raises:
+        UsageError: nothing in the model can, or its running means would count every batch twice.
+    """
+    part: Any = next((part for part in model.modules() if hasattr(part, "set_grad_checkpointing")), None)
+    if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
+        raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
+    part.set_grad_checkpointing(True)
+
+
 def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
     """Start Accelerate for this process.
 
@@ -143,6 +155,8 @@ class _Run:
         if options.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.model = method.build_model(recipe, len(self.classes), self.task)
+        if options.grad_checkpointing:
+            checkpoint_gradients(method, self.model)
 
     # Set-up ----------------------------------------------------------------------------------------------------------
 
@@ -215,7 +229,7 @@ class _Run:
         recipe, options, accelerator = self.recipe, self.options, self.accelerator
         if checkpoint is not None:
             self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-        if recipe.sync_bn and accelerator.num_processes > 1:
+        if recipe.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has no other
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(accelerator.device)
         if options.channels_last:
