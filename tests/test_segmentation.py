@@ -16,7 +16,6 @@ from command_line import attnbias
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data.masks import read_masks
 from attnbias.data.prepare import Options, prepare
 from attnbias.methods.absvit import METHOD as CLASSIFIER
 from attnbias.methods.absvit.recipe import AbSViTRecipe
@@ -314,33 +313,6 @@ def test_windows_and_several_sizes_segment_as_well(run: Path, tmp_path: Path) ->
     assert min(slide["mIoU"], several["mIoU"]) > 50
 
 
-def coco_supercategories(source: Path, folder: Path) -> None:
-    """Write COCO photographs with the supercategory of each pixel, their shorter side 120 pixels: 16 to train, 8 to
-    evaluate. Small objects lie on large ones."""
-    annotations = source / "annotations" / "instances_train2017.json"
-    content = json.loads(annotations.read_text())
-    kinds = sorted({category["supercategory"] for category in content["categories"]})
-    of = np.array([1 + kinds.index(category["supercategory"]) for category in content["categories"]])
-    folder.mkdir()
-    (folder / "classes.txt").write_text("\n".join(["background", *kinds]) + "\n")
-    identifiers = {item["file_name"]: item["id"] for item in content["images"]}
-    for place, file in enumerate(sorted((source / "images").rglob("*.jpg"))[:24]):
-        split = "train" if place < 16 else "val"
-        objects = read_masks(annotations, identifiers[file.name])
-        with Image.open(file) as stored:
-            picture = stored.convert("RGB")
-        labels = np.zeros((picture.height, picture.width), dtype=np.uint8)
-        for k in np.argsort(-objects.masks.sum((1, 2))):
-            labels[objects.masks[k]] = 255 if objects.crowd[k] else of[objects.labels[k]]
-        shrink = 120 / min(picture.size)
-        size = (round(picture.width * shrink), round(picture.height * shrink))
-        for name in ("images", "labels"):
-            (folder / name / split).mkdir(parents=True, exist_ok=True)
-        picture.resize(size).save(folder / "images" / split / f"{file.stem}.jpg")
-        nearest = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
-        nearest.save(folder / "labels" / split / f"{file.stem}.png")
-
-
 def voc_pieces(source: Path, folder: Path) -> None:
     """Write VOC2012's layout from its few pictures, which both train and evaluate."""
     home = folder / "VOCdevkit" / "VOC2012"
@@ -362,10 +334,11 @@ def cityscapes_pieces(source: Path, folder: Path) -> None:
             shutil.copy(file, city / f"frankfurt_00000{number}_000000_{part}.png")
 
 
+@pytest.mark.slow
 def test_photographs_train_and_evaluate(real_data: Path, tmp_path: Path) -> None:
-    coco_supercategories(real_data / "coco128", tmp_path / "supercategories")
-    attnbias("prepare-data", tmp_path / "supercategories", "--root", tmp_path / "datasets", expect=0)
-    lines = train(tmp_path, tmp_path / "supercategories", 24, "--batch-size", 4)
+    photographs = real_data / "coco128"
+    attnbias("prepare-data", photographs, "--masks", "supercategory", "--root", tmp_path / "datasets", expect=0)
+    lines = train(tmp_path, photographs, 24, "--batch-size", 4)
     assert np.mean(losses(lines)[-5:]) < 0.85 * np.mean(losses(lines)[:5])
     assert len(measured(lines)["IoU"]) == 13
     assert 0 < measured(lines)["mIoU"] < 100

@@ -70,13 +70,15 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: nn.Module, *, signed: bool = False) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017) at the output of `layer`: ReLU(sum_k mean(d logit / d A_k) A_k).
 
-    `model(images)`, in evaluation mode, gives logits (B, C). `layer` gives (B, D, h, w), or tokens (B, N, D) that are
-    laid out by `token_grid`. `classes` is (K,) or (B, K) int64.
+    `model(images)`, in evaluation mode, gives logits (B, C), or (B, C, h, w), whose mean over the grid is explained
+    (Vinogradova et al., AAAI 2020). `layer` gives (B, D, h, w), or tokens (B, N, D) that are laid out by `token_grid`.
+    `classes` is (K,) or (B, K) int64.
     Returns (B, K, h, w), before the ReLU where `signed`. No parameter receives a gradient.
     """
     # Tensors made under inference_mode, as an evaluation loop makes them, cannot enter a graph: hence the clones.
     with torch.inference_mode(False), torch.enable_grad(), _captured(layer) as activation:
         logits = model(images.clone()).float()
+        logits = logits.flatten(2).mean(2) if logits.ndim == 4 else logits
         wanted = classes.to(logits.device).clone().expand(len(images), -1)  # (B, K)
         chosen = logits.gather(1, wanted).sum(0)  # (K,): samples do not meet in evaluation mode
         features = activation()

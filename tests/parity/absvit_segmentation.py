@@ -21,7 +21,7 @@ from attnbias.data.segmentation_sets import REDUCED
 from attnbias.methods.absvit.convert import resize_pos_embed
 from attnbias.methods.absvit.segmentation import METHOD, NO_DECAY
 from attnbias.methods.absvit.segmentation.heads import FCNHead, UPerHead
-from attnbias.methods.absvit.segmentation.inference import probabilities, view_logits
+from attnbias.methods.absvit.segmentation.inference import likeliest, probabilities, view_logits
 from attnbias.methods.absvit.segmentation.loss import pixel_loss
 from attnbias.methods.absvit.segmentation.measures import area_measures, class_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
@@ -156,7 +156,7 @@ def upernet(case: Golden) -> dict[str, Any]:
         "decode_logits": decoded,
         "aux_logits": auxiliary,
         "full_logits": full,
-        "argmax": full.argmax(1),
+        "argmax": likeliest(full),
         "losses": published_terms(terms),
         "gradients": {
             "total_norm": math.sqrt(sum(norm**2 for norm in gradients.values())),
@@ -210,7 +210,7 @@ def infer(case: Golden) -> dict[str, Any]:
     model, rescale = segmenter_of(config, case.state_dict()), config.get("rescale", True)
     sizes = (config["ori_shape"][:2], config["img_shape"][:2]) if rescale else (None, None)
     shares = probabilities(view_logits(model, image_of(case), recipe_of(config), *sizes), config["flip"])
-    return {"probabilities": shares, "prediction": shares.argmax(1)}
+    return {"probabilities": shares, "prediction": likeliest(shares)}
 
 
 # Losses and measures --------------------------------------------------------------------------------------------------
@@ -272,8 +272,7 @@ def param_groups(case: Golden) -> dict[str, Any]:
     optimizer = build_optimizer(groups, recipe)
     first = optimizer.param_groups[0]
     return {
-        # The program has a group a tensor.
-        "n_groups": sum(len(group["params"]) for group in groups),
+        "n_groups": len(names),  # the program has a group a tensor, frozen ones too
         **{f"decay_{group['weight_decay']:g}": [names[id(p)] for p in group["params"]] for group in groups},
         "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
         "optimizer": {

@@ -13,12 +13,14 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Batch, Method, Schedule
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from attnbias.data.datasets import PictureDataset
     from attnbias.data.index import Index
     from attnbias.data.pictures import Decode
+    from attnbias.data.transforms.segmentation import EvalTransform
     from attnbias.methods.absvit.segmentation.model import Segmenter
 
 NO_DECAY = ("pos_embed", "cls_token", "norm")
@@ -108,7 +110,7 @@ class SegmentationMethod(Method):
             UsageError: fast decoding, which shrinks pictures and not their label maps.
         """
         from attnbias.data.segmentation import LabelMapDataset
-        from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
+        from attnbias.data.transforms.segmentation import TrainTransform
 
         if decode == "fast":
             raise UsageError("--decode fast changes the size of pictures beside label maps; use --decode exact")
@@ -117,8 +119,7 @@ class SegmentationMethod(Method):
                 recipe.scale, recipe.ratio, recipe.crop, recipe.cat_max_ratio, recipe.flip, recipe.photometric
             )
             return LabelMapDataset(index, transform, seed=recipe.seed, on_bad_image=on_bad_image)
-        views = EvalTransform(recipe.scale, recipe.test_ratios if recipe.aug_test else (1.0,))
-        return LabelMapDataset(index, views, seed=recipe.seed, on_bad_image=on_bad_image)
+        return LabelMapDataset(index, views(recipe), seed=recipe.seed, on_bad_image=on_bad_image)
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
         """How sure the model is of each class at the patch where it is most so: `scores` (B, K)."""
@@ -148,6 +149,16 @@ class SegmentationMethod(Method):
         from attnbias.methods.absvit.segmentation.measures import area_measures
 
         return area_measures(scores["intersect"], scores["predicted"], targets)
+
+    def label_map(
+        self, model: nn.Module, picture: NDArray[np.uint8], recipe: SegmentationRecipe
+    ) -> NDArray[np.int64] | None:
+        """The class of each pixel, as evaluation has it."""
+        from attnbias.methods.absvit.segmentation.inference import segment
+
+        device = next(model.parameters()).device
+        seen = [image.to(device) for image in views(recipe).images(picture)]
+        return segment(model, seen, picture.shape[:2], recipe).cpu().numpy()
 
     def deciding_measure(self, task: Task) -> str:
         """Mean intersection over union."""
@@ -200,6 +211,13 @@ class SegmentationMethod(Method):
         from attnbias.methods.absvit.segmentation.convert import fit_resolution
 
         return fit_resolution(cast("Segmenter", model), state)
+
+
+def views(recipe: SegmentationRecipe) -> EvalTransform:
+    """How an evaluated picture is seen: at one size, or at several."""
+    from attnbias.data.transforms.segmentation import EvalTransform
+
+    return EvalTransform(recipe.scale, recipe.test_ratios if recipe.aug_test else (1.0,))
 
 
 METHOD = SegmentationMethod()

@@ -21,7 +21,7 @@ def pixel_loss(logits: Tensor, target: Tensor, avg_non_ignore: bool = False) -> 
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
     with torch.no_grad():
         epsilon = torch.finfo(torch.float32).eps
-        right = ((logits.argmax(1) == target) & known).sum()
+        right = ((logits.max(dim=1).indices == target) & known).sum()
         accuracy = 100 * (right + epsilon) / (known.sum() + epsilon)
     return total / (known.sum().clamp_min(1) if avg_non_ignore else target.numel()), accuracy
 

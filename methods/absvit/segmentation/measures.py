@@ -29,10 +29,9 @@ class Areas(NamedTuple):
 
 def count_areas(prediction: Tensor, target: Tensor, classes: int) -> Areas:
     """Count the pixels of each class in a prediction and a label map of one size; where the label is 255, neither."""
-    known = target != IGNORE
-    prediction, target = prediction[known].long(), target[known].long()
-    sets = prediction[prediction == target], prediction, target
-    return Areas(*(torch.bincount(pixels, minlength=LEVELS)[:classes] for pixels in sets))
+    pairs = torch.bincount((target * classes + prediction).flatten(), minlength=LEVELS * classes)
+    counts = pairs.unflatten(0, (LEVELS, classes))[:IGNORE]  # label x prediction
+    return Areas(counts.diagonal(), counts.sum(0), counts[:classes].sum(1))
 
 
 def class_measures(

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attnbias.methods.absvit.convert import resize_pos_embed
 from attnbias.methods.absvit.model import AbSViT
@@ -91,7 +92,11 @@ class DenseViT(VisionTransformer):
             if prompts is not None:
                 x = self._prompted(x[:, :1], prompts[None], x[:, self.num_prefix_tokens :])
             yield x
-            x = block(x) if topdown is None else block(x, topdown=topdown)
+            signal = {} if topdown is None else {"topdown": topdown}
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, **signal)
+            else:
+                x = block(x, **signal)
         yield x
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
