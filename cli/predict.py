@@ -150,7 +150,7 @@ def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> Non
     """Write the files that were asked for, or a line a picture."""
     from attnbias.methods.engine.predict import chosen
 
-    pictures = []
+    pictures: list[dict[str, Any]] = []
     for path, scores in zip(predictions.paths, predictions.scores, strict=True):
         labels = chosen(scores, loaded.task == "multilabel", job["top_k"], job["threshold"])
         named = [{"class": loaded.classes[label], "score": round(float(scores[label]), 6)} for label in labels]

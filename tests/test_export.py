@@ -13,6 +13,7 @@ from command_line import attnbias
 from PIL import Image
 
 from attnbias.methods import get_method
+from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.export import METADATA, compare, export, pictures_for_check, runner, wrap
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
@@ -25,6 +26,8 @@ NAMES = tuple("abcdefg")
 
 def checkpoint(path: Path, method: str, task: Any = "multilabel", **fields: Any) -> Path:
     found = get_method(method)
+    if method == "lsas":
+        fields = {"pipeline": "square", **fields}  # photographs of any size
     recipe = revise(found.recipes["demo"].recipe, fields)
     torch.manual_seed(0)
     model = found.build_model(recipe, len(NAMES), task)
@@ -48,11 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_torch_export_answers_as_the_model(method: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.pt2"
-    weights = (
-        checkpoint(tmp_path / "w.safetensors", method, pipeline="square")
-        if method == "lsas"
-        else checkpoint(tmp_path / "w.safetensors", method)
-    )
+    weights = checkpoint(tmp_path / "w.safetensors", method)
     done = attnbias(
         "export", method, "--load-from", weights, "--format", "torch-export", "--out", out, "--check", photos, expect=0
     )
@@ -82,8 +81,7 @@ def test_torch_export_answers_as_the_model(method: str, photos: Path, tmp_path: 
 def test_onnx_answers_as_the_model_in_onnxruntime(method: str, photos: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     out = tmp_path / "m.onnx"
-    options = {"pipeline": "square"} if method == "lsas" else {}
-    weights = checkpoint(tmp_path / "w.safetensors", method, **options)
+    weights = checkpoint(tmp_path / "w.safetensors", method)
     done = attnbias("export", method, "--load-from", weights, "--out", out, "--check", photos, expect=0)
     assert f"{out}: images (B, 3, " in done.out
     assert "largest difference on 6 pictures" in done.out
@@ -103,7 +101,7 @@ def test_onnx_answers_as_the_model_in_onnxruntime(method: str, photos: Path, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_map_exports_or_says_why_not(method: str, photos: Path, tmp_path: Path) -> None:
-    weights = checkpoint(tmp_path / "w.safetensors", method, **({"pipeline": "square"} if method == "lsas" else {}))
+    weights = checkpoint(tmp_path / "w.safetensors", method)
     for kind in (*get_method(method).maps, "gradcam"):
         out = tmp_path / f"{kind}.pt2"
         common = ("export", method, "--load-from", weights, "--format", "torch-export", "--out", out, "--map", kind)
@@ -157,7 +155,7 @@ def test_what_does_not_agree_is_found_and_not_kept(
     assert compare(exported, exported, dataset, 6)
     monkeypatch.setattr("attnbias.methods.engine.export.runner", lambda path, form: wrong)
     out = tmp_path / "out" / "m.pt2"
-    with pytest.raises(Exception, match="does not agree with the model: .*; it was not kept"):
+    with pytest.raises(RunError, match=r"does not agree with the model: .*; it was not kept"):
         export(exported, loaded, "torch-export", out, dataset)
     assert not out.exists()
     assert list((tmp_path / "out").iterdir()) == []

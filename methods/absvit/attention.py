@@ -95,10 +95,11 @@ def steered_norms(model: AbSViT, patches: Tensor, classes: Tensor, gain: float =
     """Feature norms (B, K, N) of a second pass for each class (B, K), steered by the head's row of that class."""
     tokens = model.encode(patches)
     pictures = torch.arange(classes.shape[0], device=classes.device).repeat_interleave(classes.shape[1])
-    norms = []
-    # An exported graph, whose batch is free, cannot be cut into parts.
-    size = pictures.shape[0] if torch.compiler.is_exporting() else SEQUENCES
-    for part, prior in zip(pictures.split(size), classes.flatten().split(size), strict=True):
+    priors, norms = classes.flatten(), []
+    # A graph whose batch is free cannot be cut into parts.
+    size = None if torch.compiler.is_exporting() else SEQUENCES
+    parts = [(pictures, priors)] if size is None else zip(pictures.split(size), priors.split(size), strict=True)
+    for part, prior in parts:
         feedback = model.feedback(model.weighted(tokens[part], prior, gain))
         norms.append(feature_norms(model, patches[part], feedback))
     return torch.cat(norms).unflatten(0, classes.shape)

@@ -40,7 +40,8 @@ class OwnPictures(PictureDataset):
         return ImageOps.exif_transpose(super().picture(index))
 
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
-        if len({sample["image"].shape for sample in samples if "image" in sample}) > 1:
+        good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
+        if len({sample["image"].shape for sample in good}) > 1:
             raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")
         return super().collate(samples)
 
