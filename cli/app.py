@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -19,6 +21,7 @@ from attnbias.cli.train import train
 from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
+from attnbias.methods.engine.errors import Interrupted
 
 app = typer.Typer(
     name="attnbias",
@@ -64,10 +67,26 @@ app.add_typer(listing, name="list")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _end_on_signals()
     try:
         code = app(prog_name="attnbias", standalone_mode=False)
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:
             typer.echo(message, err=True)
     sys.exit(code)
+
+
+def _end_on_signals() -> None:
+    """Let SIGINT and SIGTERM end the command in one line: the first in good order, a second one at once."""
+    home = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != home:
+            sys.exit(128 + number)  # a worker process that was forked from this one ends without a word
+        raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from attnbias.data.errors import DataError
-from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
+from attnbias.methods.engine.errors import Interrupted, RunError, Stopped, UsageError, did_you_mean
 from attnbias.weights.errors import WeightsError
 
 EXIT_CODES: dict[type[BaseException], int] = {UsageError: 2, DataError: 3, WeightsError: 3, RunError: 1}
@@ -30,8 +30,10 @@ def describe(error: BaseException) -> tuple[int, str]:
 def _one_line(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stopped):
         return 128 + error.signal_number, f"stopped by {error}; continue with the same command and --resume auto"
-    if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT, "stopped by SIGINT"
+    if isinstance(error, KeyboardInterrupt):  # in a process that was started for a run
+        error = Interrupted(signal.SIGINT)
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number, f"stopped by {error}; the same command starts it again"
     if isinstance(error, TypedWrong):
         return 2, _typed_wrong(error)
     for kind, code in EXIT_CODES.items():

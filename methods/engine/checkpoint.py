@@ -2,7 +2,6 @@
 
     RUN/recipe.yaml  environment.json  metrics.jsonl  .lock
     RUN/checkpoints/step-00000120/   model.safetensors [ema.safetensors] optimizer.pt progress.json complete.json
-    RUN/checkpoints/best             the name of the best checkpoint's folder
 
 A checkpoint is written to a temporary folder and flushed; complete.json (sizes and CRC-32 of every file) comes last;
 then the folder is renamed. A folder whose manifest does not hold is never picked up.
@@ -79,6 +78,11 @@ def _system_error(error: BaseException | None) -> int | None:
         return error.errno
     quoted = re.search(r"os error (\d+)", str(error)) if isinstance(error, WeightsError) else None
     return int(quoted[1]) if quoted else None
+
+
+def _cannot_write(what: str, number: int) -> RunError:
+    reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
+    return RunError(f"cannot write {what}: {reason}; the last good checkpoint is untouched")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -170,12 +174,13 @@ class RunFolder:
         return next((self.folder(s) for s in reversed(self.steps()) if is_complete(self.folder(s))), None)
 
     def best(self) -> Path | None:
-        """The checkpoint named best, when it is there and complete."""
-        try:
-            folder = self.checkpoints / (self.checkpoints / "best").read_text().strip()
-        except OSError:
-            return None
-        return folder if is_complete(folder) else None
+        """The checkpoint that reached the best measure so far, when it is there and complete.
+
+        The newest checkpoint says which one: a name kept beside them could lag behind after a kill.
+        """
+        newest = self.latest()
+        step = None if newest is None else self.read_progress(newest).best_step
+        return self.folder(step) if step is not None and is_complete(self.folder(step)) else None
 
     def save(self, progress: Progress, write: Callable[[Path], None]) -> Path:
         """Write a checkpoint: `write(folder)` puts the tensor files there, the rest is done here.
@@ -204,37 +209,47 @@ class RunFolder:
             else:
                 part.rename(final)
             _flush(self.checkpoints)
-            if progress.best_step == progress.step:
-                replace_text(self.checkpoints / "best", final.name)
         except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
-            number = _system_error(error)
-            if number is None:
+            if (number := _system_error(error)) is None:
                 raise
-            reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
-            raise RunError(
-                f"cannot write checkpoint {final}: {reason}; the last good checkpoint is untouched"
-            ) from None
+            raise _cannot_write(f"checkpoint {final}", number) from None
         self._prune(progress)
         return final
 
     def _prune(self, progress: Progress) -> None:
-        kept = {*self.steps()[-self.keep :], progress.best_step}
+        # Later steps are of a course that the run left when it was resumed before them.
+        kept = {*[step for step in self.steps() if step <= progress.step][-self.keep :], progress.best_step}
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self.folder(step), ignore_errors=True)
 
     @staticmethod
     def read_progress(folder: Path) -> Progress:
-        """Read where a checkpoint's run stood."""
-        return Progress(**json.loads((folder / "progress.json").read_text()))
+        """Read where a checkpoint's run stood.
+
+        Raises:
+            WeightsError: another version wrote it.
+        """
+        try:
+            return Progress(**json.loads((folder / "progress.json").read_text()))
+        except (TypeError, ValueError):
+            raise WeightsError(f"{folder} was written by another version of attnbias; train again") from None
 
     # The metrics log -------------------------------------------------------------------------------------------------
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl and flush it."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one line to metrics.jsonl and flush it.
+
+        Raises:
+            RunError: it cannot be written; a resumed run writes it again.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise _cannot_write(str(path), error.errno or 0) from None
 
     def rewind_log(self, lines: int) -> None:
         """Keep the first lines only: a run resumed from there writes the others again."""

@@ -23,6 +23,14 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
+class Interrupted(BaseException):
+    """A signal ended a command that had nothing to save (exit code 128 + signal); no handler of errors swallows it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" when a known name is near, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 
 PEER_GRACE = 10.0
 """Seconds that a process which lost another one waits before it speaks."""
@@ -57,8 +57,9 @@ def launch(worker: Callable[[str], None], job: str, processes: int, describe: De
     """
     if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _call(worker, job, describe)
-    for name in ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
@@ -77,25 +78,26 @@ def launch(worker: Callable[[str], None], job: str, processes: int, describe: De
             elastic_launch(config, _spawned)(worker, job, describe, reports, processes)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            return _report(Path(reports), failure.exitcode)
+            return _report(Path(reports), *_ended(failure.exitcode))
         except SignalException as stop:
-            _report(Path(reports), 128 + int(stop.sigval))
-            return 128 + int(stop.sigval)
+            return _report(Path(reports), *describe(Interrupted(int(stop.sigval))))
     return 0
 
 
-def _report(reports: Path, exit_code: int) -> int:
-    """Print the first failing process's words; return its exit code."""
+def _report(reports: Path, code: int, message: str) -> int:
+    """Print the words of the first process that failed, or `message` where none spoke; return the exit code."""
     written = sorted(reports.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
     if written:
-        code, message = written[0].read_text().split("\n", 1)
-        print(message, file=sys.stderr, end="")  # noqa: T201 - the launcher speaks for its children
-        return int(code)
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        print(f"error: a process was ended by {name}; the others were stopped", file=sys.stderr)  # noqa: T201
-        return 1
-    return exit_code or 1
+        first, message = written[0].read_text().split("\n", 1)
+        code = int(first)
+    print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201 - the launcher speaks for its children
+    return code
+
+
+def _ended(exit_code: int) -> tuple[int, str]:
+    """What is said of a process that ended without a word."""
+    how = f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    return 1, f"error: a process {how}; the others were stopped"
 
 
 def _spawned(worker: Callable[[str], None], job: str, describe: Describe, reports: str, processes: int) -> None:
@@ -117,7 +119,7 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
         if report is None:
             print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201
         else:
-            if re.search(r"by peer|remote process", str(error)):
+            if re.search(r"by peer|remote process|broken pipe|connection reset", str(error), re.IGNORECASE):
                 # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
                 time.sleep(PEER_GRACE)
             report.write_text(f"{code}\n{message.rstrip()}\n")

@@ -350,9 +350,11 @@ class _Run:
         epoch = plan.epoch_of(progress.step)
         last = progress.step == plan.total_steps
         if self.recipe.eval_steps or epoch % self.options.eval_every == 0 or last:
+            lines = progress.log_lines
             try:
                 entry = self._evaluate(epoch)
             except Stopped:
+                progress.log_lines = lines  # a resumed run evaluates, and writes those lines, again
                 self._save()
                 raise
             progress.history.append(entry)
