@@ -208,10 +208,9 @@ def _pictures(pairs: Sequence[Record]) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.flatnonzero(begins), begins.cumsum() - 1
 
 
-def _stacked(values: Sequence[Any]) -> Tensor:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """Stack tensors; pictures (3, H, W) to the height and the width of the largest."""
-    tensors = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
-    if tensors[0].ndim == 3 and any(tensor.shape != tensors[0].shape for tensor in tensors):
+    if any(tensor.shape != tensors[0].shape for tensor in tensors):
         height, width = (max(tensor.shape[side] for tensor in tensors) for side in (1, 2))
         tensors = [pad(tensor, (0, width - tensor.shape[2], 0, height - tensor.shape[1])) for tensor in tensors]
-    return torch.stack(tensors)
+    return torch.stack(list(tensors))
