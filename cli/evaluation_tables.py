@@ -109,15 +109,16 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
 
 
 def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
-    if "AP" not in results[0]["measures"]:
-        console.print("--per-class: only multi-label sets have a measure of each class", style="yellow")
+    measure = next((name for name in ("AP", "IoU") if name in results[0]["measures"]), None)
+    if measure is None:
+        console.print("--per-class: only multi-label and segmentation sets have a measure of each class", style="yellow")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class")
     for result in results:
-        table.add_column(f"{Path(result['load_from']).name}/{result['split']} AP", justify="right")
+        table.add_column(f"{Path(result['load_from']).name}/{result['split']} {measure}", justify="right")
     for place, name in enumerate(results[0]["classes"]):
-        values = [result["measures"]["AP"][place] for result in results]
+        values = [result["measures"][measure][place] for result in results]
         table.add_row(name, *map(_number, values))
     console.print(table)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, cast
 
@@ -92,11 +93,8 @@ class DenseViT(VisionTransformer):
             if prompts is not None:
                 x = self._prompted(x[:, :1], prompts[None], x[:, self.num_prefix_tokens :])
             yield x
-            signal = {} if topdown is None else {"topdown": topdown}
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, **signal)
-            else:
-                x = block(x, **signal)
+            step = block if topdown is None else partial(block, topdown=topdown)
+            x = checkpoint(step, x, use_reentrant=False) if self.grad_checkpointing and self.training else step(x)
         yield x
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
