@@ -111,7 +111,7 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
 def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
     measure = next((name for name in ("AP", "IoU") if name in results[0]["measures"]), None)
     if measure is None:
-        console.print("--per-class: only multi-label and segmentation sets have a measure of each class", style="yellow")
+        console.print("--per-class: only multi-label sets and label maps have one for each class", style="yellow")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class")
