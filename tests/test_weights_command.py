@@ -15,6 +15,7 @@ from golden_case import Golden
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from attnbias.data.class_names import known_class_names
 from attnbias.methods import get_method
 from attnbias.methods.engine.inspection import PLAIN
 from attnbias.methods.engine.load import load_run, weights_metadata
@@ -188,3 +189,23 @@ def test_a_network_of_its_own_has_no_plain_part(method: str, tmp_path: Path) -> 
     line = attnbias("weights", "convert", tmp_path / "w.safetensors", "--to", plain, "--to-plain", expect=2).line
     assert f"no part of this '{method}' model is timm's or torchvision's" in line
     assert not plain.exists()
+
+
+# Names of classes -----------------------------------------------------------------------------------------------------
+
+
+def test_classes_of_published_files_are_named_where_their_set_is_not_prepared(tmp_path: Path) -> None:
+    path = authors_file(tmp_path / "w.pth", "csra/fwd_r18_h2")
+    shown = attnbias("weights", "inspect", path, expect=0).out
+    assert "20 classes: aeroplane, bicycle, bird, boat, bottle" in shown
+
+
+def test_names_of_coco_are_those_of_its_annotations(real_data: Path) -> None:
+    (file,) = (real_data / "coco128" / "annotations").glob("*.json")
+    categories = sorted(json.loads(file.read_text())["categories"], key=lambda category: category["id"])
+    assert known_class_names("coco") == tuple(category["name"] for category in categories)
+
+
+@pytest.mark.parametrize(("dataset", "count"), [("coco", 80), ("voc07", 20), ("wider", 14), ("imagenet", 1000)])
+def test_every_class_has_a_name_of_its_own(dataset: str, count: int) -> None:
+    assert len(set(known_class_names(dataset))) == count

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from attnbias.data.class_names import known_class_names
 from attnbias.data.errors import DataError
 from attnbias.data.index import Task
 from attnbias.data.registry import DATASETS, open_split
@@ -313,7 +314,7 @@ def _describe_published(
         index = open_split(recipe.dataset, "val", data_root)
         names, task = index.classes, index.task
     except DataError:  # a checkpoint can be loaded (for one's own pictures) where its dataset is not
-        names, task = (), facts.task if facts else "multilabel"
+        names, task = known_class_names(recipe.dataset), facts.task if facts else "multilabel"
     if len(names) != num_classes:
         names = tuple(f"class {place}" for place in range(num_classes))
     return recipe, names, task
