@@ -23,13 +23,13 @@ from attnbias.methods.absvit.segmentation import METHOD
 from attnbias.methods.absvit.segmentation.inference import segment, slide_logits, whole_logits
 from attnbias.methods.absvit.segmentation.measures import area_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import Segmenter
-from attnbias.methods.absvit.segmentation.overlay import paint
 from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import RECIPES, SegmentationRecipe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.look import place_input
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.segments import paint
 from attnbias.weights.errors import WeightsError
 
 MINI = RECIPES["mini"].recipe

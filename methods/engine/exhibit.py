@@ -1,10 +1,11 @@
-"""What `visualize` writes: overlays of every picture, column and class (or question), panels, sheets of questions, the
-gallery page, and the raw maps."""
+"""What `visualize` writes: overlays of every picture, column and class (or question), panels, label maps, sheets of
+questions, the gallery page, and the raw maps."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,10 @@ from attnbias.methods.engine.look import Column, Photo, Seen
 from attnbias.methods.engine.overlay import DrawnBox, draw, published_overlay
 from attnbias.methods.engine.panels import draw_panels
 from attnbias.methods.engine.questions import draw_sheet
+from attnbias.methods.engine.segments import draw_segments, said_of_all
 
-GALLERY, OVERLAYS, PANELS, SHEETS, MAPS = "gallery.html", "overlays", "panels", "sheets", "maps.npz"
+GALLERY, MAPS = "gallery.html", "maps.npz"
+OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
 
 SMALLEST = 224
 """Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
@@ -52,7 +55,8 @@ class Exhibit:
 
     def add(self, photo: Photo, seen: Seen) -> None:
         """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
-        a method has panels to show, sheets/PLACE_NAME.png where questions were asked, and keep the rest for the end."""
+        a method has panels to show, segments[/COLUMN]/PLACE_NAME.png where it tells the class of each pixel,
+        sheets/PLACE_NAME.png where questions were asked, and keep the rest for the end."""
         place = len(self.items)
         stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
         scale = max(1.0, SMALLEST / min(photo.picture.size))
@@ -85,6 +89,11 @@ class Exhibit:
         for column, panels in zip(self.columns, seen.panels, strict=True):
             if panels:
                 draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
+        # Label maps are of a model, whatever its maps.
+        models = {id(column.loaded): (column, view) for column, view in zip(self.columns, seen.views, strict=True)}
+        for column, view in models.values():
+            if view.segments is not None:
+                draw_segments(picture, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
         if photo.questions:
             said = [
                 " | ".join(view.figures[number] for view in seen.views if view.figures.get(number))
@@ -111,12 +120,20 @@ class Exhibit:
             source=source,
             date=date.today().isoformat(),
             classes=tuple(self.names),
-            runs=tuple(column.describe(self.rule) for column in self.columns),
+            runs=tuple(
+                replace(column.describe(self.rule), figures=self._figures(place))
+                for place, column in enumerate(self.columns)
+            ),
             items=tuple(self.items),
             opacity=self.opacity,
             boxes=self.boxes,
         )
         (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
+
+    def _figures(self, place: int) -> dict[str, str]:
+        """What is measured of a column over all its pictures."""
+        views = [item.views[place] for item in self.items]
+        return said_of_all([view.segments for view in views if view.segments is not None])
 
     def write_maps(self) -> None:
         """Write maps.npz: maps as the methods give them, one table for each column k.

@@ -105,6 +105,12 @@ function scoreRow(item, view, label) {
   return row;
 }
 
+function legendRow([colour, words]) {
+  const swatch = element("i");
+  swatch.style.background = colour;
+  return element("li", {}, swatch, words);
+}
+
 function viewOf(item, view, run) {
   const frame = element("div", { className: "frame" },
     element("canvas", { className: "heat" }), element("canvas", { className: "edge" }),
@@ -114,6 +120,10 @@ function viewOf(item, view, run) {
   const picture = element("img", { src: item.picture, alt: item.name, width: item.width, height: item.height });
   picture.style.height = "auto";
   const stage = element("div", { className: "stage" }, picture, frame);
+  for (const kind of ["predicted", "labelled"]) {
+    const pixels = view.segments?.[kind];
+    if (pixels) stage.append(element("img", { className: `pixels ${kind}`, src: pixels, alt: `${kind} classes` }));
+  }
   for (const box of item.boxes) {
     const node = element("div", { className: "box" }, element("span", {}, page.classes[box.label]));
     node.dataset.label = box.label;
@@ -127,6 +137,7 @@ function viewOf(item, view, run) {
   return element("figure", {}, stage, element("figcaption", {},
     element("div", { className: "verdict" }, element("b", {}, run.name), element("span", { className: verdict }, verdict)),
     element("p", { className: "figure" }),
+    element("ul", { className: "legend" }, ...(view.segments?.legend ?? []).map(legendRow)),
     element("ul", { className: "scores" }, ...listed.map((label) => scoreRow(item, view, label)))));
 }
 
@@ -263,6 +274,9 @@ byId("class").append(element("option", { value: "" }, "any"),
   ...[...present].sort((one, other) => one - other).map((label) => element("option", { value: label }, page.classes[label])));
 byId("colours").append(...Object.keys(tables).map((name) => element("option", {}, name)));
 byId("boxes").value = page.boxes ? "class" : "off";
+const segmented = page.items.some((item) => item.views.some((view) => view.segments));
+byId("pixels").closest("label").hidden = !segmented;
+document.body.dataset.pixels = byId("pixels").value = segmented ? "predicted" : "map";
 byId("cards").append(...cards.map((card) => card.node));
 
 byId("filters").addEventListener("click", (event) => {
@@ -276,6 +290,7 @@ byId("class").addEventListener("change", (event) => {
 });
 byId("opacity").addEventListener("input", (event) => setOpacity(event.target.value));
 byId("contour").addEventListener("change", (event) => document.body.classList.toggle("contour", event.target.checked));
+byId("pixels").addEventListener("change", (event) => { document.body.dataset.pixels = event.target.value; });
 for (const id of ["boxes", "colours"]) byId(id).addEventListener("change", redraw);
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("keydown", (event) => {

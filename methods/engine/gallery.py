@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.methods.engine.overlay import COLOUR_TABLES, FOCUS
+from attnbias.methods.engine.segments import Labels, Segments
 
 THUMBNAIL = 360
 """Longest side of a picture on the page, in pixels."""
@@ -59,6 +60,8 @@ class View:
     """The part of the picture that the network saw (x, y, width, height), as shares of its size."""
     figures: Mapping[int, str] = field(default_factory=dict)
     """Class -> what was measured of its map, as text; shown below the map."""
+    segments: Segments | None = None
+    """The class of each pixel, where the run tells it."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,32 @@ def _item(item: GalleryItem) -> dict[str, Any]:
                 "frame": [_short(value) for value in view.frame],
                 "maps": {label: _map(values) for label, values in view.maps.items()},
                 "figures": dict(view.figures),
+                "segments": _segments(view.segments, item.picture.size) if view.segments else None,
             }
             for view in item.views
+        ],
+    }
+
+
+def _segments(segments: Segments, size: tuple[int, int]) -> dict[str, Any]:
+    """Label maps as small PNGs in their classes' colours, and the legend's lines.
+
+    They are clear where there is no class, and where its colour is black (VOC's background).
+    """
+    alpha = bytes([255 if colour.any() else 0 for colour in segments.colours]).ljust(256, b"\0")
+
+    def coloured(labels: Labels) -> str:
+        small = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        small.putpalette(segments.colours.tobytes())
+        file = io.BytesIO()
+        small.save(file, "PNG", transparency=alpha)
+        return "data:image/png;base64," + _base64(file.getvalue())
+
+    return {
+        "predicted": coloured(segments.predicted),
+        "labelled": None if segments.labelled is None else coloured(segments.labelled),
+        "legend": [
+            ["#" + segments.colours[label].tobytes().hex(), words] for label, words in segments.legend().items()
         ],
     }
 

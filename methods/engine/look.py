@@ -14,10 +14,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.segmentation import LabelMapDataset
 from attnbias.methods.engine.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import GRADCAM, attention_maps, normalise
 from attnbias.methods.engine.panels import Panels
+from attnbias.methods.engine.segments import Labels, Segments, by_size
 
 MOST_CLASSES = 12
 """Maps drawn of one picture: true labels first, then predicted ones by their score."""
@@ -37,6 +39,8 @@ class Photo:
     true: tuple[int, ...] | None = None
     unknown: tuple[int, ...] = ()
     boxes: tuple[ShareBox, ...] = ()
+    labels: Labels | None = None
+    """Class of each pixel, where that is known."""
     questions: Mapping[str, str] = field(default_factory=dict)
     """What is asked of it in words, and what people answered, where that is known."""
 
@@ -85,9 +89,12 @@ class Seen:
 
 
 def photo_of(dataset: PictureDataset, place: int) -> Photo:
-    """One sample of a split with its labels and boxes, or with its text."""
+    """One sample of a split with its labels and boxes, its label map, or its text."""
     picture, target = dataset.picture(place), dataset.targets[place]
     record, classes = dataset.records[place], dataset.index.classes
+    if isinstance(dataset, LabelMapDataset):
+        pixels = dataset.label_map(place)
+        return Photo(record.path, picture, by_size(pixels), labels=pixels)
     if record.text is not None:
         answers = [label for label, _ in record.text.answers] if dataset.index.task == "vqa" else [int(target)]
         people = ", ".join(classes[label] for label in answers if classes)
@@ -144,8 +151,9 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
         inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
         scores[key] = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
     panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
+    segments = {key: [_segments(loaded, photo) for photo in photos] for key, loaded in models.items()}
     predicted = {
-        key: [_labels(row >= 0.5) if models[key].task == "multilabel" else (int(row.argmax()),) for row in values]
+        key: [_predicted(models[key], *row) for row in zip(values, segments[key], strict=True)]
         for key, values in scores.items()
     }
     highest = np.max(list(scores.values()), axis=0)  # (B, C): over the models
@@ -175,6 +183,8 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
                     predicted=predicted[key][place],
                     maps=dict(zip(labels, drawn[place], strict=False)),
                     frame=frames[key][place],
+                    figures=_figures(segments[key][place], labels),
+                    segments=segments[key][place],
                 )
             )
     # A model's panels go to the first of its columns.
@@ -193,6 +203,23 @@ def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
         {block: {name: values[place] for name, values in vectors.items()} for block, vectors in arrays.items()}
         for place in range(len(images))
     ]
+
+
+def _segments(loaded: Loaded, photo: Photo) -> Segments | None:
+    """The class of each pixel, where the method tells it."""
+    predicted = loaded.method.label_map(loaded.model, np.asarray(photo.picture.convert("RGB")), loaded.recipe)
+    return None if predicted is None else Segments(predicted, photo.labels, tuple(loaded.classes))
+
+
+def _predicted(loaded: Loaded, scores: NDArray[np.float32], segments: Segments | None) -> tuple[int, ...]:
+    if segments is not None:
+        return by_size(segments.predicted)
+    return _labels(scores >= 0.5) if loaded.task == "multilabel" else (int(scores.argmax()),)
+
+
+def _figures(segments: Segments | None, labels: Sequence[int]) -> dict[int, str]:
+    """What is said below the map of each class."""
+    return {} if segments is None else {label: segments.words(label) for label in labels}
 
 
 def _labels(chosen: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -150,6 +150,10 @@ class Method(ABC):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
+    def label_map(self, model: nn.Module, picture: NDArray[np.uint8], recipe: Any) -> NDArray[np.int64] | None:
+        """The class of each pixel of a picture (H, W, 3), as (H, W), where the method tells one."""
+        return None
+
     def panels(self, model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
         """What the model did to its channels, where the method has more to show than maps: block -> what is drawn of it
         -> one value in [0, 1] a picture and channel, (B, C)."""
@@ -172,8 +176,7 @@ class Method(ABC):
         raise UsageError(f"method '{self.name}' is asked by class (--classes), not in words")
 
     def text_scores(self, model: nn.Module, batch: Batch, task: Task) -> Tensor | None:
-        """Probabilities (B, C) of the classes as answers to a batch of pictures and texts; None where there are none.
-        """
+        """Probabilities (B, C) of the classes as answers to a batch of pictures and texts; None if there are none."""
         return None
 
     def text_attention(self, model: nn.Module, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:

@@ -25,9 +25,9 @@ from attnbias.methods.absvit.segmentation.inference import likeliest, probabilit
 from attnbias.methods.absvit.segmentation.loss import pixel_loss
 from attnbias.methods.absvit.segmentation.measures import area_measures, class_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
-from attnbias.methods.absvit.segmentation.overlay import paint
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.segments import paint
 from attnbias.weights.files import read_checkpoint
 
 # Building from the program's configuration ----------------------------------------------------------------------------

@@ -119,7 +119,7 @@ class SegmentationMethod(Method):
                 recipe.scale, recipe.ratio, recipe.crop, recipe.cat_max_ratio, recipe.flip, recipe.photometric
             )
             return LabelMapDataset(index, transform, seed=recipe.seed, on_bad_image=on_bad_image)
-        return LabelMapDataset(index, views(recipe), seed=recipe.seed, on_bad_image=on_bad_image)
+        return LabelMapDataset(index, evaluation_views(recipe), seed=recipe.seed, on_bad_image=on_bad_image)
 
     def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
         """How sure the model is of each class at the patch where it is most so: `scores` (B, K)."""
@@ -157,7 +157,7 @@ class SegmentationMethod(Method):
         from attnbias.methods.absvit.segmentation.inference import segment
 
         device = next(model.parameters()).device
-        seen = [image.to(device) for image in views(recipe).images(picture)]
+        seen = [image.to(device) for image in evaluation_views(recipe).images(picture)]
         return segment(model, seen, picture.shape[:2], recipe).cpu().numpy()
 
     def deciding_measure(self, task: Task) -> str:
@@ -213,7 +213,7 @@ class SegmentationMethod(Method):
         return fit_resolution(cast("Segmenter", model), state)
 
 
-def views(recipe: SegmentationRecipe) -> EvalTransform:
+def evaluation_views(recipe: SegmentationRecipe) -> EvalTransform:
     """How an evaluated picture is seen: at one size, or at several."""
     from attnbias.data.transforms.segmentation import EvalTransform
 
