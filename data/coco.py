@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
+from math import isfinite
+from os import fspath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,8 @@ def read_coco(
     """Read a COCO instances file: one record a picture by ascending image id, unlabelled pictures included.
 
     A class is positive where any annotation names it, crowds included (both CSRA and IDA count them; `Box.crowd` marks
-    them). The official files list their categories by ascending id, so `class_order` changes nothing there.
+    them). The official files list their categories by ascending id, so `class_order` changes nothing there. An
+    annotation with an empty box, or none, counts for the labels alone.
 
     Args:
         annotation_file: instances_*.json.
@@ -50,17 +53,26 @@ def read_coco(
             categories = sorted(categories, key=lambda category: category["id"])
         images = sorted(content["images"], key=lambda image: image["id"])
         label_of = {category["id"]: label for label, category in enumerate(categories)}
+        for kind, entries in (("categories", categories), ("images", images)):
+            if twice := [number for number, count in Counter(entry["id"] for entry in entries).items() if count > 1]:
+                raise DataError(f"{annotation_file} lists {kind} of the same id: {twice[0]!r}")
         boxes: dict[int, list[Box]] = defaultdict(list)
         positives: dict[int, set[int]] = defaultdict(set)
         for annotation in content["annotations"]:
-            label = label_of[annotation["category_id"]]
+            if (category := annotation["category_id"]) not in label_of:
+                raise DataError(f"{annotation_file}: an annotation names category {category!r}, which is not listed")
+            label = label_of[category]
             positives[annotation["image_id"]].add(label)
             if annotation.get("bbox"):
                 x, y, w, h = annotation["bbox"]
+                if not isfinite(x + y + w + h):
+                    raise DataError(
+                        f"{annotation_file}: a box of image {annotation['image_id']!r} is {annotation['bbox']}"
+                    )
                 boxes[annotation["image_id"]].append(Box(label, x, y, w, h, crowd=bool(annotation.get("iscrowd"))))
         records = tuple(
             Record(
-                path=image["file_name"],
+                path=fspath(image["file_name"]),  # a text
                 target=_target(positives[image["id"]], len(categories)),
                 boxes=tuple(boxes[image["id"]]),
                 image_id=image["id"],
@@ -69,12 +81,12 @@ def read_coco(
             for image in images
         )
         classes = tuple(str(category["name"]) for category in categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{annotation_file} is no COCO instances file: {type(error).__name__} {error}") from None
     strays = positives.keys() - {image["id"] for image in images}
     if strays:
         raise DataError(
-            f"{annotation_file}: annotations name {len(strays)} images that it does not list ({min(strays)})"
+            f"{annotation_file}: annotations name {len(strays)} images that it does not list ({min(strays, key=str)})"
         )
     return Index(dataset, split, "multilabel", classes, image_folder, records, annotation_file)
 
@@ -149,7 +161,7 @@ def _load(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
     return content
 

@@ -24,7 +24,7 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
         at_least: decode JPEG files at 1/2, 1/4 or 1/8 of their size where no side falls below so many pixels.
 
     Raises:
-        DataError: the file is missing, truncated or no picture.
+        DataError: the file is missing, truncated, no picture, or one of so many pixels that it must be an attack.
     """
     try:
         with Image.open(path) as picture:
@@ -40,7 +40,9 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
         raise DataError(
             f"picture {path} is missing; run: attnbias prepare-data again with the folder it is in"
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise  # the machine's fault, not the picture's
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly any type
         raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
 
 

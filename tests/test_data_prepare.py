@@ -237,7 +237,10 @@ def test_damaged_and_missing_annotations_are_named(name: str, tmp_path: Path) ->
     ("change", "message"),
     [
         ({"annotations": [{"image_id": 77, "category_id": 1, "bbox": [0, 0, 1, 1]}]}, r"does not list \(77\)"),
-        ({"annotations": [{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1, 1]}]}, "KeyError 5"),
+        (
+            {"annotations": [{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1, 1]}]},
+            "names category 5, which is not listed",
+        ),
         ({"annotations": [{"image_id": 10, "category_id": 1, "bbox": [0, 0]}]}, "ValueError"),
         ({"categories": None}, "is no COCO instances file"),
     ],

@@ -73,10 +73,14 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         content, metadata = _read_safetensors(path)
     else:
         content = _read_pickle(path, trust)
-    found: dict[Entry, tuple[dict[str, Tensor], str] | None] = {
-        "model": _find_state(content, "model"),
-        "ema": _find_state(content, "ema"),
-    }
+    try:
+        found: dict[Entry, tuple[dict[str, Tensor], str] | None] = {
+            "model": _find_state(content, "model"),
+            "ema": _find_state(content, "ema"),
+        }
+        extra = _plain_values(content)
+    except RecursionError:
+        raise WeightsError(f"{path} is no checkpoint: what it holds is nested without end") from None
     chosen = found[entry]
     if chosen is None:
         other: Entry = "ema" if entry == "model" else "model"
@@ -88,7 +92,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         ema=found["ema"][0] if found["ema"] else None,
         metadata=metadata,
         layout=f"safetensors, {layout}" if path.suffix == ".safetensors" else layout,
-        extra=_plain_values(content),
+        extra=extra,
     )
 
 
@@ -96,7 +100,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # damaged headers raise nearly any type, as damaged pickles do
         raise WeightsError(f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again") from None
 
 
@@ -139,7 +143,12 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     said = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
-    return f"{type(error).__name__}: {said[0].split('. ')[0][:160]}" if said else type(error).__name__
+    return f"{type(error).__name__}: {_printable(said[0].split('. ')[0][:160])}" if said else type(error).__name__
+
+
+def _printable(name: object) -> str:
+    """A name out of a file, which may hold anything, on one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(name))
 
 
 # Unwrapping -----------------------------------------------------------------------------------------------------------
@@ -184,7 +193,7 @@ def _plain_values(content: Any) -> dict[str, Any]:
 
 
 def _describe(content: Any) -> str:
-    return ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+    return ", ".join(map(_printable, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -236,7 +245,7 @@ class StateMatch:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
-    """Each with both shapes: "head.weight (file 20x768, model 80x768)"."""
+    """Each with both shapes, or kinds of numbers: "head.weight (file 20x768, model 80x768)"."""
 
     def __bool__(self) -> bool:
         return not (self.missing or self.unexpected or self.misshapen)
@@ -244,7 +253,7 @@ class StateMatch:
     def __str__(self) -> str:
         groups = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
         return "; ".join(
-            f"{len(names)} {kind}: {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}"
+            f"{len(names)} {kind}: {', '.join(map(_printable, names[:10]))}{' ...' if len(names) > 10 else ''}"
             for kind, names in groups.items()
             if names
         )
@@ -252,6 +261,9 @@ class StateMatch:
 
 def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor]) -> StateMatch:
     """Compare names and shapes; a StateMatch is true when all fit.
+
+    Numbers are converted to the model's precision, but neither complex nor real ones to a narrower kind, as where whole
+    numbers are expected.
 
     Batch normalisation's counter `num_batches_tracked` may lack, as in files from before PyTorch 0.4.1: loading sets
     it to zero, and it only matters where momentum is None.
@@ -262,8 +274,10 @@ def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tens
         unexpected=tuple(name for name in file_state if name not in model_state),
         misshapen=tuple(
             f"{name} (file {_shape(value)}, model {_shape(model_state[name])})"
+            if value.shape != model_state[name].shape
+            else f"{name} (file {_kind(value)}, model {_kind(model_state[name])})"
             for name, value in file_state.items()
-            if name in model_state and value.shape != model_state[name].shape
+            if name in model_state and not _fits(value, model_state[name])
         ),
     )
 
@@ -278,6 +292,17 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
     model.load_state_dict(dict(state))
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    """Whether a weight has the model's shape, and numbers that can become the model's."""
+    dense = value.layout == own.layout and value.is_quantized == own.is_quantized
+    return dense and value.shape == own.shape and torch.can_cast(value.dtype, own.dtype)
+
+
+def _kind(value: Tensor) -> str:
+    layout = "" if value.layout == torch.strided else f" {value.layout}"
+    return f"{value.dtype}{layout}".replace("torch.", "")
 
 
 def _shape(value: Tensor) -> str:

@@ -7,6 +7,7 @@ checkpoint. What does not change the numbers (folders, GPUs, workers, trackers) 
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -110,7 +111,9 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe field '{place}' = {first['input']!r}: {message}" if place else message) from None
+        raise UsageError(
+            f"recipe field '{place}' = {reprlib.repr(first['input'])}: {message}" if place else message
+        ) from None
 
 
 def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:
@@ -125,7 +128,7 @@ def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:
         raise UsageError(f"recipe file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"recipe file {path} is no text file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that no calendar has is a ValueError
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         place = f" in line {mark.line + 1}" if mark else ""
         raise UsageError(f"recipe file {path} is not valid YAML{place}; expected lines such as `lr: 0.01`") from None
