@@ -175,7 +175,7 @@ def _segments(segments: Segments, size: tuple[int, int]) -> dict[str, Any]:
 
     def coloured(labels: Labels) -> str:
         small = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-        small.putpalette(segments.colours.tobytes())
+        small.putpalette(segments.colours.tobytes().ljust(768, b"\0"))
         file = io.BytesIO()
         small.save(file, "PNG", transparency=alpha)
         return "data:image/png;base64," + _base64(file.getvalue())
