@@ -66,7 +66,11 @@ def test_every_method_has_the_same_files() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "csra", "--help"], *(["list", kind] for kind in ("methods", "recipes", "datasets"))],
+    [
+        ["--help"],
+        ["train", "csra", "--help"],
+        *(["list", kind] for kind in ("methods", "recipes", "datasets", "weights")),
+    ],
 )
 def test_command_line_starts_without_torch(arguments: list[str]) -> None:
     probe = (
