@@ -89,9 +89,8 @@ class Exhibit:
         for column, panels in zip(self.columns, seen.panels, strict=True):
             if panels:
                 draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
-        # Label maps are of a model, whatever its maps.
-        models = {id(column.loaded): (column, view) for column, view in zip(self.columns, seen.views, strict=True)}
-        for column, view in models.values():
+        pairs = zip(self.columns[::-1], seen.views[::-1], strict=True)
+        for column, view in {id(column.loaded): (column, view) for column, view in pairs}.values():  # a model's first
             if view.segments is not None:
                 draw_segments(picture, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
         if photo.questions:
