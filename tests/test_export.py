@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from command_line import attnbias
 from PIL import Image
 
 from attnbias.methods import get_method
-from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.export import METADATA, compare, export, pictures_for_check, runner, wrap
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.stored import KEY
 from attnbias.weights.files import write_weights
 
-METHODS = ("absvit", "csra", "ida", "llb", "lsas")
+FAST = ("csra", "ida", "lsas")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("absvit", "llb")]
+METHODS = (*FAST, "absvit", "llb")
 NAMES = tuple("abcdefg")
 
 
@@ -48,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*FAST, *SLOW])
 def test_torch_export_answers_as_the_model(method: str, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.pt2"
     weights = checkpoint(tmp_path / "w.safetensors", method)
@@ -76,7 +79,7 @@ def test_torch_export_answers_as_the_model(method: str, photos: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "method", ["csra", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "csra")]
+    "method", ["csra", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ida", "lsas")), *SLOW]
 )
 def test_onnx_answers_as_the_model_in_onnxruntime(method: str, photos: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
@@ -170,3 +173,9 @@ def test_what_does_not_go_is_said_in_a_line(photos: Path, tmp_path: Path) -> Non
     assert "no class 'cat'" in attnbias(*common, "--classes", "cat", "--out", tmp_path / "m.onnx", expect=2).line
     (tmp_path / "m.onnx").write_bytes(b"")
     assert "--overwrite" in attnbias(*common, "--out", tmp_path / "m.onnx", expect=2).line
+
+
+def test_only_classifiers_are_exported(tmp_path: Path) -> None:
+    loaded = load_run("csra", str(checkpoint(tmp_path / "w.safetensors", "csra")), {})
+    with pytest.raises(UsageError, match=r"models that classify pictures, and .* is for segmentation"):
+        wrap(replace(loaded, task="segmentation"))

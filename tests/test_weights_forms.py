@@ -186,6 +186,66 @@ def test_deit(tmp_path: Path) -> None:
     assert torch.equal(model.blocks[11].attn.qkv.weight, network.blocks[11].attn.qkv.weight)
 
 
+def to_flax(state: State, heads: int) -> dict[str, np.ndarray]:
+    """timm's names of a vision transformer -> the arrays that a JAX program saves."""
+    arrays = {
+        "cls": state["cls_token"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+        "head/kernel": state["head.weight"].T,
+        "head/bias": state["head.bias"],
+    }
+    width = state["cls_token"].shape[-1]
+    for block in range(sum(name.endswith("qkv.weight") for name in state)):
+        inner, place = f"blocks.{block}.", f"Transformer/encoderblock_{block}/"
+        attention = place + "MultiHeadDotProductAttention_1/"
+        for flax, ours in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
+            arrays[f"{place}{flax}/scale"] = state[f"{inner}{ours}.weight"]
+            arrays[f"{place}{flax}/bias"] = state[f"{inner}{ours}.bias"]
+        for number, ours in enumerate(("fc1", "fc2")):
+            arrays[f"{place}MlpBlock_3/Dense_{number}/kernel"] = state[f"{inner}mlp.{ours}.weight"].T
+            arrays[f"{place}MlpBlock_3/Dense_{number}/bias"] = state[f"{inner}mlp.{ours}.bias"]
+        weights, biases = state[f"{inner}attn.qkv.weight"].chunk(3), state[f"{inner}attn.qkv.bias"].chunk(3)
+        for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+            arrays[f"{attention}{part}/kernel"] = weight.T.reshape(width, heads, -1)
+            arrays[f"{attention}{part}/bias"] = bias.reshape(heads, -1)
+        arrays[f"{attention}out/kernel"] = state[f"{inner}attn.proj.weight"].T.reshape(heads, -1, width)
+        arrays[f"{attention}out/bias"] = state[f"{inner}attn.proj.bias"]
+    return {name: value.detach().numpy() for name, value in arrays.items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "opt/target/"])
+def test_arrays_of_jax(prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(64, 16, num_classes=5, embed_dim=96, depth=2, num_heads=3)
+    arrays = to_flax(network.state_dict(), 3)
+    path = tmp_path / "w.npz"
+    np.savez(path, **{prefix + name: value for name, value in arrays.items()})
+    read = read_checkpoint(path)
+    assert read.layout == "npz, bare state dict"
+    assert read.state.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in read.state.items())
+    twin = VisionTransformer(64, 16, num_classes=5, embed_dim=96, depth=2, num_heads=3)
+    twin.load_pretrained(str(path), prefix)  # timm's own reader agrees
+    assert all(torch.equal(value, read.state[name]) for name, value in twin.state_dict().items())
+    content = path.read_bytes()
+    for size in (0, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(WeightsError, match=r"w\.npz is (empty|damaged)"):
+            read_checkpoint(path)
+
+
+def test_arrays_of_objects_are_pickles_and_do_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    np.savez(tmp_path / "w.npz", cls=np.array([Touch(mark, "system")], dtype=object))
+    with pytest.raises(WeightsError, match=r"no \.npz file of arrays"):
+        read_checkpoint(tmp_path / "w.npz")
+    assert not mark.exists()
+
+
 def to_swag(state: State) -> State:
     """torchvision's names of its port -> those of SWAG's own files."""
     renamed = {

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attnbias.weights.errors import WeightsError
+from attnbias.weights.flax import read_flax
 
 Entry = Literal["model", "ema"]
 
@@ -58,6 +59,7 @@ class Checkpoint:
 def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") -> Checkpoint:
     """Read a .safetensors file or a torch checkpoint (.pth, .pth.tar, .pt, .ckpt, .torch), without running its code.
 
+    A vision transformer's .npz of a JAX program is read under timm's names (weights/flax.py).
     Pickles are read with `weights_only=True`; beside tensors they may hold argparse.Namespace and NumPy scalars.
     `trust=True` lifts that: the file may then run any code. `entry` chooses the weights or their moving average.
 
@@ -71,6 +73,8 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         content, metadata = _read_safetensors(path)
+    elif path.suffix == ".npz":
+        content = read_flax(path)
     else:
         content = _read_pickle(path, trust)
     try:
@@ -91,7 +95,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         state=state,
         ema=found["ema"][0] if found["ema"] else None,
         metadata=metadata,
-        layout=f"safetensors, {layout}" if path.suffix == ".safetensors" else layout,
+        layout=f"{path.suffix[1:]}, {layout}" if path.suffix in (".safetensors", ".npz") else layout,
         extra=extra,
     )
 
