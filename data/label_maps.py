@@ -12,6 +12,7 @@ from PIL import Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.pictures import picture_size
 
 IGNORE = 255
 """The label of pixels that belong to no class: they count neither in the loss nor in the measures."""
@@ -75,12 +76,14 @@ def count_pixels(
     """Count the pixels of each class in each sample, (N, C + 1); the last column counts the ignored ones.
 
     Raises:
-        DataError: a label map cannot be read, or holds an unknown class.
+        DataError: a label map cannot be read, holds an unknown class, or has another size than its picture.
     """
     places = [*range(len(index.classes)), IGNORE]
 
     def counted(sample: int) -> NDArray[np.int64]:
-        return np.bincount(open_label_map(index, sample).ravel(), minlength=256)[places]
+        labels = open_label_map(index, sample)
+        check_size(index, sample, picture_size(index.root / index.records[sample].path), labels)
+        return np.bincount(labels.ravel(), minlength=256)[places]
 
     counts = np.zeros((len(index.records), len(places)), np.int64)
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
@@ -88,6 +91,20 @@ def count_pixels(
             counts[done] = row
             progress(f"counting pixels of {index.split}", done + 1, len(counts))
     return counts
+
+
+def check_size(index: Index, sample: int, size: tuple[int, int], labels: NDArray[np.uint8]) -> None:
+    """Hold a label map (H, W) against its picture's (width, height).
+
+    Raises:
+        DataError: they differ.
+    """
+    height, width = labels.shape
+    if size != (width, height):
+        raise DataError(
+            f"picture {index.root / index.records[sample].path} and its label map differ in size: "
+            f"{size[0]} x {size[1]} and {width} x {height}"
+        )
 
 
 def _largest(labels: NDArray[np.uint8]) -> int:

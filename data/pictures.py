@@ -46,6 +46,19 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
         raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as stored, from its header alone.
+
+    Raises:
+        DataError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
+
+
 def _reason(error: Exception, path: Path) -> str:
     """Pillow's message without the path that our own message names already."""
     return str(error).replace(repr(str(path)), "the file") or type(error).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 from attnbias.data.datasets import PictureDataset, SampleKey, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
-from attnbias.data.label_maps import open_label_map
+from attnbias.data.label_maps import check_size, open_label_map
 
 
 class LabelMapDataset(PictureDataset):
@@ -47,18 +47,14 @@ class LabelMapDataset(PictureDataset):
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
-            picture, labels = np.asarray(self.picture(index)), self.label_map(index)
-            if picture.shape[:2] != labels.shape:
-                sizes = " and ".join(f"{width} x {height}" for height, width in (picture.shape[:2], labels.shape))
-                raise DataError(
-                    f"picture {self.index.root / self.records[index].path} and its label map differ in size: {sizes}"
-                )
+            picture, labels = self.picture(index), self.label_map(index)
+            check_size(self.index, index, picture.size, labels)
         except DataError as error:
             if self.on_bad_image == "error":
                 raise
             return {"index": index, "error": str(error)}
         with seeded(self.seed, epoch, index):
-            image, target = self.transform(picture, labels)
+            image, target = self.transform(np.asarray(picture), labels)
         return {"image": image, "target": target, "index": index}
 
     def label_map(self, index: int) -> NDArray[np.uint8]:

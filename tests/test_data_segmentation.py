@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -409,8 +410,11 @@ def test_a_table_sends_each_value_to_its_class_whatever_stands_around_it(
 ) -> None:
     folder = tmp_path_factory.mktemp("map")
     Image.fromarray(np.array([content], np.uint8)).save(folder / "map.png")
+    Image.new("RGB", (len(content), 1)).save(folder / "picture.png")
     classes = tuple(str(i) for i in range(255))
-    index = Index("set", "val", "segmentation", classes, folder, (Record("", 0, label_map="map.png"),), None, table)
+    index = Index(
+        "set", "val", "segmentation", classes, folder, (Record("picture.png", 0, label_map="map.png"),), None, table
+    )
     found = open_label_map(index, 0)[0].tolist()
     if table is REDUCED:
         assert found == [255 if value in (0, 255) else value - 1 for value in content]
@@ -558,6 +562,10 @@ def test_unreadable_label_maps_are_skipped_or_named(tmp_path: Path) -> None:
     index = prepare("voc12seg", source, tmp_path / "root").indexes[0]
     (source / "SegmentationClass/2007_02.png").write_bytes(b"")
     Image.fromarray(photograph(5, 5)).save(source / "JPEGImages/2007_01.jpg")
+    with pytest.raises(DataError, match=r"2007_02.png cannot be read"):
+        prepare("voc12seg", source, tmp_path / "second")
+    with pytest.raises(DataError, match=r"2007_01.jpg and its label map differ in size: 5 x 5 and 8 x 8"):
+        count_pixels(replace(index, records=index.records[1:]))
     dataset = LabelMapDataset(index, EvalTransform((32, 16)))
     with pytest.raises(DataError, match=r"label map .*2007_02.png cannot be read"):
         dataset[0]
