@@ -60,7 +60,7 @@ def prepare_data(
     ] = None,
     masks: Annotated[
         Literal["category", "supercategory"] | None,
-        typer.Option(help="Label the pixels of a set in COCO layout, for segmentation: objects by their ..."),
+        typer.Option(help="Make a set in COCO layout one for segmentation: its masks, named by ..."),
     ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard"] | None,
