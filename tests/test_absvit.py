@@ -372,6 +372,23 @@ def test_many_classes_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(METHOD.attention(model, images, classes), whole, rtol=1e-3, atol=1e-4)
 
 
+def test_object_vectors_find_the_objects_that_they_were_made_from() -> None:
+    model, images = small(), pictures(6)
+    masks = torch.zeros(6, 2, 16)
+    for picture in range(6):
+        masks[picture, picture % 2, picture : picture + 2] = 1
+    with torch.no_grad():
+        tokens = model.encode(model.patch_embed(images))
+        tokens[:, 1:] += 5 * torch.einsum("bkn,kc->bnc", masks, torch.eye(128)[:2])
+        vectors = attention.object_vectors(tokens[:, 1:], masks)
+        first, second = (model.prior_mask(tokens, vector)[:, 1:, 0] for vector in vectors)  # (B, N)
+    torch.testing.assert_close(vectors.sum(0), torch.zeros(128), rtol=0, atol=1e-4)
+    assert (first * masks[:, 0]).sum() > 2 * (second * masks[:, 0]).sum()
+    assert (second * masks[:, 1]).sum() > 2 * (first * masks[:, 1]).sum()
+    with pytest.raises(UsageError, match="class 1"):
+        attention.object_vectors(tokens[::2, 1:], masks[::2])
+
+
 def test_rollout_is_a_share_of_attention() -> None:
     model = small()
     with torch.no_grad():

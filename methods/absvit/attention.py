@@ -112,6 +112,23 @@ def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CL
     return gain * cosines.clamp(0, 1)
 
 
+def object_vectors(tokens: Tensor, masks: Tensor) -> Tensor:
+    """Make priors of K classes from patch tokens (B, N, C) of pictures whose objects are known: (K, C).
+
+    A class's vector is the mean token of its objects (`masks` (B, K, N), the share of each patch that they cover) less
+    the mean over classes. Ours, not the program's: its priors, the head's rows, classify the pooled token, and a patch
+    token resembles them only as far as pooling made it. Give them as `model(images, prior=vectors[classes])`.
+
+    Raises:
+        UsageError: a class has no object in these pictures.
+    """
+    covered = masks.sum((0, 2))  # (K,)
+    if absent := torch.nonzero(covered == 0).flatten().tolist():
+        raise UsageError(f"no object of class {', '.join(map(str, absent))} to make a prior from")
+    means = torch.einsum("bkn,bnc->kc", masks.to(tokens.dtype), tokens) / covered[:, None]
+    return means - means.mean(0)
+
+
 def top_of_range(values: Tensor) -> Tensor:
     """Keep what stands out of the top 30 % of each map's range, along the last dimension; the rest becomes 0."""
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)

@@ -10,7 +10,9 @@ from pydantic import ValidationInfo, field_validator
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
 
-Architecture = Literal["tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8"]
+Architecture = Literal[
+    "tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8", "mini_patch8_token"
+]
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny_patch16": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "token"},
@@ -18,6 +20,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "global_pool": "token"},
     "tiny_patch8_gap": {"patch_size": 8, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "avg"},
     "mini_patch8": {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "global_pool": "avg"},
+    "mini_patch8_token": {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "global_pool": "token"},
 }
 """Options of timm's VisionTransformer. `mini` is ours, for small pictures on a CPU; the others are the program's."""
 
@@ -77,7 +80,9 @@ class AbSViTRecipe(Recipe):
     decay_rate: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
     ema_decay: float | None = option(0.99996, "Moving average of the weights.", "Training", gt=0, lt=1)
 
-    architecture: Architecture = option("small_patch16", "Size of the vision transformer; *_gap pools by average.")
+    architecture: Architecture = option(
+        "small_patch16", "Size of the vision transformer; *_gap and mini_patch8 pool by average."
+    )
     top_down: bool = option(True, "The second, steered pass; False = the plain ViT of the same size.")
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
     feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
