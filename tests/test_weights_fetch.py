@@ -269,3 +269,10 @@ def test_the_manifest_agrees_with_itself_and_with_the_recipes(name: str) -> None
         (method,) = found.methods
         paper = get_method(method).named_recipe(found.recipe).paper
         assert all(paper[measure] == value for measure, value in found.paper.items())
+
+
+def test_the_command_prints_where_it_is(server: ArchiveServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbias.cli.weights.PUBLISHED", {"w": entry(server)})
+    for _ in range(2):
+        assert attnbias("weights", "fetch", "w", expect=0).out.strip() == str(cache / "w" / "w.pth")
+    assert len(server.requests) == 1
