@@ -52,8 +52,10 @@ def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), counter:
-            model(picture)
+        with torch.no_grad():
+            model(picture)  # what a model makes once and keeps, such as folded weights, is no cost of a picture
+            with counter:
+                model(picture)
     finally:
         model.train(training)
     counts = counter.get_flop_counts()["Global"]
