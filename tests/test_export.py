@@ -156,6 +156,7 @@ def test_what_does_not_agree_is_found_and_not_kept(
     assert parity.scores == 0
     assert parity.maps == pytest.approx(0.01, rel=1e-3)
     assert compare(exported, exported, dataset, 6)
+    assert not compare(exported, lambda images: (exported(images)[0] * torch.nan, *exported(images)[1:]), dataset, 6)
     monkeypatch.setattr("attnbias.methods.engine.export.runner", lambda path, form: wrong)
     out = tmp_path / "out" / "m.pt2"
     with pytest.raises(RunError, match=r"does not agree with the model: .*; it was not kept"):

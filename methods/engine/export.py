@@ -36,7 +36,7 @@ METADATA = "attnbias.json"
 """The entry of a .pt2 file that says what it is."""
 
 SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
-"""Largest difference of a probability, and of a map's value as a share of the highest one, that passes as rounding."""
+"""Largest differences that pass as rounding, as shares of the highest probability and of the highest map's value."""
 
 LARGEST_ONNX = 1_800_000_000
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB); more go into a file beside it."""
@@ -71,7 +71,7 @@ class Parity:
 
     pictures: int
     scores: float
-    """Largest difference of a probability."""
+    """Largest difference of a probability, as a share of the highest one."""
     maps: float
     """Largest difference of a map's value, as a share of the highest value of all maps."""
     reordered: int
@@ -83,8 +83,8 @@ class Parity:
     def __str__(self) -> str:
         swapped = f"; {self.reordered} classes of near-equal scores changed places" if self.reordered else ""
         return (
-            f"largest difference on {self.pictures} pictures: scores {self.scores:.2g}, "
-            f"maps {self.maps:.2g} of their highest value{swapped}"
+            f"largest difference on {self.pictures} pictures: scores {self.scores:.2g} and maps {self.maps:.2g} "
+            f"of their highest values{swapped}"
         )
 
 
@@ -254,14 +254,17 @@ def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | N
 def compare(exported: Exported, run: Runner, dataset: PictureDataset, limit: int, batch_size: int = 4) -> Parity:
     """Ask both the same pictures, in batches of another size than the one that was traced."""
     count = min(limit, len(dataset))
-    scores, maps, highest, reordered = 0.0, 0.0, 0.0, 0
+    scores, maps, reordered = [torch.zeros(2)], [torch.zeros(2)], 0  # largest differences and values, by batch
     for start in range(0, count, batch_size):
         images = torch.stack([dataset[place]["image"] for place in range(start, min(start + batch_size, count))])
         expected, found = exported(images), run(images)
-        scores = max(scores, float((expected[0] - found[0]).abs().max()))
+        scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
         same = expected[2] == found[2]  # (B, K)
         reordered += int((~same).sum())
         if same.any():
-            maps = max(maps, float((expected[1] - found[1])[same].abs().max()))
-        highest = max(highest, float(expected[1].max()))
-    return Parity(count, scores, maps / highest if highest else maps, reordered)
+            maps.append(torch.stack([(expected[1] - found[1])[same].abs().max(), expected[1].max()]))
+    # torch's maximum, unlike Python's, keeps a NaN, which then passes nowhere.
+    shares = [
+        float(worst / (highest or 1)) for worst, highest in (torch.stack(part).amax(0) for part in (scores, maps))
+    ]
+    return Parity(count, shares[0], shares[1], reordered)
