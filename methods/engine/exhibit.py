@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, thumbnail
+from attnbias.methods.engine.gallery import GalleryItem, GalleryPage, View, thumbnail
 from attnbias.methods.engine.look import Column, Photo, Seen
 from attnbias.methods.engine.overlay import DrawnBox, draw, published_overlay
 from attnbias.methods.engine.panels import draw_panels
-from attnbias.methods.engine.questions import draw_sheet
 from attnbias.methods.engine.segments import draw_segments, said_of_all
+from attnbias.methods.engine.sheet import draw_sheet
 
 GALLERY, MAPS = "gallery.html", "maps.npz"
 OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
@@ -56,7 +56,7 @@ class Exhibit:
     def add(self, photo: Photo, seen: Seen) -> None:
         """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
         a method has panels to show, segments[/COLUMN]/PLACE_NAME.png where it tells the class of each pixel,
-        sheets/PLACE_NAME.png where questions were asked, and keep the rest for the end."""
+        sheets/PLACE_NAME.png with all of them, and keep the rest for the end."""
         place = len(self.items)
         stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
         scale = max(1.0, SMALLEST / min(photo.picture.size))
@@ -93,15 +93,15 @@ class Exhibit:
         for column, view in {id(column.loaded): (column, view) for column, view in pairs}.values():  # a model's first
             if view.segments is not None:
                 draw_segments(picture, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
-        if photo.questions:
-            said = [
-                " | ".join(view.figures[number] for view in seen.views if view.figures.get(number))
-                for number in overlays
-            ]
-            titles, questions = [column.name for column in self.columns], [self.names[number] for number in overlays]
-            sheet = draw_sheet(picture, titles, questions, list(overlays.values()), said)
-            (self.folder / SHEETS).mkdir(exist_ok=True)
-            sheet.save(self.folder / SHEETS / f"{stem}.png")
+        sheet = draw_sheet(
+            picture,
+            [column.name for column in self.columns],
+            [self.names[label] for label in overlays],
+            list(overlays.values()),
+            [" | ".join(said for view in seen.views if (said := _said(view, label))) for label in overlays],
+        )
+        (self.folder / SHEETS).mkdir(exist_ok=True)
+        sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
         small = thumbnail(photo.picture)
         self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
 
@@ -151,6 +151,11 @@ class Exhibit:
             arrays[f"maps_{place}"] = np.stack(maps)
             arrays[f"frame_{place}"] = np.array([item.views[place].frame for item in self.items])
         np.savez_compressed(self.folder / MAPS, **arrays)
+
+
+def _said(view: View, label: int) -> str:
+    """A model's answers to a question, or its score of a class."""
+    return view.figures.get(label) or (f"{view.scores[label]:.2f}" if label in view.scores else "")
 
 
 def file_name(text: str) -> str:

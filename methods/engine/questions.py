@@ -1,15 +1,13 @@
-"""Ask models about pictures in words: where each looks for a question, its best answers, and a sheet of both."""
+"""Ask models about pictures in words: where each looks for a question, and its best answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.gallery import View
@@ -19,11 +17,6 @@ from attnbias.methods.engine.method import Batch
 
 ANSWERS = 5
 """Answers named of each question, the best first."""
-
-CELL, HEAD, WORDS, GAP = 224, 22, 260, 8
-"""Pixels of a sheet: a picture's longer side, the row of names above, the column of words, the space around each."""
-LETTERS = 38
-"""Letters in a line of that column."""
 
 
 @torch.no_grad()
@@ -102,37 +95,3 @@ def _answers(column: Column, batch: Batch) -> list[str]:
         ", ".join(f"{loaded.classes[label]} {score:.1%}" for score, label in zip(*row, strict=True))
         for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-
-
-def draw_sheet(
-    picture: Image.Image,
-    columns: Sequence[str],
-    questions: Sequence[str],
-    overlays: Sequence[Sequence[Image.Image]],
-    words: Sequence[str],
-) -> Image.Image:
-    """Draw a row a question: the picture, each column's overlay, the question and what is said to it.
-
-    Args:
-        columns: names above the overlays.
-        overlays: for each question, one a column, all of the picture's proportions.
-        words: for each question, the answers.
-    """
-    scale = CELL / max(picture.size)
-    cell = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
-    width = (1 + len(columns)) * (cell[0] + GAP) + GAP + WORDS
-    lines = [
-        [*wrap(question, LETTERS), "", *wrap(said, LETTERS)] for question, said in zip(questions, words, strict=True)
-    ]
-    heights = [max(cell[1], 16 * len(each)) for each in lines]
-    sheet = Image.new("RGB", (width, HEAD + sum(heights) + GAP * len(heights)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, name in enumerate(("picture", *columns)):
-        pen.text((GAP + place * (cell[0] + GAP), 3), name, font=font, fill="black")
-    top = HEAD
-    for row, each, height in zip(overlays, lines, heights, strict=True):
-        for place, drawn in enumerate((picture, *row)):
-            sheet.paste(drawn.resize(cell, Image.Resampling.BICUBIC), (GAP + place * (cell[0] + GAP), top))
-        pen.multiline_text((width - WORDS, top), "\n".join(each), font=font, fill="black", spacing=3)
-        top += height + GAP
-    return sheet
