@@ -41,6 +41,9 @@ def _one_line(error: BaseException) -> tuple[int, str]:
             return code, f"error: {_words(error)}"
     if isinstance(error, OSError) and error.filename:
         return 1, f"error: {error.filename}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        cut = "raise --accumulation (the same recipe in smaller pieces) or lower --eval-batch-size"
+        return 1, f"error: the GPU's memory is full; {cut}, or try --grad-checkpointing or --amp bf16"
     first, *_ = [*_words(error).splitlines(), ""]
     return 1, f"error: {type(error).__name__}: {first} (see where with: attnbias --debug ...)"
 

@@ -657,3 +657,9 @@ def test_two_processes_give_one_line(spoiled: tuple[Path, Path, Path], trained: 
     line = Result(done.returncode, done.stdout, done.stderr).line
     assert done.returncode == 3
     assert line.startswith(f"error: picture {in_validation} cannot be read")
+
+
+def test_a_full_gpu_says_how_to_cut_the_same_batch() -> None:
+    code, line = describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert code == 1
+    assert "--accumulation" in line
