@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import revise
 from attnbias.weights.errors import WeightsError
 
-SMALL = ["--image-size", "32", "--fusion-width", "32", "--fusion-layers", "1", "--batch-size", "4", "--epochs", "2"]
+SMALL = ["--image-size", "32", "--fusion-width", "32", "--fusion-layers", "1", "--batch-size", "4", "--epochs", "4"]
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "1"]
 
 
@@ -107,14 +108,26 @@ def test_prepare_train_and_val(task: str, real_data: Path, tmp_path: Path) -> No
     recipe = ["--task", task, "--recipe", f"tiny-{task}", *SMALL]
     attnbias("train", "absvit", *recipe, *RUN, "--data-root", root, "--out", run, expect=0)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    trained = [line["loss"] for line in lines if line["split"] == "train"]
-    assert trained[-1] < trained[0]
-    (last,) = [line for line in lines if line["split"] != "train" and line["epoch"] == 2]
+    first, last = (
+        fmean(line["loss"] for line in lines if line["split"] == "train" and line["epoch"] == epoch) for epoch in (1, 4)
+    )
+    assert last < first
     table = tmp_path / "val.json"
-    attnbias("val", "absvit", "--load-from", run, "--data-root", root, "--gpus", "0", "--json", table, expect=0)
+    found = ["--load-from", run, "--data-root", root, "--gpus", "0"]
+    attnbias("val", "absvit", *found, "--json", table, "--store", expect=0)
     assert json.loads(table.read_text())[0]["measures"][measure] == pytest.approx(
         max(line[measure] for line in lines if measure in line), rel=1e-6
-    ), last
+    )
+    assert ("top1" if measure == "accuracy" else measure) in attnbias("compare", run, expect=0).out
+    rows = attnbias("val", "absvit", *found, "--csv", tmp_path / "rows.csv")
+    if task == "retrieval":
+        assert "keeps no row a picture" in rows.line
+    elif task == "vqa":
+        said = json.loads(next((run / "evaluations").rglob("answers.json")).read_text())
+        assert [answer["question_id"] for answer in said] == [458752000, 458752001, 458752002]
+        header, first_row, *_ = (tmp_path / "rows.csv").read_text().splitlines()
+        assert header == "path,id,text,answer"
+        assert first_row.endswith(f"What is this photo taken looking through?,{said[0]['answer']}")
 
 
 # The model ------------------------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from attnbias.data.index import Task
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluations import Scores, StoredEvaluation, stored_evaluations
@@ -109,7 +110,7 @@ def _curves(method: Method, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[s
     """The measure that decides over epochs, and its name."""
     if not evaluated:
         return {}, ""
-    names = (method.deciding_measure(task) for task in ("multilabel", "singlelabel"))
+    names = (method.deciding_measure(task) for task in get_args(Task))
     measure = next(name for name in names if name in evaluated[0])
     splits = list(dict.fromkeys(line["split"] for line in evaluated))
     first = [line for line in evaluated if line["split"] == splits[0] and line[measure] is not None]
@@ -138,7 +139,12 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
     lines: list[Line] = []
     for split in dict.fromkeys(split for run in runs for split in run.evaluations):
         evaluations = [run.evaluations.get(split) for run in runs]
-        lines += _accuracy(split, evaluations)
+        if any(each.has_scores for each in evaluations if each):
+            lines += _accuracy(split, evaluations)
+        else:  # another task: its measures, as they were stored
+            contents = [each.content["measures"] for each in evaluations if each]
+            figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
+            lines += _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
         lines += _attention(split, runs, evaluations, kind)
         for part, measures in (
             ("groups", ("worst_group_top1", "group_gap")),

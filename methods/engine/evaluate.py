@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,24 @@ def answer_all(
     return Answers(ids[order], targets, scores, skipped)
 
 
+def answers(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[tuple[str, str]]:
+    """The id of each sample's text in the set's own files, and the answer in words, where one was chosen."""
+    for sample, chosen in zip(evaluation.ids, evaluation.scores["answer"], strict=True):
+        text = dataset.records[sample].text
+        yield (text.identifier or "") if text else "", dataset.index.classes[int(chosen)]
+
+
 def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
-    """Write one row a sample (its path, its targets, its scores) as CSV."""
+    """Write one row a sample as CSV: its path, its targets, its scores; or its text and the answer to it."""
     names = dataset.index.classes
     with replacing(path) as file:
         table = csv.writer(file, lineterminator="\n")
+        if "scores" not in evaluation.scores:
+            table.writerow(["path", "id", "text", "answer"])
+            for sample, (identifier, answer) in zip(evaluation.ids, answers(evaluation, dataset), strict=True):
+                record = dataset.records[sample]
+                table.writerow([record.path, identifier, record.text.sentence if record.text else "", answer])
+            return
         table.writerow(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)])
         for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
             row = target if target.ndim else (np.arange(len(names)) == target)

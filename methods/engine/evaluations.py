@@ -2,6 +2,7 @@
 
 RUN/evaluations/DATASET/SPLIT/
     scores.npz          path, target and scores of every sample, exact
+    answers.json        instead, for questions: what the VQA evaluation server takes
     bias-MAP/           bias.json and bias_samples.csv of one kind of map
     robustness.json     rows of robustness.write_table
     evaluation.json     measures, which weights they are of, context, reliance, faithfulness; written last
@@ -25,7 +26,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.weights.errors import WeightsError
 
 EVALUATIONS = "evaluations"
-CONTENT, SCORES, ROBUSTNESS = "evaluation.json", "scores.npz", "robustness.json"
+CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
 BIAS, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
 
 
@@ -55,6 +56,11 @@ class StoredEvaluation:
     def split(self) -> str:
         """DATASET/SPLIT."""
         return f"{self.content['dataset']}/{self.content['split']}"
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a row of scores was kept of each picture."""
+        return (self.folder / SCORES).is_file()
 
     def scores(self) -> Scores:
         """Scores of every sample."""
@@ -114,13 +120,20 @@ def prepare_storing(folder: Path, weights: str, kind: str | None, overwrite: boo
         shutil.rmtree(bias)
 
 
-def store(folder: Path, content: Mapping[str, Any], scores: Scores) -> None:
-    """Store an evaluation; what was stored of the same weights and is not in `content` stays."""
+def store(folder: Path, content: Mapping[str, Any], scores: Scores | None, answers: Mapping[str, str]) -> None:
+    """Store an evaluation; what was stored of the same weights and is not in `content` stays.
+
+    Scores are None where a task keeps none; `answers` are of questions, by their ids (VQA's submission format).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{SCORES}"
-    with part.open("wb") as binary:
-        np.savez_compressed(binary, paths=scores.paths, targets=scores.targets, scores=scores.scores)
-    part.replace(folder / SCORES)
+    if scores is not None:
+        part = folder / f".{SCORES}"
+        with part.open("wb") as binary:
+            np.savez_compressed(binary, paths=scores.paths, targets=scores.targets, scores=scores.scores)
+        part.replace(folder / SCORES)
+    if answers:
+        with replacing(folder / ANSWERS) as file:
+            json.dump([{"question_id": int(name), "answer": answer} for name, answer in answers.items()], file)
     with replacing(folder / CONTENT) as file:
         json.dump({**(_content(folder) or {}), **content}, file, indent=1)
 

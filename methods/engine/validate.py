@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from attnbias.data import imagenet
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.index import Task
 from attnbias.data.pictures import Decode
 from attnbias.data.registry import open_split
 from attnbias.data.transforms.corruptions import SEVERITIES
@@ -19,7 +20,7 @@ from attnbias.methods.engine.attacks import ATTACKS
 from attnbias.methods.engine.bias_report import measure_bias
 from attnbias.methods.engine.context_bias import Pair, biased_pairs, group_measures, pair_measures
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluate import Evaluation, evaluate, write_scores
+from attnbias.methods.engine.evaluate import Evaluation, answers, evaluate, write_scores
 from attnbias.methods.engine.evaluations import ROBUSTNESS, Scores, folder_of, prepare_storing, store
 from attnbias.methods.engine.faithfulness import measure_faithfulness
 from attnbias.methods.engine.load import Loaded, load_run
@@ -28,6 +29,9 @@ from attnbias.methods.engine.objects import Truth
 from attnbias.methods.engine.reliance import measure_reliance
 from attnbias.methods.engine.robustness import Bench, Row, write_table
 from attnbias.weights.files import Entry
+
+WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
+"""Tasks whose evaluation says nothing of a single picture."""
 
 Result = dict[str, Any]
 """One checkpoint on one split: what `val --json` writes and its table shows."""
@@ -101,6 +105,8 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 prepare_storing(kept, weights, kind, job.overwrite)
             number = f"{len(results) + 1}-{index.split}" if len(job.load_from) * len(job.splits) > 1 else ""
             table = _numbered(Path(job.csv), number) if job.csv else None
+            if table is not None and index.task in WITHOUT_ROWS:
+                raise UsageError(f"--csv: an evaluation of {index.task} keeps no row a picture; use --json")
             if table is not None and table.exists() and not job.overwrite:
                 raise UsageError(f"{table} exists; choose another --csv or add --overwrite")
             reassessed = imagenet.real_labels(index) if job.real_labels else None
@@ -142,8 +148,8 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 if job.store and accelerator.is_main_process:
                     write_table(kept / ROBUSTNESS, result["robustness"])
             if job.store and accelerator.is_main_process:
-                paths = np.array([dataset.records[sample].path for sample in found.ids])
-                store(kept, result, Scores(paths, found.targets, found.scores["scores"]))
+                said = dict(answers(found, dataset)) if "answer" in found.scores else {}
+                store(kept, result, _scores(found, dataset), said)
             if table is not None and accelerator.is_main_process:
                 write_scores(table, found, dataset)
             if job.bias:
@@ -208,6 +214,13 @@ def _score(job: Job, loaded: Loaded, dataset: PictureDataset, accelerator: Accel
         batch_size=job.batch_size,
         workers=job.workers,
     )
+
+
+def _scores(found: Evaluation, dataset: PictureDataset) -> Scores | None:
+    if "scores" not in found.scores:
+        return None
+    paths = np.array([dataset.records[sample].path for sample in found.ids])
+    return Scores(paths, found.targets, found.scores["scores"])
 
 
 def _pairs(job: Job, loaded: Loaded, accelerator: Accelerator) -> list[Pair]:

@@ -33,7 +33,7 @@ from attnbias.methods.engine.load import Loaded, load_run
 
 SIDE = 96
 """Pixels of a stored crop."""
-FREQUENT = 5
+FREQUENT = 9
 """Photographs that an object must be in to be asked for."""
 PEOPLE = "how many people are there?"
 MOST = 3
@@ -47,6 +47,7 @@ class Crop:
     picture: Image.Image
     boxes: dict[str, list[tuple[float, float, float, float]]]
     absent: list[str]
+    photo: str
     """Objects of which nothing is inside."""
 
 
@@ -72,7 +73,7 @@ def crops(
                 inside[name].append(((x0 - left) / side, (y0 - top) / side, (x1 - x0) / side, (y1 - y0) / side))
         box = (left, top, left + side, top + side)
         part = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
-        yield Crop(part, dict(inside), [name for name in names if name not in touched])
+        yield Crop(part, dict(inside), [name for name in names if name not in touched], photo.name)
 
 
 def questions(crop: Crop, balance: Counter[str], rng: random.Random, clean: bool) -> Iterator[tuple[str, str]]:
@@ -116,6 +117,8 @@ def lay_out(coco: Path, source: Path, per_photo: dict[str, int], seed: int = 0) 
         balance: Counter[str] = Counter()
         for image in content["images"]:
             own = [(name, box) for name, box in objects[image["id"]] if name in names]
+            if not own:
+                continue
             for crop in crops(photos / image["file_name"], own, names, rng, count):
                 number += 1
                 crop.picture.save(folder / f"COCO_{split}2014_{number:012d}.jpg", quality=95)
@@ -148,33 +151,36 @@ def baselines(root: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def energies(loaded: Loaded, root: Path, kept: dict[int, Crop], kind: str) -> dict[str, float]:
-    """Share of a map inside an object's box: asked for it, asked for another object of the crop, and the box's area."""
+    """Share of a map inside an object's boxes, in per cent: asked for it, asked for the others (mean), their area.
+
+    The standard error is over photographs, whose crops are not independent.
+    """
     method, recipe, model = loaded.method, loaded.recipe, loaded.model
     dataset: Any = method.open_dataset(recipe, open_split("vqav2", "val2014", root))
     transform = method.transform(recipe, train=False)
-    rows = []
+    names = sorted({name for crop in kept.values() for name in crop.boxes})
+    ids, mask = dataset.encode([asking(name) for name in names])
+    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for crop in kept.values():
-        names = list(crop.boxes)
-        if len(names) < 2:
-            continue
-        ids, mask = dataset.encode([asking(name) for name in names])
         image = transform(crop.picture)[None].expand(len(names), -1, -1, -1)
         maps = text_maps(model, image, ids, mask, kind)  # type: ignore[arg-type]
         maps = maps / maps.sum((1, 2), keepdim=True).clamp_min(1e-12)
-        for place, name in enumerate(names):
+        for name in crop.boxes:
+            place = names.index(name)
             region = inside(crop.boxes[name], maps.shape[-1])
             shares = (maps * region).sum((1, 2))
             others = torch.cat((shares[:place], shares[place + 1 :])).mean()
-            rows.append((shares[place].item(), others.item(), region.mean().item()))
-    asked, other, area = np.array(rows).T
-    difference = asked - other
+            rows[crop.photo].append((shares[place].item(), others.item(), region.mean().item()))
+    asked, other, area = np.concatenate(list(rows.values())).T * 100
+    by_photo = 100 * np.array([np.mean([a - o for a, o, _ in found]) for found in rows.values()])
     return {
-        "pairs": len(rows),
-        "asked": 100 * asked.mean(),
-        "another asked": 100 * other.mean(),
-        "box's area": 100 * area.mean(),
-        "difference": 100 * difference.mean(),
-        "standard error": 100 * difference.std(ddof=1) / len(rows) ** 0.5,
+        "crops": len(asked),
+        "photographs": len(rows),
+        "asked": asked.mean(),
+        "another asked": other.mean(),
+        "area": area.mean(),
+        "difference": by_photo.mean(),
+        "standard error": by_photo.std(ddof=1) / len(rows) ** 0.5,
     }
 
 

@@ -138,15 +138,17 @@ class VisionLanguageMethod(Method):
     def answer(
         self, model: nn.Module, batch: Batch, dataset: PictureDataset, recipe: VisionLanguageRecipe
     ) -> dict[str, Tensor]:
-        """The class that was chosen and what it earns (vqa: its soft score), or a picture's fit with every caption."""
+        """Each class's probability; of vqa the answer that was chosen and the score that it earns; of retrieval a
+        picture's fit with every caption."""
         network = cast("VisionLanguageModel", model)
         if recipe.task == "retrieval":
             from attnbias.methods.absvit.vision_language.retrieval import rank_captions
 
             return rank_captions(network, batch, cast("LanguageDataset", dataset).captions())
-        chosen = network(batch).logits.argmax(1)
+        logits = network(batch).logits.float()
         if recipe.task != "vqa":
-            return {"answer": chosen}
+            return {"scores": logits.softmax(1)}
+        chosen = logits.argmax(1)
         # A row of 3129 soft scores a question would be gigabytes; what the answer earns is all that counts.
         return {"answer": chosen, "targets": batch["target"].gather(1, chosen[:, None])[:, 0]}
 
@@ -154,12 +156,12 @@ class VisionLanguageMethod(Method):
         self, recipe: VisionLanguageRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
     ) -> dict[str, Any]:
         """VQA score, accuracy, or recall among the first 1, 5 and 10 both ways, in per cent."""
-        from attnbias.methods.absvit.vision_language.metrics import recall
+        from attnbias.methods.absvit.vision_language.metrics import accuracy, recall
 
         if task == "vqa":
             return {"vqa_score": 100 * float(targets.mean())}
         if task != "retrieval":
-            return {"accuracy": 100 * float((scores["answer"] == targets).mean())}
+            return {"accuracy": 100 * accuracy(scores["scores"], targets)}
         measures = {name: 100 * value for name, value in recall(scores["fit"], targets.astype(bool)).items()}
         return {**measures, "r1_sum": measures["ir_r1"] + measures["tr_r1"]}
 
