@@ -17,7 +17,7 @@ from attnbias.cli.shared import DataRoot, Overwrite
 from attnbias.methods.engine.errors import UsageError
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.comparison import Line, Run
+    from attnbias.methods.engine.evaluation.comparison import Line, Run
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -54,13 +54,13 @@ def compare(
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise UsageError(f"--out {out} is there already; choose another folder or add --overwrite")
-    from attnbias.methods.engine.comparison import as_csv, as_json, as_markdown, compared, read_run
+    from attnbias.methods.engine.evaluation.comparison import as_csv, as_json, as_markdown, compared, read_run
 
     read = [read_run(path) for path in runs]
     lines = compared(read, map_kind)
     models = []
     if measure or page:
-        from attnbias.methods.engine.comparison_page import comparison_page, cost_lines, load_models
+        from attnbias.methods.engine.display.comparison_page import comparison_page, cost_lines, load_models
 
         models = load_models(read, data_root)
         lines += cost_lines(models) if measure else []
@@ -78,7 +78,7 @@ def compare(
         shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
         (out / "comparison.html").write_text(shown.html(), encoding="utf-8")
     if plots:
-        from attnbias.methods.engine.plots import accuracy_against_attention, learning_curves
+        from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
 
         learning_curves(read).savefig(out / "learning-curves.png", dpi=150)
         accuracy_against_attention(read, lines).savefig(out / "accuracy-attention.png", dpi=150)
@@ -96,7 +96,7 @@ def _page_split(lines: Sequence[Line], asked: str | None) -> str:
 
 
 def _show(console: Console, runs: Sequence[Run], lines: Sequence[Line]) -> None:
-    from attnbias.methods.engine.comparison import cell
+    from attnbias.methods.engine.evaluation.comparison import cell
 
     logged = [run for run in runs if run.curves]
     splits = list(dict.fromkeys(split for run in logged for split in run.curves))

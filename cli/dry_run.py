@@ -12,7 +12,7 @@ from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.options import Options
+    from attnbias.methods.engine.training.options import Options
 
 
 def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) -> None:
@@ -23,7 +23,7 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
     """
     import torch
 
-    from attnbias.methods.engine.train import plan_run
+    from attnbias.methods.engine.training.train import plan_run
 
     console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)

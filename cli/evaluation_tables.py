@@ -84,7 +84,7 @@ def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
     if "faithfulness" in result:
         yield "faithfulness", f"faithfulness ({result['faithfulness']['map']})", result["faithfulness"]["means"]
     if "bias" in result:
-        from attnbias.methods.engine.bias_report import SHOWN
+        from attnbias.methods.engine.bias.report import SHOWN
 
         yield "bias", f"attention ({result['bias']['map']}, {result['bias']['truth']})", SHOWN
 

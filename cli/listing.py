@@ -81,7 +81,7 @@ def datasets(
 
 def _details(facts: DatasetFacts, root: Path | None) -> Table:
     """Everything else that is known of a dataset, a fact a line."""
-    from attnbias.data.acquire import named
+    from attnbias.data.fetch.acquire import named
     from attnbias.data.registry import ready
 
     many = len(facts.splits) > 8

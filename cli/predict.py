@@ -28,8 +28,8 @@ from attnbias.data.atomic import replacing
 from attnbias.methods import METHODS, get_method
 
 if TYPE_CHECKING:
+    from attnbias.methods.engine.evaluation.predict import Predictions
     from attnbias.methods.engine.load import Loaded
-    from attnbias.methods.engine.predict import Predictions
 
 
 def predict(
@@ -116,9 +116,9 @@ def run_job(text: str) -> None:
     import torch
     from accelerate import Accelerator
 
+    from attnbias.methods.engine.evaluation.predict import predict_pictures
     from attnbias.methods.engine.inspection import owner
     from attnbias.methods.engine.load import load_run
-    from attnbias.methods.engine.predict import predict_pictures
 
     job = json.loads(text)
     if job["threads"]:
@@ -148,7 +148,7 @@ def run_job(text: str) -> None:
 
 def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> None:
     """Write the files that were asked for, or a line a picture."""
-    from attnbias.methods.engine.predict import chosen
+    from attnbias.methods.engine.evaluation.predict import chosen
 
     pictures: list[dict[str, Any]] = []
     for path, scores in zip(predictions.paths, predictions.scores, strict=True):

@@ -109,7 +109,7 @@ def prepare_data(
         settings["min_answers"] = min_answers
 
     if masks is not None:
-        from attnbias.data.own import own_facts
+        from attnbias.data.sets.own import own_facts
 
         facts = own_facts(Path(name)) if own else DATASETS[name]
         if "masks" not in facts.settings:

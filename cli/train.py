@@ -148,7 +148,7 @@ def _command(method: Method) -> Callable[..., None]:
         typed = typed_fields(method, fields)
         resolved, name, named = resolve_recipe(method, recipe, typed)
         from attnbias.methods.engine.launch import default_workers, launch, world
-        from attnbias.methods.engine.options import Options
+        from attnbias.methods.engine.training.options import Options
 
         cpu, count = world(gpus, processes)
         options = Options(
@@ -207,8 +207,8 @@ def _train() -> None:
 def run_job(job: str) -> None:
     """Train as one process of a run; `job` is what `attnbias train` resolved."""
     from attnbias.methods import get_method
-    from attnbias.methods.engine.options import Options
-    from attnbias.methods.engine.train import train
+    from attnbias.methods.engine.training.options import Options
+    from attnbias.methods.engine.training.train import train
 
     name, recipe, options = job.split("\n", 2)
     outcome = train(name, get_method(name).recipe_type.model_validate_json(recipe), Options.from_json(options))

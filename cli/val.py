@@ -284,7 +284,7 @@ def run_job(text: str) -> None:
     import torch
     from accelerate import Accelerator
 
-    from attnbias.methods.engine.validate import Job, validate
+    from attnbias.methods.engine.evaluation.validate import Job, validate
 
     asked = json.loads(text)
     if asked["threads"]:

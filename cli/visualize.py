@@ -21,7 +21,7 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.look import Column, Photo, Seen
+    from attnbias.methods.engine.display.look import Column, Photo, Seen
 
 BATCH = 16
 """Pictures shown to a model at once."""
@@ -227,8 +227,8 @@ def _columns(request: Request) -> "list[Column]":
     """Load every checkpoint; one column for each of its maps and heads."""
     import torch
 
+    from attnbias.methods.engine.display.look import Column
     from attnbias.methods.engine.load import load_run
-    from attnbias.methods.engine.look import Column
 
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -271,7 +271,7 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
 
     from attnbias.data.pictures import read_picture
     from attnbias.data.registry import open_split
-    from attnbias.methods.engine.look import Photo, photo_of
+    from attnbias.methods.engine.display.look import Photo, photo_of
 
     if request.paths:
         files, others = find_pictures(request.paths)
@@ -300,7 +300,7 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
 
 def _by_class(request: Request, columns: "list[Column]") -> "Plan":
     """Look for classes: those that were asked for, else each picture's true and predicted ones."""
-    from attnbias.methods.engine.look import look
+    from attnbias.methods.engine.display.look import look
 
     if request.questions:
         raise UsageError(f"method '{request.method.name}' is asked by class: use --classes in the place of --question")
@@ -313,7 +313,7 @@ def _by_class(request: Request, columns: "list[Column]") -> "Plan":
 def _in_words(request: Request, columns: "list[Column]") -> "Plan":
     """Ask in words: the questions of the command line, else each sample's own text."""
     from attnbias.data.registry import dataset_folder
-    from attnbias.methods.engine.questions import ask
+    from attnbias.methods.engine.display.questions import ask
 
     if request.classes:
         raise UsageError(f"method '{request.method.name}' is asked in words: use --question in the place of --classes")
@@ -361,7 +361,7 @@ def _look(
 def _write(request: Request, folder: Path) -> str:
     """Look, draw and write everything into `folder`; return what was done in words."""
     from attnbias.data.errors import DataError
-    from attnbias.methods.engine.exhibit import Exhibit
+    from attnbias.methods.engine.display.exhibit import Exhibit
 
     columns = _columns(request)
     if len({column.loaded.method.reads_texts for column in columns}) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbias.data import cifar, imagenet, voc, wider
+from attnbias.data.sets import cifar, imagenet, voc, wider
 
 COCO = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),

@@ -17,7 +17,7 @@ from attnbias.data.datasets import PictureDataset, SampleKey, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text
 from attnbias.data.pictures import read_picture
-from attnbias.data.words import FOLDER as WORDS
+from attnbias.data.sets.words import FOLDER as WORDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

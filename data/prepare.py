@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attnbias.data.acquire import acquire, instructions
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
+from attnbias.data.fetch.acquire import acquire, instructions
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.pictures import read_picture
@@ -97,7 +97,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     if name in DATASETS:
         facts = DATASETS[name]
     else:
-        from attnbias.data.own import own_facts  # it stands on this module
+        from attnbias.data.sets.own import own_facts  # it stands on this module
 
         facts, source = own_facts(Path(name)), Path(name)
     folder = data_root(root) / facts.name

@@ -19,7 +19,7 @@ from typing import Any
 from attnbias.methods import METHODS
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["attnbias.cli.app", "attnbias.methods.engine.train", *METHODS.values()])
+FORKS.set_forkserver_preload(["attnbias.cli.app", "attnbias.methods.engine.training.train", *METHODS.values()])
 
 
 class ForkedRun:

@@ -16,8 +16,8 @@ import pytest
 from archive_server import ArchiveServer
 from PIL import Image
 
-from attnbias.data import download
 from attnbias.data import prepare as preparing
+from attnbias.data.fetch import download
 from attnbias.data.prepare import Options, Report, prepare
 from attnbias.data.registry import DATASETS
 

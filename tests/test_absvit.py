@@ -26,7 +26,7 @@ from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe, epoch_rate
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import parse, revise
-from attnbias.methods.engine.sampler import Plan, StepSampler, shuffled
+from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.weights.errors import WeightsError
 
 DEMO = RECIPES["demo-single"].recipe

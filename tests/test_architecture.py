@@ -51,7 +51,7 @@ def test_imports_run_one_way(room: str) -> None:
 
 
 def test_the_engine_knows_no_method_by_name() -> None:
-    for path in sorted((REPO / "methods" / "engine").glob("*.py")):
+    for path in sorted((REPO / "methods" / "engine").rglob("*.py")):
         words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not words & set(METHODS), path
 

@@ -19,11 +19,17 @@ from attnbias.data.prepared import Prepared
 from attnbias.data.transforms.basic import eval_transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, corrupt, precropped_transform
 from attnbias.methods import get_method
-from attnbias.methods.engine.attacks import ATTACKS, Attack, adversarial
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
+from attnbias.methods.engine.evaluation.robustness import (
+    ALEXNET_ERROR,
+    Bench,
+    corruption_errors,
+    keep_classes,
+    write_table,
+)
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.robustness import ALEXNET_ERROR, Bench, corruption_errors, keep_classes, write_table
 
 MEAN, STD = normalization("imagenet")
 

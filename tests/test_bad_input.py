@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_picture
+from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import Recipe, read_recipe

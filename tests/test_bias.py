@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnbias.methods.engine.bias import (
+from attnbias.methods.engine.bias.attention_bias import (
     PixelHistogram,
     aggregate,
     box_mask,
@@ -22,11 +22,11 @@ from attnbias.methods.engine.bias import (
     step_average_precision,
     uniform_map,
 )
-from attnbias.methods.engine.context_bias import biased_pairs, pair_precision
+from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
+from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.faithfulness import area_under, faithfulness_curves
-from attnbias.methods.engine.measures import average_precision
-from attnbias.methods.engine.statistics import bootstrap, bootstrap_precision, macro, mcnemar
+from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.evaluation.statistics import bootstrap, bootstrap_precision, macro, mcnemar
 
 HEIGHT, WIDTH = 12, 16
 quick = settings(max_examples=40, deadline=None)

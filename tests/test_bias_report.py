@@ -18,19 +18,19 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from attnbias.data.coco import read_coco
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
+from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS, get_method
-from attnbias.methods.engine.bias_report import BiasReport, Row, measure_bias
-from attnbias.methods.engine.context_bias import Pair, group_measures, pair_measures
-from attnbias.methods.engine.evaluate import evaluate
-from attnbias.methods.engine.faithfulness import measure_faithfulness
+from attnbias.methods.engine.bias.context import Pair, group_measures, pair_measures
+from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
+from attnbias.methods.engine.bias.objects import regions
+from attnbias.methods.engine.bias.reliance import measure_reliance
+from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
+from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
-from attnbias.methods.engine.objects import regions
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.reliance import measure_reliance
 from attnbias.weights.files import write_weights
 
 SIDE = 32

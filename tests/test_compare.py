@@ -15,9 +15,9 @@ from browser import Browser
 from command_line import attnbias
 
 from attnbias.methods import get_method
-from attnbias.methods.engine.comparison import compared, read_run
-from attnbias.methods.engine.evaluations import StoredEvaluation, stored_evaluations
-from attnbias.methods.engine.measures import average_precision
+from attnbias.methods.engine.evaluation.comparison import compared, read_run
+from attnbias.methods.engine.evaluation.evaluations import StoredEvaluation, stored_evaluations
+from attnbias.methods.engine.evaluation.measures import average_precision
 
 CPU = ["--gpus", 0, "--threads", 1]
 
@@ -183,7 +183,7 @@ def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
 
 def test_plots_show_every_run_and_the_authors_own_curves(runs: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from attnbias.methods.engine.plots import accuracy_against_attention, learning_curves
+    from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
 
     read = [read_run(run) for run in runs]
     labels = [line.get_label() for line in learning_curves(read).axes[0].lines]

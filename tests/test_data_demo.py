@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from attnbias.data import demo
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.prepare import Options, prepare
 from attnbias.data.registry import DATASETS, open_split, ready
+from attnbias.data.sets import demo
 
 SMALL = {"train": 120, "eval": 40}
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record, Text
+from attnbias.data.sets.coco import read_coco
 from attnbias.data.summary import summarize
 
 numbers = st.floats(-50, 500, width=32) | st.integers(-50, 500)

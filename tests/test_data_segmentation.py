@@ -26,12 +26,12 @@ from attnbias.data.datasets import SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import count_pixels, open_label_map, read_label_map
-from attnbias.data.palettes import CITYSCAPES, VOC, ade20k, palette
 from attnbias.data.prepare import Options, prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.segmentation import LabelMapDataset
-from attnbias.data.segmentation_sets import FROM_LABEL_IDS, REDUCED
+from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k, palette
+from attnbias.data.sets.segmentation_sets import FROM_LABEL_IDS, REDUCED
 from attnbias.data.summary import summarize
 from attnbias.data.transforms.opencv import from_hsv, rescaled, resize_labels, resize_picture, to_hsv
 from attnbias.data.transforms.segmentation import Distortion, EvalTransform, TrainTransform, choose_crop

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from archive_server import ArchiveServer, serving
 
-from attnbias.data import download
-from attnbias.data.download import fetch, readable_size
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
+from attnbias.data.fetch import download
+from attnbias.data.fetch.download import fetch, readable_size
 
 CONTENT = bytes(range(256)) * 4000 + b"end"  # a little more than a megabyte
 
@@ -68,7 +68,7 @@ def test_dropped_connections_are_continued_from_where_they_broke(server: Archive
 def test_a_stopped_run_is_continued_by_the_next(server: ArchiveServer, tmp_path: Path) -> None:
     server.hold.clear()
     code = (
-        "from pathlib import Path\nfrom attnbias.data.download import fetch\n"
+        "from pathlib import Path\nfrom attnbias.data.fetch.download import fetch\n"
         "from attnbias.data.facts import Archive\n"
         f"fetch([Archive({server.url + 'set.tar'!r}, 'set.tar', {len(CONTENT)})], Path({str(tmp_path)!r}))"
     )

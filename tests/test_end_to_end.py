@@ -15,7 +15,7 @@ from command_line import attnbias
 from golden_case import Golden
 from PIL import Image
 
-from attnbias.data.imagenet import class_names, synsets
+from attnbias.data.sets.imagenet import class_names, synsets
 from attnbias.methods import get_method
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise

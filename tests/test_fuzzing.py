@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from good_files import GOOD, KINDS, annotations, check_index, network, written
 
-from attnbias.data.coco import read_coco
 from attnbias.data.errors import DataError
 from attnbias.data.pictures import read_picture
+from attnbias.data.sets.coco import read_coco
 from attnbias.methods.engine.stored import stored_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint

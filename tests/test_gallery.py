@@ -12,7 +12,15 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from attnbias.methods.engine.gallery import THUMBNAIL, GalleryItem, GalleryPage, GalleryRun, ShareBox, View, thumbnail
+from attnbias.methods.engine.display.gallery import (
+    THUMBNAIL,
+    GalleryItem,
+    GalleryPage,
+    GalleryRun,
+    ShareBox,
+    View,
+    thumbnail,
+)
 
 CLASSES = ("cat", "dog", "<b>bird</b></script><script>alert(1)</script>")
 

@@ -19,7 +19,7 @@ from torchvision.models import VisionTransformer as TorchvisionTransformer
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.measures import singlelabel_measures
+from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.llb.attention import object_maps, survey_objects
 from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures

@@ -18,13 +18,13 @@ from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index, Record
 from attnbias.data.transforms.batched import BatchedTransform, draw
 from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
-from attnbias.methods.engine.cost import measure_cost
+from attnbias.methods.engine.display.overlay import inferno
+from attnbias.methods.engine.display.panels import GAP, HEIGHT, LABEL, STRIP, draw_panels
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
-from attnbias.methods.engine.overlay import inferno
-from attnbias.methods.engine.panels import GAP, HEIGHT, LABEL, STRIP, draw_panels
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas import METHOD, decay_rule
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.log import COLUMNS_TOP5, log_text

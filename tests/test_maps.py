@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from attnbias.methods.engine.display.overlay import resize_bilinear
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.maps import attention_maps, cam, grad_cam, normalise, token_grid, upsample
-from attnbias.methods.engine.overlay import resize_bilinear
 
 
 class Small(nn.Module):

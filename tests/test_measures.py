@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from timm.data.real_labels import RealLabelsImagenet
 
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.measures import (
+from attnbias.methods.engine.evaluation.measures import (
     average_precision,
     f1,
     keep_highest,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attnbias.data.transforms.opencv import resize_picture
-from attnbias.methods.engine.overlay import (
+from attnbias.methods.engine.display.overlay import (
     COLOUR_TABLES,
     DrawnBox,
     draw,

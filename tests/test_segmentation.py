@@ -25,11 +25,11 @@ from attnbias.methods.absvit.segmentation.measures import area_measures, count_a
 from attnbias.methods.absvit.segmentation.model import Segmenter
 from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import RECIPES, SegmentationRecipe
+from attnbias.methods.engine.display.look import place_input
+from attnbias.methods.engine.display.segments import paint
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.look import place_input
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.segments import paint
 from attnbias.weights.errors import WeightsError
 
 MINI = RECIPES["mini"].recipe

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from attnbias.data import unpack as module
 from attnbias.data.errors import DataError
-from attnbias.data.unpack import is_unpacked, unpack
+from attnbias.data.fetch import unpack as module
+from attnbias.data.fetch.unpack import is_unpacked, unpack
 
 FILES = {
     "VOC/a/1.jpg": b"one" * 100,

@@ -20,9 +20,9 @@ from attnbias.cli.errors import describe
 from attnbias.cli.visualize import parse_classes
 from attnbias.data.transforms.basic import eval_transform
 from attnbias.methods import get_method
+from attnbias.methods.engine.display.look import place_input
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import weights_metadata
-from attnbias.methods.engine.look import place_input
 from attnbias.methods.engine.recipe import revise
 from attnbias.weights.files import write_weights
 
@@ -290,7 +290,7 @@ def test_a_turned_photograph_is_shown_upright(model: Path, tmp_path: Path) -> No
 
 
 def test_the_published_style_draws_as_the_papers_program(model: Path, photos: Path, tmp_path: Path) -> None:
-    from attnbias.methods.engine.overlay import published_overlay
+    from attnbias.methods.engine.display.overlay import published_overlay
 
     out = tmp_path / "out"
     arguments = ("--load-from", model, photos / "more" / "tall.png", "--classes", "cat", "--style", "published")

@@ -16,8 +16,8 @@ import torch
 from archive_server import ArchiveServer, serving
 from command_line import attnbias
 
-from attnbias.data import download
 from attnbias.data.errors import DataError
+from attnbias.data.fetch import download
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine import load, published
 from attnbias.methods.engine.errors import UsageError

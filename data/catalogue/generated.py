@@ -18,7 +18,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         acquisition="generated",
         licence=_LICENCE,
         size="20 MB",
-        prepare="attnbias.data.demo:prepare",
+        prepare="attnbias.data.sets.demo:prepare",
     ),
     DatasetFacts(
         name="demo-single",
@@ -31,6 +31,6 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         acquisition="generated",
         licence=_LICENCE,
         size="15 MB",
-        prepare="attnbias.data.demo:prepare",
+        prepare="attnbias.data.sets.demo:prepare",
     ),
 )

@@ -19,7 +19,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         acquisition="auto",
         licence="Flickr's terms, research",
         size="2 GB",
-        prepare="attnbias.data.segmentation_sets:prepare_voc",
+        prepare="attnbias.data.sets.segmentation_sets:prepare_voc",
         layout="VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}; for --splits train_aug,val also SBD's "
         "benchmark_RELEASE/, or VOC2012/SegmentationClassAug/ with its list aug.txt",
         page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
@@ -53,7 +53,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         acquisition="manual",
         licence="account, non-commercial",
         size="12 GB",
-        prepare="attnbias.data.segmentation_sets:prepare_cityscapes",
+        prepare="attnbias.data.sets.segmentation_sets:prepare_cityscapes",
         layout="leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png "
         "(or *_gtFine_labelTrainIds.png)",
         page="https://www.cityscapes-dataset.com/downloads/",
@@ -74,7 +74,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         acquisition="auto",
         licence="annotations BSD-3, pictures for research",
         size="1 GB",
-        prepare="attnbias.data.segmentation_sets:prepare_ade20k",
+        prepare="attnbias.data.sets.segmentation_sets:prepare_ade20k",
         layout="ADEChallengeData2016/{images,annotations}/{training,validation}/",
         page="http://sceneparsing.csail.mit.edu",
         archives=(

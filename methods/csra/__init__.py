@@ -93,7 +93,7 @@ class ResidualAttention(Method):
 
     def measure(self, recipe: CSRARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """The shared measures; for WIDER, unknown labels count as negative in precision and recall, as published."""
-        from attnbias.methods.engine.measures import multilabel_measures
+        from attnbias.methods.engine.evaluation.measures import multilabel_measures
 
         if task == "multilabel":
             return multilabel_measures(targets, scores, unknown_in_f1=recipe.unknown_in_f1)

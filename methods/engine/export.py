@@ -24,9 +24,9 @@ from torch.export import Dim, ExportedProgram
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.evaluation.predict import open_own
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
-from attnbias.methods.engine.predict import open_own
 from attnbias.methods.engine.stored import KEY
 
 Format = Literal["onnx", "torch-export"]

@@ -21,12 +21,12 @@ from attnbias.data.index import Task
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
-from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.published import locate, published_recipe
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY, stored_method
+from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED

@@ -189,7 +189,7 @@ class Method(ABC):
 
     def measure(self, recipe: Any, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
-        from attnbias.methods.engine.measures import multilabel_measures, singlelabel_measures
+        from attnbias.methods.engine.evaluation.measures import multilabel_measures, singlelabel_measures
 
         return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
 

@@ -1,7 +1,7 @@
 """From what a person names to a file on this disk: a path, a published name, a URL, or a file of Hugging Face's hub.
 
-The table of names is weights/manifest.py; what arrives over HTTP comes through data/download.py, resumable and checked.
-The two rooms do not know each other, so the engine brings them together here.
+The table of names is weights/manifest.py; what arrives over HTTP comes through data/fetch/download.py, resumable
+and checked. The two rooms do not know each other, so the engine brings them together here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from attnbias.data.download import Progress, fetch
 from attnbias.data.facts import Archive
+from attnbias.data.fetch.download import Progress, fetch
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import WeightsError

@@ -133,7 +133,7 @@ class InterventionalDualAttention(Method):
 
     def measure(self, recipe: IDARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """The shared measures; average precision by the program's rule (all-point interpolation)."""
-        from attnbias.methods.engine.measures import multilabel_measures
+        from attnbias.methods.engine.evaluation.measures import multilabel_measures
 
         if task == "multilabel":
             return multilabel_measures(targets, scores, rule="interpolated")

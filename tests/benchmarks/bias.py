@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from attnbias.methods.engine.comparison import compared, read_run
+from attnbias.methods.engine.evaluation.comparison import compared, read_run
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = "val,counter,unbiased"

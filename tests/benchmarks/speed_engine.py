@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from attnbias.data.prepare import Options as PrepareOptions
 from attnbias.data.prepare import prepare
 from attnbias.methods import get_method
-from attnbias.methods.engine.checkpoint import RunFolder
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.evaluate import evaluate
-from attnbias.methods.engine.options import Options
+from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.train import _Run, build_accelerator
+from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.training.train import _Run, build_accelerator
 
 CLASSES, BATCH = 10, 8
 

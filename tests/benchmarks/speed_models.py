@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from attnbias.data.index import Task
 from attnbias.methods import get_method
-from attnbias.methods.engine.optim import build_optimizer
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.training.optim import build_optimizer
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbias.data.demo import PRESETS, TRAIN_DIGITS, Placed, plan, render
+from attnbias.data.sets.demo import PRESETS, TRAIN_DIGITS, Placed, plan, render
 from attnbias.methods.absvit import METHOD
 from attnbias.methods.absvit.attention import feature_norms, object_vectors, top_of_range
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import AbSViTRecipe
+from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.statistics import bootstrap
 
 Boxes = NDArray[np.float32]
 """(10, H, W): the box of each digit as ones; zeros for an absent one."""

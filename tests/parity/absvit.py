@@ -27,18 +27,18 @@ from golden_case import Golden
 from PIL import Image
 from timm.utils import ModelEmaV3
 
-from attnbias.data import imagenet
-from attnbias.data.class_folders import read_class_folders
-from attnbias.data.inaturalist import read_inaturalist
+from attnbias.data.sets import imagenet
+from attnbias.data.sets.class_folders import read_class_folders
+from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.data.transforms.basic import normalization
 from attnbias.data.transforms.corruptions import precropped_transform
 from attnbias.methods.absvit import METHOD, attention, augment, recipe
 from attnbias.methods.absvit.model import AbSViT, build
-from attnbias.methods.engine import robustness
-from attnbias.methods.engine.attacks import Attack, adversarial
+from attnbias.methods.engine.evaluation import robustness
+from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
+from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.losses import classification_loss
-from attnbias.methods.engine.measures import singlelabel_measures
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 # Training -------------------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from golden_case import Golden
 from torch import Tensor
 
 from attnbias.data.label_maps import IGNORE
-from attnbias.data.palettes import CITYSCAPES, VOC, ade20k, palette
-from attnbias.data.segmentation_sets import REDUCED
+from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k, palette
+from attnbias.data.sets.segmentation_sets import REDUCED
 from attnbias.methods.absvit.convert import resize_pos_embed
 from attnbias.methods.absvit.segmentation import METHOD, NO_DECAY
 from attnbias.methods.absvit.segmentation.heads import FCNHead, UPerHead
@@ -26,8 +26,8 @@ from attnbias.methods.absvit.segmentation.loss import pixel_loss
 from attnbias.methods.absvit.segmentation.measures import area_measures, class_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
-from attnbias.methods.engine.segments import paint
+from attnbias.methods.engine.display.segments import paint
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.weights.files import read_checkpoint
 
 # Building from the program's configuration ----------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from PIL import Image
 
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import IGNORE, open_label_map
-from attnbias.data.palettes import palette
-from attnbias.data.segmentation_sets import (
+from attnbias.data.sets.palettes import palette
+from attnbias.data.sets.segmentation_sets import (
     REDUCED,
     list_pairs,
     read_ade20k,

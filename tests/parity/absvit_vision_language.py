@@ -18,8 +18,8 @@ from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLan
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, TEXT_ENCODERS, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import build_text
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build_vision
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 TASKS = {"vqa": "vqa", "snli": "snli-ve", "nlvr2": "nlvr2", "irtr": "retrieval"}
 """Losses of the program -> our tasks."""

@@ -12,12 +12,12 @@ import numpy as np
 from golden_case import Golden
 from PIL import Image
 
-from attnbias.data.answers import normalize_answer, soft_score
-from attnbias.data.captions import PICTURES, read_annotated, read_karpathy
 from attnbias.data.index import Index, Record
-from attnbias.data.statements import NLVR2_FILES, TRUTH, read_nlvr2, read_snli_ve
+from attnbias.data.sets.answers import normalize_answer, soft_score
+from attnbias.data.sets.captions import PICTURES, read_annotated, read_karpathy
+from attnbias.data.sets.statements import NLVR2_FILES, TRUTH, read_nlvr2, read_snli_ve
+from attnbias.data.sets.vqa import ANSWERED, hold_out, read_vqa
 from attnbias.data.transforms.language import OPERATIONS, apply_operation, language_transform
-from attnbias.data.vqa import ANSWERED, hold_out, read_vqa
 
 Row = dict[str, Any]
 

@@ -19,20 +19,20 @@ from golden_case import Golden
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data import voc
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
+from attnbias.data.sets import voc
 from attnbias.methods.csra import METHOD
 from attnbias.methods.csra.convert import convert
 from attnbias.methods.csra.loss import classification_loss
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import TEMPERATURES, CSRARecipe
 from attnbias.methods.engine.backbones import TimmFeatures
-from attnbias.methods.engine.evaluate import evaluate
+from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.measures import average_precision
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 BACKBONES = {"resnet101": "resnet101", "vit_B16_224": "vit_b16", "vit_L16_224": "vit_l16"}
 

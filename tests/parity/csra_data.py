@@ -13,13 +13,13 @@ from golden_case import Golden
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from attnbias.data.coco import read_coco
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.fetch.published import csra_coco, csra_voc, csra_wider
 from attnbias.data.index import Index, Record
-from attnbias.data.published import csra_coco, csra_voc, csra_wider
+from attnbias.data.sets.coco import read_coco
+from attnbias.data.sets.voc import read_voc
+from attnbias.data.sets.wider import read_wider
 from attnbias.data.transforms.basic import ToNormalizedTensor
-from attnbias.data.voc import read_voc
-from attnbias.data.wider import read_wider
 from attnbias.methods.csra import METHOD
 from attnbias.methods.engine.recipe import revise
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from golden_case import Golden
 
-from attnbias.methods.engine.overlay import published_overlay
+from attnbias.methods.engine.display.overlay import published_overlay
 
 
 def _vis(case: Golden) -> dict[str, Any]:

@@ -16,15 +16,15 @@ from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from attnbias.data.coco import read_coco
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.sets.coco import read_coco
+from attnbias.data.sets.voc import read_voc
 from attnbias.data.transforms.cutout import cut_out
 from attnbias.data.transforms.multiscale_crop import crop_offsets, crop_sizes
 from attnbias.data.transforms.randaugment import STEPS, apply_operation
-from attnbias.data.voc import read_voc
-from attnbias.methods.engine.measures import average_precision
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.recipe import parse, revise
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida import METHOD
 from attnbias.methods.ida.convert import convert, convert_classifier
 from attnbias.methods.ida.curves import reference_curves

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_pictures, mix_targets
-from attnbias.methods.engine.bias import TAUS, PixelHistogram, aggregate, box_mask, measure_maps
-from attnbias.methods.engine.context_bias import biased_pairs, pair_precision
-from attnbias.methods.engine.cost import measure_cost
-from attnbias.methods.engine.faithfulness import area_under, faithfulness_curves
+from attnbias.methods.engine.bias.attention_bias import TAUS, PixelHistogram, aggregate, box_mask, measure_maps
+from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
+from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
+from attnbias.methods.engine.evaluation.cost import measure_cost
+from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
-from attnbias.methods.engine.measures import singlelabel_measures
-from attnbias.methods.engine.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas import METHOD
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.convert import convert, infer, our_name

@@ -1,0 +1,1 @@
+"""Getting archives: what is needed, downloads that resume, unpacking that is safe."""

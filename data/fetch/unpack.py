@@ -1,0 +1,187 @@
+"""Unpacking archives safely: checked name by name into a hidden folder first, then moved to where they belong.
+
+TARGET/.unpack-ARCHIVE-STAMP/   members that are written so far; a stopped run continues with those that lack
+TARGET/.unpacked.json           archives that are unpacked, with their sizes; written last
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from attnbias.data.atomic import replacing
+from attnbias.data.errors import DataError
+from attnbias.data.fetch.download import Progress, only_writer
+
+MANIFEST = ".unpacked.json"
+LOG = logging.getLogger(__name__)
+RATIO = 200
+"""Unpacked bytes for each archived one above which an archive is a bomb; annotation files stay below 20."""
+ALLOWANCE = 10_000_000
+"""Bytes that any archive may unpack to, however small it is."""
+CHUNK = 1 << 20
+
+Member = tuple[str, int, Callable[[], IO[bytes]]]
+"""Path below the target, size in bytes, and what opens its content."""
+
+
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    nested: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> None:
+    """Unpack a .tar, .tar.gz, .tgz or .zip into `target`; do nothing where that was done before.
+
+    Several archives may go into one folder; a member replaces a file of the same name. Links, devices, absolute paths,
+    `..`, encrypted members and bombs are refused, and nothing of such an archive gets into `target`.
+
+    Args:
+        archive: the file; its kind is told by its content, not by its name.
+        target: the folder that its members go to.
+        nested: members that are tar files are unpacked in their turn, each into a folder of its own name, as ImageNet's
+            training archive asks for.
+        progress: told the bytes of the archive that were read.
+
+    Raises:
+        DataError: the archive is damaged or hostile, the disk is full, or another process is at work in `target`.
+    """
+    size = archive.stat().st_size
+    with only_writer(target):
+        if _manifest(target).get(archive.name) == size:
+            return
+        hidden = target / f".unpack-{archive.name}-{archive.stat().st_mtime_ns:x}"
+        LOG.info("unpacking %s", archive.name)
+        try:
+            _unpack_into(hidden, archive, nested, progress)
+            os.sync()  # one flush for a million files instead of one for each
+            _merge(hidden, target)
+            hidden.rmdir()
+            _record(target, archive.name, size)
+            LOG.info("unpacked %s into %s", archive.name, target)
+        except (DataError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # gzip's own errors have no number
+                raise DataError(
+                    f"cannot unpack {archive} into {target}: {error.strerror}; mend that and run again to continue"
+                ) from None
+            shutil.rmtree(hidden, ignore_errors=True)
+            reason = str(error) or "it is cut short"
+            raise DataError(f"{archive} cannot be unpacked: {reason}; delete it and fetch it again") from None
+
+
+def is_unpacked(archive: str, target: Path) -> bool:
+    """Whether the archive of this name was unpacked into `target`; it may have been deleted since."""
+    return archive in _manifest(target)
+
+
+def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: Progress) -> None:
+    for stale in set(hidden.parent.glob(f".unpack-{archive.name}-*")) - {hidden}:
+        shutil.rmtree(stale)  # of another version of the archive
+    hidden.mkdir(exist_ok=True)
+    size, written = archive.stat().st_size, 0
+    with archive.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+        file.seek(0)
+        for name, length, content in _zip_members(file) if zipped else _tar_members(file, hidden, nested):
+            written += length
+            if written > max(ALLOWANCE, RATIO * size):
+                raise DataError(f"it unpacks to more than {RATIO} times its size (a bomb?), at {name}")
+            _write(hidden / name, length, content)
+            progress(f"unpacking {archive.name}", min(file.tell(), size), size)
+
+
+def _write(path: Path, length: int, content: Callable[[], IO[bytes]]) -> None:
+    """Write one member, unless an earlier run did: what bears its own name is whole."""
+    if path.is_file() and path.stat().st_size == length:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name[:200]}.part")
+    with content() as source, part.open("wb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+    part.replace(path)
+
+
+def _zip_members(file: IO[bytes]) -> Iterator[Member]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"member {info.filename!r} is a link or a device")
+            if info.flag_bits & 1:
+                raise DataError(f"member {info.filename!r} is encrypted")
+            name = _safe(info.filename)
+            if not info.is_dir():
+                yield name, info.file_size, lambda info=info: archive.open(info)  # type: ignore[misc]
+
+
+def _tar_members(file: IO[bytes], hidden: Path, nested: bool) -> Iterator[Member]:
+    with tarfile.open(fileobj=file, mode="r:*") as archive:
+        while (info := archive.next()) is not None:
+            vars(archive)["members"].clear()  # a gigabyte for ImageNet-C's million members; only links would need them
+            name = _safe(info.name)
+            if not (info.isreg() or info.isdir()):
+                raise DataError(f"member {info.name!r} is a link or a device")
+            tarfile.data_filter(info, str(hidden))  # Python's own opinion; it raises a TarError
+            if nested and name.endswith(".tar"):
+                inner = archive.extractfile(info)
+                assert inner is not None  # a regular file
+                for member, length, content in _tar_members(inner, hidden, False):
+                    yield f"{name.removesuffix('.tar')}/{member}", length, content
+            elif info.isreg():
+                yield name, info.size, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
+        _check_end(archive)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raise unless zeros mark the end: `tarfile` takes an archive that breaks off at a header for a whole one."""
+    stream = archive.fileobj
+    assert stream is not None
+    stream.seek(archive.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+        raise tarfile.ReadError("it is cut short")
+    while stream.read(CHUNK):  # gzip checks its sum at its end
+        pass
+
+
+def _safe(name: str) -> str:
+    """The member's path in plain form; raise DataError for one that leads elsewhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or (name[1:2] == ":"):
+        raise DataError(f"member {name!r} leads out of the folder")
+    return str(path)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move what is in `source` into `target`: whole folders where they are new, else file by file."""
+    for entry in sorted(source.iterdir()):
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            _merge(entry, place)
+            entry.rmdir()
+        else:
+            entry.replace(place)
+
+
+def _manifest(target: Path) -> dict[str, int]:
+    path = target / MANIFEST
+    try:
+        content: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        raise DataError(f"{path} is damaged; delete it, and the archives are unpacked again") from None
+    return content
+
+
+def _record(target: Path, name: str, size: int) -> None:
+    with replacing(target / MANIFEST) as file:
+        file.write(json.dumps({**_manifest(target), name: size}, indent=1) + "\n")

@@ -1,0 +1,173 @@
+"""MS-COCO 2014, and any folder in COCO layout: annotation files read into an index."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+from math import isfinite
+from os import fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.fetch.published import csra_coco
+from attnbias.data.index import Box, Index, Record, collector_paused
+from attnbias.data.label_maps import IGNORE
+from attnbias.data.prepare import Options, Reading, check_counts, chosen_settings, first_existing
+
+OFFICIAL = ("train2014", "val2014")
+
+
+@collector_paused()
+def read_coco(
+    annotation_file: Path,
+    image_folder: Path,
+    *,
+    dataset: str = "coco",
+    split: str = "train",
+    class_order: Literal["file", "id"] = "file",
+    group: str | None = None,
+) -> Index:
+    """Read a COCO instances file: one record a picture by ascending image id, unlabelled pictures included.
+
+    A class is positive where any annotation names it, crowds included (both CSRA and IDA count them; `Box.crowd` marks
+    them). The official files list their categories by ascending id, so `class_order` changes nothing there. An
+    annotation with an empty box, or none, counts for the labels alone.
+
+    Args:
+        annotation_file: instances_*.json.
+        image_folder: what its `file_name`s are relative to; not looked into here.
+        class_order: classes as the file lists its categories (CSRA's rule), or by ascending category id (IDA's).
+        group: key of an image entry that becomes the record's group.
+
+    Raises:
+        DataError: the file is missing, is no COCO instances file, or contradicts itself.
+    """
+    content = _load(annotation_file)
+    try:
+        categories = content["categories"]
+        if class_order == "id":
+            categories = sorted(categories, key=lambda category: category["id"])
+        images = sorted(content["images"], key=lambda image: image["id"])
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        for kind, entries in (("categories", categories), ("images", images)):
+            if twice := [number for number, count in Counter(entry["id"] for entry in entries).items() if count > 1]:
+                raise DataError(f"{annotation_file} lists {kind} of the same id: {twice[0]!r}")
+        boxes: dict[int, list[Box]] = defaultdict(list)
+        positives: dict[int, set[int]] = defaultdict(set)
+        for annotation in content["annotations"]:
+            if (category := annotation["category_id"]) not in label_of:
+                raise DataError(f"{annotation_file}: an annotation names category {category!r}, which is not listed")
+            label = label_of[category]
+            positives[annotation["image_id"]].add(label)
+            if annotation.get("bbox"):
+                x, y, w, h = annotation["bbox"]
+                if not isfinite(x + y + w + h):
+                    raise DataError(
+                        f"{annotation_file}: a box of image {annotation['image_id']!r} is {annotation['bbox']}"
+                    )
+                boxes[annotation["image_id"]].append(Box(label, x, y, w, h, crowd=bool(annotation.get("iscrowd"))))
+        records = tuple(
+            Record(
+                path=fspath(image["file_name"]),  # a text
+                target=_target(positives[image["id"]], len(categories)),
+                boxes=tuple(boxes[image["id"]]),
+                image_id=image["id"],
+                group=image[group] if group else None,
+            )
+            for image in images
+        )
+        classes = tuple(str(category["name"]) for category in categories)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{annotation_file} is no COCO instances file: {type(error).__name__} {error}") from None
+    strays = positives.keys() - {image["id"] for image in images}
+    if strays:
+        raise DataError(
+            f"{annotation_file}: annotations name {len(strays)} images that it does not list ({min(strays, key=str)})"
+        )
+    return Index(dataset, split, "multilabel", classes, image_folder, records, annotation_file)
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read the official pair of files, or else whatever annotations/instances_*.json the source folder has."""
+    assert source is not None
+    found = {path.stem.removeprefix("instances_"): path for path in sorted(source.glob("annotations/instances_*.json"))}
+    official = all(suffix in found for suffix in OFFICIAL)
+    if official:
+        found = {suffix: found[suffix] for suffix in OFFICIAL}
+    if not found:
+        raise DataError(f"{source} holds no annotations/instances_*.json; expected {facts.layout}")
+    indexes = []
+    for done, (suffix, path) in enumerate(found.items()):
+        options.progress(f"reading {path.name}", done, len(found))
+        images = first_existing([source / "images" / suffix, source / suffix, source / "images"])
+        if images is None:
+            raise DataError(f"{source} holds no pictures for {path.name}; expected images/{suffix}/")
+        indexes.append(read_coco(path, images, dataset=facts.name, split=_split(suffix, found)))
+    for index in indexes[1:]:
+        if index.classes != indexes[0].classes:
+            raise DataError(f"{index.annotations} and {indexes[0].annotations} list different categories")
+    settings = chosen_settings(facts, options)
+    warnings = (
+        check_counts(facts, indexes) if official else [f"not the official COCO 2014 files: found {', '.join(found)}"]
+    )
+    if by := settings.get("masks"):
+        return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
+    files = csra_coco(indexes[0], indexes[1], str(source)) if official else {}
+    return Reading(indexes, warnings, settings, files)
+
+
+def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> Index:
+    """The same pictures as a segmentation split, whose label maps are the objects' masks.
+
+    Class 0 is the background, the others are the categories, or the supercategories, in the order of the file. Pixels
+    of objects of several categories are ignored.
+
+    Raises:
+        DataError: the file names no supercategories, or more classes than a label map can tell apart.
+    """
+    from attnbias.data.masks import read_categories
+
+    assert index.annotations is not None
+    categories = read_categories(index.annotations)
+    if lacking := [category["name"] for category in categories if by == "supercategory" and by not in category]:
+        raise DataError(f"{index.annotations}: category '{lacking[0]}' names no supercategory; use --masks category")
+    names = [str(category["name" if by == "category" else by]) for category in categories]
+    classes = ("background", *dict.fromkeys(names))
+    if len(names) >= IGNORE:
+        raise DataError(f"{index.annotations} lists {len(names)} categories; label maps hold 254 beside the background")
+    values = [0, *(classes.index(name, 1) for name in names)]
+    return replace(
+        index,
+        task="segmentation",
+        classes=classes,
+        records=tuple(record._replace(target=0) for record in index.records),
+        label_values=(*values, *[IGNORE] * (256 - len(values))),
+    )
+
+
+def _target(positives: set[int], classes: int) -> tuple[int, ...]:
+    target = [0] * classes
+    for label in positives:
+        target[label] = 1
+    return tuple(target)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"annotation file {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
+    return content
+
+
+def _split(suffix: str, found: dict[str, Path]) -> str:
+    """Name of the split: "train" for train2014, unless another file has that name too."""
+    names = [re.sub(r"\d+$", "", other) for other in found]
+    name = re.sub(r"\d+$", "", suffix)
+    return name if name and names.count(name) == 1 else suffix

@@ -1,0 +1,196 @@
+"""ImageNet-1k and its robustness sets: every picture's class is found by its synset, never by its folder's position."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.class_folders import PICTURES, read_class_folders
+
+# The 15 corruptions of ImageNet-C's score in the order of AbSViT's evaluation, and the archive each comes in.
+CORRUPTIONS = {
+    "brightness": "weather",
+    "contrast": "digital",
+    "defocus_blur": "blur",
+    "elastic_transform": "digital",
+    "fog": "weather",
+    "frost": "weather",
+    "gaussian_noise": "noise",
+    "glass_blur": "blur",
+    "impulse_noise": "noise",
+    "jpeg_compression": "digital",
+    "motion_blur": "blur",
+    "pixelate": "digital",
+    "shot_noise": "noise",
+    "snow": "weather",
+    "zoom_blur": "blur",
+}
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+@cache
+def synsets(subset: str = "imagenet") -> tuple[str, ...]:
+    """WordNet ids in the order of the class numbers: all 1000, or those of imagenet-a or imagenet-r (timm's lists)."""
+    file = {"imagenet": "imagenet", "imagenet-a": "imagenet_a", "imagenet-r": "imagenet_r"}[subset]
+    return tuple((files("timm.data") / "_info" / f"{file}_synsets.txt").read_text().split())
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """A readable name for each of the 1000 classes; the synset is added where two share one (crane, maillot)."""
+    lines = (files("timm.data") / "_info" / "imagenet_synset_to_lemma.txt").read_text().splitlines()
+    lemmas = dict(line.split("\t", 1) for line in lines)
+    names = [lemmas[synset].strip('"').split(",")[0] for synset in synsets()]
+    often = Counter(names)
+    return tuple(
+        name if often[name] == 1 else f"{name} ({synset})" for name, synset in zip(names, synsets(), strict=True)
+    )
+
+
+def subset_indices(subset: str) -> tuple[int, ...]:
+    """Class numbers, among the 1000, of the 200 classes of imagenet-a or imagenet-r: the columns that count there."""
+    number = {synset: label for label, synset in enumerate(synsets())}
+    return tuple(number[synset] for synset in synsets(subset))
+
+
+def real_labels(index: Index) -> list[frozenset[int]] | None:
+    """Reassessed labels (ReaL; Beyer et al., arXiv:2006.07159) of each record, found by the file's name.
+
+    A picture may have several, or none (it is to be left out). None where the index is not of validation pictures
+    with the 1000 classes in their order.
+    """
+    if index.classes not in (class_names(), synsets()):
+        return None
+    labels = json.loads((files("timm.data") / "_info" / "imagenet_real_labels.json").read_text())
+    named = {f"ILSVRC2012_val_{number:08d}.JPEG": frozenset(own) for number, own in enumerate(labels, start=1)}
+    names = [Path(record.path).name for record in index.records]
+    return [named[name] for name in names] if all(name in named for name in names) else None
+
+
+def read_synset_folders(
+    root: Path, *, dataset: str = "imagenet", split: str = "val", subset: str = "imagenet"
+) -> Index:
+    """Read ROOT/SYNSET/PICTURE with the 1000 classes as labels, whichever of the folders are there.
+
+    Args:
+        subset: only these synsets may occur: "imagenet", "imagenet-a" or "imagenet-r".
+
+    Raises:
+        DataError: a folder is no synset of the set, or there are no pictures.
+    """
+    index = read_class_folders(root, dataset=dataset, split=split, classes=synsets(subset))
+    number = {synset: label for label, synset in enumerate(synsets())}
+    label_of = [number[synset] for synset in index.classes]
+    records = tuple(record._replace(target=label_of[_label(record)]) for record in index.records)
+    return replace(index, classes=class_names(), records=records)
+
+
+def read_flat_validation(root: Path, devkit: Path, *, dataset: str = "imagenet", split: str = "val") -> Index:
+    """Read the validation pictures as their archive holds them, one folder for all, with the devkit's ground truth.
+
+    Args:
+        root: the folder with ILSVRC2012_val_00000001.JPEG and on.
+        devkit: ILSVRC2012_devkit_t12.
+
+    Raises:
+        DataError: the devkit is damaged or lacks, or a picture has no line in it.
+    """
+    truth = devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"
+    synset_of = _devkit_synsets(devkit / "data" / "meta.mat")
+    number = {synset: label for label, synset in enumerate(synsets())}
+    records = []
+    try:
+        labels = [number[synset_of[int(line)]] for line in truth.read_text().split()]
+        for path in sorted(path.name for path in root.iterdir() if path.name.lower().endswith(PICTURES)):
+            place = int(re.findall(r"\d+", path)[-1])  # counted from 1
+            if not 1 <= place <= len(labels):
+                raise DataError(f"{root / path} has no line in {truth}, which has {len(labels):,}")
+            records.append(Record(path, labels[place - 1]))
+    except OSError as error:
+        raise DataError(f"{truth}: {error.strerror}") from None
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(f"{truth} does not fit {root} ({type(error).__name__} {error})") from None
+    return Index(dataset, split, "singlelabel", class_names(), root, tuple(records))
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read train/SYNSET and val/SYNSET (or a flat val/ with the devkit beside it), or one of the two."""
+    assert source is not None
+    indexes = []
+    for done, split in enumerate(facts.splits):
+        root = source / split
+        options.progress(f"reading {split}", done, len(facts.splits))
+        if any(root.glob("n[0-9]*")):
+            indexes.append(read_synset_folders(root, dataset=facts.name, split=split))
+        elif split == "val" and any(root.glob("*.JPEG")):
+            indexes.append(read_flat_validation(root, source / "ILSVRC2012_devkit_t12", dataset=facts.name))
+    if not indexes:
+        raise DataError(f"{source} holds neither train/ nor val/; expected {facts.layout}")
+    return Reading(indexes, check_counts(facts, indexes))
+
+
+def prepare_renditions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read ImageNet-A, -R or -Sketch: synset folders in SOURCE itself, or in the folder that its archive makes."""
+    assert source is not None
+    subset = facts.name if facts.name in ("imagenet-a", "imagenet-r") else "imagenet"
+    inner = [source / facts.name, source / "sketch"]
+    root = next((place for place in inner if place.is_dir()), source)
+    index = read_synset_folders(root, dataset=facts.name, split=facts.val, subset=subset)
+    lacking = set(synsets(subset)) - {record.path.split("/")[0] for record in index.records}
+    warnings = (
+        [f"{len(lacking)} of {len(synsets(subset))} classes have no pictures ({min(lacking)})"] if lacking else []
+    )
+    return Reading([index], [*warnings, *check_counts(facts, [index])])
+
+
+def prepare_corruptions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read ImageNet-C: one split for each corruption and severity, CORRUPTION/1..5 or GROUP/CORRUPTION/1..5."""
+    assert source is not None
+    indexes: list[Index] = []
+    lacking = []
+    for done, (corruption, group) in enumerate(CORRUPTIONS.items()):
+        options.progress("reading corruptions", done, len(CORRUPTIONS))
+        root = first_existing([source / corruption, source / group / corruption])
+        for severity in SEVERITIES:
+            if root is None or not (root / str(severity)).is_dir():
+                lacking.append(f"{corruption}/{severity}")
+                continue
+            split = f"{corruption}-{severity}"
+            indexes.append(read_synset_folders(root / str(severity), dataset=facts.name, split=split))
+    if not indexes:
+        raise DataError(f"{source} holds no corruption; expected {facts.layout}")
+    warnings = [f"{len(lacking)} of 75 corruptions and severities are missing ({lacking[0]})"] if lacking else []
+    return Reading(indexes, [*warnings, *check_counts(facts, indexes)])
+
+
+def _label(record: Record) -> int:
+    assert isinstance(record.target, int)  # class folders are single-label
+    return record.target
+
+
+def _devkit_synsets(meta: Path) -> dict[int, str]:
+    """The devkit's own class number -> WordNet id, out of its MATLAB file."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(
+            f"reading {meta} needs scipy; run: pip install scipy, or sort val/ into synset folders"
+        ) from None
+    try:
+        table: Sequence[Any] = loadmat(meta, squeeze_me=True)["synsets"]
+        return {int(row[0]): str(row[1]) for row in table}
+    except OSError as error:
+        raise DataError(f"{meta}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{meta} is damaged ({error})") from None

@@ -1,0 +1,78 @@
+"""Pictures of one's own: what kind of set a folder or a file is, told by what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Task
+from attnbias.data.prepare import Options, Reading, chosen_settings, first_existing
+from attnbias.data.registry import DATASETS
+from attnbias.data.sets.coco import read_coco, with_label_maps
+from attnbias.data.sets.segmentation_sets import own_folders
+
+KINDS: dict[str, tuple[str, Task, str]] = {
+    "coco": ("pictures with boxes in COCO layout", "multilabel", "attnbias.data.sets.coco:prepare"),
+    "json": ("pictures with boxes listed in a COCO file", "multilabel", "attnbias.data.sets.own:prepare_json"),
+    "csv": ("pictures listed in a CSV table", "multilabel", "attnbias.data.sets.csv_table:prepare"),
+    "label maps": ("pictures with label maps", "segmentation", "attnbias.data.sets.segmentation_sets:prepare_own"),
+    "folders": ("pictures in a folder for each class", "singlelabel", "attnbias.data.sets.class_folders:prepare"),
+}
+
+
+def own_facts(path: Path) -> DatasetFacts:
+    """Facts of a set of one's own, named after its folder or file.
+
+    A .json file is a COCO instances file, a .csv file a table; a folder is one in COCO layout, one with pictures and
+    label maps in folders side by side, one with a single table in it, or one with a folder for each class.
+
+    Raises:
+        DataError: nothing is there, or its name is that of a known dataset.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a folder of pictures, a .csv or a .json file")
+    path = path.absolute()
+    if path.stem in DATASETS:
+        known = f"attnbias prepare-data {path.stem} --source {path}"
+        raise DataError(f"{path} has the name of a known dataset; rename it, or run: {known}")
+    if path.is_file():
+        kind = {".csv": "csv", ".json": "json"}.get(path.suffix.lower())
+        if kind is None:
+            raise DataError(f"{path} is neither a folder, nor a .csv, nor a .json file")
+    elif any(path.glob("annotations/instances_*.json")):
+        kind = "coco"
+    elif own_folders(path) is not None:
+        kind = "label maps"
+    else:
+        kind = "csv" if len(list(path.glob("*.csv"))) == 1 else "folders"
+    title, task, prepare = KINDS[kind]
+    return DatasetFacts(
+        name=path.stem,
+        title=f"{path.name}, {title}",
+        task=task,
+        classes="from the files",
+        splits=(),
+        train="train",
+        val="val",
+        acquisition="manual",
+        licence="one's own",
+        size="",
+        prepare=prepare,
+        settings={"masks": None} if kind in ("coco", "json") else {},
+    )
+
+
+def prepare_json(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read one COCO instances file; its pictures stand beside it, or in images/ there or one folder up."""
+    assert source is not None
+    index = read_coco(source, source.parent, dataset=facts.name)
+    places = [source.parent, source.parent / "images", source.parent.parent / "images", source.parent.parent]
+    if index.records:
+        found = first_existing([place / index.records[0].path for place in places])
+        if found is None:
+            raise DataError(f"{source} names {index.records[0].path}, found neither beside it nor in images/")
+        root = next(place for place in places if place / index.records[0].path == found)
+        index = read_coco(source, root, dataset=facts.name)
+    settings = chosen_settings(facts, options)
+    return Reading([with_label_maps(index, settings["masks"]) if "masks" in settings else index], settings=settings)

@@ -1,0 +1,70 @@
+"""Places365-Standard: the official lists, whose flat validation folder gets its classes without moving a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.class_folders import prepare as prepare_class_folders
+
+CATEGORIES = "categories_places365.txt"
+LISTS = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}
+FOLDERS = {
+    "train": ("data_256_standard", "data_256", "data_large_standard", "data_large"),
+    "val": ("val_256", "val_large"),
+}
+"""Where the archives of each split put its pictures, the 256-pixel ones first; torchvision adds "_standard"."""
+
+
+def read_places(root: Path, split: str, *, dataset: str = "places365") -> Index:
+    """Read one split by its official list, in the list's order.
+
+    Args:
+        root: the folder with categories_places365.txt, the lists and the folders of pictures.
+        split: "train" or "val".
+
+    Raises:
+        DataError: a file or the pictures' folder is missing, or a line is not what it should be.
+    """
+    images = first_existing([root / name for name in FOLDERS[split]])
+    if images is None:
+        raise DataError(f"{root} holds no pictures of split '{split}'; expected {' or '.join(FOLDERS[split])}")
+    names = {label: name for name, label in _lines(root / CATEGORIES)}
+    if sorted(names) != list(range(len(names))):
+        raise DataError(f"{root / CATEGORIES} does not number its classes from 0")
+    classes = tuple(names[label].removeprefix("/a/") for label in range(len(names)))
+    records = []
+    for name, label in _lines(root / LISTS[split]):
+        if label not in names:
+            raise DataError(f"{root / LISTS[split]}: {name} has class {label}, of {len(names)}")
+        records.append(Record(name.lstrip("/"), label))
+    return Index(dataset, split, "singlelabel", classes, images, tuple(records))
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read the official lists where they are, else train/CLASS and val/CLASS."""
+    assert source is not None
+    if not (source / CATEGORIES).is_file():
+        return prepare_class_folders(facts, source, folder, options)
+    indexes = []
+    for done, split in enumerate(facts.splits):
+        options.progress(f"reading {LISTS[split]}", done, len(facts.splits))
+        if first_existing([source / name for name in FOLDERS[split]]) is not None:
+            indexes.append(read_places(source, split, dataset=facts.name))
+    if not indexes:
+        raise DataError(f"{source} holds no pictures; expected {facts.layout}")
+    return Reading(indexes, check_counts(facts, indexes))
+
+
+def _lines(path: Path) -> list[tuple[str, int]]:
+    """Lines of a name and a class number."""
+    try:
+        pairs = [line.rsplit(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+        return [(name, int(label)) for name, label in pairs]
+    except OSError as error:
+        raise DataError(f"list {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"list {path} is damaged ({error})") from None

@@ -1,0 +1,214 @@
+"""VOC 2012, Cityscapes, ADE20K and folders of one's own: pictures beside label maps, read into an index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.index import Index, Record
+from attnbias.data.label_maps import IGNORE, read_label_map
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.class_folders import PICTURES, TRAIN, VAL
+from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
+
+TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Cityscapes' label id of each of the 19 classes (Cordts et al., CVPR 2016; labels.py of cityscapesscripts)."""
+
+FROM_LABEL_IDS = tuple(TRAIN_IDS.index(value) if value in TRAIN_IDS else IGNORE for value in range(256))
+"""Index.label_values of *_labelIds.png files."""
+
+REDUCED = (IGNORE, *range(254), IGNORE)
+"""Index.label_values of a set whose 0 means unlabelled and whose classes count from 1 (ADE20K)."""
+
+OWN = (("images", "labels"), ("images", "annotations"), ("images", "masks"), ("JPEGImages", "SegmentationClass"))
+"""Folders of pictures and of label maps that a set of one's own may have."""
+
+
+def list_pairs(folder: Path, picture_suffix: str | tuple[str, ...], label_suffix: str) -> list[tuple[str, str]]:
+    """List the pictures below a folder and the names of their label maps, sorted by path (goldens index_*).
+
+    Paths are relative, and compared as plain strings: upper case comes before lower, "b_10" before "b_9".
+    """
+    suffixes = (picture_suffix,) if isinstance(picture_suffix, str) else picture_suffix
+    names = sorted(
+        os.path.relpath(f"{place}/{file}", folder)
+        for place, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if file.endswith(suffixes) and not file.startswith(".")
+    )
+    return [(name, name[: -len(next(s for s in suffixes if name.endswith(s)))] + label_suffix) for name in names]
+
+
+# VOC 2012 -------------------------------------------------------------------------------------------------------------
+
+
+def read_voc_segmentation(voc: Path, split: str, *, names: Sequence[str] | None = None) -> Index:
+    """Read one split of the folder VOC2012, in the order of ImageSets/Segmentation/SPLIT.txt (or of these names)."""
+    names = _names(voc / "ImageSets" / "Segmentation" / f"{split}.txt") if names is None else names
+    return Index("voc12seg", split, "segmentation", VOC, voc, tuple(_voc_record(name) for name in names))
+
+
+def prepare_voc(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read train and val, and train_aug where SBD's label maps are there.
+
+    The source may be VOC2012 itself, VOCdevkit, or the folder above it. SBD's are PNG files in SegmentationClassAug,
+    listed in aug.txt or trainaug.txt, or those of its own release, benchmark_RELEASE, in one of these folders.
+    """
+    assert source is not None
+    places = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
+    lists = first_existing([place / "ImageSets" / "Segmentation" for place in places])
+    if lists is None:
+        raise DataError(f"{source} holds no VOC2012/ImageSets/Segmentation; expected {facts.layout}")
+    voc = lists.parent.parent
+    train, val = (read_voc_segmentation(voc, split) for split in ("train", "val"))
+    release = first_existing([place / "benchmark_RELEASE" / "dataset" / "cls" for place in (source, voc.parent, voc)])
+    augmented = _augmented(train, val, release)
+    indexes = [train, *([augmented] if augmented is not None else []), val]
+    return Reading(indexes, check_counts(facts, indexes))
+
+
+def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
+    """The training pictures, then those that only SBD labels (Hariharan et al., ICCV 2011); never one of val."""
+    voc = train.root
+    listed = first_existing([voc / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("aug", "trainaug")])
+    if listed is not None:  # a line may also name both files, "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
+        added = [_voc_record(Path(line.split()[0]).stem, "SegmentationClassAug") for line in _names(listed)]
+    elif release is not None:
+        labels = os.path.relpath(release, voc)
+        added = [_voc_record(path.stem, labels, ".mat") for path in sorted(release.glob("*.mat"))]
+    else:
+        return None
+    known = {record.path for record in (*train.records, *val.records)}
+    records = (*train.records, *(record for record in added if record.path not in known))
+    return Index(train.dataset, "train_aug", train.task, train.classes, voc, records)
+
+
+def _voc_record(name: str, labels: str = "SegmentationClass", suffix: str = ".png") -> Record:
+    return Record(f"JPEGImages/{name}.jpg", 0, label_map=f"{labels}/{name}{suffix}")
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"image list {path}: {error.strerror}") from None
+
+
+# Cityscapes -----------------------------------------------------------------------------------------------------------
+
+
+def read_cityscapes(root: Path, split: str) -> Index:
+    """Read one split of Cityscapes, from *_labelTrainIds.png, or from *_labelIds.png where more pictures have those."""
+    pictures, labels = f"leftImg8bit/{split}", f"gtFine/{split}"
+    as_classes, as_ids = (
+        list_pairs(root / pictures, "_leftImg8bit.png", f"_gtFine_{kind}.png") for kind in ("labelTrainIds", "labelIds")
+    )
+    there = [sum((root / labels / label).is_file() for _, label in found) for found in (as_classes, as_ids)]
+    found, values = (as_ids, FROM_LABEL_IDS) if there[1] > there[0] else (as_classes, None)
+    records = tuple(Record(f"{pictures}/{name}", 0, label_map=f"{labels}/{label}") for name, label in found)
+    return Index("cityscapes", split, "segmentation", tuple(CITYSCAPES), root, records, label_values=values)
+
+
+def prepare_cityscapes(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read leftImg8bit/{train,val} and gtFine/{train,val}; the test split has no label maps."""
+    return _tree(facts, source, {"train": "leftImg8bit/train", "val": "leftImg8bit/val"}, read_cityscapes)
+
+
+# ADE20K ---------------------------------------------------------------------------------------------------------------
+
+
+def read_ade20k(root: Path, split: str) -> Index:
+    """Read one split of ADE20K's scene parsing benchmark, below its folder ADEChallengeData2016."""
+    pictures, labels = (
+        f"{kind}/{'training' if split == 'train' else 'validation'}" for kind in ("images", "annotations")
+    )
+    records = tuple(
+        Record(f"{pictures}/{name}", 0, label_map=f"{labels}/{label}")
+        for name, label in list_pairs(root / pictures, ".jpg", ".png")
+    )
+    return Index("ade20k", split, "segmentation", tuple(ade20k()), root, records, label_values=REDUCED)
+
+
+def prepare_ade20k(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read images/{training,validation} and annotations/{training,validation}, perhaps below ADEChallengeData2016."""
+    assert source is not None
+    below = source / "ADEChallengeData2016"
+    source = below if below.is_dir() else source
+    return _tree(facts, source, {"train": "images/training", "val": "images/validation"}, read_ade20k)
+
+
+def _tree(
+    facts: DatasetFacts, source: Path | None, folders: dict[str, str], read: Callable[[Path, str], Index]
+) -> Reading:
+    """Read the splits whose folder of pictures is there."""
+    assert source is not None
+    splits = [split for split, folder in folders.items() if (source / folder).is_dir()]
+    if not splits:
+        raise DataError(f"{source} holds no {' and no '.join(folders.values())}; expected {facts.layout}")
+    indexes = [read(source, split) for split in splits]
+    for index in indexes:
+        if not index.records:
+            raise DataError(f"{source / folders[index.split]} holds no pictures; expected {facts.layout}")
+    return Reading(indexes, check_counts(facts, indexes))
+
+
+# One's own ------------------------------------------------------------------------------------------------------------
+
+
+def own_folders(source: Path) -> tuple[str, str] | None:
+    """Folders of pictures and of label maps in a folder of one's own; None where it is no such set."""
+    for pictures, labels in OWN:
+        if (source / pictures).is_dir() and next((source / labels).rglob("*.png"), None) is not None:
+            return pictures, labels
+    return None
+
+
+def prepare_own(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read PICTURES/[SPLIT/]**/NAME.jpg with LABELS/[SPLIT/]**/NAME.png; see `OWN` for the folders' names.
+
+    classes.txt (or class_names.txt) names the classes, one a line from 0 on; without it they are numbered. Pictures
+    without label map are left out.
+    """
+    assert source is not None
+    folders = own_folders(source)
+    assert folders is not None
+    pictures, labels = folders
+    inside = [name for name in (*TRAIN, *VAL) if (source / pictures / name).is_dir()]
+    role = {name: "train" if name in TRAIN else "test" if name == "test" else "val" for name in inside}
+    indexes, warnings = [], []
+    for split, below in [(role[name], f"/{name}") for name in inside] or [("train", "")]:
+        found = list_pairs(source / (pictures + below), (*PICTURES, *map(str.upper, PICTURES)), ".png")
+        kept = [pair for pair in found if (source / (labels + below) / pair[1]).is_file()]
+        if not kept:
+            raise DataError(
+                f"no picture of {source / (pictures + below)} has a label map in {source / (labels + below)}"
+            )
+        if len(kept) < len(found):
+            warnings.append(f"{split}: {len(found) - len(kept):,} pictures without label map are left out")
+        records = tuple(
+            Record(f"{pictures}{below}/{name}", 0, label_map=f"{labels}{below}/{label}") for name, label in kept
+        )
+        indexes.append(Index(facts.name, split, "segmentation", (), source, records))
+    classes = _own_classes(source, indexes, options)
+    return Reading([Index(i.dataset, i.split, i.task, classes, i.root, i.records) for i in indexes], warnings)
+
+
+def _own_classes(source: Path, indexes: Sequence[Index], options: Options) -> tuple[str, ...]:
+    """The names in classes.txt, else numbers up to the largest one that occurs."""
+    listed = first_existing([source / "classes.txt", source / "class_names.txt"])
+    if listed is not None:
+        return tuple(line.strip() for line in listed.read_text().splitlines() if line.strip())
+    files = [source / str(record.label_map) for index in indexes for record in index.records]
+    largest = 0
+    for done, file in enumerate(files):
+        options.progress("reading label maps", done, len(files))
+        values = read_label_map(file)
+        largest = max(largest, int(values[values != IGNORE].max(initial=0)))
+    if largest == 0:
+        raise DataError(
+            f"the label maps of {source} hold no class but 0: 255 means 'does not count'; number the classes 0, 1, ..."
+        )
+    return tuple(f"class {number}" for number in range(largest + 1))

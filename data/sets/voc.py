@@ -1,0 +1,114 @@
+"""PASCAL VOC 2007 and 2012: image lists and xml annotations read into an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.fetch.published import csra_voc
+from attnbias.data.index import Box, Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+
+# fmt: off
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+
+
+def read_voc(
+    voc2007: Path,
+    split: str,
+    *,
+    lists: Sequence[str] | None = None,
+    missing: Literal["error", "skip"] = "error",
+    dataset: str = "voc07",
+) -> Index:
+    """Read one split of a VOC folder: one record a listed picture, in the order of the list.
+
+    A class is 1 where an object of it is not difficult, -1 where all its objects are difficult, else 0. Pictures are
+    not looked for here.
+
+    Args:
+        voc2007: the folder with Annotations, ImageSets/Main and JPEGImages.
+        split: its list ImageSets/Main/SPLIT.txt; a missing trainval.txt is replaced by train.txt and val.txt together.
+        lists: other lists to read instead, such as CSRA's ("train", "val"); several are merged and sorted by name.
+        missing: raise for a listed picture without annotation file, or skip it as the papers' programs do.
+
+    Raises:
+        DataError: a list or an annotation is missing or damaged, or names an unknown class.
+    """
+    main = voc2007 / "ImageSets" / "Main"
+    if lists is None:
+        lists = ("train", "val") if split == "trainval" and not (main / "trainval.txt").is_file() else (split,)
+    names = [name for part in lists for name in _read_list(main / f"{part}.txt")]
+    if len(lists) > 1:
+        names = sorted(set(names))
+    records = []
+    for name in names:
+        annotation = voc2007 / "Annotations" / f"{name}.xml"
+        if annotation.is_file():
+            records.append(_read_annotation(annotation))
+        elif missing == "error":
+            raise DataError(f"{annotation} is missing, though ImageSets/Main lists it in {' and '.join(lists)}")
+    return Index(dataset, split, "multilabel", CLASSES, voc2007, tuple(records))
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read both splits; the source may be VOC2007 (or VOC2012) itself, VOCdevkit, or the folder above it."""
+    assert source is not None
+    year = {"voc07": "VOC2007", "voc12": "VOC2012"}[facts.name]
+    places = [source, source / year, source / "VOCdevkit" / year, source / year / "VOCdevkit" / year]
+    voc = first_existing([place / "ImageSets" / "Main" for place in places])
+    if voc is None:
+        raise DataError(f"{source} holds no {year}/ImageSets/Main; expected {facts.layout}")
+    voc = voc.parent.parent
+    if facts.name == "voc07" and not (voc / "ImageSets" / "Main" / "test.txt").is_file():
+        raise DataError(
+            f"{voc}/ImageSets/Main/test.txt is missing: unpack VOCtest_06-Nov-2007.tar into the same folder"
+        )
+    indexes = []
+    for done, split in enumerate(facts.splits):
+        options.progress(f"reading {split}", done, len(facts.splits))
+        indexes.append(read_voc(voc, split, dataset=facts.name))
+    files = csra_voc(indexes[0], indexes[1], str(voc.parent)) if facts.name == "voc07" else {}
+    return Reading(indexes, check_counts(facts, indexes), files=files)
+
+
+def _read_list(path: Path) -> list[str]:
+    """Picture names of a list; ids that lost their leading zeros (both programs compare numbers) get them back."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"image list {path}: {error.strerror}") from None
+    return [line.split()[0].zfill(6) for line in lines if line.strip()]
+
+
+def _read_annotation(path: Path) -> Record:
+    try:
+        objects = ElementTree.parse(path).getroot().findall("object")
+        boxes = tuple(_read_object(element) for element in objects)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"annotation {path} is damaged ({error})") from None
+    target = [0] * len(CLASSES)
+    for box in boxes:
+        target[box.label] = 1 if not box.difficult else target[box.label] or -1
+    return Record(f"JPEGImages/{path.stem}.jpg", tuple(target), boxes)
+
+
+def _read_object(element: ElementTree.Element) -> Box:
+    """One object. VOC counts pixels from 1 and includes the last one. A missing `difficult` means no."""
+    name = (element.findtext("name") or "").strip().lower()
+    if name not in CLASSES:
+        raise ValueError(f"unknown class '{name}'")
+    sides = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    if None in sides:
+        raise ValueError(f"a {name} without bounding box")
+    left, top, right, bottom = (float(side or "") for side in sides)
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return Box(CLASSES.index(name), left - 1, top - 1, right - left + 1, bottom - top + 1, difficult=difficult)

@@ -1,0 +1,67 @@
+"""WIDER-Attribute: 14 attributes of one person a sample, the person given as a box of a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from attnbias.data.errors import DataError
+from attnbias.data.facts import DatasetFacts
+from attnbias.data.fetch.published import csra_wider
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+
+# "Tshiirt" is the annotation files' own spelling.
+# fmt: off
+CLASSES = (
+    "Male", "longHair", "sunglass", "Hat", "Tshiirt", "longSleeve", "formal", "shorts", "jeans", "longPants",
+    "skirt", "faceMask", "logo", "stripe",
+)
+# fmt: on
+
+LABELS = {1: 1, -1: 0, 0: -1}
+"""The files' value -> ours; 0 is "unspecified" there."""
+
+
+def read_wider(annotation_file: Path, root: Path, split: str, *, dataset: str = "wider") -> Index:
+    """Read an annotation file: one record a person in the order of the file, the person's box as its crop.
+
+    Pictures are not looked for here.
+
+    Args:
+        annotation_file: wider_attribute_{trainval,test}.json.
+        root: the folder with Image/.
+
+    Raises:
+        DataError: the file is missing, or is no WIDER-Attribute file.
+    """
+    try:
+        content = json.loads(annotation_file.read_bytes())
+        records = tuple(
+            Record(
+                path=f"Image/{image['file_name']}",
+                target=tuple(LABELS[value] for _, value in zip(CLASSES, person["attribute"], strict=True)),
+                crop=(person["bbox"][0], person["bbox"][1], person["bbox"][2], person["bbox"][3]),
+            )
+            for image in content["images"]
+            for person in image["targets"]
+        )
+    except OSError as error:
+        raise DataError(f"annotation file {annotation_file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{annotation_file} is no WIDER-Attribute file: {type(error).__name__} {error}") from None
+    return Index(dataset, split, "multilabel", CLASSES, root, records)
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read both splits; annotations stand in Annotations/ or in wider_attribute_annotation/ as they were unpacked."""
+    assert source is not None
+    annotations = first_existing([source / "Annotations", source / "wider_attribute_annotation"])
+    if annotations is None:
+        raise DataError(f"{source} holds no Annotations/ folder; expected {facts.layout}")
+    indexes = []
+    for done, split in enumerate(facts.splits):
+        options.progress(f"reading {split}", done, len(facts.splits))
+        indexes.append(read_wider(annotations / f"wider_attribute_{split}.json", source, split, dataset=facts.name))
+    trainval, test = indexes
+    return Reading(indexes, check_counts(facts, indexes), files=csra_wider(trainval, test, str(source)))

@@ -1,0 +1,1 @@
+"""Attention bias and reliance on context: what the toolkit measures beside accuracy."""

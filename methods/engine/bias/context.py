@@ -1,0 +1,120 @@
+"""Context bias without maps, from scores and labels alone: classes recognised by their company, and groups left behind.
+
+Pairs of a class and its company: Singh et al., CVPR 2020, in the details of the re-implementation of Kim et al. (2021).
+Worst group: Sagawa et al., ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnbias.methods.engine.bias.attention_bias import step_average_precision
+
+
+class Pair(NamedTuple):
+    """A class and the context that its scores lean on most."""
+
+    target: int
+    context: int
+    bias: float
+    """Mean score of the class where the context is there, over its mean score where it is not."""
+    cooccurring: int
+    """Pictures that show both."""
+    exclusive: int
+    """Pictures that show the class without the context."""
+
+
+def biased_pairs(
+    labels: NDArray[Any], scores: NDArray[Any], *, count: int = 20, min_cooccurrence: float = 0.1
+) -> list[Pair]:
+    """Find the `count` most biased classes in held-out training data: labels (N, C) in {0, 1}, scores (N, C).
+
+    A context counts where more than `min_cooccurrence` of the class's pictures show it, and where the class occurs both
+    with and without it. Each class is paired with its strongest context; equal biases keep the order of the classes.
+    """
+    present = labels.astype(np.float64)
+    together = present.T @ present  # (C, C): pictures of b (row) that show z (column)
+    alone = np.diag(together)[:, None] - together
+    score_sums = present * scores
+    with_context = score_sums.T @ present
+    without = score_sums.sum(0)[:, None] - with_context
+    usable = (together > min_cooccurrence * np.diag(together)[:, None]) & (alone > 0) & (together > 0)
+    np.fill_diagonal(usable, False)
+    ratio = (with_context / np.maximum(together, 1)) / np.maximum(without / np.maximum(alone, 1), 1e-12)
+    ratio = np.where(usable, ratio, -np.inf)
+    contexts = ratio.argmax(1)
+    strongest = ratio[np.arange(len(ratio)), contexts]
+    chosen = [int(b) for b in np.argsort(-strongest, kind="stable")[:count] if np.isfinite(strongest[b])]
+    return [
+        Pair(b, z, float(strongest[b]), int(together[b, z]), int(alone[b, z]))
+        for b, z in ((b, int(contexts[b])) for b in chosen)
+    ]
+
+
+def pair_precision(labels: NDArray[Any], scores: NDArray[Any], pair: Pair) -> tuple[float, float]:
+    """Average precision of a pair's class with its context, and without it, each against all pictures that lack the
+    class. NaN where there is no such picture."""
+    own, context = labels[:, pair.target] > 0, labels[:, pair.context] > 0
+    values = []
+    for positive in (own & context, own & ~context):
+        kept = positive | ~own
+        values.append(step_average_precision(scores[kept, pair.target], positive[kept]))
+    return values[0], values[1]
+
+
+def pair_measures(
+    labels: NDArray[Any], scores: NDArray[Any], pairs: Sequence[Pair], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Measure pairs on a split, in per cent: the means over pairs, their gap, and each pair.
+
+    A pair without a positive of one kind is left out of the means and counted in `skipped`. A large gap says that the
+    classes are recognised by their company.
+    """
+    found = [(pair, *pair_precision(labels, scores, pair)) for pair in pairs]
+    kept = 100 * np.array(
+        [(together, alone) for _, together, alone in found if together == together and alone == alone]
+    )
+    means: list[float] | list[None] = kept.mean(0).tolist() if len(kept) else [None, None]
+    return {
+        "cooccur_AP": means[0],
+        "exclusive_AP": means[1],
+        "context_gap": float((kept[:, 0] - kept[:, 1]).mean()) if len(kept) else None,
+        "skipped": len(found) - len(kept),
+        "pairs": [
+            {
+                "class": classes[pair.target],
+                "context": classes[pair.context],
+                "bias": pair.bias,
+                "cooccur_AP": _percent(together),
+                "exclusive_AP": _percent(alone),
+            }
+            for pair, together, alone in found
+        ],
+    }
+
+
+def group_measures(targets: NDArray[Any], scores: NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
+    """Top-1 accuracy, in per cent, of each group of a single-label split, of the worst one, and its distance to the
+    whole split's."""
+    right = 100.0 * (scores.argmax(1) == targets)
+    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    counts = np.bincount(inverse)
+    accuracy = np.bincount(inverse, right) / counts
+    worst = int(accuracy.argmin())
+    return {
+        "worst_group": str(names[worst]),
+        "worst_group_top1": float(accuracy[worst]),
+        "group_gap": float(right.mean() - accuracy[worst]),
+        "groups": {
+            str(name): {"samples": int(count), "top1": float(value)}
+            for name, count, value in zip(names, counts, accuracy, strict=True)
+        },
+    }
+
+
+def _percent(value: float) -> float | None:
+    return 100 * value if value == value else None

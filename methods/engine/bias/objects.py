@@ -1,0 +1,164 @@
+"""The objects of a split as samples: one positive class of one picture, and where it is in the network's input.
+
+Attention, reliance on context and faithfulness are all measured on these samples, each once, whatever the processes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.errors import DataError
+from attnbias.data.masks import read_masks
+from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
+from attnbias.methods.engine.training.sampler import EvaluationSampler
+
+T = TypeVar("T")
+Truth = Literal["masks", "boxes"]
+
+
+class Region(NamedTuple):
+    """Where one class is in the network's input."""
+
+    label: int
+    mask: NDArray[np.bool_]
+    """(H, W): the union of the class's objects."""
+    ignore: NDArray[np.bool_]
+    """(H, W): crowds and difficult objects of the class."""
+    visible: float
+    """The share of the objects' area that the transform left in sight."""
+
+    def skip_reason(self) -> str | None:
+        """Why this region says nothing about bias, or None."""
+        return skip_reason(self.mask, ~self.ignore | self.mask, self.visible)
+
+
+class Sample(NamedTuple):
+    """One positive class of one picture."""
+
+    picture: int
+    """Its place in the data set."""
+    slot: int
+    """Its place in the batch."""
+    region: Region
+    scale: float
+    """Pixels of the input for one of the stored picture, along the height."""
+
+
+class ObjectBatch(NamedTuple):
+    """Transformed pictures (B, 3, H, W) and the samples in them, at least one."""
+
+    images: Tensor
+    samples: list[Sample]
+
+
+def resolve_truth(dataset: PictureDataset, truth: Truth | None) -> Truth:
+    """Masks where the set has them, else boxes, unless a person says which.
+
+    Raises:
+        DataError: the set lacks what is asked for, or has neither.
+    """
+    index = dataset.index
+    if truth == "masks" and index.annotations is None:
+        raise DataError(f"dataset '{index.dataset}' has no masks; use --truth boxes")
+    if not any(record.boxes for record in dataset.records):
+        raise DataError(f"dataset '{index.dataset}' has no boxes: attention cannot be held against objects")
+    return truth or ("boxes" if index.annotations is None else "masks")
+
+
+def object_batches(
+    dataset: PictureDataset,
+    places: Sequence[int],
+    truth: Truth,
+    accelerator: Accelerator,
+    skipped: Counter[str],
+    *,
+    batch_size: int = 16,
+) -> Iterator[ObjectBatch]:
+    """This process's share of the samples of some pictures; those that say nothing are counted in `skipped`, by reason:
+    unannotated (a positive class without an object), empty, full (bias.py)."""
+    sampler = EvaluationSampler(len(places), batch_size, accelerator.process_index, accelerator.num_processes)
+    for rows in sampler:
+        chosen = [places[row] for row in rows]
+        placed = [regions(dataset, place, truth) for place in chosen]
+        samples = []
+        for slot, (place, (_, found, scale)) in enumerate(zip(chosen, placed, strict=True)):
+            by_label = {region.label: region for region in found}
+            for label in true_labels(dataset, place):
+                reason = by_label[label].skip_reason() if label in by_label else "unannotated"
+                if reason:
+                    skipped[reason] += 1
+                else:
+                    samples.append(Sample(place, slot, by_label[label], scale))
+        if samples:
+            yield ObjectBatch(torch.stack([image for image, _, _ in placed]).to(accelerator.device), samples)
+
+
+def true_labels(dataset: PictureDataset, place: int) -> list[int]:
+    """The positive classes of one sample of the data set."""
+    target = dataset.targets[place]
+    return np.flatnonzero(target == 1).tolist() if dataset.index.task == "multilabel" else [int(target)]
+
+
+def regions(dataset: PictureDataset, place: int, truth: Truth) -> tuple[Tensor, list[Region], float]:
+    """One transformed picture (3, H, W), where its annotated classes are in it, and its scale (see `Sample`).
+
+    Picture, boxes and masks go through the same transform, and with them a box in the middle, which tells the scale:
+    torchvision clips boxes at the border, so their own size does not tell what was cut off.
+    """
+    record, picture = dataset.records[place], dataset.picture(place)
+    boxes, numbers = dataset.boxes(place)
+    middle = torch.tensor([[0.45, 0.45, 0.1, 0.1]]) * torch.tensor([picture.width, picture.height] * 2)
+    placed = tv_tensors.BoundingBoxes(
+        torch.cat([middle, boxes]), format="XYWH", canvas_size=(picture.height, picture.width)
+    )
+    planes: NDArray[np.bool_]
+    if truth == "masks":
+        assert dataset.index.annotations is not None
+        assert record.image_id is not None
+        found = read_masks(dataset.index.annotations, record.image_id)
+        image, moved, masks = _transformed(dataset, picture, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
+        planes, labels, aside = masks.numpy().astype(bool), found.labels, found.crowd  # (K, H, W), (K,), (K,)
+        areas = found.masks.sum((1, 2))
+    else:
+        image, moved = _transformed(dataset, picture, placed)
+        x, y, w, h = moved[1:].double().numpy().T
+        corners = np.stack([x, y, x + w, y + h], axis=1)  # (K, 4)
+        planes = np.array([box_mask(box, *image.shape[1:]) for box in corners], dtype=bool)
+        planes = planes.reshape(-1, *image.shape[1:])
+        labels, aside = numbers.numpy(), np.array([box.crowd or box.difficult for box in record.boxes], dtype=bool)
+        areas = (boxes[:, 2] * boxes[:, 3]).double().numpy()
+    across, down = (moved[0, 2:] / middle[0, 2:]).tolist()
+    found_regions = []
+    for label in np.unique(labels):
+        own, crowd = (labels == label) & ~aside, (labels == label) & aside
+        if own.any():
+            before = areas[own].sum() * across * down
+            visible = float(planes[own].sum() / before) if before > 0 else 0.0
+            found_regions.append(Region(int(label), planes[own].any(0), planes[crowd].any(0), visible))
+    return image, found_regions, down
+
+
+def _transformed(dataset: PictureDataset, *inputs: Any) -> Any:
+    """Every pipeline takes a picture alone, and torchvision's, which evaluation is made of, boxes and masks beside."""
+    transform: Any = dataset.transform
+    image, boxes, *masks = transform(*inputs)
+    return image, boxes.as_subclass(Tensor), *masks
+
+
+def gathered(accelerator: Accelerator, mine: list[T]) -> list[T]:
+    """Lists of all processes, one behind the other."""
+    if accelerator.num_processes == 1:
+        return mine
+    everything: list[T] = gather_object(mine)
+    return everything

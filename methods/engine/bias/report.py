@@ -1,0 +1,225 @@
+"""`val --bias`: the attention of a model over a split, held against the objects' masks or boxes, sample by sample.
+
+What the figures mean stands in bias.py; here they are collected, exactly and whatever the number of processes, beside
+two baselines that look nowhere in particular and at the middle.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.errors import DataError
+from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
+from attnbias.methods.engine.bias.objects import ObjectBatch, Truth, gathered, object_batches, resolve_truth
+from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, macro
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.maps import attention_maps
+
+POINTING_RADIUS = 15.0
+"""Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""
+
+SHOWN = (
+    "position_biased", "range_biased", "unbiased", "energy", "energy_lift", "pointing", "pointing_no_tolerance",
+    "area_matched", "iou", "pxap", "centroid_shift", "area_share", "degenerate",
+)  # fmt: skip
+"""The aggregates that a table shows; bias.json holds all."""
+
+Columns = Mapping[str, NDArray[np.float64]]
+Means = dict[str, float | None]
+"""Means over samples by name; None where no sample is left to average."""
+
+
+class Row(NamedTuple):
+    """One sample's figures."""
+
+    picture: int
+    label: int
+    right: bool
+    """Whether the model names the class: a score of at least one half, or the highest in single-label work."""
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BiasReport:
+    """All samples of a split, in the order of picture and class."""
+
+    rows: Sequence[Row]
+    skipped: dict[str, int]
+    """Samples left out, by reason."""
+    pxap: float
+    """Pixel average precision of all maps together."""
+    baselines: dict[str, Means]
+    """Means, as in `summary`, of maps that know nothing of the picture: uniform, centre."""
+    map: str
+    truth: Truth
+    tau: float
+
+    def summary(self) -> Means:
+        """Means over samples (the three biases as shares that sum to 1), and PxAP."""
+        return {**_means(self.rows), "pxap": self.pxap}
+
+    def macro(self) -> dict[str, float]:
+        """Means over classes of the means over a class's samples."""
+        labels = np.array([row.label for row in self.rows])
+        return {name: macro(values, labels) for name, values in _columns(self.rows).items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """95 % bootstrap intervals of the means, pictures resampled 1000 times."""
+        pictures = np.array([row.picture for row in self.rows])
+        return {name: bootstrap(values, pictures) for name, values in _columns(self.rows).items()}
+
+    def groups(self) -> dict[str, Means]:
+        """The summary, without PxAP, of samples that the model names or not, and of thirds by the object's size."""
+        area = np.array([row.values["area_share"] for row in self.rows])
+        small, large = np.quantile(area, [1 / 3, 2 / 3])
+        right = np.array([row.right for row in self.rows])
+        chosen = {
+            "prediction right": right,
+            "prediction wrong": ~right,
+            "small objects": area <= small,
+            "middling objects": (area > small) & (area <= large),
+            "large objects": area > large,
+        }
+        return {
+            name: {"samples": int(kept.sum())} | _means([row for row, k in zip(self.rows, kept, strict=True) if k])
+            for name, kept in chosen.items()
+            if kept.any()
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Means, intervals, groups, baselines, what was left out, and the settings: what bias.json holds."""
+        return {
+            "map": self.map,
+            "truth": self.truth,
+            "tau": self.tau,
+            "pointing_radius": POINTING_RADIUS,
+            "samples": len(self.rows),
+            "skipped": self.skipped,
+            "means": self.summary(),
+            "intervals_95": self.intervals(),
+            "macro": self.macro(),
+            "groups": self.groups(),
+            "baselines": self.baselines,
+        }
+
+    def write(self, folder: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
+        """Write bias.json (everything but the samples) and bias_samples.csv (a row a sample)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "bias_samples.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["picture", "path", "class", "right", *self.rows[0].values])
+            for row in self.rows:
+                figures = (f"{value:.8g}" for value in row.values.values())
+                writer.writerow([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
+        (folder / "bias.json").write_text(json.dumps(self.content(), indent=1) + "\n")
+
+
+@torch.no_grad()
+def measure_bias(
+    loaded: Loaded,
+    dataset: PictureDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    *,
+    kind: str | None = None,
+    truth: Truth | None = None,
+    tau: float = 0.5,
+    batch_size: int = 16,
+) -> BiasReport:
+    """Map every positive class of every picture that was scored, and measure.
+
+    `kind` is a name of the method's maps or "gradcam"; `truth` is masks where the set has them, else boxes.
+
+    Raises:
+        DataError: the set has neither masks nor boxes, or no sample says anything.
+    """
+    truth = resolve_truth(dataset, truth)
+    right = _named(evaluation)
+    mine: list[tuple[Row, Row, Row]] = []
+    skipped: Counter[str] = Counter()
+    pixels = [PixelHistogram() for _ in range(3)]
+    places = evaluation.ids.tolist()
+    for batch in object_batches(dataset, places, truth, accelerator, skipped, batch_size=batch_size):
+        mine += _measure(loaded, batch, kind, tau, right, pixels)
+    rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
+    counts: Counter[str] = Counter()
+    for reasons in gathered(accelerator, [dict(skipped)]):
+        counts.update(reasons)
+    if not rows:
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
+    histograms = gathered(accelerator, [[(p.positives, p.totals) for p in pixels]])
+    pxap = []
+    for place in range(3):
+        whole = PixelHistogram()
+        for part in histograms:
+            whole.positives += part[place][0]
+            whole.totals += part[place][1]
+        pxap.append(whole.value())
+    baselines = {
+        name: {**_means([each[place] for each in rows]), "pxap": pxap[place]}
+        for place, name in ((1, "uniform"), (2, "centre"))
+    }
+    used = kind or loaded.method.default_map(loaded.recipe)
+    return BiasReport([each[0] for each in rows], dict(counts), pxap[0], baselines, used, truth, tau)
+
+
+def _named(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
+    """For each picture, which classes (C,) the model names."""
+    scores = evaluation.scores["scores"]
+    named = scores >= 0.5 if evaluation.targets.ndim == 2 else scores.argmax(1)[:, None] == np.arange(scores.shape[1])
+    return dict(zip(evaluation.ids.tolist(), named, strict=True))
+
+
+def _measure(
+    loaded: Loaded,
+    batch: ObjectBatch,
+    kind: str | None,
+    tau: float,
+    right: Mapping[int, NDArray[np.bool_]],
+    pixels: Sequence[PixelHistogram],
+) -> list[tuple[Row, Row, Row]]:
+    """Rows of one batch: the model's, the uniform baseline's, the centre baseline's. Counts their pixels too."""
+    images, samples = batch
+    asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
+    most = max(map(len, asked))
+    padded = torch.tensor([(labels + [0] * most)[:most] for labels in asked], device=images.device)  # (B, K)
+    maps = attention_maps(loaded.method, loaded.model, images, padded, kind).cpu().numpy()  # (B, K, h, w)
+    chosen = np.stack([maps[s.slot, asked[s.slot].index(s.region.label)] for s in samples])  # (N, h, w)
+    masks = np.stack([sample.region.mask for sample in samples])  # (N, H, W)
+    ignore = np.stack([sample.region.ignore for sample in samples])
+    radius = POINTING_RADIUS * np.array([sample.scale for sample in samples])
+    known = [np.broadcast_to(m, (len(samples), *m.shape[1:])) for m in (uniform_map(), centre_map(*masks.shape[1:]))]
+    tables = []
+    for some, histogram in zip((chosen, *known), pixels, strict=True):
+        tables.append(measure_maps(some, masks, ignore, tau=tau, tolerance=radius))
+        histogram.add(some, masks, ignore)
+
+    def row(number: int, table: Columns) -> Row:
+        picture, label = samples[number].picture, samples[number].region.label
+        values = {name: float(column[number]) for name, column in table.items()}
+        return Row(picture, label, bool(right[picture][label]), values)
+
+    return [(row(n, tables[0]), row(n, tables[1]), row(n, tables[2])) for n in range(len(samples))]
+
+
+def _columns(rows: Sequence[Row]) -> Columns:
+    return {name: np.array([row.values[name] for row in rows]) for name in rows[0].values}
+
+
+def _means(rows: Sequence[Row]) -> Means:
+    found = aggregate(_columns(rows))
+    return {name: None if np.isnan(value) else value for name, value in found.items()}

@@ -1,0 +1,1 @@
+"""Pictures and pages: overlays, galleries, plots."""

@@ -1,0 +1,130 @@
+"""`compare --measure` and `--page`: models are loaded for their cost and for a page of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnbias.data.registry import open_split
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
+from attnbias.methods.engine.display.look import Column, look, photo_of
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.comparison import Line, Run, number
+from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
+from attnbias.methods.engine.load import Loaded, load_run
+
+ORDER = "area_matched"
+"""What a case is bad by: the share of the object among as many of the map's highest pixels as it has."""
+
+BATCH = 16
+"""Pictures shown to a model at once."""
+
+
+def load_models(runs: Sequence[Run], data_root: Path | None = None) -> list[Loaded]:
+    """The runs' models, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [load_run(run.method.name, str(run.path), {}, device, data_root=data_root) for run in runs]
+
+
+def cost_lines(models: Sequence[Loaded]) -> list[Line]:
+    """Parameters, multiply-accumulates and time of one picture; the time is a figure of this machine."""
+    costs = [measure_cost(loaded.model, loaded.recipe.image_size) for loaded in models]
+    times = [milliseconds_per_picture(loaded.model, loaded.recipe.image_size) for loaded in models]
+    nothing = [None] * len(models)
+    return [
+        Line("", "parameters", [float(cost.parameters) for cost in costs], [*nothing]),
+        Line("", "MACs", [float(cost.macs) for cost in costs], [*nothing]),
+        Line("", "ms a picture", [*times], [*nothing]),
+    ]
+
+
+def comparison_page(
+    runs: Sequence[Run],
+    models: Sequence[Loaded],
+    lines: Sequence[Line],
+    *,
+    split: str,
+    kind: str = "own",
+    limit: int = 48,
+    data_root: Path | None = None,
+) -> GalleryPage:
+    """The pictures of a split (DATASET/SPLIT) on which the runs' attention is worst, on average over runs and classes.
+
+    Raises:
+        UsageError: the runs know different classes, or one keeps no bias of this split.
+    """
+    if any(loaded.classes != models[0].classes for loaded in models):
+        raise UsageError("--page needs runs that know the same classes")
+    tables = [_samples(run, split, kind) for run in runs]
+    index = open_split(models[0].recipe.dataset, split.rpartition("/")[2], data_root)
+    dataset = models[0].method.open_dataset(models[0].recipe, index)
+    ranked = [place for place in _worst_first(tables) if place < len(dataset)][:limit]
+    columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
+    figures = [_figures(table, models[0].classes) for table in tables]
+    items = []
+    for start in range(0, len(ranked), BATCH):
+        places = ranked[start : start + BATCH]
+        photos = [photo_of(dataset, place) for place in places]
+        for place, photo, seen in zip(places, photos, look(photos, columns, [], "minmax"), strict=True):
+            views = tuple(
+                replace(view, figures=found.get(place, {})) for view, found in zip(seen.views, figures, strict=True)
+            )
+            items.append(
+                GalleryItem(photo.name, thumbnail(photo.picture), views, photo.true, photo.unknown, photo.boxes)
+            )
+    return GalleryPage(
+        title="Where the runs look, worst cases first",
+        source=f"{split}, {len(items)} of {len(dataset)} pictures with the least attention on the object",
+        date=date.today().isoformat(),
+        classes=models[0].classes,
+        runs=tuple(
+            replace(column.describe("minmax"), figures=_run_figures(lines, split, place))
+            for place, column in enumerate(columns)
+        ),
+        items=tuple(items),
+    )
+
+
+def _samples(run: Run, split: str, kind: str) -> dict[str, NDArray[Any]]:
+    stored = run.evaluations.get(split)
+    if stored is None or stored.bias(run.map(kind)) is None:
+        raise UsageError(
+            f"{run.name} keeps no attention bias of {split}; run: attnbias val {run.method.name} "
+            f"--load-from {run.name} --split {split.rpartition('/')[2]} --bias --map {kind} --store"
+        )
+    return stored.bias_samples(run.map(kind))
+
+
+def _worst_first(tables: Sequence[dict[str, NDArray[Any]]]) -> list[int]:
+    """Pictures by ascending mean of ORDER over their classes and all runs; equal ones keep the order of the split."""
+    pictures = np.concatenate([table["picture"] for table in tables])
+    values = np.concatenate([table[ORDER] for table in tables])
+    places, inverse = np.unique(pictures, return_inverse=True)
+    means = np.bincount(inverse, values) / np.bincount(inverse)
+    return places[np.argsort(means, kind="stable")].tolist()
+
+
+def _figures(table: dict[str, NDArray[Any]], classes: Sequence[str]) -> dict[int, dict[int, str]]:
+    """Picture -> class -> what was measured of the map."""
+    found: dict[int, dict[int, str]] = {}
+    for picture, name, matched, energy in zip(
+        table["picture"].tolist(), table["class"].tolist(), table[ORDER], table["energy"], strict=True
+    ):
+        text = f"on the object: {matched:.0%} area-matched, {energy:.0%} of the energy"
+        found.setdefault(picture, {})[classes.index(name)] = text
+    return found
+
+
+def _run_figures(lines: Sequence[Line], split: str, place: int) -> dict[str, str]:
+    """The measures of one run on the page's split, and its cost."""
+    chosen = [line for line in lines if line.split in (split, "")]
+    return {
+        line.measure.replace("_", " "): number(value) for line in chosen if (value := line.values[place]) is not None
+    }

@@ -1,0 +1,169 @@
+"""What `visualize` writes: overlays of every picture, column and class (or question), panels, label maps, sheets of
+questions, the gallery page, and the raw maps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, thumbnail
+from attnbias.methods.engine.display.look import Column, Photo, Seen
+from attnbias.methods.engine.display.overlay import DrawnBox, draw, published_overlay
+from attnbias.methods.engine.display.panels import draw_panels
+from attnbias.methods.engine.display.segments import draw_segments, said_of_all
+from attnbias.methods.engine.display.sheet import draw_sheet
+
+GALLERY, MAPS = "gallery.html", "maps.npz"
+OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
+
+SMALLEST = 224
+"""Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
+LONGEST = 100
+"""Letters of a class or question in a file's name."""
+
+
+class Exhibit:
+    """Collects pictures as they are looked at; overlays are written at once, the page and the maps at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[Column],
+        rule: str,
+        names: Sequence[str],
+        *,
+        style: Literal["blend", "published"] = "blend",
+        opacity: float = 0.7,
+        boxes: bool = True,
+        contour: bool = False,
+    ) -> None:
+        self.folder, self.columns, self.rule = folder, columns, rule
+        self.names = names
+        """What is mapped, by number: the models' classes, or questions."""
+        self.style, self.opacity, self.boxes, self.contour = style, opacity, boxes, contour
+        self.items: list[GalleryItem] = []
+        self.overlays = 0
+        self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
+
+    def add(self, photo: Photo, seen: Seen) -> None:
+        """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
+        a method has panels to show, segments[/COLUMN]/PLACE_NAME.png where it tells the class of each pixel,
+        sheets/PLACE_NAME.png with all of them, and keep the rest for the end."""
+        place = len(self.items)
+        stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
+        scale = max(1.0, SMALLEST / min(photo.picture.size))
+        width, height = (round(scale * side) for side in photo.picture.size)
+        picture = photo.picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else photo.picture
+        overlays: dict[int, list[Image.Image]] = {label: [] for label in seen.views[0].maps}
+        for column, view, raw, entries in zip(self.columns, seen.views, seen.raw, self._raw, strict=True):
+            target = self._room(OVERLAYS, column)
+            for label, heat in view.maps.items():
+                name = self.names[label]
+                if self.style == "published":
+                    published = published_overlay(np.asarray(photo.picture), raw[label], (224, 224))
+                    drawn = Image.fromarray(published.overlay)
+                else:
+                    corners = [_corners(box[1:], picture) for box in photo.boxes if self.boxes and box.label == label]
+                    x, y, right, bottom = _corners(view.frame, picture)
+                    drawn = draw(
+                        picture,
+                        heat,
+                        frame=(x, y, right - x, bottom - y),
+                        opacity=self.opacity,
+                        contour=self.contour,
+                        boxes=[DrawnBox(*corner, name) for corner in corners],
+                    )
+                path = target / f"{stem}.{file_name(name)[:LONGEST]}.png"
+                drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
+                overlays[label].append(drawn)
+                self.overlays += 1
+                entries.append((place, label, raw[label]))
+        for column, panels in zip(self.columns, seen.panels, strict=True):
+            if panels:
+                draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
+        pairs = zip(self.columns[::-1], seen.views[::-1], strict=True)
+        for column, view in {id(column.loaded): (column, view) for column, view in pairs}.values():  # a model's first
+            if view.segments is not None:
+                draw_segments(picture, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
+        sheet = draw_sheet(
+            picture,
+            [column.name for column in self.columns],
+            [self.names[label] for label in overlays],
+            list(overlays.values()),
+            [" | ".join(said for view in seen.views if (said := _said(view, label))) for label in overlays],
+        )
+        (self.folder / SHEETS).mkdir(exist_ok=True)
+        sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
+        small = thumbnail(photo.picture)
+        self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
+
+    def _room(self, kind: str, column: Column) -> Path:
+        """The folder of a column's pictures of one kind; one column alone needs none of its own."""
+        folder = self.folder / kind / (file_name(column.name) if len(self.columns) > 1 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_page(self, source: str) -> None:
+        """Write gallery.html; `source` says where the pictures come from."""
+        names = [column.loaded.method.name.upper() for column in self.columns]
+        page = GalleryPage(
+            title=f"Where {' and '.join(dict.fromkeys(names))} look{'s' if len(set(names)) == 1 else ''}",
+            source=source,
+            date=date.today().isoformat(),
+            classes=tuple(self.names),
+            runs=tuple(
+                replace(column.describe(self.rule), figures=self._figures(place))
+                for place, column in enumerate(self.columns)
+            ),
+            items=tuple(self.items),
+            opacity=self.opacity,
+            boxes=self.boxes,
+        )
+        (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
+
+    def _figures(self, place: int) -> dict[str, str]:
+        """What is measured of a column over all its pictures."""
+        views = [item.views[place] for item in self.items]
+        return said_of_all([view.segments for view in views if view.segments is not None])
+
+    def write_maps(self) -> None:
+        """Write maps.npz: maps as the methods give them, one table for each column k.
+
+        `maps_k` (M, h, w) float32, `picture_k` and `class_k` (M,) say of what; `frame_k` (N, 4) says which part of
+        each picture the maps cover (x, y, width, height as shares). `pictures`, `classes`, `columns` are the names.
+        """
+        arrays: dict[str, Any] = {
+            "pictures": np.array([item.name for item in self.items]),
+            "classes": np.array(self.names),
+            "columns": np.array([column.name for column in self.columns]),
+        }
+        for place, entries in enumerate(self._raw):
+            pictures, labels, maps = zip(*entries, strict=True)
+            arrays[f"picture_{place}"], arrays[f"class_{place}"] = np.array(pictures), np.array(labels)
+            arrays[f"maps_{place}"] = np.stack(maps)
+            arrays[f"frame_{place}"] = np.array([item.views[place].frame for item in self.items])
+        np.savez_compressed(self.folder / MAPS, **arrays)
+
+
+def _said(view: View, label: int) -> str:
+    """A model's answers to a question, or its score of a class."""
+    return view.figures.get(label) or (f"{view.scores[label]:.2f}" if label in view.scores else "")
+
+
+def file_name(text: str) -> str:
+    """Replace what a file system may not take."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def _corners(shares: tuple[float, ...], picture: Image.Image) -> tuple[float, float, float, float]:
+    """Shares (x, y, width, height) of a picture -> corners x1, y1, x2, y2 in its pixels."""
+    x, y, w, h = shares
+    return x * picture.width, y * picture.height, (x + w) * picture.width, (y + h) * picture.height

@@ -1,0 +1,203 @@
+"""One HTML file that shows where models looked: what is on the page, and how it is written. No torch, no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnbias.methods.engine.display.overlay import COLOUR_TABLES, FOCUS
+from attnbias.methods.engine.display.segments import Labels, Segments
+
+THUMBNAIL = 360
+"""Longest side of a picture on the page, in pixels."""
+
+
+@dataclass(frozen=True)
+class GalleryRun:
+    """One column of the page: a model and one of its maps."""
+
+    name: str
+    method: str
+    checkpoint: str
+    map: str
+    """Which map is drawn, in words."""
+    normalisation: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """What was measured of the run: name -> value, as text."""
+
+
+class ShareBox(NamedTuple):
+    """An annotated box, as shares of the picture's width and height."""
+
+    label: int
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclass(frozen=True)
+class View:
+    """What one run says about one picture."""
+
+    scores: Mapping[int, float]
+    """Class -> probability, for the classes worth listing."""
+    predicted: tuple[int, ...]
+    maps: Mapping[int, NDArray[np.float32]]
+    """Class -> normalised map (h, w) in [0, 1]. Every view of a picture has the same classes."""
+    frame: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """The part of the picture that the network saw (x, y, width, height), as shares of its size."""
+    figures: Mapping[int, str] = field(default_factory=dict)
+    """Class -> what was measured of its map, as text; shown below the map."""
+    segments: Segments | None = None
+    """The class of each pixel, where the run tells it."""
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One picture and what each run says about it, in the order of the page's runs."""
+
+    name: str
+    picture: Image.Image
+    """As large as the page shall hold it: see `thumbnail`."""
+    views: tuple[View, ...]
+    true: tuple[int, ...] | None = None
+    """True labels, None where nobody knows them."""
+    unknown: tuple[int, ...] = ()
+    """Labels that are neither true nor false here and that no verdict counts."""
+    boxes: tuple[ShareBox, ...] = ()
+
+
+@dataclass(frozen=True)
+class GalleryPage:
+    """Everything on the page."""
+
+    title: str
+    source: str
+    """Where the pictures come from: a data set and its split, or the person's own files."""
+    date: str
+    classes: tuple[str, ...]
+    runs: tuple[GalleryRun, ...]
+    items: tuple[GalleryItem, ...]
+    opacity: float = 0.7
+    boxes: bool = True
+
+    def html(self) -> str:
+        """Write the page as one self-contained HTML text that needs no other file."""
+        assets = files(__package__)
+        page = assets.joinpath("gallery.html").read_text(encoding="utf-8")
+        parts = {
+            "title": html.escape(self.title),
+            "style": assets.joinpath("gallery.css").read_text(encoding="utf-8"),
+            # Inside a script element only "</" and "<!--" can end or derail the text.
+            "data": json.dumps(self._content(), separators=(",", ":")).replace("<", "\\u003c"),
+            "script": assets.joinpath("gallery.js").read_text(encoding="utf-8"),
+        }
+        for name, text in parts.items():
+            page = page.replace("{{" + name + "}}", text)
+        return page
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "date": self.date,
+            "classes": self.classes,
+            "opacity": self.opacity,
+            "boxes": self.boxes,
+            "focus": FOCUS,
+            "colours": {name: _base64(table().tobytes()) for name, table in COLOUR_TABLES.items()},
+            "runs": [
+                {
+                    "name": run.name,
+                    "method": run.method,
+                    "checkpoint": run.checkpoint,
+                    "map": run.map,
+                    "normalisation": run.normalisation,
+                    "recipe": {name: str(value) for name, value in run.recipe.items()},
+                    "figures": dict(run.figures),
+                }
+                for run in self.runs
+            ],
+            "items": [_item(item) for item in self.items],
+        }
+
+
+def thumbnail(picture: Image.Image) -> Image.Image:
+    """Return a copy for the page, its longest side at most THUMBNAIL pixels."""
+    small = picture.convert("RGB").copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return small
+
+
+def _item(item: GalleryItem) -> dict[str, Any]:
+    jpeg = io.BytesIO()
+    item.picture.convert("RGB").save(jpeg, "JPEG", quality=88)
+    return {
+        "name": item.name,
+        "picture": "data:image/jpeg;base64," + _base64(jpeg.getvalue()),
+        "width": item.picture.width,
+        "height": item.picture.height,
+        "true": item.true,
+        "unknown": item.unknown,
+        "labels": list(item.views[0].maps),
+        "boxes": [{name: _short(value) for name, value in box._asdict().items()} for box in item.boxes],
+        "views": [
+            {
+                "scores": {label: _short(score) for label, score in view.scores.items()},
+                "predicted": view.predicted,
+                "frame": [_short(value) for value in view.frame],
+                "maps": {label: _map(values) for label, values in view.maps.items()},
+                "figures": dict(view.figures),
+                "segments": _segments(view.segments, item.picture.size) if view.segments else None,
+            }
+            for view in item.views
+        ],
+    }
+
+
+def _segments(segments: Segments, size: tuple[int, int]) -> dict[str, Any]:
+    """Label maps as small PNGs in their classes' colours, and the legend's lines.
+
+    They are clear where there is no class, and where its colour is black (VOC's background).
+    """
+    alpha = bytes([255 if colour.any() else 0 for colour in segments.colours]).ljust(256, b"\0")
+
+    def coloured(labels: Labels) -> str:
+        small = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        small.putpalette(segments.colours.tobytes().ljust(768, b"\0"))
+        file = io.BytesIO()
+        small.save(file, "PNG", transparency=alpha)
+        return "data:image/png;base64," + _base64(file.getvalue())
+
+    return {
+        "predicted": coloured(segments.predicted),
+        "labelled": None if segments.labelled is None else coloured(segments.labelled),
+        "legend": [
+            ["#" + segments.colours[label].tobytes().hex(), words] for label, words in segments.legend().items()
+        ],
+    }
+
+
+def _map(values: NDArray[np.float32]) -> dict[str, Any]:
+    """A map as 8-bit levels; the page resizes and colours it, so its size stays that of the network's grid."""
+    levels = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+    return {"height": levels.shape[0], "width": levels.shape[1], "data": _base64(levels.tobytes())}
+
+
+def _short(value: float) -> float:
+    return round(float(value), 5)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,226 @@
+"""Show the same pictures to several models: scores, predicted labels and attention of each, ready to be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.segmentation import LabelMapDataset
+from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
+from attnbias.methods.engine.display.panels import Panels
+from attnbias.methods.engine.display.segments import Labels, Segments, by_size
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.maps import GRADCAM, attention_maps, normalise
+
+MOST_CLASSES = 12
+"""Maps drawn of one picture: true labels first, then predicted ones by their score."""
+
+RULES = {
+    "minmax": "each map stretched to 0..1 by its own minimum and maximum",
+    "max": "each map divided by its own maximum",
+}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One picture and what is known about it."""
+
+    name: str
+    picture: Image.Image
+    true: tuple[int, ...] | None = None
+    unknown: tuple[int, ...] = ()
+    boxes: tuple[ShareBox, ...] = ()
+    labels: Labels | None = None
+    """Class of each pixel, where that is known."""
+    questions: Mapping[str, str] = field(default_factory=dict)
+    """What is asked of it in words, and what people answered, where that is known."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A model and one kind of its maps."""
+
+    name: str
+    loaded: Loaded
+    kind: str
+    head: int | None
+
+    def describe(self, rule: str) -> GalleryRun:
+        """Say which model, which map and which normalisation this is."""
+        method, model = self.loaded.method, self.loaded.model
+        if self.kind == GRADCAM:
+            layer = method.gradcam_layer(model)
+            words = "Grad-CAM at " + next(name for name, module in model.named_modules() if module is layer)
+        else:
+            words = method.maps.get(self.kind, "").rstrip(".")
+        return GalleryRun(
+            name=self.name,
+            method=f"{method.title}. {method.paper}",
+            checkpoint=self.loaded.source,
+            map=f"{self.kind}: {words}" + ("" if self.head is None else f", head {self.head}"),
+            normalisation=f"{rule}: {RULES[rule]}",
+            recipe=self.loaded.recipe.model_dump(mode="json"),
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What all columns say about one photo."""
+
+    views: tuple[View, ...]
+    raw: tuple[dict[int, NDArray[np.float32]], ...]
+    """For each column: class -> map (h, w) as the method gives it, before normalisation."""
+    panels: tuple[Panels, ...]
+    """For each column: what its model did to its channels; empty where an earlier column has the same model."""
+
+    @property
+    def peak(self) -> float:
+        """Highest value of the first column's maps."""
+        return max(float(values.max()) for values in self.raw[0].values())
+
+
+def photo_of(dataset: PictureDataset, place: int) -> Photo:
+    """One sample of a split with its labels and boxes, its label map, or its text."""
+    picture, target = dataset.picture(place), dataset.targets[place]
+    record, classes = dataset.records[place], dataset.index.classes
+    if isinstance(dataset, LabelMapDataset):
+        pixels = dataset.label_map(place)
+        return Photo(record.path, picture, by_size(pixels), labels=pixels)
+    if record.text is not None:
+        answers = [label for label, _ in record.text.answers] if dataset.index.task == "vqa" else [int(target)]
+        people = ", ".join(classes[label] for label in answers if classes)
+        return Photo(record.path, picture, questions={record.text.sentence: people})
+    boxes, labels = dataset.boxes(place)
+    shares = boxes / torch.tensor([picture.width, picture.height] * 2)
+    multilabel = dataset.index.task == "multilabel"
+    return Photo(
+        name=record.path,
+        picture=picture,
+        true=_labels(target == 1) if multilabel else (int(target),),
+        unknown=_labels(target == -1) if multilabel else (),
+        boxes=tuple(ShareBox(int(label), *share.tolist()) for label, share in zip(labels, shares, strict=True)),
+    )
+
+
+def place_input(
+    transform: Callable[..., Any], picture: Image.Image
+) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """Transform a picture, and find which part of it (x, y, width, height, as shares) the network's input covers.
+
+    A box in the middle of the picture goes through the transform too; where it lands tells scale and offset.
+    """
+    width, height = picture.size
+    x, y, w, h = 0.45 * width, 0.45 * height, 0.1 * width, 0.1 * height
+    box = tv_tensors.BoundingBoxes(torch.tensor([[x, y, w, h]]), format="XYWH", canvas_size=(height, width))
+    image, moved = transform(picture, box)
+    new_x, new_y, new_w, new_h = moved[0].tolist()
+    across, down = new_w / w, new_h / h
+    left, top = x - new_x / across, y - new_y / down
+    frame = left / width, top / height, image.shape[-1] / across / width, image.shape[-2] / down / height
+    return image, frame
+
+
+@torch.no_grad()
+def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int], rule: str) -> list[Seen]:
+    """Score photos and map the attention of every column for the same classes of each photo.
+
+    `asked` are the classes to map; where it is empty, each photo's true labels and all labels that a model predicts.
+
+    Raises:
+        UsageError: a method has no such map or head. RunError: a map holds NaN or infinity.
+    """
+    if not photos:
+        return []
+    models = {id(column.loaded): column.loaded for column in columns}
+    inputs: dict[int, Tensor] = {}
+    frames: dict[int, list[tuple[float, float, float, float]]] = {}
+    scores: dict[int, NDArray[np.float32]] = {}
+    for key, loaded in models.items():
+        transform = loaded.method.transform(loaded.recipe, train=False)
+        placed = [place_input(transform, photo.picture) for photo in photos]
+        frames[key] = [frame for _, frame in placed]
+        inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
+        scores[key] = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
+    panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
+    segments = {key: [_segments(loaded, photo) for photo in photos] for key, loaded in models.items()}
+    predicted = {
+        key: [_predicted(models[key], *row) for row in zip(values, segments[key], strict=True)]
+        for key, values in scores.items()
+    }
+    highest = np.max(list(scores.values()), axis=0)  # (B, C): over the models
+    mapped, listed = [], []
+    for place, photo in enumerate(photos):
+        true = photo.true or ()
+        others = {label for labels in predicted.values() for label in labels[place]} - set(true)
+        ranked = [*true, *sorted(others, key=lambda label: -highest[place, label])] or [int(highest[place].argmax())]
+        mapped.append(list(asked) or ranked[:MOST_CLASSES])
+        listed.append(dict.fromkeys([*asked, *ranked]))
+
+    widest = max(map(len, mapped))
+    classes = torch.tensor([labels + labels[:1] * (widest - len(labels)) for labels in mapped])  # (B, K), padded
+    views: list[list[View]] = [[] for _ in photos]
+    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in photos]
+    for column in columns:
+        key, loaded = id(column.loaded), column.loaded
+        images = inputs[key]
+        maps = attention_maps(loaded.method, loaded.model, images, classes.to(images.device), column.kind, column.head)
+        drawn = normalise(maps, rule).cpu().numpy()
+        plain = maps.cpu().numpy()
+        for place, labels in enumerate(mapped):
+            raw[place].append(dict(zip(labels, plain[place], strict=False)))
+            views[place].append(
+                View(
+                    scores={label: float(scores[key][place, label]) for label in listed[place]},
+                    predicted=predicted[key][place],
+                    maps=dict(zip(labels, drawn[place], strict=False)),
+                    frame=frames[key][place],
+                    figures=_figures(segments[key][place], labels),
+                    segments=segments[key][place],
+                )
+            )
+    # A model's panels go to the first of its columns.
+    shown = [panels.pop(id(column.loaded), [{}] * len(photos)) for column in columns]
+    by_photo = zip(views, raw, zip(*shown, strict=True), strict=True)
+    return [Seen(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
+
+
+def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
+    """The panels of each picture."""
+    arrays = {
+        block: {name: values.float().cpu().numpy() for name, values in vectors.items()}
+        for block, vectors in loaded.method.panels(loaded.model, images).items()
+    }
+    return [
+        {block: {name: values[place] for name, values in vectors.items()} for block, vectors in arrays.items()}
+        for place in range(len(images))
+    ]
+
+
+def _segments(loaded: Loaded, photo: Photo) -> Segments | None:
+    """The class of each pixel, where the method tells it."""
+    predicted = loaded.method.label_map(loaded.model, np.asarray(photo.picture.convert("RGB")), loaded.recipe)
+    return None if predicted is None else Segments(predicted, photo.labels, tuple(loaded.classes))
+
+
+def _predicted(loaded: Loaded, scores: NDArray[np.float32], segments: Segments | None) -> tuple[int, ...]:
+    if segments is not None:
+        return by_size(segments.predicted)
+    return _labels(scores >= 0.5) if loaded.task == "multilabel" else (int(scores.argmax()),)
+
+
+def _figures(segments: Segments | None, labels: Sequence[int]) -> dict[int, str]:
+    """What is said below the map of each class."""
+    return {} if segments is None else {label: segments.words(label) for label in labels}
+
+
+def _labels(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(chosen).tolist())

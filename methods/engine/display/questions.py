@@ -1,0 +1,97 @@
+"""Ask models about pictures in words: where each looks for a question, and its best answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnbias.methods.engine.display.gallery import View
+from attnbias.methods.engine.display.look import Column, Photo, Seen, place_input
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.maps import normalise
+from attnbias.methods.engine.method import Batch
+
+ANSWERS = 5
+"""Answers named of each question, the best first."""
+
+
+@torch.no_grad()
+def ask(
+    photos: Sequence[Photo], columns: Sequence[Column], texts: list[str], homes: Sequence[Path | None], rule: str
+) -> list[Seen]:
+    """Ask every column the photos' questions. Maps are by the number of a question in `texts`, which grows.
+
+    Args:
+        texts: every question so far, by its number.
+        homes: folder of the prepared set that each column's recipe names, where a tokenizer may stand.
+
+    Raises:
+        UsageError: a method has no such map or head, or takes no texts. RunError: a map holds NaN or infinity.
+    """
+    texts += [text for text in dict.fromkeys(text for photo in photos for text in photo.questions) if text not in texts]
+    places = [place for place, photo in enumerate(photos) for _ in photo.questions]
+    asked = [text for photo in photos for text in photo.questions]
+    people = [said for photo in photos for said in photo.questions.values()]
+    batches: dict[int, tuple[Batch, list[tuple[float, float, float, float]]]] = {}
+    views: list[list[View]] = [[] for _ in photos]
+    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in photos]
+    for column, home in zip(columns, homes, strict=True):
+        method, model, key = column.loaded.method, column.loaded.model, id(column.loaded)
+        if column.kind not in method.maps:
+            raise UsageError(
+                f"method '{method.name}' has no map '{column.kind}' for a text"
+                f"{did_you_mean(column.kind, method.maps)}; one of: {', '.join(method.maps)}"
+            )
+        answers = [""] * len(asked)  # a model's answers go to the first of its columns
+        if key not in batches:
+            batches[key] = _batch(photos, column, asked, places, home)
+            answers = [
+                "; people: ".join(filter(None, pair))
+                for pair in zip(_answers(column, batches[key][0]), people, strict=True)
+            ]
+        batch, frames = batches[key]
+        maps = method.text_attention(model, batch, kind=column.kind, head=column.head)  # (M, h, w)
+        drawn, plain = normalise(maps, rule).cpu().numpy(), maps.float().cpu().numpy()
+        for place, frame in enumerate(frames):
+            rows = {texts.index(asked[row]): row for row, owner in enumerate(places) if owner == place}
+            views[place].append(
+                View(
+                    scores={},
+                    predicted=(),
+                    maps={number: drawn[row] for number, row in rows.items()},
+                    frame=frame,
+                    figures={number: answers[row] for number, row in rows.items() if answers[row]},
+                )
+            )
+            raw[place].append({number: plain[row] for number, row in rows.items()})
+    return [Seen(tuple(seen), tuple(maps), ({},) * len(columns)) for seen, maps in zip(views, raw, strict=True)]
+
+
+def _batch(
+    photos: Sequence[Photo], column: Column, texts: Sequence[str], places: Sequence[int], home: Path | None
+) -> tuple[Batch, list[tuple[float, float, float, float]]]:
+    """Pictures and texts side by side on the model's device, and what part of each photo the model sees."""
+    loaded = column.loaded
+    device = next(loaded.model.parameters()).device
+    transform = loaded.method.transform(loaded.recipe, train=False)
+    placed = [place_input(transform, photo.picture) for photo in photos]
+    batch = {"image": torch.stack([placed[place][0] for place in places])}
+    batch |= loaded.method.read_texts(loaded.recipe, texts, home)
+    return {name: value.to(device) for name, value in batch.items()}, [frame for _, frame in placed]
+
+
+def _answers(column: Column, batch: Batch) -> list[str]:
+    """The best answers to each text of a batch in words; empty where the model has none to give."""
+    loaded = column.loaded
+    scores = loaded.method.text_scores(loaded.model, batch, loaded.task)
+    if scores is None:
+        return [""] * len(batch["image"])
+    best = scores.topk(min(ANSWERS, scores.shape[1]))
+    return [
+        ", ".join(f"{loaded.classes[label]} {score:.1%}" for score, label in zip(*row, strict=True))
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]

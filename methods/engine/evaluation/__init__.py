@@ -1,0 +1,1 @@
+"""Evaluation: scores and measures of splits, robustness, cost, comparison of runs."""

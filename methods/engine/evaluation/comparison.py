@@ -1,0 +1,322 @@
+"""Runs side by side: what their folders hold, and by how much each differs from the first. No torch.
+
+Accuracy is computed again from stored scores, by one rule for all: methods define average precision differently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from attnbias.data.index import Task
+from attnbias.methods import get_method
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
+from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.weights.errors import WeightsError
+
+BIAS = (
+    "position_biased", "range_biased", "energy", "energy_lift", "pointing", "pointing_no_tolerance", "area_matched",
+    "iou", "centroid_shift",
+)  # fmt: skip
+"""Measures of attention that are held against each other sample by sample."""
+
+FLAGS = ("position_biased", "range_biased")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says of itself."""
+
+    path: Path
+    method: Method
+    recipe: Recipe
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Split -> epoch -> the measure that decides; of raw and averaged weights the better one on the first split."""
+    measure: str = ""
+    """The name of that measure."""
+    evaluations: dict[str, StoredEvaluation] = field(default_factory=dict)
+    """DATASET/SPLIT -> what `val --store` kept."""
+
+    @property
+    def name(self) -> str:
+        """The folder as it was typed."""
+        return str(self.path)
+
+    def map(self, kind: str) -> str:
+        """The name of a kind of map, where "own" is the model's own."""
+        return self.method.default_map(self.recipe) if kind == "own" else kind
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a run differs from the first on the same samples."""
+
+    difference: float
+    interval_95: Interval
+    mcnemar: float | None = None
+    """p-value, for what is true or false of each sample."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of all runs."""
+
+    split: str
+    """DATASET/SPLIT, or what the measure does not depend on one: an empty text."""
+    measure: str
+    values: list[float | None]
+    changes: list[Change | None]
+    """Against the first run; None for itself, and where samples are not the same or were not kept."""
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        WeightsError: it is none, is damaged, or holds no evaluation yet.
+    """
+    try:
+        said = yaml.safe_load((path / "recipe.yaml").read_text())
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        evaluated = [line for line in lines if line["split"] != "train"]
+        method = get_method(said["method"])
+    except OSError as error:
+        raise WeightsError(f"{path} is no run folder ({error.filename}: {error.strerror})") from None
+    except yaml.YAMLError:
+        raise WeightsError(f"{path / 'recipe.yaml'} is damaged") from None
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(f"{path / 'metrics.jsonl'} is damaged; resume the run to mend it") from None
+    stored = {each.split: each for each in stored_evaluations(path)}
+    if not evaluated and not stored:
+        raise WeightsError(
+            f"{path} holds no evaluation yet; run: attnbias val {method.name} --load-from {path} --store"
+        )
+    recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
+    return Run(path, method, recipe, *_curves(method, evaluated), stored)
+
+
+def _curves(method: Method, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
+    """The measure that decides over epochs, and its name."""
+    if not evaluated:
+        return {}, ""
+    names = (method.deciding_measure(task) for task in get_args(Task))
+    measure = next(name for name in names if name in evaluated[0])
+    splits = list(dict.fromkeys(line["split"] for line in evaluated))
+    first = [line for line in evaluated if line["split"] == splits[0] and line[measure] is not None]
+    best = max(first, key=lambda line: line[measure], default=evaluated[0])
+    curves = {
+        split: {
+            line["epoch"]: line[measure]
+            for line in evaluated
+            if line["split"] == split and line["weights"] == best["weights"] and line[measure] is not None
+        }
+        for split in splits
+    }
+    return curves, measure
+
+
+def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
+    """Everything that the runs' stored evaluations hold, split by split; `kind` says whose maps: own, or a name.
+
+    Raises:
+        UsageError: no method of the runs has such a map; or attention was held against masks in one run and boxes in
+            another, or above other thresholds.
+    """
+    known = ["own", "gradcam", *(name for run in runs for name in run.method.maps)]
+    if kind not in known:
+        raise UsageError(f"no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(dict.fromkeys(known))}")
+    lines: list[Line] = []
+    for split in dict.fromkeys(split for run in runs for split in run.evaluations):
+        evaluations = [run.evaluations.get(split) for run in runs]
+        if any(each.has_scores for each in evaluations if each):
+            lines += _accuracy(split, evaluations)
+        else:  # another task: its measures, as they were stored
+            contents = [each.content["measures"] for each in evaluations if each]
+            figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
+            lines += _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
+        lines += _attention(split, runs, evaluations, kind)
+        for part, measures in (
+            ("groups", ("worst_group_top1", "group_gap")),
+            ("context", ("cooccur_AP", "exclusive_AP", "context_gap")),
+            ("reliance", ("kept", "reliance")),
+            ("faithfulness", ("deletion", "insertion")),
+        ):
+            lines += _plain(split, evaluations, part, measures)
+        tests = [{row["test"]: row for row in each.robustness()} if each else {} for each in evaluations]
+        for test in dict.fromkeys(test for rows in tests for test in rows):
+            rows = [found.get(test, {}) for found in tests]
+            for name in dict.fromkeys(name for row in rows for name in row if name in ("mAP", "top1", "CE", "mCE")):
+                lines.append(_line(split, f"{test}: {name}", [row.get(name) for row in rows]))
+    return lines + _gaps(lines)
+
+
+def _accuracy(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """mAP (one rule for all) or top-1, in per cent, with paired differences."""
+    found = [each.scores() if each else None for each in evaluations]
+    known = [scores for scores in found if scores is not None]
+    single = known[0].targets.ndim == 1
+    first = found[0]
+    measure: Callable[[Scores], float] = _top1 if single else _mean_precision
+    changes: list[Change | None] = [None]
+    for scores in found[1:]:
+        if scores is None or first is None or not first.same_samples(scores):
+            changes.append(None)
+            continue
+        difference = measure(scores) - measure(first)
+        if single:
+            right, other = _right(first), _right(scores)
+            interval = bootstrap(100.0 * other - 100.0 * right, np.arange(len(right)))
+            changes.append(Change(difference, interval, mcnemar(right, other)))
+        else:
+            low, high = bootstrap_precision(first.targets, first.scores, scores.scores)
+            changes.append(Change(difference, (100 * low, 100 * high)))
+    return [Line(split, "top1" if single else "mAP", [None if s is None else measure(s) for s in found], changes)]
+
+
+def _mean_precision(scores: Scores) -> float:
+    return 100 * float(np.nanmean(average_precision(scores.targets, scores.scores)))
+
+
+def _right(scores: Scores) -> NDArray[np.bool_]:
+    return np.asarray(scores.scores.argmax(1) == scores.targets)
+
+
+def _top1(scores: Scores) -> float:
+    return 100 * float(_right(scores).mean())
+
+
+def _attention(
+    split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None], kind: str
+) -> list[Line]:
+    """Means of all samples of each run; differences on the samples that both runs have."""
+    kinds = [run.map(kind) for run in runs]
+    contents = [each.bias(name) if each else None for each, name in zip(evaluations, kinds, strict=True)]
+    if not any(contents):
+        return []
+    settings = {(content["truth"], content["tau"]) for content in contents if content}
+    if len(settings) > 1:
+        words = " and ".join(f"{truth}, tau {tau}" for truth, tau in sorted(settings))
+        raise UsageError(f"{split}: attention was held against {words}; evaluate again with one --truth and --tau")
+    samples = [
+        each.bias_samples(name) if each and content else None
+        for each, name, content in zip(evaluations, kinds, contents, strict=True)
+    ]
+    lines = []
+    for measure in (*BIAS, "pxap"):
+        values = [content["means"][measure] if content else None for content in contents]
+        changes: list[Change | None] = [None] * len(runs)
+        if samples[0] is not None and measure in BIAS:
+            for place, other in enumerate(samples[1:], start=1):
+                changes[place] = None if other is None else _paired(samples[0], other, measure)
+        lines.append(Line(split, measure, values, changes))
+    return lines
+
+
+def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], measure: str) -> Change | None:
+    """The change on samples (picture and class) that both have."""
+    keys = [list(zip(table["picture"].tolist(), table["class"].tolist(), strict=True)) for table in (first, other)]
+    places = {key: place for place, key in enumerate(keys[1])}
+    pairs = np.array([(place, places[key]) for place, key in enumerate(keys[0]) if key in places])
+    if not len(pairs) or not np.array_equal(first["path"][pairs[:, 0]], other["path"][pairs[:, 1]]):
+        return None
+    before, after = first[measure][pairs[:, 0]], other[measure][pairs[:, 1]]
+    interval = bootstrap(after - before, first["picture"][pairs[:, 0]])
+    flagged = mcnemar(before > 0, after > 0) if measure in FLAGS else None
+    return Change(float((after - before).mean()), interval, flagged)
+
+
+def _plain(
+    split: str, evaluations: Sequence[StoredEvaluation | None], part: str, measures: Iterable[str]
+) -> list[Line]:
+    found = [each.content.get(part) if each else None for each in evaluations]
+    if not any(found):
+        return []
+    return [_line(split, name, [part and part.get("means", part)[name] for part in found]) for name in measures]
+
+
+def _gaps(lines: Sequence[Line]) -> list[Line]:
+    """How much accuracy each run loses from the first split of a data set to the others."""
+    accuracy = [line for line in lines if line.measure in ("mAP", "top1")]
+    gaps = []
+    for line in accuracy:
+        dataset = line.split.rpartition("/")[0]
+        first = next((a for a in accuracy if a.split == f"{dataset}/val"), None)
+        if first is not None and first is not line:
+            values = [
+                a - b if a is not None and b is not None else None
+                for a, b in zip(first.values, line.values, strict=True)
+            ]
+            gaps.append(_line("", f"{line.measure} {first.split} - {line.split.rpartition('/')[2]}", values))
+    return gaps
+
+
+def _line(split: str, measure: str, values: list[float | None]) -> Line:
+    return Line(split, measure, values, [None] * len(values))
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
+    """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals."""
+    rows = [["split", "measure", *(run.name for run in runs)], ["---", "---", *("---:" for _ in runs)]]
+    rows += [[line.split, line.measure, *map(cell, line.values, line.changes)] for line in lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
+    """Rows of a CSV table, the header first: one row a split, measure and run."""
+    rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "mcnemar_p"]]
+    for line in lines:
+        for run, value, change in zip(runs, line.values, line.changes, strict=True):
+            figures = (change.difference, *change.interval_95, change.mcnemar) if change else (None,) * 4
+            numbers = ["" if figure is None else f"{figure:.8g}" for figure in (value, *figures)]
+            rows.append([line.split, line.measure, run.name, run.method.name, *numbers])
+    return rows
+
+
+def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
+    """Runs with their curves and recipes, and all lines."""
+    return {
+        "runs": [
+            {
+                "run": run.name,
+                "method": run.method.name,
+                "measure": run.measure,
+                "curves": run.curves,
+                "recipe": run.recipe.model_dump(mode="json"),
+            }
+            for run in runs
+        ],
+        "lines": [asdict(line) for line in lines],
+    }
+
+
+def cell(value: float | None, change: Change | None) -> str:
+    """A value and its difference to the first run, as text."""
+    if value is None:
+        return "-"
+    if change is None:
+        return number(value)
+    low, high = (f"{edge:+.{_decimals(value)}f}" for edge in change.interval_95)
+    return f"{number(value)} ({change.difference:+.{_decimals(value)}f} [{low}, {high}])"
+
+
+def number(value: float) -> str:
+    """A value as text: per cent with one decimal, shares with three, counts in full."""
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3

@@ -1,0 +1,136 @@
+"""The one evaluation loop: scores of every sample of a split, gathered from all processes by id, then measured."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attnbias.data.atomic import replacing
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.errors import DataError
+from attnbias.methods.engine.batches import batches, on_device
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.training.sampler import EvaluationSampler
+
+Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said to each sample. Rows are in the order of the index, each sample once."""
+
+    ids: NDArray[np.int64]
+    targets: NDArray[Any]
+    scores: dict[str, NDArray[np.float32]]
+    """The method's answers by name, a row a sample: of a classifier, probabilities (N, C), `scores` first."""
+    skipped: list[str]
+    """Pictures that could not be read and were left out (`--on-bad-image skip`)."""
+
+
+@dataclass(frozen=True)
+class Evaluation(Answers):
+    """Answers of one split, and its measures."""
+
+    measures: dict[str, Any]
+
+
+def evaluate(
+    method: Method, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
+) -> Evaluation:
+    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised."""
+    found = answer_all(method, model, dataset, recipe, accelerator, **how)
+    measures = method.measure_all(recipe, found.targets, found.scores, dataset.index.task)
+    return Evaluation(found.ids, found.targets, found.scores, found.skipped, measures)
+
+
+@torch.no_grad()
+def answer_all(
+    method: Method,
+    model: nn.Module,
+    dataset: PictureDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    control: Control | None = None,
+    perturb: Perturbation | None = None,
+) -> Answers:
+    """Score every sample of a split once.
+
+    Batch k holds the same samples whatever the number of processes (rank k modulo processes computes it), so the
+    figures do not depend on it.
+
+    Raises:
+        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
+    """
+    processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
+    loader = batches(dataset, sampler, workers=workers, device=device)
+    model.eval()
+    mine: list[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[np.float32]]]] = []
+    skipped: list[str] = []
+    mine_of = iter(loader)
+    for _ in range(-(-len(dataset) // (batch_size * processes))):  # the same number of rounds in every process
+        if control is not None:
+            control.raise_if_stopped()
+        batch = next(mine_of, None)
+        if batch is None:
+            continue
+        skipped += batch["errors"]
+        if not len(batch["index"]):
+            continue
+        batch = on_device(batch, dataset, device)
+        if perturb is not None:
+            batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
+        with accelerator.autocast():
+            rows = method.answer(model, batch, dataset, recipe)
+        targets = rows.pop("targets") if "targets" in rows else batch["target"]
+        scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
+        mine.append((batch["index"].numpy(), targets.cpu().numpy(), scores))
+    parts = gather_object(mine) if processes > 1 else mine
+    skipped = gather_object(skipped) if processes > 1 else skipped
+    if not parts:
+        raise DataError(f"no picture of {dataset.index.dataset}/{dataset.index.split} could be read")
+    ids = np.concatenate([part[0] for part in parts])
+    order = np.argsort(ids)
+    targets = np.concatenate([part[1] for part in parts])[order]
+    scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
+    return Answers(ids[order], targets, scores, skipped)
+
+
+def answers(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[tuple[str, str]]:
+    """The id of each sample's text in the set's own files, and the answer in words, where one was chosen."""
+    for sample, chosen in zip(evaluation.ids, evaluation.scores["answer"], strict=True):
+        text = dataset.records[sample].text
+        yield (text.identifier or "") if text else "", dataset.index.classes[int(chosen)]
+
+
+def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
+    """Write one row a sample as CSV: its path, its targets, its scores; or its text and the answer to it."""
+    names = dataset.index.classes
+    with replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        if "scores" not in evaluation.scores:
+            table.writerow(["path", "id", "text", "answer"])
+            for sample, (identifier, answer) in zip(evaluation.ids, answers(evaluation, dataset), strict=True):
+                record = dataset.records[sample]
+                table.writerow([record.path, identifier, record.text.sentence if record.text else "", answer])
+            return
+        table.writerow(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)])
+        for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
+            row = target if target.ndim else (np.arange(len(names)) == target)
+            table.writerow([dataset.records[sample].path, *map(int, row), *(f"{value:.6f}" for value in score)])

@@ -1,0 +1,215 @@
+"""How much a classifying model loses when pictures get worse: corruptions, other renditions, attacks; one table.
+
+Works for every method: pictures are changed before the model sees them, scores come from the one evaluation loop.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attnbias.data.index import Index
+from attnbias.data.registry import open_split
+from attnbias.data.sets import imagenet
+from attnbias.data.transforms.basic import normalization
+from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, precropped_transform
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
+from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
+from attnbias.methods.engine.evaluation.measures import singlelabel_measures
+from attnbias.methods.engine.load import Loaded
+
+Row = dict[str, Any]
+"""`test` (what was measured) and its measures by name."""
+
+ALEXNET_ERROR: dict[str, float] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+"""AlexNet's mean top-1 error under each corruption of ImageNet-C (Hendrycks & Dietterich, ICLR 2019)."""
+
+
+@dataclass(frozen=True)
+class CorruptionErrors:
+    """What a set of corrupted pictures says, all in per cent."""
+
+    accuracy: dict[str, float]
+    """Top-1 accuracy of each corruption, mean over its severities."""
+    error: dict[str, float]
+    """CE: its error over AlexNet's."""
+    mce: float
+    """Mean CE; lower is better, AlexNet has 100."""
+    mean_accuracy: float
+
+
+def corruption_errors(accuracies: Mapping[str, Sequence[float]]) -> CorruptionErrors:
+    """Sum up top-1 accuracies in per cent, given for each corruption at severities 1 to 5.
+
+    Raises:
+        UsageError: a name is no corruption of ImageNet-C.
+    """
+    if unknown := [name for name in accuracies if name not in ALEXNET_ERROR]:
+        raise UsageError(f"'{unknown[0]}' is no corruption; one of: {', '.join(ALEXNET_ERROR)}")
+    accuracy = {name: float(np.mean(values)) for name, values in accuracies.items()}
+    error = {name: (100 - value) / ALEXNET_ERROR[name] for name, value in accuracy.items()}
+    mce, mean_accuracy = (float(np.mean(list(values.values()))) for values in (error, accuracy))
+    return CorruptionErrors(accuracy, error, mce, mean_accuracy)
+
+
+# Tests of a model -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A loaded model and how its evaluations are carried out; each test gives rows of the table."""
+
+    loaded: Loaded
+    accelerator: Accelerator
+    data_root: Path | None = None
+    batch_size: int = 64
+    workers: int = 0
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    def clean(self, split: str) -> list[Row]:
+        """The split of the recipe's dataset as it is."""
+        index = self._open(self.loaded.recipe.dataset, split)
+        return [_row(f"{index.dataset}/{split}", self._evaluate(index).measures)]
+
+    def attacked(self, split: str, name: str, attack: Attack) -> list[Row]:
+        """The split under an attack; each batch's random start follows from the recipe's seed and its first sample."""
+        recipe, task = self.loaded.recipe, self.loaded.task
+        mean, std = normalization(recipe.normalize)
+
+        def perturb(model: nn.Module, images: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+            (seed,) = np.random.SeedSequence((recipe.seed, int(samples[0]))).generate_state(1)
+            generator = torch.Generator(images.device).manual_seed(int(seed))
+            start = torch.rand(images.shape, generator=generator, device=images.device) * 2 - 1
+            return adversarial(model, images, targets, attack, mean, std, task=task, start=start)
+
+        index = self._open(recipe.dataset, split)
+        return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb).measures)]
+
+    def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
+        """The split corrupted on the fly: a row for each corruption and the mean, of the measure that decides.
+
+        No mCE: AlexNet's errors are those on the published pictures.
+        """
+        recipe, measure = self.loaded.recipe, self.loaded.method.deciding_measure(self.loaded.task)
+        index = self._open(recipe.dataset, split)
+        means: dict[str, float] = {}
+        for name in corruptions:
+            if name not in CORRUPTIONS:
+                raise UsageError(f"unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
+            transforms = [
+                Corrupted(self.loaded.method.transform(recipe, False), name, severity, recipe.normalize)
+                for severity in severities
+            ]
+            means[name] = float(np.mean([self._evaluate(index, change).measures[measure] for change in transforms]))
+        rows = [_row(f"{index.dataset}/{split} {name}", {measure: value}) for name, value in means.items()]
+        return [*rows, _row(f"{index.dataset}/{split} corrupted", {measure: float(np.mean(list(means.values())))})]
+
+    def published(self, dataset: str) -> list[Row]:
+        """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
+        return self.imagenet_c() if dataset == "imagenet-c" else self.rendition(dataset)
+
+    def imagenet_c(self) -> list[Row]:
+        """The 75 published corrupted sets: accuracy and CE of each corruption, then their means."""
+        recipe = self.loaded.recipe
+        change = precropped_transform(recipe.image_size, recipe.normalize)
+        accuracies = {
+            name: [
+                self._evaluate(self._open("imagenet-c", f"{name}-{severity}"), change).measures["top1"]
+                for severity in SEVERITIES
+            ]
+            for name in imagenet.CORRUPTIONS
+        }
+        found = corruption_errors(accuracies)
+        rows = [
+            _row(f"imagenet-c {name}", {"top1": found.accuracy[name], "CE": found.error[name]}) for name in accuracies
+        ]
+        return [*rows, _row("imagenet-c", {"top1": found.mean_accuracy, "mCE": found.mce})]
+
+    def rendition(self, dataset: str) -> list[Row]:
+        """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
+        index = self._open(dataset, "val")
+        found = self._evaluate(index)
+        if dataset == "imagenet-sketch":
+            return [_row(dataset, found.measures)]
+        targets, scores = keep_classes(found.targets, found.scores["scores"], imagenet.subset_indices(dataset))
+        return [_row(dataset, singlelabel_measures(targets, scores))]
+
+    def _open(self, dataset: str, split: str) -> Index:
+        index, known = open_split(dataset, split, self.data_root), len(self.loaded.classes)
+        if len(index.classes) != known:
+            raise UsageError(f"the checkpoint knows {known} classes, dataset '{dataset}' has {len(index.classes)}")
+        return index
+
+    def _evaluate(
+        self, index: Index, transform: Callable[..., Any] | None = None, perturb: Perturbation | None = None
+    ) -> Evaluation:
+        loaded = self.loaded
+        dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image)
+        dataset.transform = transform or dataset.transform
+        return evaluate(
+            loaded.method,
+            loaded.model,
+            dataset,
+            loaded.recipe,
+            self.accelerator,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            perturb=perturb,
+        )
+
+
+def keep_classes(
+    targets: NDArray[np.int64], scores: NDArray[np.float32], classes: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Keep the columns of some classes (ascending), so that no other can win, and number the targets (N,) within them.
+
+    Classes are matched by number, never by a folder's position: a missing folder shifts nothing. (The program counts on
+    exactly 200 folders.)
+    """
+    return np.searchsorted(np.asarray(classes), targets), scores[:, list(classes)]
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def _row(test: str, measures: Mapping[str, Any]) -> Row:
+    return {"test": test, **{name: value for name, value in measures.items() if isinstance(value, int | float)}}
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON, or as CSV where the name ends so (a column for every measure that a row has)."""
+    if path.suffix != ".csv":
+        path.write_text(json.dumps(list(rows), indent=1) + "\n")
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

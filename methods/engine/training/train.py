@@ -1,0 +1,440 @@
+"""The one training run: every method, every task, one process or many.
+
+Reading order: `train`, then `_Run`: what it starts from, the loop over steps, evaluating, logging, saving. One step is
+in step.py, what a run leaves behind in checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from safetensors.torch import load_file
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from attnbias.data.registry import open_split
+from attnbias.methods import get_method
+from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
+from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
+from attnbias.methods.engine.training.checkpoint import Progress, RunFolder, is_complete
+from attnbias.methods.engine.training.optim import build_optimizer
+from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.training.progress import Reporter
+from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
+from attnbias.methods.engine.training.step import Stepper
+from attnbias.weights.errors import WeightsError
+from attnbias.weights.files import write_weights
+
+
+@dataclass
+class Outcome:
+    """What a run ended with."""
+
+    progress: Progress
+    out: Path
+    measures: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
+    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split."""
+    order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
+    return Plan(
+        samples=len(order(0)),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        order=order,
+        drop_last=recipe.drop_last,
+        processes=processes,
+        accumulation=accumulation,
+        steps=recipe.steps,
+    )
+
+
+def checkpoint_gradients(method: Method, model: nn.Module) -> None:
+    """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
+
+    Raises:
+        UsageError: nothing in the model can, or its running means would count every batch twice.
+    """
+    part: Any = next((part for part in model.modules() if hasattr(part, "set_grad_checkpointing")), None)
+    if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
+        raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
+    part.set_grad_checkpointing(True)
+
+
+def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
+    """Start Accelerate for this process.
+
+    Raises:
+        UsageError: the precision or a tracker asked for does not exist here.
+    """
+    if options.cpu and recipe.amp == "fp16":
+        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+    trackers = [str(name) for name in get_available_trackers()]
+    if absent := [name for name in options.trackers if name not in trackers]:
+        raise UsageError(
+            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
+            f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
+        )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return Accelerator(
+        cpu=options.cpu,
+        mixed_precision=recipe.amp,
+        log_with=list(options.trackers) or None,
+        project_dir=options.out if options.trackers else None,
+    )
+
+
+def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
+    """Train a method by a recipe, or continue a run; returns when done.
+
+    Raises:
+        UsageError, DataError, WeightsError: something asked for cannot be had; nothing was written.
+        RunError: a non-finite loss, a full disk.
+        Stopped: a signal asked to stop; the state was saved.
+    """
+    method = get_method(method_name)
+    accelerator = build_accelerator(recipe, options)
+    folder = RunFolder(options.out, options.keep)
+    control = Control()
+    try:
+        with control.signals():
+            return _Run(method, recipe, options, accelerator, folder, control).fit()
+    finally:
+        folder.close()
+
+
+class _Run:
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        options: Options,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        control: Control,
+    ) -> None:
+        self.method, self.recipe, self.options = method, recipe, options
+        self.accelerator, self.folder, self.control = accelerator, folder, control
+        self.main = accelerator.is_main_process
+
+        index = open_split(recipe.dataset, "train", options.data_root)
+        self.task, self.classes = index.task, index.classes
+        self.dataset = method.open_dataset(
+            recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
+        )
+        self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
+        self.eval_sets = [
+            (split, method.open_dataset(recipe, index, on_bad_image=options.on_bad_image))
+            for split in options.eval_splits
+            for index in [open_split(recipe.dataset, split, options.data_root)]
+        ]
+        self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
+        self.pending: list[dict[str, Tensor]] = []
+        self.measures: dict[str, Any] = {}
+
+        torch.manual_seed(recipe.seed)
+        if options.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.model = method.build_model(recipe, len(self.classes), self.task)
+        if options.grad_checkpointing:
+            checkpoint_gradients(method, self.model)
+
+    # Set-up ----------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Outcome:
+        self._read_start()
+        checkpoint = self._open_folder()
+        self._prepare(checkpoint)
+        if self.options.trackers and self.main:
+            self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
+        self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
+        try:
+            with self.reporter or contextlib.nullcontext():
+                self._loop()
+            self.accelerator.end_training()
+        finally:
+            del self.stepper  # with its loader, whose worker processes end
+        return Outcome(self.progress, self.folder.path, self.measures)
+
+    def _read_start(self) -> None:
+        """Check the checkpoint to resume, or read the starting weights: what is refused leaves the folder untouched."""
+        options = self.options
+        if options.resume == "auto":
+            checkpoint = self.folder.latest()
+        else:
+            checkpoint = None if options.resume is None else Path(options.resume)
+            if checkpoint is not None and not is_complete(checkpoint):
+                raise WeightsError(
+                    f"{checkpoint} is no complete checkpoint folder; --resume auto takes the newest one of --out"
+                )
+        if checkpoint is not None:
+            self._check_same_recipe(checkpoint)
+        else:
+            initial_weights(
+                self.method,
+                self.model,
+                self.recipe,
+                load_from=options.load_from,
+                backbone_weights=options.backbone_weights,
+                reset_head=options.reset_head,
+                trust=options.trust_checkpoint,
+            )
+
+    def _open_folder(self) -> Path | None:
+        """Open the run folder on the main process; return the checkpoint to resume from, if any."""
+        if self.main:
+            self.folder.open(resume=self.options.resume is not None, overwrite=self.options.overwrite)
+        self.accelerator.wait_for_everyone()
+        checkpoint = None
+        if self.options.resume == "auto":
+            checkpoint = self.folder.latest()
+        elif self.options.resume is not None:
+            checkpoint = Path(self.options.resume)
+        if checkpoint is not None:
+            self._check_same_recipe(checkpoint)
+        if self.main:
+            self.folder.rewind_log(0 if checkpoint is None else RunFolder.read_progress(checkpoint).log_lines)
+            write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
+            (self.folder.path / "environment.json").write_text(json.dumps(_environment(), indent=1))
+        return checkpoint
+
+    def _check_same_recipe(self, checkpoint: Path) -> None:
+        stored = stored_recipe(checkpoint / "model.safetensors", self.method)
+        if names := list(changed(self.recipe, stored)):
+            raise UsageError(
+                f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
+                "resume with the same one, or choose another --out"
+            )
+
+    def _prepare(self, checkpoint: Path | None) -> None:
+        recipe, options, accelerator = self.recipe, self.options, self.accelerator
+        if checkpoint is not None:
+            self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        if recipe.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has no other
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model.to(accelerator.device)
+        if options.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.ema = None
+        if recipe.ema_decay is not None:
+            self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
+            if checkpoint is not None:
+                self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+        groups = self.method.param_groups(self.model, recipe)
+        optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
+        wrapped = torch.compile(self.model) if options.compile else self.model
+        wrapped, self.optimizer = accelerator.prepare(wrapped, optimizer)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        sampler = StepSampler(self.plan, accelerator.process_index, self.progress.step)
+        loader = batches(self.dataset, sampler, workers=options.workers, device=accelerator.device)
+        self.stepper = Stepper(
+            method=self.method,
+            recipe=recipe,
+            task=self.task,
+            plan=self.plan,
+            schedule=self.method.schedule(recipe, self.plan.steps_per_epoch),
+            mix=self.method.batch_transform(recipe, len(self.classes)),
+            accelerator=accelerator,
+            control=self.control,
+            dataset=self.dataset,
+            loader=iter(loader),
+            model=self.model,
+            wrapped=wrapped,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            channels_last=options.channels_last,
+        )
+
+    def _restore(self, checkpoint: Path) -> None:
+        self.progress = RunFolder.read_progress(checkpoint)
+        now = (self.accelerator.num_processes, self.options.accumulation)
+        then = (self.progress.processes, self.progress.accumulation)
+        if now != then and self.progress.step % self.plan.steps_per_epoch:
+            raise UsageError(
+                f"{checkpoint} stands inside an epoch cut for {then[0]} processes x {then[1]} accumulation steps; "
+                f"resume it with the same numbers (asked for: {now[0]} x {now[1]})"
+            )
+        self.progress.processes, self.progress.accumulation = now
+        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)  # noqa: TID251 - our own
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    # The loop --------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        progress, plan = self.progress, self.plan
+        while True:
+            if progress.step > progress.milestone and self._is_milestone(progress.step):
+                self._pass_milestone()
+            if progress.step == plan.total_steps or progress.stopped_early:
+                return
+            self._step()
+            (signal_number,) = self.control.agree()
+            if signal_number:
+                self._save()
+                raise Stopped(signal_number)
+            if self.options.save_steps and progress.step % self.options.save_steps == 0:
+                self._save()
+
+    def _is_milestone(self, step: int) -> bool:
+        """Whether the run halts after so many steps to evaluate and save: an epoch's end, or as the recipe says."""
+        return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
+
+    def _step(self) -> None:
+        terms, errors = self.stepper.step(self.progress.step)
+        self.progress.step += 1
+        self.pending.append(terms)
+        if self.reporter:
+            self.reporter.skipped(errors)
+        if self.progress.step % self.options.log_every == 0 or self._is_milestone(self.progress.step):
+            self._log_training()
+        if self.reporter:
+            self.reporter.step(self.recipe.batch_size)
+
+    # Reporting and saving --------------------------------------------------------------------------------------------
+
+    def _gather_pending(self) -> None:
+        """Turn the steps since the last gathering into plain numbers, averaged over processes."""
+        if not self.pending:
+            return
+        names = list(self.pending[0])
+        values = torch.stack([torch.stack([step[name].float() for name in names]) for step in self.pending])
+        values = self.accelerator.reduce(values, reduction="mean")
+        self.progress.window += [dict(zip(names, row, strict=True)) for row in values.tolist()]
+        self.pending.clear()
+
+    def _log_training(self) -> None:
+        self._gather_pending()
+        window, self.progress.window = self.progress.window, []
+        means = {name: math.fsum(row[name] for row in window) / len(window) for name in window[0]}
+        done = self.progress.step
+        line = {
+            "step": done,
+            "epoch": self.plan.epoch_of(done),
+            "split": "train",
+            "lr": [group["lr"] for group in self.optimizer.param_groups],
+            **means,
+        }
+        self._record(line)
+
+    def _record(self, line: dict[str, Any]) -> None:
+        self.progress.log_lines += 1
+        if self.reporter:
+            self.folder.log(line)
+            self.reporter.line(line)
+
+    def _pass_milestone(self) -> None:
+        """Evaluate raw and averaged weights where it is due, remember the best, save."""
+        progress, plan = self.progress, self.plan
+        epoch = plan.epoch_of(progress.step)
+        last = progress.step == plan.total_steps
+        if self.recipe.eval_steps or epoch % self.options.eval_every == 0 or last:
+            lines = progress.log_lines
+            try:
+                entry = self._evaluate(epoch)
+            except Stopped:
+                progress.log_lines = lines  # a resumed run evaluates, and writes those lines, again
+                self._save()
+                raise
+            progress.history.append(entry)
+            for weights in ("raw", "ema"):
+                value = entry.get(weights)
+                if value is not None and (progress.best is None or value > progress.best):
+                    progress.best, progress.best_step, progress.best_weights = value, progress.step, weights
+            stop = self.main and self.method.should_stop(self.recipe, progress.history)
+            progress.stopped_early = bool(self.control.agree(int(stop))[1])
+        progress.milestone = progress.step
+        if self.main:
+            records = [json.loads(line) for line in (self.folder.path / "metrics.jsonl").read_text().splitlines()]
+            if (log := self.method.published_log(self.recipe, records)) is not None:
+                (self.folder.path / log[0]).write_text(log[1])
+        self._save()
+
+    def _share_buffers(self) -> None:
+        """Give every process the main one's BatchNorm statistics: each has seen other pictures, and all evaluate."""
+        if self.accelerator.num_processes > 1:
+            for model in (self.model, self.ema.module if self.ema else nn.Module()):
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
+
+    def _evaluate(self, epoch: int) -> dict[str, Any]:
+        self._share_buffers()
+        entry: dict[str, Any] = {"epoch": epoch}
+        for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
+            if model is None:
+                continue
+            for place, (split, dataset) in enumerate(self.eval_sets):
+                found = evaluate(
+                    self.method,
+                    model,
+                    dataset,
+                    self.recipe,
+                    self.accelerator,
+                    batch_size=self.options.eval_batch_size,
+                    workers=self.options.workers,
+                    control=self.control,
+                )
+                if found.skipped and self.reporter:
+                    self.reporter.skipped(found.skipped)
+                measures = found.measures
+                line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
+                self._record(line)
+                self.measures[f"{split}/{weights}"] = measures
+                if place == 0:  # the first split decides
+                    entry[weights] = measures[self.method.deciding_measure(self.task)]
+        return entry
+
+    def _save(self) -> None:
+        self._gather_pending()
+        if self.main:
+            self.folder.save(self.progress, self._write_tensors)
+        self.accelerator.wait_for_everyone()
+
+    def _write_tensors(self, part: Path) -> None:
+        metadata = weights_metadata(self.method, self.recipe, self.classes, self.task)
+        for name, model in (("model", self.model), ("ema", self.ema.module if self.ema else None)):
+            if model is None:
+                continue
+            state = model.state_dict()
+            if not all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()):
+                raise RunError(
+                    f"the weights hold non-finite numbers after step {self.progress.step}; nothing was saved"
+                )
+            write_weights(part / f"{name}.safetensors", state, metadata)
+        scaler = self.accelerator.scaler
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+        with (part / "optimizer.pt").open("wb") as file:  # given a path, torch.save hides why it cannot write
+            torch.save(state, file)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "host_cores": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
