@@ -23,7 +23,7 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
     """
     import torch
 
-    from attnbias.methods.engine.training.train import plan_run
+    from attnbias.methods.engine.training.setup import plan_run
 
     console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)

@@ -15,7 +15,8 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.options import Options
-from attnbias.methods.engine.training.train import _Run, build_accelerator
+from attnbias.methods.engine.training.setup import build_accelerator
+from attnbias.methods.engine.training.train import _Run
 
 READS_A_STEP = 1
 """Of the flag that says whether the loss was finite, once the backward pass is queued (engine/training/step.py)."""

@@ -25,7 +25,8 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.options import Options
-from attnbias.methods.engine.training.train import _Run, build_accelerator
+from attnbias.methods.engine.training.setup import build_accelerator
+from attnbias.methods.engine.training.train import _Run
 
 CLASSES, BATCH = 10, 8
 

@@ -9,17 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import platform
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -28,7 +23,7 @@ from attnbias.data.registry import open_split
 from attnbias.methods import get_method
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
 from attnbias.methods.engine.method import Method
@@ -37,7 +32,8 @@ from attnbias.methods.engine.training.checkpoint import Progress, RunFolder, is_
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
-from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
+from attnbias.methods.engine.training.sampler import StepSampler
+from attnbias.methods.engine.training.setup import build_accelerator, checkpoint_gradients, environment, plan_run
 from attnbias.methods.engine.training.step import Stepper
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -50,57 +46,6 @@ class Outcome:
     progress: Progress
     out: Path
     measures: dict[str, Any] = field(default_factory=dict)
-
-
-def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
-    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split."""
-    order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
-    return Plan(
-        samples=len(order(0)),
-        batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
-        order=order,
-        drop_last=recipe.drop_last,
-        processes=processes,
-        accumulation=accumulation,
-        steps=recipe.steps,
-    )
-
-
-def checkpoint_gradients(method: Method, model: nn.Module) -> None:
-    """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
-
-    Raises:
-        UsageError: nothing in the model can, or its running means would count every batch twice.
-    """
-    part: Any = next((part for part in model.modules() if hasattr(part, "set_grad_checkpointing")), None)
-    if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
-        raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
-    part.set_grad_checkpointing(True)
-
-
-def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
-    """Start Accelerate for this process.
-
-    Raises:
-        UsageError: the precision or a tracker asked for does not exist here.
-    """
-    if options.cpu and recipe.amp == "fp16":
-        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
-    trackers = [str(name) for name in get_available_trackers()]
-    if absent := [name for name in options.trackers if name not in trackers]:
-        raise UsageError(
-            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
-            f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
-        )
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    return Accelerator(
-        cpu=options.cpu,
-        mixed_precision=recipe.amp,
-        log_with=list(options.trackers) or None,
-        project_dir=options.out if options.trackers else None,
-    )
 
 
 def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
@@ -214,7 +159,7 @@ class _Run:
         if self.main:
             self.folder.rewind_log(0 if checkpoint is None else RunFolder.read_progress(checkpoint).log_lines)
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
-            (self.folder.path / "environment.json").write_text(json.dumps(_environment(), indent=1))
+            (self.folder.path / "environment.json").write_text(json.dumps(environment(), indent=1))
         return checkpoint
 
     def _check_same_recipe(self, checkpoint: Path) -> None:
@@ -426,15 +371,3 @@ class _Run:
         state = {"optimizer": self.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         with (part / "optimizer.pt").open("wb") as file:  # given a path, torch.save hides why it cannot write
             torch.save(state, file)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "host_cores": os.cpu_count(),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-    }

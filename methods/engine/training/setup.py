@@ -1,0 +1,84 @@
+"""What a run is set up from: its plan, Accelerate for this process, and the surroundings it records."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch import nn
+
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.training.sampler import Plan, shuffled
+
+
+def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
+    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split."""
+    order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
+    return Plan(
+        samples=len(order(0)),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        order=order,
+        drop_last=recipe.drop_last,
+        processes=processes,
+        accumulation=accumulation,
+        steps=recipe.steps,
+    )
+
+
+def checkpoint_gradients(method: Method, model: nn.Module) -> None:
+    """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
+
+    Raises:
+        UsageError: nothing in the model can, or its running means would count every batch twice.
+    """
+    part: Any = next((part for part in model.modules() if hasattr(part, "set_grad_checkpointing")), None)
+    if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
+        raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
+    part.set_grad_checkpointing(True)
+
+
+def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
+    """Start Accelerate for this process.
+
+    Raises:
+        UsageError: the precision or a tracker asked for does not exist here.
+    """
+    if options.cpu and recipe.amp == "fp16":
+        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+    trackers = [str(name) for name in get_available_trackers()]
+    if absent := [name for name in options.trackers if name not in trackers]:
+        raise UsageError(
+            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
+            f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
+        )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return Accelerator(
+        cpu=options.cpu,
+        mixed_precision=recipe.amp,
+        log_with=list(options.trackers) or None,
+        project_dir=options.out if options.trackers else None,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What a run was started by and on; it stands beside its recipe."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "host_cores": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    }
