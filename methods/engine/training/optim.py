@@ -10,18 +10,18 @@ from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import Recipe
 
 
-def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool = False) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over a method's parameter groups.
 
     Each group keeps its own base rate in `initial_lr`; `apply_schedule` multiplies it. `fused` picks the single-kernel
-    update, which rounds otherwise: on GPUs only, so that what was measured on CPUs stays what it is.
+    update, which rounds otherwise: for GPUs, so that what was measured on CPUs stays what it is.
     """
     for group in groups:
         group["initial_lr"] = group["lr"]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=recipe.lr, fused=True)
+    return kind(groups, lr=recipe.lr, fused=fused)
 
 
 def apply_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:

@@ -185,7 +185,7 @@ class _Run:
             if checkpoint is not None:
                 self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
         groups = self.method.param_groups(self.model, recipe)
-        optimizer = build_optimizer(groups, recipe)
+        optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
         wrapped = torch.compile(self.model) if options.compile else self.model
         wrapped, self.optimizer = accelerator.prepare(wrapped, optimizer)
         if checkpoint is not None:
