@@ -14,6 +14,7 @@ from attnbias.methods import get_method
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator
 from attnbias.methods.engine.training.train import _Run
@@ -53,10 +54,10 @@ def test_what_waits_is_counted() -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_step_of_the_engine_waits_once(optimizer: str, accumulation: int, demo_root: Path, tmp_path: Path) -> None:
+def test_a_step_of_the_engine_waits_once(accumulation: int, demo_root: Path, tmp_path: Path) -> None:
+    """With SGD: on CPUs torch's unfused Adam reads its step counters, which stand on the CPU, from each parameter."""
     method = get_method("csra")
-    changes = {"image_size": 32, "batch_size": 12, "ema_decay": 0.9, "clip_grad": 1.0, "optimizer": optimizer}
+    changes = {"image_size": 32, "batch_size": 12, "ema_decay": 0.9, "clip_grad": 1.0, "optimizer": "sgd"}
     recipe = revise(method.named_recipe("demo").recipe, changes)
     options = Options(tmp_path / "run", demo_root, cpu=True, accumulation=accumulation)
     accelerator = build_accelerator(recipe, options)
@@ -67,6 +68,19 @@ def test_a_step_of_the_engine_waits_once(optimizer: str, accumulation: int, demo
             run.stepper.step(step)
         assert waits.count == READS_A_STEP
     run.folder.close()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_updates_as_on_gpus_never_wait(kind: str) -> None:
+    method = get_method("csra")
+    recipe = revise(method.named_recipe("demo").recipe, {"optimizer": kind})
+    model = method.build_model(recipe, 10, "multilabel")
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    optimizer = build_optimizer(method.param_groups(model, recipe), recipe, fused=True)
+    for _ in range(2):
+        with Waits() as waits:
+            optimizer.step()
+        assert waits.count == 0
 
 
 @pytest.mark.parametrize("name", ["absvit", "csra", "ida", "llb", "lsas"])
