@@ -39,6 +39,10 @@ def _one_line(error: BaseException) -> tuple[int, str]:
     for kind, code in EXIT_CODES.items():
         if isinstance(error, kind):
             return code, f"error: {_words(error)}"
+    if isinstance(error, MemoryError):
+        return 1, "error: out of memory; try fewer --workers, or a smaller --batch-size with --accumulation"
+    if isinstance(error, RuntimeError) and _words(error).startswith("DataLoader"):
+        return 1, f"error: {_words(error).rstrip('. ')}; did memory run out, or a disk hang? try fewer --workers"
     if isinstance(error, OSError) and error.filename:
         return 1, f"error: {error.filename}: {error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here

@@ -24,6 +24,7 @@ METHODS = {
     "absvit": ["--recipe", "demo", "--image-size", 32],
 }
 CUTS = [(processes, workers, accumulation) for processes in (1, 2) for workers in (0, 2) for accumulation in (1, 3)]
+CUTS += [(4, 0, 1)]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Batch, Method
 from attnbias.methods.engine.recipe import Recipe
 
+LONGEST_WAIT = 600.0
+"""Seconds that a step waits for its pictures before the run ends: a worker hangs, or a disk does."""
+
 
 def open_pictures(
     method: Method,
@@ -63,6 +66,7 @@ def batches(
         collate_fn=dataset.collate,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
+        timeout=LONGEST_WAIT if workers else 0,
     )
 
 

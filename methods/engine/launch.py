@@ -27,13 +27,14 @@ Describe = Callable[[BaseException], tuple[int, str]]
 
 
 def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
-    """(on the CPU?, number of processes) for what a person asked for.
+    """(on the CPU?, number of processes) for what a person asked for, or an outer launcher started.
 
     Raises:
         UsageError: more GPUs than there are, or numbers that contradict each other or an outer launcher.
     """
-    outer = int(os.environ.get("WORLD_SIZE", "1"))
     present = torch.cuda.device_count()
+    _join_slurm(present)
+    outer = int(os.environ.get("WORLD_SIZE", "1"))
     if gpus is None:
         gpus = 0 if present == 0 or processes is not None else max(1, min(outer, present))
     if gpus > present and outer == 1:
@@ -47,6 +48,23 @@ def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
             raise UsageError(f"--processes {count} asked for under a launcher that started {outer}; leave it out")
         count = outer
     return gpus == 0, count
+
+
+def _join_slurm(gpus: int) -> None:
+    """Say of the tasks that `srun` started what torchrun would say: their number, this one's, and where they meet."""
+    told = os.environ
+    if "WORLD_SIZE" in told or int(told.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    first = re.match(r"([^,\[]+)(?:\[(\d+))?", told["SLURM_STEP_NODELIST"])  # node[03-05,9],other -> node03
+    assert first is not None
+    local = int(told["SLURM_LOCALID"])
+    told.update(
+        WORLD_SIZE=told["SLURM_STEP_NUM_TASKS"],
+        RANK=told["SLURM_PROCID"],
+        LOCAL_RANK=str(local % gpus if gpus else local),  # a task may have been given its GPU alone
+        MASTER_ADDR=first[1] + (first[2] or ""),
+        MASTER_PORT=str(20_000 + int(told["SLURM_JOB_ID"]) % 10_000),
+    )
 
 
 def launch(worker: Callable[[str], None], job: str, processes: int, describe: Describe) -> int:

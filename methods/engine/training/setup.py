@@ -63,12 +63,15 @@ def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
         )
     if options.threads:
         torch.set_num_threads(options.threads)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=options.cpu,
         mixed_precision=recipe.amp,
         log_with=list(options.trackers) or None,
         project_dir=options.out if options.trackers else None,
     )
+    if recipe.sync_bn and options.cpu and accelerator.num_processes > 1:  # torch has no such layer for the CPU
+        raise UsageError("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")
+    return accelerator
 
 
 def environment() -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from attnbias.data.datasets import PictureDataset
@@ -107,6 +108,24 @@ class Stepper:
             f"lr {self.optimizer.param_groups[0]['lr']:.3g}); the weights were not touched. The last checkpoint of "
             "the run is good; lower --lr or set --clip-grad and start again"
         )
+
+
+def mean_in_rank_order(processes: int, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average gradients over processes, each number summed in the order of ranks: DDP's hook on a CPU.
+
+    DDP lays its buckets out anew after the first step of a run, and gloo's order of summation follows from the place in
+    a bucket: without this a resumed run of three processes or more would round otherwise than one that went on.
+    """
+    mine = bucket.buffer()
+    parts = [torch.empty_like(mine) for _ in range(processes)]
+
+    def mean(_: torch.futures.Future[Any]) -> Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            total += part
+        return total.div_(processes)
+
+    return distributed.all_gather(parts, mine, async_op=True).get_future().then(mean)
 
 
 def _seed(*parts: int) -> int:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
@@ -34,7 +35,7 @@ from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
 from attnbias.methods.engine.training.sampler import StepSampler
 from attnbias.methods.engine.training.setup import build_accelerator, checkpoint_gradients, environment, plan_run
-from attnbias.methods.engine.training.step import Stepper
+from attnbias.methods.engine.training.step import Stepper, mean_in_rank_order
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
 
@@ -156,8 +157,15 @@ class _Run:
             checkpoint = Path(self.options.resume)
         if checkpoint is not None:
             self._check_same_recipe(checkpoint)
+        start = Progress() if checkpoint is None else RunFolder.read_progress(checkpoint)
+        _, last, first = self.control.agree(start.step, -start.step)
+        if last != -first:
+            raise RunError(
+                f"some processes find step {-first} in {self.folder.path} and others step {last}; "
+                "a run on several machines needs its folder on a disk that they share"
+            )
         if self.main:
-            self.folder.rewind_log(0 if checkpoint is None else RunFolder.read_progress(checkpoint).log_lines)
+            self.folder.rewind_log(start.log_lines)
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
             (self.folder.path / "environment.json").write_text(json.dumps(environment(), indent=1))
         return checkpoint
@@ -188,6 +196,11 @@ class _Run:
         optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
         wrapped = torch.compile(self.model) if options.compile else self.model
         wrapped, self.optimizer = accelerator.prepare(wrapped, optimizer)
+        if isinstance(wrapped, DistributedDataParallel) and accelerator.device.type == "cpu":
+            # A lambda: torch compares a hook's annotations, which are texts here, with its types.
+            wrapped.register_comm_hook(
+                accelerator.num_processes, lambda count, bucket: mean_in_rank_order(count, bucket)
+            )
         if checkpoint is not None:
             self._restore(checkpoint)
         sampler = StepSampler(self.plan, accelerator.process_index, self.progress.step)
