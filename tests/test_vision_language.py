@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -297,15 +298,31 @@ def test_plain_vit_looks_at_the_same_places_whatever_is_asked() -> None:
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
+def lightning_file(path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write what Lightning 1.3 writes: the callbacks' states are keyed by classes that are not installed here."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    parts = name.split(".")
+    with monkeypatch.context() as patch:
+        for end in range(1, len(parts) + 1):
+            patch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        vars(sys.modules[name])["ModelCheckpoint"] = callback
+        content = {"state_dict": state, "epoch": 9, "global_step": 100, "pytorch-lightning_version": "1.3.2"}
+        content |= {"callbacks": {callback: {"monitor": "val/the_metric", "best_model_score": torch.tensor(0.7)}}}
+        torch.save(content | {"hyper_parameters": {"config": {"vit": "absvit", "datasets": ["vqa"]}}}, path)
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_weights_go_out_under_published_names_and_come_back(task: str, tmp_path: Path) -> None:
+def test_weights_go_out_under_published_names_and_come_back(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = small(task)
     model = built(recipe, classes=0 if task == "retrieval" else 5)
     published = convert.publish(model.state_dict())
     assert published[convert.POSITION_IDS].shape == (1, 514)
     assert published["vit_model.head.weight"].shape == (1000, 128)
     file = tmp_path / "epoch=9.ckpt"
-    torch.save({"state_dict": published, "epoch": 9, "hyper_parameters": {"config": {"vit": "absvit"}}}, file)
+    lightning_file(file, published, monkeypatch)
     flags = {"image_size": 32, "fusion_heads": 4, "prompt_pool": recipe.prompt_pool, "dataset": recipe.dataset}
     loaded = load_run("absvit-vision-language", str(file), flags, recipe_name=f"tiny-{task}", data_root=tmp_path)
     assert loaded.task == task

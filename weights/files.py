@@ -122,6 +122,10 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         raise WeightsError(f"{path} is damaged or no checkpoint ({_reason(path, error)}); fetch it again") from None
 
 
+class _Callback:
+    """Stands for a class of a program that is not installed; it has no behaviour."""
+
+
 def _allow_list() -> AbstractContextManager[None]:
     """Types without behaviour that training programs of the papers store beside their weights."""
     scalar: Any = np.float64(0).__reduce__()[0]  # numpy's private scalar constructor, wherever this version keeps it
@@ -131,6 +135,8 @@ def _allow_list() -> AbstractContextManager[None]:
             argparse.Namespace,
             (scalar, "numpy.core.multiarray.scalar"),
             (scalar, "numpy._core.multiarray.scalar"),
+            # Lightning's files key their callbacks' states by class; the states are plain.
+            (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
             np.dtype,
             *(type(np.dtype(kind)) for kind in kinds),
         ]
