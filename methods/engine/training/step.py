@@ -110,8 +110,8 @@ class Stepper:
         )
 
 
-def mean_in_rank_order(processes: int, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average gradients over processes, each number summed in the order of ranks: DDP's hook on a CPU.
+def mean_in_rank_order(processes: int, bucket: Any) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over processes, each number summed in the order of ranks: DDP's hook on a CPU.
 
     DDP lays its buckets out anew after the first step of a run, and gloo's order of summation follows from the place in
     a bucket: without this a resumed run of three processes or more would round otherwise than one that went on.
