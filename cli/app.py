@@ -86,6 +86,11 @@ def _end_on_signals() -> None:
             signal.signal(each, signal.SIG_DFL)
         if os.getpid() != home:
             sys.exit(128 + number)  # a worker process that was forked from this one ends without a word
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):  # where an exception may be swallowed
+                typer.echo(describe(Interrupted(number))[1], err=True)
+                os._exit(128 + number)
+            frame = frame.f_back
         raise Interrupted(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

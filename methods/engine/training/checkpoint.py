@@ -133,6 +133,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Loader processes outlive a killed run by some seconds; they must not keep its folder locked.
+            os.register_at_fork(after_in_child=self.close)
         except BlockingIOError:
             raise RunError(f"output folder {self.path} is in use by another run; choose another --out") from None
         except NotADirectoryError:
