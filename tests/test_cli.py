@@ -211,7 +211,7 @@ def test_a_typed_field_arrives_is_stored_and_is_read_back(data: st.DataObject) -
     method = get_method(data.draw(st.sampled_from(list(METHODS))))
     name, info = data.draw(st.sampled_from(list(method.recipe_type.model_fields.items())))
     value = data.draw(values_of(info.annotation))
-    base = method.recipes[method.default_recipe(value if name == "dataset" else None)].recipe
+    base = method.recipes[method.default_recipe(**({name: value} if name in ("dataset", "task") else {}))].recipe
     try:
         wanted = method.recipe_type.model_validate({**base.model_dump(), name: value})
         names = []
