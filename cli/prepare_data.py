@@ -63,7 +63,7 @@ def prepare_data(
         typer.Option(help="Make a set in COCO layout one for segmentation: its masks, named by ..."),
     ] = None,
     preset: Annotated[
-        Literal["easy", "medium", "hard"] | None,
+        Literal["easy", "medium", "hard", "even"] | None,
         typer.Option(help="How strong the bias is.", show_default="medium", rich_help_panel=DEMO),
     ] = None,
     size: Annotated[

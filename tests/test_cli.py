@@ -100,7 +100,7 @@ def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train csra --gpus 0 --dry-run", 3, "run: attnbias prepare-data coco --download"),
         ("train csra --gpus 0 --dataset wider", 3, "run: attnbias prepare-data wider --source DIR"),
         ("prepare-data cocoo", 2, "unknown dataset 'cocoo' (did you mean 'coco'?); see: attnbias list datasets"),
-        ("prepare-data demo --preset hardest", 2, "'easy', 'medium', 'hard'"),
+        ("prepare-data demo --preset hardest", 2, "'easy', 'medium', 'hard', 'even'"),
         ("prepare-data coco --source nowhere", 3, "nowhere does not exist"),
         ("val csra", 2, "'--load-from'; see: attnbias val csra --help"),
         ("visualize csra --load-from nowhere", 3, "no checkpoint nowhere"),

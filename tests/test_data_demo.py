@@ -106,7 +106,7 @@ def test_the_bias_is_as_strong_as_the_preset_says(preset: str, own: float, partn
     assert all(len(set(scene.digits)) == len(scene.digits) <= 2 + chosen.max_extra for scene in scenes)
 
 
-@pytest.mark.parametrize("preset", ["easy", "medium", "hard"])
+@pytest.mark.parametrize("preset", demo.PRESETS)
 def test_counter_splits_show_no_own_photograph_and_no_partners(preset: str) -> None:
     settings = demo.Settings(preset=preset, eval=1500)
     contexts = list(demo.CONTEXTS)
@@ -119,7 +119,7 @@ def test_counter_splits_show_no_own_photograph_and_no_partners(preset: str) -> N
                 assert not any(digit ^ 1 in digits for digit in digits)
 
 
-@pytest.mark.parametrize("preset", ["easy", "medium", "hard"])
+@pytest.mark.parametrize("preset", demo.PRESETS)
 def test_all_splits_have_the_same_number_of_digits_and_the_same_share_of_each(preset: str) -> None:
     settings = demo.Settings(preset=preset, train=3000, eval=3000)
     shares = {
@@ -129,6 +129,17 @@ def test_all_splits_have_the_same_number_of_digits_and_the_same_share_of_each(pr
     for share in shares.values():
         assert share.sum() == pytest.approx(shares["val"].sum(), abs=0.08)
         assert share == pytest.approx(np.full(10, share.mean()), abs=0.05)
+
+
+def test_the_even_preset_gives_nothing_away_in_training() -> None:
+    records = planned("train", demo.Settings(preset="even", train=6000)).records
+    shown = np.array([record.target for record in records], dtype=float)
+    contexts = np.array([[record.group == context for context in demo.CONTEXTS] for record in records], dtype=float)
+    given = np.concatenate((contexts, shown), axis=1).T @ shown / shown.sum(0)  # (10 contexts, 10 digits; 10)
+    share = shown.mean(0)
+    assert given[:10] == pytest.approx(np.full((10, 10), 0.1), abs=0.04)
+    others = given[10:][~np.eye(10, dtype=bool)].reshape(9, 10)
+    assert others == pytest.approx(np.broadcast_to(others.mean(0), others.shape), abs=0.04), share
 
 
 def test_unbiased_draws_photographs_and_companions_evenly() -> None:

@@ -26,7 +26,8 @@ from attnbias.methods.engine.evaluation.comparison import compared, read_run
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = "val,counter,unbiased"
-MAPS = ("own", "gradcam")
+MAPS = {"own": SPLITS, "gradcam": "counter"}
+"""The maps that are measured, and on which splits."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def carry_out(job: Job, runs: Path, data_root: Path) -> None:
     log = folder.with_name(f"{folder.name}.log")
     trained = ("--out", folder, "--resume", "auto", "--eval-splits", SPLITS)
     attnbias(log, "train", contender.method, *recipe, *contender.options, *budget, *trained, *common)
-    for kind in MAPS:
+    for kind, splits in MAPS.items():
         asked = ("--reliance",) if kind == "own" else ()
-        stored = ("--split", SPLITS, "--bias", "--map", kind, "--store", "--overwrite")
+        stored = ("--split", splits, "--bias", "--map", kind, "--store", "--overwrite")
         attnbias(log, "val", contender.method, "--load-from", folder, *stored, *asked, *common)
     seconds.write_text(f"{time.perf_counter() - start:.1f}\n")
     print(f"{folder.name}: {seconds.read_text().strip()} s", flush=True)
