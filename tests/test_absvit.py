@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import attnbias
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -413,3 +414,18 @@ def test_gradcam_explains_the_pass_that_classifies() -> None:
     maps = attention_maps(METHOD, small(), pictures(), torch.tensor([0, 2]), "gradcam")
     assert maps.shape == (2, 2, 4, 4)
     assert maps.max() > 0
+
+
+def test_a_run_is_a_start_for_another_size_and_a_second_pass(
+    demo_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = ("--data-root", demo_root, "--gpus", 0, "--threads", 1, "--steps", 1, "--batch-size", 8)
+    plain = ("train", "absvit", "--recipe", "demo-single-vit", "--image-size", 32, "--out", tmp_path / "plain")
+    attnbias(*plain, *common, expect=0)
+    start = ("--backbone-weights", tmp_path / "plain", "--lr", 1e-9, "--out", tmp_path / "steered")
+    attnbias("train", "absvit", "--recipe", "demo-single", *start, *common, expect=0)
+    assert "9 tensors start fresh: prompt, decoders.0" in caplog.text
+    before, after = (load_run("absvit", str(tmp_path / run), {}).model.state_dict() for run in ("plain", "steered"))
+    assert after["pos_embed"].shape == (1, 65, 128)
+    for name in before.keys() - {"pos_embed"}:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)

@@ -219,7 +219,7 @@ def initial_weights(
         return
     method.load_parts(model, recipe)
     if backbone_weights is not None:
-        path = locate(backbone_weights)
+        path, _ = _resolve(locate(backbone_weights), None)
         method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
 
 

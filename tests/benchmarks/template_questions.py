@@ -1,15 +1,15 @@
-"""Does a question steer where the model looks? Questions made from COCO's boxes, on crops of photographs.
+"""Does a question steer where the model looks? Questions made from COCO's boxes, on collages of real objects.
 
-    .venv/bin/python tests/benchmarks/template_questions.py COCO_FOLDER OUT [--plain] [--crops N] [options of train]
+    .venv/bin/python tests/benchmarks/template_questions.py COCO_FOLDER OUT [--plain] [options of train]
 
-The README's figures: --crops 12 --image-size 48 --max-text-length 10 --fusion-layers 1 --epochs 20 --batch-size 32
+COCO_FOLDER holds annotations/instances_*.json and images/. Objects are cut out of the photographs by their boxes. As
+in the paper, the vision side first learns to classify (single objects, `train absvit`), and then questions about
+pictures of up to four objects ("is there a dog?", as often yes as no; "how many people are there?"), in VQAv2's own
+layout, `train absvit --task vqa --backbone-weights`. All through the command line, from random weights.
 
-COCO_FOLDER holds annotations/instances_*.json and images/. Each photograph gives square crops, each crop questions ("is
-there a dog?", as often yes as no for each object; "how many people are there?"), in VQAv2's own layout. A tiny model
-learns from random weights through the command line. It is measured on other crops of the same photographs (128 of them
-cannot teach what a dog is), against the answer that each question mostly has; and on every crop with an object of its
-own, by the share of the map inside that object's box when it is asked for, against the share inside the same box when
-another object is asked for.
+It is measured on other cuts of the same photographs (128 of them cannot teach what a dog is), against the answer that
+each question mostly has; and on pictures of four different objects, by the share of the map inside an object's place
+when it is asked for, against the share inside the same place when another object of the same picture is asked for.
 """
 
 from __future__ import annotations
@@ -20,77 +20,103 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.registry import open_split
 from attnbias.methods.absvit.vision_language.attention import text_maps
+from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded, load_run
 
-SIDE = 96
-"""Pixels of a stored crop."""
-FREQUENT = 9
-"""Photographs that an object must be in to be asked for."""
+TILE = 32
+"""Pixels of an object's place; a picture has two by two."""
+NAMES = 10
+"""The most frequent objects, of at least four instances in three photographs."""
 PEOPLE = "how many people are there?"
-MOST = 3
-"""People are counted up to here."""
+CUTS = {"train": 200, "val": 20}
+"""Cuts of each object in each split."""
+PICTURES = {"train": 6000, "val": 800}
+CLASSIFY = (
+    *("--recipe", "demo-single", "--architecture", "mini_patch8_token", "--image-size", TILE, "--shift", 3),
+    *("--epochs", 30, "--eval-every", 30),
+)
+ANSWER = (
+    *("--recipe", "tiny-vqa", "--image-size", 2 * TILE, "--max-text-length", 10, "--vocabulary", 100),
+    *("--fusion-layers", 1, "--epochs", 10, "--batch-size", 64, "--lr-feedback", 3, "--feedback-gain", 10),
+    *("--prompt-pool", "masked", "--train-split", "train2014", "--eval-every", 5),
+)
+Cuts = dict[str, list[NDArray[np.uint8]]]
+"""Name -> pictures (TILE, TILE, 3)."""
 
 
 @dataclass(frozen=True)
-class Crop:
-    """A square of a photograph and what of its objects is inside: name -> boxes (x, y, w, h) as shares of the crop."""
+class Collage:
+    """A picture, and the object at each of its places, row by row; None where nothing is."""
 
     picture: Image.Image
-    boxes: dict[str, list[tuple[float, float, float, float]]]
-    absent: list[str]
-    photo: str
-    """Objects of which nothing is inside."""
+    objects: tuple[str | None, ...]
 
 
-def crops(
-    photo: Path, objects: Sequence[tuple[str, list[float]]], names: Sequence[str], rng: random.Random, count: int
-) -> Iterator[Crop]:
-    """Draw crops of 40 to 100 % of the shorter side. An object counts where half of its box is inside and covers at
-    least 4 % of the crop; objects that are cut more, or smaller, are not asked for."""
+def cut_out(coco: Path, rng: random.Random) -> dict[str, Cuts]:
+    """Cut the objects out of the photographs, some way around their boxes, mirrored half the time."""
+    (file,) = (coco / "annotations").glob("instances_*.json")
+    photos = coco / "images" / file.stem.removeprefix("instances_")
+    content = json.loads(file.read_text())
+    name_of = {entry["id"]: entry["name"] for entry in content["categories"]}
+    path_of = {entry["id"]: photos / entry["file_name"] for entry in content["images"]}
+    found: dict[str, list[tuple[Path, list[float]]]] = defaultdict(list)
+    for entry in content["annotations"]:
+        if not entry["iscrowd"] and min(entry["bbox"][2:]) >= 40:
+            found[name_of[entry["category_id"]]].append((path_of[entry["image_id"]], entry["bbox"]))
+    enough = [name for name, all_of in found.items() if len(all_of) >= 4 and len({path for path, _ in all_of}) >= 3]
+    names = sorted(enough, key=lambda name: (-len(found[name]), name))[:NAMES]
+    return {
+        split: {name: [_cut(*rng.choice(found[name]), rng) for _ in range(count)] for name in names}
+        for split, count in CUTS.items()
+    }
+
+
+def _cut(photo: Path, box: Sequence[float], rng: random.Random) -> NDArray[np.uint8]:
+    x, y, w, h = box
     with Image.open(photo) as file:
-        picture = file.convert("RGB")
-    for _ in range(count):
-        side = rng.uniform(0.4, 1) * min(picture.size)
-        left, top = (rng.uniform(0, length - side) for length in picture.size)
-        inside: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-        touched = set()
-        for name, (x, y, w, h) in objects:
-            x0, y0, x1, y1 = max(x, left), max(y, top), min(x + w, left + side), min(y + h, top + side)
-            if x1 <= x0 or y1 <= y0:
-                continue
-            touched.add(name)
-            share = (x1 - x0) * (y1 - y0)
-            if share >= 0.5 * w * h and share >= 0.04 * side * side:
-                inside[name].append(((x0 - left) / side, (y0 - top) / side, (x1 - x0) / side, (y1 - y0) / side))
-        box = (left, top, left + side, top + side)
-        part = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
-        yield Crop(part, dict(inside), [name for name in names if name not in touched], photo.name)
+        side = min(max(w, h) * rng.uniform(0.8, 1.1), *file.size)
+        middle = x + w / 2 + rng.uniform(-0.08, 0.08) * side, y + h / 2 + rng.uniform(-0.08, 0.08) * side
+        left, top = (min(max(0, at - side / 2), size - side) for at, size in zip(middle, file.size, strict=True))
+        region = (left, top, left + side, top + side)
+        part = file.convert("RGB").resize((TILE, TILE), Image.Resampling.BILINEAR, region)
+    return np.asarray(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part)
 
 
-def questions(crop: Crop, balance: Counter[str], rng: random.Random, clean: bool) -> Iterator[tuple[str, str]]:
-    """Ask for each object that is there, and for as many that are not, those that were least asked for with "no"."""
-    present = list(crop.boxes)
-    for name in present:
-        balance[name] += 1
-        yield asking(name), "yes"
-    absent = sorted(crop.absent, key=lambda name: (-balance[name], rng.random()))
-    for name in absent[: max(1, len(present))]:
-        if balance[name] > 0:
-            balance[name] -= 1
-            yield asking(name), "no"
-    if clean:  # every person is inside or outside
-        yield PEOPLE, str(min(MOST, len(crop.boxes.get("person", ()))))
+def collage(cuts: Cuts, objects: Sequence[str | None], rng: random.Random) -> Collage:
+    """Put a cut of each object at its place, on grey."""
+    pixels = np.full((2 * TILE, 2 * TILE, 3), 122, np.uint8)
+    for place, name in enumerate(objects):
+        if name is not None:
+            row, column = divmod(place, 2)
+            pixels[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = rng.choice(cuts[name])
+    return Collage(Image.fromarray(pixels), tuple(objects))
+
+
+def scene(cuts: Cuts, rng: random.Random) -> Collage:
+    """One object half of the time (matching a word with an object is learnt there), else two to four."""
+    count = 1 if rng.random() < 0.5 else rng.randint(2, 4)
+    places, names = rng.sample(range(4), count), list(cuts)
+    return collage(cuts, [rng.choice(names) if place in places else None for place in range(4)], rng)
+
+
+def questions(shown: Collage, names: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
+    """Ask for an object that is there and for one that is not; of every fourth picture, how many people there are."""
+    present = sorted({name for name in shown.objects if name is not None})
+    absent = [name for name in names if name not in present]
+    asked = [(asking(rng.choice(present)), "yes"), (asking(rng.choice(absent)), "no")]
+    return asked if rng.random() < 0.75 else [*asked, (PEOPLE, str(shown.objects.count("person")))]
 
 
 def asking(name: str) -> str:
@@ -98,42 +124,29 @@ def asking(name: str) -> str:
     return f"is there {'an' if name[0] in 'aeiou' else 'a'} {name}?"
 
 
-def lay_out(coco: Path, source: Path, per_photo: dict[str, int], seed: int = 0) -> dict[int, Crop]:
-    """Write train and val in VQAv2's layout; return val's crops by their numbers."""
-    (file,) = (coco / "annotations").glob("instances_*.json")
-    photos = coco / "images" / file.stem.removeprefix("instances_")
-    content = json.loads(file.read_text())
-    name_of = {entry["id"]: entry["name"] for entry in content["categories"]}
-    objects: dict[int, list[tuple[str, list[float]]]] = defaultdict(list)
-    for entry in content["annotations"]:
-        objects[entry["image_id"]].append((name_of[entry["category_id"]], entry["bbox"]))
-    counts = Counter(name for found in objects.values() for name in {name for name, _ in found})
-    names = sorted(name for name, count in counts.items() if count >= FREQUENT)
-    kept: dict[int, Crop] = {}
-    rng, number = random.Random(seed), 0
-    for split, count in per_photo.items():
-        folder = source / f"{split}2014"
+def lay_out(cuts: dict[str, Cuts], out: Path, rng: random.Random) -> None:
+    """Write single objects as a folder of classes, and collages with questions in VQAv2's layout."""
+    for split, of_split in cuts.items():
+        for name, pictures in of_split.items():
+            folder = out / "objects" / split / name
+            folder.mkdir(parents=True)
+            for number, pixels in enumerate(pictures):
+                Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        folder = out / "vqa" / f"{split}2014"
         folder.mkdir(parents=True)
         asked: list[dict[str, Any]] = []
         told: list[dict[str, Any]] = []
-        balance: Counter[str] = Counter()
-        for image in content["images"]:
-            own = [(name, box) for name, box in objects[image["id"]] if name in names]
-            if not own:
-                continue
-            for crop in crops(photos / image["file_name"], own, names, rng, count):
-                number += 1
-                crop.picture.save(folder / f"COCO_{split}2014_{number:012d}.jpg", quality=95)
-                if split == "val":
-                    kept[number] = crop
-                clean = len(crop.boxes.get("person", ())) > 0 or "person" in crop.absent
-                for question, answer in questions(crop, balance, rng, clean):
-                    place = {"image_id": number, "question_id": len(asked) + 1_000_000 * (split == "val")}
-                    asked.append({**place, "question": question})
-                    told.append({**place, "multiple_choice_answer": answer, "answers": [{"answer": answer}] * 10})
-        (source / f"v2_OpenEnded_mscoco_{split}2014_questions.json").write_text(json.dumps({"questions": asked}))
-        (source / f"v2_mscoco_{split}2014_annotations.json").write_text(json.dumps({"annotations": told}))
-    return kept
+        for number in range(1, PICTURES[split] + 1):
+            shown, image = scene(of_split, rng), number + 1_000_000 * (split == "val")
+            shown.picture.save(folder / f"COCO_{split}2014_{image:012d}.jpg", quality=95)
+            for question, answer in questions(shown, list(of_split), rng):
+                place = {"image_id": image, "question_id": len(asked) + 1_000_000 * (split == "val")}
+                asked.append({**place, "question": question})
+                told.append({**place, "multiple_choice_answer": answer, "answers": [{"answer": answer}] * 10})
+        parts = {f"v2_OpenEnded_mscoco_{split}2014_questions": {"questions": asked}}
+        parts[f"v2_mscoco_{split}2014_annotations"] = {"annotations": told}
+        for stem, content in parts.items():
+            (out / "vqa" / f"{stem}.json").write_text(json.dumps(content))
 
 
 def baselines(root: Path) -> dict[str, float]:
@@ -152,68 +165,57 @@ def baselines(root: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def energies(loaded: Loaded, root: Path, kept: dict[int, Crop], kind: str) -> dict[str, float]:
-    """Share of a map inside an object's boxes, in per cent: asked for it, asked for the others (mean), their area.
+def energies(loaded: Loaded, root: Path, shown: Sequence[Collage], kind: str) -> dict[str, Any]:
+    """Per cent of a map inside an object's place: asked for it, and asked for the others of the picture (mean).
 
-    The standard error is over photographs, whose crops are not independent.
+    The difference has a 95 % interval over pictures.
     """
     method, recipe, model = loaded.method, loaded.recipe, loaded.model
     dataset: Any = method.open_dataset(recipe, open_split("vqav2", "val2014", root))
     transform = method.transform(recipe, train=False)
-    names = sorted({name for crop in kept.values() for name in crop.boxes})
-    ids, mask = dataset.encode([asking(name) for name in names])
-    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for crop in kept.values():
-        image = transform(crop.picture)[None].expand(len(names), -1, -1, -1)
-        maps = text_maps(model, image, ids, mask, kind)  # type: ignore[arg-type]
-        maps = maps / maps.sum((1, 2), keepdim=True).clamp_min(1e-12)
-        for name in crop.boxes:
-            place = names.index(name)
-            region = inside(crop.boxes[name], maps.shape[-1])
-            shares = (maps * region).sum((1, 2))
-            others = torch.cat((shares[:place], shares[place + 1 :])).mean()
-            rows[crop.photo].append((shares[place].item(), others.item(), region.mean().item()))
-    asked, other, area = np.concatenate(list(rows.values())).T * 100
-    by_photo = 100 * np.array([np.mean([a - o for a, o, _ in found]) for found in rows.values()])
+    own, other = [], []
+    for each in shown:
+        ids, mask = dataset.encode([asking(name) for name in each.objects if name is not None])
+        image = transform(each.picture)[None].expand(len(ids), -1, -1, -1)
+        maps = text_maps(model, image, ids, mask, kind)  # type: ignore[arg-type]  # (asked, h, w)
+        half = maps.shape[-1] // 2
+        places = maps.unflatten(2, (2, half)).unflatten(1, (2, half)).sum((2, 4)).flatten(1)  # (asked, place)
+        places = places / places.sum(1, keepdim=True).clamp_min(1e-12)
+        own.append(places.diagonal().mean())
+        other.append((places.sum() - places.trace()) / (len(ids) * (len(ids) - 1)))
+    asked, others = (100 * torch.stack(values).double().numpy() for values in (own, other))
+    low, high = bootstrap(asked - others, np.arange(len(asked)))
     return {
-        "crops": len(asked),
-        "photographs": len(rows),
+        "pictures": len(shown),
         "asked": asked.mean(),
-        "another asked": other.mean(),
-        "area": area.mean(),
-        "difference": by_photo.mean(),
-        "standard error": by_photo.std(ddof=1) / len(rows) ** 0.5,
+        "another asked": others.mean(),
+        "difference": (asked - others).mean(),
+        "interval": (low, high),
     }
 
 
-def inside(boxes: Sequence[tuple[float, float, float, float]], cells: int) -> torch.Tensor:
-    """Share of each cell of a map that lies inside any of the boxes, (cells, cells)."""
-    fine = torch.zeros(8 * cells, 8 * cells)
-    for x, y, w, h in boxes:
-        left, top, right, bottom = (round(8 * cells * v) for v in (x, y, x + w, y + h))
-        fine[top:bottom, left:right] = 1
-    return torch.nn.functional.avg_pool2d(fine[None], 8)[0]
-
-
-def run(
-    coco: Path, out: Path, *, top_down: bool = True, per_photo: dict[str, int], options: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Prepare, train and measure; return all figures."""
-    kept = lay_out(coco, out / "source", per_photo)
-    root, folder = out / "root", out / "run"
-    call("prepare-data", "vqav2", "--source", out / "source", "--root", root, "--min-answers", 1)
-    call(
-        *("train", "absvit", "--task", "vqa", "--recipe", "tiny-vqa", "--data-root", root, "--out", folder),
-        *("--gpus", 0, "--threads", 1, "--train-split", "train2014", "--top-down" if top_down else "--no-top-down"),
-        *options,
-    )
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    loaded = load_run("absvit-vision-language", str(folder), {}, data_root=root)
+def run(coco: Path, out: Path, *, top_down: bool = True, options: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
+    """Prepare, train twice and measure; return all figures."""
+    rng, root = random.Random(seed), out / "root"
+    cuts = cut_out(coco, rng)
+    lay_out(cuts, out, rng)
+    side = "--top-down" if top_down else "--no-top-down"
+    common = ("--data-root", root, "--gpus", 0, "--threads", 1, "--seed", seed)
+    call("prepare-data", out / "objects", "--root", root)
+    call("prepare-data", "vqav2", "--source", out / "vqa", "--root", root, "--min-answers", 1)
+    call("train", "absvit", *CLASSIFY, side, "--dataset", "objects", "--out", out / "classifier", *common)
+    start = ("--backbone-weights", out / "classifier")
+    call("train", "absvit", "--task", "vqa", *ANSWER, side, *start, "--out", out / "run", *common, *options)
+    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    loaded = load_run("absvit-vision-language", str(out / "run"), {}, data_root=root)
+    names = list(cuts["val"])
+    shown = [collage(cuts["val"], rng.sample(names, 4), rng) for _ in range(300)]
     kinds = ("attention", "shown", "mask") if top_down else ("attention", "shown")
     return {
+        "objects": names,
         "baselines": baselines(root),
         "vqa_score": [line["vqa_score"] for line in lines if "vqa_score" in line],
-        "inside the box": {kind: energies(loaded, root, kept, kind) for kind in kinds},
+        "share of the map": {kind: energies(loaded, root, shown, kind) for kind in kinds},
     }
 
 
@@ -227,9 +229,5 @@ if __name__ == "__main__":
     parser.add_argument("coco", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--plain", action="store_true", help="the plain ViT")
-    parser.add_argument("--crops", type=int, default=30, help="training crops of a photograph")
     known, rest = parser.parse_known_args()
-    figures = run(
-        known.coco, known.out, top_down=not known.plain, per_photo={"train": known.crops, "val": 8}, options=rest
-    )
-    print(json.dumps(figures, indent=1))
+    print(json.dumps(run(known.coco, known.out, top_down=not known.plain, options=rest), indent=1))
