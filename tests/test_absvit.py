@@ -428,4 +428,4 @@ def test_a_run_is_a_start_for_another_size_and_a_second_pass(
     before, after = (load_run("absvit", str(tmp_path / run), {}).model.state_dict() for run in ("plain", "steered"))
     assert after["pos_embed"].shape == (1, 65, 128)
     for name in before.keys() - {"pos_embed"}:
-        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-5)
