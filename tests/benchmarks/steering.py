@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnbias.data.sets.demo import PRESETS, TRAIN_DIGITS, Placed, plan, render
+from attnbias.data.sets.demo import PRESETS, TRAIN_DIGITS, Placed, Settings, plan, render
 from attnbias.methods.absvit import METHOD
 from attnbias.methods.absvit.attention import feature_norms, object_vectors, top_of_range
 from attnbias.methods.absvit.model import AbSViT
@@ -32,6 +32,8 @@ from attnbias.methods.engine.load import load_run
 Boxes = NDArray[np.float32]
 """(10, H, W): the box of each digit as ones; zeros for an absent one."""
 BATCH = 50
+SIZE = Settings().size
+"""Pixels of a scene, as the set has them; the model's transform makes of them what it was trained on."""
 
 
 def scenes(
@@ -42,14 +44,14 @@ def scenes(
     while count:
         scene = plan("unbiased", PRESETS[preset], False, rng)
         if len(scene.digits) >= least:
-            picture, placed = render(scene, pool, PRESETS[preset], recipe.image_size, rng)
-            yield transform(Image.fromarray(picture)), boxes_of(placed, recipe.image_size)
+            picture, placed = render(scene, pool, PRESETS[preset], SIZE, rng)
+            yield transform(Image.fromarray(picture)), boxes_of(placed)
             count -= 1
 
 
-def boxes_of(placed: Sequence[Placed], size: int) -> Boxes:
+def boxes_of(placed: Sequence[Placed]) -> Boxes:
     """Where each digit's box is."""
-    boxes = np.zeros((10, size, size), np.float32)
+    boxes = np.zeros((10, SIZE, SIZE), np.float32)
     for each in placed:
         rows, columns = np.flatnonzero(each.mask.any(1)), np.flatnonzero(each.mask.any(0))
         boxes[each.digit, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 1

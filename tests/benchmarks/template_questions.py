@@ -49,8 +49,8 @@ CLASSIFY = (
 )
 ANSWER = (
     *("--recipe", "tiny-vqa", "--image-size", 2 * TILE, "--max-text-length", 10, "--vocabulary", 100),
-    *("--fusion-layers", 1, "--epochs", 10, "--batch-size", 64, "--lr-feedback", 3, "--feedback-gain", 10),
-    *("--prompt-pool", "masked", "--train-split", "train2014", "--eval-every", 5),
+    *("--fusion-layers", 1, "--epochs", 10, "--batch-size", 64, "--prompt-pool", "masked"),
+    *("--train-split", "train2014", "--eval-every", 2),
 )
 Cuts = dict[str, list[NDArray[np.uint8]]]
 """Name -> pictures (TILE, TILE, 3)."""
