@@ -74,7 +74,7 @@ class Preset:
 PRESETS = {
     "easy": Preset(context_bias=0.9, partner_bias=0.6, side=(0.34, 0.46), opacity=(0.9, 1.0)),
     "medium": Preset(),
-    # Nothing gives a digit away, so that every split but `counter` is alike: context 1 of 10, partner 1 of 8 like others.
+    # Nothing gives a digit away: its own photograph is one of 10, its partner one of 8 others; digits of many sizes.
     "even": Preset(context_bias=0.1, partner_bias=0.125, max_extra=2, side=(0.34, 0.8), opacity=(0.9, 1.0)),
     "hard": Preset(partner_bias=0.8, max_extra=2, side=(0.20, 0.34), opacity=(0.75, 1.0), tint=255.0, halo=0.0),
 }
