@@ -64,7 +64,7 @@ def prepare_data(
     ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard", "even"] | None,
-        typer.Option(help="How strong the bias is.", show_default="medium", rich_help_panel=DEMO),
+        typer.Option(help="How strong the bias is; even = none.", show_default="medium", rich_help_panel=DEMO),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Pixels a side.", show_default="64", min=32, rich_help_panel=DEMO)

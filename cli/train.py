@@ -84,7 +84,7 @@ def _command(method: Method) -> Callable[..., None]:
             typer.Option(
                 "--backbone-weights",
                 rich_help_panel=START,
-                help="Start the backbone from a file, such as torchvision's or the CutMix one.",
+                help="Start the backbone from a file, such as torchvision's or the CutMix one, or from a run folder.",
             ),
         ] = None,
         reset_head: Annotated[

@@ -135,11 +135,10 @@ def test_the_even_preset_gives_nothing_away_in_training() -> None:
     records = planned("train", demo.Settings(preset="even", train=6000)).records
     shown = np.array([record.target for record in records], dtype=float)
     contexts = np.array([[record.group == context for context in demo.CONTEXTS] for record in records], dtype=float)
-    given = np.concatenate((contexts, shown), axis=1).T @ shown / shown.sum(0)  # (10 contexts, 10 digits; 10)
-    share = shown.mean(0)
-    assert given[:10] == pytest.approx(np.full((10, 10), 0.1), abs=0.04)
-    others = given[10:][~np.eye(10, dtype=bool)].reshape(9, 10)
-    assert others == pytest.approx(np.broadcast_to(others.mean(0), others.shape), abs=0.04), share
+    photographs, companions = (there.T @ shown / shown.sum(0) for there in (contexts, shown))  # (10, 10), given a digit
+    assert photographs == pytest.approx(np.full((10, 10), 0.1), abs=0.04)
+    others = companions[~np.eye(10, dtype=bool)]
+    assert others == pytest.approx(np.full(90, others.mean()), abs=0.04)
 
 
 def test_unbiased_draws_photographs_and_companions_evenly() -> None:

@@ -237,7 +237,9 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
     elif (path / "progress.json").is_file():
         folder = path
     else:
-        raise WeightsError(f"{path} is no run folder and no checkpoint folder")
+        raise WeightsError(
+            f"{path} is no run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file"
+        )
     progress = RunFolder.read_progress(folder)
     averaged = entry == "ema" or (entry is None and best is not None and progress.best_weights == "ema")
     file = folder / ("ema.safetensors" if averaged else "model.safetensors")
