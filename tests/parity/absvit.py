@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from absvit_models import (
 from comparison import Tolerance
 from golden_case import Golden
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 
 from attnbias.data.sets import imagenet
@@ -244,7 +246,10 @@ def metric_accuracy(case: Golden) -> dict[str, Any]:
     logits, targets = case.input("logits").copy(), case.input("target")
     kept = np.arange(case.config["num_classes"])
     if case.config["mask"]:
-        kept = np.array(imagenet.subset_indices(f"imagenet-{case.config['mask'].split('_')[1]}"))
+        # The setting names A's indices in the cases of both subsets; what a case shows names its own.
+        stated = re.search(r"ImageNet-([AR]) mask", case.raw["what"])
+        subset = stated[1].lower() if stated else case.config["mask"].split("_")[1]
+        kept = np.array(imagenet.subset_indices(f"imagenet-{subset}"))
     even = np.arange(0, len(logits), 2)
     logits[even, kept[targets[even]]] += 3
     measures = singlelabel_measures(*robustness.keep_classes(kept[targets], logits, kept.tolist()))
@@ -287,34 +292,39 @@ def imagenet_subsets(case: Golden) -> dict[str, Any]:
 def vis_demo(case: Golden) -> dict[str, Any]:
     config = case.config
     model = model_of(config, case.state_dict())
-    names = build(recipe_of({"model": config["baseline"]}), config["num_classes"]).state_dict()
-    layout = {name: [list(value.shape), "float32"] for name, value in names.items()}
-    baseline = model_of(
-        {**config, "model": config["baseline"]}, case.state_dict(layout=layout, salt=config["baseline_salt"])
-    )
     assert isinstance(model, AbSViT)
-    image = attention.demo_input(case.input("picture"), 224)[None]
+    assert config["layer_index"] == len(model.blocks) - 3  # the block before which the product takes its norms
+    image = attention.demo_input(case.input("picture"), config["grid"] * model.patch_embed.patch_size[0])[None]
     patches, classes = model.patch_embed(image), torch.tensor([config["classes"]])
     tokens, prefix, gain = model.encode(patches), model.num_prefix_tokens, config["class_mask_factor"]
     masks = attention.class_masks(model, tokens, classes, gain)[0]
     steered = attention.steered_norms(model, patches, classes, gain)[0]
     mask = model.prior_mask(tokens)[0, prefix:, 0]
-    plain = attention.feature_norms(baseline, baseline.patch_embed(image))[0]
     prompt = attention.feature_norms(model, patches, attention.evaluated_feedback(model, patches))[0]
     maps = {
-        "vit_feature_norm": plain,
-        "vit_map": attention.top_of_range(plain),
         "absvit_no_topdown_feature_norm": attention.feature_norms(model, patches)[0],
         "prompt_mask": mask,
         "prompt_mask_thresholded": attention.top_of_range(mask),
         "prompt_feature_norm": prompt,
         "prompt_map": attention.top_of_range(prompt),
     }
+    if config["baseline"] is not None:
+        baseline = baseline_of(case)
+        plain = attention.feature_norms(baseline, baseline.patch_embed(image))[0]
+        maps |= {"vit_feature_norm": plain, "vit_map": attention.top_of_range(plain)}
     for place, number in enumerate(config["classes"]):
         maps[f"class{number}_mask"] = masks[place]
         maps[f"class{number}_feature_norm"] = steered[place]
         maps[f"class{number}_map"] = attention.top_of_range(steered[place])
     return {name: value.reshape(config["grid"], config["grid"]) for name, value in maps.items()}
+
+
+def baseline_of(case: Golden) -> VisionTransformer:
+    """The plain ViT beside a demo's model: its layout is not stored, its weights have a salt of their own."""
+    config = {"model": case.config["baseline"], "num_classes": case.config["num_classes"]}
+    names = build(recipe_of(config), config["num_classes"]).state_dict()
+    layout = {name: [list(value.shape), "float32"] for name, value in names.items()}
+    return model_of(config, case.state_dict(layout=layout, salt=case.config["baseline_salt"]))
 
 
 def vis_load_image(case: Golden) -> dict[str, Any]:

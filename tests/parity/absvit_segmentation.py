@@ -206,11 +206,21 @@ def pos_resize(case: Golden) -> dict[str, Any]:
 
 @torch.no_grad()
 def infer(case: Golden) -> dict[str, Any]:
-    config = case.config
-    model, rescale = segmenter_of(config, case.state_dict()), config.get("rescale", True)
-    sizes = (config["ori_shape"][:2], config["img_shape"][:2]) if rescale else (None, None)
-    shares = probabilities(view_logits(model, image_of(case), recipe_of(config), *sizes), config["flip"])
-    return {"probabilities": shares, "prediction": likeliest(shares)}
+    """One view of a picture, or several (`multi`: each one's shape, and whether it is mirrored), whose mean counts."""
+    config, recipe = case.config, recipe_of(case.config)
+    model = segmenter_of(config, case.state_dict())
+    views = [("image", config.get("img_shape"), config.get("flip"))]
+    if "multi" in config:
+        views = [
+            (f"image_{place}", shape[-2:], "horizontal" if mirrored else None)
+            for place, (shape, mirrored) in enumerate(config["multi"])
+        ]
+    shares = []
+    for name, seen, flip in views:
+        sizes = (config["ori_shape"][:2], seen[:2]) if config.get("rescale", True) else (None, None)
+        shares.append(probabilities(view_logits(model, image_of(case, name), recipe, *sizes), flip))
+    mean = torch.stack(shares).mean(dim=0)
+    return {"probabilities": mean, "prediction": likeliest(mean)}
 
 
 # Losses and measures --------------------------------------------------------------------------------------------------

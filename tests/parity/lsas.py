@@ -270,7 +270,7 @@ def rates(case: Golden) -> dict[str, Any]:
 
 
 def parameter_groups(case: Golden) -> dict[str, Any]:
-    recipe = recipe_of(case.config, weight_decay=1e-4, **{**flags(case.config)})
+    recipe = recipe_of(case.config, **{"weight_decay": 1e-4, **flags(case.config)})
     with torch.device("meta"):
         model = METHOD.build_model(recipe, 1000, "singlelabel")
     optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
