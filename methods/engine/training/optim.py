@@ -19,7 +19,14 @@ def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool
     for group in groups:
         group["initial_lr"] = group["lr"]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+        if fused and recipe.momentum:
+            # torch leaves the buffers of a fused first step uninitialised where the gradient scaler skips that step.
+            # Momentum from zero is the same first update: momentum * 0 + gradient.
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr, fused=fused)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -45,6 +46,15 @@ def checkpoint_gradients(method: Method, model: nn.Module) -> None:
     if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
         raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
     part.set_grad_checkpointing(True)
+
+
+def synchronized(model: nn.Module) -> nn.Module:
+    """The model with its batch normalisation shared over processes, parameters and statistics in place.
+
+    timm's conversion, because torch's drops the activation that many of timm's normalisation layers carry.
+    """
+    converted: nn.Module = convert_sync_batchnorm(model)
+    return converted
 
 
 def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:

@@ -34,7 +34,13 @@ from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
 from attnbias.methods.engine.training.sampler import StepSampler
-from attnbias.methods.engine.training.setup import build_accelerator, checkpoint_gradients, environment, plan_run
+from attnbias.methods.engine.training.setup import (
+    build_accelerator,
+    checkpoint_gradients,
+    environment,
+    plan_run,
+    synchronized,
+)
 from attnbias.methods.engine.training.step import Stepper, mean_in_rank_order
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -183,7 +189,7 @@ class _Run:
         if checkpoint is not None:
             self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         if recipe.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has no other
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.model = synchronized(self.model)
         self.model.to(accelerator.device)
         if options.channels_last:
             self.model.to(memory_format=torch.channels_last)
