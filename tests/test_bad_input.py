@@ -28,7 +28,7 @@ from attnbias.data.pictures import read_picture
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.recipe import Recipe, read_recipe, write_recipe
 from attnbias.methods.engine.stored import stored_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint
@@ -224,6 +224,29 @@ def read_or_refused(path: Path, kind: type[Recipe], method: str, field: str = ""
         "lr: .nan",
         "lr: 0b",
         "\x00",
+        "method: &a [x, x]\nlr: *a",
+        "method: &a csra",
+        "lr: 0.1\nlr: 0.2",
+        "<<: {lr: 0.1}",
+        "lr: 0.1\n---\nlr: 0.2",
+        "lr: !!float 1",
+        "lr: {a: 1}",
+        "temperatures: [[1]]",
+        "epochs: true",
+        "epochs: '3'",
+        "epochs: 2.5",
+        "lr: true",
+        "lr: '0.1'",
+        "flip: 1",
+        "flip: yes",
+        'dataset: "a\\0b"',
+        'dataset: "\\ud800"',
+        "dataset: 3",
+        "dataset: null",
+        "image_size: 1000000",
+        "method: [csra]",
+        "\tlr: 0.1",
+        "# " + "x" * (1 << 19),
     ],
 )
 def test_hostile_recipe_files(text: str, tmp_path: Path) -> None:
@@ -231,6 +254,23 @@ def test_hostile_recipe_files(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     kind = get_method("csra").recipe_type
     refusal(UsageError, lambda file: read_recipe(file, kind, "csra"), path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), (".5", 0.5), ("1.", 1.0), ("+1", 1), ("010", 10), ("0.001 # a comment", 1e-3)],
+)
+def test_numbers_of_recipe_files_are_read_as_they_are_written(text: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"lr: {text}")
+    assert read_recipe(path, get_method("csra").recipe_type, "csra").model_dump()["lr"] == value
+
+
+@pytest.mark.parametrize("name", ["no", "1e-3", "null", "1:30", "2001-01-01", "true", "~", "a: b", "- a", "#a", "é"])
+def test_a_name_that_looks_like_another_value_is_stored_as_a_name(name: str, tmp_path: Path) -> None:
+    path, kind = tmp_path / "recipe.yaml", get_method("csra").recipe_type
+    write_recipe(path, kind(dataset=name), "csra")
+    assert read_recipe(path, kind, "csra").dataset == name
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------

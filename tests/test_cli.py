@@ -140,11 +140,11 @@ def test_traceback_only_on_request() -> None:
         ("lam: high", "'lam' = 'high'"),
         ("batch_size: 0", "'batch_size' = 0: Input should be greater than or equal to 1"),
         ("method: ida\nlr: 0.1", "is of method 'ida', not of 'csra'"),
-        ("lam: 1\nlr: [1", "is not valid YAML in line 2"),
-        ("just words", "must be a mapping"),
-        ("", "must be a mapping"),
+        ("lam: 1\nlr: [1", "not valid YAML in line 2"),
+        ("just words", "expected a mapping"),
+        ("", "expected a mapping"),
         ("1: 2", "unknown recipe field '1'"),
-        (b"\xff\xfe\x00", "is no text file"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
 def test_wrong_recipe_files_are_named(text: str | bytes, words: str, here: Path, refused: Callable[..., str]) -> None:

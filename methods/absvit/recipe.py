@@ -31,7 +31,7 @@ class AbSViTRecipe(Recipe):
     dataset: str = option(
         "imagenet", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
     )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
     normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
         "imagenet",
         "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean, std.",

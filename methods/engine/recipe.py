@@ -7,7 +7,6 @@ checkpoint. What does not change the numbers (folders, GPUs, workers, trackers) 
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from attnbias.data.reading import Unfit, shown
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.yaml_files import plain_value, read_yaml
 
 R = TypeVar("R", bound="Recipe")
 
@@ -32,7 +33,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = option("coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
-    image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = option(
         "unit", "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.", "Data"
     )
@@ -104,41 +105,33 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
     """Build a recipe from plain values; errors name the field, the value and what was expected."""
     unknown = [name for name in values if name not in recipe_type.model_fields]
     if unknown:
-        raise UsageError(f"unknown recipe field '{unknown[0]}'{did_you_mean(unknown[0], recipe_type.model_fields)}")
+        raise UsageError(
+            f"unknown recipe field {shown(unknown[0])}{did_you_mean(unknown[0], recipe_type.model_fields)}"
+        )
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return recipe_type.model_validate(values)
+        return recipe_type.model_validate(values, strict=True)  # no numbers from texts, none from true and false
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"recipe field '{place}' = {reprlib.repr(first['input'])}: {message}" if place else message
-        ) from None
+        raise UsageError(f"recipe field '{place}' = {shown(first['input'])}: {message}" if place else message) from None
 
 
 def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:
     """Read a recipe of a method from a YAML file (`method:` is allowed beside the fields).
 
     Raises:
-        UsageError: the file is missing, is no YAML mapping, is of another method, or holds a wrong field.
+        UsageError: the file is missing, is no mapping of plain values, is of another method, or holds a wrong field.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
+        if (owner := values.pop("method", method)) != method:
+            raise UsageError(f"it is of method {shown(owner)}, not of '{method}'")
+        return parse(recipe_type, values)
     except OSError as error:
         raise UsageError(f"recipe file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"recipe file {path} is no text file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that no calendar has is a ValueError
-        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise UsageError(f"recipe file {path} is not valid YAML{place}; expected lines such as `lr: 0.01`") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"recipe file {path} must be a mapping of field names to values")
-    if (owner := values.pop("method", method)) != method:
-        raise UsageError(f"recipe file {path} is of method '{owner}', not of '{method}'")
-    try:
-        return parse(recipe_type, {str(name): value for name, value in values.items()})
-    except UsageError as error:
+    except (Unfit, UsageError) as error:
         raise UsageError(f"recipe file {path}: {error}") from None
 
 
@@ -152,5 +145,5 @@ def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
 
 def _yaml_line(value: Any) -> str:
     """A value as YAML on one line, however long it is and whatever a text holds."""
-    quotes = '"' if isinstance(value, str) and not value.isprintable() else None
+    quotes = '"' if isinstance(value, str) and not (value.isprintable() and plain_value(value) == value) else None
     return yaml.safe_dump(value, default_flow_style=True, default_style=quotes, width=inf).splitlines()[0]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import yaml
+from attnbias.data.reading import parse_json
+from attnbias.methods.engine.yaml_files import read_yaml
 
 KEY = "attnbias"
 """The metadata entry of our safetensors files."""
@@ -21,13 +20,12 @@ def stored_method(path: Path) -> str | None:
         if path.is_file():
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size)) if size <= LARGEST_HEADER else {}
-            return str(json.loads(header["__metadata__"][KEY])["method"])
+                header = parse_json(file.read(size).decode()) if size <= LARGEST_HEADER else {}
+            return str(parse_json(header["__metadata__"][KEY])["method"])
         if (path / "recipe.yaml").is_file():
-            said: Any = yaml.safe_load((path / "recipe.yaml").read_text())
-            return str(said["method"])
+            return str(read_yaml(path / "recipe.yaml")["method"])
         if (path / "model.safetensors").is_file():
             return stored_method(path / "model.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # whoever loads it says what is wrong with it
     return None

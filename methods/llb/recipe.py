@@ -39,7 +39,7 @@ class LLBRecipe(Recipe):
     dataset: str = option(
         "imagenet", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
     )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
     crop_ratio: float = option(
         0.875, "Centre crop over resized side: 0.875 resizes to 256 for 224.", "Data", gt=0, le=1
     )

@@ -55,7 +55,7 @@ class LSASRecipe(Recipe):
     dataset: str = option(
         "cifar10", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
     )
-    image_size: int = option(32, "Height and width of a training crop, in pixels.", "Data", ge=16)
+    image_size: int = option(32, "Height and width of a training crop, in pixels.", "Data", ge=16, le=4096)
     normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
         "cifar",
         "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from attnbias.data.index import Task
+from attnbias.data.reading import reading
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
@@ -23,6 +23,7 @@ from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
 BIAS = (
@@ -87,14 +88,15 @@ def read_run(path: Path) -> Run:
         WeightsError: it is none, is damaged, or holds no evaluation yet.
     """
     try:
-        said = yaml.safe_load((path / "recipe.yaml").read_text())
+        with reading(path / "recipe.yaml", "train again", WeightsError):
+            method = get_method(str(read_yaml(path / "recipe.yaml").get("method")))
+            recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
         lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         evaluated = [line for line in lines if line["split"] != "train"]
-        method = get_method(said["method"])
+    except UsageError as error:
+        raise WeightsError(f"{error}; it was written by another version of attnbias, or edited: train again") from None
     except OSError as error:
         raise WeightsError(f"{path} is no run folder ({error.filename}: {error.strerror})") from None
-    except yaml.YAMLError:
-        raise WeightsError(f"{path / 'recipe.yaml'} is damaged") from None
     except (ValueError, KeyError, TypeError):
         raise WeightsError(f"{path / 'metrics.jsonl'} is damaged; resume the run to mend it") from None
     stored = {each.split: each for each in stored_evaluations(path)}
@@ -102,7 +104,6 @@ def read_run(path: Path) -> Run:
         raise WeightsError(
             f"{path} holds no evaluation yet; run: attnbias val {method.name} --load-from {path} --store"
         )
-    recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
     return Run(path, method, recipe, *_curves(method, evaluated), stored)
 
 

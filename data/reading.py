@@ -1,0 +1,160 @@
+"""Files that are read back, by one rule: whatever is in them, the answer is their content or one line about them.
+
+with reading(path, "run prepare-data again"):
+    prepared = Prepared.model_validate(read_json(path))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from reprlib import Repr
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, Strict, ValidationError
+
+from attnbias.data.errors import DataError
+
+T = TypeVar("T")
+
+LARGEST = 64 << 20
+"""Bytes of the largest file that is read whole, where its reader does not say another number."""
+
+_SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+"""Escapes that may stand for a NUL or half a character; most files have none, and are not looked at further."""
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxlevel = 2
+
+
+class Unfit(ValueError):
+    """The content of a file is not what it should be. The message says what; `reading` adds where and what mends it."""
+
+
+@contextmanager
+def reading(path: Path, mend: str, error: type[Exception] = DataError) -> Iterator[None]:
+    """Turn what a damaged file raises inside into one line: the file, what is wrong, what mends it.
+
+    FileNotFoundError passes: whether a file may be missing is for the caller to say.
+
+    Raises:
+        error: the file is damaged, or cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as reason:
+        raise error(f"{path} cannot be read ({reason.strerror or reason}); {mend}") from None
+    except ValueError as reason:
+        raise error(f"{path} is damaged ({in_words(reason)}); {mend}") from None
+
+
+def in_words(error: ValueError) -> str:
+    """What is wrong with a value, on one line; of a model's errors the first."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) if isinstance(part, int) else shown(part)[1:-1] for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    return f"'{place}': {message}" if first["type"] == "missing" else f"'{place}' is {shown(first['input'])}: {message}"
+
+
+def shown(value: object) -> str:
+    """A value out of a file, however long it is and whatever it holds, as a short printable text."""
+    return _repr.repr(value).encode("ascii", "backslashreplace").decode()
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """Read a UTF-8 file (a byte-order mark is left out).
+
+    Raises:
+        OSError: it is missing or not readable. Unfit: it is no regular file, too large, or not UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never ends
+        raise Unfit("it is a folder" if path.is_dir() else "it is no regular file")
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise Unfit(f"it is larger than {largest >> 20} MB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unfit(f"it is not UTF-8 text: byte {error.start}") from None
+
+
+def read_json(path: Path, largest: int = LARGEST) -> Any:
+    """Read a JSON file; errors are those of `read_text` and `parse_json`."""
+    return parse_json(read_text(path, largest))
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; NaN and infinities pass, and are for the model of the content to refuse.
+
+    Raises:
+        Unfit: it is no JSON, nested too deep, names a key twice, or holds a text that is none (a NUL, half a
+            character). Bytes of a file name that are no UTF-8 are kept as Python keeps them (surrogateescape).
+    """
+    if not text.strip():
+        raise Unfit("it is empty")
+    try:
+        content = json.loads(text, object_pairs_hook=_unique)
+        if _SUSPICIOUS.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
+            raise Unfit("a text holds a NUL or half a character")
+    except RecursionError:
+        raise Unfit("it is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise Unfit(f"no valid JSON in line {error.lineno}: {error.msg}") from None
+    except Unfit:
+        raise
+    except ValueError:  # Python's own limit: more digits than a number can have
+        raise Unfit("a number has too many digits") from None
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Unfit(f"key {shown(next(name for name in names if names.count(name) > 1))} stands there twice")
+    return content
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be that of a file name: no NUL (escaped or not), and no half of a character."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value and r"\u0000" not in value
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+class StoredModel(BaseModel):
+    """Base of what is read back from JSON: strict types, finite numbers, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Items = Annotated[tuple[T, ...], Strict(False)]
+"""A tuple, which JSON writes as a list."""
+
+
+def _nonempty(value: str) -> str:
+    if not value:
+        raise ValueError("expected a name")
+    return value
+
+
+FileName = Annotated[InstanceOf[str], AfterValidator(_nonempty)]
+"""A file's name or path; unlike pydantic's str it may hold bytes that are no UTF-8, as Python keeps them."""
