@@ -30,7 +30,7 @@ def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
         table.add_column(f"{baseline}\nmap", justify="right")
     table.add_row("samples", *(str(result["samples"]) for result in results))
     for name, value in first["measures"].items():
-        if not isinstance(value, list):
+        if not isinstance(value, list | dict):
             table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
     for part, words, measures in _parts(first):
         table.add_section()
@@ -98,6 +98,12 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
         told.append(f"{len(result['skipped'])} unreadable pictures left out")
     if missing := result["measures"].get("without_positives"):
         told.append(f"left out of the means, no positive label: {', '.join(result['classes'][p] for p in missing)}")
+    ties = result["measures"].get("ties", {"scores": 0})
+    if ties["scores"]:
+        rule = {"grouped": "equal scores are taken together"}.get(
+            ties["rule"], "by the paper's rule the order of the samples decides among them; compare takes them together"
+        )
+        told.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
     for part in ("bias", "reliance"):
         if reasons := result.get(part, {}).get("skipped"):
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from timm.data.real_labels import RealLabelsImagenet
 
+from attnbias.cli.evaluation_tables import show_results
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.evaluation.measures import (
+    Rule,
     average_precision,
     f1,
     keep_highest,
@@ -72,7 +74,39 @@ def test_average_precision_with_ties_and_unknown_labels(size: tuple[int, int, in
     targets = rng.integers(-1, 2, (samples, classes))
     scores = rng.choice(np.array([-0.5, -0.0, 0.0, 0.25, 0.5, 1.0], dtype), (samples, classes))
     expected = [mean_precision(t.tolist(), s.tolist()) for t, s in zip(targets.T, scores.T, strict=True)]
-    np.testing.assert_allclose(average_precision(targets, scores), expected, atol=1e-12)
+    np.testing.assert_allclose(average_precision(targets, scores, "mean"), expected, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(sizes, st.sampled_from([np.float32, np.float64]))
+def test_equal_scores_are_taken_together_as_sklearn_does_whatever_the_order(
+    size: tuple[int, int, int], dtype: type
+) -> None:
+    samples, classes, seed = size
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(-1, 2, (samples, classes))
+    scores = rng.choice(np.array([-0.5, -0.0, 0.0, 0.25, 0.5, 1.0], dtype), (samples, classes))
+    found = multilabel_measures(targets, scores)
+    ties = 0
+    for ours, truth, score in zip(found["AP"], targets.T, scores.T, strict=True):
+        truth, score = truth[truth >= 0], score[truth >= 0]
+        ties += sum(
+            any(score[i] == score[j] and truth[i] != truth[j] for j in range(len(truth))) for i in range(len(truth))
+        )
+        if truth.any():
+            assert ours == pytest.approx(100 * average_precision_score(truth, score))
+        else:
+            assert ours is None
+    assert found["ties"] == {"rule": "grouped", "scores": ties}
+    order = rng.permutation(samples)
+    assert multilabel_measures(targets[order], scores[order]) == found
+
+
+def test_a_constant_score_has_the_share_of_positives_as_its_average_precision() -> None:
+    targets = np.zeros((100, 1), np.int64)
+    targets[:20] = 1
+    scores = np.full((100, 1), 0.3, np.float32)
+    assert average_precision(targets, scores) == average_precision(targets[::-1], scores) == pytest.approx(0.2)
 
 
 @settings(deadline=None)
@@ -105,6 +139,25 @@ def test_an_unknown_label_is_dropped_or_counts_as_negative() -> None:
 
 def test_a_class_never_predicted_counts_as_predicted_once_in_the_overall_precision() -> None:
     assert f1(np.array([[1, 1]]), np.array([[0.9, 0.1]], np.float32)).OP == 0.5
+
+
+@settings(deadline=None)
+@given(sizes, st.sampled_from(["grouped", "mean", "interpolated"]))
+def test_a_perfect_predictor_has_a_hundred_whichever_classes_occur(size: tuple[int, int, int], rule: Rule) -> None:
+    samples, classes, seed = size
+    targets = np.random.default_rng(seed).integers(-1, 2, (samples, classes))
+    targets[:, ::3] = np.minimum(targets[:, ::3], 0)  # these never occur
+    targets[0, 1:2] = 1
+    found = multilabel_measures(targets, (targets == 1).astype(np.float32), rule=rule)
+    for name in ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1"):
+        assert found[name] == (100 if classes > 1 else None if name == "mAP" else 0), name
+
+
+def test_a_prediction_of_a_class_that_never_occurs_counts_only_where_the_program_is_asked_for() -> None:
+    targets, scores = np.array([[1, 0], [1, 0]]), np.array([[0.9, 0.8], [0.9, 0.1]], np.float32)
+    assert f1(targets, scores) == (1, 1, 1, 1, 1, 1)
+    counted = f1(targets, scores, absent="count")
+    assert (counted.CP, counted.OP, counted.CR) == (0.5, 2 / 3, 1)
 
 
 def test_classes_without_positives_are_named_and_left_out_of_the_mean() -> None:
@@ -165,3 +218,18 @@ def test_scores_that_are_not_finite_are_refused(measure: object) -> None:
     targets = np.array([[1, 0]]) if measure is multilabel_measures else np.array([0])
     with pytest.raises(RunError, match="NaN"):
         measure(targets, scores)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), [("mean", "the order of the samples decides"), ("grouped", "equal scores are taken together")]
+)
+def test_val_says_how_many_scores_tie_and_what_becomes_of_them(
+    rule: Rule, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = np.array([[0.5], [0.5], [0.5], [0.1], [0.1]], np.float32)
+    found = multilabel_measures(np.array([[1], [0], [-1], [0], [0]]), scores, rule=rule)
+    result = {"source": "x", "load_from": "x", "split": "val", "samples": 5, "skipped": {}, "decode": "exact"}
+    show_results([{**result, "classes": ["a"], "measures": found}], per_class=False)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "val: AP: 2 scores equal one of the other label in their class" in printed
+    assert words in printed

@@ -92,11 +92,18 @@ class ResidualAttention(Method):
         return model.get_submodule("backbone")
 
     def measure(self, recipe: CSRARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
-        """The shared measures; for WIDER, unknown labels count as negative in precision and recall, as published."""
+        """The shared measures by the program's rules: average precision goes by the order of the samples where scores
+        are equal, and unknown labels count as negative in WIDER's precision and recall."""
         from attnbias.methods.engine.evaluation.measures import multilabel_measures
 
         if task == "multilabel":
-            return multilabel_measures(targets, scores, unknown_in_f1=recipe.unknown_in_f1)
+            return multilabel_measures(
+                targets,
+                scores,
+                rule="mean",
+                unknown_in_f1=recipe.unknown_in_f1,
+                absent_in_f1=recipe.absent_in_f1,
+            )
         return super().measure(recipe, targets, scores, task)
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

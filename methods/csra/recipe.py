@@ -31,6 +31,11 @@ class CSRARecipe(Recipe):
     unknown_in_f1: Literal["negative", "ignore"] = option(
         "ignore", "Unknown labels in precision, recall and F1; the program counts WIDER's as negative there.", "Data"
     )
+    absent_in_f1: Literal["count", "ignore"] = option(
+        "ignore",
+        "Classes without a positive label in precision and F1; the program counts them, its sets have none.",
+        "Data",
+    )
     flip: bool = option(True, "Mirror training pictures with probability one half.", "Data")
     resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of pictures.", "Data")
     color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training pictures.", "Data")

@@ -1,6 +1,7 @@
 """Runs side by side: what their folders hold, and by how much each differs from the first. No torch.
 
-Accuracy is computed again from stored scores, by one rule for all: methods define average precision differently.
+Accuracy is computed again from stored scores, by one rule for all: methods define average precision differently, and
+those of the papers go by the order of the samples where scores are equal. Here equal scores are taken together.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _accuracy(split: str, evaluations: Sequence[StoredEvaluation | None]) -> lis
 
 
 def _mean_precision(scores: Scores) -> float:
-    return 100 * float(np.nanmean(average_precision(scores.targets, scores.scores)))
+    return 100 * float(np.nanmean(average_precision(scores.targets, scores.scores, "grouped")))
 
 
 def _right(scores: Scores) -> NDArray[np.bool_]:

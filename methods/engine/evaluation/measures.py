@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from attnbias.methods.engine.errors import RunError
 
-Rule = Literal["mean", "interpolated"]
-"""Average precision: the mean of the precision at each positive (CSRA's program), or the area under the monotone
-precision-recall curve (IDA's program; VOC since 2010)."""
+Rule = Literal["grouped", "mean", "interpolated"]
+"""Average precision: the mean of the precision at each positive with equal scores taken together (scikit-learn), or one
+after the other in the order of the samples (CSRA's program); or the area under the monotone precision-recall curve, in
+the order of the samples (IDA's program; VOC since 2010)."""
 
 Unknown = Literal["ignore", "negative"]
+Absent = Literal["ignore", "count"]
 
 THRESHOLD = 0.5
 
@@ -35,25 +37,34 @@ class F1(NamedTuple):
 
 
 def multilabel_measures(
-    targets: NDArray[Any], scores: NDArray[Any], *, rule: Rule = "mean", unknown_in_f1: Unknown = "ignore"
+    targets: NDArray[Any],
+    scores: NDArray[Any],
+    *,
+    rule: Rule = "grouped",
+    unknown_in_f1: Unknown = "ignore",
+    absent_in_f1: Absent = "ignore",
 ) -> dict[str, Any]:
     """Measure multi-label scores, in per cent.
 
     Returns mAP; CP, CR, CF1, OP, OR, OF1 over all labels and, with `@3`, over each sample's three highest scores; `AP`
-    of each class (None where it has no positive sample: left out of the mean); `without_positives`, those classes.
+    of each class (None where it has no positive sample: left out of the mean); `without_positives`, those classes;
+    `ties`, the rule of average precision and how many scores equal one of the other label in their class: where the
+    order of the samples decides, it decides among those.
 
     Raises:
         RunError: a score is not finite.
     """
-    precisions = average_precision(targets, scores, rule)
+    ranking = _Ranking(targets, scores)
+    precisions = ranking.average_precision(rule)
     rated = ~np.isnan(precisions)
-    every, top3 = (f1(targets, kept, unknown_in_f1) for kept in (scores, keep_highest(scores, 3)))
+    every, top3 = (f1(targets, kept, unknown_in_f1, absent_in_f1) for kept in (scores, keep_highest(scores, 3)))
     return {
         "mAP": 100 * float(precisions[rated].mean()) if rated.any() else None,
         **{name: 100 * value for name, value in every._asdict().items()},
         **{f"{name}@3": 100 * value for name, value in top3._asdict().items()},
         "AP": [100 * value if known else None for value, known in zip(precisions.tolist(), rated, strict=True)],
         "without_positives": np.flatnonzero(~rated).tolist(),
+        "ties": {"rule": rule, "scores": ranking.tied_scores()},
     }
 
 
@@ -85,47 +96,41 @@ def real_accuracy(scores: NDArray[Any], labels: Sequence[Collection[int]]) -> di
     return {"samples": len(places), **shares}
 
 
-def average_precision(targets: NDArray[Any], scores: NDArray[Any], rule: Rule = "mean") -> NDArray[np.float64]:
+def average_precision(targets: NDArray[Any], scores: NDArray[Any], rule: Rule = "grouped") -> NDArray[np.float64]:
     """Average precision (C,) of each class over its known samples; NaN where a class has no positive one.
 
-    Equal scores keep the order of the samples. (The programs leave ties to an unstable sort; grouping ties, as sklearn
-    does, gives other values.)
+    Where a rule goes by the order of the samples, equal scores keep it. (The programs leave ties to an unstable sort.)
 
     Raises:
         RunError: a score is not finite.
     """
-    labels = (targets > 0).astype(np.uint8) + 2 * (targets < 0).astype(np.uint8)
-    labels = _in_descending_order(scores.T, labels.T)  # (C, N): 0, 1, and 2 = unknown
-    positive = labels == 1
-    hits = positive.cumsum(axis=1, dtype=np.int32)
-    # max(): only unknown samples so far; the precision there is multiplied by zero.
-    precision = hits / np.maximum((labels != 2).cumsum(axis=1, dtype=np.int32), 1)
-    precision *= positive
-    if rule == "interpolated":
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1] * positive
-    with np.errstate(invalid="ignore"):
-        return precision.sum(axis=1) / hits[:, -1]
+    return _Ranking(targets, scores).average_precision(rule)
 
 
-def f1(targets: NDArray[Any], scores: NDArray[Any], unknown: Unknown = "ignore") -> F1:
+def f1(targets: NDArray[Any], scores: NDArray[Any], unknown: Unknown = "ignore", absent: Absent = "ignore") -> F1:
     """Precision, recall and F1 of labels with a score of at least 0.5.
 
-    `unknown="negative"` makes a prediction on an unknown label a false positive, as CSRA's program does for
-    WIDER-Attribute (while its average precision ignores them). As in the programs, a class that is never predicted
-    counts as predicted once, in OP too, and CF1 is the harmonic mean of CP and CR. Unlike there, classes without a
-    positive sample are left out of CR, and what would be 0 / 0 is 0.
+    Classes without a positive sample are left out of every figure: a prediction of them cannot be right. As in the
+    programs, any other class that is never predicted counts as predicted once, in OP too, and CF1 is the harmonic mean
+    of CP and CR. What would be 0 / 0 is 0.
+
+    Two rules of CSRA's program are options: `unknown="negative"` makes a prediction on an unknown label a false
+    positive, as it does for WIDER-Attribute (while its average precision ignores them); `absent="count"` has classes
+    without a positive sample in CP and OP.
     """
     predicted = scores >= THRESHOLD
     if unknown == "ignore":
         predicted &= targets >= 0
     truth = targets > 0
-    hits = np.count_nonzero(predicted & truth, axis=0)  # (C,)
-    claims = np.maximum(np.count_nonzero(predicted, axis=0), 1)
-    positives = np.count_nonzero(truth, axis=0)
+    positives = np.count_nonzero(truth, axis=0)  # (C,)
     rated = positives > 0
-    class_precision = float((hits / claims).mean())
+    counted = rated if absent == "ignore" else np.ones_like(rated)
+    hits = np.count_nonzero(predicted & truth, axis=0)
+    claims = np.maximum(np.count_nonzero(predicted, axis=0), 1)
+    class_precision = float((hits / claims)[counted].mean()) if counted.any() else 0.0
     class_recall = float((hits[rated] / positives[rated]).mean()) if rated.any() else 0.0
-    precision, recall = float(hits.sum() / claims.sum()), float(hits.sum() / max(positives.sum(), 1))
+    precision = float(hits.sum() / max(claims[counted].sum(), 1))
+    recall = float(hits.sum() / max(positives.sum(), 1))
     return F1(
         class_precision,
         class_recall,
@@ -167,11 +172,54 @@ def _check_finite(scores: NDArray[Any]) -> None:
         raise RunError("scores hold NaN or infinity; the weights are damaged, or --amp is too coarse for them")
 
 
-def _in_descending_order(scores: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Sort each row's labels (C, N), numbers below 4, by descending score; equal scores keep their order."""
+class _Ranking:
+    """Samples of each class by descending score; equal scores keep their order, and are known as a group."""
+
+    def __init__(self, targets: NDArray[Any], scores: NDArray[Any]) -> None:
+        """Sort targets (N, C), 1, 0 or -1 = unknown, by scores (N, C)."""
+        labels = (targets > 0).astype(np.uint8) + 2 * (targets < 0).astype(np.uint8)
+        keys, labels = _in_descending_order(scores.T, labels.T)
+        self.positive, self.known = labels == 1, labels != 2  # (C, N)
+        first = np.ones(keys.shape, dtype=np.bool_)
+        np.not_equal(keys[:, 1:], keys[:, :-1], out=first[:, 1:])
+        self.starts = np.flatnonzero(first)
+        """Where each group of equal scores begins, counted through all classes."""
+
+    def average_precision(self, rule: Rule) -> NDArray[np.float64]:
+        """(C,); NaN where a class has no positive sample."""
+        hits = self.positive.cumsum(axis=1, dtype=np.int32)
+        # max(): only unknown samples so far; the precision there is multiplied by zero.
+        precision = hits / np.maximum(self.known.cumsum(axis=1, dtype=np.int32), 1)
+        if rule == "grouped":
+            last = np.append(self.starts[1:], precision.size) - 1
+            gains = self._per_group(self.positive) * precision.reshape(-1)[last]
+            total = np.bincount(self.starts // precision.shape[1], gains, minlength=len(precision))
+        else:
+            precision *= self.positive
+            if rule == "interpolated":
+                precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1] * self.positive
+            total = precision.sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / hits[:, -1])
+
+    def tied_scores(self) -> int:
+        """How many scores of known samples equal one of the other label in their class."""
+        positives, known = self._per_group(self.positive), self._per_group(self.known)
+        return int(known[(positives > 0) & (positives < known)].sum())
+
+    def _per_group(self, flags: NDArray[np.bool_]) -> NDArray[np.int32]:
+        return np.add.reduceat(flags.reshape(-1), self.starts, dtype=np.int32)
+
+
+def _in_descending_order(scores: NDArray[Any], labels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Sort each row's scores and labels (C, N), numbers below 4, by descending score; equal scores keep their order.
+
+    Instead of scores, keys may come back that are equal where scores are.
+    """
     _check_finite(scores)
     if scores.dtype != np.float32:
-        return np.take_along_axis(labels, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(labels, order, axis=1)
     # Score, place and label fit into one word: sorting those takes a quarter of the time of a stable argsort.
     bits = np.ascontiguousarray(0 - scores).view(np.uint32)  # 0 - x: no negative zero
     words = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64)
@@ -179,4 +227,4 @@ def _in_descending_order(scores: NDArray[Any], labels: NDArray[np.uint8]) -> NDA
     words |= np.arange(scores.shape[1], dtype=np.uint64) << np.uint64(2)
     words |= labels
     words.sort(axis=1)
-    return (words & np.uint64(3)).astype(np.uint8)
+    return (words >> np.uint64(32)).astype(np.uint32), (words & np.uint64(3)).astype(np.uint8)

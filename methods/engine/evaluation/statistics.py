@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,11 @@ def bootstrap_precision(
     """Percentile interval of the difference in mean average precision, second minus first, over resampled pictures.
 
     Targets (N, C) hold 1, 0, -1 = ignore; both scores (N, C) are of the same pictures. A picture drawn k times counts
-    k times at its place in the ranking.
+    k times at its place in the ranking, and equal scores are taken together.
     """
     ranked = [_ranking(targets, scores) for scores in (first, second)]
     differences = [
-        _weighted_precision(*ranked[1], times) - _weighted_precision(*ranked[0], times)
+        _weighted_precision(ranked[1], times) - _weighted_precision(ranked[0], times)
         for times in _resampled(len(targets), resamples, seed)
     ]
     return _percentiles(differences, level)
@@ -80,18 +80,31 @@ def _percentiles(values: Sequence[float], level: float) -> Interval:
     return float(low), float(high)
 
 
-def _ranking(targets: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[np.int64], Bools, Bools]:
-    """Pictures (C, N) by descending score of each class, and which of them are positive, and known."""
+class _Ranking(NamedTuple):
+    """Pictures by descending score of each class, all (C, N)."""
+
+    order: NDArray[np.int64]
+    positive: Bools
+    known: Bools
+    last: NDArray[np.int64]
+    """Place of the last picture with the same score."""
+
+
+def _ranking(targets: NDArray[Any], scores: NDArray[Any]) -> _Ranking:
     order = np.argsort(-scores.T, axis=1, kind="stable")
-    labels = np.take_along_axis(targets.T, order, axis=1)
-    return order, labels > 0, labels >= 0
+    labels, values = (np.take_along_axis(each.T, order, axis=1) for each in (targets, scores))
+    places = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    ends = np.ones(values.shape, dtype=np.bool_)
+    np.not_equal(values[:, 1:], values[:, :-1], out=ends[:, :-1])
+    last = np.minimum.accumulate(np.where(ends, places, values.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    return _Ranking(order, labels > 0, labels >= 0, last)
 
 
-def _weighted_precision(order: NDArray[np.int64], positive: Bools, known: Bools, times: Floats) -> float:
+def _weighted_precision(ranking: _Ranking, times: Floats) -> float:
     """Mean average precision of a ranking whose pictures count `times` (N,) times."""
-    weights = times[order]  # (C, N)
-    own = weights * positive
+    weights = times[ranking.order]  # (C, N)
+    own = weights * ranking.positive
     hits = own.cumsum(1)
-    precision = hits / np.maximum((weights * known).cumsum(1), 1)
+    precision = np.take_along_axis(hits / np.maximum((weights * ranking.known).cumsum(1), 1), ranking.last, axis=1)
     rated = hits[:, -1] > 0
     return float(((own * precision).sum(1)[rated] / hits[rated, -1]).mean())

@@ -1,0 +1,94 @@
+"""Paired differences of stored evaluations: which way they point, what may be paired, and how equal scores count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from attnbias.methods import get_method
+from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared
+from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, store
+from attnbias.methods.engine.evaluation.statistics import bootstrap_precision
+
+PICTURES = 200
+
+
+def made_up(folder: Path, targets: np.ndarray, scores: np.ndarray) -> Run:
+    """A run that holds one stored evaluation with these scores (N, C)."""
+    content = {"dataset": "demo", "split": "val", "weights": "best", "measures": {}}
+    paths = np.array([f"{number:03}.jpg" for number in range(len(targets))])
+    store(folder, content, Scores(paths, targets, scores.astype(np.float32)), {})
+    method = get_method("csra")
+    recipe = method.named_recipe("demo").recipe
+    return Run(folder, method, recipe, evaluations={"demo/val": StoredEvaluation(folder, content)})
+
+
+def accuracy(runs: list[Run]) -> Line:
+    return next(line for line in compared(runs) if line.measure in ("mAP", "top1"))
+
+
+def changed(line: Line) -> Change:
+    assert line.changes[1] is not None
+    return line.changes[1]
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero(tmp_path: Path, single: bool) -> None:
+    rng = np.random.default_rng(0)
+    hot = rng.random((PICTURES, 4)) < 0.3
+    noise = rng.random(hot.shape)
+    targets = hot.argmax(1) if single else hot.astype(np.int64)
+    truth = np.eye(4)[targets] if single else targets
+    worse, better = (made_up(tmp_path / name, targets, noise + gain * truth) for name, gain in (("a", 0), ("b", 0.4)))
+    for runs, sign in (([worse, better], 1), ([better, worse], -1)):
+        line = accuracy(runs)
+        change = changed(line)
+        assert line.values[0] is not None
+        assert line.values[1] is not None
+        assert change.difference == pytest.approx(line.values[1] - line.values[0])
+        low, high = sorted(sign * edge for edge in change.interval_95)
+        assert 0 < low < sign * change.difference < high
+
+
+def test_runs_whose_labels_or_pictures_differ_are_not_paired(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    targets = (rng.random((PICTURES, 3)) < 0.4).astype(np.int64)
+    scores = rng.random(targets.shape)
+    first, same = (made_up(tmp_path / name, targets, scores) for name in "ab")
+    relabelled = targets.copy()
+    relabelled[7, 1] = 1 - relabelled[7, 1]
+    others = [made_up(tmp_path / "c", relabelled, scores), made_up(tmp_path / "d", targets[:-1], scores[:-1])]
+    line = accuracy([first, same, *others])
+    assert changed(line).interval_95 == (0, 0)
+    assert line.changes[2:] == [None, None]
+    assert None not in line.values
+
+
+def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    targets = (rng.random((PICTURES, 2)) < 0.3).astype(np.int64)
+    constant, sorted_last = np.full(targets.shape, 0.5), np.argsort(targets[:, 0], kind="stable")
+    runs = [made_up(tmp_path / str(k), targets[order], constant) for k, order in enumerate((slice(None), sorted_last))]
+    assert accuracy(runs).values == pytest.approx([100 * targets.mean()] * 2)
+
+
+def test_the_interval_of_average_precision_is_that_of_sklearn_with_weighted_samples() -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((60, 2)) < 0.4).astype(np.int64)
+    first, second = (np.round(rng.random(targets.shape) + gain * targets, 1) for gain in (0, 0.3))  # many ties
+    draws = np.random.default_rng(0)
+    differences = []
+    for _ in range(50):
+        weights = np.bincount(draws.integers(60, size=60), minlength=60)
+        means = [
+            np.mean(
+                [average_precision_score(t, s, sample_weight=weights) for t, s in zip(targets.T, each.T, strict=True)]
+            )
+            for each in (first, second)
+        ]
+        differences.append(means[1] - means[0])
+    expected = np.quantile(differences, [0.025, 0.975])
+    assert bootstrap_precision(targets, first, second, resamples=50) == pytest.approx(tuple(expected))
