@@ -12,6 +12,7 @@ import typer
 
 from attnbias.cli.shared import DataRoot
 from attnbias.data.registry import DATASETS, dataset_folder
+from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from attnbias.data.summary import Summary
 
 DEMO = "Demo sets"
+ORIENTATIONS: dict[str, str] = {
+    "stored": "as their pixels are stored, whatever EXIF orientation they have",
+    "upright": "upright, as their EXIF orientation says",
+}
 NAMED = 20
 """Classes are listed up to this many."""
 
@@ -61,6 +66,13 @@ def prepare_data(
     masks: Annotated[
         Literal["category", "supercategory"] | None,
         typer.Option(help="Make a set in COCO layout one for segmentation: its masks, named by ..."),
+    ] = None,
+    orientation: Annotated[
+        Literal["upright", "stored"] | None,
+        typer.Option(
+            help="Sets of your own: read pictures as their EXIF orientation says, or as their pixels are stored.",
+            show_default="upright",
+        ),
     ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard", "even"] | None,
@@ -115,6 +127,10 @@ def prepare_data(
         if "masks" not in facts.settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
         settings["masks"] = masks
+    if orientation is not None:
+        if not own:
+            raise UsageError(f"--orientation belongs to sets of your own; '{name}' is read as the papers' programs do")
+        settings["orientation"] = orientation
 
     from attnbias.data.prepare import Options, available_cores, prepare
 
@@ -196,6 +212,9 @@ def _show(report: Report, dry_run: bool) -> None:
             f"  {pair.first} + {pair.second}: {pair.given_first:.0%} of {pair.first}, "
             f"{pair.given_second:.0%} of {pair.second} (phi {pair.correlation:.2f})"
         )
+    console.print(f"pictures are read {ORIENTATIONS[report.indexes[0].orientation]}", soft_wrap=True)
+    for line in Tally(report.prepared.remarks).lines():
+        typer.echo(line)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if dry_run:

@@ -267,8 +267,6 @@ def _columns(request: Request) -> "list[Column]":
 
 def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[], Photo]]]":
     """Where the pictures come from, in words, and how to read each."""
-    from PIL import ImageOps
-
     from attnbias.data.pictures import read_picture
     from attnbias.data.registry import open_split
     from attnbias.methods.engine.display.look import Photo, photo_of
@@ -279,8 +277,7 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
             typer.echo(f"{others} other files in the folders left out")
 
         def read(name: str, path: Path) -> Photo:
-            # A person's own photographs are turned upright; those of a data set are read as they are stored.
-            return Photo(name, ImageOps.exif_transpose(read_picture(path)))
+            return Photo(name, read_picture(path, "upright"))
 
         own: list[Callable[[], Photo]] = [partial(read, *file) for file in files[: request.limit]]
         return ", ".join(map(str, request.paths)), own

@@ -119,7 +119,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         record = self.records[index]
         if self.archived:
             return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(record.path)])
-        picture = read_picture(self.index.root / record.path)
+        picture = read_picture(self.index.root / record.path, self.index.orientation)
         if record.crop is not None:
             x, y, w, h = record.crop
             picture = picture.crop((x, y, x + w, y + h))
@@ -128,9 +128,10 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def _tensor(self, index: int) -> Tensor:
         """`picture(index)` as uint8 (3, H, W), or the whole picture of fewer pixels where more would be of no use."""
         record = self.records[index]
-        if self.archived or record.crop is not None:  # crops are given in stored pixels
+        if self.archived or record.crop is not None:  # crops are given in pixels of the whole picture
             return pil_to_tensor(self.picture(index))
-        return pil_to_tensor(read_picture(self.index.root / record.path, enough_pixels(self.transform)))
+        path, enough = self.index.root / record.path, enough_pixels(self.transform)
+        return pil_to_tensor(read_picture(path, self.index.orientation, enough))
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) float32 as x, y, w, h in pixels of `picture(index)`, and their classes (K,) int64."""

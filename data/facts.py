@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from attnbias.data.index import Task
+from attnbias.data.index import Orientation, Task
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class DatasetFacts:
     """What it takes on disk, for people."""
     prepare: str
     """`module:function` that reads it, imported when it is needed."""
+    orientation: Orientation = "stored"
+    """How its pictures are read: a paper's set as the paper's program reads it, one's own upright."""
     layout: str = ""
     """What the source folder must hold."""
     page: str = ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
@@ -21,6 +21,9 @@ FORMAT = 2
 
 Task = Literal["multilabel", "singlelabel", "segmentation", "vqa", "snli-ve", "nlvr2", "retrieval"]
 """What is asked of a picture: its labels, its label, the class of each pixel, or something about a text beside it."""
+
+Orientation = Literal["stored", "upright"]
+"""How pixels are read: as they lie in the file, or turned as its EXIF orientation says."""
 
 
 @contextmanager
@@ -36,7 +39,8 @@ def collector_paused() -> Iterator[None]:
 
 
 class Box(NamedTuple):
-    """One annotated object. `x, y, w, h` in pixels of the stored picture, continuous, from its upper left corner."""
+    """One annotated object. `x, y, w, h` in pixels of the picture as it is read (`Index.orientation`), continuous, from
+    its upper left corner."""
 
     label: int
     x: float
@@ -99,6 +103,8 @@ class Index:
     """COCO-style file with masks, where the set has one."""
     label_values: tuple[int, ...] | None = None
     """Class of each value 0..255 in the files of the label maps (255 = ignored), where the value is not the class."""
+    orientation: Orientation = "stored"
+    """How every command reads the set's pictures. An index of before this field was written means "stored"."""
     home: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 
@@ -114,6 +120,7 @@ class Index:
             "root": _stored(self.root, home),
             "annotations": _stored(self.annotations, home) if self.annotations else None,
             "label_values": self.label_values,
+            "orientation": self.orientation,
         }
         with replacing(path) as file:
             file.write(json.dumps(header)[:-1] + ', "records": [\n')
@@ -143,6 +150,7 @@ class Index:
                 root=home / content["root"],
                 annotations=home / content["annotations"] if content["annotations"] else None,
                 label_values=tuple(content["label_values"]) if content["label_values"] else None,
+                orientation=_orientation(content.get("orientation", "stored")),
                 records=tuple(
                     Record(
                         path=item[0],
@@ -162,6 +170,13 @@ class Index:
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); run prepare-data again") from None
+
+
+def _orientation(value: Any) -> Orientation:
+    if value not in get_args(Orientation):
+        raise ValueError(f"orientation {value!r}, expected {' or '.join(get_args(Orientation))}")
+    orientation: Orientation = value
+    return orientation
 
 
 def _text(item: list[Any]) -> Text:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
-from attnbias.data.pictures import picture_size
+from attnbias.data.pictures import read_header
 
 IGNORE = 255
 """The label of pixels that belong to no class: they count neither in the loss nor in the measures."""
@@ -82,7 +82,7 @@ def count_pixels(
 
     def counted(sample: int) -> NDArray[np.int64]:
         labels = open_label_map(index, sample)
-        check_size(index, sample, picture_size(index.root / index.records[sample].path), labels)
+        check_size(index, sample, read_header(index.root / index.records[sample].path).size(index.orientation), labels)
         return np.bincount(labels.ravel(), minlength=256)[places]
 
     counts = np.zeros((len(index.records), len(places)), np.int64)
@@ -101,9 +101,15 @@ def check_size(index: Index, sample: int, size: tuple[int, int], labels: NDArray
     """
     height, width = labels.shape
     if size != (width, height):
+        hint = ""
+        if size == (height, width):
+            rest = "stored" if index.orientation == "upright" else "upright"
+            hint = (
+                f"; pictures are read {index.orientation}: was it labelled {rest} (prepare-data --orientation {rest})?"
+            )
         raise DataError(
             f"picture {index.root / index.records[sample].path} and its label map differ in size: "
-            f"{size[0]} x {size[1]} and {width} x {height}"
+            f"{size[0]} x {size[1]} and {width} x {height}{hint}"
         )
 
 

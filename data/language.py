@@ -139,7 +139,7 @@ class LanguageDataset(PictureDataset):
         return batch | {name: _stacked([sample[name] for sample in good]) for name in names}
 
     def _read(self, path: str) -> Any:
-        return read_picture(self.index.root / path)
+        return read_picture(self.index.root / path, self.index.orientation)
 
     def _others(self, index: int, count: int) -> list[int]:
         """Pairs of other pictures than a sample's, drawn evenly and with replacement."""

@@ -1,26 +1,63 @@
-"""Reading one picture from disk, the same way everywhere: RGB, as stored, with the path in every error."""
+"""Reading one picture from disk, the same way everywhere: RGB, stored or upright, with the path in every error."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from attnbias.data.errors import DataError
+from attnbias.data.index import Orientation
 
 Decode = Literal["exact", "fast"]
 """What pipelines get: PIL pictures, as in the papers' programs, or uint8 tensors (data/fast_decode.py)."""
 
+Turn = Image.Transpose
+UPRIGHT = {
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
+}
+"""EXIF orientation -> what makes the stored pixels upright; from 5 on, width and height change places."""
 
-def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
-    """Decode a picture to RGB, as its pixels are stored.
+BYTE, SHORT = 255, 65_535
+
+
+class Header(NamedTuple):
+    """What a file tells of its picture without decoding it."""
+
+    stored: tuple[int, int]
+    """Width and height of the pixels as stored."""
+    orientation: int
+    """EXIF orientation: 1 where the pixels are upright as stored."""
+    animated: bool
+    """It holds several frames, of which the first is read."""
+
+    def size(self, orientation: Orientation) -> tuple[int, int]:
+        """Width and height of what `read_picture` gives."""
+        width, height = self.stored
+        return (height, width) if orientation == "upright" and self.orientation >= 5 else (width, height)
+
+
+def read_picture(path: Path, orientation: Orientation = "stored", at_least: int | None = None) -> Image.Image:
+    """Decode a picture to RGB.
 
     Grey, palette and CMYK pictures are converted; alpha is dropped without blending, as the papers' programs do;
-    16-bit grey keeps its upper byte. The EXIF orientation is NOT applied: none of the papers' programs applies it, and
-    the boxes of COCO and VOC are given in stored pixels.
+    16-bit grey keeps its upper byte; see `_as_bytes` for floating point and 32 bits. Of several frames the first is
+    read.
 
     Args:
+        orientation: the rule of the picture's dataset (`Index.orientation`): "stored" as the pixels lie in the file,
+            which is what the papers' programs see and what the boxes of COCO and VOC are given in, or "upright" as its
+            EXIF orientation says. (Pillow turns TIFF files by itself, so these are always upright.)
         at_least: decode JPEG files at 1/2, 1/4 or 1/8 of their size where no side falls below so many pixels.
 
     Raises:
@@ -31,11 +68,13 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
             if at_least is not None:
                 picture.draft("RGB", (at_least, at_least))
             picture.load()
-            if picture.mode.startswith("I"):  # Pillow would clip 16-bit values to 255
-                return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
-            if picture.mode == "P" and "transparency" in picture.info:
-                return picture.convert("RGBA").convert("RGB")
-            return picture.convert("RGB")
+            turn = UPRIGHT.get(_orientation(picture)) if orientation == "upright" else None
+            upright = picture if turn is None else picture.transpose(turn)
+            if upright.mode.startswith(("I", "F")):
+                return Image.fromarray(_as_bytes(upright)).convert("RGB")
+            if upright.mode == "P" and "transparency" in upright.info:
+                return upright.convert("RGBA").convert("RGB")
+            return upright.convert("RGB")
     except FileNotFoundError:
         raise DataError(
             f"picture {path} is missing; run: attnbias prepare-data again with the folder it is in"
@@ -46,19 +85,74 @@ def read_picture(path: Path, at_least: int | None = None) -> Image.Image:
         raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as stored, from its header alone.
+def read_header(path: Path) -> Header:
+    """Read size, EXIF orientation and number of frames of a picture, without decoding its pixels.
 
     Raises:
         DataError: the file is missing or no picture.
     """
     try:
         with Image.open(path) as picture:
-            return picture.size
-    except (OSError, ValueError, SyntaxError) as error:
+            if picture.format == "PNG" and _metadata_after_pixels(path):
+                picture.load()
+            return Header(picture.size, _orientation(picture), getattr(picture, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception as error:
         raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation of an opened picture, 1 (upright) where it has none, or none that makes sense."""
+    if picture.format == "TIFF":
+        return 1  # Pillow has turned it, and its size too
+    try:
+        # Of the base class: a PNG's own would decode its pixels, in search of metadata behind them.
+        value = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF makes Pillow raise nearly any type, and hides no pixel
+        return 1
+    return int(value) if value in UPRIGHT else 1
+
+
+def _metadata_after_pixels(path: Path) -> bool:
+    """Whether a PNG file has EXIF or text behind its pixels, where Pillow sees it only when these are decoded."""
+    seen_pixels = False
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(chunk := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", chunk)
+            if seen_pixels and name in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
+                return True
+            seen_pixels |= name == b"IDAT"
+            file.seek(length + 4, 1)
+    return False
+
+
+def _as_bytes(picture: Image.Image) -> NDArray[np.uint8]:
+    """Levels 0..255 of a grey picture of 16 or 32 bits or of floating point, (H, W) uint8; Pillow would clip them.
+
+    16 bits keep their upper byte. The others do not say what white is, so their values do: floating point within 0..1
+    is scaled, within 0..255 taken as it is; 32 bits within 0..255 are taken as they are, within 0..65535 by their
+    upper byte.
+
+    Raises:
+        ValueError: values beyond these ranges, or not finite.
+    """
+    values = np.asarray(picture)
+    low, high = values.min(), values.max()
+    floating = picture.mode == "F"
+    if not (low >= 0 and high <= (BYTE if floating else SHORT)):  # NaN is neither
+        expected = f"0..1 or 0..{BYTE}" if floating else f"0..{BYTE} or 0..{SHORT}"
+        raise ValueError(f"its values go from {low:g} to {high:g}, expected {expected}; save it with 8 bits")
+    if floating:
+        values = np.rint(values * (BYTE if high <= 1 else 1))
+    elif picture.mode != "I" or high > BYTE:
+        values = values // 256
+    return values.astype(np.uint8)
 
 
 def _reason(error: Exception, path: Path) -> str:
     """Pillow's message without the path that our own message names already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).replace(repr(str(path)), "the file") or type(error).__name__

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from attnbias.data.label_maps import count_pixels
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
 from attnbias.data.registry import DATASETS
+from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
+from attnbias.data.tally import Tally
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -102,7 +104,8 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         facts, source = own_facts(Path(name)), Path(name)
     folder = data_root(root) / facts.name
     source, reading = _read(facts, source, folder, options)
-    indexes = _chosen(reading.indexes, options.splits)
+    orientation = options.settings.get("orientation") or facts.orientation
+    indexes = [replace(index, orientation=orientation) for index in _chosen(reading.indexes, options.splits)]
 
     warnings = list(reading.warnings)
     if not (options.dry_run and facts.acquisition == "generated"):
@@ -111,6 +114,9 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         )
         for index in indexes:
             check_pictures(index, options, mend)
+    noticed = Tally()
+    if name not in DATASETS:  # the papers' sets are known, and large
+        noticed = _notice(indexes, options)
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
         for index in indexes
@@ -127,7 +133,8 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         splits=splits,
         roles=roles,
         source=str(source) if source else None,
-        settings=dict(reading.settings),
+        settings={**chosen_settings(facts, options), **reading.settings},
+        remarks=noticed,
     )
     if not options.dry_run:
         if is_ready(folder) and Prepared.read(folder) != prepared:
@@ -139,6 +146,16 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
                 target.write(text)
         prepared.write(folder)
     return Report(facts, folder, prepared, indexes, warnings, pixels)
+
+
+def _notice(indexes: Sequence[Index], options: Options) -> Tally:
+    """What a person should know of their own pictures."""
+    paths = dict.fromkeys(f"{index.root}/{path}" for index in indexes for r in index.records for path in r.pictures)
+    headers = read_headers(list(paths), options.workers, options.progress)
+    noticed = remarks(headers, indexes[0].orientation)
+    for index in indexes:
+        noticed.merge(check_annotated_sizes(index, headers))
+    return noticed
 
 
 def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:

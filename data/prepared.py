@@ -15,6 +15,7 @@ from typing import Any
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.tally import Counted
 
 MANIFEST = "prepared.json"
 
@@ -36,6 +37,8 @@ class Prepared:
     """The folder that the pictures stand in, where they were not made or fetched here."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What decided a generated set; the same settings give the same set."""
+    remarks: dict[str, Counted] = field(default_factory=dict)
+    """What was noticed of a person's own pictures: reason -> how many, and the first of them."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest atomically."""

@@ -59,7 +59,8 @@ def own_facts(path: Path) -> DatasetFacts:
         licence="one's own",
         size="",
         prepare=prepare,
-        settings={"masks": None} if kind in ("coco", "json") else {},
+        orientation="upright",
+        settings={"orientation": None, **({"masks": None} if kind in ("coco", "json") else {})},
     )
 
 

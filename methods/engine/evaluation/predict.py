@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
@@ -34,10 +33,7 @@ class Predictions:
 
 
 class OwnPictures(PictureDataset):
-    """Files without labels, turned upright as their camera says (data sets are read as they are stored)."""
-
-    def picture(self, index: int) -> Image.Image:
-        return ImageOps.exif_transpose(super().picture(index))
+    """Files without labels, of whatever sizes."""
 
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
@@ -47,10 +43,10 @@ class OwnPictures(PictureDataset):
 
 
 def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnPictures:
-    """Files as a model wants them; their labels mean nothing."""
+    """Files as a model wants them, upright whatever the model's own dataset is; their labels mean nothing."""
     target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
     records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
-    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records)
+    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
     return OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
 
 

@@ -1,0 +1,105 @@
+"""What the headers of a person's own pictures tell before anything is decoded: orientation, frames, and whether the
+annotated boxes fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index, Orientation, Record
+from attnbias.data.pictures import Header, read_header
+from attnbias.data.tally import SHOWN, Tally
+
+UNREADABLE = "image that cannot be read"
+TURNED = "image turned upright, as its EXIF orientation says"
+KEPT = "image with an EXIF orientation that is not applied"
+ANIMATED = "image of several frames, of which the first is read"
+OUTSIDE = "image with a box that reaches out of it"
+
+SLACK = 1.0
+"""Pixels that a box may reach out of its picture: annotation tools round."""
+
+
+def read_headers(
+    paths: Sequence[str | Path],
+    workers: int = 1,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Header | None]:
+    """Read the headers of different files, None for one that cannot be read."""
+    found: dict[str, Header | None] = {}
+    with ThreadPoolExecutor(workers) as pool:  # it waits for the disk
+        for path, header in zip(paths, pool.map(_header, paths), strict=True):
+            found[str(path)] = header
+            progress("reading headers", len(found), len(paths))
+    return found
+
+
+def remarks(headers: Mapping[str, Header | None], orientation: Orientation) -> Tally:
+    """What a person should know of how these pictures are read, by reason."""
+    tally = Tally()
+    for path, header in headers.items():
+        if header is None:
+            tally.add(UNREADABLE, path)
+            continue
+        if header.orientation != 1:
+            tally.add(TURNED if orientation == "upright" else KEPT, path)
+        if header.animated:
+            tally.add(ANIMATED, path)
+    return tally
+
+
+def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) -> Tally:
+    """Hold boxes, and the sizes that a COCO file states, against the pictures as they are read; count what reaches out.
+
+    Raises:
+        DataError: the annotations of some pictures fit them in the other orientation alone.
+    """
+    tally, other = Tally(), []
+    turned = any(header is not None and header.orientation >= 5 for header in headers.values())
+    stated = _stated_sizes(index.annotations) if turned and index.annotations is not None else {}
+    rest: Orientation = "stored" if index.orientation == "upright" else "upright"
+    for record in index.records:
+        header = headers.get(f"{index.root}/{record.path}")
+        if header is None:
+            continue
+        as_read, otherwise = header.size(index.orientation), header.size(rest)
+        fits = _inside(record, as_read)
+        size = stated.get(record.image_id)
+        if as_read != otherwise and (
+            size == otherwise or (size != as_read and not fits and _inside(record, otherwise))
+        ):
+            other.append(record.path)
+        elif not fits:
+            tally.add(OUTSIDE, record.path)
+    if other:
+        names = ", ".join(other[:SHOWN]) + (" ..." if len(other) > SHOWN else "")
+        raise DataError(
+            f"split '{index.split}': boxes or masks of {len(other):,} images fit them {rest} alone, and this set is "
+            f"read {index.orientation} ({names}); add --orientation {rest}, or save the images without EXIF orientation"
+        )
+    return tally
+
+
+def _inside(record: Record, size: tuple[int, int]) -> bool:
+    width, height = size
+    return all(
+        box.x >= -SLACK and box.y >= -SLACK and box.x + box.w <= width + SLACK and box.y + box.h <= height + SLACK
+        for box in record.boxes
+    )
+
+
+def _stated_sizes(annotations: Path) -> dict[Any, tuple[int, int]]:
+    """Width and height that a COCO file states of each image id, where it does."""
+    images: Iterable[dict[str, Any]] = json.loads(annotations.read_bytes())["images"]
+    return {image["id"]: (image["width"], image["height"]) for image in images if {"width", "height"} <= image.keys()}
+
+
+def _header(path: str | Path) -> Header | None:
+    try:
+        return read_header(Path(path))
+    except DataError:
+        return None

@@ -1,0 +1,47 @@
+"""Counts by reason with the first names: how a reader says what it left out, and what it noticed."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+NAMED = 10
+"""Names kept of each reason."""
+SHOWN = 3
+"""Names shown in a line."""
+
+
+class Counted(TypedDict):
+    """How many there are of one reason, and the first of them."""
+
+    count: int
+    first: list[str]
+
+
+class Tally(dict[str, Counted]):
+    """Reason -> how many and which; plain JSON."""
+
+    def add(self, reason: str, *names: str) -> None:
+        """Count names under a reason, in the order given."""
+        counted = self.setdefault(reason, Counted(count=0, first=[]))
+        counted["count"] += len(names)
+        counted["first"] += names[: NAMED - len(counted["first"])]
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of another."""
+        for reason, theirs in other.items():
+            own = self.setdefault(reason, Counted(count=0, first=[]))
+            own["count"] += theirs["count"]
+            own["first"] += theirs["first"][: NAMED - len(own["first"])]
+
+    @property
+    def total(self) -> int:
+        """How many there are of all reasons."""
+        return sum(counted["count"] for counted in self.values())
+
+    def lines(self) -> list[str]:
+        """One line a reason, such as "broken link: 4 (a.jpg, b.jpg, c.jpg ...)"."""
+        return [
+            f"{reason}: {counted['count']:,} ({', '.join(counted['first'][:SHOWN])}"
+            f"{' ...' if counted['count'] > SHOWN else ''})"
+            for reason, counted in self.items()
+        ]
