@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -13,11 +14,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from attnbias.cli.paths import output_folder
 from attnbias.cli.shared import DataRoot, Overwrite
 from attnbias.methods.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.evaluation.comparison import Line, Run
+
+WRITTEN = (
+    "comparison.md", "comparison.json", "comparison.csv", "comparison.html", "learning-curves.png",
+    "accuracy-attention.png",
+)  # fmt: skip
+"""All that this command writes, and all that --overwrite replaces."""
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -52,37 +60,36 @@ def compare(
         raise UsageError("--page and --plots write files; say where with --out DIR")
     if plots and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UsageError(f"--out {out} is there already; choose another folder or add --overwrite")
-    from attnbias.methods.engine.evaluation.comparison import as_csv, as_json, as_markdown, compared, read_run
+    with contextlib.nullcontext() if out is None else output_folder(out, overwrite, WRITTEN) as folder:
+        from attnbias.methods.engine.evaluation.comparison import as_csv, as_json, as_markdown, compared, read_run
 
-    read = [read_run(path) for path in runs]
-    lines = compared(read, map_kind)
-    models = []
-    if measure or page:
-        from attnbias.methods.engine.display.comparison_page import comparison_page, cost_lines, load_models
+        read = [read_run(path) for path in runs]
+        lines = compared(read, map_kind)
+        models = []
+        if measure or page:
+            from attnbias.methods.engine.display.comparison_page import comparison_page, cost_lines, load_models
 
-        models = load_models(read, data_root)
-        lines += cost_lines(models) if measure else []
-    console = Console()
-    _show(console, read, lines)
-    if out is None:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.md").write_text(as_markdown(read, lines))
-    (out / "comparison.json").write_text(json.dumps(as_json(read, lines), indent=1) + "\n")
-    with (out / "comparison.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(as_csv(read, lines))
-    if page:
-        chosen = _page_split(lines, split)
-        shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
-        (out / "comparison.html").write_text(shown.html(), encoding="utf-8")
-    if plots:
-        from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
+            models = load_models(read, data_root)
+            lines += cost_lines(models) if measure else []
+        console = Console()
+        _show(console, read, lines)
+        if out is None or folder is None:
+            return
+        (folder / "comparison.md").write_text(as_markdown(read, lines))
+        (folder / "comparison.json").write_text(json.dumps(as_json(read, lines), indent=1) + "\n")
+        with (folder / "comparison.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(as_csv(read, lines))
+        if page:
+            chosen = _page_split(lines, split)
+            shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
+            (folder / "comparison.html").write_text(shown.html(), encoding="utf-8")
+        if plots:
+            from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
 
-        learning_curves(read).savefig(out / "learning-curves.png", dpi=150)
-        accuracy_against_attention(read, lines).savefig(out / "accuracy-attention.png", dpi=150)
-    console.print("written: " + ", ".join(sorted(str(path) for path in out.iterdir())), highlight=False, soft_wrap=True)
+            learning_curves(read).savefig(folder / "learning-curves.png", dpi=150)
+            accuracy_against_attention(read, lines).savefig(folder / "accuracy-attention.png", dpi=150)
+        written = ", ".join(str(out / path.name) for path in sorted(folder.iterdir()))
+    console.print(f"written: {written}", highlight=False, soft_wrap=True)
 
 
 def _page_split(lines: Sequence[Line], asked: str | None) -> str:

@@ -70,7 +70,10 @@ def _command(method: Method) -> Callable[..., None]:
                 help="`auto` continues the run in --out (or starts it), or a checkpoint folder.",
             ),
         ] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Empty --out first.")] = False,
+        overwrite: Annotated[
+            bool,
+            typer.Option("--overwrite", rich_help_panel=RUN, help="Replace the run in --out; nothing but a run."),
+        ] = False,
         load_from: Annotated[
             str | None,
             typer.Option(

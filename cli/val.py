@@ -187,9 +187,9 @@ def _command(method: Method) -> Callable[..., None]:
         overwrite: Overwrite = False,
         **fields: Any,
     ) -> None:
-        for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out, robustness_out):
-            if file is not None:
-                check_target(file, overwrite)
+        for target in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out, robustness_out):
+            if target is not None:
+                check_target(target, overwrite, folder=target is bias_out)
         from attnbias.methods.engine.launch import default_workers, launch, world
 
         cpu, count = world(gpus, processes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.acquire import acquire, instructions
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
+from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
 from attnbias.data.registry import DATASETS
@@ -28,6 +29,11 @@ from attnbias.data.tally import Tally
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+PREPARED = re.compile(
+    r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
+)
+"""All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     )
     if not options.dry_run:
         if is_ready(folder) and Prepared.read(folder) != prepared:
-            discard(folder, "index", "csra", "tokenizer")
+            discard(folder)
         for index in indexes:
             index.write(index_path(folder, index.split))
         for file, text in reading.files.items():
@@ -181,13 +187,17 @@ def chosen_settings(facts: DatasetFacts, options: Options) -> dict[str, Any]:
     return {name: value for name, value in {**facts.settings, **options.settings}.items() if value is not None}
 
 
-def discard(folder: Path, *parts: str) -> None:
-    """Remove the manifest, then these files and folders of a dataset's folder."""
-    for path in (folder / name for name in (MANIFEST, *parts)):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
+    """Remove the manifest of a dataset's folder, then what `owned` matches of it (see data/owned.py).
+
+    Raises:
+        DataError: a folder of the set holds something else; nothing was removed.
+    """
+    parts = [name for name in ("index", "csra", "tokenizer", "annotations", "images") if owned.fullmatch(f"{name}/")]
+    if foreign := first_foreign(folder, owned.fullmatch, parts):
+        raise DataError(f"{foreign} was not written by prepare-data, which would replace it; move it away first")
+    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_owned(folder, owned.fullmatch, parts)
 
 
 def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:

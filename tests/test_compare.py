@@ -165,7 +165,7 @@ def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     shown = attnbias("compare", *runs, "--measure", "--out", out, expect=0).out
     assert "differences to" in shown
-    assert {path.name for path in out.iterdir()} == {"comparison.md", "comparison.csv", "comparison.json"}
+    assert {path.name for path in out.glob("[!.]*")} == {"comparison.md", "comparison.csv", "comparison.json"}
     content = json.loads((out / "comparison.json").read_text())
     figures = {(line["split"], line["measure"]): line for line in content["lines"]}
     assert figures["", "parameters"]["values"][0] == figures["", "parameters"]["values"][1]  # lam is no parameter

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +30,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, discard, standing
+from attnbias.data.prepare import PREPARED, Options, Reading, discard, standing
 from attnbias.data.sets.coco import read_coco
 
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
@@ -47,6 +48,12 @@ CONTEXTS = {
     "flower": ("sklearn", "datasets/images/flower.jpg", "vultilion, CC BY 2.0"),
 }
 """Context k is digit k's own: name -> (package, file in it, attribution)."""
+
+GENERATED = re.compile(
+    PREPARED.pattern + r"|images/((?P<split>[\w-]+)/((?P=split)_\d{6,}\.jpg)?)?"
+    r"|annotations/(\.?instances_[\w-]+\.json(\.\d+\.part)?)?"
+)
+"""All that is written into the set's folder (see data/owned.py)."""
 
 TRAIN_DIGITS = 1197
 """Digits 0..1196 of the UCI order are for training, the other 600 (other writers) for every evaluation split."""
@@ -361,7 +368,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     if options.dry_run:
         return Reading([_planned(facts, split, settings) for split in facts.splits], settings=asdict(settings))
     if not found or options.overwrite:
-        discard(folder, "index", "annotations", "images")
+        discard(folder, GENERATED)
         generate(folder, facts.splits, settings, options)
     return Reading([_read(facts, folder, split) for split in facts.splits], settings=asdict(settings))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.atomic import replacing
+from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.methods.engine.errors import UsageError
 from attnbias.weights.errors import WeightsError
 
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
 BIAS, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
+
+STORED_OF_SPLIT = re.compile(
+    r"bias-[^/]+/(bias\.json|bias_samples\.csv)?"
+    r"|(\.?scores\.npz|\.?(robustness|answers|evaluation)\.json)(\.\d+\.part)?"
+)
+"""All that is stored of one split, relative to its folder (see data/owned.py)."""
+
+STORED = re.compile(rf"{EVALUATIONS}/([^/]+/([^/]+/({STORED_OF_SPLIT.pattern})?)?)?")
+"""The same, relative to the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +116,23 @@ def prepare_storing(folder: Path, weights: str, kind: str | None, overwrite: boo
     What is stored of the same weights stays beside it; what is stored of other weights goes.
 
     Raises:
-        UsageError: something would be replaced, and `overwrite` is not given.
+        UsageError: something would be replaced, and `overwrite` is not given; or it is not of an evaluation.
     """
     old = _content(folder)
-    bias = folder / f"bias-{kind}"
+    bias = f"bias-{kind}"
     if old is not None and old["weights"] != weights:
         if not overwrite:
             raise UsageError(f"{folder} holds an evaluation of other weights ({old['weights']}); add --overwrite")
-        shutil.rmtree(folder)
-    elif kind is not None and bias.exists():
+        parts = None
+    elif kind is not None and (folder / bias).exists():
         if not overwrite:
-            raise UsageError(f"{bias} exists; add --overwrite")
-        shutil.rmtree(bias)
+            raise UsageError(f"{folder / bias} exists; add --overwrite")
+        parts = [bias]
+    else:
+        return
+    if foreign := first_foreign(folder, STORED_OF_SPLIT.fullmatch, parts):
+        raise UsageError(f"--overwrite replaces evaluations, and {foreign} is of none; move it away")
+    remove_owned(folder, STORED_OF_SPLIT.fullmatch, parts)
 
 
 def store(folder: Path, content: Mapping[str, Any], scores: Scores | None, answers: Mapping[str, str]) -> None:

@@ -21,10 +21,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.evaluation.evaluations import STORED
 from attnbias.weights.errors import WeightsError
 
 MANIFEST = "complete.json"
+ENVIRONMENT = "environment.json"
+
+OWNED = re.compile(
+    rf"""
+    \.lock | recipe\.yaml | \.?(environment\.json|metrics\.jsonl)(\.part)? | log\.txt
+    | checkpoints/
+    | checkpoints/(step-\d{{8,}}|\.tmp-step-\d{{8,}}-\d+|\.tmp-old-step-\d{{8,}})/
+      (progress\.json|complete\.json|optimizer\.pt|\.?(model|ema)\.safetensors(\.\d+\.part)?)?
+    | {STORED.pattern}
+    | attnbias/([\d.]+/)?(events\.out\.tfevents\.[^/]+|hparams\.yml)?  # TensorBoard's
+    """,
+    re.VERBOSE,
+)
+"""All that a run leaves in its folder, the evaluations of `val --store` among it (see data/owned.py)."""
 
 
 @dataclass
@@ -93,6 +109,14 @@ def replace_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def _is_json_with(path: Path, *names: str) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {*names} <= content.keys()
+
+
 def is_complete(folder: Path) -> bool:
     """Tell whether every file of a checkpoint folder is there with the size and CRC-32 of its manifest."""
     try:
@@ -117,15 +141,19 @@ class RunFolder:
     # Opening ---------------------------------------------------------------------------------------------------------
 
     def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Create and lock the folder.
+        """Create and lock the folder; with `overwrite`, empty it first where it holds a run and nothing else.
 
         Raises:
-            UsageError: the folder holds a run and neither `resume` nor `overwrite` was asked for.
+            UsageError: the folder holds a run and neither `resume` nor `overwrite` was asked for, or more than a run.
             RunError: the folder cannot be written, or another run is writing into it.
         """
         try:
-            used = self.path.exists() and any(p.name != ".lock" for p in self.path.iterdir())
-            if used and not (resume or overwrite):
+            if self.path.is_symlink() and not self.path.exists():
+                raise UsageError(f"output folder {self.path} is a link to nothing; is its disk mounted?")
+            used = self.path.exists() and first_foreign(self.path, {".lock", "checkpoints/"}.__contains__) is not None
+            if used and overwrite:
+                self._check_holds_only_a_run()
+            elif used and not resume:
                 raise UsageError(
                     f"output folder {self.path} is not empty; continue it with --resume auto, "
                     "choose another --out, or add --overwrite"
@@ -143,10 +171,10 @@ class RunFolder:
             raise RunError(
                 f"cannot write to output folder {self.path}: {error.strerror}; choose another --out"
             ) from None
-        if overwrite and not resume:
-            for old in self.path.iterdir():
-                if old.name != ".lock":
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+        if used and overwrite:
+            # What tells that this is a run goes last: a kill in between leaves a folder that can be overwritten.
+            remove_owned(self.path, lambda name: name not in (".lock", ENVIRONMENT) and OWNED.fullmatch(name))
+            (self.path / ENVIRONMENT).unlink()
         self.checkpoints.mkdir(exist_ok=True)
         for leftover in self.checkpoints.glob(".tmp-*"):
             name = leftover.name.removeprefix(".tmp-old-")
@@ -154,6 +182,15 @@ class RunFolder:
                 leftover.rename(self.checkpoints / name)  # killed between the two renames of `save`
             else:
                 shutil.rmtree(leftover)
+
+    def _check_holds_only_a_run(self) -> None:
+        if not _is_json_with(self.path / ENVIRONMENT, "command", "torch"):
+            raise UsageError(f"--overwrite replaces runs only, and {self.path} holds none; choose another --out")
+        if foreign := first_foreign(self.path, OWNED.fullmatch):
+            raise UsageError(
+                f"--overwrite replaces what a run wrote, and {foreign} is not of a run; move it away, "
+                "or choose another --out"
+            )
 
     def close(self) -> None:
         """Release the lock."""

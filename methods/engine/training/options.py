@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from attnbias.methods.engine.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,6 +39,10 @@ class Options:
     deterministic: bool = False
     threads: int | None = None
     on_bad_image: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        if self.resume is not None and self.overwrite:
+            raise UsageError("--resume continues a run and --overwrite deletes it; leave one of them out")
 
     def to_json(self) -> str:
         """Serialise, so that spawned processes get the same options."""

@@ -29,7 +29,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
-from attnbias.methods.engine.training.checkpoint import Progress, RunFolder, is_complete
+from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, is_complete, replace_text
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
@@ -172,8 +172,8 @@ class _Run:
             )
         if self.main:
             self.folder.rewind_log(start.log_lines)
+            replace_text(self.folder.path / ENVIRONMENT, json.dumps(environment(), indent=1))  # tells a run
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
-            (self.folder.path / "environment.json").write_text(json.dumps(environment(), indent=1))
         return checkpoint
 
     def _check_same_recipe(self, checkpoint: Path) -> None:

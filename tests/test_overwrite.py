@@ -1,0 +1,179 @@
+"""`--overwrite` deletes only what the command itself wrote; a folder that holds more is refused, and left alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import attnbias
+
+SMALL = ["--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--epochs", 1, "--batch-size", 20]
+
+
+def train(root: Path, out: Path, *more: Any, expect: int = 0) -> str:
+    words = ["train", "csra", *SMALL, "--gpus", 0, "--threads", 1, "--data-root", root, "--out", out, *more]
+    result = attnbias(*words, expect=expect)
+    return result.line if expect else ""
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything in a folder, but the lock's moment."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def finished(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a stored evaluation."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(demo_root, out)
+    attnbias("val", "csra", "--load-from", out, "--data-root", demo_root, "--gpus", 0, "--store", "--bias")
+    return out
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_run_replaces_a_run(demo_root: Path, run: Path) -> None:
+    assert (run / "evaluations").is_dir()
+    (run / "checkpoints" / ".tmp-step-00000007-123").mkdir()  # of a killed run
+    train(demo_root, run, "--overwrite", "--seed", 1)
+    assert "seed: 1\n" in (run / "recipe.yaml").read_text()
+    assert {path.name for path in run.iterdir()} == {
+        *(".lock", "checkpoints", "environment.json", "metrics.jsonl", "recipe.yaml")
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        "photos/cat.jpg",
+        "empty/",
+        "checkpoints/step-00000003.bak/model.safetensors",
+        "checkpoints/step-00000003/notes.txt",
+        "checkpoints/best.pth",
+        "evaluations/notes.md",
+        "evaluations/demo/val/plot.png",
+    ],
+)
+def test_a_run_with_something_else_in_it_is_refused(name: str, demo_root: Path, run: Path) -> None:
+    foreign = run / name
+    foreign.mkdir(parents=True) if name.endswith("/") else foreign.parent.mkdir(parents=True, exist_ok=True)
+    if not name.endswith("/"):
+        foreign.write_text("mine")
+    before = tree(run)
+    line = train(demo_root, run, "--overwrite", expect=2)
+    first = name.rstrip("/") if not name.endswith("model.safetensors") else str(Path(name).parent)
+    first = "photos" if name.startswith("photos") else first
+    assert f"{run / first} is not of a run" in line
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize(
+    "files", [["cat.jpg"], ["recipe.yaml"], ["metrics.jsonl", "checkpoints/model.pth"], ["log.txt"]]
+)
+def test_a_folder_that_is_no_run_is_refused(files: list[str], demo_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    before = tree(folder)
+    assert f"{folder} holds none" in train(demo_root, folder, "--overwrite", expect=2)
+    assert tree(folder) == before
+
+
+def test_links_to_another_disk(demo_root: Path, run: Path, tmp_path: Path) -> None:
+    """The run's folder or its checkpoints may be links; they stay, and nothing beside the run is touched."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (run / "checkpoints").rename(disk / "checkpoints")
+    (run / "checkpoints").symlink_to(disk / "checkpoints")
+    (disk / "other.txt").write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    train(demo_root, link, "--overwrite", "--seed", 2)
+    assert link.is_symlink()
+    assert (run / "checkpoints").is_symlink()
+    assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000004"]
+    assert (disk / "other.txt").read_text() == "mine"
+    link.unlink()
+    link.symlink_to(tmp_path / "unmounted")
+    assert "is a link to nothing" in train(demo_root, link, "--overwrite", expect=2)
+
+
+@pytest.mark.parametrize("resume", ["auto", "checkpoints/step-00000004"])
+def test_resume_and_overwrite_contradict_each_other(resume: str, demo_root: Path, run: Path) -> None:
+    before = tree(run)
+    line = train(demo_root, run, "--overwrite", "--resume", resume if resume == "auto" else run / resume, expect=2)
+    assert "--resume continues a run and --overwrite deletes it" in line
+    assert tree(run) == before
+
+
+def test_storing_again_replaces_evaluations_only(demo_root: Path, run: Path) -> None:
+    again = ["val", "csra", "--load-from", run, "--data-root", demo_root, "--gpus", 0, "--store", "--bias"]
+    (bias,) = (run / "evaluations" / "demo" / "val").glob("bias-*")
+    (bias / "figure.png").write_text("mine")
+    assert f"{bias / 'figure.png'} is of none" in attnbias(*again, "--overwrite", expect=2).line
+    assert (bias / "bias.json").is_file()
+    (bias / "figure.png").unlink()
+    attnbias(*again, "--overwrite")
+
+
+def visualize(run: Path, root: Path, out: Path) -> list[Any]:
+    return ["visualize", "csra", "--load-from", run, "--data-root", root, "--limit", 1, "--out", out, "--overwrite"]
+
+
+def compare(run: Path, root: Path, out: Path) -> list[Any]:
+    return ["compare", run, "--out", out, "--overwrite"]
+
+
+@pytest.mark.parametrize(
+    ("command", "mine"),
+    [(visualize, "overlays/holiday.png"), (visualize, "gallery.html"), (compare, "comparison.md")],
+)
+def test_pages_replace_what_was_written_before_them(
+    command: Callable[[Path, Path, Path], list[Any]], mine: str, demo_root: Path, run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    (folder / mine).parent.mkdir(parents=True)
+    (folder / mine).write_text("mine")
+    before = tree(folder)
+    assert f"{folder / Path(mine).parts[0]} is not of one" in attnbias(*command(run, demo_root, folder), expect=2).line
+    assert tree(folder) == before
+
+    out = tmp_path / "out"
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for folder in (out, link):
+        attnbias(*command(run, demo_root, folder))
+        assert (out / "notes.txt").read_text() == "mine"
+    assert (out / Path(mine).parts[0]).exists()
+
+
+def test_a_file_to_write_is_no_folder(run: Path, demo_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder.csv"
+    folder.mkdir()
+    words = ["val", "csra", "--load-from", run, "--data-root", demo_root, "--gpus", 0, "--csv", folder, "--overwrite"]
+    assert f"{folder} is a folder" in attnbias(*words, expect=2).line
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_prepared_sets_replace_what_prepare_data_wrote(more: list[str], tmp_path: Path) -> None:
+    """Also where no set was ever prepared in the folder."""
+    small = ["prepare-data", "demo", "--train", 20, "--eval", 10, "--size", 32, "--root", tmp_path]
+    mine = tmp_path / "demo" / "images" / "holiday.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert f"{mine} was not written by prepare-data" in attnbias(*small, *more, expect=3).line
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    attnbias(*small, *more)
+    attnbias(*small, "--seed", 1, "--overwrite")
+    assert len(list((tmp_path / "demo" / "images" / "train").iterdir())) == 20
