@@ -23,7 +23,7 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
     """
     import torch
 
-    from attnbias.methods.engine.training.setup import plan_run
+    from attnbias.methods.engine.training.setup import plan_run, training_data_warning
 
     console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)
@@ -49,6 +49,13 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
         f"{options.accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
         highlight=False,
     )
+    evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
+    for asked, known in evaluated.items():
+        console.print(
+            f"evaluation: {len(known.records):,} samples of '{known.dataset}/{known.split}' ({asked})", highlight=False
+        )
+    if warning := training_data_warning(index, evaluated):
+        console.print(warning, style="yellow", markup=False, soft_wrap=True)
     schedule = method.schedule(recipe, plan.steps_per_epoch)
     rates = [group["lr"] for group in groups]
     table = Table(

@@ -24,6 +24,7 @@ ORIENTATIONS: dict[str, str] = {
     "stored": "as their pixels are stored, whatever EXIF orientation they have",
     "upright": "upright, as their EXIF orientation says",
 }
+ROLES = "Which split does what"
 NAMED = 20
 """Classes are listed up to this many."""
 
@@ -74,6 +75,19 @@ def prepare_data(
             show_default="upright",
         ),
     ] = None,
+    train_split: Annotated[
+        str | None, typer.Option(help="The split that trains, where its name does not tell.", rich_help_panel=ROLES)
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="The split that evaluates, where its name does not tell.", rich_help_panel=ROLES)
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Hold out this share of the training files to evaluate on: by chance (--seed), of each label alike.",
+            rich_help_panel=ROLES,
+        ),
+    ] = None,
     preset: Annotated[
         Literal["easy", "medium", "hard", "even"] | None,
         typer.Option(help="How strong the bias is; even = none.", show_default="medium", rich_help_panel=DEMO),
@@ -82,7 +96,10 @@ def prepare_data(
         int | None, typer.Option(help="Pixels a side.", show_default="64", min=32, rich_help_panel=DEMO)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides every scene.", show_default="0", min=0, rich_help_panel=DEMO)
+        int | None,
+        typer.Option(
+            help="Decides every scene, or what --val-fraction takes.", show_default="0", min=0, rich_help_panel=DEMO
+        ),
     ] = None,
     train: Annotated[
         int | None, typer.Option(help="Training pictures.", show_default="3000", min=1, rich_help_panel=DEMO)
@@ -102,7 +119,8 @@ def prepare_data(
     own = name not in DATASETS and Path(name).exists()
     if name not in DATASETS and not own:
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
-    typed = {"preset": preset, "size": size, "seed": seed, "train": train, "eval": evaluation}
+    drawn = None if val_fraction is not None else seed
+    typed = {"preset": preset, "size": size, "seed": drawn, "train": train, "eval": evaluation}
     settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
     if own and (source is not None or download or offline):
         raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
@@ -115,6 +133,12 @@ def prepare_data(
         raise UsageError(
             f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
         )
+    roles = {"--train-split": train_split, "--val-split": val_split, "--val-fraction": val_fraction}
+    fixed = generated or (not own and DATASETS[name].train is None)
+    if fixed and (given := next((flag for flag, value in roles.items() if value is not None), None)):
+        raise UsageError(f"{given} is for sets whose splits may play other roles; those of '{name}' are fixed")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise UsageError(f"--val-fraction {val_fraction:g} must lie between 0 and 1")
     if min_answers is not None:
         if own or "min_answers" not in DATASETS[name].settings:
             raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
@@ -144,6 +168,10 @@ def prepare_data(
             splits=tuple(splits.split(",")) if splits else (),
             workers=workers or available_cores(),
             settings=settings,
+            train_split=train_split,
+            val_split=val_split,
+            val_fraction=val_fraction,
+            val_seed=seed or 0,
             progress=progress,
         )
         try:

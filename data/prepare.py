@@ -24,6 +24,7 @@ from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
 from attnbias.data.registry import DATASETS
+from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally
 
@@ -56,6 +57,14 @@ class Options:
     """Processes or threads that make or decode pictures."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the set's defaults."""
+    train_split: str | None = None
+    """The split that trains, where the names do not tell."""
+    val_split: str | None = None
+    """The split that evaluates, where the names do not tell."""
+    val_fraction: float | None = None
+    """Hold out this share of the training files to evaluate on, where no split is for that."""
+    val_seed: int = 0
+    """Decides which files `val_fraction` takes."""
     progress: Progress = lambda what, done, total: None
 
 
@@ -110,8 +119,11 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         facts, source = own_facts(Path(name)), Path(name)
     folder = data_root(root) / facts.name
     source, reading = _read(facts, source, folder, options)
+    indexes = _chosen(reading.indexes, options.splits)
+    if options.val_fraction is not None:
+        indexes = _with_held_out(indexes, options)
     orientation = options.settings.get("orientation") or facts.orientation
-    indexes = [replace(index, orientation=orientation) for index in _chosen(reading.indexes, options.splits)]
+    indexes = [replace(index, orientation=orientation) for index in indexes]
 
     warnings = list(reading.warnings)
     if not (options.dry_run and facts.acquisition == "generated"):
@@ -128,15 +140,11 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         for index in indexes
         if index.task == "segmentation"
     }
-    splits = tuple(index.split for index in indexes)
-    roles = {"val": facts.val if facts.val in splits else splits[-1]}
-    if facts.train is not None:
-        roles["train"] = facts.train if facts.train in splits else splits[0]
-        if len(splits) == 1:
-            warnings.append(f"only one split, '{splits[0]}': training and evaluation both read it")
+    roles, said = _roles(facts, indexes, options)
+    warnings += said
     prepared = Prepared(
         dataset=facts.name,
-        splits=splits,
+        splits=tuple(index.split for index in indexes),
         roles=roles,
         source=str(source) if source else None,
         settings={**chosen_settings(facts, options), **reading.settings},
@@ -183,8 +191,15 @@ def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], opt
 
 
 def chosen_settings(facts: DatasetFacts, options: Options) -> dict[str, Any]:
-    """All settings of a set that is not generated; those that are None are left out."""
-    return {name: value for name, value in {**facts.settings, **options.settings}.items() if value is not None}
+    """All settings of a set that is not generated, and how its roles were decided; those that are None are left out."""
+    roles = {
+        "train_split": options.train_split,
+        "val_split": options.val_split,
+        "val_fraction": options.val_fraction,
+        "val_seed": None if options.val_fraction is None else options.val_seed,
+    }
+    chosen = {**facts.settings, **options.settings, **roles}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
@@ -248,6 +263,53 @@ def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index
     if unknown := [split for split in splits if split not in found]:
         raise DataError(f"no split '{unknown[0]}'; found: {', '.join(found)}")
     return [index for index in indexes if not splits or index.split in splits]
+
+
+def _with_held_out(indexes: Sequence[Index], options: Options) -> Sequence[Index]:
+    """The same splits, but a part of the training split is one for validation."""
+    assert options.val_fraction is not None
+    splits = [index.split for index in indexes]
+    if given := next((split for split in splits if len(splits) > 1 and part_named(split) == "val"), options.val_split):
+        raise DataError(f"--val-fraction holds out a part to evaluate on, and split '{given}' is there for that")
+    train = assign_roles(splits, options.train_split).get("train")
+    if train is None:
+        raise DataError(f"--val-fraction divides the split that trains, and there is none: {', '.join(splits)}")
+    names = ("train" if len(splits) == 1 else train, "val")
+    place = splits.index(train)
+    return [
+        *indexes[:place],
+        *hold_out(indexes[place], options.val_fraction, options.val_seed, names),
+        *indexes[place + 1 :],
+    ]
+
+
+def _roles(facts: DatasetFacts, indexes: Sequence[Index], options: Options) -> tuple[dict[str, str], list[str]]:
+    """Which split plays which role, and what a person should know of it.
+
+    In a published set its papers decide, where their splits are there; else the names of the splits do.
+    """
+    splits = tuple(index.split for index in indexes)
+    published = facts.name in DATASETS
+    train, val = options.train_split, options.val_split
+    if published:
+        train = train or (facts.train if facts.train in splits else None)
+        val = val or (facts.val if facts.val in splits else None)
+    if facts.train is None:
+        return {"val": val or splits[-1]}, []
+    roles = assign_roles(splits, train, val)
+    said = []
+    if len(splits) == 1:
+        said.append(
+            f"only one split, '{splits[0]}': training and evaluation both read it; --val-fraction 0.2 holds a part out"
+        )
+    elif "train" not in roles:
+        said.append(f"no split is for training ({', '.join(splits)}); --train-split NAME says which one is")
+    if not published and len(splits) > 1 and part_named(roles["val"]) == "test" and options.val_split is None:
+        said.append(
+            f"no split is for validation: '{roles['val']}' chooses the best checkpoint; --val-fraction 0.2 holds out "
+            "a part of the training split for that"
+        )
+    return roles, said
 
 
 def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> tuple[Path | None, Reading]:
@@ -329,5 +391,5 @@ def _listed(index: Index, what: str, fault: str, items: Sequence[str], total: in
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, as they were."""
-    different = {name: value for name, value in before.items() if now.get(name) != value}
-    return ", ".join(f"{name} {value}" for name, value in different.items()) or MANIFEST
+    different = [f"{name} {value}" for name, value in before.items() if now.get(name) != value]
+    return ", ".join(different + [f"no {name}" for name in now if name not in before])

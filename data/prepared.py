@@ -62,13 +62,13 @@ class Prepared:
             raise DataError(f"{folder / MANIFEST} is damaged ({error}); run prepare-data again") from None
 
     def open(self, folder: Path, split: str) -> Index:
-        """Read the index of a split, named itself or by its role (train, val).
+        """Read the index of a split, named by its role (train, val) or itself; a role goes before a split of that name.
 
         Raises:
             DataError: the dataset has no such split, or its index is damaged.
         """
-        name = split if split in self.splits else self.roles.get(split)
-        if name is None:
+        name = self.roles.get(split, split)
+        if name not in self.splits:
             raise DataError(f"dataset '{self.dataset}' has no split '{split}'; it has: {', '.join(self.splits)}")
         return Index.read(index_path(folder, name))
 

@@ -10,11 +10,10 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts
+from attnbias.data.splits import assign_roles, part_named
 
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings, in any case, of the files that torchvision's ImageFolder takes for pictures."""
-
-TRAIN, VAL = ("train", "training"), ("val", "valid", "validation", "test")
 
 
 def read_class_folders(
@@ -38,7 +37,7 @@ def read_class_folders(
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; expected one that holds a folder for each class")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    folders = subfolders(root)
     if not folders:
         raise DataError(f"{root} holds no class folders; expected {root}/CLASS/PICTURE")
     if classes is not None and (strange := [name for name in folders if name not in set(classes)]):
@@ -57,19 +56,37 @@ def read_class_folders(
 
 
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read SOURCE/train/CLASS and SOURCE/val/CLASS, or SOURCE/CLASS as the only split; train decides the classes."""
+    """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes."""
     assert source is not None
-    train = next((name for name in TRAIN if (source / name).is_dir()), None)
-    if train is None:
+    splits = split_folders(source, options)
+    if not splits:
         options.progress(f"reading {source.name}", 0, 1)
         return Reading([read_class_folders(source, dataset=facts.name)])
-    indexes = [read_class_folders(source / train, dataset=facts.name)]
-    held_out = [name for name in VAL if (source / name).is_dir()]
-    for done, name in enumerate(held_out, start=1):
-        options.progress(f"reading {name}", done, len(held_out) + 1)
-        split = "test" if name == "test" else "val"
-        indexes.append(read_class_folders(source / name, dataset=facts.name, split=split, classes=indexes[0].classes))
-    return Reading(indexes, check_counts(facts, indexes))
+    labelled = [split for split in splits if subfolders(source / split)]
+    warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
+    first = assign_roles(labelled, options.train_split, options.val_split).get("train", labelled[0])
+    classes: tuple[str, ...] | None = None
+    indexes = []
+    for done, split in enumerate(sorted(labelled, key=lambda split: split != first)):
+        options.progress(f"reading {split}", done, len(labelled))
+        indexes.append(read_class_folders(source / split, dataset=facts.name, split=split, classes=classes))
+        classes = indexes[0].classes
+    return Reading(indexes, [*warnings, *check_counts(facts, indexes)])
+
+
+def split_folders(folder: Path, options: Options) -> list[str]:
+    """Folders of a folder that are splits: all of them, where any is named like a split and has folders in it or is
+    named by a person; none where they are classes."""
+    names = subfolders(folder)
+    asked = {options.train_split, options.val_split}
+    if any(name in asked or (part_named(name, whole=True) and subfolders(folder / name)) for name in names):
+        return names
+    return []
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
 
 def _pictures(folder: Path, extensions: tuple[str, ...]) -> list[str]:

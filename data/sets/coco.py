@@ -111,9 +111,9 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         if index.classes != indexes[0].classes:
             raise DataError(f"{index.annotations} and {indexes[0].annotations} list different categories")
     settings = chosen_settings(facts, options)
-    warnings = (
-        check_counts(facts, indexes) if official else [f"not the official COCO 2014 files: found {', '.join(found)}"]
-    )
+    warnings = check_counts(facts, indexes)
+    if facts.counts and not official:
+        warnings = [f"not the official COCO 2014 files: found {', '.join(found)}"]
     if by := settings.get("masks"):
         return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
     files = csra_coco(indexes[0], indexes[1], str(source)) if official else {}

@@ -11,8 +11,9 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import IGNORE, read_label_map
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
-from attnbias.data.sets.class_folders import PICTURES, TRAIN, VAL
+from attnbias.data.sets.class_folders import PICTURES, subfolders
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
+from attnbias.data.splits import part_named
 
 TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Cityscapes' label id of each of the 19 classes (Cordts et al., CVPR 2016; labels.py of cityscapesscripts)."""
@@ -176,10 +177,14 @@ def prepare_own(facts: DatasetFacts, source: Path | None, folder: Path, options:
     folders = own_folders(source)
     assert folders is not None
     pictures, labels = folders
-    inside = [name for name in (*TRAIN, *VAL) if (source / pictures / name).is_dir()]
-    role = {name: "train" if name in TRAIN else "test" if name == "test" else "val" for name in inside}
-    indexes, warnings = [], []
-    for split, below in [(role[name], f"/{name}") for name in inside] or [("train", "")]:
+    asked = {options.train_split, options.val_split}
+    inside = subfolders(source / pictures)
+    if not any(name in asked or part_named(name, whole=True) is not None for name in inside):
+        inside = []
+    unlabelled = [name for name in inside if not (source / labels / name).is_dir()]
+    warnings = [f"{pictures}/{name} is left out: there is no {labels}/{name}" for name in unlabelled]
+    indexes = []
+    for split, below in [(name, f"/{name}") for name in inside if name not in unlabelled] or [("train", "")]:
         found = list_pairs(source / (pictures + below), (*PICTURES, *map(str.upper, PICTURES)), ".png")
         kept = [pair for pair in found if (source / (labels + below) / pair[1]).is_file()]
         if not kept:

@@ -53,6 +53,10 @@ class Reporter:
         if self.bad_pictures:
             self.console.print(f"{self.bad_pictures} times an unreadable picture was left out", style="yellow")
 
+    def warn(self, text: str) -> None:
+        """Show one line that a person should know before the run starts."""
+        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
     def step(self, pictures: int) -> None:
         """Count one optimiser step."""
         self.done += 1

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from accelerate.tracking import get_available_trackers
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
+from attnbias.data.index import Index
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
@@ -33,6 +35,26 @@ def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accum
         processes=processes,
         accumulation=accumulation,
         steps=recipe.steps,
+    )
+
+
+def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) -> dict[str, Any]:
+    """What a run reads, for its environment.json: the split that trains, and what each evaluated one really is."""
+    return {
+        "dataset": dataset,
+        "train": train.split,
+        "evaluated": {asked: index.split for asked, index in evaluated.items()},
+        "evaluates_on_training_data": any(index.split == train.split for index in evaluated.values()),
+    }
+
+
+def training_data_warning(train: Index, evaluated: Mapping[str, Index]) -> str | None:
+    """What a person must know where a run measures itself on the samples that it learns; None where it does not."""
+    if all(index.split != train.split for index in evaluated.values()):
+        return None
+    return (
+        f"warning: this run evaluates on what it trains on, split '{train.split}' of '{train.dataset}': its figures do "
+        "not tell how the model does on other images; prepare-data --val-fraction 0.2 holds a part out"
     )
 
 

@@ -37,9 +37,11 @@ from attnbias.methods.engine.training.sampler import StepSampler
 from attnbias.methods.engine.training.setup import (
     build_accelerator,
     checkpoint_gradients,
+    describe_splits,
     environment,
     plan_run,
     synchronized,
+    training_data_warning,
 )
 from attnbias.methods.engine.training.step import Stepper, mean_in_rank_order
 from attnbias.weights.errors import WeightsError
@@ -94,11 +96,13 @@ class _Run:
             recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
         )
         self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
+        evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
         self.eval_sets = [
             (split, method.open_dataset(recipe, index, on_bad_image=options.on_bad_image))
-            for split in options.eval_splits
-            for index in [open_split(recipe.dataset, split, options.data_root)]
+            for split, index in evaluated.items()
         ]
+        self.splits = describe_splits(recipe.dataset, index, evaluated)
+        self.warning = training_data_warning(index, evaluated)
         self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
         self.pending: list[dict[str, Tensor]] = []
         self.measures: dict[str, Any] = {}
@@ -119,6 +123,8 @@ class _Run:
         if self.options.trackers and self.main:
             self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
         self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
+        if self.reporter and self.warning:
+            self.reporter.warn(self.warning)
         try:
             with self.reporter or contextlib.nullcontext():
                 self._loop()
@@ -172,7 +178,8 @@ class _Run:
             )
         if self.main:
             self.folder.rewind_log(start.log_lines)
-            replace_text(self.folder.path / ENVIRONMENT, json.dumps(environment(), indent=1))  # tells a run
+            facts = {**environment(), "data": self.splits}
+            replace_text(self.folder.path / ENVIRONMENT, json.dumps(facts, indent=1))  # tells a run
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
         return checkpoint
 
