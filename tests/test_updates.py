@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from forked import FORKS, free_port
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnbias.methods import get_method
+from attnbias.methods.csra import ResidualAttention
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.method import Batch
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
-from attnbias.methods.engine.training.setup import synchronized
+from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.training.setup import build_accelerator, synchronized
+from attnbias.methods.engine.training.train import _Run
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
@@ -48,3 +60,106 @@ def test_synchronised_normalisation_computes_the_same(backbone: str) -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     assert layers
     assert all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
+
+
+class NanGradient(ResidualAttention):
+    """Its loss stays finite; where a chosen sample takes part, its gradient is not: the square root of zero."""
+
+    sample = -1
+
+    def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Any) -> dict[str, Tensor]:
+        terms = super().loss(model, batch, recipe, task)
+        if self.sample in batch["index"].tolist():
+            terms["loss"] = terms["loss"] + (next(model.parameters()).sum() * 0).sqrt()
+        return terms
+
+
+def prepared(
+    method: ResidualAttention, root: Path, out: Path, scaler: Any = None, save_steps: int | None = None, **changes: Any
+) -> _Run:
+    """A run of the demo set that is ready for its first step: 12 samples a step, in three micro-batches."""
+    fields = {"image_size": 32, "batch_size": 12, "optimizer": "sgd", "momentum": 0.0, **changes}
+    recipe = revise(method.named_recipe("demo").recipe, fields)
+    options = Options(out, root, cpu=True, accumulation=3, save_steps=save_steps)
+    accelerator = build_accelerator(recipe, options)
+    accelerator.scaler = scaler
+    return _Run(method, recipe, options, accelerator, RunFolder(out), Control())
+
+
+def weights(run: _Run) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+@pytest.mark.parametrize("clip_grad", [None, 1.0])
+@pytest.mark.parametrize("place", [0, 5, 11])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    place: int, clip_grad: float | None, demo_root: Path, tmp_path: Path
+) -> None:
+    """Whichever micro-batch it comes from; the loss itself would show it one step later."""
+    method = NanGradient()
+    run = prepared(method, demo_root, tmp_path / "run", clip_grad=clip_grad)
+    run._prepare(run._open_folder())
+    samples = [sample for share in run.plan.shares(0) for sample in share]
+    method.sample = int(samples[place])
+    before = weights(run)
+    with pytest.raises(RunError, match=r"the gradient is not finite at step 0 \(epoch 1, samples ") as caught:
+        run.stepper.step(0)
+    assert torch.equal(weights(run), before)
+    named = str(caught.value).split("samples ")[1].split(", lr")[0].split(", ")
+    assert sorted(map(int, named)) == sorted(samples)
+    assert "The run has no checkpoint yet" in str(caught.value)
+    assert "good" not in str(caught.value)
+    run.folder.close()
+
+
+def test_the_last_checkpoint_is_named_where_there_is_one(demo_root: Path, tmp_path: Path) -> None:
+    method = NanGradient()
+    run = prepared(method, demo_root, tmp_path / "run", save_steps=1)
+    method.sample = int(run.plan.shares(1)[0][0])
+    with pytest.raises(RunError, match=r"step-00000001, is good"):
+        run.fit()
+    run.folder.close()
+
+
+def test_under_fp16_an_overflow_is_left_to_the_scaler(demo_root: Path, tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"), backoff_factor=0.5)
+    run = prepared(NanGradient(), demo_root, tmp_path / "run", scaler)
+    run._prepare(run._open_folder())
+    before = weights(run)
+    run.stepper.step(0)
+    assert torch.equal(weights(run), before)
+    scaler._scale = torch.tensor(1024.0)
+    run.stepper.step(1)
+    assert not torch.equal(weights(run), before)
+    run.folder.close()
+
+
+def step_of_a_process(rank: int, port: int, root: Path, out: Path) -> None:
+    """The first step of a run of two processes; what is said of it and of the weights goes to a file."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    method = NanGradient()
+    run = prepared(method, root, out)
+    run._prepare(run._open_folder())
+    shares = run.plan.shares(0)
+    method.sample = int(shares[3][0])  # of the second process's second micro-batch
+    before = weights(run)
+    try:
+        run.stepper.step(0)
+    except RunError as error:
+        (out / f"said-{rank}").write_text(f"{torch.equal(weights(run), before)} {error}")
+    torch.distributed.destroy_process_group()
+
+
+def test_all_processes_stop_alike_where_one_gradient_is_not_finite(demo_root: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "run", free_port()
+    processes = [FORKS.Process(target=step_of_a_process, args=(rank, port, demo_root, out)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    said = [(out / f"said-{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("True the gradient is not finite at step 0")
+    assert len(said[0].split("samples ")[1].split(", lr")[0].split(", ")) == 12

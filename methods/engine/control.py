@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 from attnbias.methods.engine.errors import Stopped
+
+T = TypeVar("T")
 
 
 class Control:
@@ -56,6 +58,14 @@ class Control:
         shared = torch.tensor(mine)
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX, group=self._group)
         return tuple(shared.tolist())
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks; anything that can be pickled."""
+        if self._group is None:
+            return [value]
+        values: list[Any] = [None] * distributed.get_world_size(self._group)
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
 
     def raise_if_stopped(self) -> None:
         """Raise Stopped, in every process alike, when any process was asked to stop."""

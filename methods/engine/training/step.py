@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, distributed, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from attnbias.data.datasets import PictureDataset
@@ -22,8 +24,27 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import Batch, BatchTransform, Method, Schedule
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.optim import apply_schedule
 from attnbias.methods.engine.training.sampler import Plan
+
+SHOWN = 64
+"""Samples that are named of a step whose loss or gradient is not finite."""
+
+
+class Called(nn.Module):
+    """What training calls in the model's place: Accelerate puts mixed precision on its `forward` for good.
+
+    The model below stays what it is, and evaluations, which call it, do not run in mixed precision.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the model answers."""
+        return self.model(*inputs, **options)
 
 
 @dataclass
@@ -44,13 +65,15 @@ class Stepper:
     wrapped: nn.Module
     optimizer: Optimizer
     ema: ModelEmaV3 | None
+    folder: RunFolder
     channels_last: bool
 
     def step(self, step: int) -> tuple[dict[str, Tensor], list[str]]:
         """Do step number `step`; return its loss terms (means over this process's share) and unreadable pictures.
 
         Raises:
-            RunError: in every process alike, when the loss of any is not finite; the weights are untouched.
+            RunError: in every process alike, when a loss or the gradient of any is not finite; the weights are
+                untouched.
         """
         accelerator, recipe = self.accelerator, self.recipe
         self.wrapped.train()
@@ -59,35 +82,49 @@ class Stepper:
         torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))
         weights = self.plan.weights(step, accelerator.process_index)
         totals: dict[str, Tensor] = {}
-        finite, ids, errors = torch.ones((), dtype=torch.bool, device=accelerator.device), [], []
+        finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        losses: list[Tensor] = []
+        ids: list[list[int]] = []
+        errors: list[str] = []
         for micro, weight in enumerate(weights):
             batch = self._next_batch(step, micro)
-            ids += batch["index"].tolist()
+            ids.append(batch["index"].tolist())
             errors += batch["errors"]
             last = micro == len(weights) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 with accelerator.autocast():
                     terms = self.method.loss(self.wrapped, batch, recipe, self.task)
                 loss = terms["loss"]
-                finite &= torch.isfinite(loss.detach())
+                losses.append(loss.detach())
+                finite &= torch.isfinite(losses[-1])
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0) + value.detach() * weight
-                # The flag travels to the CPU while the backward pass runs: no bubble on a GPU.
-                flag = finite.to("cpu", non_blocking=True)
-                arrived = _event(accelerator.device)
                 accelerator.backward(loss * weight)
-        if arrived is not None:
-            arrived.synchronize()
-        _, bad = self.control.agree(int(not flag))
+        norm = self._gradient_norm()
+        if norm is not None:
+            finite &= torch.isfinite(norm)
+        # The one number a step that the CPU waits for.
+        _, bad = self.control.agree(int(not finite))
         if bad:
-            raise RunError(self._non_finite(step, ids, float(loss.detach())))
-        if recipe.clip_grad is not None:
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), recipe.clip_grad)
+            raise RunError(self._non_finite(step, losses, ids))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.model)
         return totals, errors
+
+    def _gradient_norm(self) -> Tensor | None:
+        """The norm of the whole gradient, which is then clipped where the recipe says so.
+
+        None under fp16: an overflow is the gradient scaler's affair there, which skips the step and lowers its scale.
+        """
+        accelerator, limit = self.accelerator, self.recipe.clip_grad
+        norm = None if limit is None else accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        if accelerator.scaler is not None:
+            return None
+        if norm is not None:
+            return norm
+        return get_total_norm([p.grad for p in self.wrapped.parameters() if p.grad is not None])
 
     def _next_batch(self, step: int, micro: int) -> Batch:
         batch = next(self.loader)
@@ -101,12 +138,20 @@ class Stepper:
             batch["image"], batch["target"] = self.mix(batch["image"], batch["target"], rng)
         return batch
 
-    def _non_finite(self, step: int, ids: list[int], loss: float) -> str:
-        shown = ", ".join(map(str, ids[:8])) + (" ..." if len(ids) > 8 else "")
+    def _non_finite(self, step: int, losses: list[Tensor], ids: list[list[int]]) -> str:
+        """What is said of a step that was not done; the same in every process, of the micro-batches of all."""
+        shares = self.control.gather([(float(loss), samples) for loss, samples in zip(losses, ids, strict=True)])
+        batches = [batch for share in shares for batch in share]
+        bad = next((loss for loss, _ in batches if not math.isfinite(loss)), None)
+        samples = [str(sample) for _, share in batches for sample in share]
+        more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        what = "the gradient is not finite" if bad is None else f"the loss is {bad}"
+        newest = self.folder.latest()
+        kept = f"The last checkpoint of the run, {newest}, is good" if newest else "The run has no checkpoint yet"
         return (
-            f"the loss is {loss} at step {step} (epoch {step // self.plan.steps_per_epoch + 1}, samples {shown}, "
-            f"lr {self.optimizer.param_groups[0]['lr']:.3g}); the weights were not touched. The last checkpoint of "
-            "the run is good; lower --lr or set --clip-grad and start again"
+            f"{what} at step {step} (epoch {step // self.plan.steps_per_epoch + 1}, "
+            f"samples {', '.join(samples[:SHOWN])}{more}, lr {self.optimizer.param_groups[0]['lr']:.3g}); "
+            f"the weights were not touched. {kept}; lower --lr or set --clip-grad and start again"
         )
 
 
@@ -130,11 +175,3 @@ def mean_in_rank_order(processes: int, bucket: Any) -> torch.futures.Future[Tens
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def _event(device: torch.device) -> torch.cuda.Event | None:
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event

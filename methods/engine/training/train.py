@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +43,7 @@ from attnbias.methods.engine.training.setup import (
     synchronized,
     training_data_warning,
 )
-from attnbias.methods.engine.training.step import Stepper, mean_in_rank_order
+from attnbias.methods.engine.training.step import Called, Stepper, mean_in_rank_order
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
 
@@ -207,8 +207,8 @@ class _Run:
                 self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
         groups = self.method.param_groups(self.model, recipe)
         optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
-        wrapped = torch.compile(self.model) if options.compile else self.model
-        wrapped, self.optimizer = accelerator.prepare(wrapped, optimizer)
+        called = cast("nn.Module", torch.compile(self.model)) if options.compile else self.model
+        wrapped, self.optimizer = accelerator.prepare(Called(called), optimizer)
         if isinstance(wrapped, DistributedDataParallel) and accelerator.device.type == "cpu":
             # A lambda: torch compares a hook's annotations, which are texts here, with its types.
             wrapped.register_comm_hook(
@@ -233,6 +233,7 @@ class _Run:
             wrapped=wrapped,
             optimizer=self.optimizer,
             ema=self.ema,
+            folder=self.folder,
             channels_last=options.channels_last,
         )
 
