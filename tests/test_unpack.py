@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def test_unpacked_whole_and_once(tmp_path: Path, kind: str) -> None:
     assert "top.txt" not in tree(target)
     archive.unlink()
     assert is_unpacked(archive.name, target)
+
+
+def test_of_two_members_of_one_name_the_last_wins(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "twice.tar", "w") as archive, zipfile.ZipFile(tmp_path / "twice.zip", "w") as zipped:
+        for content in (b"old", b"new"):  # of one length, as a file that was mended and added once more
+            info = tarfile.TarInfo("VOC/a/1.jpg")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+            with warnings.catch_warnings(action="ignore"):
+                zipped.writestr("VOC/a/1.jpg", content)
+    for kind in ("tar", "zip"):
+        unpack(tmp_path / f"twice.{kind}", tmp_path / kind)
+        assert tree(tmp_path / kind) == {"VOC/a/1.jpg": b"new"}
 
 
 def test_two_archives_share_folders(tmp_path: Path) -> None:

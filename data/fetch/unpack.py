@@ -89,6 +89,7 @@ def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: Progress) 
         shutil.rmtree(stale)  # of another version of the archive
     hidden.mkdir(exist_ok=True)
     size, written = archive.stat().st_size, 0
+    seen: set[int] = set()  # hashes: names would take a gigabyte; where two are alike, a file is written once more
     with archive.open("rb") as file:
         zipped = file.read(2) == b"PK"
         file.seek(0)
@@ -96,13 +97,18 @@ def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: Progress) 
             written += length
             if written > max(ALLOWANCE, RATIO * size):
                 raise DataError(f"it unpacks to more than {RATIO} times its size (a bomb?), at {name}")
-            _write(hidden / name, length, content)
+            _write(hidden / name, length, content, again=hash(name) in seen)
+            seen.add(hash(name))
             progress(f"unpacking {archive.name}", min(file.tell(), size), size)
 
 
-def _write(path: Path, length: int, content: Callable[[], IO[bytes]]) -> None:
-    """Write one member, unless an earlier run did: what bears its own name is whole."""
-    if path.is_file() and path.stat().st_size == length:
+def _write(path: Path, length: int, content: Callable[[], IO[bytes]], again: bool) -> None:
+    """Write one member, unless an earlier run did: what bears its own name is whole. Of two of one name the last wins.
+
+    Args:
+        again: the archive had a member of this name before.
+    """
+    if not again and path.is_file() and path.stat().st_size == length:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:200]}.part")
