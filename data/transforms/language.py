@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
-from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
+from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
 
 STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -136,6 +136,6 @@ def language_transform(name: str, image_size: int) -> v2.Compose:
     if basic == "pixelbert":
         steps.append(LimitedResize(image_size))
     else:
-        steps.append(v2.Resize(image_size, interpolation=InterpolationMode.BICUBIC, antialias=True))
+        steps.append(ShortSideResize(image_size, InterpolationMode.BICUBIC))
         steps.append(v2.CenterCrop(image_size))
     return v2.Compose([*steps, ToNormalizedTensor(*STATISTICS[basic])])

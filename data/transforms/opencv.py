@@ -17,14 +17,15 @@ _WHOLE = slice(None)
 
 
 def rescaled(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) of a picture that fits into `scale`, its sides' ratio kept (golden resize_sizes).
+    """Return the (height, width) of a picture that fits into `scale`, its sides' ratio kept (golden resize_sizes), a
+    line of pixels at least.
 
     Args:
         size: (height, width).
         scale: what the longer and the shorter side may measure at most, in either order.
     """
     factor = min(max(scale) / max(size), min(scale) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def resize_picture(

@@ -13,7 +13,13 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from attnbias.data.transforms.basic import ToNormalizedTensor, eval_transform, normalization, train_transform
+from attnbias.data.transforms.basic import (
+    ShortSideResize,
+    ToNormalizedTensor,
+    eval_transform,
+    normalization,
+    train_transform,
+)
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 
 SMALL = 32
@@ -50,7 +56,7 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
         return eval_transform(size, recipe.normalize)
     geometry: list[Any] = []
     if size > SMALL:
-        geometry = [v2.Resize(int(256 / 224 * size), interpolation=InterpolationMode.BICUBIC), v2.CenterCrop(size)]
+        geometry = [ShortSideResize(int(256 / 224 * size), InterpolationMode.BICUBIC), v2.CenterCrop(size)]
     return v2.Compose([*geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
 
 

@@ -65,12 +65,13 @@ class LLBMethod(Method):
         """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""
         from torchvision.transforms import InterpolationMode, RandAugment, v2
 
-        from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
+        from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
 
         side = round(recipe.image_size / recipe.crop_ratio)
-        size = (side, side) if recipe.squash and not train else side
         mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
-        steps: list[Any] = [v2.Resize(size, interpolation=mode, antialias=True), v2.CenterCrop(recipe.image_size)]
+        squashed = v2.Resize((side, side), interpolation=mode, antialias=True)
+        resize = squashed if recipe.squash and not train else ShortSideResize(side, mode)
+        steps: list[Any] = [resize, v2.CenterCrop(recipe.image_size)]
         if train and recipe.randaugment_ops:
             # The first version's: the second draws its operations in another order, so seeds would give other pictures.
             steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))

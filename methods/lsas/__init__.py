@@ -70,14 +70,14 @@ class LSAS(Method):
         """The programs' pipelines: [geometry, to a normalised tensor]."""
         from torchvision.transforms import v2
 
-        from attnbias.data.transforms.basic import ToNormalizedTensor, normalization, square_resize
+        from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization, square_resize
 
         size, steps = recipe.image_size, []
         if recipe.pipeline == "square":
             steps.append(square_resize(size))
         if recipe.pipeline == "imagenet":
             larger = size * 256 // 224
-            steps += [v2.RandomResizedCrop(size)] if train else [v2.Resize(larger), v2.CenterCrop(size)]
+            steps += [v2.RandomResizedCrop(size)] if train else [ShortSideResize(larger), v2.CenterCrop(size)]
         elif train:
             steps.append(v2.RandomCrop(size, padding=recipe.padding))
         if train and recipe.flip:
