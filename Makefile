@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all lint typecheck wheel-check bench bench-bias clean
+.PHONY: help setup demo test test-all lint typecheck wheel-check bench bench-bias mutants clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ bench: setup ## Measure speed against baselines in the same run
 
 bench-bias: setup ## Train every method and its plain counterpart on the built-in scenes, compare their attention bias
 	$(BIN)/python tests/benchmarks/bias.py
+
+mutants: setup ## Put small faults in, one at a time, and count those that the tests notice
+	$(BIN)/python tests/mutants/run.py
 
 clean: ## Remove what was built, but not data or runs
 	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)

@@ -1,0 +1,113 @@
+"""Small faults that a maintainer could make, each with the fast tests that should notice it. Faults that change nothing
+that anyone can see (equivalents) are not listed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One fault: `before`, which stands once in `file`, becomes `after`."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+STEP = "methods/engine/training/step.py"
+REFERENCE = "tests/test_reference_step.py"
+PLAIN = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[plain]",)
+REPEATS = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[repeats]",)
+PROCESSES = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[processes]",)
+
+TRAINING = (
+    Fault(
+        "schedule one step late",
+        STEP,
+        "apply_schedule(self.optimizer, self.schedule, step)",
+        "apply_schedule(self.optimizer, self.schedule, max(step - 1, 0))",
+        PLAIN,
+    ),
+    Fault("mixing never applied", STEP, "if self.mix is not None:", "if self.mix is not None and step < 0:", PLAIN),
+    Fault(
+        "mixing draws the same at every step",
+        STEP,
+        "np.random.default_rng((self.recipe.seed, step, micro, self.accelerator.process_index))",
+        "np.random.default_rng((self.recipe.seed, 0, micro, self.accelerator.process_index))",
+        PLAIN,
+    ),
+    Fault(
+        "mixing draws the same in every process",
+        STEP,
+        "np.random.default_rng((self.recipe.seed, step, micro, self.accelerator.process_index))",
+        "np.random.default_rng((self.recipe.seed, step, micro, 0))",
+        PROCESSES,
+    ),
+    Fault(
+        "mixing draws the same in every micro-batch",
+        STEP,
+        "np.random.default_rng((self.recipe.seed, step, micro, self.accelerator.process_index))",
+        "np.random.default_rng((self.recipe.seed, step, 0, self.accelerator.process_index))",
+        REPEATS,
+    ),
+    Fault(
+        "one dropout mask for all steps",
+        STEP,
+        "torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))",
+        "torch.manual_seed(_seed(recipe.seed, 0, accelerator.process_index))",
+        PLAIN,
+    ),
+    Fault(
+        "one dropout mask for all processes",
+        STEP,
+        "torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))",
+        "torch.manual_seed(_seed(recipe.seed, step))",
+        PROCESSES,
+    ),
+    Fault(
+        "moving average decays the wrong way",
+        "methods/engine/training/train.py",
+        "decay=recipe.ema_decay",
+        "decay=1 - recipe.ema_decay",
+        PLAIN,
+    ),
+    Fault(
+        "repeated augmentation ignored",
+        "methods/engine/training/setup.py",
+        "order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)",
+        "order = shuffled(samples, recipe.seed)",
+        REPEATS,
+    ),
+    Fault(
+        "views of a repeated image share their augmentation",
+        "methods/engine/training/sampler.py",
+        "return epoch * counts.max(initial=1) + views",
+        "return epoch * counts.max(initial=1) + 0 * views",
+        REPEATS,
+    ),
+    Fault(
+        "micro-batches weigh the same, whatever their size",
+        "methods/engine/training/sampler.py",
+        "return [len(share) * self.processes / total for share in shares[rank :: self.processes]]",
+        "return [1 / self.accumulation for share in shares[rank :: self.processes]]",
+        PROCESSES,
+    ),
+    Fault(
+        "one order for all epochs",
+        "methods/engine/training/sampler.py",
+        "np.random.default_rng((seed, epoch)).permutation(samples)",
+        "np.random.default_rng((seed, 0)).permutation(samples)",
+        PLAIN,
+    ),
+    Fault(
+        "the optimiser's beta is not scheduled",
+        "methods/engine/training/optim.py",
+        'group["betas"] = (settings["beta1"], group["betas"][1])',
+        'group["betas"] = group["betas"]',
+        (f"{REFERENCE}::test_two_steps_of_each_demo_recipe_equal_a_loop_by_hand[ida]",),
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING,)
