@@ -65,6 +65,9 @@ def _show_robustness(console: Console, results: list[dict[str, Any]]) -> None:
         for test, row in cells.items():
             table.add_row(test, *(_number(row.get(column)) for column in columns))
         console.print(table)
+    for row in (row for result in results for row in result.get("robustness", ())):
+        if "note" in row:
+            console.print(f"{row['test']}: {row['note']}", style="yellow", highlight=False)
 
 
 def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
@@ -91,7 +94,7 @@ def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
 
 def _show_left_out(console: Console, result: dict[str, Any]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
-    split, told = result["split"], []
+    split, told = result["split"], list(result["rules"])
     if result["decode"] == "fast":
         told.append("pictures were read with --decode fast")
     if result["skipped"]:

@@ -60,6 +60,10 @@ class DatasetFacts:
     """Archives are unpacked; False: pictures are read out of them."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples that each split of the official set has."""
+    precropped: bool = False
+    """Its pictures are cut already: they are evaluated as they are, whatever a method's transform does."""
+    subset: bool = False
+    """Only the classes that occur in it compete."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What `prepare-data` may be told of a set that is not generated, with the defaults."""
 

@@ -42,9 +42,18 @@ def open_split(name_or_path: str, split: str, root: Path | None = None) -> Index
     Raises:
         DataError: unknown, not prepared, or damaged; the message says what to run.
     """
+    return read_prepared(name_or_path, root).open(dataset_folder(name_or_path, root), split)
+
+
+def read_prepared(name_or_path: str, root: Path | None = None) -> Prepared:
+    """What was prepared of a dataset: its splits and their roles.
+
+    Raises:
+        DataError: as `open_split`.
+    """
     folder = dataset_folder(name_or_path, root)
     try:
-        return Prepared.read(folder).open(folder, split)
+        return Prepared.read(folder)
     except FileNotFoundError:
         pass
     facts = DATASETS.get(name_or_path)

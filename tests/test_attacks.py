@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.prepared import Prepared
+from attnbias.data.published_tests import competing_scores
 from attnbias.data.transforms.basic import eval_transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, corrupt, precropped_transform
 from attnbias.methods import get_method
@@ -25,7 +26,6 @@ from attnbias.methods.engine.evaluation.robustness import (
     ALEXNET_ERROR,
     Bench,
     corruption_errors,
-    keep_classes,
     write_table,
 )
 from attnbias.methods.engine.load import Loaded
@@ -209,11 +209,9 @@ def test_an_unknown_corruption_is_refused() -> None:
         corruption_errors({"rain": [1.0]})
 
 
-def test_only_the_kept_classes_compete() -> None:
+def test_only_the_competing_classes_can_win() -> None:
     scores = np.array([[0.1, 0.2, 0.7, 0.0], [0.5, 0.1, 0.3, 0.1]], dtype=np.float32)
-    targets, kept = keep_classes(np.array([3, 1]), scores, [1, 3])
-    assert targets.tolist() == [1, 0]
-    np.testing.assert_allclose(kept, [[0.2, 0.0], [0.1, 0.1]])
+    np.testing.assert_allclose(competing_scores(scores, (1, 3)), [[0, 0.2, 0, 0.0], [0, 0.1, 0, 0.1]])
 
 
 @pytest.fixture

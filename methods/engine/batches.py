@@ -15,6 +15,7 @@ from attnbias.data.fast_decode import pil_step
 from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index
 from attnbias.data.pictures import Decode
+from attnbias.data.published_tests import own_transform
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Batch, Method
 from attnbias.methods.engine.recipe import Recipe
@@ -34,14 +35,17 @@ def open_pictures(
 ) -> PictureDataset:
     """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be.
 
+    A published test set may bring a transform of its own (data/published_tests.py).
+
     Raises:
         UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
     """
-    transform = method.transform(recipe, train)
+    own = None if train else own_transform(index, recipe.image_size, recipe.normalize)
+    transform = method.transform(recipe, train) if own is None else own
     if decode == "fast" and (step := pil_step(transform)):
         what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
         raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
-    batched = method.batched_transform(recipe, train)
+    batched = method.batched_transform(recipe, train) if own is None else None
     kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
     return kind(
         index,

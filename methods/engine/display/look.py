@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import PictureDataset
+from attnbias.data.index import Index
+from attnbias.data.published_tests import competing_classes, competing_scores, own_transform
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
@@ -43,6 +45,8 @@ class Photo:
     """Class of each pixel, where that is known."""
     questions: Mapping[str, str] = field(default_factory=dict)
     """What is asked of it in words, and what people answered, where that is known."""
+    index: Index | None = None
+    """The split that it comes from, which may have rules of its own."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def photo_of(dataset: PictureDataset, place: int) -> Photo:
         true=_labels(target == 1) if multilabel else (int(target),),
         unknown=_labels(target == -1) if multilabel else (),
         boxes=tuple(ShareBox(int(label), *share.tolist()) for label, share in zip(labels, shares, strict=True)),
+        index=dataset.index,
     )
 
 
@@ -145,11 +150,11 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
     frames: dict[int, list[tuple[float, float, float, float]]] = {}
     scores: dict[int, NDArray[np.float32]] = {}
     for key, loaded in models.items():
-        transform = loaded.method.transform(loaded.recipe, train=False)
-        placed = [place_input(transform, photo.picture) for photo in photos]
+        placed = [place_input(_transform_of(photo, loaded), photo.picture) for photo in photos]
         frames[key] = [frame for _, frame in placed]
         inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
-        scores[key] = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
+        values = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
+        scores[key] = np.stack([_competing(photo, row) for photo, row in zip(photos, values, strict=True)])
     panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
     segments = {key: [_segments(loaded, photo) for photo in photos] for key, loaded in models.items()}
     predicted = {
@@ -191,6 +196,18 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
     shown = [panels.pop(id(column.loaded), [{}] * len(photos)) for column in columns]
     by_photo = zip(views, raw, zip(*shown, strict=True), strict=True)
     return [Seen(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
+
+
+def _transform_of(photo: Photo, loaded: Loaded) -> Callable[..., Any]:
+    recipe = loaded.recipe
+    own = own_transform(photo.index, recipe.image_size, recipe.normalize) if photo.index is not None else None
+    return loaded.method.transform(recipe, train=False) if own is None else own
+
+
+def _competing(photo: Photo, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores (C,) with 0 for classes that do not compete in the photo's set."""
+    classes = competing_classes(photo.index) if photo.index is not None else None
+    return scores if classes is None else competing_scores(scores[None], classes)[0]
 
 
 def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:

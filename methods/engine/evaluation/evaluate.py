@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attnbias.data.atomic import replacing
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
+from attnbias.data.published_tests import competing_classes, competing_scores
 from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.method import Method
@@ -50,10 +51,16 @@ class Evaluation(Answers):
 def evaluate(
     method: Method, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
 ) -> Evaluation:
-    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised."""
+    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised.
+
+    Where only some classes of a set compete, the scores of all others are 0.
+    """
     found = answer_all(method, model, dataset, recipe, accelerator, **how)
-    measures = method.measure_all(recipe, found.targets, found.scores, dataset.index.task)
-    return Evaluation(found.ids, found.targets, found.scores, found.skipped, measures)
+    scores, classes = found.scores, competing_classes(dataset.index)
+    if classes is not None:
+        scores = {name: competing_scores(values, classes) for name, values in scores.items()}
+    measures = method.measure_all(recipe, found.targets, scores, dataset.index.task)
+    return Evaluation(found.ids, found.targets, scores, found.skipped, measures)
 
 
 @torch.no_grad()

@@ -9,24 +9,24 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attnbias.data.index import Index
-from attnbias.data.registry import open_split
+from attnbias.data.registry import open_split, read_prepared
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import normalization
-from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, precropped_transform
+from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
-from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.load import Loaded
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def corruption_errors(accuracies: Mapping[str, Sequence[float]]) -> CorruptionEr
         raise UsageError(f"'{unknown[0]}' is no corruption; one of: {', '.join(ALEXNET_ERROR)}")
     accuracy = {name: float(np.mean(values)) for name, values in accuracies.items()}
     error = {name: (100 - value) / ALEXNET_ERROR[name] for name, value in accuracy.items()}
-    mce, mean_accuracy = (float(np.mean(list(values.values()))) for values in (error, accuracy))
+    mce, mean_accuracy = (float(np.mean(list(values.values()))) if values else nan for values in (error, accuracy))
     return CorruptionErrors(accuracy, error, mce, mean_accuracy)
 
 
@@ -123,11 +123,11 @@ class Bench:
         for name in corruptions:
             if name not in CORRUPTIONS:
                 raise UsageError(f"unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
-            transforms = [
-                Corrupted(self.loaded.method.transform(recipe, False), name, severity, recipe.normalize)
+            changes = [
+                partial(Corrupted, corruption=name, severity=severity, normalize=recipe.normalize)
                 for severity in severities
             ]
-            means[name] = float(np.mean([self._evaluate(index, change).measures[measure] for change in transforms]))
+            means[name] = float(np.mean([self._evaluate(index, change).measures[measure] for change in changes]))
         rows = [_row(f"{index.dataset}/{split} {name}", {measure: value}) for name, value in means.items()]
         return [*rows, _row(f"{index.dataset}/{split} corrupted", {measure: float(np.mean(list(means.values())))})]
 
@@ -136,30 +136,34 @@ class Bench:
         return self.imagenet_c() if dataset == "imagenet-c" else self.rendition(dataset)
 
     def imagenet_c(self) -> list[Row]:
-        """The 75 published corrupted sets: accuracy and CE of each corruption, then their means."""
-        recipe = self.loaded.recipe
-        change = precropped_transform(recipe.image_size, recipe.normalize)
-        accuracies = {
-            name: [
-                self._evaluate(self._open("imagenet-c", f"{name}-{severity}"), change).measures["top1"]
-                for severity in SEVERITIES
-            ]
-            for name in imagenet.CORRUPTIONS
-        }
-        found = corruption_errors(accuracies)
-        rows = [
-            _row(f"imagenet-c {name}", {"top1": found.accuracy[name], "CE": found.error[name]}) for name in accuracies
+        """The published corrupted sets: the accuracy of each, that and CE of each corruption, then their means.
+
+        Where some are missing there are no means over them, and no mCE: the last row says so.
+        """
+        there = read_prepared("imagenet-c", self.data_root).splits
+        rows, accuracies = [], {}
+        for name in imagenet.CORRUPTIONS:
+            found = {
+                split: self._evaluate(self._open("imagenet-c", split)).measures["top1"]
+                for split in (f"{name}-{severity}" for severity in SEVERITIES)
+                if split in there
+            }
+            rows += [_row(f"imagenet-c {split}", {"top1": value}) for split, value in found.items()]
+            if len(found) == len(SEVERITIES):
+                accuracies[name] = list(found.values())
+        summary = corruption_errors(accuracies)
+        rows += [
+            _row(f"imagenet-c {name}", {"top1": summary.accuracy[name], "CE": error})
+            for name, error in summary.error.items()
         ]
-        return [*rows, _row("imagenet-c", {"top1": found.mean_accuracy, "mCE": found.mce})]
+        if len(accuracies) == len(imagenet.CORRUPTIONS):
+            return [*rows, _row("imagenet-c", {"top1": summary.mean_accuracy, "mCE": summary.mce})]
+        count = len(imagenet.CORRUPTIONS) * len(SEVERITIES)
+        return [*rows, {"test": "imagenet-c", "note": f"no mCE: {len(there)} of {count} corrupted sets are prepared"}]
 
     def rendition(self, dataset: str) -> list[Row]:
         """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
-        index = self._open(dataset, "val")
-        found = self._evaluate(index)
-        if dataset == "imagenet-sketch":
-            return [_row(dataset, found.measures)]
-        targets, scores = keep_classes(found.targets, found.scores["scores"], imagenet.subset_indices(dataset))
-        return [_row(dataset, singlelabel_measures(targets, scores))]
+        return [_row(dataset, self._evaluate(self._open(dataset, "val")).measures)]
 
     def _open(self, dataset: str, split: str) -> Index:
         index, known = open_split(dataset, split, self.data_root), len(self.loaded.classes)
@@ -168,11 +172,16 @@ class Bench:
         return index
 
     def _evaluate(
-        self, index: Index, transform: Callable[..., Any] | None = None, perturb: Perturbation | None = None
+        self,
+        index: Index,
+        change: Callable[[Callable[[Any], Tensor]], Callable[[Any], Tensor]] | None = None,
+        perturb: Perturbation | None = None,
     ) -> Evaluation:
+        """Evaluate a split, with another transform made of its own, or with pictures changed in the batch."""
         loaded = self.loaded
         dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image)
-        dataset.transform = transform or dataset.transform
+        if change is not None:
+            dataset.transform = change(dataset.transform)
         return evaluate(
             loaded.method,
             loaded.model,
@@ -183,17 +192,6 @@ class Bench:
             workers=self.workers,
             perturb=perturb,
         )
-
-
-def keep_classes(
-    targets: NDArray[np.int64], scores: NDArray[np.float32], classes: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Keep the columns of some classes (ascending), so that no other can win, and number the targets (N,) within them.
-
-    Classes are matched by number, never by a folder's position: a missing folder shifts nothing. (The program counts on
-    exactly 200 folders.)
-    """
-    return np.searchsorted(np.asarray(classes), targets), scores[:, list(classes)]
 
 
 # The table ------------------------------------------------------------------------------------------------------------

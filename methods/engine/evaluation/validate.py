@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Task
 from attnbias.data.pictures import Decode
+from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import open_split
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.corruptions import SEVERITIES
@@ -125,6 +126,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 "samples": len(found.ids),
                 "skipped": found.skipped,
                 "decode": job.decode,
+                "rules": own_rules(index),
                 "classes": index.classes,
                 "recipe": loaded.recipe.model_dump(mode="json"),
                 "measures": found.measures,
