@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attnbias.cli.shared import DataRoot
+from attnbias.data.names import unfit_name
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
@@ -42,6 +43,10 @@ def prepare_data(
         ),
     ],
     source: Annotated[Path | None, typer.Option(help="Folder that holds the dataset's official files.")] = None,
+    called: Annotated[
+        str | None,
+        typer.Option("--name", help="Sets of your own: what the set is called.", show_default="as its folder or file"),
+    ] = None,
     root: DataRoot = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every picture and name the broken ones.")] = False,
     overwrite: Annotated[
@@ -124,6 +129,10 @@ def prepare_data(
     settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
     if own and (source is not None or download or offline):
         raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
+    if called is not None and not own:
+        raise UsageError(f"--name belongs to sets of your own; '{name}' keeps its name")
+    if called is not None and (reason := unfit_name(called)):
+        raise UsageError(f"--name {called[:50]!r}: the name {reason}")
     if download and offline:
         raise UsageError("--download fetches and --offline forbids it: give one of them")
     generated = not own and DATASETS[name].acquisition == "generated"
@@ -147,7 +156,7 @@ def prepare_data(
     if masks is not None:
         from attnbias.data.sets.own import own_facts
 
-        facts = own_facts(Path(name)) if own else DATASETS[name]
+        facts = own_facts(Path(name), called) if own else DATASETS[name]
         if "masks" not in facts.settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
         settings["masks"] = masks
@@ -168,6 +177,7 @@ def prepare_data(
             splits=tuple(splits.split(",")) if splits else (),
             workers=workers or available_cores(),
             settings=settings,
+            name=called,
             train_split=train_split,
             val_split=val_split,
             val_fraction=val_fraction,
@@ -177,7 +187,9 @@ def prepare_data(
         try:
             report = prepare(name, source, root, options)
         except OSError as error:
-            raise RunError(f"{error.filename or dataset_folder(name, root)}: {error.strerror or error}") from None
+            raise RunError(
+                f"{error.filename or dataset_folder(called or name, root)}: {error.strerror or error}"
+            ) from None
     _show(report, dry_run)
 
 

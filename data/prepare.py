@@ -20,6 +20,7 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.acquire import acquire, instructions
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
+from attnbias.data.names import unfit_name
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
@@ -63,6 +64,8 @@ class Options:
     """The split that evaluates, where the names do not tell."""
     val_fraction: float | None = None
     """Hold out this share of the training files to evaluate on, where no split is for that."""
+    name: str | None = None
+    """What a set of one's own is called, where not after its folder or file."""
     val_seed: int = 0
     """Decides which files `val_fraction` takes."""
     progress: Progress = lambda what, done, total: None
@@ -77,6 +80,8 @@ class Reading(NamedTuple):
     """All settings, those that were not changed too."""
     files: Mapping[str, str] = {}
     """Further text files for the dataset's folder, such as a published program's own index."""
+    remarks: Tally = Tally()
+    """What a person should know of how the source was read."""
 
 
 Preparer = Callable[[DatasetFacts, Path | None, Path, Options], Reading]
@@ -116,8 +121,10 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     else:
         from attnbias.data.sets.own import own_facts  # it stands on this module
 
-        facts, source = own_facts(Path(name)), Path(name)
+        facts, source = own_facts(Path(name), options.name), Path(name)
     folder = data_root(root) / facts.name
+    if name not in DATASETS and (foreign := _foreign(folder)):
+        raise DataError(f"{foreign} was not written by prepare-data; call the set otherwise with --name NAME")
     source, reading = _read(facts, source, folder, options)
     indexes = _chosen(reading.indexes, options.splits)
     if options.val_fraction is not None:
@@ -130,11 +137,14 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         mend = (
             f"run: attnbias prepare-data {facts.name} --overwrite" if source is None else f"is {source} unpacked whole?"
         )
+        if name not in DATASETS:
+            mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
             check_pictures(index, options, mend)
     noticed = Tally()
+    noticed.merge(reading.remarks)
     if name not in DATASETS:  # the papers' sets are known, and large
-        noticed = _notice(indexes, options)
+        noticed.merge(_notice(indexes, options))
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
         for index in indexes
@@ -258,8 +268,20 @@ def first_existing(paths: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
+def _foreign(folder: Path) -> Path | None:
+    """The first thing in the folder of a person's own set that is not of such a set."""
+    if not folder.is_dir():
+        return None
+    return first_foreign(folder, lambda name: PREPARED.fullmatch(name) or name.startswith((MANIFEST, f".{MANIFEST}.")))
+
+
 def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index]:
     found = [index.split for index in indexes]
+    for split in found:  # each is a file of its own
+        if reason := unfit_name(split):
+            raise DataError(f"the split {split[:50]!r} {reason}; name it otherwise")
+    if alike := [split for split in found if sum(split.casefold() == other.casefold() for other in found) > 1]:
+        raise DataError(f"the splits {', '.join(alike)} differ in case alone; name them alike, or otherwise")
     if unknown := [split for split in splits if split not in found]:
         raise DataError(f"no split '{unknown[0]}'; found: {', '.join(found)}")
     return [index for index in indexes if not splits or index.split in splits]

@@ -11,6 +11,7 @@ from attnbias.data.catalogue import ENTRIES
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
+from attnbias.data.names import own_name
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, is_ready
 
 DATASETS: Mapping[str, DatasetFacts] = MappingProxyType({facts.name: facts for facts in ENTRIES})
@@ -19,9 +20,10 @@ DATASETS: Mapping[str, DatasetFacts] = MappingProxyType({facts.name: facts for f
 def dataset_folder(name_or_path: str, root: Path | None = None) -> Path:
     """Folder of a dataset's prepared files: DATA_ROOT/NAME, or for a path itself or what was prepared from it."""
     path = Path(name_or_path)
-    if name_or_path in DATASETS or not ("/" in name_or_path or (path / MANIFEST).is_file() or path.is_file()):
+    a_path = "/" in name_or_path or name_or_path in (".", "..") or (path / MANIFEST).is_file() or path.is_file()
+    if name_or_path in DATASETS or not a_path:
         return data_root(root) / name_or_path
-    prepared = data_root(root) / path.stem
+    prepared = data_root(root) / own_name(path)
     source = Prepared.read(prepared).source if is_ready(prepared) else None
     return prepared if source is not None and Path(source).resolve() == path.resolve() else path
 

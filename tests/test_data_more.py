@@ -574,10 +574,10 @@ def test_a_folder_a_table_and_a_coco_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("file,label\n1.jpg,cat\n", "expected path and label"),
+        ("picture,label\n1.jpg,cat\n", "expected path and label"),
         ("path,label,labels\n1.jpg,cat,cat\n", "expected path and label"),
         ("path,label\n1.jpg,\n", r"t\.csv:2: 1\.jpg has no label"),
-        ("path,label\n1.jpg,cat\n,dog\n", r"t\.csv:3: expected 2 values"),
+        ("path,label\n1.jpg,cat\n,dog\n", r"t\.csv:3: a row has no path"),
         ("path,label\n1.jpg,cat,dog\n", r"t\.csv:2: expected 2 values"),
         ("path,label\n", "no rows"),
         ("", "expected path and label"),

@@ -1,18 +1,45 @@
-"""Pictures of one's own listed in a CSV file: a path and its labels in each row."""
+"""Pictures of one's own listed in a table, such as a CSV file: a path and its labels in each row."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.names import TABLES
 from attnbias.data.prepare import Options, Reading
+from attnbias.data.tally import Tally
 
 SEPARATOR = ";"
+"""Between the labels of one value."""
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+COLUMNS = {
+    "path": ("path", "filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "image_file"),
+    "label": ("label", "class", "class_name", "category"),
+    "labels": ("labels", "classes", "categories", "tags"),
+    "split": ("split", "subset", "partition"),
+    "group": ("group",),
+}
+"""What each column may be called, in any case: the first name goes before the others."""
+
+
+class Table(NamedTuple):
+    """The rows of a table, and how it was read."""
+
+    rows: list[tuple[int, list[str]]]
+    """Line number and values of each row that is not empty."""
+    place: dict[str, int]
+    """Column of `COLUMNS` -> its place in a row."""
+    remarks: Tally
+    """How the table was read, where it is not the plain kind."""
 
 
 def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
@@ -20,56 +47,157 @@ def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
 
     `label` holds one class (single-label); `labels` any number of them, separated by ";" (multi-label, may be empty).
     Classes are sorted by name, over all splits. Without `split`, all rows are the split "train". Paths are relative to
-    the table's folder.
+    the table's folder. `COLUMNS` has other names of the columns, `DELIMITERS` what may stand between values.
 
     Raises:
         DataError: a column lacks, or a row is incomplete; the message names the line.
     """
+    return _indexes(table, read_table(table), dataset)
+
+
+def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+    """Read SOURCE itself where it is a table, else the one table in it."""
+    assert source is not None
+    tables = [source] if source.is_file() else tables_in(source)
+    if len(tables) != 1:
+        raise DataError(f"{source} holds {len(tables)} tables; expected one .csv file, or its own path")
+    options.progress(f"reading {tables[0].name}", 0, 1)
+    content = read_table(tables[0])
+    return Reading(_indexes(tables[0], content, facts.name), remarks=content.remarks)
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables that stand in a folder; hidden ones are no one's."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES and not path.name.startswith("."))
+
+
+def read_table(table: Path) -> Table:
+    """Read the values of a table, and find which column is what.
+
+    Raises:
+        DataError: it is no table in UTF-8, lacks a column, or has two for one thing.
+    """
+    text = _text(table)
+    remarks = Tally()
+    header, delimiter = _header(table, text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows = []
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = set(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
+        for values in reader:
+            if any(value.strip() for value in values):
+                if len(values) != len(header):
+                    wanted = f"expected {len(header)} values, found {len(values)}"
+                    raise DataError(f"{table}:{reader.line_num}: {wanted}")
+                rows.append((reader.line_num, values))
+            elif values:
+                remarks.add("row without any value, left out", f"line {reader.line_num}")
+    except csv.Error as error:
+        raise DataError(f"{table}:{reader.line_num}: {error}; is a quote missing?") from None
+    place = _places(table, header)
+    if delimiter != ",":
+        remarks.add(f"table whose values are separated by {DELIMITERS[delimiter]}", table.name)
+    for column, number in place.items():
+        if header[number].casefold() != column:
+            remarks.add(f"column read as '{column}'", header[number])
+    return Table(rows[1:], place, remarks)
+
+
+def _text(table: Path) -> str:
+    try:
+        content = table.read_bytes()
     except OSError as error:
         raise DataError(f"table {table}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {table} is no CSV file in UTF-8 ({error})") from None
-    kinds = columns & {"label", "labels"}
-    if "path" not in columns or len(kinds) != 1:
-        raise DataError(f"table {table} has the columns {sorted(columns)}; expected path and label (or labels)")
-    column = kinds.pop()
-    task: Literal["multilabel", "singlelabel"] = "singlelabel" if column == "label" else "multilabel"
-    read: list[tuple[str, str, list[str], str | None]] = []
-    for line, row in rows:
-        path, text = row["path"], row[column]
-        if not path or text is None or None in row:
-            raise DataError(f"{table}:{line}: expected {len(columns)} values, the first of them not empty")
-        labels = [label.strip() for label in text.split(SEPARATOR)] if task == "multilabel" else [text.strip()]
-        labels = [label for label in labels if label]
-        if task == "singlelabel" and not labels:
-            raise DataError(f"{table}:{line}: {path} has no label")
-        # Records name pictures relative to their root, wherever the table points.
-        read.append(
-            (row.get("split") or "train", os.path.relpath(table.parent / path, table.parent), labels, row.get("group"))
-        )
-    if not read:
+    if b"\0" in content:
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text"
+        raise DataError(f"table {table} is {kind}, expected UTF-8; save it as 'CSV UTF-8'")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{table}:{line}: no UTF-8 ({error.reason}); save the table as 'CSV UTF-8'") from None
+
+
+def _header(table: Path, text: str) -> tuple[list[str], str]:
+    """The columns, and what stands between them: the delimiter by which a header names both a path and a label."""
+    first: list[str] = []
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        try:
+            header = next((values for values in reader if any(value.strip() for value in values)), [])
+        except csv.Error as error:
+            raise DataError(f"{table}:{reader.line_num}: {error}; is a quote missing?") from None
+        header = [name.strip() for name in header]
+        first = first or header
+        names = {name.casefold() for name in header}
+        if names.intersection(COLUMNS["path"]) and names.intersection((*COLUMNS["label"], *COLUMNS["labels"])):
+            return header, delimiter
+    raise DataError(f"table {table} has the columns {first[:20]}; expected path and label (or labels)")
+
+
+def _places(table: Path, header: Sequence[str]) -> dict[str, int]:
+    """Which column of the header is what."""
+    names = [name.casefold() for name in header]
+    place: dict[str, int] = {}
+    for column, known in COLUMNS.items():
+        found = [number for number, name in enumerate(names) if name in known]
+        exact = [number for number in found if names[number] == column]
+        if len(exact or found) > 1:
+            twice = ", ".join(header[number] for number in exact or found)
+            raise DataError(f"table {table} has several columns for '{column}': {twice}; keep one of them")
+        if found:
+            place[column] = (exact or found)[0]
+    if "label" in place and "labels" in place:
+        both = f"{header[place['label']]} (one class) and {header[place['labels']]} (any number)"
+        raise DataError(f"table {table} has the columns {both}; expected path and label (or labels): keep one of them")
+    return place
+
+
+def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
+    """One index a split, in the order in which the splits first occur."""
+    place, several = content.place, "labels" in content.place
+    if not content.rows:
         raise DataError(f"table {table} has no rows")
+    rows = [(line, [value.strip() for value in values]) for line, values in content.rows]
+    divided = "split" in place and any(values[place["split"]] for _, values in rows)
+    picture = _Pictures(table.parent)
+    read: list[tuple[str, str, list[str], str | None]] = []
+    for line, values in rows:
+        path, text = values[place["path"]], values[place["labels" if several else "label"]]
+        labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
+        labels = [label for label in labels if label]
+        split = values[place["split"]] if divided else "train"
+        for what, value in (("path", path), ("label", several or labels), ("split", split)):
+            if not value:
+                raise DataError(f"{table}:{line}: {path or 'a row'} has no {what}")
+        group = values[place["group"]] if "group" in place else None
+        read.append((split, picture.relative(path), labels, group or None))
+        if several and any("," in label or "|" in label for label in labels):
+            content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
     classes = tuple(sorted({label for _, _, labels, _ in read for label in labels}))
+    if not classes:
+        raise DataError(f"table {table}: no row has a label")
     number = {name: label for label, name in enumerate(classes)}
     records: dict[str, list[Record]] = {}
     for split, path, labels, group in read:
         positive = {number[label] for label in labels}
         target = tuple(int(label in positive) for label in range(len(classes)))
-        one = number[labels[0]] if task == "singlelabel" else target
-        records.setdefault(split, []).append(Record(path, one, group=group or None))
-    return [Index(dataset, split, task, classes, table.parent, tuple(rows)) for split, rows in records.items()]
+        records.setdefault(split, []).append(Record(path, target if several else number[labels[0]], group=group))
+    task: Literal["multilabel", "singlelabel"] = "multilabel" if several else "singlelabel"
+    return [Index(dataset, split, task, classes, picture.root, tuple(found)) for split, found in records.items()]
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read SOURCE itself where it is a table, else the one .csv file in it."""
-    assert source is not None
-    tables = [source] if source.is_file() else sorted(source.glob("*.csv"))
-    if len(tables) != 1:
-        raise DataError(f"{source} holds {len(tables)} .csv files; expected one, or its own path")
-    options.progress(f"reading {tables[0].name}", 0, 1)
-    return Reading(read_csv(tables[0], dataset=facts.name))
+class _Pictures:
+    """Paths of a table's pictures as records name them: relative to the table's real folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = Path(os.path.realpath(folder))
+        self._below: dict[str, str] = {}
+
+    def relative(self, path: str) -> str:
+        """An absolute path, or one through "..", as it is seen from the real folder: links on the way are followed."""
+        if not Path(path).is_absolute() and ".." not in Path(path).parts:
+            return os.path.normpath(path)
+        parent, name = os.path.split(path)
+        if parent not in self._below:
+            self._below[parent] = os.path.relpath(os.path.realpath(self.root / parent), self.root)
+        return os.path.normpath(f"{self._below[parent]}/{name}")

@@ -7,9 +7,11 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Task
+from attnbias.data.names import TABLES, own_name, unfit_name
 from attnbias.data.prepare import Options, Reading, chosen_settings, first_existing
 from attnbias.data.registry import DATASETS
 from attnbias.data.sets.coco import read_coco, with_label_maps
+from attnbias.data.sets.csv_table import tables_in
 from attnbias.data.sets.segmentation_sets import own_folders
 
 KINDS: dict[str, tuple[str, Task, str]] = {
@@ -21,23 +23,26 @@ KINDS: dict[str, tuple[str, Task, str]] = {
 }
 
 
-def own_facts(path: Path) -> DatasetFacts:
-    """Facts of a set of one's own, named after its folder or file.
+def own_facts(path: Path, name: str | None = None) -> DatasetFacts:
+    """Facts of a set of one's own, named after its folder or file unless a `name` is given.
 
-    A .json file is a COCO instances file, a .csv file a table; a folder is one in COCO layout, one with pictures and
-    label maps in folders side by side, one with a single table in it, or one with a folder for each class.
+    A .json file is a COCO instances file, a .csv or .tsv file a table; a folder is one in COCO layout, one with
+    pictures and label maps in folders side by side, one with a single table in it, or one with a folder for each class.
 
     Raises:
         DataError: nothing is there, or its name is that of a known dataset.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist; expected a folder of pictures, a .csv or a .json file")
+    name = own_name(path) if name is None else name
+    if reason := unfit_name(name):
+        raise DataError(f"a dataset cannot be called {name[:50]!r}: the name {reason}; choose one with --name NAME")
     path = path.absolute()
-    if path.stem in DATASETS:
-        known = f"attnbias prepare-data {path.stem} --source {path}"
-        raise DataError(f"{path} has the name of a known dataset; rename it, or run: {known}")
+    if name.casefold() in DATASETS:
+        known = f"attnbias prepare-data {name.casefold()} --source {path}"
+        raise DataError(f"'{name}' is the name of a known dataset; call yours otherwise with --name, or run: {known}")
     if path.is_file():
-        kind = {".csv": "csv", ".json": "json"}.get(path.suffix.lower())
+        kind = {**dict.fromkeys(TABLES, "csv"), ".json": "json"}.get(path.suffix.lower())
         if kind is None:
             raise DataError(f"{path} is neither a folder, nor a .csv, nor a .json file")
     elif any(path.glob("annotations/instances_*.json")):
@@ -45,10 +50,10 @@ def own_facts(path: Path) -> DatasetFacts:
     elif own_folders(path) is not None:
         kind = "label maps"
     else:
-        kind = "csv" if len(list(path.glob("*.csv"))) == 1 else "folders"
+        kind = "csv" if len(tables_in(path)) == 1 else "folders"
     title, task, prepare = KINDS[kind]
     return DatasetFacts(
-        name=path.stem,
+        name=name,
         title=f"{path.name}, {title}",
         task=task,
         classes="from the files",

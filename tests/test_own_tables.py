@@ -1,0 +1,159 @@
+"""A person's own tables, of every kind that spreadsheets write; and what a set may be called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+from attnbias.data.names import unfit_name
+from attnbias.data.prepare import Options, Report, prepare
+from attnbias.data.registry import open_split
+
+NAMES = [f"p/sub dir/é{k}.png" for k in range(4)]
+ROWS = [(name, "ab"[k % 2]) for k, name in enumerate(NAMES)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with four images."""
+    for k, name in enumerate(NAMES):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (k * 40, 90, 20)).save(path)
+    return tmp_path
+
+
+def read(home: Path, text: str, encoding: str = "utf-8") -> Report:
+    (home / "t.csv").write_bytes(text.encode(encoding))
+    return prepare(str(home / "t.csv"), root=home / "root")
+
+
+def seen(index: Index) -> list[tuple[str, str]]:
+    """(path, class) of each sample with one label."""
+    return [(record.path, index.classes[int(str(record.target))]) for record in index.records]
+
+
+def rows(form: str, end: str = "\n") -> str:
+    return "".join(form.format(name, label) + end for name, label in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "remarks"),
+    [
+        ("path,label\r\n" + rows('"{}",{}', "\r\n"), "utf-8-sig", []),
+        ("path,label\r" + rows("{},{}", "\r"), "utf-8", []),
+        ("path;label\n" + rows("{};{}"), "utf-8", ["table whose values are separated by semicolons"]),
+        ("path\tlabel\n" + rows("{}\t{}"), "utf-8", ["table whose values are separated by tabs"]),
+        ("path , label\n" + rows(" {} , {} "), "utf-8", []),
+        ("Path,LABEL\n" + rows("{},{}"), "utf-8", []),
+        (",label,path,note\n" + rows('7,{1},{0},"x, y"'), "utf-8", []),
+        ("Filename,class\n" + rows("{},{}"), "utf-8", ["column read as 'path'", "column read as 'label'"]),
+        ("path,label\n\n,\n" + rows("{},{}") + "\n\n", "utf-8", ["row without any value, left out"]),
+        ("path,label,image\n" + rows("{},{},x"), "utf-8", []),
+        ("path,label,split\n" + rows("{},{},"), "utf-8", []),
+    ],
+)
+def test_every_kind_of_table_gives_the_same_samples_and_says_what_it_is(
+    text: str, encoding: str, remarks: list[str], home: Path
+) -> None:
+    report = read(home, text, encoding)
+    assert seen(report.indexes[0]) == ROWS
+    assert list(report.prepared.remarks) == remarks
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "reason"),
+    [
+        ("path,label\np/1.png,a\n", "utf-16", "is UTF-16, expected UTF-8"),
+        ("path,label\np/1.png,a\n", "utf-16-le", "is no text, expected UTF-8"),
+        ("path,label\np/1.png,a\np/é.png,a\n", "latin-1", r"t\.csv:3: no UTF-8"),
+        ("path,label\np/1.png,a,b\n", "utf-8", r"t\.csv:2: expected 2 values, found 3"),
+        ("path,label\np/1.png,a\np/2.png\n", "utf-8", r"t\.csv:3: expected 2 values, found 1"),
+        ("path,label\np/1.png, \n", "utf-8", r"t\.csv:2: p/1\.png has no label"),
+        ("path,label,label\np/1.png,a,b\n", "utf-8", "several columns for 'label'"),
+        ("file,image,label\np/1.png,p/1.png,b\n", "utf-8", "several columns for 'path'"),
+        ("path,class,tags\np/1.png,a,b\n", "utf-8", "keep one of them"),
+        ("path,label,split\np/1.png,a,train\np/2.png,a,\n", "utf-8", r"t\.csv:3: p/2\.png has no split"),
+        ('path,label\n"p/1.png,a\n', "utf-8", "is a quote missing"),
+        (f"path,label\np/1.png,{'a' * 200_000}\n", "utf-8", r"t\.csv:2: field larger than field limit"),
+        ("path,labels\np/1.png,\n", "utf-8", "no row has a label"),
+        ("path,label,split\np/1.png,a,../x\np/1.png,a,train\n", "utf-8", "holds a separator of folders"),
+        ("path,label,split\np/1.png,a,train\np/1.png,a,Train\n", "utf-8", "differ in case alone"),
+    ],
+)
+def test_what_a_table_lacks_is_one_line_that_says_where(text: str, encoding: str, reason: str, home: Path) -> None:
+    with pytest.raises(DataError, match=reason) as caught:
+        read(home, text, encoding)
+    assert "\n" not in str(caught.value)
+    assert not (home / "root").exists()
+
+
+def test_paths_below_links_are_found_where_they_are(home: Path) -> None:
+    (home / "real" / "deep").mkdir(parents=True)
+    link = home / "link"
+    link.symlink_to(home / "real" / "deep")
+    for k, prefix in enumerate((f"{home}/", "../../", f"{link}/../../")):
+        name = f"t{k}.csv"
+        (link / name).write_text("path,label\n" + "".join(f"{prefix}{path},{label}\n" for path, label in ROWS))
+        prepare(str(link / name), root=home / "root", options=Options(verify=True))
+        index = open_split(f"t{k}", "train", home / "root")
+        assert [(index.root / record.path).resolve() for record in index.records] == [home / name for name in NAMES]
+
+
+def attnbias(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_a_set_is_called_after_its_whole_folder_or_as_asked(tmp_path: Path) -> None:
+    for folder in ("pets.v1", "pets.v2", "coco"):
+        for name in ("cat", "dog"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / folder / name / "0.png")
+    root = tmp_path / "root"
+    for folder in ("pets.v1", "pets.v2"):
+        assert prepare(str(tmp_path / folder), root=root).folder == root / folder
+        assert open_split(str(tmp_path / folder), "train", root) == open_split(folder, "train", root)
+    for place in (".", "..", "cat/.."):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path / "pets.v1" / ("cat" if place == ".." else ""))
+            assert prepare(place, root=tmp_path / f"root{len(place)}").facts.name == "pets.v1"
+    done = attnbias("prepare-data", "./coco", "--root", root, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "'coco' is the name of a known dataset; call yours otherwise with --name" in done.stderr
+    done = attnbias("prepare-data", "./coco", "--root", root, "--name", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert open_split("mine", "train", root).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "", " ", "a/b", "a\\b", "/abs", "-x", ".hidden", "a\0b", "a\x1b[31m", "é" * 101, "NUL", "con.v1"],
+)
+def test_no_name_leads_out_of_the_data_root(name: str, tmp_path: Path) -> None:
+    assert unfit_name(name) is not None
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "pets" / "cat" / "0.png")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="a dataset cannot be called"):
+        prepare(str(tmp_path / "pets"), root=tmp_path / "root", options=Options(name=name))
+    assert sorted(tmp_path.rglob("*")) == before
+    if name in ("..", "a/b", "-x"):
+        done = attnbias("prepare-data", "pets", f"--name={name}", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_a_folder_with_other_things_in_it_is_no_place_for_a_set(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "pets" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "datasets" / "pets" / "cat" / "0.png")
+    done = attnbias("prepare-data", "datasets/pets", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "datasets/pets/cat was not written by prepare-data; call the set otherwise with --name NAME" in done.stderr
+    done = attnbias("prepare-data", "datasets/pets", "--name", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
