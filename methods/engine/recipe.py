@@ -67,6 +67,9 @@ class Recipe(BaseModel):
     weight_decay: float = option(1e-4, "Weight decay (coupled L2 for sgd and adam).", "Training", ge=0)
     clip_grad: float | None = option(None, "Clip the gradient's global L2 norm to this value.", "Training", gt=0)
     ema_decay: float | None = option(None, "Keep an exponential moving average of the weights.", "Training", gt=0, lt=1)
+    ema_epoch: int = option(
+        0, "Epoch, counted from 0, at whose start the average begins anew from the weights.", "Training", ge=0
+    )
     amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training")
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
     seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0)

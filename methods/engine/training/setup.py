@@ -24,9 +24,13 @@ from attnbias.methods.engine.training.sampler import Plan, shuffled
 
 
 def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
-    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split."""
+    """The cut of a run into epochs, steps and shares. `samples` is the size of the training split.
+
+    Raises:
+        UsageError: the numbers do not fit together.
+    """
     order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
-    return Plan(
+    plan = Plan(
         samples=len(order(0)),
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
@@ -36,6 +40,12 @@ def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accum
         accumulation=accumulation,
         steps=recipe.steps,
     )
+    if recipe.ema_decay is not None and recipe.ema_epoch * plan.steps_per_epoch >= plan.total_steps:
+        raise UsageError(
+            f"--ema-epoch {recipe.ema_epoch}: the run ends in epoch {plan.epoch_of(plan.total_steps) - 1}, counted "
+            "from 0, before the average begins; lower it"
+        )
+    return plan
 
 
 def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) -> dict[str, Any]:

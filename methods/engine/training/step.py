@@ -77,6 +77,9 @@ class Stepper:
         """
         accelerator, recipe = self.accelerator, self.recipe
         self.wrapped.train()
+        averages_from = recipe.ema_epoch * self.plan.steps_per_epoch
+        if self.ema is not None and step == averages_from:
+            self.ema.set(self.model)
         apply_schedule(self.optimizer, self.schedule, step)
         # Dropout and drop path draw from (seed, step, rank): nothing to restore on resume.
         torch.manual_seed(_seed(recipe.seed, step, accelerator.process_index))
@@ -109,7 +112,7 @@ class Stepper:
             raise RunError(self._non_finite(step, losses, ids))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.ema is not None:
+        if self.ema is not None and step >= averages_from:
             self.ema.update(self.model)
         return totals, errors
 
