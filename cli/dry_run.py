@@ -13,6 +13,12 @@ from attnbias.methods.engine.recipe import Recipe
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.training.options import Options
+    from attnbias.methods.engine.training.sampler import Plan
+
+LONGEST = 400
+"""Rows of the learning-rate table where it has one for each epoch."""
+ROWS = 21
+"""Rows where it has not: where the run ends by `steps`, or lasts longer."""
 
 
 def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) -> None:
@@ -58,14 +64,25 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
         console.print(warning, style="yellow", markup=False, soft_wrap=True)
     schedule = method.schedule(recipe, plan.steps_per_epoch)
     rates = [group["lr"] for group in groups]
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), title="learning rate at the first step of each epoch", title_justify="left"
-    )
+    title, steps = _rows(plan)
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for column in ("epoch", "step", *(f"group {place}" for place in range(len(rates))), "beta1"):
         table.add_column(column, justify="right")
-    for epoch in range(recipe.epochs):
-        settings = schedule(epoch * plan.steps_per_epoch)
+    for step in steps:
+        settings = schedule(step)
         cells = [f"{rate * settings['lr']:.6g}" for rate in rates]
         beta = f"{settings['beta1']:.4f}" if "beta1" in settings else "-"
-        table.add_row(str(epoch + 1), str(epoch * plan.steps_per_epoch), *cells, beta)
+        table.add_row(str(plan.epoch_of(step + 1)), str(step), *cells, beta)
     console.print(table)
+
+
+def _rows(plan: Plan) -> tuple[str, list[int]]:
+    """Title of the learning-rate table, and the optimiser steps that it shows."""
+    if plan.steps is None and plan.epochs <= LONGEST:
+        return (
+            "learning rate at the first step of each epoch",
+            [epoch * plan.steps_per_epoch for epoch in range(plan.epochs)],
+        )
+    last = plan.total_steps - 1
+    steps = sorted({last * place // (ROWS - 1) for place in range(ROWS)})
+    return f"learning rate over the {plan.total_steps:,} steps of the run, the first and the last among them", steps

@@ -9,6 +9,7 @@ from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import epoch_length
 
 Architecture = Literal[
     "tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8", "mini_patch8_token"
@@ -121,9 +122,10 @@ def epoch_rate(recipe: AbSViTRecipe, epoch: int) -> float:
 
 def schedule(recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
     """Return the factor on the base rate at an optimiser step."""
+    length = epoch_length(recipe, steps_per_epoch)
     if recipe.scheduler == "smooth":
-        return lambda step: {"lr": rate(recipe, step / steps_per_epoch) / recipe.lr}
-    return lambda step: {"lr": epoch_rate(recipe, step // steps_per_epoch) / recipe.lr}
+        return lambda step: {"lr": rate(recipe, float(step / length)) / recipe.lr}
+    return lambda step: {"lr": epoch_rate(recipe, int(step // length)) / recipe.lr}
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import inf
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import field_validator
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import one_cycle
+from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 
 MAX = 99.0
 """The temperature that stands for infinity, as in the published program: the maximum over locations."""
@@ -79,22 +80,22 @@ class CSRARecipe(Recipe):
         return self.temperatures or TEMPERATURES[self.num_heads]
 
 
-def step_decay(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
-    """The published program's warm-up and step decay, as a function of the step alone.
+def step_decay(recipe: CSRARecipe, epoch: int | Fraction) -> Schedule:
+    """The published program's warm-up and step decay, as a function of the step alone; `epoch` is its length in steps.
 
     The two interplay: a decay that falls into the warm-up holds for one step, then the warm-up overwrites it, and it
     is lost. A decay at the very end of the warm-up counts.
     """
-    warmup = recipe.warmup_epochs * steps_per_epoch
+    warmup = recipe.warmup_epochs * epoch
     # The program's formula; the first full rate is therefore a hair below the base rate.
     height = warmup / (warmup + 1e-8) if warmup else 1.0
     lost = max(0, (recipe.warmup_epochs - 1) // recipe.decay_epochs)
 
     def settings(step: int) -> dict[str, float]:
-        finished, within = divmod(step, steps_per_epoch)
+        finished, within = divmod(step, epoch)
         if step >= warmup:
             return {"lr": height * recipe.gamma ** (finished // recipe.decay_epochs - lost)}
-        decayed = within == 0 and finished > 0 and finished % recipe.decay_epochs == 0
+        decayed = within < 1 and finished > 0 and finished % recipe.decay_epochs == 0
         return {"lr": step / (warmup + 1e-8) * (recipe.gamma if decayed else 1.0)}
 
     return settings
@@ -103,8 +104,8 @@ def step_decay(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
 def learning_rate(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
     """The schedule that the recipe asks for."""
     if recipe.scheduler == "onecycle":
-        return one_cycle(recipe.epochs * steps_per_epoch, pct_start=0.3)
-    return step_decay(recipe, steps_per_epoch)
+        return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
+    return step_decay(recipe, epoch_length(recipe, steps_per_epoch))
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------

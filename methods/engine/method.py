@@ -77,8 +77,8 @@ class Method(ABC):
 
     @abstractmethod
     def schedule(self, recipe: Any, steps_per_epoch: int) -> Schedule:
-        """The learning-rate schedule as a pure function of the optimiser step; `recipe.steps`, where given, is the last
-        one's number."""
+        """The learning-rate schedule as a pure function of the optimiser step; it ends with the run, also where that is
+        after `recipe.steps`: take `total_steps` and `epoch_length` from schedules.py."""
 
     @abstractmethod
     def transform(self, recipe: Any, train: bool) -> Callable[[Any], Any]:

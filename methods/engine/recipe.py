@@ -53,7 +53,12 @@ class Recipe(BaseModel):
         "ignore", "Unknown labels in evaluation: negative, or left out of the class's measures.", "Data"
     )
     epochs: int = option(30, "Passes over the training split.", "Training", ge=1)
-    steps: int | None = option(None, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
+    steps: int | None = option(
+        None,
+        "Optimiser steps of the run, instead of whole epochs; the schedule is squeezed or stretched to them.",
+        "Training",
+        ge=1,
+    )
     eval_steps: int | None = option(
         None, "Optimiser steps between evaluations, instead of epochs (--eval-every).", "Training", ge=1
     )

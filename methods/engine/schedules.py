@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from math import cos, pi
 
 from attnbias.methods.engine.method import Schedule
+from attnbias.methods.engine.recipe import Recipe
+
+
+def total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Optimiser steps of a run, at whose end its schedule ends: `steps` where the recipe gives it, else all epochs."""
+    return recipe.steps or recipe.epochs * steps_per_epoch
+
+
+def epoch_length(recipe: Recipe, steps_per_epoch: int) -> int | Fraction:
+    """Steps of one epoch of the schedule.
+
+    Schedules are written in epochs: warm-up, milestones, periods, the end. Where the recipe gives `steps`, the schedule
+    of all its epochs is played within them, so one of its epochs lasts steps / epochs steps, however many pictures
+    the run sees in them.
+    """
+    return steps_per_epoch if recipe.steps is None else Fraction(recipe.steps, recipe.epochs)
 
 
 def one_cycle(
@@ -38,14 +55,17 @@ def one_cycle(
 
 
 def multi_step(
-    steps_per_epoch: int, milestones: Sequence[int], *, gamma: float = 0.1, warmup_epochs: int = 0
+    epoch: int | Fraction, milestones: Sequence[int], *, gamma: float = 0.1, warmup_epochs: int = 0
 ) -> Schedule:
-    """Multiply the rate by `gamma` after each milestone (in epochs); a linear warm-up starts at 0, step by step."""
-    warmup = warmup_epochs * steps_per_epoch
+    """Multiply the rate by `gamma` after each milestone (in epochs); a linear warm-up starts at 0, step by step.
+
+    `epoch` is its length in steps (`epoch_length`).
+    """
+    warmup = warmup_epochs * epoch
 
     def settings(step: int) -> dict[str, float]:
-        passed = sum(step >= milestone * steps_per_epoch for milestone in milestones)
-        return {"lr": gamma**passed * min(1.0, step / warmup if warmup else 1.0)}
+        passed = sum(step >= milestone * epoch for milestone in milestones)
+        return {"lr": gamma**passed * min(1.0, float(step / warmup) if warmup else 1.0)}
 
     return settings
 

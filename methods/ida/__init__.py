@@ -77,11 +77,12 @@ class InterventionalDualAttention(Method):
 
     def schedule(self, recipe: IDARecipe, steps_per_epoch: int) -> Schedule:
         """One cycle over the whole run, Adam's beta1 with it; or steps by epoch."""
-        from attnbias.methods.engine.schedules import multi_step, one_cycle
+        from attnbias.methods.engine.schedules import epoch_length, multi_step, one_cycle, total_steps
 
         if recipe.scheduler == "onecycle":
-            return one_cycle(recipe.epochs * steps_per_epoch, pct_start=recipe.pct_start)
-        return multi_step(steps_per_epoch, recipe.milestones, warmup_epochs=recipe.warmup_epochs)
+            return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=recipe.pct_start)
+        epoch = epoch_length(recipe, steps_per_epoch)
+        return multi_step(epoch, recipe.milestones, warmup_epochs=recipe.warmup_epochs)
 
     def transform(self, recipe: IDARecipe, train: bool) -> v2.Compose:
         """Square resize for evaluation. For training also cutout and RandAugment (no flip), or crop and flip."""

@@ -46,6 +46,10 @@ class LLBMethod(Method):
         from bisect import bisect_right
         from math import cos, pi
 
+        from attnbias.methods.engine.schedules import epoch_length
+
+        length = epoch_length(recipe, steps_per_epoch)
+
         def factor(epoch: int) -> float:
             match recipe.scheduler:
                 case "step":
@@ -59,7 +63,7 @@ class LLBMethod(Method):
                     low = recipe.eta_min / recipe.lr
                     return low + (1 - low) * (1 + cos(pi * epoch / half_period)) / 2
 
-        return lambda step: {"lr": factor(step // steps_per_epoch)}
+        return lambda step: {"lr": factor(int(step // length))}
 
     def transform(self, recipe: LLBRecipe, train: bool) -> Callable[[Any], Any]:
         """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""

@@ -9,7 +9,7 @@ from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import one_cycle
+from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 
 Network = Literal["cifar", "small", "imagenet"]
 Block = Literal["bottleneck", "basic"]
@@ -138,8 +138,9 @@ def epoch_factor(recipe: LSASRecipe, epoch: int) -> float:
 def schedule(recipe: LSASRecipe, steps_per_epoch: int) -> Schedule:
     """The learning rate as a pure function of the optimiser step."""
     if recipe.scheduler == "onecycle":
-        return one_cycle(recipe.epochs * steps_per_epoch, pct_start=0.3)
-    return lambda step: {"lr": epoch_factor(recipe, step // steps_per_epoch)}
+        return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
+    length = epoch_length(recipe, steps_per_epoch)
+    return lambda step: {"lr": epoch_factor(recipe, int(step // length))}
 
 
 def imagenet_lr(batch_size: int) -> float:

@@ -9,6 +9,7 @@ from pydantic import ValidationInfo, field_validator
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import total_steps
 
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 
@@ -128,8 +129,8 @@ def rate(recipe: SegmentationRecipe, step: int, total_steps: int) -> float:
 
 def schedule(recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
     """Return the factor on the base rate at an optimiser step."""
-    total_steps = recipe.steps or recipe.epochs * steps_per_epoch
-    return lambda step: {"lr": rate(recipe, step, total_steps) / recipe.lr}
+    last = total_steps(recipe, steps_per_epoch)
+    return lambda step: {"lr": rate(recipe, step, last) / recipe.lr}
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import total_steps
 
 TextTask = Literal["vqa", "snli-ve", "nlvr2", "retrieval"]
 TextEncoder = Literal["roberta-base", "roberta-large", "tiny"]
@@ -117,7 +118,7 @@ def schedule(recipe: VisionLanguageRecipe, steps_per_epoch: int) -> Schedule:
     Step 0 has rate 0. The formulas are transformers' get_polynomial_decay_schedule_with_warmup and
     get_cosine_schedule_with_warmup.
     """
-    last = recipe.steps or recipe.epochs * steps_per_epoch
+    last = total_steps(recipe, steps_per_epoch)
     warmup = int(recipe.warmup * last if recipe.warmup < 1 else recipe.warmup)
     end = recipe.end_lr / recipe.lr
 
