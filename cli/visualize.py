@@ -229,6 +229,7 @@ def _columns(request: Request) -> "list[Column]":
 
     from attnbias.methods.engine.display.look import Column
     from attnbias.methods.engine.load import load_run
+    from attnbias.methods.engine.published import on_disk, shown
 
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -252,8 +253,11 @@ def _columns(request: Request) -> "list[Column]":
             data_root=request.data_root,
         )
         if columns and loaded.classes != columns[0].loaded.classes:
-            raise UsageError(f"{source} knows other classes than {request.load_from[0]}; compare runs of one dataset")
-        run = Path(file).stem if Path(file).is_file() else Path(file).resolve().name
+            raise UsageError(
+                f"{shown(source)} knows other classes than {shown(request.load_from[0])}; compare runs of one dataset"
+            )
+        path = on_disk(file)
+        run = path.stem if path and path.is_file() else Path(shown(file)).resolve().name
         kinds = request.kinds or loaded.method.default_maps(loaded.recipe)
         for kind in kinds:
             for head in heads:

@@ -30,6 +30,8 @@ class ArchiveServer(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}
         """More headers of every answer."""
         self.tag: str | None = '"1"'
+        self.content_length: str | None = None
+        """What answers say of their length instead of the truth."""
         self.content_type = "application/octet-stream"
         self.requests: list[tuple[str, str | None]] = []
         """Path and Range header of every request."""
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", server.content_length or str(len(content) - start))
         self.send_header("Content-Type", server.content_type)
         if server.tag:
             self.send_header("ETag", server.tag)

@@ -56,7 +56,7 @@ def entry(server: ArchiveServer, digest: str | None = SHA[:8], **facts: object) 
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {".lock", ".turn", "manifest.json"}
+    return {path.name for path in folder.glob("*")} - {".lock", ".turn", "manifest.json"}
 
 
 # Fetching -------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit, urlunsplit
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
@@ -45,6 +46,32 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of it are done, and how many there are."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+LONGEST_NAME = 200
+"""Bytes of a file's name: with what is put around it for a part it must stay below the 255 that disks allow."""
+
+
+def plain_name(name: str) -> bool:
+    """Whether a name, which may come from a stranger, is that of one file in the folder, and of none of our own."""
+    own = name.startswith(".") or name.casefold() == MANIFEST
+    return (
+        bool(name)
+        and not own
+        and len(os.fsencode(name)) <= LONGEST_NAME
+        and name.isprintable()
+        and not (set(name) & set("/\\"))
+    )
+
+
+def public(url: str) -> str:
+    """An address as it may be printed and kept: user, password, query and fragment can be secrets.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    parts = urlsplit(url)
+    query = "..." if parts.query else ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
 def fetch(
@@ -75,6 +102,9 @@ def fetch(
     Raises:
         DataError: no room, no connection, a file that is not what it should be, or another process at work here.
     """
+    for archive in archives:
+        if not plain_name(archive.file):
+            raise DataError(f"{archive.file!r} is not a name for a file in {folder}; nothing was fetched")
     with only_writer(notes or folder):
         store = _Store(folder, notes or folder, progress, threading.Event())
         wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
@@ -205,9 +235,13 @@ class _Store:
                 self._transfer(archive, part)
                 break
             except urllib.error.HTTPError as error:
+                if error.code in REDIRECTS:
+                    raise DataError(f"{public(archive.url)} redirects in a circle, or not to http(s)") from None
                 if error.code < 500 and error.code not in (408, 429):
-                    raise DataError(f"{archive.url} answers {error.code} {error.reason}") from None
+                    raise DataError(f"{public(archive.url)} answers {error.code} {_one_line(error.reason)}") from None
                 reason = f"{error.code} {error.reason}"
+            except (ValueError, http.client.InvalidURL):
+                raise DataError(f"{public(archive.url)} is, or redirects to, no address that can be asked") from None
             except (http.client.HTTPException, OSError) as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise DataError(
@@ -219,12 +253,16 @@ class _Store:
             failures = 0 if _size(part) > best else failures + 1
             best = max(best, _size(part))
             if failures >= ATTEMPTS:
-                raise DataError(f"{archive.url}: {reason}; run the same command to continue")
+                if not best:  # nothing to continue from
+                    part.unlink(missing_ok=True)
+                    self._validator(archive).unlink(missing_ok=True)
+                raise DataError(f"{public(archive.url)}: {_one_line(reason)}; run the same command to continue")
             self._stop_here(min(60.0, BACKOFF * 2**failures))
         try:
             self.verify(archive, part)
         except DataError as error:
             part.unlink()  # complete and wrong: nothing to continue from
+            self._validator(archive).unlink(missing_ok=True)
             raise DataError(str(error).replace("delete it and fetch it again", "it was deleted")) from None
         part.replace(self.folder / archive.file)
         self._validator(archive).unlink(missing_ok=True)
@@ -243,7 +281,7 @@ class _Store:
         if have:
             headers |= {"Range": f"bytes={have}-"} | ({"If-Range": mark} if mark else {})
         try:
-            opener = urllib.request.build_opener()  # with the proxies of the environment
+            opener = urllib.request.build_opener(_WebRedirects)  # with the proxies of the environment
             answer = opener.open(urllib.request.Request(archive.url, headers=headers), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
@@ -254,16 +292,21 @@ class _Store:
             part.unlink()  # longer than the file: of another version
             raise ConnectionError("the file on the server has changed; starting over") from None
         with answer:
-            start, total = _extent(answer, have)
+            try:
+                start, total = _extent(answer, have)
+            except ValueError:
+                raise DataError(f"{public(archive.url)} answers with a Content-Length that is no size") from None
             if archive.size is not None and total is not None and total != archive.size:
-                raise DataError(f"{archive.url} offers {total:,} bytes, expected {archive.size:,}")
+                raise DataError(f"{public(archive.url)} offers {total:,} bytes, expected {archive.size:,}")
             if archive.digest is None and answer.headers.get_content_type() == "text/html":
-                raise DataError(f"{archive.url} answers with a web page instead of {archive.file}")
+                raise DataError(f"{public(archive.url)} answers with a web page instead of {archive.file}")
             free = shutil.disk_usage(self.folder).free
             if total is not None and total - start > free:
                 raise DataError(
                     f"{self.folder} has room for {readable_size(free)}, {archive.file} needs {readable_size(total)}"
                 )
+            if part.is_symlink():  # what it points to is nobody's part
+                part.unlink()
             with part.open("r+b" if part.exists() else "wb") as file:
                 file.truncate(start)
                 file.seek(start)
@@ -297,14 +340,38 @@ class _Store:
         return self.folder / f".{archive.file}.validator"
 
 
+REDIRECTS = range(300, 400)
+
+
+class _WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows to the web alone; the library's own handler would go to FTP servers too."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _one_line(words: object) -> str:
+    """What a server or the system said, which may be anything, as the end of a message."""
+    first = (str(words).splitlines() or [""])[0]
+    return "".join(letter if letter.isprintable() else "?" for letter in first[:160])
+
+
 def _extent(answer: Any, have: int) -> tuple[int, int | None]:
-    """Where the answer's first byte belongs, and the size of the whole file; (0, ...) where the server starts over."""
+    """Where the answer's first byte belongs, and the size of the whole file; (0, ...) where the server starts over.
+
+    Raises:
+        ValueError: what the server says of the size is no number.
+    """
     if answer.status == 206:
-        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        extent = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))
         if extent is None or int(extent[1]) != have:
             raise http.client.HTTPException(f"asked for bytes from {have}, got {answer.headers.get('Content-Range')}")
         return have, None if extent[2] == "*" else int(extent[2])
     length = answer.headers.get("Content-Length")
+    if length and not re.fullmatch("[0-9]{1,19}", length):
+        raise ValueError(length)
     return 0, int(length) if length else None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, TorchvisionFeatures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Described, Loaded, describe, load_run, owners, preprocessing, weights_metadata
-from attnbias.methods.engine.published import locate
+from attnbias.methods.engine.published import locate, shown
 from attnbias.weights.files import Entry, StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED
 
@@ -115,7 +115,7 @@ def owner(load_from: str, *, trust: bool = False) -> str:
     names = owners(load_from, trust=trust)
     if len(names) != 1:
         which = f"may be of {' or '.join(names)}" if names else "are of no method; see: attnbias weights inspect"
-        raise UsageError(f"weights {load_from} {which}{'; say which with --method' if names else ''}")
+        raise UsageError(f"weights {shown(load_from)} {which}{'; say which with --method' if names else ''}")
     return names[0]
 
 

@@ -23,7 +23,7 @@ from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.published import locate, published_recipe
+from attnbias.methods.engine.published import locate, on_disk, published_recipe
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY, stored_method
 from attnbias.methods.engine.training.checkpoint import RunFolder
@@ -176,7 +176,7 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
 
     Empty where they are nobody's, as those of a backbone.
     """
-    published = None if Path(load_from).exists() else PUBLISHED.get(load_from)
+    published = None if on_disk(load_from) else PUBLISHED.get(load_from)
     if published is not None and published.recipe:
         return list(published.methods)
     found = locate(load_from)

@@ -11,18 +11,20 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from attnbias.data.facts import Archive
-from attnbias.data.fetch.download import Progress, fetch
+from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, Progress, fetch, plain_name, public
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.manifest import PUBLISHED, Published
 
-HUB = "hf://"
+HUB, WEB = "hf://", ("http://", "https://")
+BOOKKEEPING = (".turn", ".lock", MANIFEST)
+"""What a folder of the cache holds beside weights."""
 LOG = logging.getLogger(__name__)
 
 
@@ -36,24 +38,31 @@ def locate(source: str, progress: Progress = silent) -> Path:
     A path that exists goes before a published name. Processes that ask for one file at once wait for each other.
 
     Raises:
+        UsageError: it looks like a URL and is none that can be fetched.
         WeightsError: no such path or name, or the file cannot be had: offline, behind a form, not on the server.
         DataError: the transfer broke off, or what arrived is not what was published.
     """
-    path = Path(source)
-    if path.exists():
+    if (path := on_disk(source)) is not None:
         return path
     if source in PUBLISHED:
         return fetch_published(PUBLISHED[source], progress)
     if source.startswith(HUB):
         return _from_hub(source)
-    if source.startswith(("http://", "https://")):
-        file = unquote(PurePosixPath(urlsplit(source).path).name) or "weights"
-        folder = cache_folder() / f"url-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-        return _fetched(Archive(source, file), folder, progress)
+    if source.lower().startswith(WEB):
+        folder = cache_folder() / f"url-{hashlib.sha256(source.encode(errors='replace')).hexdigest()[:12]}"
+        return _fetched(Archive(source, _file_name(source)), folder, progress)
     raise WeightsError(
-        f"no checkpoint {source}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a published "
-        ".pth file, a URL, or a name of: attnbias list weights"
+        f"no checkpoint {shown(source)}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a "
+        "published .pth file, a URL, or a name of: attnbias list weights"
     )
+
+
+def on_disk(source: str) -> Path | None:
+    """The path that a person named, where there is one; a URL's name may be one that no disk can hold."""
+    try:
+        return Path(source) if Path(source).exists() else None
+    except OSError:
+        return None
 
 
 def fetch_published(published: Published, progress: Progress = silent) -> Path:
@@ -76,7 +85,7 @@ def published_recipe(source: str, method: str) -> str | None:
     Raises:
         UsageError: the name is of another method, or of a backbone.
     """
-    published = None if Path(source).exists() else PUBLISHED.get(source)
+    published = None if on_disk(source) else PUBLISHED.get(source)
     if published is None:
         return None
     if not published.recipe:
@@ -86,36 +95,91 @@ def published_recipe(source: str, method: str) -> str | None:
     return published.recipe
 
 
+def shown(source: str) -> str:
+    """What a person named, as it may be printed and kept: a URL without what can be a secret."""
+    try:
+        return public(source) if "://" in source else source
+    except ValueError:
+        return source.partition("?")[0]
+
+
+def _file_name(url: str) -> str:
+    """The name that a file of the web gets on this disk: the end of its path, never a place outside its folder."""
+    try:
+        parts = urlsplit(url)
+        known = bool(parts.hostname) and url.isascii() and url.isprintable() and " " not in url
+        known = known and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise UsageError(f"{shown(url)!r} is no URL; expected https://HOST/PATH/FILE, other letters as %XX")
+    name = unquote(parts.path).rpartition("/")[2] or "weights"
+    if not plain_name(name):
+        raise UsageError(
+            f"{shown(url)} ends in no name for a weight file (letters, no \\, no dot before it, at most {LONGEST_NAME} "
+            "bytes); fetch it yourself and give its path"
+        )
+    return name
+
+
 def _fetched(archive: Archive, folder: Path, progress: Progress) -> Path:
     target = folder / archive.file
     if target.is_file() and not os.access(folder, os.W_OK):
         return target  # a cache that is shared read-only
     if not target.is_file() and offline():
-        raise WeightsError(f"offline, and {target} is not there; put {archive.url} there, or run without --offline")
+        raise WeightsError(
+            f"offline, and {target} is not there; put {shown(archive.url)} there, or run without --offline"
+        )
     with _in_turn(folder):
         if not target.is_file():
-            LOG.warning("fetching %s into %s", archive.url, folder)
+            LOG.warning("fetching %s into %s", shown(archive.url), folder)
         return fetch([archive], folder, progress=progress)[0]
 
 
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is at work in the folder: the processes of a run all name the same file."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        turn = (folder / ".turn").open("w")
-    except OSError as error:
-        raise WeightsError(f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE") from None
-    with turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        yield
+    """Wait until no other process is at work in the folder: the processes of a run all name the same file.
+
+    A folder in which nothing was kept is taken away again.
+    """
+    place = folder / ".turn"
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            turn = place.open("w")
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
+                continue  # the folder was taken away between the two lines
+            raise WeightsError(
+                f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE"
+            ) from None
+        with turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if not (place.exists() and os.path.samestat(place.stat(), os.fstat(turn.fileno()))):
+                continue  # whose turn it was took it away
+            try:
+                yield
+            finally:
+                _tidy(folder)
+            return
+
+
+def _tidy(folder: Path) -> None:
+    """Take a folder away in which there is nothing but our own notes."""
+    notes = list(folder.iterdir())
+    if all(note.name in BOOKKEEPING for note in notes):
+        with suppress(OSError):  # a person may put a file there at this moment
+            for note in notes:
+                note.unlink()
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _from_hub(source: str) -> Path:
     """A file of a model repository, by way of its own cache, which timm uses too."""
     parts = source.removeprefix(HUB).split("/", 2)
-    if len(parts) < 3 or not all(parts):
-        raise UsageError(f"{source}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
+    if len(parts) < 3 or not source.isprintable() or {"", ".", ".."} & set("/".join(parts).split("/")):
+        raise UsageError(f"{source!r}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
     from huggingface_hub import hf_hub_download
 
     try:

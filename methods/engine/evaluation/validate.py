@@ -29,6 +29,7 @@ from attnbias.methods.engine.evaluation.evaluations import ROBUSTNESS, Scores, f
 from attnbias.methods.engine.evaluation.measures import real_accuracy
 from attnbias.methods.engine.evaluation.robustness import Bench, Row, write_table
 from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.published import on_disk, shown
 from attnbias.weights.files import Entry
 
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
@@ -93,7 +94,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
         bench = Bench(loaded, accelerator, _root(job), job.batch_size, job.workers, job.on_bad_image)
         if job.published_tests:
             rows = [row for name in job.published_tests for row in bench.published(name)]
-            results.append({"load_from": load_from, "source": loaded.source, "robustness": rows})
+            results.append({"load_from": shown(load_from), "source": loaded.source, "robustness": rows})
         if job.context is not None and not pairs:
             pairs = _pairs(job, loaded, accelerator)
         for split in job.splits:
@@ -118,7 +119,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 )
             found = _score(job, loaded, dataset, accelerator)
             result: Result = {
-                "load_from": load_from,
+                "load_from": shown(load_from),
                 "source": loaded.source,
                 "weights": weights,
                 "dataset": index.dataset,
@@ -182,8 +183,10 @@ def _numbered(file: Path, number: str) -> Path:
 
 
 def _load(job: Job, load_from: str, accelerator: Accelerator) -> Loaded:
-    if job.store and not (Path(load_from) / "checkpoints").is_dir():
-        raise UsageError(f"--store keeps results in a run folder, and {load_from} is none; use --json or --bias-out")
+    if job.store and on_disk(f"{load_from}/checkpoints") is None:
+        raise UsageError(
+            f"--store keeps results in a run folder, and {shown(load_from)} is none; use --json or --bias-out"
+        )
     return load_run(
         job.method,
         load_from,
@@ -200,7 +203,7 @@ def _open(job: Job, loaded: Loaded, load_from: str, split: str) -> PictureDatase
     index = open_split(loaded.recipe.dataset, split, _root(job))
     if len(index.classes) != len(loaded.classes):
         raise UsageError(
-            f"{load_from} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
+            f"{shown(load_from)} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
             f"{len(index.classes)}; name the right one with --dataset"
         )
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
