@@ -12,12 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, Strict, field_validator, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
+from attnbias.data.index_check import check_records
+from attnbias.data.reading import FileName, Items, StoredModel, Unfit, read_json, reading
 
 FORMAT = 2
+
+LARGEST = 2 << 30
+"""Bytes of the largest index that is read; ImageNet's has a twentieth of it."""
+
+MOST_CLASSES = 100_000
+"""The largest sets of pictures have a fifth of it."""
 
 Task = Literal["multilabel", "singlelabel", "segmentation", "vqa", "snli-ve", "nlvr2", "retrieval"]
 """What is asked of a picture: its labels, its label, the class of each pixel, or something about a text beside it."""
@@ -137,46 +147,70 @@ class Index:
         """
         home = path.absolute().parent.parent
         try:
-            content = json.loads(path.read_text())
-            if content["format"] != FORMAT:
-                raise DataError(
-                    f"{path} has index format {content['format']}, expected {FORMAT}; run prepare-data again"
-                )
-            return cls(
-                dataset=content["dataset"],
-                split=content["split"],
-                task=content["task"],
-                classes=tuple(content["classes"]),
-                root=home / content["root"],
-                annotations=home / content["annotations"] if content["annotations"] else None,
-                label_values=tuple(content["label_values"]) if content["label_values"] else None,
-                orientation=_orientation(content.get("orientation", "stored")),
-                records=tuple(
-                    Record(
-                        path=item[0],
-                        target=tuple(item[1]) if isinstance(item[1], list) else item[1],
-                        boxes=tuple(Box(*box) for box in item[2]),
-                        crop=tuple(item[3]) if item[3] else None,
-                        image_id=item[4],
-                        group=item[5],
-                        label_map=item[6],
-                        text=_text(item[7]) if item[7] else None,
-                    )
-                    for item in content["records"]
-                ),
-                home=home,
-            )
-        except FileNotFoundError:
+            with reading(path, "run prepare-data again"):
+                content = read_json(path, LARGEST)
+                records = content.pop("records", None) if isinstance(content, dict) else None
+                header = _Header.model_validate(content)
+                if not isinstance(records, list):
+                    raise Unfit("it holds no list of records")
+                check_records(records, header.task, len(header.classes))
+        except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); run prepare-data again") from None
+        return cls(
+            dataset=header.dataset,
+            split=header.split,
+            task=header.task,
+            classes=header.classes,
+            root=home / header.root,
+            annotations=home / header.annotations if header.annotations else None,
+            label_values=header.label_values,
+            orientation=header.orientation,
+            records=tuple(
+                Record(
+                    path,
+                    tuple(target) if isinstance(target, list) else target,
+                    tuple(map(Box._make, boxes)) if boxes else (),
+                    tuple(crop) if crop else None,
+                    image_id,
+                    group,
+                    label_map,
+                    _text(text) if text else None,
+                )
+                for path, target, boxes, crop, image_id, group, label_map, text in records
+            ),
+            home=home,
+        )
 
 
-def _orientation(value: Any) -> Orientation:
-    if value not in get_args(Orientation):
-        raise ValueError(f"orientation {value!r}, expected {' or '.join(get_args(Orientation))}")
-    orientation: Orientation = value
-    return orientation
+class _Header(StoredModel):
+    """All of an index file but its records."""
+
+    format: int
+    dataset: FileName
+    split: FileName
+    task: Task
+    classes: Items[FileName]
+    root: FileName
+    annotations: FileName | None
+    label_values: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False)] | None
+    orientation: Orientation = "stored"
+
+    @field_validator("format")
+    @classmethod
+    def _is_ours(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"expected index format {FORMAT}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Header:
+        if not self.classes and self.task != "retrieval":
+            raise ValueError("it names no classes")
+        if len(self.classes) > MOST_CLASSES:
+            raise ValueError(f"it names {len(self.classes)} classes, at most {MOST_CLASSES} are read")
+        if self.label_values is not None and len(self.label_values) != 256:
+            raise ValueError(f"'label_values' has {len(self.label_values)} values, expected 256")
+        return self
 
 
 def _text(item: list[Any]) -> Text:

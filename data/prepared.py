@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.reading import FileName, Items, StoredModel, read_json, reading, shown
 from attnbias.data.tally import Counted
 
 MANIFEST = "prepared.json"
@@ -25,25 +27,34 @@ def data_root(root: Path | None = None) -> Path:
     return root if root is not None else Path(os.environ.get("ATTNBIAS_DATA") or "datasets")
 
 
-@dataclass(frozen=True)
-class Prepared:
+def _inside(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise ValueError("expected a name, not a path")
+    return name
+
+
+Split = Annotated[FileName, AfterValidator(_inside)]
+"""A split's name, which is that of its index file."""
+
+
+class Prepared(StoredModel):
     """What `prepare-data` left in one dataset's folder."""
 
-    dataset: str
-    splits: tuple[str, ...]
-    roles: dict[str, str]
+    dataset: FileName
+    splits: Items[Split]
+    roles: dict[str, Split]
     """"train" and "val" -> the split that plays the part."""
-    source: str | None = None
+    source: FileName | None = None
     """The folder that the pictures stand in, where they were not made or fetched here."""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
     """What decided a generated set; the same settings give the same set."""
-    remarks: dict[str, Counted] = field(default_factory=dict)
+    remarks: dict[str, Counted] = Field(default_factory=dict)
     """What was noticed of a person's own pictures: reason -> how many, and the first of them."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest atomically."""
         with replacing(folder / MANIFEST) as file:
-            file.write(json.dumps(asdict(self), indent=1) + "\n")
+            file.write(json.dumps(self.model_dump(), indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Prepared:
@@ -54,12 +65,18 @@ class Prepared:
             DataError: the manifest is damaged.
         """
         try:
-            content = json.loads((folder / MANIFEST).read_text())
-            return cls(**{**content, "splits": tuple(content["splits"])})
+            with reading(folder / MANIFEST, "run prepare-data again"):
+                return cls.model_validate(read_json(folder / MANIFEST))
         except NotADirectoryError:
             raise FileNotFoundError(folder / MANIFEST) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder / MANIFEST} is damaged ({error}); run prepare-data again") from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Prepared:
+        if not self.splits:
+            raise ValueError("it names no splits")
+        if unknown := [split for split in self.roles.values() if split not in self.splits]:
+            raise ValueError(f"a role is given to {shown(unknown[0])}, which is no split")
+        return self
 
     def open(self, folder: Path, split: str) -> Index:
         """Read the index of a split, named by its role (train, val) or itself; a role goes before a split of that name.

@@ -28,6 +28,9 @@ LARGEST = 64 << 20
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """Escapes that may stand for a NUL or half a character; most files have none, and are not looked at further."""
 
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The escape of a NUL, and no backslash before letters and digits."""
+
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 _repr.maxlevel = 2
@@ -41,14 +44,14 @@ class Unfit(ValueError):
 def reading(path: Path, mend: str, error: type[Exception] = DataError) -> Iterator[None]:
     """Turn what a damaged file raises inside into one line: the file, what is wrong, what mends it.
 
-    FileNotFoundError passes: whether a file may be missing is for the caller to say.
+    FileNotFoundError and NotADirectoryError pass: whether a file may be missing is for the caller to say.
 
     Raises:
         error: the file is damaged, or cannot be read.
     """
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as reason:
         raise error(f"{path} cannot be read ({reason.strerror or reason}); {mend}") from None
@@ -103,11 +106,11 @@ def parse_json(text: str) -> Any:
         Unfit: it is no JSON, nested too deep, names a key twice, or holds a text that is none (a NUL, half a
             character). Bytes of a file name that are no UTF-8 are kept as Python keeps them (surrogateescape).
     """
-    if not text.strip():
+    if not text or text.isspace():
         raise Unfit("it is empty")
     try:
         content = json.loads(text, object_pairs_hook=_unique)
-        if _SUSPICIOUS.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
+        if _SUSPICIOUS.search(text) and not _holds_texts(json.dumps(content, ensure_ascii=False)):
             raise Unfit("a text holds a NUL or half a character")
     except RecursionError:
         raise Unfit("it is nested too deep") from None
@@ -129,12 +132,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text can be that of a file name: no NUL (escaped or not), and no half of a character."""
+    """Whether a text can be that of a file name: no NUL, and no half of a character."""
     try:
         os.fsencode(value)
     except UnicodeEncodeError:
         return False
-    return "\0" not in value and r"\u0000" not in value
+    return "\0" not in value
+
+
+def _holds_texts(written: str) -> bool:
+    """Whether every text of a JSON file is one, told from the file as it is written again."""
+    return is_text(written) and not _NUL.search(written)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

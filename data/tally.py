@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing_extensions import TypedDict  # pydantic's models take no other before Python 3.12
+
+from attnbias.data.reading import FileName
 
 NAMED = 10
 """Names kept of each reason."""
@@ -14,7 +16,7 @@ class Counted(TypedDict):
     """How many there are of one reason, and the first of them."""
 
     count: int
-    first: list[str]
+    first: list[FileName]
 
 
 class Tally(dict[str, Counted]):

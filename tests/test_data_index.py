@@ -16,6 +16,12 @@ from attnbias.data.sets.coco import read_coco
 from attnbias.data.summary import summarize
 
 numbers = st.floats(-50, 500, width=32) | st.integers(-50, 500)
+sides = st.floats(0, 500, width=32) | st.integers(0, 500)
+
+
+def texts(min_size: int = 0, max_size: int | None = None) -> st.SearchStrategy[str]:
+    letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+    return st.text(letters, min_size=min_size, max_size=max_size)
 
 
 @st.composite
@@ -23,25 +29,23 @@ def indexes(draw: st.DrawFn) -> Index:
     classes = draw(st.integers(1, 5))
     several = draw(st.booleans())
     targets = st.tuples(*[st.sampled_from([1, 0, -1])] * classes) if several else st.integers(0, classes - 1)
-    boxes = st.builds(
-        Box, st.integers(0, classes - 1), numbers, numbers, numbers, numbers, st.booleans(), st.booleans()
-    )
+    boxes = st.builds(Box, st.integers(0, classes - 1), numbers, numbers, sides, sides, st.booleans(), st.booleans())
     records = st.builds(
         Record,
-        path=st.text(min_size=1, max_size=12),
+        path=texts(min_size=1, max_size=12),
         target=targets,
         boxes=st.lists(boxes, max_size=3).map(tuple),
-        crop=st.none() | st.tuples(numbers, numbers, numbers, numbers),
+        crop=st.none() | st.tuples(numbers, numbers, sides, sides),
         image_id=st.none() | st.integers(0, 10**9),
-        group=st.none() | st.text(max_size=5),
-        label_map=st.none() | st.text(min_size=1, max_size=12),
+        group=st.none() | texts(max_size=5),
+        label_map=st.none() | texts(min_size=1, max_size=12),
         text=st.none()
         | st.builds(
             Text,
-            sentence=st.text(),
-            answers=st.lists(st.tuples(st.integers(0, 3128), st.floats(0, 1)), max_size=3).map(tuple),
-            second_path=st.none() | st.text(min_size=1),
-            identifier=st.none() | st.text(),
+            sentence=texts(),
+            answers=st.lists(st.tuples(st.integers(0, classes - 1), st.floats(0, 1)), max_size=3).map(tuple),
+            second_path=st.none() | texts(min_size=1),
+            identifier=st.none() | texts(),
         ),
     )
     return Index(
@@ -50,7 +54,7 @@ def indexes(draw: st.DrawFn) -> Index:
         task="multilabel" if several else "singlelabel",
         classes=tuple(f"class {k}" for k in range(classes)),
         root=Path("/pictures"),
-        records=tuple(draw(st.lists(records, max_size=6))),
+        records=tuple(draw(st.lists(records, min_size=1, max_size=6))),
         annotations=draw(st.none() | st.just(Path("/elsewhere/instances.json"))),
     )
 

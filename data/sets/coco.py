@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
-from math import isfinite
 from os import fspath
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.published import csra_coco
 from attnbias.data.index import Box, Index, Record, collector_paused
+from attnbias.data.index_check import LARGEST_SIDE
 from attnbias.data.label_maps import IGNORE
 from attnbias.data.prepare import Options, Reading, check_counts, chosen_settings, first_existing
 
@@ -65,7 +65,8 @@ def read_coco(
             positives[annotation["image_id"]].add(label)
             if annotation.get("bbox"):
                 x, y, w, h = annotation["bbox"]
-                if not isfinite(x + y + w + h):
+                side = LARGEST_SIDE  # comparisons with NaN are false
+                if not (abs(x) <= side and abs(y) <= side and 0 <= w <= side and 0 <= h <= side):
                     raise DataError(
                         f"{annotation_file}: a box of image {annotation['image_id']!r} is {annotation['bbox']}"
                     )
