@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import typer
 
 from attnbias.data.owned import first_foreign, remove_owned
+from attnbias.data.tally import Tally
+from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import RunError, UsageError
 
 WRITTEN = ".written.json"
 """Names what a command wrote into its --out folder; --overwrite deletes that and nothing else."""
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-"""What a folder's pictures end in; a file that is named itself may end in anything."""
 
 
 def check_target(file: Path, overwrite: bool, folder: bool = False) -> None:
@@ -83,24 +85,46 @@ def _written_before(folder: Path) -> set[str]:
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
-def find_pictures(paths: Sequence[Path]) -> tuple[list[tuple[str, Path]], int]:
-    """Named files, and the pictures below named folders, each with a name to show; and the count of other files.
+class Found(NamedTuple):
+    """Pictures that a person named, each with a name to show, and what was left out of the folders, by reason."""
+
+    pictures: list[tuple[str, Path]]
+    left_out: Tally
+
+
+def find_pictures(paths: Sequence[Path]) -> Found:
+    """Named files, and the pictures below named folders; says on standard error what is left out of these.
 
     Raises:
-        UsageError: a path does not exist, or a folder holds no picture.
+        UsageError: a path does not exist, or a folder holds no picture. DataError: a folder may not be read.
     """
     found: list[tuple[str, Path]] = []
-    others = 0
+    left_out = Tally()
     for path in paths:
-        if path.is_file():
-            found.append((path.name, path))
-        elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if path.is_dir():
+            others = Tally()
+            pictures = walk_images(path, others, f"{path}/")
             if not pictures:
-                raise UsageError(f"folder {path} holds no picture ({', '.join(sorted(SUFFIXES))})")
-            found += [(str(file.relative_to(path)), file) for file in pictures]
-            others += len(files) - len(pictures)
+                instead = f", only {'; '.join(others.lines())}" if others else ""
+                raise UsageError(f"folder {path} holds no picture ({', '.join(SUFFIXES)}){instead}")
+            found += [(picture, path / picture) for picture in pictures]
+            left_out.merge(others)
+        elif path.is_file():
+            found.append((path.name, path))
         else:
             raise UsageError(f"no file or folder {path}")
-    return found, others
+    for line in left_out.lines():
+        typer.echo(f"left out: {line}", err=True)
+    return Found(found, left_out)
+
+
+def say_how_read(pictures: Sequence[Path]) -> Tally:
+    """Say on standard error, and return, which of one's own pictures are turned upright or hold several frames."""
+    from attnbias.data.prepare import available_cores
+    from attnbias.data.survey import UNREADABLE, read_headers, remarks
+
+    noticed = remarks(read_headers(pictures, available_cores()), "upright")
+    noticed.pop(UNREADABLE, None)  # said of each when it is read
+    for line in noticed.lines():
+        typer.echo(line, err=True)
+    return noticed

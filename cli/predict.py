@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbias.cli.errors import describe
-from attnbias.cli.paths import check_target, find_pictures
+from attnbias.cli.paths import check_target, find_pictures, say_how_read
 from attnbias.cli.shared import (
     DataRoot,
     EvalBatchSize,
@@ -82,15 +82,16 @@ def predict(
     for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
         if file is not None:
             check_target(file, overwrite)
-    found, others = find_pictures(paths)
-    if others:
-        typer.echo(f"{others} other files in the folders left out", err=True)
+    found, left_out = find_pictures(paths)
+    noticed = say_how_read([path for _, path in found])
     from attnbias.methods.engine.launch import default_workers, launch, world
 
     cpu, count = world(gpus, processes)
     job = {
         "load_from": load_from,
         "paths": [str(path) for _, path in found],
+        "left_out": left_out,
+        "remarks": noticed,
         "method": method,
         "recipe": recipe,
         "entry": {"raw": "model", "ema": "ema", None: None}[weights],
@@ -167,6 +168,8 @@ def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> Non
         "task": loaded.task,
         "pictures": pictures,
         "skipped": predictions.skipped,
+        "left_out": job["left_out"],
+        "remarks": job["remarks"],
     }
     if job["json"] == "-":
         typer.echo(json.dumps(content, indent=1))

@@ -253,6 +253,8 @@ def _show(report: Report, dry_run: bool) -> None:
             f"{pair.given_second:.0%} of {pair.second} (phi {pair.correlation:.2f})"
         )
     console.print(f"pictures are read {ORIENTATIONS[report.indexes[0].orientation]}", soft_wrap=True)
+    for line in Tally(report.prepared.left_out).lines():
+        typer.echo(f"left out: {line}")
     for line in Tally(report.prepared.remarks).lines():
         typer.echo(line)
     for warning in report.warnings:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from attnbias.cli.options import per_method, typed_fields, with_recipe_options
-from attnbias.cli.paths import find_pictures, output_folder
+from attnbias.cli.paths import find_pictures, output_folder, say_how_read
 from attnbias.cli.shared import DataRoot, Device, OnBadImage, Overwrite, TrustCheckpoint, Weights, recipe_option
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -276,15 +276,16 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
     from attnbias.methods.engine.display.look import Photo, photo_of
 
     if request.paths:
-        files, others = find_pictures(request.paths)
-        if others:
-            typer.echo(f"{others} other files in the folders left out")
+        found, left_out = find_pictures(request.paths)
+        files = found[: request.limit]
+        say_how_read([path for _, path in files])
 
         def read(name: str, path: Path) -> Photo:
             return Photo(name, read_picture(path, "upright"))
 
-        own: list[Callable[[], Photo]] = [partial(read, *file) for file in files[: request.limit]]
-        return ", ".join(map(str, request.paths)), own
+        own: list[Callable[[], Photo]] = [partial(read, *file) for file in files]
+        words = f"; files and folders left out: {left_out.total}" if left_out else ""
+        return ", ".join(map(str, request.paths)) + words, own
     loaded = column.loaded
     index = open_split(loaded.recipe.dataset, request.split, request.data_root)
     if len(index.classes) != len(loaded.classes):

@@ -82,6 +82,8 @@ class Reading(NamedTuple):
     """Further text files for the dataset's folder, such as a published program's own index."""
     remarks: Tally = Tally()
     """What a person should know of how the source was read."""
+    left_out: Tally = Tally()
+    """Files and folders that do not count, by reason."""
 
 
 Preparer = Callable[[DatasetFacts, Path | None, Path, Options], Reading]
@@ -158,6 +160,7 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         roles=roles,
         source=str(source) if source else None,
         settings={**chosen_settings(facts, options), **reading.settings},
+        left_out=reading.left_out,
         remarks=noticed,
     )
     if not options.dry_run:
@@ -389,7 +392,12 @@ def _missing(paths: Sequence[str]) -> list[str]:
     for path in paths:
         parent, _, file = path.rpartition("/")
         if parent not in listing:  # one listing a folder instead of one stat a picture
-            listing[parent] = {entry.name for entry in Path(parent).iterdir()} if Path(parent).is_dir() else set()
+            try:
+                listing[parent] = {entry.name for entry in Path(parent).iterdir()}
+            except (FileNotFoundError, NotADirectoryError):
+                listing[parent] = set()
+            except OSError as error:
+                raise DataError(f"folder {parent} cannot be read ({error.strerror})") from None
         if file not in listing[parent]:
             missing.append(path)
     return missing

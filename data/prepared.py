@@ -48,6 +48,8 @@ class Prepared(StoredModel):
     """The folder that the pictures stand in, where they were not made or fetched here."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """What decided a generated set; the same settings give the same set."""
+    left_out: dict[str, Counted] = Field(default_factory=dict)
+    """Files and folders of the source that do not count: reason -> how many, and the first of them."""
     remarks: dict[str, Counted] = Field(default_factory=dict)
     """What was noticed of a person's own pictures: reason -> how many, and the first of them."""
 

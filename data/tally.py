@@ -24,6 +24,8 @@ class Tally(dict[str, Counted]):
 
     def add(self, reason: str, *names: str) -> None:
         """Count names under a reason, in the order given."""
+        if not names:
+            return
         counted = self.setdefault(reason, Counted(count=0, first=[]))
         counted["count"] += len(names)
         counted["first"] += names[: NAMED - len(counted["first"])]

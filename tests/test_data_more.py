@@ -531,7 +531,6 @@ def test_class_folders_are_read_as_image_folder_reads_them(tmp_path: Path) -> No
     index = read_class_folders(tmp_path)
     assert list(index.classes) == theirs.classes
     assert [(str(tmp_path / path), label) for path, label in listed(index)] == theirs.samples
-    assert [len(read_class_folders(tmp_path, extensions=(".png",), classes=index.classes).records)] == [1]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"1 class folders hold no pictures \(empty\)"):
         read_class_folders(tmp_path)

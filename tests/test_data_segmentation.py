@@ -263,7 +263,7 @@ def test_a_folder_of_pictures_and_one_of_label_maps(tmp_path: Path, pictures: st
         },
     )
     report = prepare(str(source), root=tmp_path / "root")
-    assert report.warnings == ["train: 1 pictures without label map are left out"]
+    assert report.prepared.left_out["image without a label map"]["count"] == 1
     train, val = (open_split(str(source), role, tmp_path / "root") for role in ("train", "val"))
     assert train.classes == tuple(f"class {i}" for i in range(5))
     assert [record.path for record in train.records] == [f"{pictures}/train/2.JPG", f"{pictures}/train/a/1.jpg"]

@@ -55,7 +55,7 @@ def test_class_names_and_scores_are_the_models(pictures: Path, tmp_path: Path) -
     )
     found = json.loads(done.out)
     assert (found["method"], found["task"], found["skipped"]) == ("csra", "multilabel", [])
-    assert "1 other files" in done.err
+    assert f"left out: file of another kind: 1 ({pictures}/notes.txt)" in done.err
     files = sorted(path for path in pictures.rglob("*.png"))
     assert [picture["path"] for picture in found["pictures"]] == [str(path) for path in files]
     loaded = load_run("csra", str(weights), {})

@@ -93,7 +93,7 @@ def overlays(out: Path) -> list[str]:
 def test_a_folder_of_pictures_becomes_overlays_a_page_and_raw_maps(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = visualize("--load-from", model, photos, "--classes", "dog,3", "--npz", "--out", out)
-    assert "1 other files" in said
+    assert "left out: file of another kind: 1 (" in said
     assert "2 pictures" in said
     assert overlays(out) == [f"{place}.{name}.png" for place in ("0000_tall", "0001_wide") for name in ("3", "dog")]
     assert pixels(out / "overlays" / "0001_wide.dog.png").shape == (224, 373, 3)  # enlarged, its proportions kept

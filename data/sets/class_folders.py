@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts
 from attnbias.data.splits import assign_roles, part_named
+from attnbias.data.tally import Tally
+from attnbias.data.walk import OTHER, is_image, list_folder, walk_images
 
-PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings, in any case, of the files that torchvision's ImageFolder takes for pictures."""
+OUTSIDE = "image outside of a class folder"
+BESIDE = "file beside the folders of splits"
 
 
 def read_class_folders(
@@ -21,23 +22,26 @@ def read_class_folders(
     *,
     dataset: str = "folder",
     split: str = "train",
-    extensions: Sequence[str] = PICTURES,
     classes: Sequence[str] | None = None,
+    left_out: Tally | None = None,
 ) -> Index:
     """Read a class-folder tree in the order of torchvision's ImageFolder: classes by name, then pictures by path.
 
     Args:
         root: the folder that holds the class folders; record paths are relative to it.
-        extensions: endings of the files that count, in any case; others are passed over.
         classes: folder names in the order of their class numbers, where the set (or its training split) fixes them;
             folders may then lack, but none may be unknown. None: the folders themselves, and none may be empty.
+        left_out: gains, by reason, what does not count (data/walk.py).
 
     Raises:
         DataError: no class folder, an unknown one, or one without pictures.
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; expected one that holds a folder for each class")
-    folders = subfolders(root)
+    left_out, below = Tally() if left_out is None else left_out, f"{root.name}/"
+    folders, files = list_folder(root, left_out, below)
+    for name in files:
+        left_out.add(OUTSIDE if is_image(name) else OTHER, below + name)
     if not folders:
         raise DataError(f"{root} holds no class folders; expected {root}/CLASS/PICTURE")
     if classes is not None and (strange := [name for name in folders if name not in set(classes)]):
@@ -46,22 +50,26 @@ def read_class_folders(
     label_of = {name: label for label, name in enumerate(folders if classes is None else classes)}
     records, empty = [], []
     for name in folders:
-        paths = _pictures(root / name, tuple(extensions))
+        paths = walk_images(root / name, left_out, f"{below}{name}/")
         records += [Record(f"{name}/{path}", label_of[name]) for path in paths]
         if not paths:
             empty.append(name)
     if empty and (classes is None or not records):
-        raise DataError(f"{root}: {len(empty)} class folders hold no pictures ({empty[0]}); remove or fill them")
+        instead = f"; left out: {'; '.join(left_out.lines())}" if left_out else ""
+        raise DataError(
+            f"{root}: {len(empty)} class folders hold no pictures ({empty[0]}); remove or fill them{instead}"
+        )
     return Index(dataset, split, "singlelabel", tuple(label_of), root, tuple(records))
 
 
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes."""
     assert source is not None
-    splits = split_folders(source, options)
+    splits, left_out = split_folders(source, options), Tally()
     if not splits:
         options.progress(f"reading {source.name}", 0, 1)
-        return Reading([read_class_folders(source, dataset=facts.name)])
+        return Reading([read_class_folders(source, dataset=facts.name, left_out=left_out)], left_out=left_out)
+    left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
     warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
     first = assign_roles(labelled, options.train_split, options.val_split).get("train", labelled[0])
@@ -69,9 +77,11 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     indexes = []
     for done, split in enumerate(sorted(labelled, key=lambda split: split != first)):
         options.progress(f"reading {split}", done, len(labelled))
-        indexes.append(read_class_folders(source / split, dataset=facts.name, split=split, classes=classes))
+        indexes.append(
+            read_class_folders(source / split, dataset=facts.name, split=split, classes=classes, left_out=left_out)
+        )
         classes = indexes[0].classes
-    return Reading(indexes, [*warnings, *check_counts(facts, indexes)])
+    return Reading(indexes, [*warnings, *check_counts(facts, indexes)], left_out=left_out)
 
 
 def split_folders(folder: Path, options: Options) -> list[str]:
@@ -86,15 +96,4 @@ def split_folders(folder: Path, options: Options) -> list[str]:
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-
-def _pictures(folder: Path, extensions: tuple[str, ...]) -> list[str]:
-    """Paths of a class folder's pictures relative to it: sub-folders in the order of their paths, as ImageFolder."""
-    start = len(str(folder)) + 1
-    return [
-        f"{place}/{name}"[start:]
-        for place, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if name.lower().endswith(extensions)
-    ]
+    return list_folder(folder, Tally()).folders

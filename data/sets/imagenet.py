@@ -16,7 +16,9 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
-from attnbias.data.sets.class_folders import PICTURES, read_class_folders
+from attnbias.data.sets.class_folders import read_class_folders
+from attnbias.data.tally import Tally
+from attnbias.data.walk import OTHER, is_image, list_folder
 
 # The 15 corruptions of ImageNet-C's score in the order of AbSViT's evaluation, and the archive each comes in.
 CORRUPTIONS = {
@@ -79,29 +81,38 @@ def real_labels(index: Index) -> list[frozenset[int]] | None:
 
 
 def read_synset_folders(
-    root: Path, *, dataset: str = "imagenet", split: str = "val", subset: str = "imagenet"
+    root: Path,
+    *,
+    dataset: str = "imagenet",
+    split: str = "val",
+    subset: str = "imagenet",
+    left_out: Tally | None = None,
 ) -> Index:
     """Read ROOT/SYNSET/PICTURE with the 1000 classes as labels, whichever of the folders are there.
 
     Args:
         subset: only these synsets may occur: "imagenet", "imagenet-a" or "imagenet-r".
+        left_out: gains what does not count.
 
     Raises:
         DataError: a folder is no synset of the set, or there are no pictures.
     """
-    index = read_class_folders(root, dataset=dataset, split=split, classes=synsets(subset))
+    index = read_class_folders(root, dataset=dataset, split=split, classes=synsets(subset), left_out=left_out)
     number = {synset: label for label, synset in enumerate(synsets())}
     label_of = [number[synset] for synset in index.classes]
     records = tuple(record._replace(target=label_of[_label(record)]) for record in index.records)
     return replace(index, classes=class_names(), records=records)
 
 
-def read_flat_validation(root: Path, devkit: Path, *, dataset: str = "imagenet", split: str = "val") -> Index:
+def read_flat_validation(
+    root: Path, devkit: Path, *, dataset: str = "imagenet", split: str = "val", left_out: Tally | None = None
+) -> Index:
     """Read the validation pictures as their archive holds them, one folder for all, with the devkit's ground truth.
 
     Args:
         root: the folder with ILSVRC2012_val_00000001.JPEG and on.
         devkit: ILSVRC2012_devkit_t12.
+        left_out: gains what does not count.
 
     Raises:
         DataError: the devkit is damaged or lacks, or a picture has no line in it.
@@ -110,9 +121,12 @@ def read_flat_validation(root: Path, devkit: Path, *, dataset: str = "imagenet",
     synset_of = _devkit_synsets(devkit / "data" / "meta.mat")
     number = {synset: label for label, synset in enumerate(synsets())}
     records = []
+    left_out = Tally() if left_out is None else left_out
+    _, files = list_folder(root, left_out, f"{root.name}/")
+    left_out.add(OTHER, *(f"{root.name}/{name}" for name in files if not is_image(name)))
     try:
         labels = [number[synset_of[int(line)]] for line in truth.read_text().split()]
-        for path in sorted(path.name for path in root.iterdir() if path.name.lower().endswith(PICTURES)):
+        for path in filter(is_image, files):
             place = int(re.findall(r"\d+", path)[-1])  # counted from 1
             if not 1 <= place <= len(labels):
                 raise DataError(f"{root / path} has no line in {truth}, which has {len(labels):,}")
@@ -127,17 +141,21 @@ def read_flat_validation(root: Path, devkit: Path, *, dataset: str = "imagenet",
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read train/SYNSET and val/SYNSET (or a flat val/ with the devkit beside it), or one of the two."""
     assert source is not None
-    indexes = []
+    indexes, left_out = [], Tally()
     for done, split in enumerate(facts.splits):
         root = source / split
         options.progress(f"reading {split}", done, len(facts.splits))
-        if any(root.glob("n[0-9]*")):
-            indexes.append(read_synset_folders(root, dataset=facts.name, split=split))
-        elif split == "val" and any(root.glob("*.JPEG")):
-            indexes.append(read_flat_validation(root, source / "ILSVRC2012_devkit_t12", dataset=facts.name))
+        if not root.is_dir():
+            continue
+        folders, files = list_folder(root, Tally())
+        if any(re.match(r"n\d", name) for name in folders):
+            indexes.append(read_synset_folders(root, dataset=facts.name, split=split, left_out=left_out))
+        elif split == "val" and any(name.endswith(".JPEG") for name in files):
+            devkit = source / "ILSVRC2012_devkit_t12"
+            indexes.append(read_flat_validation(root, devkit, dataset=facts.name, left_out=left_out))
     if not indexes:
         raise DataError(f"{source} holds neither train/ nor val/; expected {facts.layout}")
-    return Reading(indexes, check_counts(facts, indexes))
+    return Reading(indexes, check_counts(facts, indexes), left_out=left_out)
 
 
 def prepare_renditions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
@@ -146,19 +164,20 @@ def prepare_renditions(facts: DatasetFacts, source: Path | None, folder: Path, o
     subset = facts.name if facts.name in ("imagenet-a", "imagenet-r") else "imagenet"
     inner = [source / facts.name, source / "sketch"]
     root = next((place for place in inner if place.is_dir()), source)
-    index = read_synset_folders(root, dataset=facts.name, split=facts.val, subset=subset)
+    left_out = Tally()
+    index = read_synset_folders(root, dataset=facts.name, split=facts.val, subset=subset, left_out=left_out)
     lacking = set(synsets(subset)) - {record.path.split("/")[0] for record in index.records}
     warnings = (
         [f"{len(lacking)} of {len(synsets(subset))} classes have no pictures ({min(lacking)})"] if lacking else []
     )
-    return Reading([index], [*warnings, *check_counts(facts, [index])])
+    return Reading([index], [*warnings, *check_counts(facts, [index])], left_out=left_out)
 
 
 def prepare_corruptions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read ImageNet-C: one split for each corruption and severity, CORRUPTION/1..5 or GROUP/CORRUPTION/1..5."""
     assert source is not None
     indexes: list[Index] = []
-    lacking = []
+    lacking, left_out = [], Tally()
     for done, (corruption, group) in enumerate(CORRUPTIONS.items()):
         options.progress("reading corruptions", done, len(CORRUPTIONS))
         root = first_existing([source / corruption, source / group / corruption])
@@ -167,11 +186,12 @@ def prepare_corruptions(facts: DatasetFacts, source: Path | None, folder: Path, 
                 lacking.append(f"{corruption}/{severity}")
                 continue
             split = f"{corruption}-{severity}"
-            indexes.append(read_synset_folders(root / str(severity), dataset=facts.name, split=split))
+            pictures = root / str(severity)
+            indexes.append(read_synset_folders(pictures, dataset=facts.name, split=split, left_out=left_out))
     if not indexes:
         raise DataError(f"{source} holds no corruption; expected {facts.layout}")
     warnings = [f"{len(lacking)} of 75 corruptions and severities are missing ({lacking[0]})"] if lacking else []
-    return Reading(indexes, [*warnings, *check_counts(facts, indexes)])
+    return Reading(indexes, [*warnings, *check_counts(facts, indexes)], left_out=left_out)
 
 
 def _label(record: Record) -> int:

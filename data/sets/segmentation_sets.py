@@ -11,9 +11,11 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import IGNORE, read_label_map
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
-from attnbias.data.sets.class_folders import PICTURES, subfolders
+from attnbias.data.sets.class_folders import subfolders
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
 from attnbias.data.splits import part_named
+from attnbias.data.tally import Tally
+from attnbias.data.walk import walk_images
 
 TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Cityscapes' label id of each of the 19 classes (Cordts et al., CVPR 2016; labels.py of cityscapesscripts)."""
@@ -28,19 +30,21 @@ OWN = (("images", "labels"), ("images", "annotations"), ("images", "masks"), ("J
 """Folders of pictures and of label maps that a set of one's own may have."""
 
 
-def list_pairs(folder: Path, picture_suffix: str | tuple[str, ...], label_suffix: str) -> list[tuple[str, str]]:
+def list_pairs(
+    folder: Path, picture_suffix: str | None, label_suffix: str, left_out: Tally | None = None
+) -> list[tuple[str, str]]:
     """List the pictures below a folder and the names of their label maps, sorted by path (goldens index_*).
 
     Paths are relative, and compared as plain strings: upper case comes before lower, "b_10" before "b_9".
+
+    Args:
+        picture_suffix: what the pictures' names end in; None: any image.
+        left_out: gains what does not count.
     """
-    suffixes = (picture_suffix,) if isinstance(picture_suffix, str) else picture_suffix
-    names = sorted(
-        os.path.relpath(f"{place}/{file}", folder)
-        for place, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if file.endswith(suffixes) and not file.startswith(".")
-    )
-    return [(name, name[: -len(next(s for s in suffixes if name.endswith(s)))] + label_suffix) for name in names]
+    names = sorted(walk_images(folder, Tally() if left_out is None else left_out, f"{folder.name}/"))
+    if picture_suffix is None:
+        return [(name, Path(name).with_suffix(label_suffix).as_posix()) for name in names]
+    return [(name, name.removesuffix(picture_suffix) + label_suffix) for name in names if name.endswith(picture_suffix)]
 
 
 # VOC 2012 -------------------------------------------------------------------------------------------------------------
@@ -183,22 +187,26 @@ def prepare_own(facts: DatasetFacts, source: Path | None, folder: Path, options:
         inside = []
     unlabelled = [name for name in inside if not (source / labels / name).is_dir()]
     warnings = [f"{pictures}/{name} is left out: there is no {labels}/{name}" for name in unlabelled]
-    indexes = []
+    indexes, left_out = [], Tally()
     for split, below in [(name, f"/{name}") for name in inside if name not in unlabelled] or [("train", "")]:
-        found = list_pairs(source / (pictures + below), (*PICTURES, *map(str.upper, PICTURES)), ".png")
-        kept = [pair for pair in found if (source / (labels + below) / pair[1]).is_file()]
+        found = list_pairs(source / (pictures + below), None, ".png", left_out)
+        there = {pair: (source / (labels + below) / pair[1]).is_file() for pair in found}
+        kept = [pair for pair in found if there[pair]]
         if not kept:
             raise DataError(
                 f"no picture of {source / (pictures + below)} has a label map in {source / (labels + below)}"
             )
-        if len(kept) < len(found):
-            warnings.append(f"{split}: {len(found) - len(kept):,} pictures without label map are left out")
+        left_out.add(
+            "image without a label map", *(f"{pictures}{below}/{pair[0]}" for pair in found if not there[pair])
+        )
         records = tuple(
             Record(f"{pictures}{below}/{name}", 0, label_map=f"{labels}{below}/{label}") for name, label in kept
         )
         indexes.append(Index(facts.name, split, "segmentation", (), source, records))
     classes = _own_classes(source, indexes, options)
-    return Reading([Index(i.dataset, i.split, i.task, classes, i.root, i.records) for i in indexes], warnings)
+    return Reading(
+        [Index(i.dataset, i.split, i.task, classes, i.root, i.records) for i in indexes], warnings, left_out=left_out
+    )
 
 
 def _own_classes(source: Path, indexes: Sequence[Index], options: Options) -> tuple[str, ...]:
