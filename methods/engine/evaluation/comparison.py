@@ -6,7 +6,6 @@ those of the papers go by the order of the samples where scores are equal. Here 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluat
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
@@ -92,14 +92,11 @@ def read_run(path: Path) -> Run:
         with reading(path / "recipe.yaml", "train again", WeightsError):
             method = get_method(str(read_yaml(path / "recipe.yaml").get("method")))
             recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        evaluated = [line for line in lines if line["split"] != "train"]
+        evaluated = [line for line in MetricsLog(path).records() if line["split"] != "train"]
     except UsageError as error:
         raise WeightsError(f"{error}; it was written by another version of attnbias, or edited: train again") from None
     except OSError as error:
         raise WeightsError(f"{path} is no run folder ({error.filename}: {error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{path / 'metrics.jsonl'} is damaged; resume the run to mend it") from None
     stored = {each.split: each for each in stored_evaluations(path)}
     if not evaluated and not stored:
         raise WeightsError(
@@ -110,18 +107,18 @@ def read_run(path: Path) -> Run:
 
 def _curves(method: Method, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
     """The measure that decides over epochs, and its name."""
-    if not evaluated:
+    names = [method.deciding_measure(task) for task in get_args(Task)]
+    measure = next((name for line in evaluated for name in names if name in line), "")
+    measured = [line for line in evaluated if isinstance(line.get(measure), (int, float))]
+    if not measured:
         return {}, ""
-    names = (method.deciding_measure(task) for task in get_args(Task))
-    measure = next(name for name in names if name in evaluated[0])
-    splits = list(dict.fromkeys(line["split"] for line in evaluated))
-    first = [line for line in evaluated if line["split"] == splits[0] and line[measure] is not None]
-    best = max(first, key=lambda line: line[measure], default=evaluated[0])
+    splits = list(dict.fromkeys(line["split"] for line in measured))
+    best = max((line for line in measured if line["split"] == splits[0]), key=lambda line: line[measure])
     curves = {
         split: {
             line["epoch"]: line[measure]
-            for line in evaluated
-            if line["split"] == split and line["weights"] == best["weights"] and line[measure] is not None
+            for line in measured
+            if line["split"] == split and line["weights"] == best["weights"]
         }
         for split in splits
     }

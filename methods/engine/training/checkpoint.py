@@ -24,6 +24,7 @@ from typing import IO, Any
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.evaluation.evaluations import STORED
+from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.weights.errors import WeightsError
 
 MANIFEST = "complete.json"
@@ -31,7 +32,7 @@ ENVIRONMENT = "environment.json"
 
 OWNED = re.compile(
     rf"""
-    \.lock | recipe\.yaml | \.?(environment\.json|metrics\.jsonl)(\.part)? | log\.txt
+    \.lock | recipe\.yaml | \.?(environment\.json|metrics\.jsonl)((\.\d+)?\.part)? | log\.txt
     | checkpoints/
     | checkpoints/(step-\d{{8,}}|\.tmp-step-\d{{8,}}-\d+|\.tmp-old-step-\d{{8,}})/
       (progress\.json|complete\.json|optimizer\.pt|\.?(model|ema)\.safetensors(\.\d+\.part)?)?
@@ -135,6 +136,7 @@ class RunFolder:
     def __init__(self, path: Path, keep: int = 2) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.metrics = MetricsLog(path)
         self.keep = keep
         self._lock: IO[str] | None = None
 
@@ -237,6 +239,7 @@ class RunFolder:
             files = {p.name: {"bytes": p.stat().st_size, "crc32": crc32(p)} for p in sorted(part.iterdir())}
             for name in files:
                 _flush(part / name)
+            self.metrics.flush()  # progress.json counts its lines
             (part / MANIFEST).write_text(json.dumps({"step": progress.step, "files": files}, indent=1))
             _flush(part / MANIFEST)
             _flush(part)
@@ -278,21 +281,12 @@ class RunFolder:
     # The metrics log -------------------------------------------------------------------------------------------------
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl and flush it.
+        """Append one line to metrics.jsonl.
 
         Raises:
             RunError: it cannot be written; a resumed run writes it again.
         """
-        path = self.path / "metrics.jsonl"
         try:
-            with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            self.metrics.append(line)
         except OSError as error:
-            raise _cannot_write(str(path), error.errno or 0) from None
-
-    def rewind_log(self, lines: int) -> None:
-        """Keep the first lines only: a run resumed from there writes the others again."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            kept = path.read_text().splitlines(keepends=True)[:lines]
-            replace_text(path, "".join(kept))
+            raise _cannot_write(str(self.metrics.path), error.errno or 0) from None

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from attnbias.methods.engine.training.sampler import Plan
 
-HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5", "mIoU", "aAcc", "vqa_score", "accuracy", "ir@1", "tr@1")
+HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5", "mIoU", "aAcc", "vqa_score", "accuracy", "ir_r1", "tr_r1")
 """The measures of an evaluation that fit on a line; metrics.jsonl holds all."""
 
 

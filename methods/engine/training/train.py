@@ -102,7 +102,8 @@ class _Run:
             for split, index in evaluated.items()
         ]
         self.splits = describe_splits(recipe.dataset, index, evaluated)
-        self.warning = training_data_warning(index, evaluated)
+        warning = training_data_warning(index, evaluated)
+        self.warnings = [warning] if warning else []
         self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
         self.pending: list[dict[str, Tensor]] = []
         self.measures: dict[str, Any] = {}
@@ -123,8 +124,9 @@ class _Run:
         if self.options.trackers and self.main:
             self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
         self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
-        if self.reporter and self.warning:
-            self.reporter.warn(self.warning)
+        if self.reporter:
+            for warning in self.warnings:
+                self.reporter.warn(warning)
         try:
             with self.reporter or contextlib.nullcontext():
                 self._loop()
@@ -176,8 +178,9 @@ class _Run:
                 f"some processes find step {-first} in {self.folder.path} and others step {last}; "
                 "a run on several machines needs its folder on a disk that they share"
             )
+        self.log_lines = start.log_lines
         if self.main:
-            self.folder.rewind_log(start.log_lines)
+            self.log_lines = self.folder.metrics.rewind(start.log_lines)
             facts = {**environment(), "data": self.splits}
             replace_text(self.folder.path / ENVIRONMENT, json.dumps(facts, indent=1))  # tells a run
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
@@ -239,6 +242,12 @@ class _Run:
 
     def _restore(self, checkpoint: Path) -> None:
         self.progress = RunFolder.read_progress(checkpoint)
+        counted, self.progress.log_lines = self.progress.log_lines, self.log_lines
+        if self.log_lines < counted:
+            self.warnings.append(
+                f"warning: {self.folder.metrics.path} holds {self.log_lines} of the {counted} lines up to this "
+                "checkpoint; the run goes on behind them"
+            )
         now = (self.accelerator.num_processes, self.options.accumulation)
         then = (self.progress.processes, self.progress.accumulation)
         if now != then and self.progress.step % self.plan.steps_per_epoch:
@@ -337,10 +346,8 @@ class _Run:
             stop = self.main and self.method.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.milestone = progress.step
-        if self.main:
-            records = [json.loads(line) for line in (self.folder.path / "metrics.jsonl").read_text().splitlines()]
-            if (log := self.method.published_log(self.recipe, records)) is not None:
-                (self.folder.path / log[0]).write_text(log[1])
+        if self.main and (log := self.method.published_log(self.recipe, self.folder.metrics.records())) is not None:
+            (self.folder.path / log[0]).write_text(log[1])
         self._save()
 
     def _share_buffers(self) -> None:

@@ -1,0 +1,103 @@
+"""metrics.jsonl of a run: one JSON object a line, appended while it trains and read again by resume and `compare`.
+
+A kill or a power cut can tear the last line; it is left out, by every reader alike. A broken line with others after it
+is damage, and is named. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from attnbias.data.atomic import replacing
+from attnbias.data.reading import in_words, parse_json
+from attnbias.weights.errors import WeightsError
+
+NAME = "metrics.jsonl"
+LARGEST = 1 << 30
+"""Bytes; some four million lines."""
+
+
+class _Line(BaseModel):
+    """What every line holds, beside its figures."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    step: int
+    epoch: int
+    split: str
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> _Line:
+        if self.split != "train" and self.weights is None:
+            raise ValueError("an evaluation says which weights it is of")
+        return self
+
+
+class MetricsLog:
+    """The log in a run's folder."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / NAME
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every line, parsed; a torn last one is left out.
+
+        Raises:
+            FileNotFoundError: there is no log. WeightsError: a line with others after it is broken.
+        """
+        return [parse_json(line) for line in self._whole_lines()]
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line; an OSError passes."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Wait until the log is on the disk, as the checkpoint that counts its lines will be; an OSError passes."""
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+
+    def rewind(self, lines: int) -> int:
+        """Keep the first lines only, for a run that is resumed from there and writes the others again.
+
+        Returns the lines that are left: fewer where the run is resumed into another folder, or a torn one was cut off.
+
+        Raises:
+            WeightsError: as `records`; the log is untouched.
+        """
+        if not self.path.exists():
+            return 0
+        kept = self._whole_lines(lines)
+        with replacing(self.path) as file:
+            file.writelines(f"{line}\n" for line in kept)
+        return len(kept)
+
+    def _whole_lines(self, most: int | None = None) -> list[str]:
+        """The first lines, each checked."""
+        with self.path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise WeightsError(f"{self.path} is larger than {LARGEST >> 20} MB")
+        lines = content.split(b"\n")
+        if not lines[-1]:  # what follows the end of the last line
+            lines.pop()
+        whole: list[str] = []
+        for number, line in enumerate(lines[:most], start=1):
+            try:
+                text = line.decode("utf-8")
+                _Line.model_validate(parse_json(text))
+            except ValueError as error:
+                if number == len(lines):
+                    break
+                raise WeightsError(
+                    f"{self.path}, line {number} is damaged ({in_words(error)}); delete that line to go on without it"
+                ) from None
+            whole.append(text)
+        return whole
