@@ -110,4 +110,65 @@ TRAINING = (
     ),
 )
 
-FAULTS: tuple[Fault, ...] = (*TRAINING,)
+TRAIN = "methods/engine/training/train.py"
+CHECKPOINT = "methods/engine/training/checkpoint.py"
+LOAD = "methods/engine/load.py"
+SELECTION = ("tests/test_selection.py",)
+
+WEIGHTS = (
+    Fault(
+        "the last of --eval-splits decides the best",
+        TRAIN,
+        "if place == 0:  # the first split decides",
+        "if place == len(self.eval_sets) - 1:",
+        SELECTION,
+    ),
+    Fault(
+        "the best checkpoint is pruned", CHECKPOINT, "[-self.keep :], progress.best_step}", "[-self.keep :]}", SELECTION
+    ),
+    Fault("--keep ignored", CHECKPOINT, "[-self.keep :], progress", "[-2:], progress", SELECTION),
+    Fault(
+        "of equal values the last is best",
+        TRAIN,
+        "(progress.best is None or value > progress.best)",
+        "(progress.best is None or value >= progress.best)",
+        SELECTION,
+    ),
+    Fault(
+        "raw weights load where the averaged ones were best",
+        LOAD,
+        'progress.best_weights == "ema"',
+        'progress.best_weights == "averaged"',
+        SELECTION,
+    ),
+    Fault(
+        "predict --weights: raw and ema swapped",
+        "cli/predict.py",
+        '{"raw": "model", "ema": "ema", None: None}[weights]',
+        '{"raw": "ema", "ema": "model", None: None}[weights]',
+        SELECTION,
+    ),
+    Fault(
+        "val --weights ignored",
+        "cli/val.py",
+        '{"raw": "model", "ema": "ema", None: None}[weights]',
+        "None",
+        SELECTION,
+    ),
+    Fault(
+        "export --weights ignored",
+        "cli/export.py",
+        '{"raw": "model", "ema": "ema", None: None}[weights]',
+        "None",
+        SELECTION,
+    ),
+    Fault(
+        "best is never the averaged weights",
+        TRAIN,
+        'for weights in ("raw", "ema"):',
+        'for weights in ("raw",):',
+        SELECTION,
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS)
