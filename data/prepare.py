@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.acquire import acquire, instructions
+from attnbias.data.fetch.download import LOCK, only_writer
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.names import unfit_name
@@ -25,6 +27,7 @@ from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
 from attnbias.data.registry import DATASETS
+from attnbias.data.repeats import find_repeats
 from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally
@@ -125,7 +128,34 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
 
         facts, source = own_facts(Path(name), options.name), Path(name)
     folder = data_root(root) / facts.name
-    if name not in DATASETS and (foreign := _foreign(folder)):
+    if options.dry_run:
+        return _prepare(facts, source, folder, options)
+    with _only_one(folder):
+        return _prepare(facts, source, folder, options)
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold a dataset's folder for this process alone; what was made for that, and is still empty, is removed again.
+
+    Raises:
+        DataError: another process prepares the set.
+    """
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds something
+                for place in made:
+                    place.rmdir()
+
+
+def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Report:
+    own = facts.name not in DATASETS
+    if own and (foreign := _foreign(folder)):
         raise DataError(f"{foreign} was not written by prepare-data; call the set otherwise with --name NAME")
     source, reading = _read(facts, source, folder, options)
     indexes = _chosen(reading.indexes, options.splits)
@@ -139,14 +169,12 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         mend = (
             f"run: attnbias prepare-data {facts.name} --overwrite" if source is None else f"is {source} unpacked whole?"
         )
-        if name not in DATASETS:
+        if own:
             mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
             check_pictures(index, options, mend)
     noticed = Tally()
     noticed.merge(reading.remarks)
-    if name not in DATASETS:  # the papers' sets are known, and large
-        noticed.merge(_notice(indexes, options))
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
         for index in indexes
@@ -154,6 +182,12 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     }
     roles, said = _roles(facts, indexes, options)
     warnings += said
+    if own:
+        noticed.merge(_notice(indexes, options))
+        noticed.merge(find_repeats(indexes, options.workers, options.progress))
+    elif options.verify:  # the papers' sets are large, and some of their splits are parts of others
+        played = [index for index in indexes if index.split in roles.values()]
+        noticed.merge(find_repeats(played, options.workers, options.progress))
     prepared = Prepared(
         dataset=facts.name,
         splits=tuple(index.split for index in indexes),
@@ -275,7 +309,9 @@ def _foreign(folder: Path) -> Path | None:
     """The first thing in the folder of a person's own set that is not of such a set."""
     if not folder.is_dir():
         return None
-    return first_foreign(folder, lambda name: PREPARED.fullmatch(name) or name.startswith((MANIFEST, f".{MANIFEST}.")))
+    return first_foreign(
+        folder, lambda name: PREPARED.fullmatch(name) or name.startswith((MANIFEST, f".{MANIFEST}.")) or name == LOCK
+    )
 
 
 def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index]:

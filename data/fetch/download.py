@@ -135,18 +135,24 @@ def _together(
             failed.result()
 
 
+LOCK = ".lock"
+"""The file that one process holds while it writes into a folder."""
+
+
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system releases it however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise DataError(f"cannot write into {folder}: {error.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
+                raise FileNotFoundError  # removed by its last holder while this process waited for it
+        except (BlockingIOError, FileNotFoundError):
             raise DataError(f"another process is at work in {folder}; wait for it, or stop it") from None
         yield
 
