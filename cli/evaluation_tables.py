@@ -107,6 +107,8 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
             ties["rule"], "by the paper's rule the order of the samples decides among them; compare takes them together"
         )
         told.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
+    reasons = [result[part].get("truth_reason") for part in ("bias", "reliance") if part in result]
+    told += dict.fromkeys(reason for reason in reasons if reason)
     for part in ("bias", "reliance"):
         if reasons := result.get(part, {}).get("skipped"):
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())

@@ -60,7 +60,8 @@ def open_label_map(index: Index, sample: int) -> NDArray[np.uint8]:
         from attnbias.data.masks import draw_masks  # pycocotools is of no use to the other sets
 
         place = f"of {record.path} in {index.annotations}"
-        values = draw_masks(index.annotations, record.image_id)
+        size = read_header(index.root / record.path).size(index.orientation)
+        values = draw_masks(index.annotations, record.image_id, size)
     labels = values if index.label_values is None else np.array(index.label_values, np.uint8)[values]
     if (strange := _largest(labels)) >= len(index.classes):
         raise DataError(

@@ -3,12 +3,12 @@ annotated boxes fit."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.pictures import Header, read_header
@@ -94,8 +94,10 @@ def _inside(record: Record, size: tuple[int, int]) -> bool:
 
 def _stated_sizes(annotations: Path) -> dict[Any, tuple[int, int]]:
     """Width and height that a COCO file states of each image id, where it does."""
-    images: Iterable[dict[str, Any]] = json.loads(annotations.read_bytes())["images"]
-    return {image["id"]: (image["width"], image["height"]) for image in images if {"width", "height"} <= image.keys()}
+    images: Iterable[dict[str, Any]] = read_coco_file(annotations)["images"]
+    return {
+        image["id"]: (image["width"], image["height"]) for image in images if image.get("width") and image.get("height")
+    }
 
 
 def _header(path: str | Path) -> Header | None:

@@ -241,7 +241,7 @@ def test_damaged_and_missing_annotations_are_named(name: str, tmp_path: Path) ->
             {"annotations": [{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1, 1]}]},
             "names category 5, which is not listed",
         ),
-        ({"annotations": [{"image_id": 10, "category_id": 1, "bbox": [0, 0]}]}, "ValueError"),
+        ({"annotations": [{"image_id": 10, "category_id": 1, "bbox": [0, 0]}]}, "expected x, y, width and height"),
         ({"categories": None}, "is no COCO instances file"),
     ],
 )

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
-from attnbias.data.masks import read_masks
+from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
 from attnbias.methods.engine.training.sampler import EvaluationSampler
 
@@ -62,18 +62,31 @@ class ObjectBatch(NamedTuple):
     samples: list[Sample]
 
 
-def resolve_truth(dataset: PictureDataset, truth: Truth | None) -> Truth:
-    """Masks where the set has them, else boxes, unless a person says which.
+class ResolvedTruth(NamedTuple):
+    """What attention is held against, and why it is not what a set of that kind usually has."""
+
+    kind: Truth
+    reason: str | None = None
+
+
+def resolve_truth(dataset: PictureDataset, truth: Truth | None) -> ResolvedTruth:
+    """Masks where every object of the set has one, else boxes, unless a person says which.
 
     Raises:
         DataError: the set lacks what is asked for, or has neither.
     """
     index = dataset.index
+    lacking, objects = (0, 0) if index.annotations is None or truth == "boxes" else count_unmasked(index.annotations)
+    without = f"{lacking:,} of {objects:,} objects of {index.annotations} have no mask"
     if truth == "masks" and index.annotations is None:
         raise DataError(f"dataset '{index.dataset}' has no masks; use --truth boxes")
+    if truth == "masks" and lacking:
+        raise DataError(f"dataset '{index.dataset}': {without}; use --truth boxes")
     if not any(record.boxes for record in dataset.records):
         raise DataError(f"dataset '{index.dataset}' has no boxes: attention cannot be held against objects")
-    return truth or ("boxes" if index.annotations is None else "masks")
+    if lacking:
+        return ResolvedTruth("boxes", f"{without}: attention is held against boxes")
+    return ResolvedTruth(truth or ("boxes" if index.annotations is None else "masks"))
 
 
 def object_batches(
@@ -126,7 +139,13 @@ def regions(dataset: PictureDataset, place: int, truth: Truth) -> tuple[Tensor, 
     if truth == "masks":
         assert dataset.index.annotations is not None
         assert record.image_id is not None
-        found = read_masks(dataset.index.annotations, record.image_id)
+        found = read_masks(dataset.index.annotations, record.image_id, picture.size)
+        if found.masks.shape[1:] != (picture.height, picture.width):
+            stated = " x ".join(map(str, found.masks.shape[:0:-1]))
+            raise DataError(
+                f"{dataset.index.annotations} states {stated} pixels for {record.path}, which has "
+                f"{picture.width} x {picture.height}"
+            )
         image, moved, masks = _transformed(dataset, picture, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
         planes, labels, aside = masks.numpy().astype(bool), found.labels, found.crowd  # (K, H, W), (K,), (K,)
         areas = found.masks.sum((1, 2))

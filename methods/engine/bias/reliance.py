@@ -42,13 +42,13 @@ def measure_reliance(
     Raises:
         DataError: the set has neither masks nor boxes, or no sample says anything.
     """
-    truth = resolve_truth(dataset, truth)
+    against = resolve_truth(dataset, truth)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
     grey = ((torch.tensor(normalization("imagenet")[0]).view(3, 1, 1) - mean) / std).to(accelerator.device)
     skipped: Counter[str] = Counter()
     mine: list[tuple[int, int, list[float]]] = []
     for images, samples in object_batches(
-        dataset, evaluation.ids.tolist(), truth, accelerator, skipped, batch_size=batch_size
+        dataset, evaluation.ids.tolist(), against.kind, accelerator, skipped, batch_size=batch_size
     ):
         slots = [sample.slot for sample in samples]
         labels = torch.tensor([sample.region.label for sample in samples], device=images.device)
@@ -70,7 +70,8 @@ def measure_reliance(
     pictures = np.array([picture for picture, _, _ in rows])
     columns = dict(zip(COLUMNS, np.array([values for _, _, values in rows]).T, strict=True))
     return {
-        "truth": truth,
+        "truth": against.kind,
+        "truth_reason": against.reason,
         "samples": len(rows),
         "skipped": dict(counts),
         "means": {name: float(values.mean()) for name, values in columns.items()},

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
-from attnbias.methods.engine.bias.objects import ObjectBatch, Truth, gathered, object_batches, resolve_truth
+from attnbias.methods.engine.bias.objects import (
+    ObjectBatch,
+    Truth,
+    gathered,
+    object_batches,
+    resolve_truth,
+)
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.load import Loaded
@@ -66,6 +72,8 @@ class BiasReport:
     map: str
     truth: Truth
     tau: float
+    truth_reason: str | None = None
+    """Why it is not what a set of that kind usually has."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -104,6 +112,7 @@ class BiasReport:
         return {
             "map": self.map,
             "truth": self.truth,
+            "truth_reason": self.truth_reason,
             "tau": self.tau,
             "pointing_radius": POINTING_RADIUS,
             "samples": len(self.rows),
@@ -146,13 +155,13 @@ def measure_bias(
     Raises:
         DataError: the set has neither masks nor boxes, or no sample says anything.
     """
-    truth = resolve_truth(dataset, truth)
+    against = resolve_truth(dataset, truth)
     right = _named(evaluation)
     mine: list[tuple[Row, Row, Row]] = []
     skipped: Counter[str] = Counter()
     pixels = [PixelHistogram() for _ in range(3)]
     places = evaluation.ids.tolist()
-    for batch in object_batches(dataset, places, truth, accelerator, skipped, batch_size=batch_size):
+    for batch in object_batches(dataset, places, against.kind, accelerator, skipped, batch_size=batch_size):
         mine += _measure(loaded, batch, kind, tau, right, pixels)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts: Counter[str] = Counter()
@@ -174,7 +183,9 @@ def measure_bias(
         for place, name in ((1, "uniform"), (2, "centre"))
     }
     used = kind or loaded.method.default_map(loaded.recipe)
-    return BiasReport([each[0] for each in rows], dict(counts), pxap[0], baselines, used, truth, tau)
+    return BiasReport(
+        [each[0] for each in rows], dict(counts), pxap[0], baselines, used, against.kind, tau, against.reason
+    )
 
 
 def _named(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
