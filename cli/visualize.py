@@ -272,8 +272,8 @@ def _columns(request: Request) -> "list[Column]":
 def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[], Photo]]]":
     """Where the pictures come from, in words, and how to read each."""
     from attnbias.data.pictures import read_picture
-    from attnbias.data.registry import open_split
     from attnbias.methods.engine.display.look import Photo, photo_of
+    from attnbias.methods.engine.load import open_split_of
 
     if request.paths:
         found, left_out = find_pictures(request.paths)
@@ -287,12 +287,7 @@ def _photos(request: Request, column: "Column") -> "tuple[str, list[Callable[[],
         words = f"; files and folders left out: {left_out.total}" if left_out else ""
         return ", ".join(map(str, request.paths)) + words, own
     loaded = column.loaded
-    index = open_split(loaded.recipe.dataset, request.split, request.data_root)
-    if len(index.classes) != len(loaded.classes):
-        raise UsageError(
-            f"{loaded.source} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
-            f"{len(index.classes)}; name the right one with --dataset"
-        )
+    index = open_split_of(loaded, request.split, request.data_root)
     dataset = loaded.method.open_dataset(loaded.recipe, index)
     limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
     places = range(min(limit, len(dataset)))

@@ -29,7 +29,7 @@ class ForkedRun:
         self.log = log
         port = free_port()
         self.processes = [
-            FORKS.Process(target=_enter, args=([*map(str, arguments)], log, rank, processes, port))
+            FORKS.Process(target=enter, args=([*map(str, arguments)], log, rank, processes, port))
             for rank in range(processes)
         ]
         for process in self.processes:
@@ -73,7 +73,8 @@ def free_port() -> int:
         return port
 
 
-def _enter(arguments: list[str], log: Path, rank: int, processes: int, port: int) -> None:
+def enter(arguments: list[str], log: Path, rank: int, processes: int, port: int) -> None:
+    """Be one process of a command, as a launcher would start it."""
     from attnbias.cli.app import main
 
     os.setsid()

@@ -60,6 +60,11 @@ def class_names() -> tuple[str, ...]:
     )
 
 
+def readable(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The readable names of the 1000 synsets, as which a folder of one's own calls them; other classes as they are."""
+    return class_names() if classes == synsets() else classes
+
+
 def subset_indices(subset: str) -> tuple[int, ...]:
     """Class numbers, among the 1000, of the 200 classes of imagenet-a or imagenet-r: the columns that count there."""
     number = {synset: label for label, synset in enumerate(synsets())}

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from attnbias.data.class_names import known_class_names
 from attnbias.data.errors import DataError
-from attnbias.data.index import Task
+from attnbias.data.fingerprint import class_difference
+from attnbias.data.index import Index, Task
 from attnbias.data.registry import DATASETS, open_split
+from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
@@ -74,8 +76,8 @@ def preprocessing(method: Method, recipe: Recipe) -> dict[str, Any]:
     return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
 
 
-def stored_recipe(path: Path, method: Method) -> Recipe:
-    """Read the recipe inside a weight file of a complete checkpoint.
+def stored_facts(path: Path, method: Method) -> StoredFacts:
+    """Read what a weight file of a complete checkpoint says of itself.
 
     Raises:
         WeightsError: it is of another method.
@@ -84,7 +86,7 @@ def stored_recipe(path: Path, method: Method) -> Recipe:
         said = _said(path, file.metadata() or {}, method)
     if said is None:
         raise WeightsError(f"{path} was not written by attnbias train; nothing can be resumed from it")
-    return said.recipe
+    return said
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,26 @@ def load_run(
     return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
 
 
+def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: str | None = None) -> Index:
+    """Open a split for a model, of its own dataset or of another one with the same classes.
+
+    Raises:
+        UsageError: the dataset has other classes than the model, or the same in another order.
+    """
+    index = open_split(dataset or loaded.recipe.dataset, split, data_root)
+    mend = "name the right one with --dataset"
+    if len(index.classes) != len(loaded.classes):
+        raise UsageError(
+            f"{loaded.source} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
+            f"{len(index.classes)}; {mend}"
+        )
+    if difference := class_difference(readable(loaded.classes), readable(index.classes)):
+        raise UsageError(
+            f"{loaded.source} was trained on other classes than dataset '{index.dataset}' has: {difference}; {mend}"
+        )
+    return index
+
+
 def owners(load_from: str, *, trust: bool = False) -> list[str]:
     """The methods that weights can belong to: the one that a file or a published name tells, else by names and shapes.
 
@@ -250,7 +272,7 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True)
-class _Said:
+class StoredFacts:
     """What one of our files says of itself."""
 
     recipe: Recipe
@@ -258,7 +280,7 @@ class _Said:
     task: Task
 
 
-def _said(path: Path, metadata: dict[str, str], method: Method) -> _Said | None:
+def _said(path: Path, metadata: dict[str, str], method: Method) -> StoredFacts | None:
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
@@ -270,7 +292,7 @@ def _said(path: Path, metadata: dict[str, str], method: Method) -> _Said | None:
     if name != method.name:
         raise WeightsError(f"{path} is a checkpoint of '{name}', not of '{method.name}'; use: attnbias val {name}")
     try:
-        return _Said(parse(method.recipe_type, recipe), classes, task)
+        return StoredFacts(parse(method.recipe_type, recipe), classes, task)
     except UsageError as error:
         raise WeightsError(f"{path} was written by another version of attnbias: {error}") from None
 

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnbias.data.registry import open_split
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.display.look import Column, look, photo_of
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run, number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
-from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 
 ORDER = "area_matched"
 """What a case is bad by: the share of the object among as many of the map's highest pixels as it has."""
@@ -63,7 +62,7 @@ def comparison_page(
     if any(loaded.classes != models[0].classes for loaded in models):
         raise UsageError("--page needs runs that know the same classes")
     tables = [_samples(run, split, kind) for run in runs]
-    index = open_split(models[0].recipe.dataset, split.rpartition("/")[2], data_root)
+    index = open_split_of(models[0], split.rpartition("/")[2], data_root)
     dataset = models[0].method.open_dataset(models[0].recipe, index)
     ranked = [place for place in _worst_first(tables) if place < len(dataset)][:limit]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]

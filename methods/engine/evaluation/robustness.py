@@ -20,14 +20,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from attnbias.data.index import Index
-from attnbias.data.registry import open_split, read_prepared
+from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
-from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.load import Loaded, open_split_of
 
 Row = dict[str, Any]
 """`test` (what was measured) and its measures by name."""
@@ -166,10 +166,7 @@ class Bench:
         return [_row(dataset, self._evaluate(self._open(dataset, "val")).measures)]
 
     def _open(self, dataset: str, split: str) -> Index:
-        index, known = open_split(dataset, split, self.data_root), len(self.loaded.classes)
-        if len(index.classes) != known:
-            raise UsageError(f"the checkpoint knows {known} classes, dataset '{dataset}' has {len(index.classes)}")
-        return index
+        return open_split_of(self.loaded, split, self.data_root, dataset)
 
     def _evaluate(
         self,

@@ -14,7 +14,6 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Task
 from attnbias.data.pictures import Decode
 from attnbias.data.published_tests import own_rules
-from attnbias.data.registry import open_split
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.corruptions import SEVERITIES
 from attnbias.methods.engine.bias.context import Pair, biased_pairs, group_measures, pair_measures
@@ -28,7 +27,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, eva
 from attnbias.methods.engine.evaluation.evaluations import ROBUSTNESS, Scores, folder_of, prepare_storing, store
 from attnbias.methods.engine.evaluation.measures import real_accuracy
 from attnbias.methods.engine.evaluation.robustness import Bench, Row, write_table
-from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.weights.files import Entry
 
@@ -98,7 +97,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
         if job.context is not None and not pairs:
             pairs = _pairs(job, loaded, accelerator)
         for split in job.splits:
-            dataset = _open(job, loaded, load_from, split)
+            dataset = _open(job, loaded, split)
             kind = (job.map or loaded.method.default_map(loaded.recipe)) if job.bias else None
             weights = loaded.source.removeprefix(str(Path(load_from))).strip(" ()")
             index = dataset.index
@@ -199,13 +198,8 @@ def _load(job: Job, load_from: str, accelerator: Accelerator) -> Loaded:
     )
 
 
-def _open(job: Job, loaded: Loaded, load_from: str, split: str) -> PictureDataset:
-    index = open_split(loaded.recipe.dataset, split, _root(job))
-    if len(index.classes) != len(loaded.classes):
-        raise UsageError(
-            f"{shown(load_from)} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
-            f"{len(index.classes)}; name the right one with --dataset"
-        )
+def _open(job: Job, loaded: Loaded, split: str) -> PictureDataset:
+    index = open_split_of(loaded, split, _root(job))
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
 
 
@@ -231,7 +225,7 @@ def _scores(found: Evaluation, dataset: PictureDataset) -> Scores | None:
 def _pairs(job: Job, loaded: Loaded, accelerator: Accelerator) -> list[Pair]:
     """Classes that the first checkpoint recognises by their company, in the split that was named."""
     assert job.context is not None
-    dataset = _open(job, loaded, job.load_from[0], job.context)
+    dataset = _open(job, loaded, job.context)
     if dataset.index.task != "multilabel":
         raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
     found = _score(job, loaded, dataset, accelerator)

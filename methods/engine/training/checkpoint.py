@@ -1,6 +1,6 @@
 """The run folder: checkpoints that are complete or not there at all, the metrics log, and the lock against two writers.
 
-    RUN/recipe.yaml  environment.json  metrics.jsonl  .lock
+    RUN/recipe.yaml  environment.json  data.json  metrics.jsonl  .lock
     RUN/checkpoints/step-00000120/   model.safetensors [ema.safetensors] optimizer.pt progress.json complete.json
 
 A checkpoint is written to a temporary folder and flushed; complete.json (sizes and CRC-32 of every file) comes last;
@@ -32,7 +32,7 @@ ENVIRONMENT = "environment.json"
 
 OWNED = re.compile(
     rf"""
-    \.lock | recipe\.yaml | \.?(environment\.json|metrics\.jsonl)((\.\d+)?\.part)? | log\.txt
+    \.lock | recipe\.yaml | \.?(environment\.json|data\.json|metrics\.jsonl)((\.\d+)?\.part)? | log\.txt
     | checkpoints/
     | checkpoints/(step-\d{{8,}}|\.tmp-step-\d{{8,}}-\d+|\.tmp-old-step-\d{{8,}})/
       (progress\.json|complete\.json|optimizer\.pt|\.?(model|ema)\.safetensors(\.\d+\.part)?)?
@@ -65,6 +65,8 @@ class Progress:
     stopped_early: bool = False
     processes: int = 1
     accumulation: int = 1
+    data: dict[str, str] = field(default_factory=dict)
+    """Split -> digest of its fingerprint (data/fingerprint.py); empty in checkpoints of earlier versions."""
 
 
 def crc32(path: Path) -> int:

@@ -26,13 +26,14 @@ from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
-from attnbias.methods.engine.load import initial_weights, stored_recipe, weights_metadata
+from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import Recipe, changed, write_recipe
+from attnbias.methods.engine.recipe import Recipe, write_recipe
 from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, is_complete, replace_text
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
+from attnbias.methods.engine.training.same_run import DATA, Data, check_goes_on, check_processes_agree
 from attnbias.methods.engine.training.sampler import StepSampler
 from attnbias.methods.engine.training.setup import (
     build_accelerator,
@@ -91,12 +92,14 @@ class _Run:
         self.main = accelerator.is_main_process
 
         index = open_split(recipe.dataset, "train", options.data_root)
+        evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
+        self.data = Data.of({"train": index, **evaluated})
+        check_processes_agree(control, method, recipe, options, self.data)
         self.task, self.classes = index.task, index.classes
         self.dataset = method.open_dataset(
             recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
         )
         self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
-        evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
         self.eval_sets = [
             (split, method.open_dataset(recipe, index, on_bad_image=options.on_bad_image))
             for split, index in evaluated.items()
@@ -104,7 +107,9 @@ class _Run:
         self.splits = describe_splits(recipe.dataset, index, evaluated)
         warning = training_data_warning(index, evaluated)
         self.warnings = [warning] if warning else []
-        self.progress = Progress(processes=accelerator.num_processes, accumulation=options.accumulation)
+        self.progress = Progress(
+            processes=accelerator.num_processes, accumulation=options.accumulation, data=self.data.digests()
+        )
         self.pending: list[dict[str, Tensor]] = []
         self.measures: dict[str, Any] = {}
 
@@ -147,7 +152,7 @@ class _Run:
                     f"{checkpoint} is no complete checkpoint folder; --resume auto takes the newest one of --out"
                 )
         if checkpoint is not None:
-            self._check_same_recipe(checkpoint)
+            self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
         else:
             initial_weights(
                 self.method,
@@ -170,7 +175,7 @@ class _Run:
         elif self.options.resume is not None:
             checkpoint = Path(self.options.resume)
         if checkpoint is not None:
-            self._check_same_recipe(checkpoint)
+            check_goes_on(checkpoint, self.method, self.recipe, self.data)
         start = Progress() if checkpoint is None else RunFolder.read_progress(checkpoint)
         _, last, first = self.control.agree(start.step, -start.step)
         if last != -first:
@@ -183,16 +188,9 @@ class _Run:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
             facts = {**environment(), "data": self.splits}
             replace_text(self.folder.path / ENVIRONMENT, json.dumps(facts, indent=1))  # tells a run
+            replace_text(self.folder.path / DATA, self.data.text())
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
         return checkpoint
-
-    def _check_same_recipe(self, checkpoint: Path) -> None:
-        stored = stored_recipe(checkpoint / "model.safetensors", self.method)
-        if names := list(changed(self.recipe, stored)):
-            raise UsageError(
-                f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
-                "resume with the same one, or choose another --out"
-            )
 
     def _prepare(self, checkpoint: Path | None) -> None:
         recipe, options, accelerator = self.recipe, self.options, self.accelerator
@@ -256,6 +254,7 @@ class _Run:
                 f"resume it with the same numbers (asked for: {now[0]} x {now[1]})"
             )
         self.progress.processes, self.progress.accumulation = now
+        self.progress.data = self.data.digests()
         state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)  # noqa: TID251 - our own
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:

@@ -1,0 +1,131 @@
+"""That a run goes on with what it began with, and that all its processes do the same thing.
+
+RUN/data.json holds the fingerprints of the splits; each checkpoint holds their digests, by which it is judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attnbias.data.fingerprint import Fingerprint, class_difference
+from attnbias.data.index import Index
+from attnbias.data.reading import StoredModel, read_json, reading, shown
+from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import stored_facts
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.recipe import Recipe, changed
+from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.training.options import Options
+from attnbias.weights.errors import WeightsError
+
+DATA = "data.json"
+
+OF_A_MACHINE = {"out", "data_root", "workers", "threads", "load_from", "backbone_weights"}
+"""Options that may differ between the machines of a run: where things lie there, and how much work it takes on."""
+
+
+class Described(StoredModel):
+    """The content of data.json."""
+
+    splits: dict[str, Fingerprint]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a run by the names that they were asked for by: `train`, then the evaluated ones."""
+
+    indices: dict[str, Index]
+    fingerprints: dict[str, Fingerprint]
+
+    @classmethod
+    def of(cls, indices: dict[str, Index]) -> Data:
+        """Take the fingerprint of each split."""
+        return cls(indices, {name: Fingerprint.of(index) for name, index in indices.items()})
+
+    def digests(self) -> dict[str, str]:
+        """What a checkpoint keeps of them."""
+        return {name: found.digest for name, found in self.fingerprints.items()}
+
+    def text(self) -> str:
+        """The content of data.json."""
+        return json.dumps(Described(splits=self.fingerprints).model_dump(), indent=1) + "\n"
+
+
+def check_goes_on(checkpoint: Path, method: Method, recipe: Recipe, data: Data) -> list[str]:
+    """Check that a complete checkpoint was trained by this recipe on this data; warnings of what it does not tell.
+
+    Raises:
+        UsageError: something differs; it is named.
+    """
+    facts = stored_facts(checkpoint / "model.safetensors", method)
+    if names := list(changed(recipe, facts.recipe)):
+        raise UsageError(
+            f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
+            "resume with the same one, or choose another --out"
+        )
+    if difference := class_difference(facts.classes, data.indices["train"].classes):
+        raise UsageError(_other_data(checkpoint, f"classes differ: {difference}"))
+    then, now = RunFolder.read_progress(checkpoint).data, data.digests()
+    if not then:
+        return [
+            f"warning: {checkpoint} says nothing of its data but the names of the classes, so that a change of the "
+            "records since then cannot be seen: an earlier version of attnbias wrote it"
+        ]
+    deciding, asked = ((list(one)[1:] or ["train"])[0] for one in (then, now))
+    if deciding != asked:
+        raise UsageError(
+            f"{checkpoint} picks its best weights by split '{deciding}', not '{asked}'; "
+            f"resume with --eval-splits {deciding}, or choose another --out"
+        )
+    for split in now:
+        if then.get(split, now[split]) != now[split]:  # one that is evaluated since may be new
+            known = _described(checkpoint).get(split)
+            differences = ["records or settings differ"]
+            if known is not None and known.digest == then[split]:
+                differences = data.fingerprints[split].differences(known, data.indices[split])
+            raise UsageError(_other_data(checkpoint, f"split '{split}': {'; '.join(differences)}"))
+    return []
+
+
+def _other_data(checkpoint: Path, difference: str) -> str:
+    return (
+        f"{checkpoint} was trained on other data: {difference}; prepare the data as it was, or start anew with "
+        "another --out (--load-from begins with these weights)"
+    )
+
+
+def _described(checkpoint: Path) -> Mapping[str, Fingerprint]:
+    """What the run of a checkpoint wrote of its data; nothing where that is missing."""
+    path = checkpoint.absolute().parent.parent / DATA
+    try:
+        with reading(path, "the checkpoints of the run are not touched by that", WeightsError):
+            return Described.model_validate(read_json(path)).splits
+    except FileNotFoundError:
+        return {}
+
+
+def check_processes_agree(control: Control, method: Method, recipe: Recipe, options: Options, data: Data) -> None:
+    """Check that all processes were started with the same method, recipe, options and data.
+
+    Raises:
+        UsageError: in every process alike, naming what differs.
+    """
+    told: dict[str, Any] = {"method": method.name, **recipe.model_dump(mode="json")}
+    told |= {name: value for name, value in asdict(options).items() if name not in OF_A_MACHINE}
+    told |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
+    everyone = control.gather(told)
+    for name in dict.fromkeys(name for one in everyone for name in one):
+        for rank, one in enumerate(everyone):
+            first, other = everyone[0].get(name), one.get(name)
+            if first != other:
+                what = name if name.startswith("the data") else f"--{name.replace('_', '-')}"
+                values = "" if name.startswith("the data") else f": {shown(first)} and {shown(other)}"
+                raise UsageError(
+                    f"processes 0 and {rank} of this run differ in {what}{values}; "
+                    "start all of them with the same command on the same data"
+                )
