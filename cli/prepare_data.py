@@ -119,7 +119,8 @@ def prepare_data(
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
     your own holds a folder of pictures for each class (below train/ and val/, if you have both), annotations in COCO
     layout, one table with the columns path and label (or labels, separated by ";"), and perhaps split and group, or
-    images/ and labels/ with a PNG of class numbers for each picture.
+    images/ and labels/ with a PNG of class numbers for each picture. Pictures of your own are read upright, as their
+    EXIF orientation says. What is left out, and the same picture twice, is counted and named.
     """
     own = name not in DATASETS and Path(name).exists()
     if name not in DATASETS and not own:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,10 @@ from PIL import ExifTags, Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Orientation
+
+# Pillow warns of pictures from 90 megapixels on, and refuses those from 180 on, which is said as any error is.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # it then tells no orientation
 
 Decode = Literal["exact", "fast"]
 """What pipelines get: PIL pictures, as in the papers' programs, or uint8 tensors (data/fast_decode.py)."""
