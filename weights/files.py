@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.flax import read_flax
+from attnbias.weights.limits import ScalarType, check_archive, check_names, check_sizes, is_archive, scalar
 
 Entry = Literal["model", "ema"]
 
@@ -33,6 +34,8 @@ ENTRIES: dict[Entry, tuple[str, ...]] = {
     "model": ("model", "state_dict", "model_state_dict", "model_state", "net"),
     "ema": ("model_ema", "state_dict_ema", "ema_state_dict", "model_state_ema", "ema"),
 }
+DEEPEST = 3
+"""Dictionaries around weights; each level more would try every name of ENTRIES anew."""
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel (or DataParallel) and torch.compile put before every name."""
 
@@ -85,6 +88,9 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         extra = _plain_values(content)
     except RecursionError:
         raise WeightsError(f"{path} is no checkpoint: what it holds is nested without end") from None
+    if not trust:
+        for state, _ in filter(None, found.values()):
+            check_sizes(state, path)
     chosen = found[entry]
     if chosen is None:
         other: Entry = "ema" if entry == "model" else "model"
@@ -110,9 +116,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path, trust: bool) -> Any:
     try:
+        if not trust:
+            if is_archive(path):
+                check_archive(path)
+            check_names(path)
         # Damaged files make torch warn about pickle protocols before it gives up; the error below says it better.
         with _allow_list(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=not trust)  # noqa: TID251
+    except WeightsError:
+        raise
     except Exception as error:  # damaged (and trusted) pickles raise nearly any type; none may pass as a traceback
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
@@ -128,8 +140,6 @@ class _Callback:
 
 def _allow_list() -> AbstractContextManager[None]:
     """Types without behaviour that training programs of the papers store beside their weights."""
-    scalar: Any = np.float64(0).__reduce__()[0]  # numpy's private scalar constructor, wherever this version keeps it
-    kinds = (np.float64, np.float32, np.int64, np.int32, np.bool_)
     return torch.serialization.safe_globals(
         [
             argparse.Namespace,
@@ -137,8 +147,7 @@ def _allow_list() -> AbstractContextManager[None]:
             (scalar, "numpy._core.multiarray.scalar"),
             # Lightning's files key their callbacks' states by class; the states are plain.
             (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
-            np.dtype,
-            *(type(np.dtype(kind)) for kind in kinds),
+            (ScalarType, "numpy.dtype"),
         ]
     )
 
@@ -164,14 +173,14 @@ def _printable(name: object) -> str:
 # Unwrapping -----------------------------------------------------------------------------------------------------------
 
 
-def _find_state(content: Any, entry: Entry) -> tuple[dict[str, Tensor], str] | None:
+def _find_state(content: Any, entry: Entry, depth: int = 0) -> tuple[dict[str, Tensor], str] | None:
     """Return the state dict that `content` is or holds under one of the entry's names, with the words for where."""
     if entry == "model" and (state := _as_state(content)) is not None:
         state, stripped = _strip_wrappers(state)
         return state, f"bare state dict{stripped}"
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and depth < DEEPEST:
         for name in ENTRIES[entry]:
-            if name in content and (inner := _find_state(content[name], "model")) is not None:
+            if name in content and (inner := _find_state(content[name], "model", depth + 1)) is not None:
                 return inner[0], inner[1].replace("bare state dict", name)
     return None
 
@@ -198,8 +207,14 @@ def _plain_values(content: Any) -> dict[str, Any]:
     if isinstance(values.get("args"), argparse.Namespace):
         values["args"] = _plain_values(vars(values["args"]))
     scalars = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-    plain = (bool, int, float, str, type(None), list, tuple)
-    return {name: v for name, v in scalars.items() if isinstance(v, plain) or (name == "args" and isinstance(v, dict))}
+    return {name: v for name, v in scalars.items() if _is_plain(v) or (name == "args" and isinstance(v, dict))}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a text, or a flat list of them: lists in lists can grow without end when shown."""
+    if isinstance(value, list | tuple):
+        return not any(isinstance(each, list | tuple) for each in value) and all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
 
 
 def _describe(content: Any) -> str:

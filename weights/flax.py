@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbias.weights.errors import WeightsError
+from attnbias.weights.limits import check_archive
 
 PREFIXES = ("opt/target/", "params/")
 """What stands before every name where the optimiser's state was saved around the weights."""
@@ -43,13 +45,28 @@ def read_flax(path: Path) -> dict[str, Tensor]:
         WeightsError: it is damaged, or holds something else than arrays of numbers.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            arrays = {member.filename.removesuffix(".npy"): _array(archive, member) for member in archive.infolist()}
         prefix = next((p for p in PREFIXES if arrays and all(name.startswith(p) for name in arrays)), "")
         return to_timm({name.removeprefix(prefix): value for name, value in arrays.items()})
+    except WeightsError:
+        raise
     except Exception as error:  # damaged archives raise nearly any type, and turned arrays may have any shape
         first = (str(error).splitlines() or [""])[0][:160]
         raise WeightsError(f"{path} is damaged or no .npz file of arrays ({first}); fetch it again") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
+    """One array; NumPy's own reader makes room for whatever the header claims before it looks for the numbers."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, fortran, dtype = read_header(file)
+        if dtype.kind not in "biufc":
+            raise ValueError(f"{member.filename} is not an array of numbers")
+        numbers = np.frombuffer(bytearray(file.read()), dtype)
+    return torch.from_numpy(numbers.reshape(shape, order="F" if fortran else "C"))
 
 
 def to_timm(arrays: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -164,12 +164,16 @@ def load_run(
         data_root=data_root,
     )
     method, recipe, path = found.method, found.recipe, found.path
-    model = method.build_model(recipe, len(found.classes), found.task)
-    state = method.fit_resolution(model, found.state)
-    if overrides and not (match := match_state(model.state_dict(), state)):
+    with torch.device("meta"):  # names and shapes, without memory: weights that do not fit may ask for any
+        outline = method.build_model(recipe, len(found.classes), found.task)
+    match = match_state(outline.state_dict(), method.fit_resolution(outline, found.state))
+    if overrides and not match:
         flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
-    load_strict(model, state, path)
+    if not match:
+        raise WeightsError(f"{path} does not fit the model: {match}")
+    model = method.build_model(recipe, len(found.classes), found.task)
+    load_strict(model, method.fit_resolution(model, found.state), path)
     return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
 
 
