@@ -359,6 +359,8 @@ def _roles(facts: DatasetFacts, indexes: Sequence[Index], options: Options) -> t
         return {"val": val or splits[-1]}, []
     roles = assign_roles(splits, train, val)
     said = []
+    if indexes[0].task == "singlelabel" and len(indexes[0].classes) == 1:
+        said.append(f"only one class, '{indexes[0].classes[0]}': every model is right; a folder for others is missing")
     if len(splits) == 1:
         said.append(
             f"only one split, '{splits[0]}': training and evaluation both read it; --val-fraction 0.2 holds a part out"

@@ -157,3 +157,14 @@ def test_a_folder_with_other_things_in_it_is_no_place_for_a_set(tmp_path: Path) 
     assert "datasets/pets/cat was not written by prepare-data; call the set otherwise with --name NAME" in done.stderr
     done = attnbias("prepare-data", "datasets/pets", "--name", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_person_who_works_in_the_folder_of_their_classes_gets_those_alone(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "cat" / "0.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for _ in range(2):  # the second time there is a folder "datasets" from the first
+            report = prepare(".", options=Options(name="mine"))
+    assert report.indexes[0].classes == ("cat",)
+    assert any("only one class, 'cat'" in warning for warning in report.warnings)

@@ -14,6 +14,7 @@ from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder, walk_images
 
 OUTSIDE = "image outside of a class folder"
+PREPARED = "folder of prepared datasets"
 BESIDE = "file beside the folders of splits"
 
 
@@ -24,6 +25,7 @@ def read_class_folders(
     split: str = "train",
     classes: Sequence[str] | None = None,
     left_out: Tally | None = None,
+    data_root: Path | None = None,
 ) -> Index:
     """Read a class-folder tree in the order of torchvision's ImageFolder: classes by name, then pictures by path.
 
@@ -32,6 +34,7 @@ def read_class_folders(
         classes: folder names in the order of their class numbers, where the set (or its training split) fixes them;
             folders may then lack, but none may be unknown. None: the folders themselves, and none may be empty.
         left_out: gains, by reason, what does not count (data/walk.py).
+        data_root: where prepared sets lie, which is no class, as where a person works in the folder of their classes.
 
     Raises:
         DataError: no class folder, an unknown one, or one without pictures.
@@ -40,6 +43,9 @@ def read_class_folders(
         raise DataError(f"{root} is no folder; expected one that holds a folder for each class")
     left_out, below = Tally() if left_out is None else left_out, f"{root.name}/"
     folders, files = list_folder(root, left_out, below)
+    if (prepared := _within(root, data_root)) in folders:
+        folders = [name for name in folders if name != prepared]
+        left_out.add(PREPARED, f"{below}{prepared}")
     for name in files:
         left_out.add(OUTSIDE if is_image(name) else OTHER, below + name)
     if not folders:
@@ -65,10 +71,12 @@ def read_class_folders(
 def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
     """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes."""
     assert source is not None
-    splits, left_out = split_folders(source, options), Tally()
+    data_root, left_out = folder.parent, Tally()
+    splits = [split for split in split_folders(source, options) if split != _within(source, data_root)]
     if not splits:
         options.progress(f"reading {source.name}", 0, 1)
-        return Reading([read_class_folders(source, dataset=facts.name, left_out=left_out)], left_out=left_out)
+        index = read_class_folders(source, dataset=facts.name, left_out=left_out, data_root=data_root)
+        return Reading([index], left_out=left_out)
     left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
     warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
@@ -92,6 +100,12 @@ def split_folders(folder: Path, options: Options) -> list[str]:
     if any(name in asked or (part_named(name, whole=True) and subfolders(folder / name)) for name in names):
         return names
     return []
+
+
+def _within(folder: Path, data_root: Path | None) -> str | None:
+    """Name of the data root in a folder; None where it lies elsewhere."""
+    inside = data_root is not None and data_root.resolve().parent == folder.resolve()
+    return data_root.resolve().name if data_root is not None and inside else None
 
 
 def subfolders(folder: Path) -> list[str]:
