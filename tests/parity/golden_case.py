@@ -7,49 +7,13 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import golden
 import numpy as np
 import torch
-
-
-class Settings(dict[str, Any]):
-    """A case's settings, which remember what a runner has read: a setting that nobody reads is one that is ignored."""
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        nested = {key: Settings(value) if isinstance(value, dict) else value for key, value in content.items()}
-        super().__init__(nested)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.read.add(key)
-        return super().get(key, default)
-
-    def __iter__(self) -> Iterator[str]:  # `**settings` then reads every item, one by one
-        return super().__iter__()
-
-    def items(self) -> Any:
-        self.read.update(self)
-        return super().items()
-
-    def unread(self) -> list[str]:
-        """Names of settings that were not read, those inside of others as OUTER.INNER."""
-        names = []
-        for key, value in super().items():
-            if key not in self.read:
-                names.append(key)
-            elif isinstance(value, Settings):
-                names += [f"{key}.{name}" for name in value.unread()]
-        return names
 
 
 @dataclass(frozen=True)
@@ -72,9 +36,9 @@ class Golden:
             raw = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
         return cls(path, method or path.parent.name, path.name.split(".")[0], raw)
 
-    @cached_property
-    def config(self) -> Settings:
-        return Settings(self.raw.get("config") or {})
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.raw.get("config") or {}
 
     @property
     def layout(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.published_tests import competing_classes, competing_scores
 from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.control import Control
+from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.training.sampler import EvaluationSampler
@@ -84,7 +85,8 @@ def answer_all(
     figures do not depend on it.
 
     Raises:
-        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
+        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read. RunError: a
+            score is not finite.
     """
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
@@ -108,6 +110,7 @@ def answer_all(
         rows = method.answer(model, batch, dataset, recipe)
         targets = rows.pop("targets") if "targets" in rows else batch["target"]
         scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
+        _check_finite(scores, batch["index"], dataset)
         mine.append((batch["index"].numpy(), targets.cpu().numpy(), scores))
     parts = gather_object(mine) if processes > 1 else mine
     skipped = gather_object(skipped) if processes > 1 else skipped
@@ -118,6 +121,17 @@ def answer_all(
     targets = np.concatenate([part[1] for part in parts])[order]
     scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
     return Answers(ids[order], targets, scores, skipped)
+
+
+def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, dataset: PictureDataset) -> None:
+    """Refuse NaN and infinity before anything is measured by them or written."""
+    for values in scores.values():
+        broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if broken.any():
+            first = dataset.records[int(samples[int(broken.argmax())])].path
+            raise RunError(
+                f"scores of {first} hold NaN or infinity; the weights are damaged, or --amp is too coarse for them"
+            )
 
 
 def answers(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[tuple[str, str]]:

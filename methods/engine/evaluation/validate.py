@@ -140,7 +140,9 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
                 labels = (found.targets == 1).astype(np.int64)
                 result["context"] = pair_measures(labels, found.scores["scores"], pairs, index.classes)
             if job.reliance:
-                result["reliance"] = measure_reliance(loaded, dataset, found, accelerator, truth=job.truth)
+                result["reliance"] = measure_reliance(
+                    loaded, dataset, found, accelerator, truth=job.truth, batch_size=job.batch_size
+                )
             if job.faithfulness is not None:
                 result["faithfulness"] = measure_faithfulness(
                     loaded, dataset, found, accelerator, job.faithfulness, kind=job.map, batch_size=job.batch_size
@@ -155,7 +157,16 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
             if table is not None and accelerator.is_main_process:
                 write_scores(table, found, dataset)
             if job.bias:
-                report = measure_bias(loaded, dataset, found, accelerator, kind=job.map, truth=job.truth, tau=job.tau)
+                report = measure_bias(
+                    loaded,
+                    dataset,
+                    found,
+                    accelerator,
+                    kind=job.map,
+                    truth=job.truth,
+                    tau=job.tau,
+                    batch_size=job.batch_size,
+                )
                 result["bias"] = report.content()
                 folders = [kept / f"bias-{report.map}"] if job.store else []
                 folders += [Path(job.bias_out) / number] if job.bias_out else []
