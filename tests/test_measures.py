@@ -228,7 +228,15 @@ def test_val_says_how_many_scores_tie_and_what_becomes_of_them(
 ) -> None:
     scores = np.array([[0.5], [0.5], [0.5], [0.1], [0.1]], np.float32)
     found = multilabel_measures(np.array([[1], [0], [-1], [0], [0]]), scores, rule=rule)
-    result = {"source": "x", "load_from": "x", "split": "val", "samples": 5, "skipped": {}, "decode": "exact"}
+    result = {
+        "source": "x",
+        "load_from": "x",
+        "split": "val",
+        "samples": 5,
+        "skipped": {},
+        "decode": "exact",
+        "rules": [],
+    }
     show_results([{**result, "classes": ["a"], "measures": found}], per_class=False)
     printed = " ".join(capsys.readouterr().out.split())
     assert "val: AP: 2 scores equal one of the other label in their class" in printed
