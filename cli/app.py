@@ -15,6 +15,7 @@ from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
+from attnbias.cli.options import literal_help
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.train import train
@@ -22,6 +23,7 @@ from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
 from attnbias.methods.engine.errors import Interrupted
+from attnbias.methods.engine.screen import prepare_output, say
 
 app = typer.Typer(
     name="attnbias",
@@ -35,7 +37,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"attnbias {__version__}")
+        say(f"attnbias {__version__}")
         raise typer.Exit
 
 
@@ -67,13 +69,14 @@ app.add_typer(listing, name="list")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    prepare_output()
     _end_on_signals()
     try:
-        code = app(prog_name="attnbias", standalone_mode=False)
+        code = literal_help(typer.main.get_command(app))(prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:
-            typer.echo(message, err=True)
+            say(*message.split("\n"), error=True)
     sys.exit(code)
 
 
@@ -88,7 +91,7 @@ def _end_on_signals() -> None:
             sys.exit(128 + number)  # a worker process that was forked from this one ends without a word
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):  # where an exception may be swallowed
-                typer.echo(describe(Interrupted(number))[1], err=True)
+                say(describe(Interrupted(number))[1], error=True)
                 os._exit(128 + number)
             frame = frame.f_back
         raise Interrupted(number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attnbias.cli.paths import output_folder
 from attnbias.cli.shared import DataRoot, Overwrite
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.screen import Table, say
+from attnbias.methods.engine.text import write_csv
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.evaluation.comparison import Line, Run
@@ -71,25 +70,26 @@ def compare(
 
             models = load_models(read, data_root)
             lines += cost_lines(models) if measure else []
-        console = Console()
-        _show(console, read, lines)
+        _show(read, lines)
         if out is None or folder is None:
             return
-        (folder / "comparison.md").write_text(as_markdown(read, lines))
+        (folder / "comparison.md").write_text(as_markdown(read, lines), encoding="utf-8")
         (folder / "comparison.json").write_text(json.dumps(as_json(read, lines), indent=1) + "\n")
-        with (folder / "comparison.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(as_csv(read, lines))
+        write_csv(folder / "comparison.csv", as_csv(read, lines))
         if page:
             chosen = _page_split(lines, split)
             shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
             (folder / "comparison.html").write_text(shown.html(), encoding="utf-8")
         if plots:
-            from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
+            from attnbias.methods.engine.display.plots import ATTENTION, accuracy_against_attention, learning_curves
 
             learning_curves(read).savefig(folder / "learning-curves.png", dpi=150)
-            accuracy_against_attention(read, lines).savefig(folder / "accuracy-attention.png", dpi=150)
+            if any(line.measure == ATTENTION for line in lines):
+                accuracy_against_attention(read, lines).savefig(folder / "accuracy-attention.png", dpi=150)
+            else:
+                say("no accuracy-attention.png: no attention bias is kept; run attnbias val with --bias --store first")
         written = ", ".join(str(out / path.name) for path in sorted(folder.iterdir()))
-    console.print(f"written: {written}", highlight=False, soft_wrap=True)
+    say(f"written: {written}")
 
 
 def _page_split(lines: Sequence[Line], asked: str | None) -> str:
@@ -102,37 +102,35 @@ def _page_split(lines: Sequence[Line], asked: str | None) -> str:
     return chosen[0]
 
 
-def _show(console: Console, runs: Sequence[Run], lines: Sequence[Line]) -> None:
+def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
     from attnbias.methods.engine.evaluation.comparison import cell
 
     logged = [run for run in runs if run.curves]
     splits = list(dict.fromkeys(split for run in logged for split in run.curves))
     if logged:
-        console.print(_last_values(logged, splits))
+        _last_values(logged, splits).show()
     if len(splits) > 1:
-        console.print(_gaps(logged, splits[0], splits[1]))
+        _gaps(logged, splits[0], splits[1]).show()
     for split in dict.fromkeys(line.split for line in lines):
         words = f"{split}, differences to {runs[0].name} [95 % interval]" if split and len(runs) > 1 else split
-        table = Table(box=None, padding=(0, 2, 0, 0), title=words or "all splits", title_justify="left")
-        table.add_column("measure")
+        table = Table("measure", title=words or "all splits")
         for run in runs:
-            table.add_column(run.name, justify="right", overflow="fold")
+            table.column(run.name, justify="right")
         for line in lines:
             if line.split == split:
-                table.add_row(line.measure, *map(cell, line.values, line.changes))
-        console.print(table)
+                table.row(line.measure, *map(cell, line.values, line.changes))
+        table.show()
 
 
 def _last_values(runs: Sequence[Run], splits: list[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"{runs[0].measure} after the last epoch", title_justify="left")
-    table.add_column("run")
+    table = Table("run", title=f"{runs[0].measure} after the last epoch")
     for split in (*splits, *(f"gap {splits[0]} - {split}" for split in splits[1:])):
-        table.add_column(split, justify="right")
+        table.column(split, justify="right")
     for run in runs:
         last = {split: list(curve.values())[-1] for split, curve in run.curves.items()}
         gaps = [last[splits[0]] - last[split] if {splits[0], split} <= set(last) else None for split in splits[1:]]
         values = [last.get(split) for split in splits] + gaps
-        table.add_row(run.name, *("-" if value is None else f"{value:.1f}" for value in values))
+        table.row(run.name, *("-" if value is None else f"{value:.1f}" for value in values))
     return table
 
 
@@ -149,15 +147,10 @@ def _gaps(runs: Sequence[Run], reference: str, other: str) -> Table:
     highest = max((value for curve in gaps.values() for value in curve.values()), default=0) or 1
     epochs = sorted({epoch for curve in gaps.values() for epoch in curve})
     shown = sorted({epochs[place * (len(epochs) - 1) // 4] for place in range(5)})
-    table = Table(
-        box=None,
-        padding=(0, 2, 0, 0),
-        title=f"gap {reference} - {other} over epochs (full bar: {highest:.1f})",
-        title_justify="left",
-    )
-    for column in ("run", "epochs", *(f"@{epoch}" for epoch in shown)):
-        table.add_column(column, justify="left" if column in ("run", "epochs") else "right")
+    table = Table("run", "epochs", title=f"gap {reference} - {other} over epochs (full bar: {highest:.1f})")
+    for epoch in shown:
+        table.column(f"@{epoch}", justify="right")
     for name, curve in gaps.items():
         bars = "".join(BARS[max(0, round(8 * value / highest))] for value in curve.values())
-        table.add_row(name, bars, *(f"{curve[epoch]:.1f}" if epoch in curve else "-" for epoch in shown))
+        table.row(name, bars, *(f"{curve[epoch]:.1f}" if epoch in curve else "-" for epoch in shown))
     return table

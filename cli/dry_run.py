@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.training.options import Options
@@ -31,7 +29,6 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
 
     from attnbias.methods.engine.training.setup import plan_run, training_data_warning
 
-    console = Console()
     index = open_split(recipe.dataset, "train", options.data_root)
     dataset = method.open_dataset(recipe, index, train=True, decode=recipe.decode)
     plan = plan_run(method, recipe, len(dataset), processes, options.accumulation)
@@ -40,40 +37,36 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
     groups = method.param_groups(model, recipe)
     count = sum(p.numel() for p in model.parameters())
     share = recipe.batch_size / (processes * options.accumulation)
-    console.print(f"model: {count:,} parameters, {len(index.classes)} classes ({index.task})", highlight=False)
+    say(f"model: {count:,} parameters, {len(index.classes)} classes ({index.task})")
     for group in groups:
         size = sum(p.numel() for p in group["params"])
-        console.print(
+        say(
             f"  group of {len(group['params'])} tensors, {size:,} parameters: "
             f"lr {group['lr']:g}, weight decay {group['weight_decay']:g}",
-            highlight=False,
         )
     pictures = len(dataset)
-    console.print(f"data: {pictures:,} training pictures of '{index.dataset}/{index.split}'", highlight=False)
-    console.print(
+    say(f"data: {pictures:,} training pictures of '{index.dataset}/{index.split}'")
+    say(
         f"batch: global {recipe.batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
         f"{options.accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
-        highlight=False,
     )
     evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
     for asked, known in evaluated.items():
-        console.print(
-            f"evaluation: {len(known.records):,} samples of '{known.dataset}/{known.split}' ({asked})", highlight=False
-        )
+        say(f"evaluation: {len(known.records):,} samples of '{known.dataset}/{known.split}' ({asked})")
     if warning := training_data_warning(index, evaluated):
-        console.print(warning, style="yellow", markup=False, soft_wrap=True)
+        say(warning, style="yellow")
     schedule = method.schedule(recipe, plan.steps_per_epoch)
     rates = [group["lr"] for group in groups]
     title, steps = _rows(plan)
-    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table = Table(title=title)
     for column in ("epoch", "step", *(f"group {place}" for place in range(len(rates))), "beta1"):
-        table.add_column(column, justify="right")
+        table.column(column, justify="right")
     for step in steps:
         settings = schedule(step)
         cells = [f"{rate * settings['lr']:.6g}" for rate in rates]
         beta = f"{settings['beta1']:.4f}" if "beta1" in settings else "-"
-        table.add_row(str(plan.epoch_of(step + 1)), str(step), *cells, beta)
-    console.print(table)
+        table.row(str(plan.epoch_of(step + 1)), str(step), *cells, beta)
+    table.show()
 
 
 def _rows(plan: Plan) -> tuple[str, list[int]]:

@@ -2,72 +2,67 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from attnbias.methods.engine.screen import Table, say
 
 
 def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
     """Print the results of `validate`; with `per_class`, also the measure of each class."""
-    # Tables of several runs want more than a file's or pipe's customary 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=132)
     for source in dict.fromkeys(result["source"] for result in results):
-        console.print(f"weights: {source}", highlight=False)
-    _show_robustness(console, results)
+        say(f"weights: {source}")
+    _show_robustness(results)
     results = [result for result in results if "measures" in result]
     if not results:
         return
     first = results[0]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("measure", no_wrap=True)
+    table = Table()
+    table.column("measure", no_wrap=True)
     for result in results:
-        table.add_column(f"{Path(result['load_from']).name}\n{result['split']}", justify="right")
+        table.column(Path(result["load_from"]).name, result["split"], justify="right")
     for baseline in first["bias"]["baselines"] if "bias" in first else ():
-        table.add_column(f"{baseline}\nmap", justify="right")
-    table.add_row("samples", *(str(result["samples"]) for result in results))
+        table.column(baseline, "map", justify="right")
+    table.row("samples", *(str(result["samples"]) for result in results))
     for name, value in first["measures"].items():
         if not isinstance(value, list | dict):
-            table.add_row(name, *(_number(result["measures"].get(name)) for result in results))
+            table.row(name, *(_number(result["measures"].get(name)) for result in results))
     for part, words, measures in _parts(first):
-        table.add_section()
-        table.add_row(words, *(str(result[part].get("samples", "")) for result in results), style="dim")
+        table.section()
+        table.row(words, *(str(result[part].get("samples", "")) for result in results), style="dim")
         for name in measures:
             found = [result[part].get("means", result[part])[name] for result in results]
             if part == "bias":
                 found += [means[name] for means in first["bias"]["baselines"].values()]
             shown = _number if part in ("real", "context", "groups") else "{:.3f}".format
-            table.add_row(name, *(value if isinstance(value, str) else shown(value) for value in found))
-    console.print(table)
+            table.row(name, *(value if isinstance(value, str) else shown(value) for value in found))
+    table.show()
     for result in results:
-        _show_left_out(console, result)
+        _show_left_out(result)
     if per_class:
-        _show_per_class(console, results)
+        _show_per_class(results)
 
 
-def _show_robustness(console: Console, results: list[dict[str, Any]]) -> None:
+def _show_robustness(results: list[dict[str, Any]]) -> None:
     """One table of all tests: a row a test, a column a run and measure."""
-    cells: dict[str, dict[str, float]] = {}
+    cells: dict[str, dict[tuple[str, str], float]] = {}
     for result in results:
         for row in result.get("robustness", ()):
             for name, value in row.items():
                 if name in ("top1", "top5", "mAP", "CE", "mCE"):
-                    cells.setdefault(row["test"], {})[f"{Path(result['load_from']).name}\n{name}"] = value
+                    cells.setdefault(row["test"], {})[Path(result["load_from"]).name, name] = value
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     if columns:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("test")
+        table = Table("test")
         for column in columns:
-            table.add_column(column, justify="right")
+            table.column(*column, justify="right")
         for test, row in cells.items():
-            table.add_row(test, *(_number(row.get(column)) for column in columns))
-        console.print(table)
+            table.row(test, *(_number(row.get(column)) for column in columns))
+        table.show()
     for row in (row for result in results for row in result.get("robustness", ())):
         if "note" in row:
-            console.print(f"{row['test']}: {row['note']}", style="yellow", highlight=False)
+            say(f"{row['test']}: {row['note']}", style="yellow")
 
 
 def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
@@ -92,7 +87,7 @@ def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
         yield "bias", f"attention ({result['bias']['map']}, {result['bias']['truth']})", SHOWN
 
 
-def _show_left_out(console: Console, result: dict[str, Any]) -> None:
+def _show_left_out(result: dict[str, Any]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
     split, told = result["split"], list(result["rules"])
     if result["decode"] == "fast":
@@ -116,22 +111,21 @@ def _show_left_out(console: Console, result: dict[str, Any]) -> None:
     if unpaired := result.get("context", {}).get("skipped"):
         told.append(f"{unpaired} pairs left out, which occur only together or only apart")
     for line in told:
-        console.print(f"{split}: {line}", style="yellow", highlight=False)
+        say(f"{split}: {line}", style="yellow")
 
 
-def _show_per_class(console: Console, results: list[dict[str, Any]]) -> None:
+def _show_per_class(results: list[dict[str, Any]]) -> None:
     measure = next((name for name in ("AP", "IoU") if name in results[0]["measures"]), None)
     if measure is None:
-        console.print("--per-class: only multi-label sets and label maps have one for each class", style="yellow")
+        say("--per-class: only multi-label sets and label maps have one for each class", style="yellow")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("class")
+    table = Table("class")
     for result in results:
-        table.add_column(f"{Path(result['load_from']).name}/{result['split']} {measure}", justify="right")
+        table.column(f"{Path(result['load_from']).name}/{result['split']} {measure}", justify="right")
     for place, name in enumerate(results[0]["classes"]):
         values = [result["measures"][measure][place] for result in results]
-        table.add_row(name, *map(_number, values))
-    console.print(table)
+        table.row(name, *map(_number, values))
+    table.show()
 
 
 def _number(value: float | None) -> str:

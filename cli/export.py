@@ -14,6 +14,7 @@ from attnbias.cli.paths import check_target, find_pictures
 from attnbias.cli.shared import DataRoot, Overwrite, TrustCheckpoint, Weights, recipe_option
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.screen import say
 
 
 def _command(method: Method) -> Callable[..., None]:
@@ -92,12 +93,12 @@ def _command(method: Method) -> Callable[..., None]:
             pictures = engine.pictures_for_check(loaded, [str(path) for _, path in found], data_root)
         parity = engine.export(exported, loaded, form, file, pictures, limit)
         size = loaded.recipe.image_size
-        typer.echo(
+        say(
             f"{file}: {engine.INPUT} (B, 3, {size}, {size}) -> {', '.join(engine.OUTPUTS)}; map {exported.kind}, "
             f"{len(loaded.classes)} classes"
         )
         if parity is not None:
-            typer.echo(str(parity))
+            say(parity)
 
     return with_recipe_options(command, method, training=False)
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attnbias.cli.shared import DataRoot
 from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:
     from attnbias.data.facts import DatasetFacts
@@ -21,21 +20,14 @@ OBTAINED = {"generated": "made here", "auto": "--download", "manual": "by hand"}
 listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes, datasets or published weights.")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 @listing.command()
 def methods() -> None:
     """Show the methods and their papers."""
-    table = _table("method", "what", "paper")
+    table = Table("method", "what", "paper")
     for name in METHODS:
         method = get_method(name)
-        table.add_row(name, method.title, method.paper)
-    Console().print(table)
+        table.row(name, method.title, method.paper)
+    table.show()
 
 
 @listing.command()
@@ -46,13 +38,13 @@ def recipes(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show sources and notes.")] = False,
 ) -> None:
     """Show the named recipes, with what the paper reports for each."""
-    table = _table("method", "recipe", "dataset", "paper reports", *(["source", "note"] if verbose else []))
+    table = Table("method", "recipe", "dataset", "paper reports", *(["source", "note"] if verbose else []))
     for name in [method] if method else METHODS:
         for title, named in get_method(name).recipes.items():
             figures = ", ".join(f"{key} {value}" for key, value in named.paper.items()) or "-"
             words = [named.source, named.note] if verbose else []
-            table.add_row(name, title, named.recipe.dataset, figures, *words)
-    Console().print(table)
+            table.row(name, title, named.recipe.dataset, figures, *words)
+    table.show()
 
 
 @listing.command()
@@ -65,18 +57,18 @@ def datasets(
     """Show the datasets, how each is obtained, and which are ready on this machine."""
     from attnbias.data.registry import DATASETS, ready
 
-    console = Console(highlight=False)
     if verbose:
         for facts in DATASETS.values():
-            console.print(f"[bold]{facts.name}[/bold]  {facts.title}")
-            console.print(_details(facts, root), "")
+            say(f"{facts.name}  {facts.title}", style="bold")
+            _details(facts, root).show()
+            say("")
         return
-    table = _table("dataset", "what", "task", "size", "obtained", "ready")
+    table = Table("dataset", "what", "task", "size", "obtained", "ready")
     for name, facts in DATASETS.items():
-        state = "[green]yes[/green]" if ready(name, root) else "no"
-        table.add_row(name, facts.title, facts.task, facts.size, OBTAINED[facts.acquisition], state)
-    console.print(table)
-    console.print("\nlicences, pages, files and what to type: attnbias list datasets -v")
+        state = styled("yes", "green") if ready(name, root) else "no"
+        table.row(name, facts.title, facts.task, facts.size, OBTAINED[facts.acquisition], state)
+    table.show()
+    say("", "licences, pages, files and what to type: attnbias list datasets -v")
 
 
 def _details(facts: DatasetFacts, root: Path | None) -> Table:
@@ -97,10 +89,10 @@ def _details(facts: DatasetFacts, root: Path | None) -> Table:
         "ready": "yes" if ready(facts.name, root) else "no",
         "run": f"attnbias prepare-data {facts.name}{facts.arguments}",
     }
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table = Table("", "", header=False)
     for name, text in lines.items():
         if text:
-            table.add_row(name, text)
+            table.row(name, text)
     return table
 
 
@@ -118,21 +110,19 @@ def weights(
     if method is not None:
         get_method(method)
     entries = [entry for entry in PUBLISHED.values() if method is None or method in entry.methods]
-    console = Console(highlight=False)
     if verbose:
         for entry in entries:
-            console.print(f"[bold]{entry.name}[/bold]")
-            lines = (f"  {name:<10}{text}" for name, text in _facts(entry).items() if text)
-            console.print("\n".join(lines), "", soft_wrap=True)  # links in one piece, to be copied
+            say(entry.name, style="bold")
+            say(*(f"  {name:<10}{text}" for name, text in _facts(entry).items() if text), "")
     else:
-        table = _table("weights", "of", "MB", "reports", "obtained")
+        table = Table("weights", "of", "MB", "reports", "obtained")
         for entry in entries:
             of = entry.methods[0] if entry.recipe else "backbone"
             size = f"{entry.megabytes:.0f}" if entry.megabytes else "?"
             figures = ", ".join(f"{key} {value}" for key, value in entry.paper.items()) or "-"
-            table.add_row(entry.name, of, size, figures, "by hand" if entry.browser else "fetched")
-        console.print(table)
-    console.print(f"\nkept in {cache_folder()}; links and licences: attnbias list weights -v", soft_wrap=True)
+            table.row(entry.name, of, size, figures, "by hand" if entry.browser else "fetched")
+        table.show()
+    say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
 
 
 def _facts(entry: Published) -> dict[str, str]:

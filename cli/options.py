@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +18,7 @@ from attnbias.methods import METHODS, TASKS, get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
+from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
 
 UNSET = "none"
@@ -66,8 +68,8 @@ def recipe_parameters(method: Method, training: bool) -> list[inspect.Parameter]
         flags = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
         shown = getattr(default, name)
         shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
-        facts = f"\\[{allowed}] " if allowed else ""
-        help_text = f"{info.description} [dim]{facts}\\[paper: {shown}][/dim]"
+        facts = f"[{allowed}] " if allowed else ""
+        help_text = f"{info.description} {facts}[paper: {shown}]"
         option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
         parameters.append(
             inspect.Parameter(
@@ -145,10 +147,21 @@ def of_task(arguments: list[str]) -> list[str]:
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
     """The value of an option in arguments that nobody has parsed yet."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if word == option or word.startswith(option + "="):
             return word.partition("=")[2] or following
     return None
+
+
+def literal_help(command: Any) -> Any:
+    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is no markup."""
+    for place in (command, *command.params):
+        for name in ("help", "short_help", "epilog"):
+            if text := getattr(place, name, None):
+                setattr(place, name, literal(text))
+    for child in getattr(command, "commands", {}).values():
+        literal_help(child)
+    return command
 
 
 def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGroup]:
@@ -169,7 +182,7 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
             method = get_method(cmd_name)
             single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
             single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
-            return get_command(single)
+            return literal_help(get_command(single))
 
     return MethodGroup
 

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import typer
-
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.tally import Tally
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.screen import say
 
 WRITTEN = ".written.json"
 """Names what a command wrote into its --out folder; --overwrite deletes that and nothing else."""
@@ -114,7 +113,7 @@ def find_pictures(paths: Sequence[Path]) -> Found:
         else:
             raise UsageError(f"no file or folder {path}")
     for line in left_out.lines():
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", error=True)
     return Found(found, left_out)
 
 
@@ -126,5 +125,5 @@ def say_how_read(pictures: Sequence[Path]) -> Tally:
     noticed = remarks(read_headers(pictures, available_cores()), "upright")
     noticed.pop(UNREADABLE, None)  # said of each when it is read
     for line in noticed.lines():
-        typer.echo(line, err=True)
+        say(line, error=True)
     return noticed

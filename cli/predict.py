@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,8 @@ from attnbias.cli.shared import (
 )
 from attnbias.data.atomic import replacing
 from attnbias.methods import METHODS, get_method
+from attnbias.methods.engine.screen import say, say_json
+from attnbias.methods.engine.text import write_csv
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.evaluation.predict import Predictions
@@ -157,11 +159,9 @@ def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> Non
         named = [{"class": loaded.classes[label], "score": round(float(scores[label]), 6)} for label in labels]
         pictures.append({"path": path, "classes": named})
     if job["csv"]:
-        with replacing(Path(job["csv"])) as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["path", *loaded.classes])
-            for path, scores in zip(predictions.paths, predictions.scores, strict=True):
-                table.writerow([path, *(f"{score:.6f}" for score in scores)])
+        rows = zip(predictions.paths, predictions.scores, strict=True)
+        scored = ([path, *(f"{score:.6f}" for score in scores)] for path, scores in rows)
+        write_csv(Path(job["csv"]), chain([["path", *loaded.classes]], scored))
     content = {
         "weights": loaded.source,
         "method": loaded.method.name,
@@ -172,13 +172,13 @@ def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> Non
         "remarks": job["remarks"],
     }
     if job["json"] == "-":
-        typer.echo(json.dumps(content, indent=1))
+        say_json(content)
     elif job["json"]:
         with replacing(Path(job["json"])) as file:
             file.write(json.dumps(content, indent=1) + "\n")
     if job["json"] != "-":
         for picture in pictures:
             words = ", ".join(f"{found['class']} {found['score']:.3f}" for found in picture["classes"])
-            typer.echo(f"{picture['path']}: {words or '-'}")
+            say(f"{picture['path']}: {words or '-'}")
     for line in predictions.skipped:
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", error=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from attnbias.data.names import unfit_name
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.screen import Table, say, waiting_bar
+from attnbias.methods.engine.text import visible
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Progress, Report
@@ -197,19 +200,14 @@ def prepare_data(
 @contextmanager
 def fetch_progress() -> Iterator[Progress]:
     """A progress bar on a terminal; elsewhere a line where an archive is begun, and one where it is done."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        logging.basicConfig(format="%(message)s")
+    if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with waiting_bar(error=True) as bar:
         tasks: dict[str, Any] = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
+                tasks[what] = bar.add_task(visible(what), total=total)
             bar.update(tasks[what], completed=done)
 
         yield advance
@@ -217,53 +215,47 @@ def fetch_progress() -> Iterator[Progress]:
 
 def _show(report: Report, dry_run: bool) -> None:
     """The table of what is in each split, shares of pixels, co-occurrences, warnings, and what to do next."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from attnbias.data.summary import summarize
 
-    console, name = Console(highlight=False), report.prepared.dataset
+    name = report.prepared.dataset
     summaries = [summarize(index, pixels=report.pixels.get(index.split)) for index in report.indexes]
     classes = len(report.indexes[0].classes)
-    console.print(f"{report.facts.title}: {classes} classes" if classes else report.facts.title)
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("split", no_wrap=True)
-    table.add_column("role")
+    say(f"{report.facts.title}: {classes} classes" if classes else report.facts.title)
+    table = Table("split", "role", ruled=True)
     for column in _figures(summaries[0]):
-        table.add_column(column, justify="right")
+        table.column(column, justify="right")
     for summary in summaries:
         roles = [role for role, split in report.prepared.roles.items() if split == summary.split]
-        table.add_row(summary.split, ", ".join(roles), *_figures(summary).values())
-    console.print(table)
+        table.row(summary.split, ", ".join(roles), *_figures(summary).values())
+    table.show()
     for summary in summaries:
         if summary.absent:
             more = f" and {len(summary.absent) - NAMED:,} more" if len(summary.absent) > NAMED else ""
-            console.print(f"never in {summary.split}: {', '.join(summary.absent[:NAMED])}{more}")
+            say(f"never in {summary.split}: {', '.join(summary.absent[:NAMED])}{more}")
     played = report.prepared.roles
     train = next(summary for summary in summaries if summary.split == played.get("train", played["val"]))
     if train.shares:
         shares = ", ".join(f"{name.strip()} {share:.1%}" for name, share in train.shares[:NAMED])
         more = f", and {len(train.shares) - NAMED:,} more" if len(train.shares) > NAMED else ""
-        console.print(f"labelled pixels of {train.split}: {shares}{more}")
+        say(f"labelled pixels of {train.split}: {shares}{more}")
     if train.pairs:
-        console.print(f"strongest co-occurrences in {train.split}:")
+        say(f"strongest co-occurrences in {train.split}:")
     for pair in train.pairs:
-        console.print(
+        say(
             f"  {pair.first} + {pair.second}: {pair.given_first:.0%} of {pair.first}, "
             f"{pair.given_second:.0%} of {pair.second} (phi {pair.correlation:.2f})"
         )
-    console.print(f"pictures are read {ORIENTATIONS[report.indexes[0].orientation]}", soft_wrap=True)
+    say(f"pictures are read {ORIENTATIONS[report.indexes[0].orientation]}")
     for line in Tally(report.prepared.left_out).lines():
-        typer.echo(f"left out: {line}")
+        say(f"left out: {line}")
     for line in Tally(report.prepared.remarks).lines():
-        typer.echo(line)
+        say(line)
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", error=True)
     if dry_run:
-        typer.echo(f"dry run: nothing was written to {report.folder}")
+        say(f"dry run: nothing was written to {report.folder}")
     else:
-        typer.echo(f"{name} is ready in {report.folder}")
+        say(f"{name} is ready in {report.folder}")
 
 
 def _figures(summary: Summary) -> dict[str, str]:

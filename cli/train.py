@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from attnbias.cli.errors import describe
 from attnbias.cli.options import per_method, resolve_recipe, typed_fields, with_recipe_options
@@ -29,6 +27,7 @@ from attnbias.cli.shared import (
 )
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
+from attnbias.methods.engine.screen import Table, say, styled
 
 START = "Starting weights"
 
@@ -219,20 +218,20 @@ def run_job(job: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         why = "stopped early" if progress.stopped_early else "done"
         best = f"; best {progress.best:.4g} at step {progress.best_step}" if progress.best is not None else ""
-        typer.echo(f"{why}: {progress.step} steps{best}\nevaluate it: attnbias val {name} --load-from {outcome.out}")
+        say(f"{why}: {progress.step} steps{best}", f"evaluate it: attnbias val {name} --load-from {outcome.out}")
 
 
 def show_recipe(method: Method, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:
     """Print the resolved recipe; what differs from the named one is marked."""
     different = changed(recipe, named.recipe) if named else {}
-    table = Table(title=f"{method.title}: recipe {name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("field", "value", "differs from the recipe's" if different else ""):
-        table.add_column(column)
+    marked = "differs from the recipe's" if different else ""
+    table = Table("field", "value", marked, title=f"{method.title}: recipe {name}")
     for field, value in recipe.model_dump().items():
-        mark = f"[yellow]{different[field][1]}[/yellow]" if field in different else ""
-        table.add_row(field, f"[bold yellow]{value}[/bold yellow]" if mark else str(value), mark)
-    console = Console()
-    console.print(table)
+        if field in different:
+            table.row(field, styled(value, "bold yellow"), styled(different[field][1], "yellow"))
+        else:
+            table.row(field, value, "")
+    table.show()
     if named:
         figures = ", ".join(f"{key} {value}" for key, value in named.paper.items())
-        console.print(f"source: {named.source}{f'; the paper reports {figures}' if figures else ''}", highlight=False)
+        say(f"source: {named.source}{f'; the paper reports {figures}' if figures else ''}")

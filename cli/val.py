@@ -31,6 +31,7 @@ from attnbias.cli.shared import (
 from attnbias.data.atomic import replacing
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.screen import say_json
 
 BIAS = "Attention bias"
 CONTEXT = "Reliance on context"
@@ -293,7 +294,7 @@ def run_job(text: str) -> None:
     results = validate(Job(**asked["job"]), accelerator)
     if accelerator.is_main_process:
         if asked["json"] == "-":
-            typer.echo(json.dumps(results, indent=1))
+            say_json(results)
             return
         if asked["json"]:
             with replacing(Path(asked["json"])) as file:

@@ -4,7 +4,6 @@ No postponed annotations here: a command's options quote its method, which only 
 """
 
 import heapq
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from attnbias.cli.shared import DataRoot, Device, OnBadImage, Overwrite, TrustCh
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.screen import say, waiting_bar
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.display.look import Column, Photo, Seen
@@ -185,7 +185,7 @@ def _command(method: Method) -> Callable[..., None]:
         )
         with output_folder(out, overwrite, WRITTEN) as folder:
             summary = _write(request, folder)
-        typer.echo(f"{summary}\nopen {out / 'gallery.html'} in a browser")
+        say(*summary, f"open {out / 'gallery.html'} in a browser")
 
     return with_recipe_options(command, method, training=False)
 
@@ -338,25 +338,24 @@ def _look(
     skipped: list[str],
 ) -> "Iterator[tuple[Photo, Seen]]":
     """Read and look at the pictures, a batch at a time; `skipped` gains what could not be read."""
-    from rich.progress import track
-
     from attnbias.data.errors import DataError
 
     starts = range(0, len(readers), BATCH)
-    for start in track(starts, description="looking", transient=True, disable=not sys.stdout.isatty()):
-        photos: list[Photo] = []
-        for read in readers[start : start + BATCH]:
-            try:
-                photos.append(read())
-            except DataError as error:
-                if request.on_bad_image == "error":
-                    raise
-                skipped.append(str(error))
-        yield from zip(photos, see(photos), strict=True)
+    with waiting_bar() as bar:
+        for start in bar.track(starts, description="looking"):
+            photos: list[Photo] = []
+            for read in readers[start : start + BATCH]:
+                try:
+                    photos.append(read())
+                except DataError as error:
+                    if request.on_bad_image == "error":
+                        raise
+                    skipped.append(str(error))
+            yield from zip(photos, see(photos), strict=True)
 
 
-def _write(request: Request, folder: Path) -> str:
-    """Look, draw and write everything into `folder`; return what was done in words."""
+def _write(request: Request, folder: Path) -> list[str]:
+    """Look, draw and write everything into `folder`; return what was done, a line a fact."""
     from attnbias.data.errors import DataError
     from attnbias.methods.engine.display.exhibit import Exhibit
 
@@ -387,5 +386,5 @@ def _write(request: Request, folder: Path) -> str:
     exhibit.write_page(source)
     if request.npz:
         exhibit.write_maps()
-    left_out = f"\n{len(skipped)} unreadable pictures left out: " + "; ".join(skipped) if skipped else ""
-    return f"{len(exhibit.items)} pictures, {exhibit.overlays} overlays{left_out}"
+    left_out = [f"{len(skipped)} unreadable pictures left out: " + "; ".join(skipped)] if skipped else []
+    return [f"{len(exhibit.items)} pictures, {exhibit.overlays} overlays", *left_out]

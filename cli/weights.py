@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +11,7 @@ from attnbias.cli.paths import check_target
 from attnbias.cli.shared import Overwrite, TrustCheckpoint, Weights
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.screen import say, say_json
 from attnbias.weights.manifest import PUBLISHED
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def fetch(
 
     with fetch_progress() as progress:
         for name in names:
-            typer.echo(fetch_published(PUBLISHED[name], progress))
+            say(fetch_published(PUBLISHED[name], progress))
 
 
 @weights.command(no_args_is_help=True)
@@ -67,7 +67,7 @@ def inspect(
 
     found = inspect_weights(file, method=method, trust=trust_checkpoint)
     if as_json:
-        typer.echo(json.dumps(found.content(), indent=1))
+        say_json(found.content())
     else:
         _show(found)
 
@@ -103,32 +103,29 @@ def convert(
         trust=trust_checkpoint,
         plain=to_plain,
     )
-    typer.echo(f"{to}: {words}\nfrom {loaded.source}")
+    say(f"{to}: {words}", f"from {loaded.source}")
 
 
 def _show(found: Inspection) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
     average = ", an average beside them" if found.has_average else ""
-    console.print(f"{found.path}: {found.layout}; {found.tensors} tensors, {found.parameters:,} parameters{average}")
+    say(f"{found.path}: {found.layout}; {found.tensors} tensors, {found.parameters:,} parameters{average}")
     if found.published:
-        console.print(f"called like the published: {', '.join(found.published)}")
+        say(f"called like the published: {', '.join(found.published)}")
     if told := {name: value for name, value in found.extra.items() if isinstance(value, (bool, int, float, str))}:
-        console.print("beside the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+        say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
     for fit in found.fits:
-        _show_fit(console, fit)
+        _show_fit(fit)
     if not found.fits:
-        console.print("no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE")
+        say("no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE")
 
 
-def _show_fit(console: Any, fit: Fit) -> None:
+def _show_fit(fit: Fit) -> None:
     described = fit.found
     state = "fits" if fit.match else "does not fit"
-    console.print(f"\n{described.method.name} ({described.task}): {state}, {fit.matched} tensors matched")
+    say("", f"{described.method.name} ({described.task}): {state}, {fit.matched} tensors matched")
     if not fit.match:
-        console.print(f"  {fit.match}")
+        say(f"  {fit.match}")
     classes = described.classes
-    console.print(f"  {len(classes)} classes: {', '.join(classes[:SHOWN])}{' ...' if len(classes) > SHOWN else ''}")
+    say(f"  {len(classes)} classes: {', '.join(classes[:SHOWN])}{' ...' if len(classes) > SHOWN else ''}")
     recipe = {"dataset": described.recipe.dataset, **described.recipe.model_dump(exclude_defaults=True)}
-    console.print("  recipe, beside the defaults: " + ", ".join(f"{name} {value}" for name, value in recipe.items()))
+    say("  recipe, beside the defaults: " + ", ".join(f"{name} {value}" for name, value in recipe.items()))

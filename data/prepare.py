@@ -283,7 +283,7 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
     maps = [f"{index.root}/{record.label_map}" for record in index.records if record.label_map is not None]
     for what, files in (("pictures", paths), ("label maps", maps)):
         if missing := _missing(files):
-            raise DataError(f"{_listed(index, what, 'missing', missing, len(files))}\n{mend}")
+            raise DataError(f"{_listed(index, what, 'missing', missing, len(files))}; {mend}")
     if options.verify:
         broken = []
         with ThreadPoolExecutor(options.workers) as pool:  # Pillow decodes outside the interpreter lock
@@ -292,7 +292,7 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
                 if reason:
                     broken.append(reason)
         if broken:
-            raise DataError(f"{_listed(index, 'pictures', 'broken', broken, len(paths))}\n{mend}")
+            raise DataError(f"{_listed(index, 'pictures', 'broken', broken, len(paths))}; {mend}")
 
 
 def available_cores() -> int:
@@ -451,10 +451,8 @@ def _broken(path: str) -> str:
 
 def _listed(index: Index, what: str, fault: str, items: Sequence[str], total: int) -> str:
     """How many pictures or label maps have the fault, and the first ten of them."""
-    more = f"\n  and {len(items) - 10:,} more" if len(items) > 10 else ""
-    return (
-        f"split '{index.split}': {len(items):,} of {total:,} {what} are {fault}:\n  " + "\n  ".join(items[:10]) + more
-    )
+    more = f" and {len(items) - 10:,} more" if len(items) > 10 else ""
+    return f"split '{index.split}': {len(items):,} of {total:,} {what} are {fault}: {', '.join(items[:10])}{more}"
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -64,6 +64,21 @@ def test_every_method_has_the_same_files() -> None:
         assert (folder / "README.md").is_file(), name
 
 
+def test_whatever_is_said_goes_through_one_place() -> None:
+    """A new table or file cannot forget that names are data: only screen.py prints, text.py writes CSV and HTML."""
+    said = {"rich", "html", "string"}
+    written = {"print", "echo", "secho", "writer", "DictWriter", "basicConfig", "stdout.write", "stderr.write"}
+    for room in ("cli", "data", "methods", "weights"):
+        for path in sorted((REPO / room).rglob("*.py")):
+            if path.relative_to(REPO).as_posix() in ("methods/engine/screen.py", "methods/engine/text.py"):
+                continue
+            assert not {module.split(".")[0] for module in imports(path)} & said, path
+            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            names = {ast.unparse(call) for call in calls}
+            last = {".".join(name.split(".")[part:]) for name in names for part in (-1, -2)}
+            assert not last & written, path
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

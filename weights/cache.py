@@ -8,16 +8,26 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder of fetched weights: $ATTNBIAS_CACHE/weights, or the platform's place for what can be fetched again."""
+    """The folder of fetched weights: $ATTNBIAS_CACHE/weights, or the platform's place for what can be fetched again.
+
+    A user without a home (of a container, say) keeps them below the current folder.
+    """
     if named := os.environ.get("ATTNBIAS_CACHE"):
         return Path(named) / "weights"
     if sys.platform == "darwin":
-        home = Path.home() / "Library" / "Caches"
+        home = _home() / "Library" / "Caches"
     elif sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        home = Path(os.environ.get("LOCALAPPDATA", _home() / "AppData" / "Local"))
     else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
     return home / "attnbias" / "weights"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither $HOME nor an entry in the system's list of users
+        return Path.cwd()
 
 
 def offline() -> bool:

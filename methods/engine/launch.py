@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
+from attnbias.methods.engine.screen import prepare_output, say
 
 PEER_GRACE = 10.0
 """Seconds that a process which lost another one waits before it speaks."""
@@ -106,9 +107,9 @@ def _report(reports: Path, code: int, message: str) -> int:
     """Print the words of the first process that failed, or `message` where none spoke; return the exit code."""
     written = sorted(reports.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
     if written:
-        first, message = written[0].read_text().split("\n", 1)
+        first, message = written[0].read_text(encoding="utf-8").split("\n", 1)
         code = int(first)
-    print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201 - the launcher speaks for its children
+    say(*message.rstrip("\n").split("\n"), error=True)  # for its children
     return code
 
 
@@ -119,6 +120,7 @@ def _ended(exit_code: int) -> tuple[int, str]:
 
 
 def _spawned(worker: Callable[[str], None], job: str, describe: Describe, reports: str, processes: int) -> None:
+    prepare_output()
     if int(os.environ["WORLD_SIZE"]) != processes:
         raise RunError(f"{os.environ['WORLD_SIZE']} processes were started, {processes} were asked for")
     report = Path(reports) / f"{os.environ['RANK']}.txt"
@@ -135,12 +137,12 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
     except BaseException as error:
         code, message = describe(error)
         if report is None:
-            print(message.rstrip("\n"), file=sys.stderr)  # noqa: T201
+            say(*message.rstrip("\n").split("\n"), error=True)
         else:
             if re.search(r"by peer|remote process|broken pipe|connection reset", str(error), re.IGNORECASE):
                 # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
                 time.sleep(PEER_GRACE)
-            report.write_text(f"{code}\n{message.rstrip()}\n")
+            report.write_text(f"{code}\n{message.rstrip()}\n", encoding="utf-8")
         return code
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

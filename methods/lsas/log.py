@@ -26,7 +26,7 @@ def log_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLU
     evaluation split."""
     rows, windows, last_step, valid = [], [], 0, None
     for record in records:
-        if record["split"] == "train":
+        if "weights" not in record:
             windows.append((record, record["step"] - last_step))
             last_step = record["step"]
             continue

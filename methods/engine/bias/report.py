@@ -6,7 +6,6 @@ two baselines that look nowhere in particular and at the middle.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
+from attnbias.methods.engine.text import write_csv
 
 POINTING_RADIUS = 15.0
 """Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""
@@ -127,12 +127,11 @@ class BiasReport:
     def write(self, folder: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
         """Write bias.json (everything but the samples) and bias_samples.csv (a row a sample)."""
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "bias_samples.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["picture", "path", "class", "right", *self.rows[0].values])
-            for row in self.rows:
-                figures = (f"{value:.8g}" for value in row.values.values())
-                writer.writerow([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
+        rows: list[list[Any]] = [["picture", "path", "class", "right", *self.rows[0].values]]
+        for row in self.rows:
+            figures = (f"{value:.8g}" for value in row.values.values())
+            rows.append([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
+        write_csv(folder / "bias_samples.csv", rows)
         (folder / "bias.json").write_text(json.dumps(self.content(), indent=1) + "\n")
 
 

@@ -18,6 +18,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run, number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
+from attnbias.methods.engine.text import csv_text
 
 ORDER = "area_matched"
 """What a case is bad by: the share of the object among as many of the map's highest pixels as it has."""
@@ -113,11 +114,12 @@ def _worst_first(tables: Sequence[dict[str, NDArray[Any]]]) -> list[int]:
 def _figures(table: dict[str, NDArray[Any]], classes: Sequence[str]) -> dict[int, dict[int, str]]:
     """Picture -> class -> what was measured of the map."""
     found: dict[int, dict[int, str]] = {}
+    written = [csv_text(name) for name in classes]
     for picture, name, matched, energy in zip(
         table["picture"].tolist(), table["class"].tolist(), table[ORDER], table["energy"], strict=True
     ):
         text = f"on the object: {matched:.0%} area-matched, {energy:.0%} of the energy"
-        found.setdefault(picture, {})[classes.index(name)] = text
+        found.setdefault(picture, {})[written.index(name)] = text
     return found
 
 

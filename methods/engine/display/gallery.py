@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,6 +15,7 @@ from PIL import Image
 
 from attnbias.methods.engine.display.overlay import COLOUR_TABLES, FOCUS
 from attnbias.methods.engine.display.segments import Labels, Segments
+from attnbias.methods.engine.text import fill_template, html_text, json_in_script
 
 THUMBNAIL = 360
 """Longest side of a picture on the page, in pixels."""
@@ -98,15 +97,12 @@ class GalleryPage:
         assets = files(__package__)
         page = assets.joinpath("gallery.html").read_text(encoding="utf-8")
         parts = {
-            "title": html.escape(self.title),
+            "title": html_text(self.title),
             "style": assets.joinpath("gallery.css").read_text(encoding="utf-8"),
-            # Inside a script element only "</" and "<!--" can end or derail the text.
-            "data": json.dumps(self._content(), separators=(",", ":")).replace("<", "\\u003c"),
+            "data": json_in_script(self._content()),
             "script": assets.joinpath("gallery.js").read_text(encoding="utf-8"),
         }
-        for name, text in parts.items():
-            page = page.replace("{{" + name + "}}", text)
-        return page
+        return fill_template(page, parts)
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -24,6 +24,7 @@ from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, b
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
@@ -92,7 +93,7 @@ def read_run(path: Path) -> Run:
         with reading(path / "recipe.yaml", "train again", WeightsError):
             method = get_method(str(read_yaml(path / "recipe.yaml").get("method")))
             recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
-        evaluated = [line for line in MetricsLog(path).records() if line["split"] != "train"]
+        evaluated = [line for line in MetricsLog(path).records() if "weights" in line]
     except UsageError as error:
         raise WeightsError(f"{error}; it was written by another version of attnbias, or edited: train again") from None
     except OSError as error:
@@ -269,8 +270,8 @@ def _line(split: str, measure: str, values: list[float | None]) -> Line:
 
 def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
     """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals."""
-    rows = [["split", "measure", *(run.name for run in runs)], ["---", "---", *("---:" for _ in runs)]]
-    rows += [[line.split, line.measure, *map(cell, line.values, line.changes)] for line in lines]
+    rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
+    rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

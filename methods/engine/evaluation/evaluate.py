@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attnbias.data.atomic import replacing
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.published_tests import competing_classes, competing_scores
@@ -24,6 +22,7 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.training.sampler import EvaluationSampler
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -143,16 +142,18 @@ def answers(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[tuple[s
 
 def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
     """Write one row a sample as CSV: its path, its targets, its scores; or its text and the answer to it."""
+    write_csv(path, _score_rows(evaluation, dataset))
+
+
+def _score_rows(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[list[object]]:
     names = dataset.index.classes
-    with replacing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        if "scores" not in evaluation.scores:
-            table.writerow(["path", "id", "text", "answer"])
-            for sample, (identifier, answer) in zip(evaluation.ids, answers(evaluation, dataset), strict=True):
-                record = dataset.records[sample]
-                table.writerow([record.path, identifier, record.text.sentence if record.text else "", answer])
-            return
-        table.writerow(["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)])
-        for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
-            row = target if target.ndim else (np.arange(len(names)) == target)
-            table.writerow([dataset.records[sample].path, *map(int, row), *(f"{value:.6f}" for value in score)])
+    if "scores" not in evaluation.scores:
+        yield ["path", "id", "text", "answer"]
+        for sample, (identifier, answer) in zip(evaluation.ids, answers(evaluation, dataset), strict=True):
+            record = dataset.records[sample]
+            yield [record.path, identifier, record.text.sentence if record.text else "", answer]
+        return
+    yield ["path", *(f"target:{n}" for n in names), *(f"score:{n}" for n in names)]
+    for sample, target, score in zip(evaluation.ids, evaluation.targets, evaluation.scores["scores"], strict=True):
+        row = target if target.ndim else (np.arange(len(names)) == target)
+        yield [dataset.records[sample].path, *map(int, row), *(f"{value:.6f}" for value in score)]

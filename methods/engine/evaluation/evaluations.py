@@ -10,7 +10,6 @@ RUN/evaluations/DATASET/SPLIT/
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError
 
 EVALUATIONS = "evaluations"
@@ -87,8 +87,7 @@ class StoredEvaluation:
 
     def bias_samples(self, kind: str) -> dict[str, NDArray[Any]]:
         """bias_samples.csv by column: `picture` int, `path` and `class` texts, all others float."""
-        with (self.bias_folder(kind) / BIAS_SAMPLES).open(newline="") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = read_csv(self.bias_folder(kind) / BIAS_SAMPLES)
         types = {"picture": np.int64, "path": np.str_, "class": np.str_}
         return {
             name: np.array(column).astype(types.get(name, np.float64))

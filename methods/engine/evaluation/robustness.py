@@ -5,7 +5,6 @@ Works for every method: pictures are changed before the model sees them, scores 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.text import write_csv
 
 Row = dict[str, Any]
 """`test` (what was measured) and its measures by name."""
@@ -204,7 +204,4 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         path.write_text(json.dumps(list(rows), indent=1) + "\n")
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, [columns, *([row.get(name, "") for name in columns] for row in rows)])

@@ -1,0 +1,108 @@
+"""Text from outside on its way out: a name of a class, file or key is data, never control code, markup or formula.
+
+Whatever is written for people goes through here: lines and tables by `screen.py`, CSV files, Markdown, pages and plots.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attnbias.data.atomic import replacing
+
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that are shown as escapes: controls, directions and other formats, surrogates, line ends."""
+
+JOINERS = "\u200c\u200d"
+"""Formats that Persian, Indian scripts and emoji are written with."""
+
+FORMULA = re.compile(r"'*[=+\-@\t\n\uff1d\uff0b\uff0d\uff20]")
+"""How a cell begins that a spreadsheet would compute (OWASP, "CSV injection"), or that was quoted for that reason."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.ASCII | re.IGNORECASE)
+
+
+def visible(text: object) -> str:
+    r"""Return the text in one line that any terminal and file takes: `\n`, `\x1b`, `\u202e`, `\xff` as written here.
+
+    A byte of a file name that is no UTF-8 is shown as the byte.
+    """
+    words = str(text)
+    return words if words.isprintable() else "".join(map(_visible_letter, words))
+
+
+def _visible_letter(letter: str) -> str:
+    if letter in JOINERS or unicodedata.category(letter) not in INVISIBLE:
+        return letter
+    byte = ord(letter) - 0xDC00  # os.fsdecode's surrogates
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else letter.encode("unicode_escape").decode()
+
+
+# CSV ------------------------------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV in UTF-8; a text that a spreadsheet would compute begins with an apostrophe.
+
+    Give numbers as numbers, or as texts that Python reads as numbers: they stay what they are.
+    """
+    with replacing(path) as file:
+        csv.writer(file, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
+
+
+def read_csv(path: Path) -> Iterator[list[str]]:
+    """The rows that `write_csv` wrote, as texts."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.reader(file):
+            yield [cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell for cell in row]
+
+
+def csv_text(text: str) -> str:
+    """The text as `read_csv` gives it back: what UTF-8 or a CSV reader does not take is spelled out."""
+    return re.sub("[\0\r\ud800-\udfff]", lambda found: _visible_letter(found[0]), text)
+
+
+def _csv_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = csv_text(value)
+    return "'" + text if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+# Pages ----------------------------------------------------------------------------------------------------------------
+
+
+def markdown_cell(text: object) -> str:
+    """The text as a cell of a Markdown table."""
+    return re.sub(r"([\\`*_{}\[\]<>|~$&#!])", r"\\\1", visible(text))
+
+
+def html_text(text: object) -> str:
+    """The text between HTML tags or in a quoted attribute."""
+    return html.escape(visible(text))
+
+
+def json_in_script(content: object) -> str:
+    """JSON inside a script element, where only "</" and "<!--" can end or derail the text."""
+    return json.dumps(_all_visible(content), separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _all_visible(content: Any) -> Any:
+    if isinstance(content, str):
+        return visible(content)
+    if isinstance(content, Mapping):
+        return {visible(key): _all_visible(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_all_visible(value) for value in content]
+    return content
+
+
+def fill_template(template: str, parts: Mapping[str, str]) -> str:
+    """Put the parts in the places of {{name}}, in one pass: what a part holds is never taken for a place."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
