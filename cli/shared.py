@@ -29,13 +29,15 @@ Gpus = Annotated[
     ),
 ]
 Processes = Annotated[
-    int | None, typer.Option("--processes", min=1, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0).")
+    int | None,
+    typer.Option("--processes", min=1, max=4096, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
         min=0,
+        max=4096,
         rich_help_panel=RUN,
         help="Loader processes a process.",
         show_default="0 on CPU, up to 8 a GPU",
@@ -43,9 +45,13 @@ Workers = Annotated[
 ]
 EvalBatchSize = Annotated[
     int,
-    typer.Option("--eval-batch-size", min=1, rich_help_panel=RUN, help="Pictures at once in evaluation, a process."),
+    typer.Option(
+        "--eval-batch-size", min=1, max=2**31, rich_help_panel=RUN, help="Pictures at once in evaluation, a process."
+    ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, rich_help_panel=RUN, help="CPU threads a process.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=4096, rich_help_panel=RUN, help="CPU threads a process.")
+]
 OnBadImage = Annotated[
     Literal["error", "skip"],
     typer.Option("--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave out and say so."),

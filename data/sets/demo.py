@@ -405,7 +405,8 @@ def _file(split: str, number: int) -> str:
 def _check(settings: Settings) -> None:
     if settings.preset not in PRESETS:
         raise DataError(f"unknown preset '{settings.preset}'; one of: {', '.join(PRESETS)}")
-    if settings.size < 32:
-        raise DataError(f"size {settings.size}: scenes need at least 32 pixels a side")
-    if min(settings.train, settings.eval) < 1 or settings.seed < 0:
-        raise DataError("train and eval must be at least 1, seed at least 0")
+    if not 32 <= settings.size <= 4096:
+        raise DataError(f"size {settings.size}: scenes have 32 to 4,096 pixels a side")
+    for name, least, most in (("train", 1, 1_000_000), ("eval", 1, 1_000_000), ("seed", 0, 2**64 - 1)):
+        if not least <= getattr(settings, name) <= most:
+            raise DataError(f"{name} {getattr(settings, name)}: expected {least:,} to {most:,}")

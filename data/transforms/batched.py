@@ -18,7 +18,7 @@ _INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB
 
 def draw(seed: int, epoch: int | Tensor, samples: Tensor, number: int, high: int) -> Tensor:
     """Integers in [0, high), one for each sample id (B,) int64; `number` tells a sample's draws apart."""
-    state = torch.full_like(samples, seed)
+    state = torch.full_like(samples, (seed + 2**63) % 2**64 - 2**63)  # as a signed number
     for word in (epoch, samples, number):
         state = _mix(state + _INCREMENT) ^ word
     return (_shifted(_mix(state + _INCREMENT), 32) * high) >> 32

@@ -109,5 +109,5 @@ def repeated_augmentation_order(samples: int, epoch: int, repeats: int = 3, seed
     of 256, or `samples` for smaller sets (where the program has no steps at all). Seed 0 gives the program's order.
     """
     sampler = RepeatAugSampler(range(samples), num_replicas=1, rank=0, num_repeats=repeats)
-    sampler.set_epoch(epoch + 1_000_003 * seed)
+    sampler.set_epoch((epoch + 1_000_003 * seed) % 2**64)  # torch takes no larger seed
     return np.fromiter(sampler, dtype=np.int64, count=len(sampler))

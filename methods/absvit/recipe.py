@@ -59,6 +59,7 @@ class AbSViTRecipe(Recipe):
         "Repeated augmentation: views of a picture in an epoch, of a third of them; 1 = off.",
         "Data",
         ge=1,
+        le=1000,
     )
 
     epochs: int = option(300, "Passes over the training split.", "Training", ge=1)

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from attnbias.data.reading import Unfit, shown
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.yaml_files import plain_value, read_yaml
 
 R = TypeVar("R", bound="Recipe")
+
+LARGEST_SEED = 2**64 - 1
+"""torch takes no larger one."""
+LARGEST_SIZE = 10**6
+"""Of the numbers that a model is built from: channels, layers, tokens. Products of three still fit 64 bits."""
+LARGEST = 2**63 - 1
+"""Of every other whole number."""
 
 
 def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
@@ -78,6 +85,17 @@ class Recipe(BaseModel):
     amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training")
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
     seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0)
+
+    @field_validator("*")
+    @classmethod
+    def _check_whole_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        extra = cls.model_fields[str(info.field_name)].json_schema_extra
+        is_size = isinstance(extra, dict) and extra.get("panel") == "Method"
+        limit = LARGEST_SEED if info.field_name == "seed" else LARGEST_SIZE if is_size else LARGEST
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > limit:
+                raise ValueError(f"expected at most {limit:,}")
+        return value
 
 
 @dataclass(frozen=True)

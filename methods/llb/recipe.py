@@ -76,7 +76,10 @@ class LLBRecipe(Recipe):
     )
     objects: int = option(2048, "Latent objects.", ge=1)
     num_nv_layers: int = option(
-        6, "Blocks of the label-focused branch, the quantising one included; with one it never sees the picture.", ge=2
+        6,
+        "Blocks of the label-focused branch, the quantising one included; with one it never sees the picture.",
+        ge=2,
+        le=256,
     )
     target_layer: int | None = option(
         None, "Backbone block, from 1, whose output the branch reads (default: the last but one).", ge=1

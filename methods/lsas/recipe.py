@@ -94,9 +94,9 @@ class LSASRecipe(Recipe):
         "cifar", "cifar: three stages, stride 4; small: the same, stride 8, for CPUs; imagenet: four stages, stride 32."
     )
     block: Block = option("bottleneck", "Residual block of a cifar or small network; imagenet's depth decides its own.")
-    depth: int = option(164, "Layers: 9n+2 (bottleneck), 6n+2 (basic); imagenet 18, 34, 50, 101 or 152.")
+    depth: int = option(164, "Layers: 9n+2 (bottleneck), 6n+2 (basic); imagenet 18, 34, 50, 101 or 152.", le=2000)
     attention: AttentionNetwork = option("se", "Attention network that gives the logits; none is a plain ResNet.")
-    order: int = option(1, "Sub-attentions in the chain; 0 is the attention network itself.", ge=0)
+    order: int = option(1, "Sub-attentions in the chain; 0 is the attention network itself.", ge=0, le=64)
     stages: tuple[int, ...] = option((3,), "Stages whose blocks have attention, from 1.")
     reduction: int = option(16, "Squeeze of se and cbam: channels over hidden units.", ge=1)
     zero_init_residual: bool = option(False, "Start every residual branch at zero (last BatchNorm's weight).")

@@ -25,6 +25,7 @@ class SegmentationRecipe(Recipe):
         "Side of the square, in pixels, that the position embedding is kept for; pictures may have any size.",
         "Data",
         ge=16,
+        le=4096,
     )
     normalize: Literal["imagenet"] = option(
         "imagenet", "Pixel normalisation: ImageNet's mean and standard deviation.", "Data"

@@ -40,7 +40,7 @@ class VisionLanguageRecipe(Recipe):
         "Split to train on; none = the set's own, which is the program's (vqav2: trainval, val2014 in it).",
         "Data",
     )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16)
+    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
     normalize: Literal["clip", "imagenet", "half"] = option(
         "clip", "Pixel normalisation: clip or imagenet = that set's mean and std, half = [-1, 1].", "Data"
     )
@@ -97,7 +97,7 @@ class VisionLanguageRecipe(Recipe):
     text_dropout: float = option(0.1, "Dropout of the text encoder.", ge=0, lt=1)
     fusion_width: int = option(768, "Channels of the fusion layers.", ge=1)
     fusion_heads: int = option(12, "Attention heads of the fusion layers.", ge=1)
-    fusion_layers: int = option(6, "Pairs of fusion layers.", ge=1)
+    fusion_layers: int = option(6, "Pairs of fusion layers.", ge=1, le=256)
     dropout: float = option(0.1, "Dropout of the fusion layers.", ge=0, lt=1)
 
     @model_validator(mode="after")
