@@ -141,9 +141,8 @@ def test_best_and_last_checkpoints_are_kept(demo_root: Path, tmp_path: Path) -> 
     outcome = run(tmp_path / "run", demo_root, tiny_recipe(epochs=4), keep=1)
     folder = RunFolder(tmp_path / "run")
     assert set(folder.steps()) == {16, outcome.progress.best_step}
-    best = folder.best()
-    assert best is not None
-    assert best.name == f"step-{outcome.progress.best_step:08d}"
+    assert folder.best_step() == outcome.progress.best_step
+    assert is_complete(folder.folder(outcome.progress.best_step or 0))
 
 
 def test_failed_save_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ its method's `infer` reads what names and shapes tell, and a named recipe gives 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.published import locate, on_disk, published_recipe
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY, stored_method
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.training.checkpoint import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -252,27 +255,36 @@ def initial_weights(
 def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
     """The weight file behind a run folder, a checkpoint folder or a file, and words for it."""
     if path.is_file():
+        if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
+            check_whole(path.parent, path.name)
         return path, str(path)
-    best = None
+    best, lacking = False, ""
     if (path / "checkpoints").is_dir():
         run = RunFolder(path)
-        best = run.best()
-        folder = best or run.latest()
-        if folder is None:
-            raise WeightsError(f"{path} holds no complete checkpoint; train it first, or resume it with --resume auto")
-    elif (path / "progress.json").is_file():
+        newest, step = run.newest(), run.best_step()
+        if newest is None:
+            raise WeightsError(f"{path} holds no checkpoint; train it first, or resume it with --resume auto")
+        best = step is not None and run.folder(step).is_dir()
+        folder = run.folder(step) if step is not None and best else newest
+        if step is not None and not best:
+            lacking = f"; the best, step {step}, is missing"
+            LOG.warning("%s lacks its best checkpoint, step %d; the newest, %s, is taken", path, step, newest.name)
+    elif any((path / name).is_file() for name in (MANIFEST, PROGRESS)):
         folder = path
     else:
         raise WeightsError(
             f"{path} is no run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file"
         )
+    check_whole(folder, PROGRESS)
     progress = RunFolder.read_progress(folder)
-    averaged = entry == "ema" or (entry is None and best is not None and progress.best_weights == "ema")
+    averaged = entry == "ema" or (entry is None and best and progress.best_weights == "ema")
     file = folder / ("ema.safetensors" if averaged else "model.safetensors")
-    if not file.is_file():
+    if averaged and not file.is_file():
+        check_whole(folder)
         raise WeightsError(f"{folder} holds no {file.name}; the run kept no moving average (--ema-decay)")
+    check_whole(folder, file.name)
     kind = "averaged" if averaged else "raw"
-    return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights)"
+    return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights{lacking})"
 
 
 @dataclass(frozen=True)

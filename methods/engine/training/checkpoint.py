@@ -28,6 +28,8 @@ from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.weights.errors import WeightsError
 
 MANIFEST = "complete.json"
+PROGRESS = "progress.json"
+STEP = re.compile(r"step-(\d{8,})")
 ENVIRONMENT = "environment.json"
 
 OWNED = re.compile(
@@ -120,16 +122,53 @@ def _is_json_with(path: Path, *names: str) -> bool:
     return isinstance(content, dict) and {*names} <= content.keys()
 
 
+def damage(folder: Path, *names: str) -> str | None:
+    """What keeps a checkpoint folder from being whole, in words; None where all is as its manifest says.
+
+    Compared are the sizes and CRC-32 of all files, or of those `names`.
+    """
+    try:
+        files = {
+            str(name): (int(fact["bytes"]), int(fact["crc32"]))
+            for name, fact in json.loads((folder / MANIFEST).read_bytes())["files"].items()
+        }
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} cannot be read"
+    for name in names or sorted({PROGRESS, *files}):
+        path = folder / name
+        if name not in files:
+            return f"{MANIFEST} says nothing of {name}"
+        if Path(name).name != name:
+            return f"{MANIFEST} names {name!r}, which is not a file of the folder"
+        if not path.is_file():
+            return f"{name} is missing"
+        size, checksum = files[name]
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes, {MANIFEST} says {size:,}"
+        if crc32(path) != checksum:
+            return f"{name} is not as it was written (its CRC-32 differs)"
+    return None
+
+
+def check_whole(folder: Path, *names: str) -> None:
+    """Refuse a checkpoint whose files, or those `names` of them, are not as they were written.
+
+    Raises:
+        WeightsError: what is wrong, and what can be loaded instead.
+    """
+    if (why := damage(folder, *names)) is None:
+        return
+    siblings = RunFolder(folder.parent.parent)
+    other = siblings.latest() if folder.parent.name == siblings.checkpoints.name else None
+    mend = f"or load another: --load-from {other}" if other else "no other one of its run is whole"
+    raise WeightsError(f"checkpoint {folder} is damaged: {why}; restore it, {mend}")
+
+
 def is_complete(folder: Path) -> bool:
     """Tell whether every file of a checkpoint folder is there with the size and CRC-32 of its manifest."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        return all(
-            (folder / name).stat().st_size == fact["bytes"] and crc32(folder / name) == fact["crc32"]
-            for name, fact in files.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return damage(folder) is None
 
 
 class RunFolder:
@@ -205,25 +244,43 @@ class RunFolder:
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint folder, ascending; completeness is not looked at."""
-        return sorted(int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*"))
+        """Steps that have a checkpoint folder, ascending; completeness is not looked at, nor are other names."""
+        names = (STEP.fullmatch(path.name) for path in self.checkpoints.glob("step-*") if path.is_dir())
+        return sorted(int(name[1]) for name in names if name)
 
     def folder(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step:08d}"
 
+    def newest_whole(self) -> tuple[Path | None, list[str]]:
+        """The newest complete checkpoint, or None, and what is wrong with each newer one."""
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            if (why := damage(self.folder(step))) is None:
+                return self.folder(step), damaged
+            damaged.append(f"checkpoint {self.folder(step)} is damaged: {why}")
+        return None, damaged
+
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
-        return next((self.folder(s) for s in reversed(self.steps()) if is_complete(self.folder(s))), None)
+        return self.newest_whole()[0]
 
-    def best(self) -> Path | None:
-        """The checkpoint that reached the best measure so far, when it is there and complete.
+    def newest(self) -> Path | None:
+        """The newest checkpoint, complete or not, or None."""
+        return next((self.folder(step) for step in reversed(self.steps())), None)
+
+    def best_step(self) -> int | None:
+        """The step that reached the best measure so far; None before the first evaluation.
 
         The newest checkpoint says which one: a name kept beside them could lag behind after a kill.
+
+        Raises:
+            WeightsError: it is damaged.
         """
-        newest = self.latest()
-        step = None if newest is None else self.read_progress(newest).best_step
-        return self.folder(step) if step is not None and is_complete(self.folder(step)) else None
+        if (newest := self.newest()) is None:
+            return None
+        check_whole(newest, PROGRESS)
+        return self.read_progress(newest).best_step
 
     def save(self, progress: Progress, write: Callable[[Path], None]) -> Path:
         """Write a checkpoint: `write(folder)` puts the tensor files there, the rest is done here.
@@ -237,7 +294,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             write(part)
-            (part / "progress.json").write_text(json.dumps(progress.__dict__, indent=1))
+            (part / PROGRESS).write_text(json.dumps(progress.__dict__, indent=1))
             files = {p.name: {"bytes": p.stat().st_size, "crc32": crc32(p)} for p in sorted(part.iterdir())}
             for name in files:
                 _flush(part / name)
@@ -276,7 +333,7 @@ class RunFolder:
             WeightsError: another version wrote it.
         """
         try:
-            return Progress(**json.loads((folder / "progress.json").read_text()))
+            return Progress(**json.loads((folder / PROGRESS).read_text()))
         except (TypeError, ValueError):
             raise WeightsError(f"{folder} was written by another version of attnbias; train again") from None
 

@@ -29,7 +29,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, write_recipe
-from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, is_complete, replace_text
+from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, damage, replace_text
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
@@ -144,12 +144,18 @@ class _Run:
         """Check the checkpoint to resume, or read the starting weights: what is refused leaves the folder untouched."""
         options = self.options
         if options.resume == "auto":
-            checkpoint = self.folder.latest()
+            checkpoint, damaged = self.folder.newest_whole()
+            if checkpoint is None and damaged:
+                raise WeightsError(
+                    f"no checkpoint of {self.folder.path} can be resumed: {damaged[0]}; restore one, start anew with "
+                    "--overwrite, or choose another --out"
+                )
+            self.warnings += [f"warning: {each}; going on from an older one, {checkpoint}" for each in damaged]
         else:
             checkpoint = None if options.resume is None else Path(options.resume)
-            if checkpoint is not None and not is_complete(checkpoint):
+            if checkpoint is not None and (why := damage(checkpoint)) is not None:
                 raise WeightsError(
-                    f"{checkpoint} is no complete checkpoint folder; --resume auto takes the newest one of --out"
+                    f"{checkpoint} is no complete checkpoint folder: {why}; --resume auto takes the newest one of --out"
                 )
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)

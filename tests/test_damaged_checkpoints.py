@@ -1,0 +1,154 @@
+"""Weights that are loaded are those asked for: damage is named, another checkpoint is only taken where it is safe."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import attnbias
+
+from attnbias.methods import get_method
+from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.training.checkpoint import Progress, RunFolder, damage
+from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.training.train import train
+from attnbias.weights.errors import WeightsError
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps with a checkpoint after each, evaluated after the second and the third."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train("csra", recipe(), options(out, demo_root))
+    assert RunFolder(out).steps() == [1, 2, 3]
+    return out
+
+
+def recipe() -> object:
+    fields = {"backbone": "tiny", "image_size": 32, "batch_size": 8, "steps": STEPS, "eval_steps": 2}
+    return get_method("csra").recipes["demo"].recipe.model_copy(update={**fields, "ema_decay": 0.5, "lr": 1e-12})
+
+
+def options(out: Path, root: Path, resume: str | None = None) -> Options:
+    fixed = {"cpu": True, "workers": 0, "save_steps": 1, "keep": 9, "data_root": root}
+    return Options(out=out, resume=resume, **fixed)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def spoil(folder: Path, how: str) -> None:
+    name, _, kind = how.partition(" ")
+    file = folder / name
+    {"flipped": flip, "cut": lambda f: f.write_bytes(f.read_bytes()[:-1]), "gone": Path.unlink}[kind](file)
+
+
+def best_of(run: Path) -> Path:
+    folder = RunFolder(run)
+    step = folder.best_step()
+    assert step is not None
+    return folder.folder(step)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "progress.json"])
+@pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
+def test_a_damaged_best_checkpoint_is_not_replaced_by_another(run: Path, file: str, kind: str) -> None:
+    best = best_of(run)
+    entry = "ema" if file.startswith("ema") else "model"
+    spoil(best, f"{file} {kind}")
+    with pytest.raises(WeightsError, match=rf"checkpoint {best} is damaged: {file} .*load another: --load-from {run}"):
+        load_run("csra", str(run), {}, entry=entry)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=f"is damaged: {file}"):
+        load_run("csra", str(best), {}, entry=entry)  # type: ignore[arg-type]
+    assert load_run("csra", str(RunFolder(run).latest()), {}).source.startswith(str(RunFolder(run).latest()))
+
+
+def test_damage_of_what_is_not_read_does_not_matter(run: Path) -> None:
+    for step in RunFolder(run).steps():
+        flip(RunFolder(run).folder(step) / "optimizer.pt")
+    assert "best checkpoint" in load_run("csra", str(run), {}).source
+
+
+def test_a_weight_file_of_a_checkpoint_folder_is_held_against_its_manifest(run: Path) -> None:
+    file = best_of(run) / "model.safetensors"
+    flip(file)
+    with pytest.raises(WeightsError, match=r"model\.safetensors is not as it was written"):
+        load_run("csra", str(file), {})
+
+
+def test_a_newest_checkpoint_that_cannot_say_which_is_best_is_named(run: Path) -> None:
+    (RunFolder(run).folder(3) / "complete.json").unlink()
+    line = attnbias("val", "csra", "--load-from", run, "--gpus", 0, expect=3).line
+    assert "step-00000003 is damaged: complete.json is missing" in line
+    assert "--load-from" in line
+
+
+def test_a_best_checkpoint_that_is_not_there_is_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    newest = RunFolder(run).folder(3)
+    progress = replace(RunFolder.read_progress(newest), best_step=2)
+    progress.step = 4  # as a run resumed in another folder leaves it: the best one stayed behind
+    RunFolder(run).save(progress, lambda part: shutil.copytree(newest, part, dirs_exist_ok=True))
+    shutil.rmtree(RunFolder(run).folder(2))
+    source = load_run("csra", str(run), {}).source
+    assert "newest checkpoint, step 4, raw weights; the best, step 2, is missing" in source
+    assert "lacks its best checkpoint" in caplog.text
+
+
+def test_resuming_goes_back_to_an_older_one_and_says_what_was_left(
+    run: Path, demo_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(RunFolder(run).folder(3) / "optimizer.pt")
+    train("csra", recipe(), options(run, demo_root, resume="auto"))
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "step-00000003 is damaged: optimizer.pt is not as it was written" in said
+    assert "step-00000002" in said.split("going on from")[1]
+    assert damage(RunFolder(run).folder(3)) is None
+
+
+@pytest.mark.parametrize("how", ["optimizer.pt flipped", "complete.json gone", "model.safetensors cut"])
+def test_where_no_checkpoint_is_whole_nothing_is_started_anew(run: Path, demo_root: Path, how: str) -> None:
+    for step in RunFolder(run).steps():
+        spoil(RunFolder(run).folder(step), how)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(WeightsError, match=r"no checkpoint of .* can be resumed: .*step-00000003 is damaged"):
+        train("csra", recipe(), options(run, demo_root, resume="auto"))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["step-00000003.bak", "step-best", "step-00000003 (copy)", "step-9", "notes"])
+def test_strange_names_among_checkpoints_do_no_harm(run: Path, demo_root: Path, name: str) -> None:
+    shutil.copytree(RunFolder(run).folder(1), run / "checkpoints" / name)
+    (run / "checkpoints" / "step-00000099").write_text("a file")
+    assert RunFolder(run).steps() == [1, 2, 3]
+    train("csra", recipe(), options(run, demo_root, resume="auto"))
+    assert load_run("csra", str(run), {}).source
+    assert (run / "checkpoints" / name).is_dir()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": []}', '{"files": {"a": 1}}', '{"files": {}}', "[" * 10**5])
+def test_a_manifest_of_anything_else_is_damage(tmp_path: Path, text: str) -> None:
+    folder = RunFolder(tmp_path)
+    saved = folder.save(Progress(step=1), lambda part: None)
+    assert damage(saved) is None
+    (saved / "complete.json").write_text(text)
+    assert damage(saved) is not None
+
+
+def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    saved = folder.save(Progress(step=1), lambda part: None)
+    manifest = saved / "complete.json"
+    manifest.write_text(manifest.read_text().replace('"progress.json"', '"../progress.json"'))
+    assert "says nothing of progress.json" in (damage(saved) or "") or "not a file" in (damage(saved) or "")
