@@ -106,7 +106,7 @@ def find_pictures(paths: Sequence[Path]) -> Found:
             if not pictures:
                 instead = f", only {'; '.join(others.lines())}" if others else ""
                 raise UsageError(f"folder {path} holds no picture ({', '.join(SUFFIXES)}){instead}")
-            found += [(picture, path / picture) for picture in pictures]
+            found += [(picture, path / picture) for picture in sorted(pictures, key=lambda name: Path(name).parts)]
             left_out.merge(others)
         elif path.is_file():
             found.append((path.name, path))
