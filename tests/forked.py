@@ -58,11 +58,10 @@ class ForkedRun:
     def kill(self) -> None:
         """End all of it at once, loader processes too, as a power cut would."""
         for process in self.processes:
-            if process.is_alive():
-                try:
-                    os.killpg(process.pid or 0, signal.SIGKILL)
-                except ProcessLookupError:
-                    process.kill()  # before it led a group
+            try:
+                os.killpg(process.pid or 0, signal.SIGKILL)  # its loaders too, where it has ended before them
+            except ProcessLookupError:
+                process.kill()  # before it led a group, or nobody is left of it
         self.wait()
 
 

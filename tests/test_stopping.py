@@ -97,6 +97,29 @@ def test_a_second_signal_stops_at_once(stop: signal.Signals, slow_to_evaluate: P
     process.join(5)
     assert process.exitcode == 128 + stop
     assert RunFolder(out).latest() is not None
+    run.kill()  # the hanging loader, which nobody else would end
+    assert nobody_left_of(process.pid or 0)
+
+
+@pytest.mark.parametrize("stop", SIGNALS)
+def test_a_second_signal_stops_a_process_that_waits_for_another(
+    stop: signal.Signals, slow_to_evaluate: Path, tmp_path: Path
+) -> None:
+    """As where another machine hangs: this one waits in a collective, where no handler of Python's ever runs."""
+    out = tmp_path / "run"
+    run = runs(slow_to_evaluate, 2, "--epochs", 500)(out)
+    assert run.wait_until(lambda: RunFolder(out).steps() != []), run.log.read_text()
+    waits, hangs = run.processes
+    os.kill(hangs.pid or 0, signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(waits.pid or 0, stop)
+    waits.join(2)
+    assert waits.is_alive()
+    os.kill(waits.pid or 0, stop)
+    waits.join(5)
+    assert waits.exitcode == 128 + stop
+    run.kill()
+    assert all(nobody_left_of(process.pid or 0) for process in run.processes)
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,12 @@ from attnbias.methods.engine.errors import Stopped
 
 T = TypeVar("T")
 
+SAME = 1.0
+"""Seconds in which a second signal is the first one again: the launcher forwards a terminal's Ctrl-C to processes that
+got it already."""
+END = 0
+"""No signal's number: what ends the thread that reads them."""
+
 
 class Control:
     """What this process was asked to do, and what all processes agree on.
@@ -26,7 +34,7 @@ class Control:
 
     def __init__(self) -> None:
         self.signal_number = 0
-        self._first_signal = 0.0
+        self._watching = False
         distributed_run = (
             distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         )
@@ -34,21 +42,36 @@ class Control:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Catch SIGINT and SIGTERM within the block: the first one is noted, a second one ends the process at once."""
+        """Catch SIGINT and SIGTERM within the block: the first one is noted, a second one ends the process at once.
+
+        Python runs a handler only between two steps of the main thread, which may wait in a collective for ever; so a
+        thread of its own reads which signals arrive (`signal.set_wakeup_fd`) and acts on the second.
+        """
         kept = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        arrived, arrives = os.pipe()
+        os.set_blocking(arrives, False)
+        before = signal.set_wakeup_fd(arrives, warn_on_full_buffer=False)
+        self._watching = True
+        os.register_at_fork(after_in_child=self._forget)
+        threading.Thread(target=_exit_at_second, args=(arrived,), name="signals", daemon=True).start()
         try:
             yield
         finally:
+            self._watching = False
+            signal.set_wakeup_fd(before)
+            os.write(arrives, bytes([END]))
+            os.close(arrives)
             for number, handler in kept.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        # The launcher forwards a terminal's Ctrl-C to processes that got it already: within a second it is the same.
-        if self.signal_number and now - self._first_signal > 1.0:
-            os._exit(128 + number)
-        if not self.signal_number:
-            self.signal_number, self._first_signal = number, now
+        self.signal_number = self.signal_number or number
+
+    def _forget(self) -> None:
+        """In a forked process, such as a loader's: what it is sent is no signal to this one."""
+        if self._watching:
+            with contextlib.suppress(ValueError):  # forked by another thread than the main one
+                signal.set_wakeup_fd(-1)
 
     def agree(self, *values: int) -> tuple[int, ...]:
         """The maximum of each value over all processes; the signal noted so far is the first of the result."""
@@ -72,3 +95,17 @@ class Control:
         (number,) = self.agree()
         if number:
             raise Stopped(number)
+
+
+def _exit_at_second(arrived: int) -> None:
+    """Read the numbers of signals as they arrive; end the process at the second one."""
+    first: float | None = None
+    while (number := (os.read(arrived, 1) or bytes([END]))[0]) != END:
+        now = time.monotonic()
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        if first is None:
+            first = now
+        elif now - first > SAME:
+            os._exit(128 + number)
+    os.close(arrived)
