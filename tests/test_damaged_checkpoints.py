@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 from command_line import attnbias
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from attnbias.methods import get_method
+from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.training.checkpoint import Progress, RunFolder, damage
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 from attnbias.weights.errors import WeightsError
+from attnbias.weights.files import write_weights
 
 STEPS = 3
 
@@ -152,3 +156,45 @@ def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path) -> None:
     manifest = saved / "complete.json"
     manifest.write_text(manifest.read_text().replace('"progress.json"', '"../progress.json"'))
     assert "says nothing of progress.json" in (damage(saved) or "") or "not a file" in (damage(saved) or "")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("command", ["val", "predict", "visualize", "export", "convert", "train"])
+def test_weights_that_are_not_finite_are_refused_by_every_command(
+    trained: Path, demo_root: Path, tmp_path: Path, number: float, command: str
+) -> None:
+    source = RunFolder(trained).folder(3) / "model.safetensors"
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+    state = load_file(source)
+    state["classifier.weight"].view(-1)[7] = number
+    path, out, root = tmp_path / "w.safetensors", tmp_path / "out", ("--data-root", demo_root)
+    write_weights(path, state, metadata)
+    image = next(demo_root.rglob("*.jpg"))
+    arguments = {
+        "val": ("val", "csra", "--load-from", path, *root, "--gpus", 0),
+        "predict": ("predict", "--load-from", path, image, "--gpus", 0),
+        "visualize": ("visualize", "csra", "--load-from", path, image, "--out", out),
+        "export": ("export", "csra", "--load-from", path, "--format", "torch-export", "--out", tmp_path / "w.pt2"),
+        "convert": ("weights", "convert", path, "--to", tmp_path / "converted.safetensors"),
+        "train": ("train", "csra", "--recipe", "demo", "--backbone", "tiny", "--load-from", path, "--out", out, *root),
+    }
+    line = attnbias(*arguments[command], expect=3).line
+    assert "NaN or infinite, in 1 of" in line
+    assert "classifier.weight" in line
+    assert {each.name for each in tmp_path.iterdir()} == {"w.safetensors"}
+
+
+def test_the_last_checkpoint_is_only_called_good_where_there_is_one(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(resume=False, overwrite=False)
+
+    def full(part: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="the disk is full; the run has no checkpoint yet"):
+        folder.save(Progress(step=1), full)
+    folder.save(Progress(step=1), lambda part: None)
+    with pytest.raises(RunError, match="the disk is full; the last good checkpoint is untouched"):
+        folder.save(Progress(step=2), full)
+    folder.close()

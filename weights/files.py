@@ -311,12 +311,28 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     """Load every weight, or none.
 
     Raises:
-        WeightsError: a name lacks, is too many, or has another shape; all kinds are listed in one message.
+        WeightsError: a name lacks, is too many, or has another shape; all kinds are listed in one message. Or numbers
+            are NaN or infinite: whatever such a model answers is no answer.
     """
-    match = match_state(model.state_dict(), state)
+    own = model.state_dict()
+    match = match_state(own, state)
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
+    if broken := [name for name, value in state.items() if not _is_finite(value, own[name])]:
+        names = ", ".join(map(_printable, broken[:5])) + (" ..." if len(broken) > 5 else "")
+        raise WeightsError(
+            f"{path} holds numbers that are NaN or infinite, in {len(broken)} of {len(state)} tensors: {names}; the "
+            "training that wrote it went astray: take an earlier checkpoint"
+        )
     model.load_state_dict(dict(state))
+
+
+def _is_finite(value: Tensor, own: Tensor) -> bool:
+    """Whether all numbers are finite, but for those that the model itself is made with, as masks of attention."""
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    finite = torch.isfinite(value)
+    return bool(finite.all()) or bool((finite | ~torch.isfinite(own.to(value.device))).all())
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:

@@ -101,11 +101,6 @@ def _system_error(error: BaseException | None) -> int | None:
     return int(quoted[1]) if quoted else None
 
 
-def _cannot_write(what: str, number: int) -> RunError:
-    reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
-    return RunError(f"cannot write {what}: {reason}; the last good checkpoint is untouched")
-
-
 def replace_text(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old text or the new one, never half of it."""
     part = path.with_name(f".{path.name}.part")
@@ -286,7 +281,7 @@ class RunFolder:
         """Write a checkpoint: `write(folder)` puts the tensor files there, the rest is done here.
 
         Raises:
-            RunError: the disk is full or not writable; the last good checkpoint is untouched.
+            RunError: the disk is full or not writable; what was saved before is untouched.
         """
         final = self.folder(progress.step)
         part = self.checkpoints / f".tmp-{final.name}-{os.getpid()}"
@@ -314,7 +309,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             if (number := _system_error(error)) is None:
                 raise
-            raise _cannot_write(f"checkpoint {final}", number) from None
+            raise self._cannot_write(f"checkpoint {final}", number) from None
         self._prune(progress)
         return final
 
@@ -337,6 +332,11 @@ class RunFolder:
         except (TypeError, ValueError):
             raise WeightsError(f"{folder} was written by another version of attnbias; train again") from None
 
+    def _cannot_write(self, what: str, number: int) -> RunError:
+        reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
+        kept = "the last good checkpoint is untouched" if self.latest() else "the run has no checkpoint yet"
+        return RunError(f"cannot write {what}: {reason}; {kept}")
+
     # The metrics log -------------------------------------------------------------------------------------------------
 
     def log(self, line: dict[str, Any]) -> None:
@@ -348,4 +348,4 @@ class RunFolder:
         try:
             self.metrics.append(line)
         except OSError as error:
-            raise _cannot_write(str(self.metrics.path), error.errno or 0) from None
+            raise self._cannot_write(str(self.metrics.path), error.errno or 0) from None
