@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import json
 import re
 import unicodedata
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from attnbias.data.atomic import replacing
+from attnbias.data.reading import Unfit, read_text
+
+LARGEST_TABLE = 2 << 30
+"""Bytes of the largest CSV file that is read again."""
 
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that are shown as escapes: controls, directions and other formats, surrogates, line ends."""
@@ -57,10 +62,16 @@ def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
 
 
 def read_csv(path: Path) -> Iterator[list[str]]:
-    """The rows that `write_csv` wrote, as texts."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.reader(file):
+    """The rows that `write_csv` wrote, as texts.
+
+    Raises:
+        OSError: the file is missing or not readable. Unfit: it is no such table.
+    """
+    try:
+        for row in csv.reader(io.StringIO(read_text(path, LARGEST_TABLE), newline="")):
             yield [cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell for cell in row]
+    except csv.Error as error:
+        raise Unfit(f"no valid CSV: {error}") from None
 
 
 def csv_text(text: str) -> str:

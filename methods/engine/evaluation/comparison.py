@@ -6,7 +6,7 @@ those of the papers go by the order of the samples where scores are equal. Here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from attnbias.data.index import Task
 from attnbias.data.reading import reading
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
+from attnbias.methods.engine.evaluation.evaluations import BIAS_MEASURES, Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.method import Method
@@ -27,12 +27,6 @@ from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
-
-BIAS = (
-    "position_biased", "range_biased", "energy", "energy_lift", "pointing", "pointing_no_tolerance", "area_matched",
-    "iou", "centroid_shift",
-)  # fmt: skip
-"""Measures of attention that are held against each other sample by sample."""
 
 FLAGS = ("position_biased", "range_biased")
 
@@ -213,10 +207,10 @@ def _attention(
         for each, name, content in zip(evaluations, kinds, contents, strict=True)
     ]
     lines = []
-    for measure in (*BIAS, "pxap"):
-        values = [content["means"][measure] if content else None for content in contents]
+    for measure in (*BIAS_MEASURES, "pxap"):
+        values = [content["means"].get(measure) if content else None for content in contents]
         changes: list[Change | None] = [None] * len(runs)
-        if samples[0] is not None and measure in BIAS:
+        if samples[0] is not None and measure in BIAS_MEASURES:
             for place, other in enumerate(samples[1:], start=1):
                 changes[place] = None if other is None else _paired(samples[0], other, measure)
         lines.append(Line(split, measure, values, changes))
@@ -242,7 +236,14 @@ def _plain(
     found = [each.content.get(part) if each else None for each in evaluations]
     if not any(found):
         return []
-    return [_line(split, name, [part and part.get("means", part)[name] for part in found]) for name in measures]
+    return [_line(split, name, [_figure(part, name) for part in found]) for name in measures]
+
+
+def _figure(part: Mapping[str, Any] | None, name: str) -> float | None:
+    """A figure of a stored part, or of the means in it; None where there is none."""
+    figures = (part or {}).get("means", part)
+    value = figures.get(name) if isinstance(figures, Mapping) else None
+    return value if isinstance(value, int | float) else None
 
 
 def _gaps(lines: Sequence[Line]) -> list[Line]:

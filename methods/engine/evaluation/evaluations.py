@@ -12,23 +12,38 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
+from attnbias.data.reading import StoredModel, Unfit, read_json, reading
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError
 
+M = TypeVar("M")
+
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
 BIAS, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
+
+BIAS_MEASURES = (
+    "position_biased", "range_biased", "energy", "energy_lift", "pointing", "pointing_no_tolerance", "area_matched",
+    "iou", "centroid_shift",
+)  # fmt: skip
+"""Measures of attention that are kept of every sample."""
+
+MEND = "evaluate again with --store --overwrite"
+
 
 STORED_OF_SPLIT = re.compile(
     r"bias-[^/]+/(bias\.json|bias_samples\.csv)?"
@@ -74,30 +89,38 @@ class StoredEvaluation:
 
     def scores(self) -> Scores:
         """Scores of every sample."""
+        path = self.folder / SCORES
         try:
-            with np.load(self.folder / SCORES) as file:
-                return Scores(file["paths"], file["targets"], file["scores"])
-        except (OSError, ValueError, KeyError):
-            raise WeightsError(f"{self.folder / SCORES} is damaged; evaluate again with --store --overwrite") from None
+            with reading(path, MEND, WeightsError):
+                return _checked(path)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError) as error:
+            raise WeightsError(f"{path} is damaged ({error}); {MEND}") from None
 
     def bias(self, kind: str) -> dict[str, Any] | None:
         """What bias.json says of a kind of map, or None."""
-        path = self.bias_folder(kind) / BIAS
-        return json.loads(path.read_text()) if path.is_file() else None
+        found = _stored(self.bias_folder(kind) / BIAS, TypeAdapter(Bias))
+        return found.model_dump() if found else None
 
     def bias_samples(self, kind: str) -> dict[str, NDArray[Any]]:
         """bias_samples.csv by column: `picture` int, `path` and `class` texts, all others float."""
-        header, *rows = read_csv(self.bias_folder(kind) / BIAS_SAMPLES)
+        path = self.bias_folder(kind) / BIAS_SAMPLES
         types = {"picture": np.int64, "path": np.str_, "class": np.str_}
-        return {
-            name: np.array(column).astype(types.get(name, np.float64))
-            for name, column in zip(header, zip(*rows, strict=True), strict=True)
-        }
+        try:
+            with reading(path, MEND, WeightsError):
+                header, *rows = read_csv(path)
+                if not {*types, *BIAS_MEASURES} <= {*header} or len({*header}) < len(header):
+                    raise Unfit("its header is another")
+                return {
+                    name: np.array(column).astype(types.get(name, np.float64))
+                    for name, column in zip(header, zip(*rows, strict=True), strict=True)
+                }
+        except FileNotFoundError:
+            raise WeightsError(f"{path} is missing; {MEND}") from None
 
     def robustness(self) -> list[dict[str, Any]]:
         """Rows of the robustness table, empty where none was stored."""
-        path = self.folder / ROBUSTNESS
-        return json.loads(path.read_text()) if path.is_file() else []
+        rows = _stored(self.folder / ROBUSTNESS, TypeAdapter(list[Row])) or []
+        return [row.model_dump(exclude_unset=True) for row in rows]
 
     def bias_folder(self, kind: str) -> Path:
         """Where the bias of a kind of map lies."""
@@ -159,12 +182,82 @@ def stored_evaluations(run: Path) -> list[StoredEvaluation]:
 
 
 def _content(folder: Path) -> dict[str, Any] | None:
-    path = folder / CONTENT
-    if not path.is_file():
-        return None
+    found = _stored(folder / CONTENT, TypeAdapter(Content))
+    return found.model_dump(exclude_unset=True) if found else None
+
+
+# What files hold ------------------------------------------------------------------------------------------------------
+
+
+class _Open(StoredModel):
+    """A file of which only a part is read again; figures may be NaN, where a measure is not defined."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+
+class Content(_Open):
+    """evaluation.json."""
+
+    dataset: str
+    split: str
+    weights: str
+    measures: dict[str, Any]
+    groups: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None
+    reliance: dict[str, Any] | None = None
+    faithfulness: dict[str, Any] | None = None
+
+
+class Bias(_Open):
+    """bias.json."""
+
+    truth: str
+    tau: float
+    means: dict[str, float | None]
+
+
+class Row(_Open):
+    """One row of robustness.json."""
+
+    test: str
+    mAP: float | None = None
+    top1: float | None = None
+    CE: float | None = None
+    mCE: float | None = None
+
+
+def _stored(path: Path, kind: TypeAdapter[M]) -> M | None:
+    """What a JSON file holds; None where there is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        _ = content["dataset"], content["split"], content["weights"], content["measures"]
-    except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{path} is damaged; delete {folder} and evaluate again") from None
-    return content
+        with reading(path, MEND, WeightsError):
+            return kind.validate_python(read_json(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _checked(path: Path) -> Scores:
+    """Scores whose arrays fit together.
+
+    Raises:
+        ValueError: they do not, or hold something else.
+    """
+    with np.load(path) as file:
+        scores = Scores(file["paths"], file["targets"], file["scores"])
+    kinds = (scores.paths.dtype.kind, scores.scores.dtype.kind, scores.targets.dtype.kind)
+    shape = scores.scores.shape
+    if (
+        kinds not in (("U", "f", "i"), ("U", "f", "f"))
+        or len(shape) != 2
+        or scores.paths.shape != shape[:1]
+        or not scores.paths.size
+    ):
+        raise Unfit("its arrays are not those of scores")
+    single = scores.targets.ndim == 1
+    if scores.targets.shape != (shape[:1] if single else shape):
+        raise Unfit("its targets and scores differ in shape")
+    low, high = (0, shape[1] - 1) if single else (-1, 1)
+    if not (scores.targets.min() >= low and scores.targets.max() <= high):  # nor what is no number
+        raise Unfit("its targets are no labels")
+    if not np.isfinite(scores.scores).all():
+        raise Unfit("it holds scores that are not finite")
+    return scores

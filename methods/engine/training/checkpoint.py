@@ -17,11 +17,13 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
+
+from pydantic import Field, field_validator
 
 from attnbias.data.owned import first_foreign, remove_owned
+from attnbias.data.reading import StoredModel, in_words, read_json, reading, shown
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.evaluation.evaluations import STORED
 from attnbias.methods.engine.metrics_log import MetricsLog
@@ -46,29 +48,47 @@ OWNED = re.compile(
 """All that a run leaves in its folder, the evaluations of `val --store` among it (see data/owned.py)."""
 
 
-@dataclass
-class Progress:
+class Progress(StoredModel, frozen=False, allow_inf_nan=True):
     """Where a run stands. Everything a resumed run must know beside tensors."""
 
-    step: int = 0
+    step: int = Field(0, ge=0)
     """Optimiser steps done."""
-    milestone: int = 0
+    milestone: int = Field(0, ge=0)
     """The step of the last milestone that was dealt with: an epoch's end, or an evaluation by `eval_steps`."""
     best: float | None = None
-    best_step: int | None = None
-    best_weights: str | None = None
-    """Which weights reached the best measure: raw or ema."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int | None = Field(None, ge=0)
+    best_weights: Literal["raw", "ema"] | None = None
+    """Which weights reached the best measure."""
+    history: list[dict[str, int | float | None]] = Field(default_factory=list)
     """One entry an evaluated epoch: {"epoch", "raw", "ema"} with the measure that decides."""
-    window: list[dict[str, float]] = field(default_factory=list)
+    window: list[dict[str, float]] = Field(default_factory=list)
     """Loss terms of the steps since the last line of the metrics log."""
-    log_lines: int = 0
+    log_lines: int = Field(0, ge=0)
     """Lines of metrics.jsonl that belong to this state."""
     stopped_early: bool = False
-    processes: int = 1
-    accumulation: int = 1
-    data: dict[str, str] = field(default_factory=dict)
+    processes: int = Field(1, ge=1)
+    accumulation: int = Field(1, ge=1)
+    data: dict[str, str] = Field(default_factory=dict)
     """Split -> digest of its fingerprint (data/fingerprint.py); empty in checkpoints of earlier versions."""
+
+
+class _File(StoredModel):
+    bytes: int
+    crc32: int
+
+
+class _Manifest(StoredModel):
+    """What complete.json says."""
+
+    step: int
+    files: dict[str, _File]
+
+    @field_validator("files")
+    @classmethod
+    def _are_of_a_checkpoint(cls, files: dict[str, _File]) -> dict[str, _File]:
+        if missing := {"model.safetensors", PROGRESS} - files.keys():
+            raise ValueError(f"it lists no {min(missing)}")
+        return files
 
 
 def crc32(path: Path) -> int:
@@ -111,8 +131,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def _is_json_with(path: Path, *names: str) -> bool:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {*names} <= content.keys()
 
@@ -123,26 +143,23 @@ def damage(folder: Path, *names: str) -> str | None:
     Compared are the sizes and CRC-32 of all files, or of those `names`.
     """
     try:
-        files = {
-            str(name): (int(fact["bytes"]), int(fact["crc32"]))
-            for name, fact in json.loads((folder / MANIFEST).read_bytes())["files"].items()
-        }
+        files = _Manifest.model_validate(read_json(folder / MANIFEST)).files
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{MANIFEST} cannot be read"
+    except (OSError, ValueError) as error:
+        reason = in_words(error) if isinstance(error, ValueError) else error.strerror
+        return f"{MANIFEST} cannot be read ({reason})"
     for name in names or sorted({PROGRESS, *files}):
         path = folder / name
         if name not in files:
             return f"{MANIFEST} says nothing of {name}"
         if Path(name).name != name:
-            return f"{MANIFEST} names {name!r}, which is not a file of the folder"
+            return f"{MANIFEST} names {shown(name)}, which is not a file of the folder"
         if not path.is_file():
             return f"{name} is missing"
-        size, checksum = files[name]
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes, {MANIFEST} says {size:,}"
-        if crc32(path) != checksum:
+        if path.stat().st_size != files[name].bytes:
+            return f"{name} has {path.stat().st_size:,} bytes, {MANIFEST} says {files[name].bytes:,}"
+        if crc32(path) != files[name].crc32:
             return f"{name} is not as it was written (its CRC-32 differs)"
     return None
 
@@ -289,7 +306,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             write(part)
-            (part / PROGRESS).write_text(json.dumps(progress.__dict__, indent=1))
+            (part / PROGRESS).write_text(json.dumps(progress.model_dump(), indent=1))
             files = {p.name: {"bytes": p.stat().st_size, "crc32": crc32(p)} for p in sorted(part.iterdir())}
             for name in files:
                 _flush(part / name)
@@ -325,12 +342,14 @@ class RunFolder:
         """Read where a checkpoint's run stood.
 
         Raises:
-            WeightsError: another version wrote it.
+            WeightsError: it is missing or damaged, or another version wrote it.
         """
+        path = folder / PROGRESS
         try:
-            return Progress(**json.loads((folder / PROGRESS).read_text()))
-        except (TypeError, ValueError):
-            raise WeightsError(f"{folder} was written by another version of attnbias; train again") from None
+            with reading(path, "or another version of attnbias wrote it; train again", WeightsError):
+                return Progress.model_validate(read_json(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise WeightsError(f"{folder} holds no {PROGRESS}; it is no checkpoint folder") from None
 
     def _cannot_write(self, what: str, number: int) -> RunError:
         reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
