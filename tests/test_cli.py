@@ -663,3 +663,16 @@ def test_a_full_gpu_says_how_to_cut_the_same_batch() -> None:
     code, line = describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert code == 1
     assert "--accumulation" in line
+
+
+# Words on the way to a command ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["val", "visualize", "export"])
+def test_a_paper_with_several_tasks_and_nothing_after_it(command: str, refused: Callable[..., str]) -> None:
+    assert "--load-from" in refused(2, command, "absvit")
+
+
+def test_help_shows_its_texts_as_they_are_written() -> None:
+    assert "attnbias[export]" in attnbias("export", "csra", "--help", expect=0).out
+    assert "[>= 0, <= 1] [paper:" in attnbias("train", "ida", "--help", expect=0).out

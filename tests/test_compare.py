@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,15 @@ def test_plots_show_every_run_and_the_authors_own_curves(runs: list[Path], tmp_p
     out = tmp_path / "out"
     attnbias("compare", *runs, "--plots", "--out", out, expect=0)
     assert {path.name for path in out.glob("*.png")} == {"learning-curves.png", "accuracy-attention.png"}
+
+
+def test_plots_without_stored_attention_say_which_is_missing(runs: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    out = tmp_path / "out"
+    said = attnbias("compare", tmp_path / "run", "--plots", "--out", out, expect=0).out
+    assert "no accuracy-attention.png: no attention bias is kept; run attnbias val with --bias --store first" in said
+    assert {path.name for path in out.glob("*.png")} == {"learning-curves.png"}
 
 
 def test_compare_loads_no_torch_unless_models_are_needed(runs: list[Path], tmp_path: Path) -> None:

@@ -244,6 +244,13 @@ def test_weights_tell_their_network(changes: dict[str, object]) -> None:
 # Where it looks -------------------------------------------------------------------------------------------------------
 
 
+def test_grad_cam_of_a_stage_that_a_network_lacks_names_those_it_has() -> None:
+    images, classes = torch.rand(1, 3, 32, 32), torch.tensor([0])
+    assert METHOD.attention(tiny(), images, classes, kind="gradcam-layer3").shape[:2] == (1, 1)
+    with pytest.raises(UsageError, match="has 3 stages; one of: gradcam-layer1, gradcam-layer2, gradcam-layer3"):
+        METHOD.attention(tiny(), images, classes, kind="gradcam-layer4")
+
+
 def test_cam_is_grad_cam_without_a_backward_pass() -> None:
     model, images, classes = tiny(), torch.randn(2, 3, 40, 32), torch.tensor([[3, 0], [1, 1]])
     by_gradient = grad_cam(model, images, classes, METHOD.gradcam_layer(model), signed=True)

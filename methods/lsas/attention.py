@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import cam, grad_cam
 from attnbias.methods.lsas.model import CBAMSpatial, ResNet, SubAttention
 
@@ -24,8 +25,15 @@ def class_activation_maps(model: ResNet, images: Tensor, classes: Tensor | None 
 
 
 def attention_maps(model: ResNet, images: Tensor, classes: Tensor | None, kind: str) -> Tensor:
-    """Non-negative maps (B, K, h, w) of one of the method's kinds: "cam", or "gradcam-layerN" for any stage."""
+    """Non-negative maps (B, K, h, w) of one of the method's kinds: "cam", or "gradcam-layerN" for any stage.
+
+    Raises:
+        UsageError: the network has no such stage (those for CIFAR have three).
+    """
     if kind.startswith(GRADCAM_STAGE):
+        if kind.removeprefix(GRADCAM_STAGE) not in model.stage_names:
+            known = ", ".join(GRADCAM_STAGE + stage for stage in model.stage_names)
+            raise UsageError(f"--map {kind}: this network has {len(model.stage_names)} stages; one of: {known}")
         wanted = torch.arange(model.fc.out_features) if classes is None else classes
         return grad_cam(model, images, wanted, model.get_submodule(kind.removeprefix(GRADCAM_STAGE)))
     return class_activation_maps(model, images, classes).relu()
