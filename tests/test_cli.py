@@ -279,7 +279,7 @@ def test_help_shows_groups_ranges_choices_and_the_papers_values() -> None:
     shown = " ".join(attnbias("train", "csra", "--help", expect=0).out.split())
     for words in (
         *("Data", "Training", "Method", "Run (does not change the numbers)", "Starting weights"),
-        *("[>= 16] [paper: 448]", "[> 0, < 1] [paper: none]", "<1|2|4|6|8>", "[paper: 0.5]", "<float,...|none>"),
+        *("[>= 16, <= 4096] [paper: 448]", "[> 0, < 1] [paper: none]", "<1|2|4|6|8>", "[paper: 0.5]", "<float,...|none>"),
         "<unit|half|imagenet|cifar|clip>",
     ):
         assert words in shown
