@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import traceback
@@ -46,6 +47,8 @@ def _one_line(error: BaseException) -> tuple[int, str]:
         return 1, "error: out of memory; try fewer --workers, or a smaller --batch-size with --accumulation"
     if isinstance(error, RuntimeError) and _words(error).startswith("DataLoader"):
         return 1, f"error: {_words(error).rstrip('. ')}; did memory run out, or a disk hang? try fewer --workers"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return 2, f"error: {error.filename}: a name of more than 255 bytes; choose a shorter one"
     if isinstance(error, OSError) and error.filename:
         return 1, f"error: {error.filename}: {error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here

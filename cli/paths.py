@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -70,6 +71,9 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
             if (part / name).exists():
                 (part / name).rename(home / name)
     except OSError as error:
+        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(home.parent)
+        if elsewhere or error.errno == errno.ENAMETOOLONG:
+            raise  # of something that the command reads, or no name at all
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -279,7 +279,13 @@ def test_help_shows_groups_ranges_choices_and_the_papers_values() -> None:
     shown = " ".join(attnbias("train", "csra", "--help", expect=0).out.split())
     for words in (
         *("Data", "Training", "Method", "Run (does not change the numbers)", "Starting weights"),
-        *("[>= 16, <= 4096] [paper: 448]", "[> 0, < 1] [paper: none]", "<1|2|4|6|8>", "[paper: 0.5]", "<float,...|none>"),
+        *(
+            "[>= 16, <= 4096] [paper: 448]",
+            "[> 0, < 1] [paper: none]",
+            "<1|2|4|6|8>",
+            "[paper: 0.5]",
+            "<float,...|none>",
+        ),
         "<unit|half|imagenet|cifar|clip>",
     ):
         assert words in shown
@@ -676,3 +682,15 @@ def test_a_paper_with_several_tasks_and_nothing_after_it(command: str, refused: 
 def test_help_shows_its_texts_as_they_are_written() -> None:
     assert "attnbias[export]" in attnbias("export", "csra", "--help", expect=0).out
     assert "[>= 0, <= 1] [paper:" in attnbias("train", "ida", "--help", expect=0).out
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_a_name_that_no_file_can_have(option: str, trained: Path, refused: Callable[..., str]) -> None:
+    start = ["predict", "--load-from", trained, trained]
+    assert "choose a shorter one" in refused(2, *start, option, "q" * 300)
+
+
+def test_what_cannot_be_read_is_not_called_unwritable(trained: Path, here: Path, refused: Callable[..., str]) -> None:
+    line = refused(3, "visualize", "csra", "--load-from", "q" * 300, "--out", here / "out")
+    assert "cannot write" not in line
+    assert "q" * 300 in line
