@@ -176,6 +176,14 @@ def test_what_does_not_go_is_said_in_a_line(photos: Path, tmp_path: Path) -> Non
     assert "--overwrite" in attnbias(*common, "--out", tmp_path / "m.onnx", expect=2).line
 
 
+def test_a_set_of_other_classes_checks_no_model(demo_root: Path, tmp_path: Path) -> None:
+    weights, out = checkpoint(tmp_path / "w.safetensors", "csra"), tmp_path / "m.pt2"
+    common = ("export", "csra", "--load-from", weights, "--format", "torch-export", "--out", out, "--check")
+    line = attnbias(*common, "--data-root", demo_root, expect=2).line
+    assert f"{weights} knows 7 classes, dataset 'demo' has 10; name the right one with --dataset" in line
+    assert not out.exists()
+
+
 def test_only_classifiers_are_exported(tmp_path: Path) -> None:
     loaded = load_run("csra", str(checkpoint(tmp_path / "w.safetensors", "csra")), {})
     with pytest.raises(UsageError, match=r"models that classify pictures, and .* is for segmentation"):

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import PictureDataset
-from attnbias.data.registry import open_split
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.predict import open_own
-from attnbias.methods.engine.load import Loaded, weights_metadata
+from attnbias.methods.engine.load import Loaded, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
 from attnbias.methods.engine.stored import KEY
 
@@ -243,10 +242,11 @@ def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | N
 
     Raises:
         DataError: none were given, and the set is not prepared.
+        UsageError: the set has other classes than the model.
     """
     if paths:
         return open_own(loaded, paths)
-    index = open_split(loaded.recipe.dataset, "val", data_root)
+    index = open_split_of(loaded, "val", data_root)
     return PictureDataset(index, loaded.method.transform(loaded.recipe, train=False))
 
 
