@@ -46,6 +46,16 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=["drawn", "photographs"])
+def coco_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in COCO's layout: a set drawn by `drawn.py`, and 128 real photographs where they lie."""
+    if request.param == "photographs":
+        return Path(request.getfixturevalue("real_data")) / "coco128"
+    from drawn import draw_coco
+
+    return draw_coco(tmp_path_factory.mktemp("drawn"))
+
+
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with small demo sets (72 training and 24 evaluation pictures a split)."""

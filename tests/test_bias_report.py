@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from command_line import attnbias
+from forked import ForkedRun
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -260,15 +259,14 @@ def test_the_worst_group_is_named() -> None:
     assert found["groups"]["land"] == {"samples": 3, "top1": 100}
 
 
-# Real photographs -----------------------------------------------------------------------------------------------------
+# Photographs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def photographs(real_data: Path) -> Index:
-    """Five photographs of COCO with their masks."""
-    folder = real_data / "coco128"
-    (annotations,) = (folder / "annotations").glob("*.json")
-    index = read_coco(annotations, folder / "images" / "train2017")
+def photographs(coco_source: Path) -> Index:
+    """Five images of COCO with their masks."""
+    (annotations,) = (coco_source / "annotations").glob("*.json")
+    index = read_coco(annotations, coco_source / "images" / "train2017")
     return Index("coco", "val", "multilabel", index.classes, index.root, index.records[:5], annotations)
 
 
@@ -337,13 +335,12 @@ def test_single_label_sets_with_groups_name_their_worst(demo_root: Path, tmp_pat
 def test_one_and_two_processes_write_the_same_files(demo_root: Path, tmp_path: Path) -> None:
     file = random_weights(tmp_path / "model.safetensors", "csra", "multilabel")
     asked = ["--reliance", "--context", "val", "--faithfulness", "3", "--eval-batch-size", "7"]
-    common = ["--load-from", str(file), "--data-root", str(demo_root), "--gpus", "0", "--threads", "1", *asked]
-    for processes in ("1", "2"):
-        out = tmp_path / processes
-        command = [sys.executable, "-m", "attnbias", "val", "csra", *common, "--processes", processes]
-        command += ["--bias-out", str(out), "--json", f"{out}.json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
+    common = ["--load-from", file, "--data-root", demo_root, "--gpus", 0, "--threads", 1, *asked]
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        words = ["val", "csra", *common, "--bias-out", out, "--json", f"{out}.json"]
+        running = ForkedRun(words, tmp_path / f"{processes}.log", processes)
+        assert running.wait() == [0] * processes, running.log.read_text()
     for name in ("bias.json", "bias_samples.csv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()

@@ -1,9 +1,11 @@
-"""Real pictures through the whole chain, and files in the authors' formats: what a person types, and nothing mocked."""
+"""Photographs, and images drawn like them, through the whole chain, and files in the authors' formats: what a person
+types, and nothing mocked."""
 
 from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,36 @@ def only(text: str) -> float:
 # COCO -----------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What an annotation file says, read without the program."""
+
+    images: int
+    labelled: int
+    classes: int
+    """Those that occur."""
+
+    @classmethod
+    def of(cls, source: Path) -> Facts:
+        content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
+        labelled, classes = ({entry[key] for entry in content["annotations"]} for key in ("image_id", "category_id"))
+        return cls(len(content["images"]), len(labelled), len(classes))
+
+
 @pytest.fixture(scope="module")
-def coco(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with 128 photographs of COCO prepared under its name."""
+def facts(coco_source: Path) -> Facts:
+    found = Facts.of(coco_source)
+    assert found.labelled < found.images  # what `drop_unlabelled` is for
+    return found
+
+
+@pytest.fixture(scope="module")
+def coco(coco_source: Path, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with images prepared under COCO's name."""
     root = tmp_path_factory.mktemp("coco")
-    done = attnbias("prepare-data", "coco", "--source", real_data / "coco128", "--root", root, "--verify", expect=0)
+    done = attnbias("prepare-data", "coco", "--source", coco_source, "--root", root, "--verify", expect=0)
     assert "80 classes" in done.out
-    assert "128" in done.out
+    assert str(facts.images) in done.out
     return root
 
 
@@ -51,9 +76,9 @@ def run(coco: Path) -> Path:
     return out
 
 
-def test_training_on_real_photographs_leaves_a_run_that_says_what_it_is(run: Path) -> None:
+def test_training_leaves_a_run_that_says_what_it_is(run: Path, facts: Facts) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == [4]  # 126 labelled pictures, 32 a step
+    assert [line["step"] for line in lines if line["split"] == "train"] == [-(-facts.labelled // 32)]
     loaded = load_run("csra", str(run), {})
     assert loaded.recipe.dataset == "coco"
     assert loaded.recipe.image_size == 64
@@ -62,7 +87,9 @@ def test_training_on_real_photographs_leaves_a_run_that_says_what_it_is(run: Pat
     assert "person" in loaded.classes
 
 
-def test_evaluation_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -> None:
+def test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images(
+    run: Path, coco: Path, facts: Facts, tmp_path: Path
+) -> None:
     table = tmp_path / "scores.csv"
     done = attnbias(
         *("val", "csra", "--load-from", run, "--data-root", coco, "--gpus", 0, "--threads", 1),
@@ -70,19 +97,19 @@ def test_evaluation_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -
         expect=0,
     )
     (result,) = json.loads(done.out, parse_constant=only)
-    assert result["samples"] == 126
+    assert result["samples"] == facts.labelled
     assert 0 <= result["measures"]["mAP"] <= 100
-    assert len(result["measures"]["without_positives"]) == 80 - 71
+    assert len(result["measures"]["without_positives"]) == 80 - facts.classes
     assert result["bias"]["truth"] == "masks"
     assert 0 <= result["bias"]["means"]["pointing"] <= 1
     rows = list(csv.reader(table.read_text().splitlines()))
-    assert len(rows) == 1 + 126
+    assert len(rows) == 1 + facts.labelled
     assert {len(row) for row in rows} == {1 + 80 + 80}
     trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert trained[-1]["mAP"] == result["measures"]["mAP"]  # `val` repeats what the run measured, with no flags
 
 
-def test_attacks_and_corruptions_of_real_photographs(run: Path, coco: Path, tmp_path: Path) -> None:
+def test_attacks_and_corruptions(run: Path, coco: Path, tmp_path: Path) -> None:
     table = tmp_path / "robustness.csv"
     val = ["val", "csra", "--load-from", run, "--data-root", coco, "--gpus", 0, "--threads", 1]
     done = attnbias(
@@ -102,10 +129,10 @@ def test_attacks_and_corruptions_of_real_photographs(run: Path, coco: Path, tmp_
     assert "attnbias prepare-data imagenet-a" in attnbias(*val, "--imagenet-a", expect=3).line
 
 
-def test_a_gallery_of_a_split_and_of_single_files(run: Path, coco: Path, real_data: Path, tmp_path: Path) -> None:
+def test_a_gallery_of_a_split_and_of_single_files(run: Path, coco: Path, coco_source: Path, tmp_path: Path) -> None:
     common = ["visualize", "csra", "--load-from", run, "--data-root", coco]
     attnbias(*common, "--limit", 2, "--out", tmp_path / "split", expect=0)
-    photographs = sorted((real_data / "coco128" / "images").rglob("*.jpg"))[:2]
+    photographs = sorted((coco_source / "images").rglob("*.jpg"))[:2]
     attnbias(*common, *photographs, "--classes", "person,dog", "--npz", "--out", tmp_path / "files", expect=0)
     for name in ("split", "files"):
         page = (tmp_path / name / "gallery.html").read_text()
@@ -188,7 +215,7 @@ def check_published(
     path.unlink()  # some are large
 
 
-def test_the_authors_checkpoint_scores_real_photographs(coco: Path, goldens: Path, tmp_path: Path) -> None:
+def test_the_authors_checkpoint_scores_coco(coco: Path, facts: Facts, goldens: Path, tmp_path: Path) -> None:
     path = published("csra/fwd_r101_h4_coco", goldens, "module", tmp_path)
     done = attnbias(
         *("val", "csra", "--load-from", path, "--image-size", 64, "--data-root", coco, "--gpus", 0, "--threads", 1),
@@ -199,7 +226,7 @@ def test_the_authors_checkpoint_scores_real_photographs(coco: Path, goldens: Pat
     assert "module. stripped" in result["source"]
     assert result["recipe"]["num_heads"] == 4
     assert result["recipe"]["lam"] == 0.5  # from the recipe of its kind: the file cannot tell
-    assert result["samples"] == 126
+    assert result["samples"] == facts.labelled
     assert 0 <= result["measures"]["mAP"] <= 100
 
 

@@ -337,8 +337,8 @@ def test_both_forms_of_published_checkpoints_load_without_flags(prefix: str, hea
         load_run("ida", str(path), {"samples": 4})
 
 
-def test_coco_classes_are_picked_by_name(real_data: Path) -> None:
-    content = json.loads((real_data / "coco128" / "annotations" / "instances_train2017.json").read_text())
+def test_coco_classes_are_picked_by_name(coco_source: Path) -> None:
+    content = json.loads((coco_source / "annotations" / "instances_train2017.json").read_text())
     coco = [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
     alike = {
         "aeroplane": "airplane",

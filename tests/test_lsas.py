@@ -33,6 +33,7 @@ from attnbias.methods.lsas.recipe import LSASRecipe, imagenet_lr
 from attnbias.weights.errors import WeightsError
 
 TINY = LSASRecipe(depth=11)  # one bottleneck a stage
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def tiny(**changes: object) -> ResNet:
@@ -398,8 +399,24 @@ def test_pictures_of_two_sizes_are_named(tmp_path: Path) -> None:
         _ = in_memory(index, METHOD.recipes["cifar10"].recipe, train=True).pixels
 
 
-def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
-    folder = real_data / "cifar10_mini" / "train"
+@pytest.fixture(scope="module", params=["drawn", "photographs"])
+def cifar(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 as a folder of each class: a few drawn images, and 2,500 real ones where they lie."""
+    if request.param == "photographs":
+        return Path(request.getfixturevalue("real_data")) / "cifar10_mini"
+    folder, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for label, name in enumerate(CIFAR10):
+        for split, count in (("train", 40), ("test", 10)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 160, (32, 32, 3), dtype=np.uint8)
+                pixels[8:24, 8:24, label % 3] += np.uint8(90 if label < 5 else 40)
+                Image.fromarray(pixels).save(folder / split / name / f"{number:04d}.jpg")
+    return folder
+
+
+def test_cifar_images_train_and_validate(cifar: Path) -> None:
+    folder = cifar / "train"
     names = ("airplane", "frog")
     records = [Record(f"{name}/{i:04d}.jpg", label) for label, name in enumerate(names) for i in range(40)]
     index = Index("cifar10_mini", "train", "singlelabel", names, folder, tuple(records))
@@ -424,10 +441,10 @@ def test_real_cifar_pictures_train_and_validate(real_data: Path) -> None:
     assert METHOD.measure(recipe, got["target"].numpy(), scores.numpy(), "singlelabel")["top1"] > 75
 
 
-def test_real_cifar_pictures_through_the_command_line(real_data: Path, tmp_path: Path) -> None:
+def test_cifar_images_through_the_command_line(cifar: Path, tmp_path: Path) -> None:
     source, machine = tmp_path / "few", ("--gpus", 0, "--threads", 1)
-    for picture in (real_data / "cifar10_mini").glob("*/*/000*.jpg"):
-        copy = source / picture.relative_to(real_data / "cifar10_mini")
+    for picture in cifar.glob("*/*/000*.jpg"):
+        copy = source / picture.relative_to(cifar)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.symlink_to(picture.resolve())
     attnbias("prepare-data", "cifar10", "--source", source, "--root", tmp_path, expect=0)

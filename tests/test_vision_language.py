@@ -1,4 +1,4 @@
-"""Pictures and texts end to end: each task on real pictures, published weights, retrieval, starts, and maps."""
+"""Pictures and texts end to end: each task from its files to its figures, published weights, retrieval, maps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import attnbias
+from PIL import Image
 from torch import Tensor
 
 from attnbias.methods.absvit.vision_language import METHOD, convert, retrieval
@@ -30,6 +31,7 @@ from attnbias.weights.errors import WeightsError
 
 SMALL = ["--image-size", "32", "--fusion-width", "32", "--fusion-layers", "1", "--batch-size", "4", "--epochs", "4"]
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "1"]
+COLOURS = ("red", "green", "blue", "white")
 
 
 def write(path: Path, content: Any, *, lines: bool = False) -> None:
@@ -37,7 +39,54 @@ def write(path: Path, content: Any, *, lines: bool = False) -> None:
     path.write_text("\n".join(map(json.dumps, content)) if lines else json.dumps(content))
 
 
-# Each task on real pictures -------------------------------------------------------------------------------------------
+# Each task on pictures and texts --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["drawn", "photographs"])
+def fixtures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pieces of each set in their own files: drawn squares that texts name, and real ones where they lie."""
+    if request.param == "photographs":
+        return Path(request.getfixturevalue("real_data")) / "vl_fixtures"
+    folder = tmp_path_factory.mktemp("pieces")
+
+    def square(colour: str, *place: str) -> None:
+        path = folder.joinpath("images", *place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40), colour).save(path)
+
+    questions, answers = [], []
+    for number, colour in enumerate(COLOURS[:3]):
+        square(colour, "vqav2", f"COCO_train2014_{number:012}.jpg")
+        questions.append({"image_id": number, "question": "Which colour?", "question_id": 458752000 + number})
+        said = [{"answer": word, "answer_id": i} for i, word in enumerate([colour] * 9 + ["grey"], start=1)]
+        answers.append({"image_id": number, "question_id": 458752000 + number, "answers": said})
+    write(folder / "vqav2" / "questions.json", {"questions": questions})
+    write(folder / "vqav2" / "annotations.json", {"annotations": answers})
+
+    statements = []
+    for number, colour in enumerate(COLOURS):
+        square(colour, "visual_entailment", f"{number}.jpg")
+        for word, label in zip(COLOURS, ("entailment", "neutral", "contradiction", "neutral"), strict=True):
+            said = {"sentence1": f"A {colour} square.", "sentence2": f"Is it {word}?", "gold_label": label}
+            statements.append({"Flickr30K_ID": str(number), **said})
+    write(folder / "visual_entailment" / "sample_pairs.jsonl", statements, lines=True)
+
+    pairs = []
+    for number, colour in enumerate(COLOURS):
+        square(colour, "nlvr2", f"dev-850-{number}-img0.png")
+        square("grey", "nlvr2", f"dev-850-{number}-img1.png")
+        for k, label in enumerate(("True", "False")):
+            said = {"sentence": f"The {('left', 'right')[k]} one is {colour}.", "label": label}
+            pairs.append({"identifier": f"dev-850-{number}-{k}", **said})
+    write(folder / "nlvr2" / "tiny-dev.json", pairs, lines=True)
+
+    for number, colour in enumerate((*COLOURS, "grey"), start=1):
+        square(colour, "flickr30k", f"{number}.jpg")
+        captions = [f"[/EN#{k}/other A {colour} square] seen {k} times ." for k in range(5)]
+        path = folder / "flickr30k" / "sentences" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(captions))
+    return folder
 
 
 def vqa_source(fixtures: Path, source: Path) -> list[str]:
@@ -100,10 +149,10 @@ TASKS: dict[str, tuple[str, Callable[[Path, Path], list[str]], str]] = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_prepare_train_and_val(task: str, real_data: Path, tmp_path: Path) -> None:
-    """`attnbias train absvit --task TASK` learns real samples, and `val` finds the figures of the run again."""
+def test_prepare_train_and_val(task: str, fixtures: Path, tmp_path: Path) -> None:
+    """`attnbias train absvit --task TASK` learns its samples, and `val` finds the figures of the run again."""
     dataset, lay_out, measure = TASKS[task]
-    options = lay_out(real_data / "vl_fixtures", tmp_path / "source")
+    options = lay_out(fixtures, tmp_path / "source")
     root, run = tmp_path / "root", tmp_path / "run"
     attnbias("prepare-data", dataset, "--source", tmp_path / "source", "--root", root, *options, expect=0)
     recipe = ["--task", task, "--recipe", f"tiny-{task}", *SMALL]
@@ -128,7 +177,8 @@ def test_prepare_train_and_val(task: str, real_data: Path, tmp_path: Path) -> No
         assert [answer["question_id"] for answer in said] == [458752000, 458752001, 458752002]
         header, first_row, *_ = (tmp_path / "rows.csv").read_text().splitlines()
         assert header == "path,id,text,answer"
-        assert first_row.endswith(f"What is this photo taken looking through?,{said[0]['answer']}")
+        first_question = json.loads((fixtures / "vqav2" / "questions.json").read_text())["questions"][0]["question"]
+        assert first_row.endswith(f"{first_question},{said[0]['answer']}")
 
 
 # The model ------------------------------------------------------------------------------------------------------------

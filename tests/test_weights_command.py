@@ -200,8 +200,8 @@ def test_classes_of_published_files_are_named_where_their_set_is_not_prepared(tm
     assert "20 classes: aeroplane, bicycle, bird, boat, bottle" in shown
 
 
-def test_names_of_coco_are_those_of_its_annotations(real_data: Path) -> None:
-    (file,) = (real_data / "coco128" / "annotations").glob("*.json")
+def test_names_of_coco_are_those_of_its_annotations(coco_source: Path) -> None:
+    (file,) = (coco_source / "annotations").glob("*.json")
     categories = sorted(json.loads(file.read_text())["categories"], key=lambda category: category["id"])
     assert known_class_names("coco") == tuple(category["name"] for category in categories)
 
