@@ -171,4 +171,39 @@ WEIGHTS = (
     ),
 )
 
-FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS)
+VISUALIZE = "cli/visualize.py"
+EXHIBIT = "methods/engine/display/exhibit.py"
+LOOK = "methods/engine/display/look.py"
+DISPLAY = ("tests/test_display.py",)
+
+DRAWING = (
+    Fault("--opacity ignored", VISUALIZE, "        opacity=request.opacity,\n", "", DISPLAY),
+    Fault("--contour ignored", VISUALIZE, "        contour=request.contour,\n", "", DISPLAY),
+    Fault("--no-boxes ignored", VISUALIZE, "        boxes=request.boxes,\n", "", DISPLAY),
+    Fault("--normalisation ignored", VISUALIZE, "rule=request.normalisation))", 'rule="minmax"))', DISPLAY),
+    Fault("boxes of all classes drawn", EXHIBIT, "if self.boxes and box.label == label]", "if self.boxes]", DISPLAY),
+    Fault(
+        "the page forgets the opacity",
+        EXHIBIT,
+        "            opacity=self.opacity,\n            boxes",
+        "            boxes",
+        DISPLAY,
+    ),
+    Fault(
+        "lowest-scored predictions drawn first",
+        LOOK,
+        "key=lambda label: -highest[place, label]",
+        "key=lambda label: highest[place, label]",
+        DISPLAY,
+    ),
+    Fault(
+        "predictions drawn before true labels",
+        LOOK,
+        "ranked = [*true, *sorted(others, key=lambda label: -highest[place, label])]",
+        "ranked = [*sorted(others, key=lambda label: -highest[place, label]), *true]",
+        DISPLAY,
+    ),
+    Fault("unknown labels lost", LOOK, "unknown=_labels(target == -1) if multilabel else (),", "unknown=(),", DISPLAY),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING)

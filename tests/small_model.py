@@ -1,0 +1,28 @@
+"""A small model with random weights, stored as training stores it, for tests of what is done with a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnbias.methods import get_method
+from attnbias.methods.engine.load import weights_metadata
+from attnbias.methods.engine.recipe import revise
+from attnbias.weights.files import write_weights
+
+DIGITS = tuple(f"digit_{number}" for number in range(10))
+"""The classes of the demo set."""
+
+
+def write_model(
+    path: Path, method: str = "csra", classes: tuple[str, ...] = DIGITS, seed: int = 0, **fields: Any
+) -> Path:
+    """Write a multi-label model of the method's demo recipe, with some fields changed."""
+    found = get_method(method)
+    recipe = revise(found.named_recipe("demo").recipe, fields)
+    torch.manual_seed(seed)
+    model = found.build_model(recipe, len(classes), "multilabel")
+    write_weights(path, model.state_dict(), weights_metadata(found, recipe, classes, "multilabel"))
+    return path

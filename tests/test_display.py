@@ -1,0 +1,151 @@
+"""What `visualize` draws is what was asked for: opacity, contour, boxes, normalisation; which classes are drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import attnbias
+from numpy.typing import NDArray
+from PIL import Image
+from small_model import DIGITS, write_model
+
+from attnbias.data.index import Index
+from attnbias.data.pictures import read_picture
+from attnbias.data.prepared import index_path
+from attnbias.data.registry import dataset_folder
+from attnbias.methods.engine.display.exhibit import SMALLEST
+from attnbias.methods.engine.display.look import MOST_CLASSES
+from attnbias.methods.engine.display.overlay import DrawnBox, draw
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def visualize(*arguments: Any, out: Path) -> dict[str, Any]:
+    """Run the command; what its page holds."""
+    attnbias("visualize", "csra", "--device", "cpu", "--npz", "--out", out, "--overwrite", *arguments, expect=0)
+    found = re.search(r'id="page">(.*?)</script>', (out / "gallery.html").read_text(), re.DOTALL)
+    assert found
+    return dict(json.loads(found.group(1)))
+
+
+def drawn(out: Path, name: str) -> NDArray[np.uint8]:
+    with Image.open(out / "overlays" / name) as overlay:
+        return np.asarray(overlay)
+
+
+def first_map(out: Path) -> NDArray[np.float32]:
+    """The first map as the method gives it."""
+    with np.load(out / "maps.npz") as arrays:
+        return np.asarray(arrays["maps_0"][0], dtype=np.float32)
+
+
+def enlarged(path: Path) -> Image.Image:
+    """The image as overlays show it."""
+    image = read_picture(path)
+    assert image.width == image.height < SMALLEST
+    return image.resize((SMALLEST, SMALLEST), Image.Resampling.BICUBIC)
+
+
+def stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (values - values.min()) / (values.max() - values.min())
+
+
+@pytest.fixture(scope="module")
+def image(demo_root: Path) -> Path:
+    return next(iter(sorted((demo_root / "demo" / "images" / "val").iterdir())))
+
+
+@pytest.mark.parametrize(
+    ("typed", "options"),
+    [
+        ((), {"opacity": 0.7, "contour": False}),
+        (("--opacity", 0.2), {"opacity": 0.2, "contour": False}),
+        (("--opacity", 0), {"opacity": 0, "contour": False}),
+        (("--contour",), {"opacity": 0.7, "contour": True}),
+    ],
+)
+def test_opacity_and_contour_are_drawn_as_typed(
+    typed: tuple[Any, ...], options: dict[str, Any], model: Path, image: Path, tmp_path: Path
+) -> None:
+    page = visualize("--load-from", model, image, "--classes", "digit_3", *typed, out=tmp_path / "out")
+    expected = draw(enlarged(image), stretched(first_map(tmp_path / "out")), **options)
+    difference = drawn(tmp_path / "out", f"0000_{image.stem}.digit_3.png").astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 1  # rounding of the normalisation
+    assert page["opacity"] == options["opacity"]
+
+
+def test_maps_are_stretched_or_divided_as_typed(model: Path, image: Path, tmp_path: Path) -> None:
+    for rule in ("minmax", "max"):
+        asked = ("--classes", "digit_3", "--map", "attention", "--normalisation", rule)
+        page = visualize("--load-from", model, image, *asked, out=tmp_path / rule)
+        values = first_map(tmp_path / rule)
+        assert values.min() > 0  # so that the rules differ
+        heat = stretched(values) if rule == "minmax" else values / values.max()
+        expected = np.asarray(draw(enlarged(image), heat))
+        assert np.abs(drawn(tmp_path / rule, f"0000_{image.stem}.digit_3.png").astype(int) - expected).max() <= 1
+        assert page["runs"][0]["normalisation"].startswith(f"{rule}: ")
+
+
+@pytest.mark.parametrize(("typed", "shown"), [((), True), (("--boxes",), True), (("--no-boxes",), False)])
+def test_boxes_of_the_drawn_class_are_drawn_unless_refused(
+    typed: tuple[str, ...], shown: bool, model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    index = Index.read(index_path(dataset_folder("demo", demo_root), "val"))
+    record = index.records[0]
+    label = record.boxes[0].label
+    out = tmp_path / "out"
+    common = ("--load-from", model, "--data-root", demo_root, "--limit", 1, "--classes", label)
+    page = visualize(*common, *typed, out=out)
+    name = DIGITS[label]
+    scale = SMALLEST / read_picture(index.root / record.path).width
+    boxes = [
+        DrawnBox(*(scale * side for side in (box.x, box.y, box.x + box.w, box.y + box.h)), name)
+        for box in record.boxes
+        if box.label == label
+    ]
+    expected = np.asarray(
+        draw(enlarged(index.root / record.path), stretched(first_map(out)), boxes=boxes if shown else ())
+    )
+    assert np.abs(drawn(out, f"0000_{Path(record.path).stem}.{name}.png").astype(int) - expected).max() <= 1
+    assert page["boxes"] is shown
+    assert len(page["items"][0]["boxes"]) == len(record.boxes)  # the page can show them all the same
+
+
+def test_of_many_predicted_classes_the_highest_scored_are_drawn_first(image: Path, tmp_path: Path) -> None:
+    classes = tuple(f"class {number:02}" for number in range(60))
+    model = write_model(tmp_path / "model.safetensors", classes=classes)
+    attnbias("predict", "--load-from", model, image, "--gpus", 0, "--csv", tmp_path / "scores.csv", expect=0)
+    _, row = csv.reader((tmp_path / "scores.csv").read_text().splitlines())
+    scores = np.array(row[1:], dtype=float)
+    assert (scores >= 0.5).sum() > MOST_CLASSES
+    (item,) = visualize("--load-from", model, image, out=tmp_path / "out")["items"]
+    assert scores[item["labels"]] == pytest.approx(np.sort(scores)[::-1][:MOST_CLASSES], abs=2e-6)
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == MOST_CLASSES
+
+
+def test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost(
+    model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    folder = dataset_folder("demo", tmp_path)
+    shutil.copytree(dataset_folder("demo", demo_root), folder)
+    index = Index.read(index_path(folder, "val"))
+    target = (1, -1, 0, 0, -1, 0, 0, 0, 0, 1)
+    records = (index.records[0]._replace(target=target), *index.records[1:])
+    replace(index, records=records).write(index_path(folder, "val"))
+    (item,) = visualize("--load-from", model, "--data-root", tmp_path, "--limit", 1, out=tmp_path / "out")["items"]
+    assert (item["true"], item["unknown"]) == ([0, 9], [1, 4])
+    assert item["labels"][:2] == [0, 9]
+    scores = item["views"][0]["scores"]
+    others = [scores[str(label)] for label in item["labels"][2:]]
+    assert others == sorted(others, reverse=True)
