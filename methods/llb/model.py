@@ -8,6 +8,7 @@ VisionTransformer for all three families of weights; its names are never registe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from attnbias.data.index import Task
 from attnbias.methods.llb.recipe import LLBRecipe
@@ -50,6 +52,16 @@ class Predictions(NamedTuple):
     branch: Tensor
     usage: Tensor | None
     """Share of each picture's patches that each object takes, (B, O); None with the legacy SWAG axis."""
+
+
+def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, checkpointing: bool) -> Tensor:
+    """Run blocks over tokens (B, S, D). With `checkpointing` their activations are made anew in the backward pass."""
+    for block in blocks:
+        if checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = block(tokens)
+    return tokens
 
 
 class LatentObjects(nn.Module):
@@ -90,10 +102,11 @@ class LabelBranch(nn.Module):
         self.norm = LayerNorm(dim)  # epsilon 1e-6, as everywhere in timm's vision transformers
         self.head = nn.Linear(dim, num_classes)
         self.axis = 0 if recipe.legacy_swag_axis else 1
+        self.grad_checkpointing = False
 
     def assign(self, tapped: Tensor) -> Assignment:
         """Assign the patches of tapped backbone tokens (B, S, D) to objects."""
-        features = self.blocks[0](tapped)
+        features = run_blocks(self.blocks[:1], tapped, self.grad_checkpointing)
         # (B, P, D); with the legacy axis (B-1, S, D)
         return self.objects(features.narrow(self.axis, 1, features.shape[self.axis] - 1))
 
@@ -105,9 +118,7 @@ class LabelBranch(nn.Module):
 
     def structure(self, tokens: Tensor, blocks: int | None = None) -> Tensor:
         """Run the blocks after the quantiser, or the first `blocks` of them, over (B, S, D)."""
-        for block in self.blocks[1:][:blocks]:
-            tokens = block(tokens)
-        return tokens
+        return run_blocks(self.blocks[1:][:blocks], tokens, self.grad_checkpointing)
 
     def forward(self, tapped: Tensor) -> tuple[Tensor, Tensor]:
         """Classify tapped backbone tokens (B, S, D): logits (B, C) and the assignment (B, P, O)."""
@@ -133,6 +144,7 @@ class LLB(nn.Module):
             num_heads=vit.heads,
         )
         self.branch = LabelBranch(recipe, num_classes)
+        self.grad_checkpointing = False
         self.family, self.task, self.alpha = recipe.family, task, recipe.alpha
         self.tapped_block = recipe.tapped_block
         self.trains_backbone = recipe.legacy_freeze or not recipe.freeze
@@ -150,13 +162,18 @@ class LLB(nn.Module):
             for module in (*self.backbone.blocks[self.tapped_block :], *unreached):
                 module.requires_grad_(False)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside the blocks of the backbone and the branch, as timm's models do when asked."""
+        self.grad_checkpointing = self.branch.grad_checkpointing = enable
+
     def tokens(self, images: Tensor, blocks: int) -> Tensor:
         """Tokens after the first `blocks` blocks of the backbone, class token first, not normalised, (B, S, D)."""
-        return self.backbone.blocks[:blocks](self.backbone._pos_embed(self.backbone.patch_embed(images)))
+        embedded = self.backbone._pos_embed(self.backbone.patch_embed(images))
+        return run_blocks(self.backbone.blocks[:blocks], embedded, self.grad_checkpointing)
 
     def finish(self, tapped: Tensor) -> Tensor:
         """Run the rest of the backbone: its own logits (B, C)."""
-        tokens = self.backbone.blocks[self.tapped_block :](tapped)
+        tokens = run_blocks(self.backbone.blocks[self.tapped_block :], tapped, self.grad_checkpointing)
         return self.backbone.forward_head(self.backbone.norm(tokens))
 
     def forward(
