@@ -20,8 +20,18 @@ def replacing(path: Path) -> Iterator[TextIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        flush_to_disk(path.parent)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # what the person named, which a full disk's error does not
         raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and not only in the system's memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from attnbias.data.atomic import replacing
 from attnbias.data.reading import Unfit, shown
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.yaml_files import plain_value, read_yaml
@@ -166,7 +167,8 @@ def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
     lines = [f"method: {method}"]
     for name, info in type(recipe).model_fields.items():
         lines += [f"# {info.description}", f"{name}: {_yaml_line(recipe.model_dump(mode='json')[name])}"]
-    path.write_text("\n".join(lines) + "\n")
+    with replacing(path) as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def _yaml_line(value: Any) -> str:

@@ -22,6 +22,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field, field_validator
 
+from attnbias.data.atomic import flush_to_disk
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import StoredModel, in_words, read_json, reading, shown
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -36,7 +37,7 @@ ENVIRONMENT = "environment.json"
 
 OWNED = re.compile(
     rf"""
-    \.lock | recipe\.yaml | \.?(environment\.json|data\.json|metrics\.jsonl)((\.\d+)?\.part)? | log\.txt
+    \.lock | \.?(recipe\.yaml|environment\.json|data\.json|metrics\.jsonl|log\.txt)((\.\d+)?\.part)?
     | checkpoints/
     | checkpoints/(step-\d{{8,}}|\.tmp-step-\d{{8,}}-\d+|\.tmp-old-step-\d{{8,}})/
       (progress\.json|complete\.json|optimizer\.pt|\.?(model|ema)\.safetensors(\.\d+\.part)?)?
@@ -100,14 +101,6 @@ def crc32(path: Path) -> int:
     return value
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _system_error(error: BaseException | None) -> int | None:
     """The system's error number behind a failed write; None for an error of another kind.
 
@@ -119,14 +112,6 @@ def _system_error(error: BaseException | None) -> int | None:
         return error.errno
     quoted = re.search(r"os error (\d+)", str(error)) if isinstance(error, WeightsError) else None
     return int(quoted[1]) if quoted else None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    _flush(part)
-    part.replace(path)
 
 
 def _is_json_with(path: Path, *names: str) -> bool:
@@ -309,11 +294,11 @@ class RunFolder:
             (part / PROGRESS).write_text(json.dumps(progress.model_dump(), indent=1))
             files = {p.name: {"bytes": p.stat().st_size, "crc32": crc32(p)} for p in sorted(part.iterdir())}
             for name in files:
-                _flush(part / name)
+                flush_to_disk(part / name)
             self.metrics.flush()  # progress.json counts its lines
             (part / MANIFEST).write_text(json.dumps({"step": progress.step, "files": files}, indent=1))
-            _flush(part / MANIFEST)
-            _flush(part)
+            flush_to_disk(part / MANIFEST)
+            flush_to_disk(part)
             if final.exists():  # the same step again, after a resume: the old one stays until the new one is whole
                 old = self.checkpoints / f".tmp-old-{final.name}"
                 final.rename(old)
@@ -321,7 +306,7 @@ class RunFolder:
                 shutil.rmtree(old)
             else:
                 part.rename(final)
-            _flush(self.checkpoints)
+            flush_to_disk(self.checkpoints)
         except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
             if (number := _system_error(error)) is None:

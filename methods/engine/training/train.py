@@ -20,6 +20,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from attnbias.data.atomic import replacing
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
 from attnbias.methods.engine.batches import batches
@@ -29,7 +30,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, write_recipe
-from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, damage, replace_text
+from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, damage
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
@@ -193,8 +194,10 @@ class _Run:
         if self.main:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
             facts = {**environment(), "data": self.splits}
-            replace_text(self.folder.path / ENVIRONMENT, json.dumps(facts, indent=1))  # tells a run
-            replace_text(self.folder.path / DATA, self.data.text())
+            with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
+                file.write(json.dumps(facts, indent=1))
+            with replacing(self.folder.path / DATA) as file:
+                file.write(self.data.text())
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
         return checkpoint
 
@@ -352,7 +355,8 @@ class _Run:
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.milestone = progress.step
         if self.main and (log := self.method.published_log(self.recipe, self.folder.metrics.records())) is not None:
-            (self.folder.path / log[0]).write_text(log[1])
+            with replacing(self.folder.path / log[0]) as file:
+                file.write(log[1])
         self._save()
 
     def _share_buffers(self) -> None:
