@@ -206,4 +206,50 @@ DRAWING = (
     Fault("unknown labels lost", LOOK, "unknown=_labels(target == -1) if multilabel else (),", "unknown=(),", DISPLAY),
 )
 
-FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING)
+ATOMIC = "data/atomic.py"
+DURABLE = ("tests/test_durable_files.py",)
+OVERWRITE = ("tests/test_overwrite.py::test_resume_and_overwrite_contradict_each_other",)
+
+FILES = (
+    Fault(
+        "files of a checkpoint are not flushed",
+        CHECKPOINT,
+        "flush_to_disk(part / name)",
+        "(part / name).exists()",
+        DURABLE,
+    ),
+    Fault(
+        "the manifest of a checkpoint is not flushed",
+        CHECKPOINT,
+        "flush_to_disk(part / MANIFEST)",
+        "(part / MANIFEST).exists()",
+        DURABLE,
+    ),
+    Fault("the folder of a checkpoint is not flushed", CHECKPOINT, "flush_to_disk(part)\n", "part.exists()\n", DURABLE),
+    Fault(
+        "the rename of a checkpoint is not flushed",
+        CHECKPOINT,
+        "flush_to_disk(self.checkpoints)",
+        "self.checkpoints.exists()",
+        DURABLE,
+    ),
+    Fault("small files are not flushed", ATOMIC, "os.fsync(file.fileno())", "file.fileno()", DURABLE),
+    Fault("small files are flushed before they are written", ATOMIC, "file.flush()\n", "pass\n", DURABLE),
+    Fault("the rename of small files is not flushed", ATOMIC, "flush_to_disk(path.parent)", "path.exists()", DURABLE),
+    Fault(
+        "a half-written small file takes its place",
+        ATOMIC,
+        "part.unlink(missing_ok=True)",
+        "part.replace(path)",
+        DURABLE,
+    ),
+    Fault(
+        "--resume with --overwrite empties the run",
+        "methods/engine/training/options.py",
+        "if self.resume is not None and self.overwrite:",
+        "if self.resume == self.overwrite:",
+        OVERWRITE,
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING, *FILES)
