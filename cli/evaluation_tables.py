@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnbias.methods.engine.screen import Table, say
+
+if TYPE_CHECKING:
+    from attnbias.methods.engine.evaluation.probe import Probe
 
 
 def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
     """Print the results of `validate`; with `per_class`, also the measure of each class."""
+    from attnbias.methods.engine.evaluation.validate import probes
+
     for source in dict.fromkeys(result["source"] for result in results):
         say(f"weights: {source}")
     _show_robustness(results)
@@ -22,24 +27,28 @@ def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
     table.column("measure", no_wrap=True)
     for result in results:
         table.column(Path(result["load_from"]).name, result["split"], justify="right")
-    for baseline in first["bias"]["baselines"] if "bias" in first else ():
-        table.column(baseline, "map", justify="right")
+    shown = [probe for probe in probes() if all(probe.name in result for result in results)]
+    baselines = {name: means for probe in shown for name, means in probe.baselines(first[probe.name]).items()}
+    for name in baselines:
+        table.column(name, "map", justify="right")
     table.row("samples", *(str(result["samples"]) for result in results))
     for name, value in first["measures"].items():
         if not isinstance(value, list | dict):
             table.row(name, *(_number(result["measures"].get(name)) for result in results))
-    for part, words, measures in _parts(first):
+    for probe in shown:
+        figures = [probe.figures(result[probe.name]) for result in results]
+        if not figures[0]:
+            continue
+        known = probe.baselines(first[probe.name]).values()
         table.section()
-        table.row(words, *(str(result[part].get("samples", "")) for result in results), style="dim")
-        for name in measures:
-            found = [result[part].get("means", result[part])[name] for result in results]
-            if part == "bias":
-                found += [means[name] for means in first["bias"]["baselines"].values()]
-            shown = _number if part in ("real", "context", "groups") else "{:.3f}".format
-            table.row(name, *(value if isinstance(value, str) else shown(value) for value in found))
+        samples = (str(result[probe.name].get("samples", "")) for result in results)
+        table.row(probe.heading(first[probe.name]), *samples, style="dim")
+        for name in figures[0]:
+            values = [found[name] for found in (*figures, *known)]
+            table.row(name, *(value if isinstance(value, str) else _number(value, probe.decimals) for value in values))
     table.show()
     for result in results:
-        _show_left_out(result)
+        _show_left_out(result, shown)
     if per_class:
         _show_per_class(results)
 
@@ -65,29 +74,7 @@ def _show_robustness(results: list[dict[str, Any]]) -> None:
             say(f"{row['test']}: {row['note']}", style="yellow")
 
 
-def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """What was measured beside scores: the part of the result, words for it, and the measures a table shows."""
-    if "real" in result:
-        yield "real", "ReaL labels", ("real_top1", "real_top5")
-    if "groups" in result:
-        yield "groups", "groups", ("worst_group", "worst_group_top1", "group_gap")
-    if "context" in result:
-        yield (
-            "context",
-            f"context ({len(result['context']['pairs'])} pairs)",
-            ("cooccur_AP", "exclusive_AP", "context_gap"),
-        )
-    if "reliance" in result:
-        yield "reliance", f"reliance ({result['reliance']['truth']})", result["reliance"]["means"]
-    if "faithfulness" in result:
-        yield "faithfulness", f"faithfulness ({result['faithfulness']['map']})", result["faithfulness"]["means"]
-    if "bias" in result:
-        from attnbias.methods.engine.bias.report import SHOWN
-
-        yield "bias", f"attention ({result['bias']['map']}, {result['bias']['truth']})", SHOWN
-
-
-def _show_left_out(result: dict[str, Any]) -> None:
+def _show_left_out(result: dict[str, Any], probes: Sequence[Probe]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
     split, told = result["split"], list(result["rules"])
     if result["decode"] == "fast":
@@ -102,15 +89,8 @@ def _show_left_out(result: dict[str, Any]) -> None:
             ties["rule"], "by the paper's rule the order of the samples decides among them; compare takes them together"
         )
         told.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
-    reasons = [result[part].get("truth_reason") for part in ("bias", "reliance") if part in result]
-    told += dict.fromkeys(reason for reason in reasons if reason)
-    for part in ("bias", "reliance"):
-        if reasons := result.get(part, {}).get("skipped"):
-            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-            told.append(f"samples left out of {part}: {counts}")
-    if unpaired := result.get("context", {}).get("skipped"):
-        told.append(f"{unpaired} pairs left out, which occur only together or only apart")
-    for line in told:
+    told += [line for probe in probes for line in probe.remarks(result[probe.name])]
+    for line in dict.fromkeys(told):
         say(f"{split}: {line}", style="yellow")
 
 
@@ -128,5 +108,5 @@ def _show_per_class(results: list[dict[str, Any]]) -> None:
     table.show()
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(value: float | None, decimals: int = 2) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

@@ -285,7 +285,8 @@ def run_job(text: str) -> None:
     import torch
     from accelerate import Accelerator
 
-    from attnbias.methods.engine.evaluation.validate import Job, validate
+    from attnbias.methods.engine.evaluation.job import Job
+    from attnbias.methods.engine.evaluation.validate import validate
 
     asked = json.loads(text)
     if asked["threads"]:

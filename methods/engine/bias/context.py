@@ -6,13 +6,17 @@ Worst group: Sagawa et al., ICLR 2020.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.probe import Measured, Probe, score_split
 
 
 class Pair(NamedTuple):
@@ -118,3 +122,63 @@ def group_measures(targets: NDArray[Any], scores: NDArray[Any], groups: Sequence
 
 def _percent(value: float) -> float | None:
     return 100 * value if value == value else None
+
+
+class GroupsProbe(Probe):
+    """Worst-group accuracy, wherever every sample of a single-label split has a group."""
+
+    name = "groups"
+    decimals = 2
+
+    def wanted(self, job: Job) -> bool:
+        return True
+
+    def measure(self, measured: Measured) -> dict[str, Any] | None:
+        records, found = measured.dataset.records, measured.evaluation
+        if measured.dataset.index.task != "singlelabel" or not all(record.group for record in records):
+            return None
+        groups = [records[sample].group or "" for sample in found.ids]
+        return group_measures(found.targets, found.scores["scores"], groups)
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float | str]:
+        return {name: content[name] for name in ("worst_group", "worst_group_top1", "group_gap")}
+
+
+class ContextProbe(Probe):
+    """`val --context SPLIT`: the pairs that the first checkpoint shows there, measured for every checkpoint."""
+
+    name = "context"
+    decimals = 2
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] | None = None
+
+    def wanted(self, job: Job) -> bool:
+        return job.context is not None
+
+    def check(self, job: Job, dataset: PictureDataset) -> None:
+        if dataset.index.task != "multilabel":
+            raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        if self.pairs is None:
+            assert measured.job.context is not None
+            held_out = score_split(measured.job, measured.loaded, measured.job.context, measured.accelerator)
+            self.pairs = biased_pairs(_present(held_out.targets), held_out.scores["scores"])
+        found = measured.evaluation
+        classes = measured.dataset.index.classes
+        return pair_measures(_present(found.targets), found.scores["scores"], self.pairs, classes)
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return f"context ({len(content['pairs'])} pairs)"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+        return {name: content[name] for name in ("cooccur_AP", "exclusive_AP", "context_gap")}
+
+    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+        skipped = content["skipped"]
+        return [f"{skipped} pairs left out, which occur only together or only apart"] if skipped else []
+
+
+def _present(targets: NDArray[Any]) -> NDArray[np.int64]:
+    return (targets == 1).astype(np.int64)

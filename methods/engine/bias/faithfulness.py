@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.objects import gathered, true_labels
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, upsample
@@ -111,3 +113,32 @@ def measure_faithfulness(
         "means": {name: float(values.mean()) for name, values in columns.items()},
         "intervals_95": {name: bootstrap(values, pictures) for name, values in columns.items()},
     }
+
+
+class FaithfulnessProbe(Probe):
+    """`val --faithfulness N`."""
+
+    name = "faithfulness"
+
+    def wanted(self, job: Job) -> bool:
+        return job.faithfulness is not None
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        job = measured.job
+        assert job.faithfulness is not None
+        return measure_faithfulness(
+            measured.loaded,
+            measured.dataset,
+            measured.evaluation,
+            measured.accelerator,
+            job.faithfulness,
+            kind=job.map,
+            batch_size=job.batch_size,
+        )
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return f"faithfulness ({content['map']})"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+        means: Mapping[str, float] = content["means"]
+        return means

@@ -7,6 +7,7 @@ becomes ImageNet's mean colour, whatever the recipe's normalisation, so that met
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from attnbias.data.errors import DataError
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.bias.objects import Truth, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded
 
@@ -77,3 +80,33 @@ def measure_reliance(
         "means": {name: float(values.mean()) for name, values in columns.items()},
         "intervals_95": {name: bootstrap(values, pictures) for name, values in columns.items()},
     }
+
+
+class RelianceProbe(Probe):
+    """`val --reliance`."""
+
+    name = "reliance"
+
+    def wanted(self, job: Job) -> bool:
+        return job.reliance
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        job = measured.job
+        return measure_reliance(
+            measured.loaded,
+            measured.dataset,
+            measured.evaluation,
+            measured.accelerator,
+            truth=job.truth,
+            batch_size=job.batch_size,
+        )
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return f"reliance ({content['truth']})"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+        means: Mapping[str, float] = content["means"]
+        return means
+
+    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+        return left_out_of(self.name, content)

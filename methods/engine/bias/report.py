@@ -29,6 +29,8 @@ from attnbias.methods.engine.bias.objects import (
     resolve_truth,
 )
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
@@ -233,3 +235,44 @@ def _columns(rows: Sequence[Row]) -> Columns:
 def _means(rows: Sequence[Row]) -> Means:
     found = aggregate(_columns(rows))
     return {name: None if np.isnan(value) else value for name, value in found.items()}
+
+
+class BiasProbe(Probe):
+    """`val --bias`."""
+
+    name = "bias"
+
+    def wanted(self, job: Job) -> bool:
+        return job.bias
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        job, dataset = measured.job, measured.dataset
+        report = measure_bias(
+            measured.loaded,
+            dataset,
+            measured.evaluation,
+            measured.accelerator,
+            kind=job.map,
+            truth=job.truth,
+            tau=job.tau,
+            batch_size=job.batch_size,
+        )
+        folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
+        if job.bias_out and measured.accelerator.is_main_process:
+            folders.append(Path(job.bias_out) / measured.number)
+        for folder in folders:
+            report.write(folder, [record.path for record in dataset.records], dataset.index.classes)
+        return report.content()
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return f"attention ({content['map']}, {content['truth']})"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+        return {name: content["means"][name] for name in SHOWN}
+
+    def baselines(self, content: dict[str, Any]) -> Mapping[str, Mapping[str, float | None]]:
+        baselines: Mapping[str, Mapping[str, float | None]] = content["baselines"]
+        return baselines
+
+    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+        return left_out_of(self.name, content)

@@ -132,29 +132,37 @@ def folder_of(run: Path, dataset: str, split: str) -> Path:
     return run / EVALUATIONS / dataset / split
 
 
-def prepare_storing(folder: Path, weights: str, kind: str | None, overwrite: bool) -> None:
-    """Make room for an evaluation of the weights that `weights` describes, with the bias of a kind of map or without.
-
-    What is stored of the same weights stays beside it; what is stored of other weights goes.
+def check_storing(folder: Path, weights: str, kind: str | None, overwrite: bool) -> None:
+    """Look whether an evaluation of the weights that `weights` describes can be stored, with the bias of a kind of map.
 
     Raises:
         UsageError: something would be replaced, and `overwrite` is not given; or it is not of an evaluation.
     """
-    old = _content(folder)
-    bias = f"bias-{kind}"
-    if old is not None and old["weights"] != weights:
-        if not overwrite:
-            raise UsageError(f"{folder} holds an evaluation of other weights ({old['weights']}); add --overwrite")
-        parts = None
-    elif kind is not None and (folder / bias).exists():
-        if not overwrite:
-            raise UsageError(f"{folder / bias} exists; add --overwrite")
-        parts = [bias]
-    else:
+    parts = _replaced(folder, weights, kind)
+    if parts == []:
         return
+    if not overwrite:
+        if parts is None:
+            raise UsageError(f"{folder} holds an evaluation of other weights; add --overwrite")
+        raise UsageError(f"{folder / parts[0]} exists; add --overwrite")
     if foreign := first_foreign(folder, STORED_OF_SPLIT.fullmatch, parts):
         raise UsageError(f"--overwrite replaces evaluations, and {foreign} is of none; move it away")
-    remove_owned(folder, STORED_OF_SPLIT.fullmatch, parts)
+
+
+def make_room(folder: Path, weights: str, kind: str | None) -> None:
+    """Remove what an evaluation replaces; what is stored of the same weights stays beside it."""
+    parts = _replaced(folder, weights, kind)
+    if parts != []:
+        remove_owned(folder, STORED_OF_SPLIT.fullmatch, parts)
+
+
+def _replaced(folder: Path, weights: str, kind: str | None) -> list[str] | None:
+    """The parts of a split's folder that go: all of it (None) where other weights were evaluated, else the bias of the
+    same kind of map."""
+    old = _content(folder)
+    if old is not None and old["weights"] != weights:
+        return None
+    return [f"bias-{kind}"] if kind is not None and (folder / f"bias-{kind}").exists() else []
 
 
 def store(folder: Path, content: Mapping[str, Any], scores: Scores | None, answers: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -24,8 +24,11 @@ from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
+from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
+from attnbias.methods.engine.evaluation.evaluations import ROBUSTNESS
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded, open_split_of
 from attnbias.methods.engine.text import write_csv
 
@@ -92,6 +95,11 @@ class Bench:
     batch_size: int = 64
     workers: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
+
+    @classmethod
+    def of(cls, job: Job, loaded: Loaded, accelerator: Accelerator) -> Bench:
+        """A model on the bench, as the person asked."""
+        return cls(loaded, accelerator, job.root, job.batch_size, job.workers, job.on_bad_image)
 
     def clean(self, split: str) -> list[Row]:
         """The split of the recipe's dataset as it is."""
@@ -205,3 +213,24 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_csv(path, [columns, *([row.get(name, "") for name in columns] for row in rows)])
+
+
+class RobustnessProbe(Probe):
+    """`val --attack` and `--corrupt`: a split as it is, under each attack, and corrupted on the fly."""
+
+    name = "robustness"
+
+    def wanted(self, job: Job) -> bool:
+        return bool(job.attacks or job.corruptions)
+
+    def measure(self, measured: Measured) -> list[Row]:
+        job, split = measured.job, measured.dataset.index.split
+        bench = Bench.of(job, measured.loaded, measured.accelerator)
+        rows = bench.clean(split)
+        for name, strength in job.attacks.items():
+            rows += bench.attacked(split, name, replace(ATTACKS[name], **strength))
+        if job.corruptions:
+            rows += bench.corrupted(split, job.corruptions, job.severities)
+        if measured.stored:
+            write_table(measured.stored / ROBUSTNESS, rows)
+        return rows

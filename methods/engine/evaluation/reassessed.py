@@ -1,0 +1,43 @@
+"""`val --real-labels`: accuracy by ImageNet's reassessed labels (ReaL; Beyer et al., arXiv:2006.07159)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.sets.imagenet import real_labels
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.job import Job
+from attnbias.methods.engine.evaluation.measures import real_accuracy
+from attnbias.methods.engine.evaluation.probe import Measured, Probe
+
+
+class ReassessedProbe(Probe):
+    """Needs ImageNet's validation images: their names tell the labels."""
+
+    name = "real"
+    decimals = 2
+
+    def wanted(self, job: Job) -> bool:
+        return job.real_labels
+
+    def check(self, job: Job, dataset: PictureDataset) -> None:
+        index = dataset.index
+        if real_labels(index) is None:
+            raise UsageError(
+                f"--real-labels are of ImageNet's validation pictures (ILSVRC2012_val_00000001.JPEG ...), and "
+                f"split '{index.split}' of dataset '{index.dataset}' holds others; name them with --dataset"
+            )
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        labels = real_labels(measured.dataset.index)
+        assert labels is not None
+        found = measured.evaluation
+        return real_accuracy(found.scores["scores"], [labels[sample] for sample in found.ids])
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return "ReaL labels"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+        return {name: content[name] for name in ("real_top1", "real_top5")}
