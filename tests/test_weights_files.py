@@ -6,6 +6,7 @@ import argparse
 import os
 import resource
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,41 @@ def test_files_without_batch_counters_load() -> None:
     assert match_state(model.state_dict(), state)
     load_strict(model, state, Path("resnet101-5d3b4d8f.pth"))
     assert torch.equal(model.running_mean, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "layout"),
+    [
+        (lambda s: {f"_orig_mod.module.{n}": v for n, v in s.items()}, "_orig_mod.module. stripped"),
+        (lambda s: {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in s.items()}, "n_averaged module."),
+        (
+            lambda s: {"module.n_averaged": torch.tensor(3)} | {f"module.module.{n}": v for n, v in s.items()},
+            "n_averaged module.module.",
+        ),
+        (lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()}, "epoch": 3}, "state_dict, model. stripped"),
+        (lambda s: {"state_dict": {f"net._orig_mod.{n}": v for n, v in s.items()}}, "net._orig_mod. stripped"),
+    ],
+)
+def test_what_wraps_a_model_is_taken_off(tmp_path: Path, wrap: Callable[[dict[str, Tensor]], Any], layout: str) -> None:
+    state = {"fc.weight": torch.rand(2, 3), "model.bias": torch.rand(2)}
+    torch.save(wrap(state), tmp_path / "w.pth")
+    read = read_checkpoint(tmp_path / "w.pth")
+    assert read.state.keys() == state.keys()
+    assert layout in read.layout
+
+
+def test_an_average_beside_the_weights_is_taken_out_of_its_wrapper(tmp_path: Path) -> None:
+    state = {"fc.weight": torch.rand(2, 3)}
+    average = {"n_averaged": torch.tensor(3), "module.fc.weight": torch.ones(2, 3)}
+    torch.save({"model": {"module.fc.weight": state["fc.weight"]}, "averaged_model": average}, tmp_path / "w.pth")
+    assert torch.equal(read_checkpoint(tmp_path / "w.pth", entry="ema").state["fc.weight"], torch.ones(2, 3))
+    assert torch.equal(read_checkpoint(tmp_path / "w.pth").state["fc.weight"], state["fc.weight"])
+
+
+def test_what_is_written_may_be_read_by_those_the_umask_lets(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_weights(tmp_path / "w.safetensors", {"w": torch.ones(2)}, {})
+    finally:
+        os.umask(old)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o640

@@ -32,12 +32,14 @@ Entry = Literal["model", "ema"]
 # Names that training programs give to the weights inside their dictionaries, in the order they are looked for.
 ENTRIES: dict[Entry, tuple[str, ...]] = {
     "model": ("model", "state_dict", "model_state_dict", "model_state", "net"),
-    "ema": ("model_ema", "state_dict_ema", "ema_state_dict", "model_state_ema", "ema"),
+    "ema": ("model_ema", "state_dict_ema", "ema_state_dict", "model_state_ema", "ema", "averaged_model"),
 }
 DEEPEST = 3
 """Dictionaries around weights; each level more would try every name of ENTRIES anew."""
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel (or DataParallel) and torch.compile put before every name."""
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DistributedDataParallel (or DataParallel), torch.compile and Lightning modules put before every name."""
+AVERAGES = "n_averaged"
+"""The counter that torch's AveragedModel, which wraps as DataParallel does, keeps beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,9 @@ def _as_state(content: Any) -> dict[str, Tensor] | None:
 def _strip_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Strip wrapper prefixes, repeatedly, as long as every name has them."""
     stripped = ""
+    weights = {name: value for name, value in state.items() if name.split(".")[-1] != AVERAGES}
+    if 0 < len(weights) < len(state):
+        state, stripped = weights, f"{AVERAGES} "
     while prefix := next((p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         stripped += prefix
@@ -238,7 +243,10 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; save_file makes a file of its own that nobody else may read
         save_file(tensors, part, metadata=dict(metadata))
+        part.chmod(mode)
         flush_to_disk(part)
         part.replace(path)
         flush_to_disk(path.parent)
