@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ import pytest
 import timm
 import torch
 import torchvision
+from command_line import attnbias
 from golden_case import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.inspection import inspect_weights
-from attnbias.methods.engine.load import initial_weights
+from attnbias.methods.engine.load import initial_weights, load_run
 from attnbias.methods.llb.model import LLB
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint, write_weights
@@ -391,3 +394,35 @@ def test_no_file_runs_code_wherever_it_hides(tree: Any, by: str, protocol: int, 
     with pytest.raises(WeightsError):
         read_checkpoint(path)
     assert not mark.exists()
+
+
+def test_what_a_published_file_does_not_tell_is_said_by_whoever_assumes_it(tmp_path: Path) -> None:
+    recipe = get_method("csra").recipes["demo"].recipe.model_copy(update={"backbone": "resnet18"})
+    model = get_method("csra").build_model(recipe, 10, "multilabel")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    source = ("--load-from", tmp_path / "w.pth")
+    for command in (
+        ("predict", "--method", "csra", *source, tmp_path / "a.png", "--gpus", 0),
+        ("visualize", "csra", *source, tmp_path / "a.png", "--out", tmp_path / "out"),
+        ("weights", "convert", tmp_path / "w.pth", "--method", "csra", "--to", tmp_path / "w.safetensors"),
+        ("weights", "inspect", tmp_path / "w.pth"),
+    ):
+        said = " ".join(attnbias(*command, expect=0).err.split())
+        assert re.search(r"w\.pth does not tell all; assumed: image_size \d+, normalize \w+, lam [\d.]+; say", said), (
+            said
+        )
+    assert "assumed" not in attnbias("weights", "inspect", tmp_path / "w.safetensors", expect=0).err
+
+
+def test_mistakes_of_a_method_are_not_called_wrong_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pth")
+    method = get_method("csra")
+    for mistake in (AttributeError, NameError, TypeError, AssertionError):
+
+        def infer(state: object, mistake: type[Exception] = mistake) -> dict[str, Any]:
+            raise mistake("a bug")
+
+        monkeypatch.setattr(method, "infer", infer)
+        with pytest.raises(mistake):
+            load_run("csra", str(tmp_path / "w.pth"), {})

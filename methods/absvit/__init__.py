@@ -27,6 +27,7 @@ class AbSViTMethod(Method):
     paper = "Shi, Darrell, Wang: Top-Down Visual Attention from Analysis by Synthesis, CVPR 2023, arXiv 2303.13043"
     recipe_type = AbSViTRecipe
     recipes = RECIPES
+    untold = ("image_size", "normalize", "feedback_gain")
     maps: ClassVar[dict[str, str]] = {
         "steered": "Second pass steered by the asked class: token norms after three quarters of it, their top 30 %.",
         "prompt": "The same of the pass that classifies, steered by the learned prompt (a plain ViT: unsteered).",

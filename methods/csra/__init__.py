@@ -26,6 +26,7 @@ class ResidualAttention(Method):
     paper = "Zhu, Wu: Residual Attention: A Simple but Effective Method for Multi-Label Recognition, ICCV 2021"
     recipe_type = CSRARecipe
     recipes = RECIPES
+    untold = ("image_size", "normalize", "lam")
     maps: ClassVar[dict[str, str]] = {
         "score": "Score of the class at each location, negative ones as 0; mean over the heads, or --head.",
         "attention": "Softmax over locations that the class attends with; mean over the heads, or --head.",

@@ -36,6 +36,9 @@ from attnbias.weights.manifest import PUBLISHED
 
 LOG = logging.getLogger(__name__)
 
+FOREIGN = (LookupError, ValueError, RuntimeError, ArithmeticError, StopIteration)
+"""What reading weights of another model raises: names that lack, shapes of other lengths. Anything else is a bug."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -132,7 +135,11 @@ def describe(
         recipe, classes, task = _describe_published(
             method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
         )
-        words += f" ({checkpoint.layout})"
+        untold = [name for name in method.untold if name not in {*inferred, *overrides}]
+        assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
+        words += f" ({checkpoint.layout}{'; assumed: ' if assumed else ''}{assumed})"
+        if assumed:
+            LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe", path, assumed)
     return Described(method, recipe, classes, task, state, path, words, checkpoint.layout)
 
 
@@ -169,14 +176,14 @@ def load_run(
     method, recipe, path = found.method, found.recipe, found.path
     with torch.device("meta"):  # names and shapes, without memory: weights that do not fit may ask for any
         outline = method.build_model(recipe, len(found.classes), found.task)
-    match = match_state(outline.state_dict(), method.fit_resolution(outline, found.state))
+    match = match_state(outline.state_dict(), _fitted(method, outline, found.state))
     if overrides and not match:
         flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
     model = method.build_model(recipe, len(found.classes), found.task)
-    load_strict(model, method.fit_resolution(model, found.state), path)
+    load_strict(model, _fitted(method, model, found.state), path)
     return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
 
 
@@ -234,7 +241,8 @@ def initial_weights(
         path, _ = _resolve(locate(load_from), None)
         checkpoint = read_checkpoint(path, trust=trust)
         ours = _said(path, checkpoint.metadata, method) is not None
-        state = method.fit_resolution(model, checkpoint.state if ours else method.convert(checkpoint.state))
+        state = checkpoint.state if ours else _read_published(method, checkpoint.state, path)[0]
+        state = _fitted(method, model, state)
         own = model.state_dict()
         if not reset_head:
             state = method.fit_classes(state, recipe)
@@ -320,8 +328,16 @@ def _read_published(method: Method, state: dict[str, Tensor], path: Path) -> tup
         return converted, method.infer(converted)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception:  # neither step is written for another model's names and shapes, and may stumble anywhere
+    except FOREIGN:
         return state, {}
+
+
+def _fitted(method: Method, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for the model's picture size; another model's come back as they are, and are refused by their shapes."""
+    try:
+        return method.fit_resolution(model, state)
+    except FOREIGN:
+        return state
 
 
 def _describe_published(

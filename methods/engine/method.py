@@ -55,6 +55,8 @@ class Method(ABC):
     """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
     maps: ClassVar[Mapping[str, str]]
     """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
+    untold: ClassVar[tuple[str, ...]] = ("image_size", "normalize")
+    """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
     reads_texts: ClassVar[bool] = False
     """Whether it is asked about pictures in words: `read_texts`, `text_scores` and `text_attention` then take the place
     of `predict` and `attention` in `visualize`."""

@@ -26,6 +26,7 @@ class InterventionalDualAttention(Method):
     paper = "Liu, Huang, Li, Li: Causality Compensated Attention for Contextual Biased Visual Recognition, ICLR 2023"
     recipe_type = IDARecipe
     recipes = RECIPES
+    untold = ("image_size", "normalize", "beta")
     maps: ClassVar[dict[str, str]] = {
         "spatial": "Class-wise attention over positions, averaged over the samples; --head picks one. CAM if linear.",
         "tokens": "Attention between the samples' tokens in the last layer, or layer --head: N x N, no places.",

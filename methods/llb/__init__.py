@@ -24,6 +24,7 @@ class LLBMethod(Method):
     paper = "Kang et al., Label-focused Latent-object Biasing, ICLR 2024, OpenReview cH3oufN8Pl"
     recipe_type = LLBRecipe
     recipes = RECIPES
+    untold = ("image_size", "normalize", "temperature")
     maps: ClassVar = {
         "branch": "class token of the label-focused branch to patches, last block (mean over heads, or one --head)",
         "visual": "class token of the visual branch to patches, last block (mean over heads, or one --head)",
