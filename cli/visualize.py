@@ -240,7 +240,8 @@ def _columns(request: Request) -> "list[Column]":
     columns: list[Column] = []
     for source in request.load_from:
         prefix, _, rest = source.partition(":")
-        owner, file = (prefix, rest) if prefix in METHODS else (request.method.name, source)
+        prefixed = prefix in METHODS and rest != "" and on_disk(source) is None
+        owner, file = (prefix, rest) if prefixed else (request.method.name, source)
         same = owner == request.method.name
         loaded = load_run(
             owner,

@@ -198,3 +198,14 @@ def test_the_last_checkpoint_is_only_called_good_where_there_is_one(tmp_path: Pa
     with pytest.raises(RunError, match="the disk is full; the last good checkpoint is untouched"):
         folder.save(Progress(step=2), full)
     folder.close()
+
+
+@pytest.mark.parametrize("name", ["csra", "ida:best"])
+def test_a_folder_called_like_a_method_is_a_path(
+    trained: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).symlink_to(trained)
+    image = next(demo_root.rglob("*.jpg"))
+    attnbias("visualize", "csra", "--load-from", name, image, "--out", "out", expect=0)
+    assert "no checkpoint ida" in attnbias("visualize", "csra", "--load-from", "ida", image, expect=3).line
