@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,10 @@ def spoil(folder: Path, how: str) -> None:
     {"flipped": flip, "cut": lambda f: f.write_bytes(f.read_bytes()[:-1]), "gone": Path.unlink}[kind](file)
 
 
+def some_weights(part: Path) -> None:
+    (part / "model.safetensors").write_bytes(b"weights")
+
+
 def best_of(run: Path) -> Path:
     folder = RunFolder(run)
     step = folder.best_step()
@@ -101,8 +105,8 @@ def test_a_newest_checkpoint_that_cannot_say_which_is_best_is_named(run: Path) -
 
 def test_a_best_checkpoint_that_is_not_there_is_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     newest = RunFolder(run).folder(3)
-    progress = replace(RunFolder.read_progress(newest), best_step=2)
-    progress.step = 4  # as a run resumed in another folder leaves it: the best one stayed behind
+    # As a run resumed in another folder leaves it: the best one stayed behind.
+    progress = RunFolder.read_progress(newest).model_copy(update={"best_step": 2, "step": 4})
     RunFolder(run).save(progress, lambda part: shutil.copytree(newest, part, dirs_exist_ok=True))
     shutil.rmtree(RunFolder(run).folder(2))
     source = load_run("csra", str(run), {}).source
@@ -144,7 +148,7 @@ def test_strange_names_among_checkpoints_do_no_harm(run: Path, demo_root: Path, 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": []}', '{"files": {"a": 1}}', '{"files": {}}', "[" * 10**5])
 def test_a_manifest_of_anything_else_is_damage(tmp_path: Path, text: str) -> None:
     folder = RunFolder(tmp_path)
-    saved = folder.save(Progress(step=1), lambda part: None)
+    saved = folder.save(Progress(step=1), some_weights)
     assert damage(saved) is None
     (saved / "complete.json").write_text(text)
     assert damage(saved) is not None
@@ -152,10 +156,13 @@ def test_a_manifest_of_anything_else_is_damage(tmp_path: Path, text: str) -> Non
 
 def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    saved = folder.save(Progress(step=1), lambda part: None)
+    saved = folder.save(Progress(step=1), some_weights)
+    (tmp_path / "outside").write_bytes(b"")
     manifest = saved / "complete.json"
-    manifest.write_text(manifest.read_text().replace('"progress.json"', '"../progress.json"'))
-    assert "says nothing of progress.json" in (damage(saved) or "") or "not a file" in (damage(saved) or "")
+    content = json.loads(manifest.read_text())
+    content["files"]["../../outside"] = {"bytes": 0, "crc32": 0}
+    manifest.write_text(json.dumps(content))
+    assert "../../outside" in (damage(saved) or "")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -194,7 +201,7 @@ def test_the_last_checkpoint_is_only_called_good_where_there_is_one(tmp_path: Pa
 
     with pytest.raises(RunError, match="the disk is full; the run has no checkpoint yet"):
         folder.save(Progress(step=1), full)
-    folder.save(Progress(step=1), lambda part: None)
+    folder.save(Progress(step=1), some_weights)
     with pytest.raises(RunError, match="the disk is full; the last good checkpoint is untouched"):
         folder.save(Progress(step=2), full)
     folder.close()
