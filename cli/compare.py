@@ -120,6 +120,7 @@ def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
             if line.split == split:
                 table.row(line.measure, *map(cell, line.values, line.changes))
         table.show()
+    say(*(remark for line in lines for remark in line.remarks))
 
 
 def _last_values(runs: Sequence[Run], splits: list[str]) -> Table:

@@ -65,6 +65,10 @@ def test_runs_whose_labels_or_pictures_differ_are_not_paired(tmp_path: Path) -> 
     assert changed(line).interval_95 == (0, 0)
     assert line.changes[2:] == [None, None]
     assert None not in line.values
+    assert line.remarks == [
+        f"demo/val: {tmp_path / name} was evaluated on other {what} than {tmp_path / 'a'}: no difference"
+        for name, what in (("c", "labels"), ("d", "images"))
+    ]
 
 
 def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class Line:
     values: list[float | None]
     changes: list[Change | None]
     """Against the first run; None for itself, and where samples are not the same or were not kept."""
+    remarks: list[str] = field(default_factory=list)
+    """Which runs cannot be held against the first, and why."""
 
 
 def read_run(path: Path) -> Run:
@@ -134,7 +136,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
     for split in dict.fromkeys(split for run in runs for split in run.evaluations):
         evaluations = [run.evaluations.get(split) for run in runs]
         if any(each.has_scores for each in evaluations if each):
-            lines += _accuracy(split, evaluations)
+            lines += _accuracy(split, runs, evaluations)
         else:  # another task: its measures, as they were stored
             contents = [each.content["measures"] for each in evaluations if each]
             figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
@@ -155,7 +157,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
     return lines + _gaps(lines)
 
 
-def _accuracy(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+def _accuracy(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
     """mAP (one rule for all) or top-1, in per cent, with paired differences."""
     found = [each.scores() if each else None for each in evaluations]
     known = [scores for scores in found if scores is not None]
@@ -163,9 +165,14 @@ def _accuracy(split: str, evaluations: Sequence[StoredEvaluation | None]) -> lis
     first = found[0]
     measure: Callable[[Scores], float] = _top1 if single else _mean_precision
     changes: list[Change | None] = [None]
-    for scores in found[1:]:
-        if scores is None or first is None or not first.same_samples(scores):
+    remarks = []
+    for run, scores in zip(runs[1:], found[1:], strict=True):
+        if scores is None or first is None:
             changes.append(None)
+            continue
+        if differs := first.differs(scores):
+            changes.append(None)
+            remarks.append(f"{split}: {run.name} was evaluated on other {differs} than {runs[0].name}: no difference")
             continue
         difference = measure(scores) - measure(first)
         if single:
@@ -175,7 +182,8 @@ def _accuracy(split: str, evaluations: Sequence[StoredEvaluation | None]) -> lis
         else:
             low, high = bootstrap_precision(first.targets, first.scores, scores.scores)
             changes.append(Change(difference, (100 * low, 100 * high)))
-    return [Line(split, "top1" if single else "mAP", [None if s is None else measure(s) for s in found], changes)]
+    values = [None if scores is None else measure(scores) for scores in found]
+    return [Line(split, "top1" if single else "mAP", values, changes, remarks)]
 
 
 def _mean_precision(scores: Scores) -> float:
@@ -270,10 +278,12 @@ def _line(split: str, measure: str, values: list[float | None]) -> Line:
 
 
 def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
-    """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals."""
+    """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals; below it,
+    which runs cannot be held against the first."""
     rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
     rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    remarks = [f"\n{markdown_cell(remark)}\n" for line in lines for remark in line.remarks]
+    return "".join([*(f"| {' | '.join(row)} |\n" for row in rows), *remarks])
 
 
 def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:

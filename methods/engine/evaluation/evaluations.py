@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,11 @@ class Scores:
     scores: NDArray[np.float32]
     """(N, C) probabilities."""
 
-    def same_samples(self, other: Scores) -> bool:
-        """Whether both hold the same pictures with the same labels, row by row."""
-        return np.array_equal(self.paths, other.paths) and np.array_equal(self.targets, other.targets)
+    def differs(self, other: Scores) -> Literal["images", "labels"] | None:
+        """What is not the same in both, row by row; None where they can be paired."""
+        if not np.array_equal(self.paths, other.paths):
+            return "images"
+        return None if np.array_equal(self.targets, other.targets) else "labels"
 
 
 @dataclass(frozen=True)
