@@ -31,10 +31,10 @@ demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, comp
 		--out demo/gallery --overwrite --device cpu
 
 test: setup ## Run the test suite (at most 12 minutes on 2 cores)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test-all: setup ## Run every test, also the slow ones
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: setup ## Check style with ruff
 	$(BIN)/ruff check .
