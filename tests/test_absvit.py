@@ -15,13 +15,19 @@ import pytest
 import torch
 from command_line import attnbias
 from PIL import Image
+from timm.data.mixup import Mixup
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import SampleKey, seeded
 from attnbias.methods.absvit import METHOD, attention, convert
-from attnbias.methods.absvit.augment import evaluation_transform, repeated_augmentation_order, training_transform
+from attnbias.methods.absvit.augment import (
+    batch_mixing,
+    evaluation_transform,
+    repeated_augmentation_order,
+    training_transform,
+)
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe, epoch_rate
 from attnbias.methods.engine.errors import UsageError
@@ -256,6 +262,24 @@ def test_mixing_follows_the_given_generator_alone() -> None:
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
     torch.testing.assert_close(first[1].sum(1), torch.ones(3))
+
+
+def test_mixing_of_pairs_and_of_single_images_is_timms() -> None:
+    targets = torch.tensor([0, 1, 2, 3])
+    for mode in ("pair", "elem"):
+        ours, theirs = batch_mixing(AbSViTRecipe(mixup_mode=mode), 5), Mixup(0.8, 1.0, mode=mode, num_classes=5)
+        assert ours is not None
+        results = []
+        for mixing in (ours, theirs):
+            np.random.seed(2)
+            results.append(mixing(pictures(4), targets))
+        for mixed, expected in zip(*results, strict=True):
+            torch.testing.assert_close(mixed, expected)
+        assert len({tuple(row) for row in results[0][1].tolist()}) == 4  # each image has a share of its own
+    odd = batch_mixing(AbSViTRecipe(mixup_mode="pair"), 5)
+    assert odd is not None
+    with pytest.raises(UsageError, match="--mixup-mode pair mixes two images at a time, and a batch has 3"):
+        odd(pictures(3), targets[:3])
 
 
 def test_mixing_keeps_unknown_labels_unknown() -> None:

@@ -109,6 +109,20 @@ def test_one_picture_cannot_train() -> None:
         METHOD.loss(model.train(), batch, recipe, "segmentation")
 
 
+def test_each_heads_loss_has_a_weight() -> None:
+    model, recipe = segmenter(head_dropout=0.0)
+    target = torch.randint(5, (2, 64, 64), generator=torch.Generator().manual_seed(0))
+    batch = {"image": pictures(2, 64, 64), "target": target}
+
+    def terms(**weights: float) -> dict[str, Tensor]:
+        return METHOD.loss(model.train(), batch, revise(recipe, weights), "segmentation")
+
+    plain, weighted = terms(), terms(decode_weight=0.25, aux_weight=0.8)
+    torch.testing.assert_close(weighted["decode"], 0.25 * plain["decode"])
+    torch.testing.assert_close(weighted["aux"], 2 * plain["aux"])
+    torch.testing.assert_close(weighted["loss"], 0.25 * plain["decode"] + 2 * plain["aux"])
+
+
 def test_only_sets_with_label_maps_train() -> None:
     with pytest.raises(UsageError, match="'coco' is a multilabel set"):
         METHOD.build_model(revise(MINI, {"dataset": "coco"}), 80, "multilabel")

@@ -366,7 +366,7 @@ def lightning_file(path: Path, state: dict[str, Tensor], monkeypatch: pytest.Mon
 def test_weights_go_out_under_published_names_and_come_back(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = small(task)
+    recipe = revise(small(task), {"fusion_mlp": 2})
     model = built(recipe, classes=0 if task == "retrieval" else 5)
     published = convert.publish(model.state_dict())
     assert published[convert.POSITION_IDS].shape == (1, 514)
@@ -377,7 +377,16 @@ def test_weights_go_out_under_published_names_and_come_back(
     loaded = load_run("absvit-vision-language", str(file), flags, recipe_name=f"tiny-{task}", data_root=tmp_path)
     assert loaded.task == task
     assert isinstance(loaded.recipe, VisionLanguageRecipe)
-    for name in ("vocabulary", "fusion_width", "fusion_layers", "architecture", "text_encoder", "top_down", "task"):
+    for name in (
+        "vocabulary",
+        "fusion_width",
+        "fusion_layers",
+        "fusion_mlp",
+        "architecture",
+        "text_encoder",
+        "top_down",
+        "task",
+    ):
         assert getattr(loaded.recipe, name) == getattr(recipe, name), name
     batch = samples(task)
     with torch.no_grad():

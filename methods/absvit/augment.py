@@ -21,6 +21,7 @@ from attnbias.data.transforms.basic import (
     train_transform,
 )
 from attnbias.methods.absvit.recipe import AbSViTRecipe
+from attnbias.methods.engine.errors import UsageError
 
 SMALL = 32
 """Pictures up to this side are cropped with a border in training and not resized in evaluation (CIFAR)."""
@@ -61,14 +62,21 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
 
 
 class BatchMixing(Mixup):
-    """timm's Mixup in batch mode, for odd batches and for multi-label targets with unknown labels too.
+    """timm's Mixup, for odd batches (but in mode `pair`) and for multi-label targets with unknown labels too.
 
     The partner of a picture is the one at the mirrored place of the batch. Draws come from NumPy's global generator.
     """
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix images (B, 3, H, W) in place and turn targets (B,) or (B, C) into smoothed mixed rows (B, C)."""
-        share = self._mix_batch(images)
+        """Mix images (B, 3, H, W) in place and turn targets (B,) or (B, C) into smoothed mixed rows (B, C).
+
+        Raises:
+            UsageError: an odd batch, in mode `pair`.
+        """
+        if self.mode == "pair" and len(images) % 2:
+            raise UsageError(f"--mixup-mode pair mixes two images at a time, and a batch has {len(images)}")
+        mix = {"batch": self._mix_batch, "pair": self._mix_pair, "elem": self._mix_elem}[self.mode]
+        share = mix(images)
         if targets.ndim == 1:
             return images, mixup_target(targets, self.num_classes, share, self.label_smoothing)
         unknown = (targets < 0) | (targets < 0).flip(0)
@@ -85,6 +93,7 @@ def batch_mixing(recipe: AbSViTRecipe, num_classes: int) -> BatchMixing | None:
         cutmix_alpha=recipe.cutmix,
         prob=recipe.mixup_probability,
         switch_prob=recipe.switch_probability,
+        mode=recipe.mixup_mode,
         label_smoothing=recipe.label_smoothing,
         num_classes=num_classes,
     )

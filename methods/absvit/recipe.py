@@ -53,6 +53,9 @@ class AbSViTRecipe(Recipe):
     cutmix: float = option(1.0, "CutMix: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
     mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Data", ge=0, le=1)
     switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Data", ge=0, le=1)
+    mixup_mode: Literal["batch", "pair", "elem"] = option(
+        "batch", "What one draw mixes: a batch, a pair of pictures (even batches), or each picture.", "Data"
+    )
     label_smoothing: float = option(0.1, "Label smoothing, of mixed targets too.", "Data", ge=0, lt=1)
     repeats: int = option(
         3,

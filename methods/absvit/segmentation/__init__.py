@@ -74,7 +74,8 @@ class SegmentationMethod(Method):
             raise UsageError(
                 "batch normalisation needs two pictures in each process and accumulation step; raise --batch-size"
             ) from None
-        return segmentation_loss(logits, auxiliary, batch["target"], recipe.aux_weight, recipe.avg_non_ignore)
+        weights = recipe.decode_weight, recipe.aux_weight
+        return segmentation_loss(logits, auxiliary, batch["target"], weights, recipe.avg_non_ignore)
 
     def param_groups(self, model: nn.Module, recipe: SegmentationRecipe) -> list[dict[str, Any]]:
         """Parameters with decay, then those without, by their names (the program's rule); frozen ones in neither."""

@@ -27,10 +27,10 @@ def pixel_loss(logits: Tensor, target: Tensor, avg_non_ignore: bool = False) -> 
 
 
 def segmentation_loss(
-    logits: Tensor, auxiliary: Tensor, target: Tensor, aux_weight: float, avg_non_ignore: bool
+    logits: Tensor, auxiliary: Tensor, target: Tensor, weights: tuple[float, float], avg_non_ignore: bool
 ) -> dict[str, Tensor]:
-    """Loss of UperNet's head plus `aux_weight` x that of the auxiliary head, and the accuracy of both."""
+    """Losses of UperNet's and of the auxiliary head, each times its weight, their sum, and the accuracy of both."""
     decode, accuracy = pixel_loss(logits, target, avg_non_ignore)
     aux, aux_accuracy = pixel_loss(auxiliary, target, avg_non_ignore)
-    aux = aux_weight * aux
+    decode, aux = weights[0] * decode, weights[1] * aux
     return {"loss": decode + aux, "decode": decode, "aux": aux, "accuracy": accuracy, "aux_accuracy": aux_accuracy}

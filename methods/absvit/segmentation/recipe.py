@@ -77,6 +77,7 @@ class SegmentationRecipe(Recipe):
     aux_channels: int = option(256, "Channels of the auxiliary head.", ge=1)
     pool_scales: tuple[int, ...] = option((1, 2, 3, 6), "Sides of the grids that UperNet pools the last map to.")
     head_dropout: float = option(0.1, "Share of the channels dropped before the classifiers.", ge=0, lt=1)
+    decode_weight: float = option(1.0, "Weight of the loss of UperNet's head.", ge=0)
     aux_weight: float = option(0.4, "Weight of the auxiliary head's loss.", ge=0)
     avg_non_ignore: bool = option(
         False, "Average the loss over labelled pixels; False = over all, unlabelled ones counting as 0 (the program's)."

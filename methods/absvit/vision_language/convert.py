@@ -70,6 +70,7 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
         "vocabulary": len(words),
         "fusion_width": len(state["cross_modal_text_transform.weight"]),
         "fusion_layers": _count(state, "cross_modal_text_layers.", ".intermediate.dense.weight"),
+        **_fusion_mlp(state),
         **_vision(state),
     }
     encoder = {
@@ -83,6 +84,11 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
         if (head := state.get(f"{name}_classifier.3.weight")) is not None:
             return {**fields, "task": task, "num_classes": len(head)}
     return {**fields, "task": "retrieval", "num_classes": 0} if "rank_output.weight" in state else {}
+
+
+def _fusion_mlp(state: dict[str, Tensor]) -> dict[str, Any]:
+    hidden = state.get("cross_modal_text_layers.0.intermediate.dense.weight")
+    return {} if hidden is None else {"fusion_mlp": max(1, len(hidden) // hidden.shape[1])}
 
 
 def _vision(state: dict[str, Tensor]) -> dict[str, Any]:

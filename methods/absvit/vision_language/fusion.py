@@ -53,12 +53,12 @@ class Attention(nn.Module):
 class FusionLayer(nn.Module):
     """One layer of one stream: look at oneself, look at the other stream, think."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, dropout: float) -> None:
         super().__init__()
         self.attention = Attention(width, heads, dropout)
         self.crossattention = Attention(width, heads, dropout)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, 4 * width)})
-        self.output = Output(4 * width, width, dropout)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, mlp * width)})
+        self.output = Output(mlp * width, width, dropout)
 
     def forward(self, x: Tensor, other: Tensor, own_mask: Tensor | None, other_mask: Tensor | None) -> Tensor:
         """Map x (B, T, D) to (B, T, D), given the other stream's tokens (B, S, D)."""

@@ -90,7 +90,7 @@ class VisionLanguageModel(nn.Module):
         task: decides the head.
         vision: a TextSteeredViT, or a plain ViT.
         text: RoBERTa without its pooler.
-        width, heads, layers, dropout: of the fusion.
+        width, heads, layers, mlp, dropout: of the fusion; mlp * width are the hidden channels of its layers.
         answers: classes of the head (not for retrieval).
         prompt_pool: see VisionLanguageRecipe.
     """
@@ -104,6 +104,7 @@ class VisionLanguageModel(nn.Module):
         width: int,
         heads: int,
         layers: int,
+        mlp: int,
         dropout: float,
         answers: int,
         prompt_pool: str,
@@ -115,8 +116,8 @@ class VisionLanguageModel(nn.Module):
         self.cross_modal_image_transform = nn.Linear(vision.embed_dim, width)
         self.token_type_embeddings = nn.Embedding(3 if task == "nlvr2" else 2, width)
         self.vit_model, self.text_transformer = vision, text
-        self.cross_modal_image_layers = nn.ModuleList(FusionLayer(width, heads, dropout) for _ in range(layers))
-        self.cross_modal_text_layers = nn.ModuleList(FusionLayer(width, heads, dropout) for _ in range(layers))
+        self.cross_modal_image_layers = nn.ModuleList(FusionLayer(width, heads, mlp, dropout) for _ in range(layers))
+        self.cross_modal_text_layers = nn.ModuleList(FusionLayer(width, heads, mlp, dropout) for _ in range(layers))
         self.cross_modal_image_pooler = Pooler(width)
         self.cross_modal_text_pooler = Pooler(width)
         if task == "retrieval":
@@ -257,6 +258,7 @@ def build(recipe: VisionLanguageRecipe, num_classes: int) -> VisionLanguageModel
         width=recipe.fusion_width,
         heads=recipe.fusion_heads,
         layers=recipe.fusion_layers,
+        mlp=recipe.fusion_mlp,
         dropout=recipe.dropout,
         answers=num_classes,
         prompt_pool=recipe.prompt_pool,

@@ -98,6 +98,7 @@ class VisionLanguageRecipe(Recipe):
     fusion_width: int = option(768, "Channels of the fusion layers.", ge=1)
     fusion_heads: int = option(12, "Attention heads of the fusion layers.", ge=1)
     fusion_layers: int = option(6, "Pairs of fusion layers.", ge=1, le=256)
+    fusion_mlp: int = option(4, "Hidden channels of the fusion layers, as a multiple of fusion_width.", ge=1, le=256)
     dropout: float = option(0.1, "Dropout of the fusion layers.", ge=0, lt=1)
 
     @model_validator(mode="after")
