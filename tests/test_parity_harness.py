@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_settings import by_kind, changes, ignored
 from comparison import Tolerance, differences
-from golden_case import Golden
-from harness import check, golden_files
+from golden_case import Golden, Settings, UncomputedSetting
+from harness import check, descriptive, golden_files, runner_module
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASE = GOLDENS / "csra" / "lr_no_warmup.json.gz"
@@ -50,10 +51,93 @@ def test_an_output_that_the_runner_does_not_compute_fails(tmp_path: Path) -> Non
     assert check(path) == ["output 'extra' is not computed by the runner"]
 
 
+def test_a_setting_that_the_runner_does_not_read_fails(tmp_path: Path) -> None:
+    def add(case: dict[str, Any]) -> None:
+        case["config"]["nesterov"] = True
+        case["config"]["loaders"][0]["pin"] = 1
+
+    assert check(write(tmp_path, "lr_x.json", lambda case: case["config"].update(nesterov=True))) == [
+        "setting 'nesterov' is not read by the runner"
+    ]
+    assert "setting 'loaders' is" in check(write(tmp_path, "lr_x.json", add))[0]
+
+
+def test_a_value_that_nothing_computes_fails_by_its_name(tmp_path: Path) -> None:
+    def other_momentum(case: dict[str, Any]) -> None:
+        case["config"]["sgd"]["momentum"] = 0.8
+
+    (problem,) = check(write(tmp_path, "lr_x.json", other_momentum))
+    assert problem.startswith("setting 'sgd' is {'momentum': 0.8")
+    (problem,) = check(write(tmp_path, "lr_x.json", lambda case: case["config"]["argv"].extend(["--cutmix", "x"])))
+    assert problem.startswith("setting 'argv' holds ['--cutmix']")
+
+
+def test_settings_remember_what_was_read_inside_of_others_too() -> None:
+    content = {"a": 1, "b": {"c": 2, "d": 3}, "e": [{"f": 4}, 5], "g": {"h": 6}, "i": 0.1}
+    settings = Settings(content)
+    assert settings.unread() == ["a", "b", "e", "g", "i"]
+    assert settings["b"]["c"] == 2
+    assert settings["e"][1] == 5
+    settings.only(g={"h": 6}, i=0.1 + 1e-12, absent=1)
+    assert settings.unread() == ["a", "b.d", "e[0].f"]
+    assert "a" in settings
+    assert settings.unread()[0] == "a"
+    assert {**settings["b"]} == content["b"]
+    assert settings.choice("a", {1: "one"}) == "one"
+    assert settings.unread() == ["e[0].f"]
+    with pytest.raises(UncomputedSetting, match=r"'g\.h' is 6; only 7 is computed"):
+        settings["g"].only(h=7)
+    with pytest.raises(UncomputedSetting, match=r"'a' is 1; known: \[2\]"):
+        settings.choice("a", {2: "two"})
+    with pytest.raises(UncomputedSetting, match="'a' is 1; only True"):
+        settings.only(a=True)
+
+
+CASES = [Golden.read(path) for path in golden_files(GOLDENS) if path.suffix == ".gz"]
+LARGEST = 20_000_000
+"""Values of the largest model whose settings are changed: each change runs its case again."""
+
+
+def kinds() -> list[Any]:
+    """The cases of each kind; those that build models wait for `-m slow`."""
+    found = by_kind(case for case in CASES if case.parameters < LARGEST)
+    return [
+        pytest.param(cases, id=name, marks=[pytest.mark.slow] if builds_models(name, cases) else [])
+        for name, cases in found.items()
+        if any(list(changes(case)) for case in cases)
+    ]
+
+
+def builds_models(kind: str, cases: list[Golden]) -> bool:
+    return kind.endswith(("layouts", "param_groups")) or any(case.parameters for case in cases)
+
+
+@pytest.mark.parametrize("cases", kinds())
+def test_a_changed_setting_is_never_ignored(cases: list[Golden]) -> None:
+    assert ignored(cases) == []
+
+
+@pytest.mark.parametrize("method", sorted({case.method for case in CASES}))
+def test_every_setting_that_is_said_to_be_descriptive_is_one_of_a_case(method: str) -> None:
+    module = runner_module(method)
+    assert module is not None
+    said: dict[str, str] = dict(getattr(module, "DESCRIPTIVE", {}))
+    for pattern, reason in said.items():
+        alone = type(module)("alone")
+        alone.DESCRIPTIVE = {pattern: reason}  # type: ignore[attr-defined]
+        names = ((case, name) for case in CASES if case.method == method for name in all_names(case))
+        assert any(descriptive(alone, case, name) for case, name in names), f"no case has {pattern}"
+
+
 def test_a_figure_beyond_its_tolerance_fails(tmp_path: Path) -> None:
     path = write(tmp_path, "lr_x.json", lambda case: case["outputs"]["rows"][3].__setitem__(2, 0.0101))
     (problem,) = check(path)
     assert problem.startswith("rows[3][2]: 1 of 1 values differ")
+
+
+def all_names(case: Golden) -> list[str]:
+    """Every setting's name, as `changes` and `unread` spell it."""
+    return [*(change.name for change in changes(case, all_of_them=True)), *Settings(dict(case.config)).unread()]
 
 
 def test_files_below_a_folder_called_records_are_not_cases(tmp_path: Path) -> None:

@@ -24,17 +24,18 @@ from absvit_models import (
     soft_target,
 )
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, Settings
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
+from torchvision.transforms import v2
 
 from attnbias.data.published_tests import competing_scores
 from attnbias.data.sets import imagenet
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
-from attnbias.data.transforms.basic import normalization
-from attnbias.data.transforms.corruptions import precropped_transform
+from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
+from attnbias.data.transforms.corruptions import PUBLISHED_SIZE, precropped_transform
 from attnbias.methods.absvit import METHOD, attention, augment, recipe
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.evaluation import robustness
@@ -59,6 +60,7 @@ def losses(case: Golden) -> dict[str, Any]:
 
 def lr(case: Golden) -> dict[str, Any]:
     config = case.config
+    config.only(lr_after_scaling=scaled_rate(config))
     settings = recipe.AbSViTRecipe(
         epochs=config["epochs"],
         batch_size=config["batch_size"] * config["world_size"],
@@ -75,6 +77,11 @@ def lr(case: Golden) -> dict[str, Any]:
     return {"lr_used_in_epoch": rates[:-1], "lr_after_last_step": rates[-1]}
 
 
+def scaled_rate(config: Settings) -> float:
+    """The program's rate: that of its flag, for 512 pictures a step."""
+    return float(config["lr_argument"] * config["batch_size"] * config["world_size"] / 512)
+
+
 def mixup(case: Golden) -> dict[str, Any]:
     config = case.config
     mixing = augment.batch_mixing(
@@ -83,6 +90,7 @@ def mixup(case: Golden) -> dict[str, Any]:
             cutmix=config["cutmix_alpha"],
             mixup_probability=config["prob"],
             switch_probability=config["switch_prob"],
+            mixup_mode=config["mode"],
             label_smoothing=config["label_smoothing"],
         ),
         config["num_classes"],
@@ -92,12 +100,14 @@ def mixup(case: Golden) -> dict[str, Any]:
     np.random.seed(config["numpy_seed"])
     for place in range(sum(name.startswith("x") for name in case.inputs)):
         images, targets = (torch.from_numpy(case.input(f"{name}{place}")) for name in "xy")
+        config.only(batch=len(images))
         outputs[f"x{place}"], outputs[f"target{place}"] = mixing(images, targets)
     return outputs
 
 
 def sampler(case: Golden) -> dict[str, Any]:
     config = case.config
+    config.only(shuffle=True)
     order = augment.repeated_augmentation_order(config["dataset_len"], config["epoch"])
     world = config["num_replicas"]
     return {f"rank{rank}": order[rank::world][: len(order) // world] for rank in range(world)}
@@ -105,6 +115,7 @@ def sampler(case: Golden) -> dict[str, Any]:
 
 def trajectory(case: Golden) -> dict[str, Any]:
     config = case.config
+    config.only(drop_path=0.0, lr_after_scaling=scaled_rate(config))  # what is dropped is drawn
     settings = recipe_of(config, lr=config["lr_after_scaling"], optimizer=config["opt"], scheduler=config["sched"])
     model = model_of(config, case.state_dict()).train()
     groups = METHOD.param_groups(model, settings)
@@ -153,23 +164,50 @@ def trajectory(case: Golden) -> dict[str, Any]:
 
 
 def prep(case: Golden) -> dict[str, Any]:
-    picture = Image.fromarray(case.input("picture"))
-    size = case.config["input_size"]
-    if case.config["transform"] == "inc":
-        return {"tensor": precropped_transform(224, "imagenet")(picture)}
-    settings = recipe.AbSViTRecipe().model_copy(update={"image_size": size})
-    return {"tensor": augment.evaluation_transform(settings)(picture)}
+    config = case.config
+    # The program cuts the published corruptions to 224 whatever its --input-size says; ours would resize them then.
+    precropped = config.choice("transform", {"eval": False, "inc": True})
+    if precropped:
+        transform = precropped_transform(PUBLISHED_SIZE, "imagenet")
+    else:
+        settings = recipe.AbSViTRecipe().model_copy(update={"image_size": config["input_size"]})
+        transform = augment.evaluation_transform(settings)
+    config.only(steps=in_words(transform))
+    return {"tensor": transform(Image.fromarray(case.input("picture")))}
+
+
+def in_words(transform: v2.Compose) -> str:
+    """Our evaluation transform as torchvision's first version prints it."""
+    lines = []
+    for step in transform.transforms:
+        match step:
+            case ShortSideResize():
+                options = f"interpolation={step.interpolation.value}, max_size=None, antialias=True"
+                lines.append(f"Resize(size={step.size[0]}, {options})")
+            case v2.CenterCrop():
+                lines.append(f"CenterCrop(size={tuple(step.size)})")
+            case ToNormalizedTensor():
+                lines += ["ToTensor()", f"Normalize(mean={tuple(step.mean)}, std={tuple(step.std)})"]
+            case _:
+                raise ValueError(f"a step that the published program does not have: {step}")
+    return "     ".join(["Compose(", *lines]) + " )"
 
 
 def prep_train(case: Golden) -> dict[str, Any]:
-    crop, flip, policy, *_, erasing = augment.training_transform(recipe.AbSViTRecipe()).transforms
+    crop, flip, policy, _, normalize, erasing = augment.training_transform(recipe.AbSViTRecipe()).transforms
     # Pillow's filters were plain numbers then.
     plain = lambda options: str({k: int(v) if isinstance(v, int) else v for k, v in options.items()})  # noqa: E731
     levels = [op.level_fn.__name__ if op.level_fn else "None" for op in policy.ops]
-    assert f"RandAugment n={policy.num_layers}, {len(policy.ops)} ops" in case.config["steps"]
-    assert f"RandomHorizontalFlip(p={flip.p})" in case.config["steps"]
-    assert str(crop).split(", interpolation")[0] == case.config["steps"][0].split(", interpolation")[0]
-    assert "interpolation=bicubic" in str(crop)
+    case.config.only(
+        steps=[
+            str(crop).replace("interpolation=bicubic", "interpolation=PIL.Image.BICUBIC"),
+            f"RandomHorizontalFlip(p={flip.p})",
+            f"RandAugment n={policy.num_layers}, {len(policy.ops)} ops",
+            "ToTensor()",
+            str(normalize),
+            "RandomErasing",
+        ]
+    )
     return {
         "randaugment_ops": [
             [op.aug_fn.__name__, op.prob, op.magnitude, op.magnitude_std, level, plain(op.kwargs), plain(op.hparams)]
@@ -245,11 +283,13 @@ def fraction(text: str) -> float:
 
 def metric_accuracy(case: Golden) -> dict[str, Any]:
     logits, targets = case.input("logits").copy(), case.input("target")
-    kept = np.arange(case.config["num_classes"])
-    if case.config["mask"]:
+    case.config.only(num_classes=logits.shape[1])
+    kept = np.arange(logits.shape[1])
+    named = case.config.choice("mask", {None: None, "imagenet_a_indices": "a", "imagenet_r_indices": "r"})
+    if named:
         # The setting names A's indices in the cases of both subsets; what a case shows names its own.
         stated = re.search(r"ImageNet-([AR]) mask", case.raw["what"])
-        subset = stated[1].lower() if stated else case.config["mask"].split("_")[1]
+        subset = stated[1].lower() if stated else named
         kept = np.array(imagenet.subset_indices(f"imagenet-{subset}"))
     even = np.arange(0, len(logits), 2)
     logits[even, kept[targets[even]]] += 3
@@ -269,8 +309,11 @@ def metric_mce(case: Golden) -> dict[str, Any]:
     names = case.config["folders"]
     accuracies = dict(zip(names, case.input("corruption_acc").astype(np.float64), strict=True))
     table = robustness.corruption_errors({name: list(row) for name, row in accuracies.items()})
-    assert list(imagenet.CORRUPTIONS) == names[: len(imagenet.CORRUPTIONS)]
-    assert [robustness.ALEXNET_ERROR[name] for name in names] == case.config["alexnet_error"]
+    case.config.only(
+        folders=[name for name in imagenet.CORRUPTIONS if name in names],
+        corruptions_in_order=[name.replace("_", " ").title().replace("Jpeg", "JPEG") for name in names],
+        alexnet_error=[robustness.ALEXNET_ERROR[name] for name in names],
+    )
     return {
         "mean_acc_per_corruption": [table.accuracy[name] for name in names],
         "ce_percent": [table.error[name] for name in names],
@@ -295,7 +338,7 @@ def vis_demo(case: Golden) -> dict[str, Any]:
     config = case.config
     model = model_of(config, case.state_dict())
     assert isinstance(model, AbSViT)
-    assert config["layer_index"] == len(model.blocks) - 3  # the block before which the product takes its norms
+    config.only(layer_index=len(model.blocks) - 3)  # the block before which the product takes its norms
     image = attention.demo_input(case.input("picture"), config["grid"] * model.patch_embed.patch_size[0])[None]
     patches, classes = model.patch_embed(image), torch.tensor([config["classes"]])
     tokens, prefix, gain = model.encode(patches), model.num_prefix_tokens, config["class_mask_factor"]
@@ -310,7 +353,9 @@ def vis_demo(case: Golden) -> dict[str, Any]:
         "prompt_feature_norm": prompt,
         "prompt_map": attention.top_of_range(prompt),
     }
-    if config["baseline"] is not None:
+    if config["baseline"] is None:
+        config.only(baseline_salt=None)
+    else:
         baseline = baseline_of(case)
         plain = attention.feature_norms(baseline, baseline.patch_embed(image))[0]
         maps |= {"vit_feature_norm": plain, "vit_map": attention.top_of_range(plain)}
@@ -371,4 +416,20 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "imagenet_subsets": imagenet_subsets,
     "vis_demo": vis_demo,
     "vis_load_image": vis_load_image,
+}
+
+DESCRIPTIVE = {
+    "forward_vit_*:var_loss": "a plain ViT reconstructs nothing",
+    "forward_vit_*:feedback_aug": "a plain ViT feeds nothing back",
+    "forward_*:eval_mode": "nothing is dropped in these models: both modes compute the same",
+    "grad_vit_*:var_loss": "a plain ViT reconstructs nothing",
+    "grad_*_smooth:num_classes": "the head's weights tell it too; smoothed labels do not depend on it",
+    "init_*:img_size": "statistics of drawn weights do not depend on how many there are",
+    "init_*:num_classes": "statistics of drawn weights do not depend on how many there are",
+    "lr_*:cooldown_epochs": "the program's loop ends at --epochs, before any cool-down",
+    "lr_*:decay_*": "of the scheduler `step`",
+    "mixup_batch_mix_only:switch_prob": "of CutMix beside mixup",
+    "prep_inc_*:input_size": "the program cuts the published corruptions to 224 whatever its --input-size says",
+    "traj_vit_*:var_loss": "a plain ViT reconstructs nothing",
+    "traj_vit_*_smooth:seed": "nothing is drawn where nothing is mixed",
 }

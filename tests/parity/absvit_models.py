@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from attnbias.methods.absvit import METHOD, attention, augment, convert, loss, r
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.weights.files import match_state, read_checkpoint
 
+OPTIONS = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
+OPTIONS += ("init_values", "no_embed_class", "class_token", "global_pool", "fc_norm")
+"""Of the program's constructor; timm calls them the same."""
+
 
 def architecture(name: str) -> tuple[str, bool]:
     """A published model's name -> (recipe architecture, second pass): absvit_tiny_patch8_224_gap -> tiny_patch8_gap."""
@@ -28,9 +33,7 @@ def model_of(config: dict[str, Any], state: dict[str, Tensor]) -> VisionTransfor
     size, top_down = architecture(config["model"])
     options = dict(recipe.ARCHITECTURES[size], num_classes=config.get("num_classes", 1000))
     options["img_size"] = tuple(np.broadcast_to(config.get("img_size", 224), 2).tolist())
-    for name in ("init_values", "no_embed_class", "class_token", "global_pool", "fc_norm"):
-        if name in config:
-            options[name] = config[name]
+    options |= {name: config[name] for name in OPTIONS if name in config}
     model = AbSViT(gain=config.get("feedback_aug", 1), **options) if top_down else VisionTransformer(**options)
     model.load_state_dict(METHOD.convert(state))
     return model.eval()
@@ -39,14 +42,15 @@ def model_of(config: dict[str, Any], state: dict[str, Tensor]) -> VisionTransfor
 def recipe_of(config: dict[str, Any], **changes: Any) -> recipe.AbSViTRecipe:
     size, top_down = architecture(config["model"])
     names = {"img_size": "image_size", "smoothing": "label_smoothing", "var_loss": "reconstruction_weight"}
-    fields = {names.get(name, name): value for name, value in config.items()}
-    known = {name: value for name, value in fields.items() if name in recipe.AbSViTRecipe.model_fields}
-    return recipe.AbSViTRecipe(**known | {"architecture": size, "top_down": top_down} | changes)
+    names |= {name: name for name in recipe.AbSViTRecipe.model_fields}
+    fields = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    return recipe.AbSViTRecipe(**fields | {"architecture": size, "top_down": top_down} | changes)
 
 
 @torch.no_grad()
 def forward(case: Golden) -> dict[str, Any]:
     model, images = model_of(case.config, case.state_dict()), torch.from_numpy(case.input("image"))
+    model.train(not case.config["eval_mode"])
     last, patches = len(model.blocks) - 1, model.patch_embed(images)
 
     def weights(feedback: Any, suffix: str) -> dict[str, Tensor]:
@@ -92,13 +96,16 @@ def forward(case: Golden) -> dict[str, Any]:
 
 def grad(case: Golden) -> dict[str, Any]:
     config = case.config
+    mixed = config["mixup_lam"] is not None
+    criterion = "soft target cross entropy" if mixed else "label smoothing CE"
+    config.only(drop_path=0.0, criterion=criterion)  # what is dropped is drawn
     model = model_of(config, case.state_dict()).train()
     images, target = torch.from_numpy(case.input("image")), torch.from_numpy(case.input("target"))
     outputs: dict[str, Any] = {}
-    if config["mixup_lam"] is not None:
+    if mixed:
         target = soft_target(target, config["num_classes"], config["mixup_lam"], config["smoothing"])
         outputs["soft_target"] = target
-    settings = recipe_of(config, drop_path=config["drop_path"])
+    settings = recipe_of(config)
     terms = METHOD.loss(model, {"image": images, "target": target}, settings, "singlelabel")
     terms["loss"].backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -159,8 +166,12 @@ def group_names(model: VisionTransformer, groups: list[dict[str, Any]]) -> list[
 
 
 def posembed(case: Golden) -> dict[str, Any]:
+    embedding = torch.from_numpy(case.input("pos_embed"))
+    side = math.isqrt(embedding.shape[1] - 1)
+    old = case.config["old_grid"]
+    case.config.only(extra_tokens=1, old_grid=[side, side] if isinstance(old, list) else side)
     grid = np.broadcast_to(case.config["new_grid"], 2).tolist()
-    return {"pos_embed_new": convert.resize_pos_embed(torch.from_numpy(case.input("pos_embed")), tuple(grid))}
+    return {"pos_embed_new": convert.resize_pos_embed(embedding, tuple(grid))}
 
 
 def checkpoint(case: Golden) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import absvit_segmentation_data
 import golden
 import numpy as np
 import torch
-from golden_case import Golden
+from golden_case import Golden, Settings, UncomputedSetting
 from torch import Tensor
 
 from attnbias.data.label_maps import IGNORE
@@ -33,11 +33,12 @@ from attnbias.weights.files import read_checkpoint
 # Building from the program's configuration ----------------------------------------------------------------------------
 
 
-def backbone_of(config: dict[str, Any]) -> DenseViT:
+def backbone_of(config: Settings) -> DenseViT:
     """The program's constructor arguments -> our backbone, in evaluation mode."""
-    names = {"patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "drop_path_rate"}
-    names |= {"img_size", "attn_drop_rate", "init_values", "global_pool"}
-    options = {name: value for name, value in config.items() if name in names}
+    config.only(num_classes=-1, class_token=True, no_embed_class=False)  # the program's dense backbones take no others
+    names = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "drop_path_rate")
+    names += ("img_size", "attn_drop_rate", "init_values", "global_pool")
+    options = {name: config[name] for name in names if name in config}
     options["pos_drop_rate"] = options["proj_drop_rate"] = config.get("drop_rate", 0.0)
     levels = config.get("out_indices", -1)
     depth = config.get("depth", 12)
@@ -51,17 +52,29 @@ def backbone_of(config: dict[str, Any]) -> DenseViT:
             "deep_prompts": prompts["deep"],
             "prompt_dropout": prompts["dropout"],
         }
-    backbone = (DenseAbSViT if config["type"] == "ViT_Top_Down" else DenseViT)(**options)
+    backbone: DenseViT = config.choice("type", {"ViT_Top_Down": DenseAbSViT, "ViT_Bottom_Up": DenseViT})(**options)
     freeze(backbone, transfer)
     return backbone.eval()
 
 
-def upernet_of(config: dict[str, Any]) -> UPerHead:
+def check_head(config: Settings, kind: str) -> None:
+    """Hold what our heads have one value of; synchronised normalisation is the trainer's, and of the same numbers."""
+    config.only(type=kind, align_corners=False)
+    if "norm_cfg" in config:
+        config["norm_cfg"].choice("type", dict.fromkeys(("BN", "SyncBN")))
+        config["norm_cfg"].only(requires_grad=True)
+    if "loss_decode" in config:
+        config["loss_decode"].only(type="CrossEntropyLoss", use_sigmoid=False)
+
+
+def upernet_of(config: Settings) -> UPerHead:
+    check_head(config, "UPerHead")
     options = {"pool_scales": config.get("pool_scales", (1, 2, 3, 6)), "dropout": config.get("dropout_ratio", 0.1)}
     return UPerHead(config["in_channels"], config["channels"], config["num_classes"], **options)
 
 
-def fcn_of(config: dict[str, Any]) -> FCNHead:
+def fcn_of(config: Settings) -> FCNHead:
+    check_head(config, "FCNHead")
     names = {"num_convs": "convs", "kernel_size": "kernel_size", "dilation": "dilation"}
     names |= {"concat_input": "concat_input", "dropout_ratio": "dropout"}
     given = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
@@ -69,19 +82,27 @@ def fcn_of(config: dict[str, Any]) -> FCNHead:
     return FCNHead(config["in_channels"], config["channels"], config["num_classes"], **options)
 
 
-def segmenter_of(config: dict[str, Any], state: dict[str, Tensor] | None = None) -> Segmenter:
+def segmenter_of(config: Settings, state: dict[str, Tensor] | None = None) -> Segmenter:
+    config.only(type="EncoderDecoder", neck=None, train_cfg={})
     parts = backbone_of(config["backbone"]), upernet_of(config["decode_head"]), fcn_of(config["auxiliary_head"])
+    # UperNet sees all of the backbone's maps, the auxiliary head the last one.
+    maps = len(parts[0].levels)
+    config["decode_head"].only(in_index=list(range(maps)))
+    config["auxiliary_head"].only(in_index=maps - 1)
     model = Segmenter(*parts)
     if state is not None:
         model.load_state_dict(METHOD.convert(state))
     return model.eval()
 
 
-def recipe_of(config: dict[str, Any], **fields: Any) -> SegmentationRecipe:
-    losses = [config[name].get("loss_decode", {}) for name in ("decode_head", "auxiliary_head")]
-    fields |= {"aux_weight": losses[1].get("loss_weight", 1.0)}
-    fields |= {"avg_non_ignore": losses[0].get("avg_non_ignore", False)}
-    test = config.get("test_cfg", {})
+def recipe_of(config: Settings, **fields: Any) -> SegmentationRecipe:
+    decode, auxiliary = (config[name].get("loss_decode", Settings({})) for name in ("decode_head", "auxiliary_head"))
+    averaged = decode.get("avg_non_ignore", False)
+    if auxiliary.get("avg_non_ignore", False) != averaged:
+        raise UncomputedSetting("setting 'avg_non_ignore' differs between the two heads")
+    fields |= {"decode_weight": decode.get("loss_weight", 1.0), "aux_weight": auxiliary.get("loss_weight", 1.0)}
+    fields |= {"avg_non_ignore": averaged}
+    test = config.get("test_cfg", Settings({}))
     fields |= {"mode": test.get("mode", "whole")}
     for theirs, ours in (("crop_size", "slide_crop"), ("stride", "slide_stride")):
         if theirs in test:
@@ -133,7 +154,8 @@ def backbone(case: Golden) -> dict[str, Any]:
 @torch.no_grad()
 def head(case: Golden) -> dict[str, Any]:
     maps = [image_of(case, name) for name in sorted(case.inputs)]
-    places, config = case.config["in_index"], {**case.config, "dropout_ratio": 0.0}
+    case.config.get("dropout_ratio")  # the case's train mode drops nothing
+    places, config = case.config["in_index"], Settings({**case.config, "dropout_ratio": 0.0})
     model = fcn_of(config) if isinstance(places, int) else upernet_of(config)
     model.load_state_dict(case.state_dict())
     inputs = maps[places] if isinstance(places, int) else [maps[place] for place in places]
@@ -198,7 +220,10 @@ def small_heads(width: int) -> tuple[UPerHead, FCNHead]:
 
 
 def pos_resize(case: Golden) -> dict[str, Any]:
-    return {"pos_embed": resize_pos_embed(image_of(case, "pos_embed"), tuple(case.config["target_grid"]))}
+    embedding = image_of(case, "pos_embed")
+    side = math.isqrt(embedding.shape[1] - 1)
+    case.config.only(source_grid=[side, side])
+    return {"pos_embed": resize_pos_embed(embedding, tuple(case.config["target_grid"]))}
 
 
 # Inference ------------------------------------------------------------------------------------------------------------
@@ -211,10 +236,12 @@ def infer(case: Golden) -> dict[str, Any]:
     model = segmenter_of(config, case.state_dict())
     views = [("image", config.get("img_shape"), config.get("flip"))]
     if "multi" in config:
-        views = [
-            (f"image_{place}", shape[-2:], "horizontal" if mirrored else None)
-            for place, (shape, mirrored) in enumerate(config["multi"])
-        ]
+        config.only(img_shape=None, flip=None)
+        views = []
+        for place, (shape, mirrored) in enumerate(config["multi"]):
+            if list(image_of(case, f"image_{place}").shape) != shape:
+                raise UncomputedSetting(f"setting 'multi[{place}][0]' is {shape}; its image has another shape")
+            views.append((f"image_{place}", shape[-2:], "horizontal" if mirrored else None))
     shares = []
     for name, seen, flip in views:
         sizes = (config["ori_shape"][:2], seen[:2]) if config.get("rescale", True) else (None, None)
@@ -229,6 +256,7 @@ def infer(case: Golden) -> dict[str, Any]:
 def losses(case: Golden) -> dict[str, Any]:
     config, logits = case.config, image_of(case, "logits").requires_grad_()
     target = labels_of(case, config["ignored_share"])
+    config.only(num_classes=logits.shape[1], label_size=list(target.shape[1:]))
     value, accuracy = pixel_loss(logits, target, config.get("avg_non_ignore", False))
     value = config["loss_weight"] * value
     value.backward()
@@ -266,8 +294,10 @@ def metric(case: Golden) -> dict[str, Any]:
 
 def overlay(case: Golden) -> dict[str, Any]:
     classes = {"PascalVOCDataset": VOC, "CityscapesDataset": CITYSCAPES, "ADE20KDataset": ade20k()}
-    colours = palette(tuple(classes[case.config["dataset"]]))
-    return {"overlay_rgb": paint(case.input("photo"), case.input("seg"), colours, case.config["opacity"])}
+    colours = palette(tuple(case.config.choice("dataset", classes)))
+    photo = case.input("photo")
+    case.config.only(size=list(photo.shape[:2]))
+    return {"overlay_rgb": paint(photo, case.input("seg"), colours, case.config["opacity"])}
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -293,7 +323,7 @@ def param_groups(case: Golden) -> dict[str, Any]:
     }
 
 
-def training_recipe(config: dict[str, Any], **fields: Any) -> SegmentationRecipe:
+def training_recipe(config: Settings, **fields: Any) -> SegmentationRecipe:
     names = {"max_iters": "steps", "warmup_iters": "warmup_steps", "base_lr": "lr"}
     names |= {name: name for name in ("warmup_ratio", "power", "min_lr", "weight_decay")}
     return SegmentationRecipe(**fields, **{ours: config[theirs] for theirs, ours in names.items() if theirs in config})
@@ -308,14 +338,16 @@ def schedule(case: Golden) -> dict[str, Any]:
 
 def trajectory(case: Golden) -> dict[str, Any]:
     config = case.config
-    fields = recipe_of(config).model_dump(include={"aux_weight", "avg_non_ignore"})
+    fields = recipe_of(config).model_dump(include={"decode_weight", "aux_weight", "avg_non_ignore"})
     recipe = training_recipe(config, **fields)
     model = segmenter_of(config, case.state_dict()).train()
     optimizer, factors = build_optimizer(METHOD.param_groups(model, recipe), recipe), METHOD.schedule(recipe, 1)
     history = []
     for step in range(config["steps"]):
         apply_schedule(optimizer, factors, step)
-        batch = {"image": image_of(case, "image_{i}", step), "target": labels_of(case, 0.15, "_{i}", step)}
+        images = image_of(case, "image_{i}", step)
+        config.only(shape=list(images.shape))
+        batch = {"image": images, "target": labels_of(case, 0.15, "_{i}", step)}
         value = METHOD.loss(model, batch, recipe, "segmentation")["loss"]
         optimizer.zero_grad()
         value.backward()
@@ -345,4 +377,31 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "schedule": schedule,
     "trajectory": trajectory,
     **absvit_segmentation_data.RUNNERS,
+}
+
+TRAINING_ONLY = "acts in training alone"
+DESCRIPTIVE = {
+    "*:*init_cfg*": "the file that the program starts from; a case brings its weights",
+    "*:*num_tokens": "of the transfer type `prompt`",
+    "*:*prompt_config*": "of the transfer type `prompt`",
+    "backbone_*:drop_path_rate": TRAINING_ONLY,
+    "load_*:drop_path_rate": TRAINING_ONLY,
+    "load_*:transfer_type": "decides what is trained",
+    "head_*:dropout_ratio": "the cases' train mode drops nothing",
+    "infer_*:*drop*": TRAINING_ONLY,
+    "infer_*:*loss_decode*": TRAINING_ONLY,
+    "infer_*:*auxiliary_head*": TRAINING_ONLY,
+    "infer_*:*transfer_type": "decides what is trained",
+    "index_*:files[[]2]": "a file that is no part of the set",
+    **{
+        f"param_groups_*:*{name}": "the parameters' names do not tell it"
+        for name in (
+            *("img_size", "patch_size", "mlp_ratio", "out_indices*", "in_channels*", "pool_scales*", "channels"),
+            *("num_classes", "*drop*", "loss_weight"),
+        )
+    },
+    "param_groups_*:*test_cfg*": "acts in inference alone",
+    "param_groups_*:*transfer_type": "the program takes an unknown word for end2end, as its default is misspelt",
+    "trajectory_*:*transfer_type": "the program takes an unknown word for end2end, as its default is misspelt",
+    "trajectory_*:*test_cfg*": "acts in inference alone",
 }

@@ -22,11 +22,20 @@ from attnbias.data.sets.segmentation_sets import (
     read_voc_segmentation,
 )
 from attnbias.data.transforms.opencv import rescaled, resize_labels, resize_picture
-from attnbias.data.transforms.segmentation import Distortion, Draw, EvalTransform, TrainTransform, choose_crop
+from attnbias.data.transforms.segmentation import (
+    MEAN,
+    STD,
+    Distortion,
+    Draw,
+    EvalTransform,
+    TrainTransform,
+    choose_crop,
+)
 
 
 def _prep_eval(case: Golden) -> dict[str, Any]:
     photo, scale = case.input("photo"), tuple(case.config["scale_long_short"])
+    case.config.only(size=list(photo.shape[:2]), mean=list(MEAN), std=list(STD))
     return {
         "resized_rgb_uint8": resize_picture(photo, rescaled(photo.shape[:2], scale)),
         "network_input": EvalTransform(scale).images(photo)[0],
@@ -36,7 +45,11 @@ def _prep_eval(case: Golden) -> dict[str, Any]:
 def _prep_train(case: Golden) -> dict[str, Any]:
     config = case.config
     photo, labels = case.input("photo"), case.input("label").astype(np.uint8)
-    order = config.get("order", "").split(", ")
+    config.only(size=list(labels.shape))
+    colours = ["saturation", "hue"]
+    words = config.get("order", "").split(", ")
+    steps = ["brightness", *colours, "contrast"] if words[-1] == "contrast" else ["brightness", "contrast", *colours]
+    config.only(order=", ".join(step for step in steps if step in words))
     draw = Draw(
         size=rescaled(labels.shape, tuple(config["scale"])),
         corner=tuple(config["crop_offset_y_x"]),
@@ -46,7 +59,7 @@ def _prep_train(case: Golden) -> dict[str, Any]:
             contrast=config.get("contrast_alpha"),
             saturation=config.get("saturation_alpha"),
             hue=config.get("hue_delta_opencv_degrees_half"),
-            contrast_last=order[-1] == "contrast",
+            contrast_last=steps[-1] == "contrast",
         ),
     )
     transform = TrainTransform(crop=tuple(config["crop_h_w"]))
@@ -121,6 +134,7 @@ def _index(case: Golden) -> dict[str, Any]:
 def _listed(case: Golden, root: Path) -> tuple[Index, str, str]:
     """The index of the case's files, and the folders that its rows are relative to."""
     files, lists = case.config["files"], list(case.config["splits"])
+    case.config.only(reduce_zero_label=case.config["num_classes"] == 150, ignore_index=IGNORE)
     match case.config["num_classes"]:
         case 21:
             name = Path(lists[0]).stem if lists else "train"

@@ -9,9 +9,10 @@ import absvit_vision_language_data
 import numpy as np
 import torch
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, Settings, UncomputedSetting
 from torch import Tensor
 
+from attnbias.methods.absvit.recipe import ARCHITECTURES
 from attnbias.methods.absvit.vision_language import METHOD, attention, convert, loss, metrics
 from attnbias.methods.absvit.vision_language.groups import frozen, grouped
 from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLanguageModel
@@ -21,8 +22,13 @@ from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
-TASKS = {"vqa": "vqa", "snli": "snli-ve", "nlvr2": "nlvr2", "irtr": "retrieval"}
-"""Losses of the program -> our tasks."""
+TASKS = {
+    ("vqa",): "vqa",
+    ("snli",): "snli-ve",
+    ("nlvr2",): "nlvr2",
+    ("itm", "irtr"): "retrieval",
+}
+"""Losses that the program sums -> our tasks."""
 ANSWERS = {"snli-ve": 3, "nlvr2": 2, "retrieval": 1}
 DRAWN = 48
 """Values of a parameter that a trajectory's case shows."""
@@ -31,11 +37,28 @@ DRAWN = 48
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
-def recipe_of(config: dict[str, Any]) -> VisionLanguageRecipe:
-    """The program's configuration as our recipe."""
-    losses = [name for name, weight in config["loss_names"].items() if weight and name in TASKS]
-    task = TASKS[losses[-1]]
+def recipe_of(config: Settings) -> VisionLanguageRecipe:
+    """The program's configuration as our recipe; what our models have one value of is held to it."""
+    losses = tuple(name for name, weight in config["loss_names"].items() if weight)
+    if losses not in TASKS:
+        raise UncomputedSetting(f"setting 'loss_names' sums {losses}; known: {list(TASKS)}")
+    task = TASKS[losses]
     named = {"retrieval": "retrieval-flickr30k"}.get(task, task)
+    kind, architecture = architecture_of(config["vit"])
+    vision = ARCHITECTURES[architecture]
+    config.only(
+        is_vit=True,
+        is_clip=False,
+        is_swin=False,
+        feedback=kind == "absvit",
+        patch_size=vision["patch_size"],
+        input_image_embed_size=vision["embed_dim"],
+        draw_false_image=int(task == "retrieval"),
+        image_only=False,
+        precision=32,
+        fast_dev_run=False,
+    )
+    config.choice("tokenizer", dict.fromkeys(("roberta-base", "roberta-large")))  # any other one is a BERT's
     scheduler = "cosine" if config["decay_power"] == "cosine" else "polynomial"
     fields = {
         "image_size": config["image_size"],
@@ -56,25 +79,39 @@ def recipe_of(config: dict[str, Any]) -> VisionLanguageRecipe:
         "end_lr": config["end_lr"],
         "freeze_backbone": config["freeze_backbone"],
         "legacy_groups": True,
-        "architecture": config["vit"].split("_", 1)[1].removesuffix("_224"),
-        "top_down": config["feedback"],
+        "architecture": architecture,
+        "top_down": kind == "absvit",
         "fusion_width": config["hidden_size"],
         "fusion_heads": config["num_heads"],
         "fusion_layers": config["num_top_layer"],
+        "fusion_mlp": config["mlp_ratio"],
         "dropout": config["drop_rate"],
         "vocabulary": config["vocab_size"],
     }
     recipe = RECIPES[named].recipe
     assert isinstance(recipe, VisionLanguageRecipe)
+    weight = config["var_loss"]
     if recipe.reconstruction_weight:
-        fields["reconstruction_weight"] = config["var_loss"]
+        fields["reconstruction_weight"] = weight
     return revise(recipe, fields)
 
 
-def model_of(config: dict[str, Any], state: dict[str, Tensor] | None = None) -> VisionLanguageModel:
+def architecture_of(name: str) -> tuple[str, str]:
+    """absvit_tiny_patch16_224 -> absvit, tiny_patch16."""
+    kind, size = name.removesuffix("_224").split("_", 1)
+    if kind not in ("vit", "absvit") or size not in ARCHITECTURES:
+        raise UncomputedSetting(f"setting 'vit' is {name!r}; known: vit_SIZE_224, absvit_SIZE_224")
+    return kind, size
+
+
+def model_of(config: Settings, state: dict[str, Tensor] | None = None) -> VisionLanguageModel:
     """The model that the configuration describes, without dropout, with published weights where they are given."""
     recipe = recipe_of(config)
-    sizes = config.get("text_model") or encoder_sizes(config["input_text_embed_size"])
+    given = config.get("text_model")
+    sizes = dict(given) if given else encoder_sizes(config["input_text_embed_size"])
+    config.only(input_text_embed_size=sizes["hidden_size"])
+    if given:
+        given.only(vocab_size=recipe.vocabulary)
     vision = build_vision(
         recipe.architecture,
         recipe.image_size,
@@ -90,6 +127,7 @@ def model_of(config: dict[str, Any], state: dict[str, Tensor] | None = None) -> 
         width=recipe.fusion_width,
         heads=recipe.fusion_heads,
         layers=recipe.fusion_layers,
+        mlp=recipe.fusion_mlp,
         dropout=0.0,
         answers=ANSWERS.get(recipe.task, config["vqav2_label_size"]),
         prompt_pool=recipe.prompt_pool,
@@ -111,6 +149,10 @@ def batch_of(case: Golden, targets: dict[str, Any] | None, step: str = "") -> di
     """A batch in our layout, of the arrays whose names end in `step`."""
     recipe = recipe_of(case.config)
     ids, mask = tokens(case, f"text{step}")
+    false_texts = sum(name.startswith("false_text_") for name in case.inputs)
+    case.config.only(max_text_len=ids.shape[1])
+    if false_texts:
+        case.config.only(draw_false_text=false_texts)
     batch = {"text_ids": ids, "text_mask": mask, "errors": [], "index": torch.arange(len(ids))}
     pictures = {"image": f"image{step}"}
     if recipe.task == "nlvr2":
@@ -255,12 +297,12 @@ def trajectory(case: Golden) -> dict[str, Any]:
 @torch.no_grad()
 def vit_prompt(case: Golden) -> dict[str, Any]:
     config, images = case.config, torch.from_numpy(case.input("image"))
-    architecture = config["vit"].split("_", 1)[1].removesuffix("_224")
+    kind, architecture = architecture_of(config["vit"])
     gain = VisionLanguageRecipe().feedback_gain
     vision = build_vision(
         architecture,
         images.shape[-1],
-        top_down=config["vit"].startswith("absvit"),
+        top_down=kind == "absvit",
         text_width=config["text_dim"],
         gain=gain,
     )
@@ -308,9 +350,11 @@ def param_groups(case: Golden) -> dict[str, Any]:
 def schedule(case: Golden) -> dict[str, Any]:
     config = case.config
     cosine = config["decay_power"] == "cosine"
+    # The program counts batches, then divides: the last steps of an epoch may cross into the next one.
+    steps = config["batches_per_epoch"] * config["max_epoch"] // config["accumulate"]
+    config.only(max_steps_used=steps)
     settings = VisionLanguageRecipe(
-        # The program counts batches, then divides: the last steps of an epoch may cross into the next one.
-        steps=config["batches_per_epoch"] * config["max_epoch"] // config["accumulate"],
+        steps=steps,
         lr=config["learning_rate"],
         lr_head=config["lr_mult_head"],
         lr_fusion=config["lr_mult_cross_modal"],
@@ -339,6 +383,7 @@ def schedule(case: Golden) -> dict[str, Any]:
 
 def metric(case: Golden) -> dict[str, Any]:
     logits, target, which, label = (case.input(name).copy() for name in ("logits", "target", "which", "label"))
+    case.config.only(n=len(logits), classes=logits.shape[1])
     logits[0, [1, 3]] = logits[0].max() + 1
     target[which >= 0.4] = 0
     label[::4] = -100
@@ -369,4 +414,58 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "metric": metric,
     "recall": recall,
     **absvit_vision_language_data.RUNNERS,
+}
+
+NO_CASE = "of loading, logging and machines, which no case has"
+TRAINING_ONLY = "acts in training alone"
+DESCRIPTIVE = {
+    **{
+        f"*:{name}": NO_CASE
+        for name in (
+            *("exp_name", "seed", "data_root", "log_dir", "vit_path", "load_path", "resume_from", "test_only"),
+            *("num_gpus", "num_nodes", "num_workers", "per_gpu_batchsize", "val_check_interval"),
+            *("check_val_every_n_epoch", "get_recall_metric"),
+        )
+    },
+    "*:datasets*": "a case brings its batches, prepared",
+    "*:*_transform_keys*": "a case brings its batches, prepared",
+    "index_*:files.*": "what is in the set's files; not every word counts",
+    "index_*:files_that_are_json_lines": "no name in it where every file is one JSON text",
+    "*:mlm_prob": "of pretraining",
+    "*:whole_word_masking": "of pretraining",
+    "*:resolution_before": "of CLIP's encoders",
+    "*:num_layers": "the program never reads it; num_top_layer counts the fusion layers",
+    "*:drop_rate": "cases are computed without dropout",
+    "*:loss_names": "the program sums the losses whose weight is above 0, without these weights",
+    "*:loss_names.*": "the program sums the losses whose weight is above 0, without these weights",
+    "*:batch_size": "a case brings its batches",
+    **{
+        f"{kind}_*:{name}": TRAINING_ONLY
+        for kind in ("full", "tiny")
+        for name in (
+            *("optim_type", "learning_rate", "weight_decay", "decay_power", "max_epoch", "max_steps", "warmup_steps"),
+            *("end_lr", "lr_mult_*"),
+        )
+    },
+    **{
+        f"param_groups_*:{name}": "no group depends on it"
+        for name in (
+            *("decay_power", "max_epoch", "max_steps", "warmup_steps", "end_lr", "max_text_len", "draw_false_text"),
+            *("vocab_size", "vqav2_label_size", "image_size", "hidden_size", "num_heads", "mlp_ratio", "var_loss"),
+        )
+    },
+    "full_*:draw_false_text": "of the losses",
+    "*_vit:var_loss": "a plain ViT reconstructs nothing",
+    "*_vit:lr_mult_feedback": "a plain ViT feeds nothing back",
+    "*_irtr_*:var_loss": "the program adds the reconstruction for VQA alone",
+    "*_nlvr2_*:var_loss": "the program adds the reconstruction for VQA alone",
+    "*_snli_*:var_loss": "the program adds the reconstruction for VQA alone",
+    "*_irtr_*:vqav2_label_size": "of VQA",
+    "*_nlvr2_*:vqav2_label_size": "of VQA",
+    "*_snli_*:vqav2_label_size": "of VQA",
+    "trajectory_*:max_epoch": "the case says how many steps",
+    "trajectory_*:max_steps": "the case says how many steps",
+    "trajectory_*:draw_false_text": "of retrieval",
+    "tiny_*:draw_false_text": "of retrieval, whose cases bring so many",
+    "full_*:freeze_backbone": TRAINING_ONLY,
 }

@@ -13,11 +13,11 @@ from golden_case import Golden
 from PIL import Image
 
 from attnbias.data.index import Index, Record
-from attnbias.data.sets.answers import normalize_answer, soft_score
+from attnbias.data.sets.answers import ARTICLES, NUMBERS, PUNCTUATION, normalize_answer, soft_score
 from attnbias.data.sets.captions import PICTURES, read_annotated, read_karpathy
 from attnbias.data.sets.statements import NLVR2_FILES, TRUTH, read_nlvr2, read_snli_ve
 from attnbias.data.sets.vqa import ANSWERED, hold_out, read_vqa
-from attnbias.data.transforms.language import OPERATIONS, apply_operation, language_transform
+from attnbias.data.transforms.language import DRAWN, OPERATIONS, STRONGEST, apply_operation, language_transform
 
 Row = dict[str, Any]
 
@@ -178,6 +178,7 @@ def _type(name: str, values: list[Any]) -> str:
 
 
 def _normalize(case: Golden) -> dict[str, Any]:
+    case.config.only(articles_removed=sorted(ARTICLES), punctuation_in_order=list(PUNCTUATION), number_words=NUMBERS)
     return {"pairs": [[answer, normalize_answer(answer)] for answer, _ in case.outputs["pairs"]["value"]]}
 
 
@@ -187,12 +188,16 @@ def _vqa_soft_score(case: Golden) -> dict[str, Any]:
 
 def _prep(case: Golden) -> dict[str, Any]:
     picture = Image.fromarray(case.input("photo"))
+    case.config.only(size=[picture.height, picture.width])
     return {"tensor": language_transform(case.config["key"], case.config["image_size"])(picture)}
 
 
 def _randaug(case: Golden) -> dict[str, Any]:
     picture = Image.fromarray(case.input("photo"))
-    return {name: np.array(apply_operation(picture, name, case.config["magnitude"])) for name in OPERATIONS}
+    magnitude = case.config["magnitude"]
+    table = [[name, each.low, each.high, each.value(magnitude)] for name, each in OPERATIONS.items()]
+    case.config.only(operations_low_high_value=table, n_per_image=DRAWN, of=STRONGEST)
+    return {name: np.array(apply_operation(picture, name, magnitude)) for name in OPERATIONS}
 
 
 VQA_COLUMNS = ("image", "questions", "answers", "answer_labels", "answer_scores", "image_id", "question_id", "split")

@@ -15,7 +15,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, Settings, UncomputedSetting
 from PIL import Image
 from torch import Tensor
 
@@ -48,6 +48,7 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--warmup_epoch": ("warmup_epochs", int),
     "--total_epoch": ("epochs", int),
 }
+OTHER_FLAGS = {"--dataset", "--num_cls", "--load_from", "--img_dir"}
 DEFAULTS = {"backbone": "resnet101", "num_heads": 1, "lam": 0.1}
 """Flags of the published program that differ from the recipe of the data set when they are left out."""
 
@@ -62,6 +63,12 @@ COCO_NAMES = (
 WIDER_NAMES = "Male longHair sunglass Hat Tshiirt longSleeve formal shorts jeans longPants skirt faceMask logo stripe"
 NAMES = {"voc07": voc.CLASSES, "coco": tuple(COCO_NAMES.split()), "wider": tuple(WIDER_NAMES.split())}
 """Class names as the published program prints them."""
+FILES = {
+    "voc07": ("trainval_voc07", "test_voc07"),
+    "coco": ("train_coco2014", "val_coco2014"),
+    "wider": ("trainval_wider", "test_wider"),
+}
+"""The program's index files, training and evaluation."""
 
 
 # Building -------------------------------------------------------------------------------------------------------------
@@ -69,7 +76,15 @@ NAMES = {"voc07": voc.CLASSES, "coco": tuple(COCO_NAMES.split()), "wider": tuple
 
 def _arguments(case: Golden) -> dict[str, str]:
     argv = case.config["argv"]
-    return dict(zip(argv[::2], argv[1::2], strict=True))
+    arguments = dict(zip(argv[::2], argv[1::2], strict=True))
+    unknown = arguments.keys() - FLAGS.keys() - OTHER_FLAGS
+    if unknown:
+        raise UncomputedSetting(f"setting 'argv' holds {sorted(unknown)}; known: {sorted(FLAGS.keys() | OTHER_FLAGS)}")
+    dataset = arguments.get("--dataset", "voc07")
+    classes = len(NAMES[dataset])
+    if int(arguments.get("--num_cls", 20)) != classes:
+        raise UncomputedSetting(f"setting 'argv' holds --num_cls {arguments.get('--num_cls')}; {dataset} has {classes}")
+    return arguments
 
 
 def _typed(arguments: dict[str, str]) -> dict[str, Any]:
@@ -89,7 +104,9 @@ def _model(case: Golden) -> CSRA:
     config, state = case.config, convert(case.state_dict())
     heads = config["cls_num_heads" if "cls_num_heads" in config else "num_heads"]
     classes = config.get("cls_num_cls", config.get("num_classes"))
-    if config["class"] == "VIT_CSRA" and "factory" not in config:
+    vit = config.choice("class", {"VIT_CSRA": True, "ResNet_CSRA": False})
+    config.only(cutmix=None)
+    if vit and "factory" not in config:
         sizes = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
         network = timm.create_model(
             "vit_base_patch16_224", num_classes=0, global_pool="", **{n: config[n] for n in sizes if n in config}
@@ -99,10 +116,18 @@ def _model(case: Golden) -> CSRA:
     else:
         told = METHOD.infer(state)
         assert (told["num_heads"], told["num_classes"]) == (heads, classes)
-        fields = {"backbone": told["backbone"], "num_heads": heads, "lam": config["lam"]}
+        backbone = config.choice("factory", BACKBONES) if vit else f"resnet{config['depth']}"
+        if backbone != told["backbone"]:
+            raise UncomputedSetting(f"the settings say {backbone}, the weights {told['backbone']}")
+        if vit:
+            config.only(qkv_bias=True)
+        fields = {"backbone": backbone, "num_heads": heads, "lam": config["lam"]}
         size = config.get("img_size", 224)
         model = METHOD.build_model(CSRARecipe(**fields, image_size=size), classes, "multilabel")
     model.load_state_dict(state)
+    config.only(input_dim=model.classifier.weight.shape[-1], temperatures=model.classifier.temperatures)
+    if vit:
+        config.only(ln_eps=model.backbone.model.norm.eps)
     return model.eval()
 
 
@@ -147,8 +172,10 @@ def _fwd(case: Golden) -> dict[str, Any]:
 
 def _head(case: Golden) -> dict[str, Any]:
     config = case.config
+    config.only(**{"class": "MHA"})
     state = convert({f"classifier.{name}": value for name, value in case.state_dict().items()})
     temperatures = tuple(config.get("temperatures") or TEMPERATURES[config["num_heads"]])
+    config.only(num_heads=len(temperatures))
     head = MultiHeadClassifier(config["input_dim"], config["num_classes"], temperatures, config["lam"])
     head.load_state_dict({"weight": state["classifier.weight"]})
     features = torch.from_numpy(case.input("feat")).requires_grad_()
@@ -185,7 +212,11 @@ def _grad(case: Golden) -> dict[str, Any]:
 def _lr(case: Golden) -> dict[str, Any]:
     recipe, steps = _recipe(case), case.config["steps_per_epoch"]
     schedule = METHOD.schedule(recipe, steps)
-    rates = [group["lr"] for group in METHOD.param_groups(METHOD.build_model(_small(recipe), 2, "multilabel"), recipe)]
+    groups = METHOD.param_groups(METHOD.build_model(_small(recipe), 2, "multilabel"), recipe)
+    rates = [group["lr"] for group in groups]
+    _check_optimizer(case.config, recipe, rates)
+    if "loaders" in case.config:
+        case.config.only(loaders=_loaders(recipe, case.config["loaders"]))
 
     def in_force(step: int) -> list[float]:
         return [rate * schedule(step)["lr"] for rate in rates]
@@ -193,6 +224,22 @@ def _lr(case: Golden) -> dict[str, Any]:
     rows = [[epoch, i, *in_force((epoch - 1) * steps + i)] for epoch, i, *_ in case.outputs["rows"]]
     count = recipe.epochs * steps
     return {"columns": case.outputs["columns"], "rows": rows, "n_steps": count, "lr_after_run": in_force(count)}
+
+
+def _check_optimizer(config: Settings, recipe: CSRARecipe, rates: list[float]) -> None:
+    sgd = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "group_lr": rates}
+    config.only(sgd=sgd)
+
+
+def _loaders(recipe: CSRARecipe, given: list[Settings]) -> list[dict[str, Any]]:
+    """The program's loaders by our recipe; their workers are the machine's."""
+    augs = [name for name, on in (("randomflip", recipe.flip), ("resizedcrop", recipe.resized_crop)) if on]
+    shared = {"img_size": recipe.image_size, "dataset": recipe.dataset, "batch_size": recipe.batch_size}
+    return [
+        {"files": [f"data/{recipe.dataset}/{file}.json"], "augs": augs if train else [], "shuffle": train, **shared}
+        | {"num_workers": loader["num_workers"]}
+        for file, train, loader in zip(FILES[recipe.dataset], (True, False), given, strict=True)
+    ]
 
 
 def _small(recipe: CSRARecipe) -> CSRARecipe:
@@ -206,9 +253,10 @@ def _traj(case: Golden) -> dict[str, Any]:
     model = _model(case).double().train()
     start = {name: value.clone() for name, value in _published(model.state_dict()).items()}
     optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
+    _check_groups(case.config, model, recipe, optimizer)
     schedule = METHOD.schedule(recipe, steps)
     losses, rates = [], []
-    for step in range(len(case.outputs["loss"]["values"])):
+    for step in range(recipe.epochs * steps):
         image = torch.from_numpy(case.input("img", step % steps)).double()
         batch = {"image": image, "target": torch.from_numpy(case.input("target", step % steps))}
         apply_schedule(optimizer, schedule, step)
@@ -233,6 +281,25 @@ def _traj(case: Golden) -> dict[str, Any]:
     }
 
 
+def _check_groups(config: Settings, model: CSRA, recipe: CSRARecipe, optimizer: torch.optim.Optimizer) -> None:
+    """The case's groups, and what its command line and its model both say, are those of our recipe."""
+    heads = "cls_num_heads" if "cls_num_heads" in config else "num_heads"
+    config.only(**{heads: recipe.num_heads, "lam": recipe.lam})
+    groups = optimizer.param_groups
+    _check_optimizer(config, recipe, [group["lr"] for group in groups])
+    names = {id(p): list(_published({name: p.detach()})) for name, p in model.named_parameters()}
+    stated = []
+    for group, given in zip(groups, config["param_groups"], strict=True):
+        held = [name for p in group["params"] for name in names[id(p)]]
+        ours: dict[str, Any] = {"settings": {name: group[name] for name in given["settings"]}}
+        if "names" in given:
+            ours["names"] = held
+        else:
+            ours |= {"count": len(held), "rule": given["rule"], "first": held[:3], "last": held[-3:]}
+        stated.append(ours)
+    config.only(param_groups=stated)
+
+
 # Evaluation -----------------------------------------------------------------------------------------------------------
 
 
@@ -244,9 +311,10 @@ def _targets(dataset: str, published: np.ndarray) -> np.ndarray:
 
 
 def _metrics(case: Golden) -> dict[str, Any]:
-    dataset = case.config["dataset"]
+    dataset = case.config.choice("dataset", {name: name for name in NAMES})
     recipe = revise(METHOD.named_recipe(METHOD.default_recipe(dataset)).recipe, {"absent_in_f1": "count"})
     scores, targets = case.input("scores"), _targets(dataset, case.input("target"))
+    case.config.only(num_classes=scores.shape[1], threshold="score >= 0.5")
     found = METHOD.measure(recipe, targets, scores, "multilabel")
     complete = not found["without_positives"]  # else the published program breaks off, or prints nan
 
@@ -308,6 +376,7 @@ def _run(case: Golden, records: list[Record], folder: Path, typed: dict[str, Any
 
 def _e2e(case: Golden) -> dict[str, Any]:
     arguments = _arguments(case)
+    case.config.only(model=arguments["--model"], checkpoint="bare state dict with the layout below")
     content = case.input("index_file")
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -385,3 +454,15 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
 }
 
 NOT_OWED = csra_data.NOT_OWED
+
+DESCRIPTIVE = {
+    "*:*num_workers": "of the machine",
+    "traj_*:param_groups*.rule": "a sentence about the names beside it",
+    "traj_*:argv[[]--model]": "the case's model is smaller than the command's",
+    "traj_*:argv[[]--img_size]": "the case's pictures have a size of their own",
+    "e2e_*:argv[[]--batch_size]": "scores do not depend on it",
+    "lr_*:argv[[]--num_heads]": "rates do not depend on it",
+    "lr_*:argv[[]--lam]": "rates do not depend on it",
+    "index_*:working_directory": "where the case's files lie",
+    "vis_*:opencv": "the version that drew the case",
+}

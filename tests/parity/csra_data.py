@@ -67,7 +67,10 @@ def _prep(case: Golden) -> dict[str, Any]:
             crop = tuple(item["bbox"]) if "bbox" in item else None
             records.append(Record(f"{number}.png", (0,), crop=crop))
         index = Index("case", "case", "multilabel", ("any",), Path(folder), tuple(records))
-        transform = _transform(case.config["dataset"], train=False, image_size=case.config["img_size"])
+        dataset_name = case.config.choice("dataset", {name: name for name in ("voc07", "coco", "wider")})
+        transform = _transform(dataset_name, train=False, image_size=case.config["img_size"])
+        words = " | ".join("\n".join(lines) for lines in _printed(transform).values())
+        case.config.only(augs=[], transform=words)
         dataset = PictureDataset(index, transform)
         return {f"item{number}": dataset[number]["image"] for number in range(len(records))}
 

@@ -11,6 +11,7 @@ from attnbias.methods.engine.display.overlay import published_overlay
 
 
 def _vis(case: Golden) -> dict[str, Any]:
+    case.config.only(colormap="OpenCV JET")
     class_map = case.input("cam")[case.config["class_index"]]
     height, width = case.config["size"]
     drawn = published_overlay(case.input("photo"), class_map, (height, width))

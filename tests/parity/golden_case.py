@@ -7,13 +7,103 @@ import gzip
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import golden
 import numpy as np
 import torch
+
+
+class UncomputedSetting(ValueError):
+    """A setting has a value that neither the product nor the runner computes; or the case contradicts itself."""
+
+
+class Settings(dict[str, Any]):
+    """A case's settings, which remember what a runner has read: a setting that nobody reads is one that is ignored.
+
+    Settings inside of others, and those in lists, remember too.
+    """
+
+    def __init__(self, content: dict[str, Any], place: str = "") -> None:
+        self.place = place
+        super().__init__({key: _remembering(value, f"{place}{key}") for key, value in content.items()})
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read.add(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:  # so that `**settings` reads every item, one by one
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self._read.update(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self._read.update(self)
+        return super().values()
+
+    def only(self, **values: Any) -> None:
+        """Hold settings to the one value that is computed, or that the rest of the case states.
+
+        A setting that is left out has the program's default. Raises UncomputedSetting.
+        """
+        for key, value in values.items():
+            if key in self and not _same(self[key], value):
+                raise UncomputedSetting(
+                    f"setting '{self.place}{key}' is {self[key]!r}; only {value!r} is computed here"
+                )
+
+    def choice(self, key: str, choices: dict[Any, Any], default: Any = None) -> Any:
+        """Our word for the setting's value; raises UncomputedSetting where we have none."""
+        value = self.get(key, default)
+        if value not in choices:
+            raise UncomputedSetting(f"setting '{self.place}{key}' is {value!r}; known: {list(choices)}")
+        return choices[value]
+
+    def unread(self) -> list[str]:
+        """Settings that were not read; one inside of another is OUTER.INNER, one in a list OUTER[0].INNER."""
+        names = []
+        for key, value in super().items():
+            if key not in self._read:
+                names.append(f"{self.place}{key}")
+                continue
+            for part in value if isinstance(value, list) else [value]:
+                names += part.unread() if isinstance(part, Settings) else []
+        return names
+
+
+def _same(given: Any, value: Any) -> bool:
+    """Equal; numbers up to their last digits, a tuple like a list."""
+    if isinstance(given, list):
+        value = list(value) if isinstance(value, list | tuple) else value
+        return isinstance(value, list) and len(given) == len(value) and all(map(_same, given, value))
+    if isinstance(given, dict):
+        return (
+            isinstance(value, dict)
+            and given.keys() == value.keys()
+            and all(_same(each, value[key]) for key, each in given.items())
+        )
+    if isinstance(given, float) and isinstance(value, int | float):
+        return math.isclose(given, value, rel_tol=1e-9)
+    return bool(given == value and isinstance(given, bool) == isinstance(value, bool))
+
+
+def _remembering(value: Any, place: str) -> Any:
+    if isinstance(value, dict):
+        return Settings(value, f"{place}.")
+    if isinstance(value, list):
+        return [_remembering(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    return value
 
 
 @dataclass(frozen=True)
@@ -36,9 +126,9 @@ class Golden:
             raw = json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
         return cls(path, method or path.parent.name, path.name.split(".")[0], raw)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.raw.get("config") or {}
+    @cached_property
+    def config(self) -> Settings:
+        return Settings(self.raw.get("config") or {})
 
     @property
     def layout(self) -> dict[str, Any]:

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, UncomputedSetting
 from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.voc import read_voc
 from attnbias.data.transforms.cutout import cut_out
 from attnbias.data.transforms.multiscale_crop import crop_offsets, crop_sizes
-from attnbias.data.transforms.randaugment import STEPS, apply_operation
+from attnbias.data.transforms.randaugment import OPERATIONS, STEPS, apply_operation
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.recipe import parse, revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
@@ -39,6 +40,12 @@ BACKBONES = {
 SCHEDULERS = {"OneCycleLR": "onecycle", "MultiStepLR": "multistep"}
 OPTIMIZERS = {"Adam": "adam", "Adam_twd": "adam", "AdamW": "adamw", "SGD": "sgd"}
 GROUPS = {"add_weight": "no_decay_1d", "single_lr": "single", "mutil_lr": "backbone_factor"}
+FLAGS = {"--lr_scheduler", "--pattern_parameters", "--optim", "--lr", "--wd", "--momentum", "--epoch_step", "--epochs"}
+FLAGS |= {"--warmup_scheduler", "--warmup_epoch", "--batch-size", "--num_class", "--nheads", "--heavy", "--ema-decay"}
+FLAGS |= {"--use_intervention", "--early-stop"}
+# Names, files, machines, and the asymmetric loss, which the program reads and does not use.
+FLAGS |= {"-a", "--dataname", "--seed", "--pretrained", "--print-freq", "--gamma_pos", "--gamma_neg", "--dtgfl"}
+FLAGS |= {"--loss_clip"}
 STORED = 24
 """Trajectories keep this many evenly spaced elements of a tensor."""
 
@@ -66,6 +73,8 @@ def build(case: Golden, **changes: Any) -> IDA:
     if identity:
         weights = [name for name in case.layout if name in ("clf.weight", "weight") or "head." in name]
         dim, classes = sum(case.layout[name][0][1] for name in weights), config["num_classes"]
+        if backbone not in ("identity", f"identity(num_channels={dim}): feats = images"):
+            raise UncomputedSetting(f"setting 'backbone' is {backbone!r}; the weights take {dim} channels as they are")
         options = {name: fields[name] for name in ("samples", "heavy", "beta")}
         linear = fields["classifier"] == "linear"
         head = LinearClassifier(dim, classes) if linear else InterventionalClassifier(dim, classes, **options)
@@ -75,6 +84,10 @@ def build(case: Golden, **changes: Any) -> IDA:
         built = METHOD.build_model(parse(IDARecipe, fields | {"image_size": size}), config["num_classes"], "multilabel")
         assert isinstance(built, IDA)
         model = built
+        dim = model.head.weight.shape[-1] * (1 if fields["classifier"] == "linear" else fields["samples"])
+        if "n_params" in config:
+            config.only(n_params=sum(p.numel() for p in model.parameters()))
+    config.only(feat_dim=dim)
     state = convert(case.state_dict())
     if not any(name.startswith("clf.") for name in case.layout):
         state = {f"head.{name}": value for name, value in convert_classifier(case.state_dict()).items()}
@@ -168,6 +181,8 @@ def loss(case: Golden) -> dict[str, Any]:
 
 
 def metric(case: Golden) -> dict[str, Any]:
+    count, classes = case.input("labels").shape
+    case.config.only(n=count, num_class=classes)
     aps = 100 * average_precision(case.input("labels"), case.input("scores"), "interpolated")
     # The program's mean keeps the NaN of a class without positives; ours (METHOD.measure) leaves the class out.
     measured = METHOD.measure(IDARecipe(), case.input("labels"), case.input("scores"), "multilabel")["mAP"]
@@ -177,8 +192,13 @@ def metric(case: Golden) -> dict[str, Any]:
 def sched(case: Golden) -> dict[str, Any]:
     config = case.config
     steps, lrs = config["steps_per_epoch"], config["group_lrs"]
-    scheduler = SCHEDULERS[config["kind"].split("-")[0]]
+    kind, _, optimizer_name = config["kind"].partition("-")
+    if kind not in SCHEDULERS or optimizer_name not in ("", *OPTIMIZERS):
+        raise UncomputedSetting(f"setting 'kind' is {config['kind']!r}; known: {list(SCHEDULERS)}, then -OPTIMIZER")
+    scheduler = SCHEDULERS[kind]
     shared = bool(lrs) and scheduler == "onecycle"
+    if lrs and lrs[1] != config["lr"]:
+        raise UncomputedSetting(f"setting 'group_lrs' is {lrs}; the second one is lr, {config['lr']}")
     recipe = parse(
         IDARecipe,
         {
@@ -188,7 +208,7 @@ def sched(case: Golden) -> dict[str, Any]:
             "pct_start": config["pct_start"],
             "milestones": config["milestones"] or (),
             "warmup_epochs": config["warmup_epochs"],
-            "optimizer": "sgd" if "SGD" in config["kind"] else "adam",
+            "optimizer": OPTIMIZERS[optimizer_name or "Adam"],
             "param_groups": "backbone_factor" if lrs else "single",
             "backbone_lr_factor": lrs[0] / lrs[1] if lrs else 0.1,
             "legacy_shared_lr": shared,
@@ -216,10 +236,13 @@ def momentum_of(group: dict[str, Any]) -> float:
 
 def select(case: Golden) -> dict[str, Any]:
     config, given = case.config, case.raw["given"]
-    recipe = IDARecipe(patience=config["patience"] if config["early_stop"] else None)
+    patience = config["patience"]
+    recipe = IDARecipe(patience=patience if config["early_stop"] else None)
     history: list[dict[str, Any]] = []
     events: list[list[Any]] = []
-    for raw, ema in zip(given["mAP_model_per_epoch"], given["mAP_ema_per_epoch"], strict=True):
+    sequences = [given[f"mAP_{name}_per_epoch"] for name in ("model", "ema")]
+    config.only(epochs=len(sequences[0]))
+    for raw, ema in zip(*sequences, strict=True):
         history.append({"raw": raw, "ema": ema})
         best = best_of(history)
         assert best is not None
@@ -241,11 +264,23 @@ def evaluation(case: Golden) -> dict[str, Any]:
     config = case.config
     plain = config.get("orid_norm") or config.get("remove_norm")
     recipe = IDARecipe(image_size=config["img_size"], normalize="unit" if plain else "imagenet")
-    return {"tensor": METHOD.transform(recipe, train=False)(Image.fromarray(case.input("picture")))}
+    transform = METHOD.transform(recipe, train=False)
+    config.only(repr=in_words(transform))
+    return {"tensor": transform(Image.fromarray(case.input("picture")))}
+
+
+def in_words(pipeline: v2.Compose) -> str:
+    """Our evaluation transform as torchvision's first version prints it."""
+    resize, to_tensor = pipeline.transforms
+    options = f"interpolation={resize.interpolation.value}, max_size={resize.max_size}, antialias={resize.antialias}"
+    mean, std = (f"[{', '.join(f'{value:g}' for value in values)}]" for values in (to_tensor.mean, to_tensor.std))
+    steps = [f"Resize(size={tuple(resize.size)}, {options})", "ToTensor()", f"Normalize(mean={mean}, std={std})"]
+    return "\n    ".join(["Compose(", *steps]) + "\n)"
 
 
 def cutout(case: Golden) -> dict[str, Any]:
     config, before = case.config, case.input("picture")
+    config.only(size=before.shape[0])
     centre = config["first_draw"], config["second_draw"]
     after = np.asarray(cut_out(Image.fromarray(before), *centre, config["length"], tuple(config["colour"])))
     rows, columns = np.nonzero((after == config["colour"]).all(-1) & (after != before).any(-1))
@@ -255,6 +290,13 @@ def cutout(case: Golden) -> dict[str, Any]:
 
 def randaugment(case: Golden) -> dict[str, Any]:
     if "n_policies" in case.config:
+        case.config.only(
+            n_policies=len(STEPS) ** 2,
+            ops=list(OPERATIONS),
+            prob_each=0.5,
+            magnitude_indices=f"{STEPS[0][1]}..{STEPS[-1][1]}",
+            magnitudes_index_0_to_9={name: list(each.magnitudes) for name, each in OPERATIONS.items()},
+        )
         return {"n_policies": len(STEPS) ** 2}
     picture = Image.fromarray(case.input("picture"))
     sign = -1 if "forced to -1" in case.raw["what"] else 1
@@ -281,6 +323,9 @@ def index(case: Golden) -> dict[str, Any]:
             file = root / "instances.json"
             file.write_text(text if isinstance(text, str) else json.dumps(text))
             found = read_coco(file, root, class_order="id")
+            numbers = sorted(entry["id"] for entry in json.loads(file.read_text())["categories"])
+            places = {str(number): place for place, number in enumerate(numbers, start=1)}
+            config.only(category_map_original_id_to_1based_index=places)
             names: dict[str, Any] = {
                 "row_image_ids": [record.image_id for record in found.records],
                 "file": "COCO2014/label_npy/train_label_vectors_coco14.npy",
@@ -303,20 +348,22 @@ def index(case: Golden) -> dict[str, Any]:
 
 def traj(case: Golden) -> dict[str, Any]:
     config = case.config
-    words = config["command"].split()
-
-    def flag(name: str, count: int = 1) -> list[str]:
-        place = words.index(name) + 1 if name in words else len(words)
-        return words[place : place + count]
-
-    milestones = []
-    if "--epoch_step" in words:
-        rest = words[words.index("--epoch_step") + 1 :]
-        milestones = [
-            int(word) for word in rest[: next(i for i, word in enumerate([*rest, "--"]) if word.startswith("--"))]
-        ]
-    scheduler = SCHEDULERS[flag("--lr_scheduler")[0]]
-    groups = GROUPS[flag("--pattern_parameters")[0]]
+    flags = command_flags(config["command"])
+    scheduler = SCHEDULERS[flags["--lr_scheduler"][0]]
+    groups = GROUPS[flags["--pattern_parameters"][0]]
+    config.only(
+        amp=False,
+        optimizer=flags["--optim"][0].removesuffix("_twd"),
+        lr=float(flags["--lr"][0]),
+        epochs=int(flags["--epochs"][0]),
+        batch_size=int(flags["--batch-size"][0]),
+        num_classes=int(flags["--num_class"][0]),
+        nheads=int(flags["--nheads"][0]),
+        heavy="--heavy" in flags,
+        use_intervention="--use_intervention" in flags,
+        early_stop="--early-stop" in flags,
+        ema_decay=float(flags["--ema-decay"][0]),
+    )
     recipe = parse(
         IDARecipe,
         {
@@ -325,12 +372,12 @@ def traj(case: Golden) -> dict[str, Any]:
             "loss_batch": config["batch_size"],
             "optimizer": OPTIMIZERS[config["optimizer"]],
             "lr": config["lr"],
-            "weight_decay": config["weight_decay_per_group"][-1],
-            "momentum": float((flag("--momentum") or ["0.9"])[0]),
+            "weight_decay": float(flags["--wd"][0]),
+            "momentum": float(flags.get("--momentum", ["0.9"])[0]),
             "param_groups": groups,
             "scheduler": scheduler,
-            "milestones": milestones,
-            "warmup_epochs": int((flag("--warmup_epoch") or ["2"])[0]) if "--warmup_scheduler" in words else 0,
+            "milestones": [int(epoch) for epoch in flags.get("--epoch_step", [])],
+            "warmup_epochs": int(flags.get("--warmup_epoch", ["2"])[0]) if "--warmup_scheduler" in flags else 0,
             "ema_decay": config["ema_decay"],
             "legacy_shared_lr": groups == "backbone_factor" and scheduler == "onecycle",
         },
@@ -340,6 +387,10 @@ def traj(case: Golden) -> dict[str, Any]:
     model = build(case)
     ema = ModelEmaV3(model, decay=recipe.ema_decay)
     optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
+    config.only(
+        weight_decay_per_group=[group["weight_decay"] for group in optimizer.param_groups],
+        group_param_names=[published_names(case, model, group["params"]) for group in optimizer.param_groups],
+    )
     schedule = METHOD.schedule(recipe, steps)
     losses, rates, momenta, evaluations = [], [], [], []
     for step in range(recipe.epochs * steps):
@@ -370,6 +421,26 @@ def traj(case: Golden) -> dict[str, Any]:
             stride = max(1, len(value) // STORED) if "param" in kind or kind == "final_ema" else 1
             outputs[name] = value[::stride][:STORED]
     return outputs
+
+
+def command_flags(command: str) -> dict[str, list[str]]:
+    """Flags of the program's command line with their values; a flag that no case may have raises UncomputedSetting."""
+    flags: dict[str, list[str]] = {}
+    for word in command.split():
+        if word.startswith("-"):
+            flags[word] = []
+        else:
+            flags[list(flags)[-1]].append(word)
+    if unknown := flags.keys() - FLAGS:
+        raise UncomputedSetting(f"setting 'command' holds {sorted(unknown)}; known: {sorted(FLAGS)}")
+    return flags
+
+
+def published_names(case: Golden, model: nn.Module, parameters: list[Tensor]) -> list[str]:
+    """The published names of some of our parameters, in the published order."""
+    held = {id(parameter) for parameter in parameters}
+    values = {name: torch.zeros_like(p) for name, p in model.named_parameters() if id(p) in held}
+    return [name for name, value in published(case, values).items() if not value.isnan().any()]
 
 
 @torch.no_grad()
@@ -420,4 +491,17 @@ RUNNERS = {
     "sched": sched,
     "select": select,
     "traj": traj,
+}
+
+DESCRIPTIVE = {
+    "full_*_linear:num_head": "of the interventional classifier",
+    "full_*_linear:heavy": "of the interventional classifier",
+    "full_*_linear:beta": "of the interventional classifier",
+    "metric_*:world_size": "rows of all processes are joined, whatever their number",
+    "index_voc07:list_file_text": "names without an annotation are passed over",
+    "sched_onecycle_twogroups*:group_lrs[[]0]": "OneCycleLR overrules the rate of a group",
+    "sched_multistep*:pct_start": "of OneCycleLR",
+    "select_no_early_stop_flag:patience": "of --early-stop",
+    "traj_*:saved_best*": "what the program chose; the cases `select` are about that",
+    "traj_*:early_stop": "cases are shorter than the program's patience",
 }

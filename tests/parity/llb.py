@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, Settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -52,9 +52,13 @@ def shape_of(config: dict[str, Any]) -> ViTSize:
     return ViTSize(config["patch_size"], config["embed_dim"], config["depth"], config["num_heads"])
 
 
-def recipe_of(config: dict[str, Any]) -> GoldenRecipe:
-    family, shape = FAMILIES[config["family"]], shape_of(config)
-    substring = config.get("freeze_rule") == "substring"
+def recipe_of(config: Settings) -> GoldenRecipe:
+    family, shape = config.choice("family", FAMILIES), shape_of(config)
+    rule = config.choice("freeze_rule", {name: name for name in ("none", "branch", "substring")}, "branch")
+    axes = {"token": False, "token (corrected)": False, "batch (original)": True}
+    if family != "swag":
+        axes = {"token": False}
+    config.only(amp=False)
     training = {}
     if "optimizer" in config:
         training = {
@@ -72,9 +76,9 @@ def recipe_of(config: dict[str, Any]) -> GoldenRecipe:
         target_layer=config["target_layer"] or shape.depth,  # the program's 0 is Python's -1: the last block
         temperature=config["temperature"],
         alpha=config["alpha"],
-        freeze=config.get("freeze_rule", "branch") != "none",
-        legacy_swag_axis=config["token_axis"].startswith("batch"),
-        legacy_freeze=substring and family == "swag",
+        freeze=rule != "none",
+        legacy_swag_axis=config.choice("token_axis", axes),
+        legacy_freeze=rule == "substring" and family == "swag",
         legacy_mae_weight=family == "mae",
         **training,
     )
@@ -198,6 +202,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
 
 
 def learning_rates(case: Golden) -> dict[str, Any]:
+    case.config.only(parameter_groups=1)
     recipe = LLBRecipe(**schedule_of(case.config))
     schedule = METHOD.schedule(recipe, steps_per_epoch=7)
     table = [[epoch, recipe.lr * schedule(7 * epoch)["lr"]] for epoch in range(recipe.epochs)]
@@ -256,6 +261,24 @@ def preprocess(case: Golden) -> dict[str, Any]:
         halves = "mean=[0.5, 0.5, 0.5]" in case.config["pipelines"][f"{dataset}/{family}/eval"]
         return revise(recipe, {"normalize": "half" if halves else "imagenet"})
 
+    def words(recipe: LLBRecipe, train: bool) -> str:
+        """Our pipeline as torchvision's first version prints it."""
+        resize, crop, *policies, to_tensor = METHOD.transform(recipe, train=train).transforms
+        size = tuple(resize.size) if len(resize.size) == 2 else resize.size[0]
+        options = f"interpolation={resize.interpolation.value}, max_size=None, antialias=True"
+        mean, std = ([round(value, 4) for value in values] for values in (to_tensor.mean, to_tensor.std))
+        steps = [f"Resize(size={size}, {options})", f"CenterCrop(size={tuple(crop.size)})", *map(str, policies)]
+        return "     ".join(["Compose(", *steps, "ToTensor()", f"Normalize(mean={mean}, std={std})"]) + " )"
+
+    pairs: dict[str, None] = {}
+    for name in case.outputs:
+        if not name.startswith("seeded_train"):
+            pairs["/".join(name.split("/")[:2])] = None
+    case.config.only(combos=[pair.split("/") for pair in pairs])
+    for name in case.config["pipelines"]:
+        dataset, family, part = name.split("/")
+        case.config["pipelines"].only(**{name: words(recipe_for(dataset, family), part == "train")})
+
     def run(name: str) -> Any:
         if seeded := re.fullmatch(r"seeded_train/(\w+)/(\w+)/(\w+)/torch\.manual_seed\((\d+)\)", name):
             torch.manual_seed(int(seeded[4]))
@@ -271,6 +294,7 @@ def preprocess(case: Golden) -> dict[str, Any]:
 
 
 def position_embedding(case: Golden) -> dict[str, Any]:
+    case.config.only(family="swag")
     found = {}
     for (old, new), layout in zip(case.config["pairs_px"], case.layout.values(), strict=True):
         published = case.state_dict(layout)
@@ -430,4 +454,13 @@ RUNNERS = {
     "visual": visual,
     "metrics": metrics,
     "index": index,
+}
+
+DESCRIPTIVE = {
+    "index_*:class_folder_names_in_creation_order*": "readers sort folders by name, in whatever order they were made",
+    "lr_*:momentum": "rates do not depend on it",
+    "lr_*:weight_decay": "rates do not depend on it",
+    "lr_*:steps_per_epoch": "a sentence: the rate holds for a whole epoch",
+    "traj_*:lr_steps*": "of the scheduler multisteplr, which the cases `lr` are about",
+    "preprocess_*:method_names*": "what the program calls the families",
 }

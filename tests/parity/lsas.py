@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from comparison import Tolerance
-from golden_case import Golden
+from golden_case import Golden, Settings, UncomputedSetting
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -46,26 +46,33 @@ def published_order(info: str) -> int:
     return next((order for order in (5, 4, 3, 2) if f"s{order}" in info), 0 if "s0" in info else 1)
 
 
-def recipe_of(config: dict[str, Any], arch: str | None = None, **more: Any) -> LSASRecipe:
+def recipe_of(config: Settings, arch: str | None = None, **more: Any) -> LSASRecipe:
     """The recipe of a case: `family`, `arch` and `kwargs` of the CIFAR or the ImageNet program."""
     arch = arch or config["arch"]
-    kwargs = config.get("kwargs", {})
-    senet = arch.startswith("senet")
-    if "resnet" in arch:
+    kwargs = config.get("kwargs", Settings({}))
+    found = re.fullmatch(r"(lsas_)?senet(_resnet\d+)?", arch)
+    if found is None:
+        raise UncomputedSetting(f"setting 'arch' is {arch!r}; known: [lsas_]senet[_resnetDEPTH]")
+    senet = found[1] is None
+    info = kwargs.get("info", "")
+    config.only(family="imagenet" if found[2] else "cifar")
+    if found[2]:
         stages = (1, 2, 3, 4) if senet else (3, 4)
         fields = {"network": "imagenet", "depth": int(arch.rsplit("resnet", 1)[1]), "pipeline": "imagenet"}
         fields |= {"zero_init_residual": kwargs.get("zero_init_residual", False)}
     else:
         stages = (1, 2, 3) if senet else (3,)
-        block = "bottleneck" if kwargs.get("block_name", "bottleneck").lower() == "bottleneck" else "basic"
-        fields = {"depth": kwargs["depth"], "block": block}
-    order = 0 if senet else published_order(kwargs.get("info", ""))
+        names = {"bottleneck": "bottleneck", "Bottleneck": "bottleneck", "BasicBlock": "basic", "basicblock": "basic"}
+        fields = {"depth": kwargs["depth"], "block": kwargs.choice("block_name", names, "BasicBlock")}
+    order = 0 if senet else published_order(info)
     return LSASRecipe(**fields, order=order, stages=stages, **more)
 
 
-def classes_of(config: dict[str, Any], arch: str | None = None) -> int:
-    default = 1000 if "resnet" in (arch or config["arch"]) else 10
-    return config.get("kwargs", {}).get("num_classes", default)
+def classes_of(config: Settings) -> int:
+    default = 1000 if "resnet" in config["arch"] else 10
+    classes: int = config.get("kwargs", Settings({})).get("num_classes", default)
+    config.only(num_classes=classes)
+    return classes
 
 
 def model_of(case: Golden, **more: Any) -> tuple[ResNet, LSASRecipe]:
@@ -85,7 +92,10 @@ def tensor(case: Golden, name: str) -> Tensor:
     return torch.from_numpy(case.input(name))
 
 
-def flags(config: dict[str, Any]) -> dict[str, Any]:
+SWITCHES = ("--cos", "--wd-all", "--nowd-bn", "--nowd-fc", "--nowd-conv")
+
+
+def flags(config: Settings) -> dict[str, Any]:
     """Command-line flags of the ImageNet program as recipe fields."""
     words = list(config.get("flags", []))
     fields: dict[str, Any] = {"warmup_epochs": 5, "milestones": (30, 60, 90), "label_smoothing": 0.1}
@@ -102,6 +112,9 @@ def flags(config: dict[str, Any]) -> dict[str, Any]:
         ("--wd", "--weight-decay"): "weight_decay",
         ("--momentum",): "momentum",
     }
+    known = {*SWITCHES, "--schedule", *itertools.chain(*values)}
+    if unknown := [word for word in words if word.startswith("-") and word not in known]:
+        raise UncomputedSetting(f"setting 'flags' holds {unknown}; known: {sorted(known)}")
     for names, field in values.items():
         for place in (words.index(name) for name in names if name in words):
             fields[field] = float(words[place + 1])
@@ -136,13 +149,17 @@ def forward(case: Golden) -> dict[str, Any]:
 
 def module(case: Golden) -> dict[str, Any]:
     config, x = case.config, tensor(case, "x")
-    if config["module"] == "se_layer":
+    blocks = {"bottleneck": Bottleneck, "basicblock": BasicBlock, "basic": BasicBlock}
+    kind = config.choice("module", {"se_layer": None, **blocks})
+    config.only(family="cifar" if kind else "imagenet")
+    if kind is None:
         attention = SqueezeExcite(config["channel"], int(config["sub_attention"]), config["reduction"])
         names = {name: our_name(f"se.{name}").removeprefix("attention.") for name in case.layout}
         attention.load_state_dict({names[name]: value for name, value in case.state_dict().items()})
         whole: nn.Module = attention
     else:
-        kind = Bottleneck if config["module"] == "bottleneck" else BasicBlock
+        if "info" in config:
+            config.only(order=published_order(config["info"]))
         channels = config["planes"] * kind.expansion
         whole = build_block(kind, config["inplanes"], config["planes"], config.get("stride", 1))
         attention = build_attention("se", channels, config["order"], config.get("reduction", 16))
@@ -208,12 +225,19 @@ def trajectory(case: Golden) -> dict[str, Any]:
     if imagenet:
         world = config.get("world_size", 1)
         fields = {**flags(config), "lr": imagenet_lr(config["train_batch"] * world)}
+        config.only(base_lr=fields["lr"], epoch_metrics_columns=[f"{part}_{m}" for part in PARTS for m in MEASURES])
     else:
         names = {"lr": "lr", "momentum": "momentum", "weight_decay": "weight_decay", "gamma": "lr_gamma"}
         fields = {ours: config[theirs] for theirs, ours in names.items()}
         fields |= {"milestones": tuple(config["schedule"]), "epochs": config["epochs"]}
     model, recipe = model_of(case, **fields)
     optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
+    if imagenet:
+        rate = {"lr": optimizer.param_groups[0]["lr"]}
+        config.only(param_groups=[group | rate for group in described_groups(case, model, optimizer)])
+    else:
+        config.only(param_groups="one group, all parameters")
+        assert len(optimizer.param_groups) == 1
     schedule = METHOD.schedule(recipe, config["steps_per_epoch"])
     losses, rates, epochs = [], [], []
     for epoch in range(config["epochs"]):
@@ -222,6 +246,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
         for step in range(epoch * config["steps_per_epoch"], (epoch + 1) * config["steps_per_epoch"]):
             apply_schedule(optimizer, schedule, step)
             batch = {"image": tensor(case, f"x{step}"), "target": tensor(case, f"target{step}")}
+            config.only(batch=len(batch["image"]), train_batch=len(batch["image"]))
             terms = METHOD.loss(model, batch, recipe, "singlelabel")
             optimizer.zero_grad()
             terms["loss"].backward()
@@ -232,7 +257,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
             rates.append(optimizer.param_groups[0]["lr"])
         train = {name: weighted_mean(values) for name, values in seen.items()}
         valid = evaluate(case, model, recipe)
-        measures = ("loss", "top1", "top5") if imagenet else ("loss", "top1")
+        measures = MEASURES if imagenet else MEASURES[:2]
         epochs.append([train[name] for name in measures] + [valid[name] for name in measures])
     final = model.state_dict()
     table = "epoch_metrics" if imagenet else "epoch_train_loss_train_top1_valid_loss_valid_top1"
@@ -241,6 +266,9 @@ def trajectory(case: Golden) -> dict[str, Any]:
         if name.startswith("final:"):
             outputs[name] = final[our_name(name.removeprefix("final:"))].flatten()[:16]
     return outputs
+
+
+PARTS, MEASURES = ("train", "valid"), ("loss", "top1", "top5")
 
 
 def evaluate(case: Golden, model: nn.Module, recipe: LSASRecipe) -> dict[str, Any]:
@@ -254,15 +282,25 @@ def evaluate(case: Golden, model: nn.Module, recipe: LSASRecipe) -> dict[str, An
 
 def rates(case: Golden) -> dict[str, Any]:
     config = case.config
-    if config["script"] == "cifar":
+    if config.choice("script", {"cifar": True, "imagenet": False}):
         recipe = LSASRecipe(
             epochs=config["epochs"], milestones=tuple(config["schedule"]), lr_gamma=config["gamma"], lr=config["lr"]
         )
         copies = 2  # ours are right in the optimiser and in the log alike
+        config.only(columns=["epoch", "lr_in_optimizer", "lr_printed_and_logged"])
     else:
+        words, typed = config["flags"], flags(config)
+        config.only(columns=["epoch", "lr"], cos="--cos" in words)
+        if "--warmup" in words or "--wp" in words:
+            config.only(warmup=int(typed["warmup_epochs"]))
+        if "--schedule" in words:
+            config.only(schedule=typed["milestones"])
+        if "--gamma" in words:
+            config.only(gamma=typed["lr_gamma"])
         base = config.get("lr_override") or imagenet_lr(config["train_batch"] * config["world_size"])
         fields = {**flags(config), "warmup_epochs": config["warmup"], "milestones": tuple(config["schedule"])}
         fields |= {"lr_gamma": config["gamma"], "scheduler": "cosine" if config["cos"] else "step"}
+        config.only(base_lr=base)
         recipe, copies = LSASRecipe(**fields, lr=base), 1
     schedule = METHOD.schedule(recipe, steps_per_epoch=3)
     epochs = range(config.get("resume_epoch", 0), config["epochs"])
@@ -273,7 +311,11 @@ def parameter_groups(case: Golden) -> dict[str, Any]:
     recipe = recipe_of(case.config, **{"weight_decay": 1e-4, **flags(case.config)})
     with torch.device("meta"):
         model = METHOD.build_model(recipe, 1000, "singlelabel")
-    optimizer = build_optimizer(METHOD.param_groups(model, recipe), recipe)
+    return {"groups": described_groups(case, model, build_optimizer(METHOD.param_groups(model, recipe), recipe))}
+
+
+def described_groups(case: Golden, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimiser's groups, by published names in the program's order."""
     # SENet's bottlenecks are registered with attention before the shortcut, all others after it.
     early = case.config["arch"].startswith("senet") and "layer1.0.conv3.weight" in model.state_dict()
     names = {id(p): published_name(name) for name, p in model.named_parameters()}
@@ -286,7 +328,7 @@ def parameter_groups(case: Golden) -> dict[str, Any]:
             ]
         decay = group["weight_decay"] or 0
         groups.append({"weight_decay": decay, "momentum": group["momentum"], "names": ordered})
-    return {"groups": groups}
+    return groups
 
 
 def published_name(name: str) -> str:
@@ -306,6 +348,7 @@ def in_blocks(names: list[str]) -> list[list[str]]:
 def loss(case: Golden) -> dict[str, Any]:
     smoothing = case.config["label_smoothing"]
     logits, target = tensor(case, "logits").requires_grad_(), tensor(case, "target")
+    case.config.only(num_classes=logits.shape[1])
     value = smoothed_cross_entropy(logits, target, smoothing)
     value.backward()
     same = nn.functional.cross_entropy(logits.detach(), target, label_smoothing=smoothing)
@@ -322,6 +365,7 @@ def measures(case: Golden) -> dict[str, Any]:
         found = singlelabel_measures(np.arange(classes), np.eye(classes))
         return {"top5": found["top5"]}
     scores, step = case.input("output"), case.config.get("round_scores_to")
+    case.config.only(topk=[1, 5])
     if step:
         scores = (np.round(scores / step) * step).astype(np.float32)
     return singlelabel_measures(case.input("target"), scores)
@@ -347,7 +391,7 @@ def mixing(case: Golden) -> dict[str, Any]:
 
 
 def preprocessing(case: Golden) -> dict[str, Any]:
-    recipe = METHOD.recipes["imagenet" if case.config["pipeline"] == "imagenet" else "cifar10"].recipe
+    recipe = METHOD.recipes[case.config.choice("pipeline", {"imagenet": "imagenet", "cifar": "cifar10"})].recipe
     transform = METHOD.transform(recipe, train=False)
     picture = Image.fromarray(case.input("image"))
     geometry = transform.transforms[0]
@@ -357,14 +401,29 @@ def preprocessing(case: Golden) -> dict[str, Any]:
     }
 
 
+CIFAR_FLAGS = {"--arch", "-d", "--dataset", "--block-name", "--depth", "--epochs", "--schedule", "--gamma", "--wd"}
+CIFAR_FLAGS |= {"--train-batch", "--test-batch", "--workers", "--manualSeed", "--info"}
+
+
+def command_of(case: Golden) -> list[str]:
+    """The words of a command line of the CIFAR program."""
+    words: list[str] = case.config["argv"]
+    if unknown := [word for word in words if word.startswith("-") and word not in CIFAR_FLAGS]:
+        raise UncomputedSetting(f"setting 'argv' holds {unknown}; known: {sorted(CIFAR_FLAGS)}")
+    return words
+
+
 def loaders(case: Golden) -> dict[str, Any]:
-    """Folders, downloads, workers and the test batch are the case's own; everything else is our recipe's."""
-    words = case.config["argv"]
+    """Folders and downloads are the case's own, workers and the test batch its command's, the rest our recipe's."""
+    words = command_of(case)
     dataset = words[next(i for i, word in enumerate(words) if word in ("-d", "--dataset")) + 1]
+    if dataset not in ("cifar10", "cifar100", "stl10"):
+        raise UncomputedSetting(f"setting 'argv' holds the data set {dataset!r}; known: cifar10, cifar100, stl10")
     recipe = METHOD.recipes[METHOD.default_recipe(dataset)].recipe
+    workers, test_batch = (int(words[words.index(flag) + 1]) for flag in ("--workers", "--test-batch"))
     ours = []
     for entry, train in zip(case.raw["data"]["loaders"], (True, False), strict=True):
-        kwargs = {**entry["kwargs"], "shuffle": train}
+        kwargs = {**entry["kwargs"], "shuffle": train, "num_workers": workers, "batch_size": test_batch}
         if train:
             kwargs |= {"batch_size": recipe.batch_size, **({"drop_last": True} if recipe.drop_last else {})}
         ours.append({**entry, "transform": described(METHOD.transform(recipe, train)), "kwargs": kwargs})
@@ -387,10 +446,14 @@ def described(transform: v2.Compose) -> str:
 # Cost, files, maps ----------------------------------------------------------------------------------------------------
 
 
+COST_COLUMNS = ["family", "arch", "kwargs", "resolution", "original_counter", "parameters", "conv_linear_macs"]
+
+
 def cost(case: Golden) -> dict[str, Any]:
+    case.config.only(columns=COST_COLUMNS)
     rows = []
     for family, arch, kwargs, resolution, *_ in case.raw["data"]["rows"]:
-        config = {"arch": arch, "kwargs": kwargs}
+        config = Settings({"family": family, "arch": arch, "kwargs": kwargs})
         with torch.device("meta"):
             model = METHOD.build_model(recipe_of(config), classes_of(config), "singlelabel")
         found = measure_cost(model, resolution)
@@ -400,11 +463,19 @@ def cost(case: Golden) -> dict[str, Any]:
 
 def run(case: Golden) -> dict[str, Any]:
     """log.txt, rebuilt from records that hold the program's own figures and our learning rates; checkpoint names."""
-    words, data = case.config["argv"], case.raw["data"]
+    words, data = command_of(case), case.raw["data"]
     value = {flag: words[i + 1] for i, flag in enumerate(words) if flag.startswith("--")}
     recipe = recipe_of(
-        {"kwargs": {"depth": int(value["--depth"]), "info": value["--info"]}},
-        value["--arch"],
+        Settings(
+            {
+                "arch": value["--arch"],
+                "kwargs": {
+                    "depth": int(value["--depth"]),
+                    "info": value["--info"],
+                    "block_name": value["--block-name"],
+                },
+            }
+        ),
         milestones=schedule_of(words),
         lr_gamma=float(value["--gamma"]),
     )
@@ -412,7 +483,7 @@ def run(case: Golden) -> dict[str, Any]:
     METHOD.build_model(recipe, classes, "singlelabel").load_state_dict(METHOD.convert(case.state_dict()))
     schedule = METHOD.schedule(recipe, 1)
     records: list[dict[str, Any]] = []
-    for epoch, row in enumerate(data["log_txt"].splitlines()[1:]):
+    for epoch, row in zip(range(int(value["--epochs"])), data["log_txt"].splitlines()[1:], strict=True):
         _, train_loss, valid_loss, train_top1, valid_top1 = map(float, row.split())
         lr = [recipe.lr * schedule(epoch)["lr"]]
         step = {"step": epoch + 1, "epoch": epoch + 1}
@@ -458,7 +529,7 @@ def bias_measures(case: Golden) -> dict[str, Any]:
         np.stack([box_mask(np.array(sample[key]), *size) for sample in config["samples"]])
         for key in ("boxes_xyxy", "ignore_xyxy")
     )
-    assert tuple(config["taus"]) == TAUS
+    config.only(taus=TAUS)
     columns = measure_maps(maps, masks, ignored, tau=config["tau"], tolerance=config["tolerance_px"])
     pixels = PixelHistogram(bins=None)
     pixels.add(maps, masks, ignored)
@@ -477,7 +548,10 @@ def bias_map(noise: Any, kind: str) -> Any:
         corner = np.zeros_like(noise)
         corner[len(noise) // 2, 0] = 1
         return corner
-    return {"negative": lambda x: -np.abs(x) - 0.1, "quantised": np.round}.get(kind, lambda x: x)(noise.astype(float))
+    rules = {"normal": lambda x: x, "negative": lambda x: -np.abs(x) - 0.1, "quantised": np.round}
+    if kind not in rules:
+        raise UncomputedSetting(f"a map of the kind {kind!r}; known: constant, in_box, out_box, {', '.join(rules)}")
+    return rules[kind](noise.astype(float))
 
 
 def context_pairs(case: Golden) -> dict[str, Any]:
@@ -486,11 +560,19 @@ def context_pairs(case: Golden) -> dict[str, Any]:
     scores = np.round(200 * np.clip(mixed, 0, 1)) / 200
     pairs = biased_pairs(labels, scores, count=case.config["k"], min_cooccurrence=case.config["min_cooccur"])
     precisions = np.array([pair_precision(labels, scores, pair) for pair in pairs])
+    columns = ["b", "c", "bias", "n_cooccur", "n_exclusive"]  # the fields of a pair
+    case.config.only(columns_pairs=columns, columns_ap=["cooccur_ap", "exclusive_ap"])
     return {"pairs": np.array(pairs), "ap": precisions, "mean": precisions.mean(0)}
 
 
 def faithfulness(case: Golden) -> dict[str, Any]:
     image, filtered = tensor(case, "image"), tensor(case, "filter")
+    case.config.only(
+        deletion_substrate="zeros",
+        insertion_substrate="Gaussian blur kernel 11 sigma 5, reflect padding",
+        order="descending saliency, stable",
+        curve="first value is the untouched start image; trapezoid AUC = (sum - first/2 - last/2)/(n-1)",
+    )
 
     def score(images: Tensor) -> Tensor:
         return torch.sigmoid(4 * (images * filtered).double().sum((1, 2, 3)) / image.numel() ** 0.5)
@@ -528,4 +610,29 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "run": run,
     "traj": trajectory,
     "vis_gradcam": gradcam,
+}
+
+NAME_OF_RUN = "a run's name; only s0 to s5 in it count, and there are cases of them"
+DESCRIPTIVE = {
+    "aug_*:sampling": "a sentence about draws, which the case fixes",
+    "bias_*:map_rule": "a sentence about how the case's maps are made",
+    "bias_*:score_rule": "a sentence about how the case's scores are made",
+    **{
+        f"data_loaders_*:argv[[]--{flag}]": "of the network and its training"
+        for flag in ("arch", "block-name", "depth", "epochs", "schedule", "gamma", "wd", "manualSeed", "info")
+    },
+    "data_loaders_*:argv[[]--train-batch]": "the case's loader has the recipe's batch",
+    "run_*:argv[[]--*-batch]": "the log holds no sizes",
+    "run_*:argv[[]--dataset]": "the weights tell the number of classes",
+    "run_*:argv[[]--wd]": "the log does not show it",
+    "run_*:argv[[]--workers]": "the log does not show it",
+    "run_*:argv[[]--manualSeed]": "the log's figures are the program's own",
+    "init_*:torch_seed": "only the spread of drawn weights is compared",
+    "bias_box_mask_a:boxes_xyxy[[]2][[]1]": "the third box holds no pixel's centre, wherever it begins",
+    "metric_fewer_than_5_classes:num_classes": "the program fails there; ours takes all classes",
+    "metric_*:ambiguous_samples_because_of_ties*": "says how wide the case's tolerance had to be",
+    "*:kwargs.info": NAME_OF_RUN,
+    "module_*:info": NAME_OF_RUN,
+    "run_*:argv[[]--info]": NAME_OF_RUN,
+    "init_*:kwargs.num_classes": "only the spread of drawn weights is compared",
 }
