@@ -25,6 +25,9 @@ T = TypeVar("T")
 LARGEST = 64 << 20
 """Bytes of the largest file that is read whole, where its reader does not say another number."""
 
+LARGEST_ANNOTATIONS = 4 << 30
+"""Bytes of the largest annotation file that is read; COCO's have a tenth of it."""
+
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """Escapes that may stand for a NUL or half a character; most files have none, and are not looked at further."""
 

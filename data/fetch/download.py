@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic import TypeAdapter
+
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
+from attnbias.data.reading import StoredModel, read_json, reading
 
 MANIFEST = "manifest.json"
 LOG = logging.getLogger(__name__)
@@ -157,6 +160,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+class _Known(StoredModel):
+    """What the manifest says of an archive."""
+
+    bytes: int
+    mtime_ns: int
+    digest: str
+
+
 @dataclass
 class _Store:
     """The folder of archives and its manifest."""
@@ -170,9 +181,11 @@ class _Store:
         self.lock = threading.Lock()
         path = self.notes / MANIFEST
         try:
-            self.manifest: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError:
-            raise DataError(f"{path} is damaged; delete it, and the archives are verified again") from None
+            with reading(path, "delete it, and the archives are verified again"):
+                known = TypeAdapter(dict[str, _Known]).validate_python(read_json(path))
+        except FileNotFoundError:
+            known = {}
+        self.manifest: dict[str, dict[str, Any]] = {name: facts.model_dump() for name, facts in known.items()}
 
     # Verifying ----------------------------------------------------------------------------------------------------
 

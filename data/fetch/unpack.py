@@ -18,9 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pydantic import ConfigDict, TypeAdapter
+
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import Progress, only_writer
+from attnbias.data.reading import read_json, reading
 
 MANIFEST = ".unpacked.json"
 LOG = logging.getLogger(__name__)
@@ -182,10 +185,10 @@ def _merge(source: Path, target: Path) -> None:
 def _manifest(target: Path) -> dict[str, int]:
     path = target / MANIFEST
     try:
-        content: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError:
-        raise DataError(f"{path} is damaged; delete it, and the archives are unpacked again") from None
-    return content
+        with reading(path, "delete it, and the archives are unpacked again"):
+            return TypeAdapter(dict[str, int], config=ConfigDict(strict=True)).validate_python(read_json(path))
+    except FileNotFoundError:
+        return {}
 
 
 def _record(target: Path, name: str, size: int) -> None:

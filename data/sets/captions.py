@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
 from attnbias.data.sets.words import word_tokenizer
 
 FILES = {"flickr30k": "dataset_flickr30k.json", "coco-captions": "dataset_coco.json"}
@@ -45,7 +45,7 @@ def read_karpathy(
     place = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
     found: dict[str, list[Record]] = {}
     try:
-        images = json.loads(annotation_file.read_bytes())["images"]
+        images = read_json(annotation_file, LARGEST_ANNOTATIONS)["images"]
         for image in sorted(images, key=lambda image: str(image["filename"])):
             name = image["filename"]
             path = (place.get(name, folders[0]) / name).relative_to(root).as_posix()
@@ -75,7 +75,9 @@ def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: st
         DataError: the file is missing or damaged.
     """
     try:
-        captions = {str(path).rpartition("/")[2]: caption for path, caption in json.loads(annotation_file.read_bytes())}
+        captions = {
+            str(path).rpartition("/")[2]: caption for path, caption in read_json(annotation_file, LARGEST_ANNOTATIONS)
+        }
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{annotation_file} is missing, damaged or no list of captions ({error})") from None
     paths = sorted((root / f"images_{split}").glob("*/*"), key=lambda path: path.name)

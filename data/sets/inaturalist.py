@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +10,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts
+from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 """Keys of categories.json, from the widest group to the species."""
@@ -119,7 +119,7 @@ def _placed(root: Path, images: Any) -> Any:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path, LARGEST_ANNOTATIONS)
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
     except ValueError as error:

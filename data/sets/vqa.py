@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
 from attnbias.data.prepare import Options, Reading, first_existing
+from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
 from attnbias.data.sets.answers import MIN_ANSWERS, answer_classes, scored_answers
 from attnbias.data.sets.words import word_tokenizer
 
@@ -147,7 +147,7 @@ def _pictures(source: Path) -> Path:
 
 def _load(path: Path, key: str) -> list[dict[str, Any]]:
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_bytes())[key]
+        entries: list[dict[str, Any]] = read_json(path, LARGEST_ANNOTATIONS)[key]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no VQA file of {key}, or cut short ({type(error).__name__} {error})") from None
     return entries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from attnbias.data.errors import DataError
@@ -10,6 +9,7 @@ from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.published import csra_wider
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
 
 # "Tshiirt" is the annotation files' own spelling.
 # fmt: off
@@ -36,7 +36,7 @@ def read_wider(annotation_file: Path, root: Path, split: str, *, dataset: str = 
         DataError: the file is missing, or is no WIDER-Attribute file.
     """
     try:
-        content = json.loads(annotation_file.read_bytes())
+        content = read_json(annotation_file, LARGEST_ANNOTATIONS)
         records = tuple(
             Record(
                 path=f"Image/{image['file_name']}",

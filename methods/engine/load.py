@@ -10,16 +10,18 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnbias.data.class_names import known_class_names
 from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
-from attnbias.data.index import Index, Task
+from attnbias.data.index import MOST_CLASSES, Index, Task
+from attnbias.data.reading import FileName, Items, StoredModel, parse_json, reading
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
@@ -308,17 +310,25 @@ def _said(path: Path, metadata: dict[str, str], method: Method) -> StoredFacts |
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
+    with reading(path, "fetch it again, or train again", WeightsError):
+        said = _Metadata.model_validate(parse_json(metadata[KEY]))
+    if said.method != method.name:
+        raise WeightsError(
+            f"{path} is a checkpoint of '{said.method}', not of '{method.name}'; use: attnbias val {said.method}"
+        )
     try:
-        said = json.loads(metadata[KEY])
-        name, recipe, classes, task = said["method"], said["recipe"], tuple(said["classes"]), said["task"]
-    except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{path} is damaged: its metadata cannot be read; fetch it again") from None
-    if name != method.name:
-        raise WeightsError(f"{path} is a checkpoint of '{name}', not of '{method.name}'; use: attnbias val {name}")
-    try:
-        return StoredFacts(parse(method.recipe_type, recipe), classes, task)
+        return StoredFacts(parse(method.recipe_type, said.recipe), said.classes, said.task)
     except UsageError as error:
         raise WeightsError(f"{path} was written by another version of attnbias: {error}") from None
+
+
+class _Metadata(StoredModel, extra="ignore"):
+    """Our entry in a weight file's metadata, as `weights_metadata` writes it."""
+
+    method: str
+    task: Task
+    recipe: dict[str, Any]
+    classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]
 
 
 def _read_published(method: Method, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
