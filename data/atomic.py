@@ -8,10 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from attnbias.data.errors import DataError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """Open a text file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """Open a text file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        DataError: a folder stands in its place.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, where a file belongs; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -57,6 +57,12 @@ class World:
         attnbias("train", "csra", *RUN, *CPU, "--root", self.root, "--out", self.run, expect=0)
         self.val("--store", "--bias", "--attack", "fgsm", expect=0)
 
+    def check(self) -> None:
+        """Run every command once on the good files. What it imports is then there, and no alarm cuts it short."""
+        for path, commands in self.readers().items():
+            for command in commands:
+                assert command().code == 0, path
+
     def val(self, *more: Any, expect: int | None = None) -> Any:
         return attnbias("val", "csra", "--load-from", self.run, "--root", self.root, *CPU, *more, expect=expect)
 
@@ -79,7 +85,7 @@ class World:
             demo / "prepared.json": [dry, listed, prepare],
             demo / "index" / "train.json": [dry],
             demo / "index" / "val.json": [self.val, dry],
-            self.run / "recipe.yaml": [compare],
+            self.run / "recipe.yaml": [compare, resume],
             self.run / "metrics.jsonl": [compare, resume],
             self.run / "environment.json": [resume],
             self.run / "data.json": [resume],
@@ -226,8 +232,8 @@ def in_time(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def fault(command: Callable[[], Any]) -> str | None:
-    """Run a command; what is wrong with how it ended, if anything."""
+def fault(command: Callable[[], Any], counts: Counter[str]) -> str | None:
+    """Run a command and count its exit code; what is wrong with how it ended, if anything."""
     begun = time.monotonic()
     try:
         with in_time(LIMIT):
@@ -237,6 +243,7 @@ def fault(command: Callable[[], Any]) -> str | None:
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
     said = result.err.splitlines()
+    counts[f"exit {result.code}"] += 1
     if result.code not in (0, 2, 3):
         return f"exit {result.code}: {said[-1:]}"
     if result.code and not (1 <= len(said) <= 2 and len(result.err) < 3000):
@@ -249,7 +256,7 @@ def fault(command: Callable[[], Any]) -> str | None:
 def fuzz(pristine: Path, edits: int, seed: int, tell: Callable[[str], None] = print) -> Counter[str]:
     """Make one edit at a time in a copy of the world in `pristine`, and run the commands that read that file.
 
-    Returns how many edits were tried, and how many of them went wrong; each of those is told.
+    Returns how many edits were tried, how the commands ended, and how many went wrong; each of those is told.
     """
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (6 << 30), resource.RLIM_INFINITY))
@@ -268,7 +275,7 @@ def fuzz(pristine: Path, edits: int, seed: int, tell: Callable[[str], None] = pr
             words, content = edited(good, (pristine / draw.choice(names)).read_bytes(), draw)
             path.write_bytes(content)
         counts["edits"] += 1
-        if (wrong := fault(command)) is not None:
+        if (wrong := fault(command, counts)) is not None:
             counts["faults"] += 1
             tell(f"{name}  {words[:120]!r}: {wrong[:400]}")
         shutil.rmtree(world.folder)
@@ -281,8 +288,9 @@ def main() -> None:
     folder, edits, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
     if not folder.exists():
         World(folder).make()
+    World(folder).check()
     counts = fuzz(folder, edits, seed, partial(print, flush=True))
-    print(f"{counts['edits']:,} edits, {counts['faults']:,} faults")
+    print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
 
 
 if __name__ == "__main__":
