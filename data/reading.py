@@ -35,7 +35,7 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """The escape of a NUL, and no backslash before letters and digits."""
 
 _repr = Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
 _repr.maxlevel = 2
 
 
@@ -64,8 +64,10 @@ def reading(path: Path, mend: str, error: type[Exception] = DataError) -> Iterat
 
 def in_words(error: ValueError) -> str:
     """What is wrong with a value, on one line; of a model's errors the first."""
-    if not isinstance(error, ValidationError):
+    if isinstance(error, Unfit):
         return str(error)
+    if not isinstance(error, ValidationError):  # a library's, which may quote the whole file
+        return shown(str(error))[1:-1]
     first = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) if isinstance(part, int) else shown(part)[1:-1] for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
@@ -79,11 +81,11 @@ def shown(value: object) -> str:
     return _repr.repr(value).encode("ascii", "backslashreplace").decode()
 
 
-def read_text(path: Path, largest: int = LARGEST) -> str:
-    """Read a UTF-8 file (a byte-order mark is left out).
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a file whole.
 
     Raises:
-        OSError: it is missing or not readable. Unfit: it is no regular file, too large, or not UTF-8.
+        OSError: it is missing or not readable. Unfit: it is no regular file, or too large.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never ends
         raise Unfit("it is a folder" if path.is_dir() else "it is no regular file")
@@ -91,8 +93,17 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise Unfit(f"it is larger than {largest >> 20} MB")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """Read a UTF-8 file (a byte-order mark is left out).
+
+    Raises:
+        OSError: it is missing or not readable. Unfit: it is no regular file, too large, or not UTF-8.
+    """
     try:
-        return content.decode("utf-8-sig")
+        return read_bytes(path, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unfit(f"it is not UTF-8 text: byte {error.start}") from None
 

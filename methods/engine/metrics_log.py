@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from attnbias.data.atomic import replacing
-from attnbias.data.reading import in_words, parse_json
+from attnbias.data.reading import in_words, parse_json, read_bytes, reading
 from attnbias.weights.errors import WeightsError
 
 NAME = "metrics.jsonl"
@@ -81,10 +81,8 @@ class MetricsLog:
 
     def _whole_lines(self, most: int | None = None) -> list[str]:
         """The first lines, each checked."""
-        with self.path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise WeightsError(f"{self.path} is larger than {LARGEST >> 20} MB")
+        with reading(self.path, "move it away", WeightsError):
+            content = read_bytes(self.path, LARGEST)
         lines = content.split(b"\n")
         if not lines[-1]:  # what follows the end of the last line
             lines.pop()

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from attnbias.data.atomic import replacing
 from attnbias.data.index import Index
 from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
@@ -209,7 +210,8 @@ def _row(test: str, measures: Mapping[str, Any]) -> Row:
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as JSON, or as CSV where the name ends so (a column for every measure that a row has)."""
     if path.suffix != ".csv":
-        path.write_text(json.dumps(list(rows), indent=1) + "\n")
+        with replacing(path) as file:
+            file.write(json.dumps(list(rows), indent=1) + "\n")
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     write_csv(path, [columns, *([row.get(name, "") for name in columns] for row in rows)])
