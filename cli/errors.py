@@ -45,7 +45,7 @@ def _one_line(error: BaseException) -> tuple[int, str]:
             return code, f"error: {_words(error)}"
     if isinstance(error, MemoryError):
         return 1, "error: out of memory; try fewer --workers, or a smaller --batch-size with --accumulation"
-    if isinstance(error, RuntimeError) and _words(error).startswith("DataLoader"):
+    if isinstance(error, RuntimeError) and _words(error).startswith(("DataLoader", "Pin memory thread")):
         return 1, f"error: {_words(error).rstrip('. ')}; did memory run out, or a disk hang? try fewer --workers"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2, f"error: {error.filename}: a name of more than 255 bytes; choose a shorter one"

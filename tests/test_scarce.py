@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from forked import ForkedRun
 
 from attnbias.cli.errors import describe
+from attnbias.data.registry import open_split
 from attnbias.methods import get_method
 from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import revise
@@ -60,9 +62,47 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(demo_root: Path, tmp_p
     victim = workers_of(training, out)[0]
     os.kill(victim, signal.SIGKILL)
     line = refusal(training)
-    assert line.startswith("error: DataLoader worker (pid")
+    assert line.startswith("error: DataLoader worker ")
     assert line.endswith("did memory run out, or a disk hang? try fewer --workers")
     assert all_complete(out)
+
+
+def lost(kind: type[Exception]) -> None:
+    raise kind("closed")
+
+
+class Unreadable:
+    """A part of a batch that raises where the main process reads it, as memory of a worker that is gone does."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        return lost, (self.kind,)
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, BrokenPipeError, EOFError, FileNotFoundError])
+def test_a_lost_worker_is_told_by_the_same_line_however_it_is_seen(
+    kind: type[Exception], demo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = get_method("csra")
+    dataset = batches.open_pictures(method, method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
+    monkeypatch.setattr(dataset, "collate", lambda samples: Unreadable(kind))
+    loader = batches.batches(dataset, [[(0, 0)]], workers=1, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError) as raised:
+        next(iter(loader))
+    code, line = describe(raised.value)
+    assert code == 1
+    assert line.startswith(f"error: DataLoader worker ended and left a batch unread ({kind.__name__})")
+    assert line.endswith("did memory run out, or a disk hang? try fewer --workers")
+
+
+def test_an_error_that_a_worker_meets_is_no_lost_worker(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = get_method("csra")
+    dataset = batches.open_pictures(method, method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
+    monkeypatch.setattr(dataset, "collate", lambda samples: lost(FileNotFoundError))
+    with pytest.raises(FileNotFoundError, match="closed"):
+        next(iter(batches.batches(dataset, [[(0, 0)]], workers=1, device=torch.device("cpu"))))
 
 
 def test_a_worker_that_hangs_ends_the_run(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -58,12 +58,29 @@ def open_pictures(
     )
 
 
+class Loader(DataLoader[Any]):
+    """A DataLoader that says one thing of a worker that ended, whichever way its end comes to be seen."""
+
+    def __iter__(self) -> Any:
+        return self._relayed(super().__iter__())
+
+    def _relayed(self, read: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from read
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            # A worker that was killed is often seen first by the connection to it. What a worker itself met carries
+            # its traceback.
+            if not self.num_workers or "Original Traceback" in str(error):
+                raise
+            raise RuntimeError(f"DataLoader worker ended and left a batch unread ({type(error).__name__})") from error
+
+
 def batches(
     dataset: PictureDataset, sampler: Sampler[Any] | Sequence[Any], *, workers: int, device: torch.device
-) -> DataLoader[Any]:
+) -> Loader:
     """The loader of a split; one in memory needs no worker processes."""
     workers = 0 if isinstance(dataset, InMemoryPictures) else workers
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
