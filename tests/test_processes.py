@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,23 @@ def test_signal_saves_says_how_to_resume_and_leaves_nobody(
     assert same_checkpoint(out, straight)
 
 
-def test_two_processes_stop_together_on_a_signal(demo_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tell", "stop"),
+    [
+        (os.kill, signal.SIGTERM),
+        pytest.param(os.killpg, signal.SIGINT, marks=pytest.mark.slow),  # a terminal's Ctrl-C, which all get
+    ],
+)
+def test_two_processes_stop_together_on_a_signal(
+    tell: Callable[[int, int], None], stop: signal.Signals, demo_root: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     process = start(train(out, demo_root, "--processes", 2, "--epochs", 50))
     wait_for_step(out, 2, process)
     family = children_of(process)
-    process.send_signal(signal.SIGTERM)
+    tell(process.pid, stop)
     printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 143, printed
+    assert process.returncode == 128 + stop, printed
     assert printed.count("--resume auto") == 1, printed
     assert nobody_left(family)
     assert RunFolder(out).latest() is not None

@@ -82,6 +82,55 @@ def test_a_signal_while_evaluating_or_saving(
 
 
 @pytest.mark.parametrize("stop", SIGNALS)
+def test_a_signal_saves_inside_an_epoch_without_save_steps(
+    stop: signal.Signals, slow_to_evaluate: Path, tmp_path: Path
+) -> None:
+    """Twenty steps an epoch; a checkpoint inside of one is the signal's."""
+    words = [*CSRA, "--epochs", 2, "--batch-size", 2, "--log-every", 2, "--resume", "auto", "--keep", 9]
+
+    def start(out: Path) -> ForkedRun:
+        return ForkedRun([*words, "--data-root", slow_to_evaluate, "--out", out], out.with_suffix(".log"))
+
+    out = tmp_path / "run"
+    run = start(out)
+    assert run.wait_until(lambda: lines(out) >= 3), run.log.read_text()
+    os.kill(run.processes[0].pid or 0, stop)
+    assert run.wait(60) == [128 + stop], run.log.read_text()
+    assert f"stopped by {stop.name}; continue with the same command and --resume auto" in run.log.read_text()
+    steps = RunFolder(out).steps()
+    assert steps[-1] % 20, "the signal came at the end of an epoch; make them longer"
+    straight = start(tmp_path / "straight")
+    assert start(out).wait() == straight.wait() == [0]
+    assert RunFolder(tmp_path / "straight").steps() == [20, 40]
+    assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
+    ends = [RunFolder(folder).folder(40) for folder in (out, tmp_path / "straight")]
+    for name in ("model.safetensors", "optimizer.pt", "progress.json"):
+        one, other = (end / name for end in ends)
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+@pytest.mark.parametrize("stop", SIGNALS)
+def test_a_signal_that_the_launcher_forwards_is_no_second_one(
+    stop: signal.Signals, slow_to_evaluate: Path, tmp_path: Path
+) -> None:
+    """A terminal's Ctrl-C reaches each process, and once more from its launcher."""
+    out = tmp_path / "run"
+    run = runs(slow_to_evaluate, 1, "--epochs", 500, "--workers", 1)(out)
+    assert run.wait_until(lambda: RunFolder(out).steps() != []), run.log.read_text()
+    (process,) = run.processes
+    (loader, *_) = children_of(process.pid or 0)
+    os.kill(loader, signal.SIGSTOP)  # its step lasts until both signals are there
+    time.sleep(0.2)
+    for _ in range(2):
+        os.kill(process.pid or 0, stop)
+        time.sleep(0.2)
+    assert process.is_alive()
+    os.kill(loader, signal.SIGCONT)
+    assert run.wait(60) == [128 + stop], run.log.read_text()
+    assert "--resume auto" in run.log.read_text()
+
+
+@pytest.mark.parametrize("stop", SIGNALS)
 def test_a_second_signal_stops_at_once(stop: signal.Signals, slow_to_evaluate: Path, tmp_path: Path) -> None:
     """As where a step never ends: its loader hangs."""
     out = tmp_path / "run"
