@@ -83,6 +83,27 @@ def test_a_damaged_best_checkpoint_is_not_replaced_by_another(run: Path, file: s
     assert load_run("csra", str(RunFolder(run).latest()), {}).source.startswith(str(RunFolder(run).latest()))
 
 
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json", "complete.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_one_byte_that_changed_is_noticed_by_whoever_reads_it(run: Path, demo_root: Path, file: str) -> None:
+    """The size stays: only the checksum, or for the manifest itself its own words, can tell."""
+    best = best_of(run)
+    size = (best / file).stat().st_size
+    flip(best / file)
+    assert (best / file).stat().st_size == size
+    with pytest.raises(WeightsError, match=f"{best} is no complete checkpoint folder: {file}"):
+        train("csra", recipe(), options(run, demo_root, resume=str(best)))
+    if file == "optimizer.pt":  # only training reads it
+        return
+    weights = "ema" if file.startswith("ema") else "raw"
+    common = ("--load-from", best, "--weights", weights, "--gpus", 0)
+    image = next(demo_root.rglob("*.jpg"))
+    for words in (("val", "csra", *common, "--data-root", demo_root), ("predict", *common, image)):
+        assert f"checkpoint {best} is damaged: {file}" in attnbias(*words, expect=3).line
+
+
 def test_damage_of_what_is_not_read_does_not_matter(run: Path) -> None:
     for step in RunFolder(run).steps():
         flip(RunFolder(run).folder(step) / "optimizer.pt")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -65,22 +68,31 @@ def test_synchronised_normalisation_computes_the_same(backbone: str) -> None:
 class NanGradient(ResidualAttention):
     """Its loss stays finite; where a chosen sample takes part, its gradient is not: the square root of zero."""
 
-    sample = -1
+    sample: int | None = None
+    every = False
+    of_loss = False
+    """The loss itself is no number."""
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Any) -> dict[str, Tensor]:
         terms = super().loss(model, batch, recipe, task)
-        if self.sample in batch["index"].tolist():
-            terms["loss"] = terms["loss"] + (next(model.parameters()).sum() * 0).sqrt()
+        if self.every or self.sample in batch["index"].tolist():
+            zero = next(model.parameters()).sum() * 0
+            terms["loss"] = terms["loss"] + (zero / zero if self.of_loss else zero.sqrt())
         return terms
 
 
 def prepared(
-    method: ResidualAttention, root: Path, out: Path, scaler: Any = None, save_steps: int | None = None, **changes: Any
+    method: ResidualAttention,
+    root: Path,
+    out: Path,
+    scaler: Any = None,
+    how: Mapping[str, Any] = MappingProxyType({}),
+    **changes: Any,
 ) -> _Run:
     """A run of the demo set that is ready for its first step: 12 samples a step, in three micro-batches."""
     fields = {"image_size": 32, "batch_size": 12, "optimizer": "sgd", "momentum": 0.0, **changes}
     recipe = revise(method.named_recipe("demo").recipe, fields)
-    options = Options(out, root, cpu=True, accumulation=3, save_steps=save_steps)
+    options = Options(out, root, cpu=True, accumulation=3, **how)
     accelerator = build_accelerator(recipe, options)
     accelerator.scaler = scaler
     return _Run(method, recipe, options, accelerator, RunFolder(out), Control())
@@ -114,7 +126,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
 def test_the_last_checkpoint_is_named_where_there_is_one(demo_root: Path, tmp_path: Path) -> None:
     method = NanGradient()
-    run = prepared(method, demo_root, tmp_path / "run", save_steps=1)
+    run = prepared(method, demo_root, tmp_path / "run", how={"save_steps": 1})
     method.sample = int(run.plan.shares(1)[0][0])
     with pytest.raises(RunError, match=r"step-00000001, is good"):
         run.fit()
@@ -132,6 +144,70 @@ def test_under_fp16_an_overflow_is_left_to_the_scaler(demo_root: Path, tmp_path:
     run.stepper.step(1)
     assert not torch.equal(weights(run), before)
     run.folder.close()
+
+
+def test_under_fp16_a_gradient_that_is_never_finite_is_counted_and_ends_the_run(
+    demo_root: Path, tmp_path: Path
+) -> None:
+    """Each skipped step halves the scale: in the third one nothing is left of it."""
+    method = NanGradient()
+    method.every = True
+    out, scaler = tmp_path / "run", torch.amp.GradScaler("cpu", init_scale=2.0**-22)
+    run = prepared(method, demo_root, out, scaler, {"save_steps": 1, "log_every": 1})
+    before = weights(run)
+    with pytest.raises(
+        RunError, match=r"not finite in fp16, at a scale of 3e-08, at step 2 .*take --amp bf16"
+    ) as caught:
+        run.fit()
+    assert "step-00000002, is good" in str(caught.value)
+    assert torch.equal(weights(run), before)
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["skipped_steps"]) for line in logged] == [(1, 1), (2, 1)]
+    run.folder.close()
+
+
+def test_skipped_steps_are_said_on_the_line(
+    demo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of the six steps of the epoch that the line is of."""
+    method = NanGradient()
+    run = prepared(method, demo_root, tmp_path / "run", torch.amp.GradScaler("cpu"), epochs=1)
+    method.sample = int(run.plan.shares(2)[0][0])
+    run.fit()
+    (line, *_) = [json.loads(line) for line in run.folder.metrics.path.read_text().splitlines()]
+    assert line["skipped_steps"] == 1
+    assert "skipped_steps 1 " in capsys.readouterr().out
+    run.folder.close()
+
+
+def test_under_fp16_a_loss_that_is_not_finite_stops_at_once(demo_root: Path, tmp_path: Path) -> None:
+    """In the first micro-batch already, which the last one must not make forgotten."""
+    method = NanGradient()
+    method.of_loss = True
+    run = prepared(method, demo_root, tmp_path / "run", torch.amp.GradScaler("cpu"))
+    run._prepare(run._open_folder())
+    method.sample = int(run.plan.shares(0)[0][0])
+    before = weights(run)
+    with pytest.raises(RunError, match=r"the loss is nan at step 0"):
+        run.stepper.step(0)
+    assert torch.equal(weights(run), before)
+    run.folder.close()
+
+
+def test_the_scaler_of_a_resumed_run_goes_on_where_it_stood(demo_root: Path, tmp_path: Path) -> None:
+    """Its scale is doubled after every third good step: after 3 and 6 of 6, the first time before the resume at 5."""
+    ends = []
+    for out, resume in ((tmp_path / "straight", None), (tmp_path / "run", tmp_path / "straight")):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024, growth_interval=3)
+        checkpoint = resume and str(RunFolder(resume).folder(5))
+        how = {"save_steps": 1, "resume": checkpoint}
+        run = prepared(NanGradient(), demo_root, out, scaler, how, epochs=1, ema_decay=None)
+        run.fit()
+        assert scaler.get_scale() == 4096
+        run.folder.close()
+        ends.append(RunFolder(out).folder(6))
+    for name in ("model.safetensors", "optimizer.pt"):
+        assert (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes(), name
 
 
 def step_of_a_process(rank: int, port: int, root: Path, out: Path) -> None:

@@ -250,6 +250,114 @@ FILES = (
         "if self.resume == self.overwrite:",
         OVERWRITE,
     ),
+    Fault(
+        "checksums of a checkpoint not compared",
+        CHECKPOINT,
+        "if crc32(path) != files[name].crc32:",
+        "if crc32(path) == -1:",
+        ("tests/test_damaged_checkpoints.py::test_one_byte_that_changed_is_noticed_by_whoever_reads_it",),
+    ),
+    Fault(
+        "an archive of another time is believed",
+        "data/fetch/download.py",
+        '(known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)',
+        'known.get("bytes") == stat.st_size',
+        ("tests/test_download.py::test_a_file_of_another_time_is_verified_again",),
+    ),
 )
 
-FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING, *FILES)
+CONTROL = "methods/engine/control.py"
+STOPPING = "tests/test_stopping.py"
+UPDATES = "tests/test_updates.py"
+FORWARDED = (f"{STOPPING}::test_a_signal_that_the_launcher_forwards_is_no_second_one",)
+
+STOPS = (
+    Fault(
+        "a signal saves nothing",
+        TRAIN,
+        "if signal_number:\n                self._save()\n",
+        "if signal_number:\n",
+        (f"{STOPPING}::test_a_signal_saves_inside_an_epoch_without_save_steps",),
+    ),
+    Fault("a forwarded signal counts as the second", CONTROL, "SAME = 1.0", "SAME = 0.0", FORWARDED),
+    Fault(
+        "a second signal changes nothing",
+        CONTROL,
+        "elif now - first > SAME:",
+        "elif now - first > 1000 * SAME:",
+        (f"{STOPPING}::test_a_second_signal_stops_at_once",),
+    ),
+    Fault(
+        "the last of the failing processes is shown",
+        "methods/engine/launch.py",
+        "written[0].read_text",
+        "written[-1].read_text",
+        ("tests/test_launch.py",),
+    ),
+    Fault(
+        "the gradient scaler is not restored",
+        TRAIN,
+        'self.accelerator.scaler.load_state_dict(state["scaler"])',
+        "self.accelerator.scaler.load_state_dict(self.accelerator.scaler.state_dict())",
+        (f"{UPDATES}::test_the_scaler_of_a_resumed_run_goes_on_where_it_stood",),
+    ),
+    Fault(
+        "the gradient scaler is not saved",
+        TRAIN,
+        '"scaler": scaler.state_dict() if scaler else None',
+        '"scaler": None',
+        (f"{UPDATES}::test_the_scaler_of_a_resumed_run_goes_on_where_it_stood",),
+    ),
+    Fault(
+        "fp16 skips steps for ever",
+        STEP,
+        "scaler.get_scale() < SMALLEST_SCALE",
+        "scaler.get_scale() < 0",
+        (f"{UPDATES}::test_under_fp16_a_gradient_that_is_never_finite_is_counted_and_ends_the_run",),
+    ),
+    Fault(
+        "fp16 stops at the first overflow",
+        STEP,
+        "if bad or (overflow and scaler is None):",
+        "if bad or overflow:",
+        (f"{UPDATES}::test_under_fp16_an_overflow_is_left_to_the_scaler",),
+    ),
+    Fault(
+        "skipped steps are averaged, not counted",
+        TRAIN,
+        'total if name == "skipped_steps" else total / len(window)',
+        "total / len(window)",
+        (f"{UPDATES}::test_skipped_steps_are_said_on_the_line",),
+    ),
+    Fault(
+        "the gradient itself is not looked at",
+        STEP,
+        "int(not finite_gradient)",
+        "0",
+        (f"{UPDATES}::test_a_gradient_that_is_not_finite_never_reaches_the_weights",),
+    ),
+    Fault(
+        "only the last micro-batch's loss is looked at",
+        STEP,
+        "finite &= torch.isfinite(losses[-1])",
+        "finite = torch.isfinite(losses[-1])",
+        (f"{UPDATES}::test_under_fp16_a_loss_that_is_not_finite_stops_at_once",),
+    ),
+    Fault(
+        "--clip-grad ignored",
+        STEP,
+        "self.accelerator.clip_grad_norm_(parameters, limit)",
+        "self.accelerator.clip_grad_norm_(parameters, 1e9 * limit)",
+        PLAIN,
+    ),
+    Fault(
+        "the average is updated before the step",
+        STEP,
+        "        self.optimizer.step()  # under",
+        "        if self.ema is not None and step >= averages_from:\n            self.ema.update(self.model)\n"
+        "            averages_from = step + 1\n        self.optimizer.step()  # under",
+        PLAIN,
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING, *FILES, *STOPS)

@@ -31,6 +31,9 @@ from attnbias.methods.engine.training.sampler import Plan
 SHOWN = 64
 """Samples that are named of a step whose loss or gradient is not finite."""
 
+SMALLEST_SCALE = 2.0**-24
+"""fp16's smallest number: a lower scale of the gradient cannot help. From where it starts, 41 steps must be skipped."""
+
 
 class Called(nn.Module):
     """What training calls in the model's place: Accelerate puts mixed precision on its `forward` for good.
@@ -73,7 +76,7 @@ class Stepper:
 
         Raises:
             RunError: in every process alike, when a loss or the gradient of any is not finite; the weights are
-                untouched.
+                untouched. Under fp16 a step whose gradient is not finite is skipped, until its scale is used up.
         """
         accelerator, recipe = self.accelerator, self.recipe
         self.wrapped.train()
@@ -103,31 +106,30 @@ class Stepper:
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0) + value.detach() * weight
                 accelerator.backward(loss * weight)
-        norm = self._gradient_norm()
-        if norm is not None:
-            finite &= torch.isfinite(norm)
-        # The one number a step that the CPU waits for.
-        _, bad = self.control.agree(int(not finite))
-        if bad:
+        sound = torch.isfinite(self._gradient_norm())
+        # The one moment of a step at which the CPU waits for the GPU.
+        finite_loss, finite_gradient = torch.stack([finite, sound]).tolist()
+        _, bad, overflow = self.control.agree(int(not finite_loss), int(not finite_gradient))
+        scaler = accelerator.scaler
+        if bad or (overflow and scaler is None):
             raise RunError(self._non_finite(step, losses, ids))
-        self.optimizer.step()
+        self.optimizer.step()  # under fp16 through the scaler, which skips an overflow and lowers its scale
         self.optimizer.zero_grad()
+        if scaler is not None:
+            totals["skipped_steps"] = torch.tensor(float(overflow), device=accelerator.device)
+            if overflow and scaler.get_scale() < SMALLEST_SCALE:
+                raise RunError(self._non_finite(step, losses, ids, scaler.get_scale()))
         if self.ema is not None and step >= averages_from:
             self.ema.update(self.model)
         return totals, errors
 
-    def _gradient_norm(self) -> Tensor | None:
-        """The norm of the whole gradient, which is then clipped where the recipe says so.
-
-        None under fp16: an overflow is the gradient scaler's affair there, which skips the step and lowers its scale.
-        """
-        accelerator, limit = self.accelerator, self.recipe.clip_grad
-        norm = None if limit is None else accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
-        if accelerator.scaler is not None:
-            return None
-        if norm is not None:
-            return norm
-        return get_total_norm([p.grad for p in self.wrapped.parameters() if p.grad is not None])
+    def _gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient, which is then clipped where the recipe says so; under fp16 a scaled one."""
+        parameters, limit = self.wrapped.parameters(), self.recipe.clip_grad
+        if limit is None:
+            return get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, limit)
+        return norm
 
     def _next_batch(self, step: int, micro: int) -> Batch:
         batch = next(self.loader)
@@ -141,7 +143,9 @@ class Stepper:
             batch["image"], batch["target"] = self.mix(batch["image"], batch["target"], rng)
         return batch
 
-    def _non_finite(self, step: int, losses: list[Tensor], ids: list[list[int]]) -> str:
+    def _non_finite(
+        self, step: int, losses: list[Tensor], ids: list[list[int]], used_up_scale: float | None = None
+    ) -> str:
         """What is said of a step that was not done; the same in every process, of the micro-batches of all."""
         shares = self.control.gather([(float(loss), samples) for loss, samples in zip(losses, ids, strict=True)])
         batches = [batch for share in shares for batch in share]
@@ -149,12 +153,16 @@ class Stepper:
         samples = [str(sample) for _, share in batches for sample in share]
         more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
         what = "the gradient is not finite" if bad is None else f"the loss is {bad}"
+        mend = "lower --lr or set --clip-grad"
+        if used_up_scale is not None:
+            what += f" in fp16, at a scale of {used_up_scale:.1g},"
+            mend = f"take --amp bf16 or --amp no, {mend},"
         newest = self.folder.latest()
         kept = f"The last checkpoint of the run, {newest}, is good" if newest else "The run has no checkpoint yet"
         return (
             f"{what} at step {step} (epoch {step // self.plan.steps_per_epoch + 1}, "
             f"samples {', '.join(samples[:SHOWN])}{more}, lr {self.optimizer.param_groups[0]['lr']:.3g}); "
-            f"the weights were not touched. {kept}; lower --lr or set --clip-grad and start again"
+            f"the weights were not touched. {kept}; {mend} and start again"
         )
 
 

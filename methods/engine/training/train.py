@@ -316,7 +316,8 @@ class _Run:
     def _log_training(self) -> None:
         self._gather_pending()
         window, self.progress.window = self.progress.window, []
-        means = {name: math.fsum(row[name] for row in window) / len(window) for name in window[0]}
+        sums = {name: math.fsum(row[name] for row in window) for name in window[0]}
+        means = {name: total if name == "skipped_steps" else total / len(window) for name, total in sums.items()}
         done = self.progress.step
         line = {
             "step": done,
