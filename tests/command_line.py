@@ -50,3 +50,13 @@ def attnbias(*arguments: Any, expect: int | None = None) -> Result:
     result = Result(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
     assert expect is None or result.code == expect, f"exit code {result.code}\n{result.out}\n{result.err}"
     return result
+
+
+def typed(name: str, value: Any) -> str:
+    """What a person types for a field of a recipe."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value)) or "none"
+    return f"--{flag}={'none' if value is None else value}"

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 import typer
-from command_line import Result, attnbias
+from command_line import Result, attnbias, typed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -193,16 +193,6 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         float: st.floats(-1, 2) | st.floats(),
         str: words.filter(lambda text: text.lower() != "none"),
     }[annotation]
-
-
-def typed(name: str, value: Any) -> str:
-    """What a person types for a field."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    if isinstance(value, tuple):
-        value = ",".join(map(str, value)) or "none"
-    return f"--{flag}={'none' if value is None else value}"
 
 
 @settings(max_examples=300, deadline=None)

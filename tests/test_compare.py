@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -249,6 +250,14 @@ def page(runs: list[Path], demo_root: Path, tmp_path_factory: pytest.TempPathFac
     asked = ["--page", "--limit", 6, "--split", "counter", "--measure"]
     attnbias("compare", *runs, *asked, "--out", out, "--data-root", demo_root, expect=0)
     return out / "comparison.html"
+
+
+def test_the_page_holds_as_many_images_of_the_split_as_typed(page: Path) -> None:
+    found = re.search(r'id="page">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found
+    items = json.loads(found.group(1))["items"]
+    assert len(items) == 6
+    assert all(item["name"].startswith("counter_") for item in items)
 
 
 def test_the_page_shows_the_worst_pictures_first(runs: list[Path], page: Path, browser: Browser) -> None:

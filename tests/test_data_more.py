@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torchvision
 from archive_server import ArchiveServer, serving
+from command_line import attnbias as in_process
 from official_archives import Offer, fetched, jpeg, offering, pack_zip, tar, tree
 
 from attnbias.data import prepare as preparing
@@ -468,6 +469,17 @@ def test_offline_verifies_and_dry_run_writes_nothing(tmp_path: Path, places: Arc
     with pytest.raises(DataError, match="published"):
         prepare("places365", root=tmp_path, options=Options(offline=True))
     assert len(places.requests) == asked
+
+
+def test_archives_are_fetched_or_only_verified_as_typed(tmp_path: Path, places: ArchiveServer) -> None:
+    typed = ("prepare-data", "places365", "--root", tmp_path)
+    assert "--download" in in_process(*typed, expect=3).line
+    assert "lacks train_256_places365standard.tar" in in_process(*typed, "--offline", expect=3).line
+    assert not places.requests
+    in_process(*typed, "--download", expect=0)
+    asked = len(places.requests)
+    in_process(*typed, "--offline", expect=0)
+    assert len(places.requests) == asked > 0
 
 
 def test_chosen_splits_only(tmp_path: Path, places: ArchiveServer) -> None:

@@ -122,6 +122,24 @@ def test_boxes_of_the_drawn_class_are_drawn_unless_refused(
     assert len(page["items"][0]["boxes"]) == len(record.boxes)  # the page can show them all the same
 
 
+@pytest.mark.parametrize(("split", "count"), [("val", 2), ("counter", 3)])
+def test_the_first_images_of_the_split_that_was_typed_are_drawn(
+    split: str, count: int, model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    asked = ("--split", split, "--limit", count, "--data-root", demo_root)
+    page = visualize("--load-from", model, *asked, out=tmp_path / "out")
+    index = Index.read(index_path(dataset_folder("demo", demo_root), split))
+    assert [item["name"] for item in page["items"]] == [record.path for record in index.records[:count]]
+
+
+def test_fields_of_the_recipe_are_those_that_were_typed(model: Path, image: Path, tmp_path: Path) -> None:
+    asked = ("--classes", 3, "--image-size", 32, "--lam", 0.125)
+    page = visualize("--load-from", model, image, *asked, out=tmp_path / "out")
+    recipe = page["runs"][0]["recipe"]
+    assert (recipe["image_size"], recipe["lam"]) == ("32", "0.125")
+    assert first_map(tmp_path / "out").shape == (4, 4)
+
+
 def test_of_many_predicted_classes_the_highest_scored_are_drawn_first(image: Path, tmp_path: Path) -> None:
     classes = tuple(f"class {number:02}" for number in range(60))
     model = write_model(tmp_path / "model.safetensors", classes=classes)

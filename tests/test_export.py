@@ -12,6 +12,7 @@ import pytest
 import torch
 from command_line import attnbias
 from PIL import Image
+from small_model import write_model
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -138,6 +139,21 @@ def test_maps_of_classes_that_were_named(photos: Path, tmp_path: Path) -> None:
     loaded = load_run("csra", str(weights), {})
     with torch.no_grad():
         assert torch.allclose(maps, loaded.method.attention(loaded.model, images, classes, head=1), atol=1e-6)
+
+
+def test_maps_checks_and_classes_are_as_typed(demo_root: Path, tmp_path: Path) -> None:
+    weights, out = write_model(tmp_path / "w.safetensors"), tmp_path / "m.pt2"
+    asked = ("--map", "attention", "--top-k", 3, "--check", "--limit", 2, "--data-root", demo_root)
+    common = ("export", "csra", "--load-from", weights, "--format", "torch-export", "--out", out)
+    done = attnbias(*common, *asked, expect=0)
+    assert "map attention" in done.out
+    assert "largest difference on 2 pictures" in done.out
+    images = torch.rand(2, 3, 64, 64)
+    scores, maps, classes = torch.export.load(out).module()(images)
+    assert torch.equal(classes, scores.topk(3).indices)
+    loaded = load_run("csra", str(weights), {})
+    with torch.no_grad():
+        assert torch.allclose(maps, loaded.method.attention(loaded.model, images, classes, kind="attention"), atol=1e-6)
 
 
 def test_what_does_not_agree_is_found_and_not_kept(

@@ -1,14 +1,16 @@
-"""What `attnbias list datasets` shows: readable at 80 columns, and everything that is known with --verbose."""
+"""What `attnbias list` shows: datasets readable at 80 columns, and everything that is known with --verbose."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from command_line import attnbias
 from typer.testing import CliRunner
 
 from attnbias.cli.listing import listing
 from attnbias.data.registry import DATASETS
+from attnbias.methods import get_method
 
 
 def shown(*arguments: str | Path) -> list[str]:
@@ -36,3 +38,25 @@ def test_terms_page_and_command_when_asked(name: str, tmp_path: Path) -> None:
     for part in (facts.licence, facts.page, f"attnbias prepare-data {name}{facts.arguments}"):
         assert part in block
     assert all(archive.file in block for archive in facts.archives)
+
+
+def test_which_datasets_are_ready_and_more_of_each(demo_root: Path, tmp_path: Path) -> None:
+    for root, state in ((demo_root, "yes"), (tmp_path, "no")):
+        rows = attnbias("list", "datasets", "--data-root", root, expect=0).out.splitlines()
+        (row,) = (row for row in rows if row.split()[:1] == ["demo"])
+        assert row.split()[-1] == state
+    licence = DATASETS["coco"].licence
+    assert licence not in attnbias("list", "datasets", expect=0).out
+    assert licence in attnbias("list", "datasets", "--verbose", expect=0).out
+
+
+def test_recipes_of_one_method_with_their_sources() -> None:
+    everything = attnbias("list", "recipes", expect=0).out
+    ours = attnbias("list", "recipes", "csra", expect=0).out
+    recipes = get_method("csra").recipes
+    assert all(name in ours and name in everything for name in recipes)
+    assert "lsas" in everything
+    assert "lsas" not in ours
+    source = recipes["coco-resnet101"].source
+    assert source not in ours
+    assert source in attnbias("list", "recipes", "csra", "--verbose", expect=0).out
