@@ -38,11 +38,13 @@ def recipes(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show sources and notes.")] = False,
 ) -> None:
     """Show the named recipes, with what the paper reports for each."""
-    table = Table("method", "recipe", "dataset", "paper reports", *(["source", "note"] if verbose else []))
+    table = Table(
+        "method", "recipe", "dataset", "paper reports", *(["starts from", "source", "note"] if verbose else [])
+    )
     for name in [method] if method else METHODS:
         for title, named in get_method(name).recipes.items():
             figures = ", ".join(f"{key} {value}" for key, value in named.paper.items()) or "-"
-            words = [named.source, named.note] if verbose else []
+            words = [named.init or "random", named.source, named.note] if verbose else []
             table.row(name, title, named.recipe.dataset, figures, *words)
     table.show()
 

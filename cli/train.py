@@ -25,6 +25,7 @@ from attnbias.cli.shared import (
     Workers,
     recipe_option,
 )
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
 from attnbias.methods.engine.screen import Table, say, styled
@@ -89,6 +90,12 @@ def _command(method: Method) -> Callable[..., None]:
                 help="Start the backbone from a file, such as torchvision's or the CutMix one, or from a run folder.",
             ),
         ] = None,
+        from_scratch: Annotated[
+            bool,
+            typer.Option(
+                "--from-scratch", rich_help_panel=START, help="Start at random, whatever the recipe starts from."
+            ),
+        ] = False,
         reset_head: Annotated[
             bool,
             typer.Option(
@@ -150,9 +157,17 @@ def _command(method: Method) -> Callable[..., None]:
         typed = typed_fields(method, fields)
         resolved, name, named = resolve_recipe(method, recipe, typed)
         from attnbias.methods.engine.launch import default_workers, launch, world
+        from attnbias.methods.engine.published import shown
         from attnbias.methods.engine.training.options import Options
 
         cpu, count = world(gpus, processes)
+        typed_weights = {"--load-from": load_from, "--backbone-weights": backbone_weights}
+        if from_scratch and any(typed_weights.values()):
+            flag = next(name for name, value in typed_weights.items() if value)
+            raise UsageError(f"--from-scratch starts at random, and {flag} does not: give one of them")
+        why_random = ""
+        if load_from is None and backbone_weights is None and not from_scratch:
+            backbone_weights, why_random = recipe_weights(resolved, named)
         options = Options(
             out=out or Path("runs") / method.name / name,
             data_root=data_root,
@@ -180,6 +195,8 @@ def _command(method: Method) -> Callable[..., None]:
             on_bad_image=on_bad_image,
         )
         show_recipe(method, resolved, name, named)
+        where = "" if resume is None else ", where no checkpoint is resumed"
+        say(f"starting weights: {shown(load_from or backbone_weights or 'random')}{why_random}{where}")
         if dry_run:
             from attnbias.cli.dry_run import dry_run as show
 
@@ -204,6 +221,22 @@ train = typer.Typer(
 @train.callback()
 def _train() -> None:
     """Sub-commands are the methods; this only makes the group exist."""
+
+
+NETWORK = ("backbone", "family", "size", "architecture")
+"""Recipe fields that decide which network the starting weights are of."""
+
+
+def recipe_weights(recipe: Recipe, named: NamedRecipe | None) -> tuple[str | None, str]:
+    """The weights that a named recipe starts its backbone from, None = random; and why not, where it is another network
+    than the recipe's."""
+    if named is None or named.init is None:
+        return None, ""
+    for field, (value, known) in changed(recipe, named.recipe).items():
+        if field in NETWORK:
+            why = f" (the recipe's {named.init} are of {field} {known}; --backbone-weights gives {value} its own)"
+            return None, why
+    return named.init, ""
 
 
 def run_job(job: str) -> None:

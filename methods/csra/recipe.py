@@ -111,11 +111,11 @@ def learning_rate(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
 # Named recipes --------------------------------------------------------------------------------------------------------
 
 TABLE = "README of the published program, table of results"
-IMAGENET = "starts from torchvision's IMAGENET1K_V1 weights (--backbone-weights)"
-CUTMIX = "starts from the authors' ResNet-101 trained with CutMix (--backbone-weights)"
-JX = "starts from timm's ImageNet-21k weights of the v0.1-vitjx release (--backbone-weights)"
+IMAGENET = "resnet101-v1"
+CUTMIX = "resnet101-cutmix"
+JX_BASE, JX_LARGE = "jx_vit_base_p16_224", "jx_vit_large_p16_224"
 VIT_COCO = (
-    f"{JX}; the published program cannot build a ViT at 448 pixels, and gives neither lam nor the normalisation: "
+    "the published program cannot build a ViT at 448 pixels, and gives neither lam nor the normalisation: "
     "those here are its ViT defaults"
 )
 
@@ -151,22 +151,22 @@ DEMO: dict[str, Any] = {
 }
 
 
-def _published(mAP: float, note: str, **fields: Any) -> NamedRecipe:
-    return NamedRecipe(CSRARecipe(**fields), TABLE, {"mAP": mAP}, note)
+def _published(mAP: float, init: str, note: str = "", **fields: Any) -> NamedRecipe:
+    return NamedRecipe(CSRARecipe(**fields), TABLE, {"mAP": mAP}, note, init)
 
 
 RECIPES: dict[str, NamedRecipe] = {
     "coco-resnet101": _published(
-        83.3, f"{IMAGENET}; the README's heading says 4 heads where its printed command says 6", **COCO
+        83.3, IMAGENET, "the README's heading says 4 heads where its printed command says 6", **COCO
     ),
     "coco-resnetcut": _published(85.6, CUTMIX, **COCO, num_heads=6, lam=0.4),
-    "coco-vitl": _published(86.5, VIT_COCO, **COCO, **VIT_L_448),
-    "coco-vitl-v2": _published(86.9, f"second version, not described; {VIT_COCO}", **COCO, **VIT_L_448),
+    "coco-vitl": _published(86.5, JX_LARGE, VIT_COCO, **COCO, **VIT_L_448),
+    "coco-vitl-v2": _published(86.9, JX_LARGE, f"second version, not described; {VIT_COCO}", **COCO, **VIT_L_448),
     "voc07-resnet101": _published(94.7, IMAGENET, **VOC07),
     "voc07-resnetcut": _published(95.2, CUTMIX, **VOC07),
-    "voc07-resnetcut-extra": _published(96.8, f"{CUTMIX}; trained with extra data, not described", **VOC07),
-    "wider-vitb": _published(89.0, JX, **WIDER, backbone="vit_b16"),
-    "wider-vitl": _published(90.2, JX, **WIDER, backbone="vit_l16"),
+    "voc07-resnetcut-extra": _published(96.8, CUTMIX, "trained with extra data, not described", **VOC07),
+    "wider-vitb": _published(89.0, JX_BASE, **WIDER, backbone="vit_b16"),
+    "wider-vitl": _published(90.2, JX_LARGE, **WIDER, backbone="vit_l16"),
     **{
         name: NamedRecipe(CSRARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
         for name in ("demo", "demo-single")

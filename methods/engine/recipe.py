@@ -111,6 +111,8 @@ class NamedRecipe:
     source: str
     paper: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    init: str | None = None
+    """The published weights that the backbone starts from, by their name in `attnbias list weights`; None = random."""
 
 
 def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -140,13 +140,19 @@ def should_stop(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 README = "README of the published program"
 TABLE = "the paper's MS-COCO table, with the settings of the published program's README"
-RESNET = "starts from torchvision's ImageNet weights (--backbone-weights)"
-SWIN = "starts from the Swin authors' or timm's ImageNet-22k weights (--backbone-weights)"
 LOGS = "the program's two published logs reach 84.70 and 84.74, with averaged weights after 20 epochs"
 UNKNOWN = "the settings of the README at 448 pixels: those of this size are not published"
 
 Figures = tuple[float, float, float, float, float]
 """mAP, CF1, OF1, CF1@3, OF1@3 of the paper's table, in per cent."""
+
+INIT = {
+    "resnet101-448": "resnet101-v1",
+    "resnet101-576": "resnet101-v1",
+    "swinb-384": "swin_base_patch4_window12_384_22k",
+    "swinl-384": "swin_large_patch4_window12_384_22k",
+}
+"""What the published program starts each backbone from."""
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet101-448": {},
@@ -171,7 +177,7 @@ PAPER: dict[tuple[str, str], Figures] = {
 
 def _coco(size: str, head: str) -> NamedRecipe:
     published = (size, head) == ("resnet101-448", "heavy")
-    notes = [RESNET if size.startswith("resnet") else SWIN]
+    notes = []
     if SIZES[size]:
         notes.append(UNKNOWN)
     if published:
@@ -181,6 +187,7 @@ def _coco(size: str, head: str) -> NamedRecipe:
         source=README if published else TABLE,
         paper=dict(zip(("mAP", "CF1", "OF1", "CF1@3", "OF1@3"), PAPER[size, head], strict=True)),
         note="; ".join(notes),
+        init=INIT[size],
     )
 
 
@@ -212,7 +219,8 @@ RECIPES: dict[str, NamedRecipe] = {
     "voc07-resnet101-448-heavy": NamedRecipe(
         IDARecipe(dataset="voc07"),
         README,
-        note=f"{RESNET}, or from a model of COCO (--load-from); the paper's table for VOC could not be read",
+        note="or from a model of COCO (--load-from); the paper's table for VOC could not be read",
+        init=INIT["resnet101-448"],
     ),
     **{
         name: NamedRecipe(IDARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")

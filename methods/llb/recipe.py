@@ -140,6 +140,15 @@ class LLBRecipe(Recipe):
 README = "README of the published program"
 PROGRAM = "options of the published program"
 BACKBONES = {("mae", "base"): 83.664, ("mae", "large"): 85.952, ("swag", "base"): 85.29, ("swag", "large"): 88.07}
+INIT: dict[tuple[str, str], str] = {
+    ("augreg", "base"): "vit_base_patch16_224.augreg_in21k_ft_in1k",
+    ("augreg", "large"): "vit_large_patch16_224.augreg_in21k_ft_in1k",
+    ("mae", "base"): "mae_finetuned_vit_base",
+    ("mae", "large"): "mae_finetuned_vit_large",
+    ("swag", "base"): "swag_vit_b16_in1k",
+    ("swag", "large"): "swag_vit_l16_in1k",
+}
+"""The frozen backbones, fine-tuned on ImageNet with their heads."""
 DATASETS = {"imagenet": "imagenet", "places365": "places", "inat2018": "inat"}
 
 
@@ -171,6 +180,7 @@ def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:
         source=README if headline else PROGRAM,
         paper={"top1": 86.5} if headline else {},
         note="; ".join(notes),
+        init=INIT[family, size] if dataset == "imagenet" else None,
     )
 
 

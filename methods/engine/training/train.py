@@ -29,6 +29,7 @@ from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, write_recipe
 from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, damage
 from attnbias.methods.engine.training.optim import build_optimizer
@@ -193,7 +194,9 @@ class _Run:
         self.log_lines = start.log_lines
         if self.main:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
-            facts = {**environment(), "data": self.splits}
+            options = self.options
+            weights = shown(options.load_from or options.backbone_weights or "random")
+            facts = {**environment(), "data": self.splits, "starting_weights": weights}
             with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
                 file.write(json.dumps(facts, indent=1))
             with replacing(self.folder.path / DATA) as file:

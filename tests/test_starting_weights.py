@@ -1,0 +1,71 @@
+"""Where a recipe starts: a paper's from the weights that the paper starts from, said on the screen and in the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import attnbias
+from safetensors.torch import load_file
+from torchvision.models import resnet101
+
+from attnbias.methods import METHODS, get_method
+from attnbias.weights.manifest import PUBLISHED
+
+SMALL = ["--dataset", "demo", "--image-size", 32, "--batch-size", 2, "--steps", 1, "--gpus", 0, "--threads", 1]
+RESNETCUT = ["train", "csra", "--recipe", "coco-resnetcut", *SMALL]
+
+
+def test_every_recipe_starts_from_published_weights_of_its_method() -> None:
+    starts = {(m, name, named.init) for m in METHODS for name, named in get_method(m).recipes.items() if named.init}
+    assert {method for method, _, _ in starts} == {"csra", "ida", "llb"}
+    for method, name, init in starts:
+        assert init in PUBLISHED, name
+        assert method in PUBLISHED[init].methods, name
+        assert PUBLISHED[init].option == "--backbone-weights", name
+
+
+def test_weights_that_cannot_be_had_stop_the_run_and_say_where_to_put_them(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+    refused = attnbias(*RESNETCUT, "--data-root", demo_root, "--out", out, expect=3)
+    assert "starting weights: resnet101-cutmix" in refused.out
+    assert str(tmp_path / "cache" / "weights" / "resnet101-cutmix" / "resnet101_cutmix_pretrained.pth") in refused.line
+    assert not out.exists()
+
+
+def test_a_run_starts_from_the_weights_of_its_recipe_and_keeps_their_name(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "weights" / "resnet101-cutmix"
+    folder.mkdir(parents=True)
+    published = resnet101().state_dict()
+    torch.save(published, folder / "resnet101_cutmix_pretrained.pth")
+    out = tmp_path / "run"
+    attnbias(*RESNETCUT, "--lr", 1e-12, "--data-root", demo_root, "--out", out, expect=0)
+    assert json.loads((out / "environment.json").read_text())["starting_weights"] == "resnet101-cutmix"
+    trained = load_file(out / "checkpoints" / "step-00000001" / "model.safetensors")
+    first = next(value for name, value in trained.items() if value.shape == (64, 3, 7, 7))
+    assert first.allclose(published["conv1.weight"], atol=1e-6)
+
+
+def test_another_network_than_the_recipe_starts_from_begins_at_random_and_says_why(
+    demo_root: Path, tmp_path: Path
+) -> None:
+    tiny = [*RESNETCUT, "--backbone", "tiny", "--data-root", demo_root, "--out", tmp_path / "run"]
+    done = attnbias(*tiny, expect=0)
+    assert "starting weights: random (the recipe's resnet101-cutmix are of backbone resnet101" in done.out
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["starting_weights"] == "random"
+    for flag in ("--backbone-weights", "--load-from"):
+        both = attnbias(*tiny, "--from-scratch", flag, "resnet101-v1", expect=2)
+        assert flag in both.line
+
+
+def test_the_demo_starts_at_random_and_says_so(demo_root: Path, tmp_path: Path) -> None:
+    done = attnbias("train", "csra", "--recipe", "demo", "--data-root", demo_root, "--dry-run", expect=0)
+    assert "starting weights: random" in done.out
