@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def test_a_sample_depends_on_its_key_alone(index: Index) -> None:
     others.append(PictureDataset(index, dataset.transform, seed=4)[SampleKey(2, 5)])
     assert not any(torch.equal(other["image"], first) for other in others)
     assert torch.equal(dataset[2]["image"], dataset[SampleKey(2, 0)]["image"])
+    twice = PictureDataset(replace(index, records=(index.records[2],) * 2), dataset.transform, seed=3)
+    assert not torch.equal(twice[0]["image"], twice[1]["image"])
 
 
 def test_workers_change_nothing(index: Index) -> None:
@@ -94,8 +97,10 @@ def test_label_policies(index: Index, policy: dict[str, Any], expected: list[lis
     assert [dataset[i]["target"].tolist() for i in range(len(dataset))] == expected
     assert dataset[0]["target"].dtype == torch.float32
     assert dataset.targets.tolist() == expected
-    last = dataset.records[-1].path
-    assert torch.equal(dataset[len(dataset) - 1]["image"], eval_transform(32, "unit")(read_picture(index.root / last)))
+    kept = ["0.png", "2.png"] if "drop_unlabelled" in policy else ["0.png", "1.png", "2.png", "3.png"]
+    assert [record.path for record in dataset.records] == kept
+    for place, path in enumerate(kept):
+        assert torch.equal(dataset[place]["image"], eval_transform(32, "unit")(read_picture(index.root / path)))
 
 
 def test_single_label_targets_are_class_numbers(index: Index) -> None:

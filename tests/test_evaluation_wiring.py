@@ -131,12 +131,16 @@ def test_tau_and_truth_reach_the_measures_of_attention(weights: Path, demo_root:
     assert boxes["reliance"]["means"]["object_only"] != usual["reliance"]["means"]["object_only"]
 
 
-@pytest.mark.parametrize(("policy", "expected"), [("negative", 0), ("ignore", -1)])
-def test_unknown_labels_are_evaluated_as_the_recipe_says(tmp_path: Path, policy: str, expected: int) -> None:
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("policy", "other", "expected"), [("negative", "ignore", 0), ("ignore", "negative", -1)])
+def test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation(
+    tmp_path: Path, policy: str, other: str, expected: int, train: bool
+) -> None:
     index = index_of(tmp_path)
     records = tuple(record._replace(target=(1, -1, 0)) for record in index.records)
-    loaded = loaded_with(unknown_eval=policy)
-    dataset = loaded.method.open_dataset(loaded.recipe, replace(index, records=records))
+    policies = {"unknown_train": policy, "unknown_eval": other} if train else {"unknown_eval": policy}
+    loaded = loaded_with(**policies)
+    dataset = loaded.method.open_dataset(loaded.recipe, replace(index, records=records), train=train)
     assert dataset.targets[:, 1].tolist() == [expected] * PICTURES
 
 

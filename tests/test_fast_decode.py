@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from attnbias.data.datasets import PictureDataset, SampleKey, collate
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels, pil_step
-from attnbias.data.index import Index, Record
+from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.pictures import read_picture
 from attnbias.data.registry import open_split
 from attnbias.data.sets.demo import CONTEXTS, _photograph
@@ -84,6 +84,20 @@ def test_large_photographs_are_decoded_smaller_and_stay_close(photographs: list[
         exact, fast = samples(path, eval_transform(56, "unit"))
         means.append(255 * float((fast - exact).abs().mean()))
     assert np.mean(means) < 1.5
+
+
+@pytest.mark.parametrize("orientation", ["stored", "upright"])
+def test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded(
+    orientation: Orientation, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph().save(tmp_path / "a.jpg", exif=exif)
+    index = Index("some", "val", "multilabel", ("a",), tmp_path, (Record("a.jpg", (1,)),), orientation=orientation)
+    as_it_is = v2.Compose([ToNormalizedTensor(*normalization("unit"))])
+    exact, fast = (PictureDataset(index, as_it_is, decode=kind)[0]["image"] for kind in ("exact", "fast"))
+    assert exact.shape == ((3, 150, 200) if orientation == "stored" else (3, 200, 150))
+    assert torch.equal(exact, fast)
 
 
 def test_how_small_a_picture_may_be_decoded() -> None:

@@ -36,10 +36,10 @@ def annotation(label: int, place: tuple[float, ...], size: tuple[int, int], crow
 
 
 def coco(folder: Path, size: tuple[int, int]) -> PictureDataset:
-    """One image with an object and a crowd of `dog`, whose id is not its place, and a crowd alone of `cat`."""
+    """One image with an object and a crowd of `cat`, and a crowd alone of `dog`; classes neither by id nor by name."""
     Image.new("RGB", size).save(folder / "1.png")
     content = {
-        "categories": [{"id": 9, "name": "cat"}, {"id": 4, "name": "dog"}],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
         "images": [{"id": 1, "file_name": "1.png", "width": size[0], "height": size[1]}],
         "annotations": [annotation(4, PLACE, size), annotation(4, CROWD, size, True), annotation(9, CROWD, size, True)],
     }
@@ -62,16 +62,16 @@ def test_objects_follow_their_image_into_the_input_and_crowds_stay_apart(
     size: tuple[int, int], truth: Truth, tmp_path: Path
 ) -> None:
     dataset = coco(tmp_path, size)
-    assert dataset.index.classes == ("cat", "dog")
+    assert dataset.index.classes == ("dog", "cat")
     assert dataset.targets.tolist() == [[1, 1]]
     image, found, scale = regions(dataset, 0, truth)
     assert image.shape == (3, SIDE, SIDE)
     assert scale == pytest.approx(SIDE / size[1])
-    (dog,) = found  # no object of a cat is annotated by itself
-    assert dog.label == 1
-    assert (dog.mask == plane(PLACE)).all()
-    assert (dog.ignore == plane(CROWD)).all()
-    assert dog.visible == pytest.approx(1)
+    (cat,) = found  # no dog is annotated by itself
+    assert cat.label == 1
+    assert (cat.mask == plane(PLACE)).all()
+    assert (cat.ignore == plane(CROWD)).all()
+    assert cat.visible == pytest.approx(1)
 
 
 def test_difficult_objects_are_neither_object_nor_background(tmp_path: Path) -> None:

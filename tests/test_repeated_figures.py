@@ -74,6 +74,14 @@ def test_val_alone_repeats_what_two_processes_logged(demo_root: Path, tmp_path: 
     for weights, line in logged(out).items():
         found = measured("csra", out, demo_root, "--weights", weights, "--eval-batch-size", 5)
         assert {name: line[name] for name in found} == found
+    tables = []
+    for processes in (1, 2):
+        table = tmp_path / f"{processes}.csv"
+        words = ["val", "csra", "--load-from", out, "--data-root", demo_root, *CPU, "--eval-batch-size", 5]
+        running = ForkedRun([*words, "--csv", table], tmp_path / "val.log", processes)
+        assert running.wait() == [0] * processes, running.log.read_text()
+        tables.append(table.read_text())
+    assert tables[0] == tables[1]  # its rows too, one an image, in the order of the set
 
 
 # An evaluation leaves no trace ----------------------------------------------------------------------------------------

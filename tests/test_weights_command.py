@@ -14,6 +14,8 @@ from command_line import attnbias
 from golden_case import Golden
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torchvision.models import ResNet18_Weights
+from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from attnbias.data.class_names import known_class_names
 from attnbias.methods import get_method
@@ -204,6 +206,16 @@ def test_names_of_coco_are_those_of_its_annotations(coco_source: Path) -> None:
     (file,) = (coco_source / "annotations").glob("*.json")
     categories = sorted(json.loads(file.read_text())["categories"], key=lambda category: category["id"])
     assert known_class_names("coco") == tuple(category["name"] for category in categories)
+
+
+def test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights() -> None:
+    assert known_class_names("voc07") == tuple(FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"][1:])
+    theirs = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    ours = known_class_names("imagenet")
+    assert len(ours) == len(theirs)
+    differ = [(own, other) for own, other in zip(ours, theirs, strict=True) if own != other]
+    assert differ == [(own, other) for own, other in differ if own.startswith(("crane (n", "maillot (n"))]
+    assert all(other.startswith(own.split(" (")[0]) for own, other in differ)  # two classes each of one name
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("coco", 80), ("voc07", 20), ("wider", 14), ("imagenet", 1000)])

@@ -360,4 +360,310 @@ STOPS = (
     ),
 )
 
-FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING, *FILES, *STOPS)
+SAMPLES = "data/datasets.py"
+OF_SAMPLES = ("tests/test_data_datasets.py",)
+PREPARE = ("tests/test_data_prepare.py",)
+OBJECTS = "methods/engine/bias/objects.py"
+OF_OBJECTS = ("tests/test_objects.py",)
+REPEATED = "tests/test_repeated_figures.py"
+POLICIES = (
+    "tests/test_end_to_end.py::test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images[drawn]",
+)
+
+DATA = (
+    Fault(
+        "the same augmentation in every epoch",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(self.seed, 0, index):",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "the same augmentation for every image",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(self.seed, epoch, 0):",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "augmentation ignores the seed",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(0, epoch, index):",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "a crop's width taken as its right side",
+        SAMPLES,
+        "picture.crop((x, y, x + w, y + h))",
+        "picture.crop((x, y, w, h))",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "persons are not cut out",
+        SAMPLES,
+        "if record.crop is not None:\n            x, y",
+        "if record.crop is None:\n            x, y",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "boxes of a crop are those of the whole image",
+        SAMPLES,
+        "[box.x - left, box.y - top,",
+        "[box.x, box.y,",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "unlabelled images stay", SAMPLES, "if drop_unlabelled:", "if drop_unlabelled and unknown is None:", OF_SAMPLES
+    ),
+    Fault(
+        "images without labels count as labelled where a label is unknown",
+        SAMPLES,
+        "(targets == 1).any(axis=1)",
+        "(targets != 0).any(axis=1)",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "labels of one image, pixels of another",
+        SAMPLES,
+        "self.records = [index.records[i] for i in kept]",
+        "self.records = index.records[: len(kept)]",
+        OF_SAMPLES,
+    ),
+    Fault("unknown labels become positive", SAMPLES, "np.maximum(targets, 0)", "np.abs(targets)", OF_SAMPLES),
+    Fault(
+        "the policies of training and evaluation change places",
+        "methods/engine/batches.py",
+        "recipe.unknown_train if train else recipe.unknown_eval",
+        "recipe.unknown_eval if train else recipe.unknown_train",
+        ("tests/test_evaluation_wiring.py",),
+    ),
+    Fault(
+        "training takes the evaluation's policy of unknown labels",
+        "methods/engine/batches.py",
+        "recipe.unknown_train if train else recipe.unknown_eval",
+        "recipe.unknown_eval",
+        ("tests/test_evaluation_wiring.py",),
+    ),
+    Fault(
+        "two of VOC's classes change places",
+        "data/sets/voc.py",
+        '"bus", "car", "cat",',
+        '"bus", "cat", "car",',
+        ("tests/test_weights_command.py::test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights",),
+    ),
+    Fault(
+        "drop_unlabelled does not arrive",
+        "methods/engine/batches.py",
+        "drop_unlabelled=recipe.drop_unlabelled",
+        "drop_unlabelled=False",
+        POLICIES,
+    ),
+    Fault(
+        "fast decoding ignores the orientation",
+        SAMPLES,
+        "read_picture(path, self.index.orientation, enough)",
+        'read_picture(path, "stored", enough)',
+        ("tests/test_fast_decode.py",),
+    ),
+    Fault(
+        "exact decoding ignores the orientation",
+        SAMPLES,
+        "read_picture(self.index.root / record.path, self.index.orientation)",
+        "read_picture(self.index.root / record.path)",
+        ("tests/test_fast_decode.py",),
+    ),
+    Fault(
+        "predict ignores the orientation",
+        "methods/engine/evaluation/predict.py",
+        'orientation="upright"',
+        'orientation="stored"',
+        ("tests/test_orientation.py",),
+    ),
+    Fault(
+        "fast decoding shrinks too far",
+        "data/fast_decode.py",
+        "round(2 * max(step.size) / smallest)",
+        "round(max(step.size) / 2)",
+        ("tests/test_fast_decode.py",),
+    ),
+    Fault(
+        "height and width of boxes change places",
+        SAMPLES,
+        "canvas_size=(picture.height, picture.width))\n        with seeded",
+        "canvas_size=(picture.width, picture.height))\n        with seeded",
+        OF_SAMPLES,
+    ),
+    Fault(
+        "left-out files are not kept with the set",
+        "data/prepare.py",
+        "left_out=reading.left_out,",
+        "left_out=Tally(),",
+        ("tests/test_left_out.py",),
+    ),
+    Fault(
+        "remarks are not kept with the set",
+        "data/prepare.py",
+        "remarks=noticed,",
+        "remarks=Tally(),",
+        ("tests/test_orientation.py",),
+    ),
+    Fault("crowds are objects", "data/sets/coco.py", 'crowd=bool(annotation.get("iscrowd"))', "crowd=False", PREPARE),
+    Fault(
+        "crowds are no positives",
+        "data/sets/coco.py",
+        'positives[annotation["image_id"]].add(label)',
+        'positives[annotation["image_id"]].update([label] * (not annotation.get("iscrowd")))',
+        PREPARE,
+    ),
+    Fault(
+        "classes of a COCO file by name",
+        "data/sets/coco.py",
+        'categories = content["categories"]',
+        'categories = sorted(content["categories"], key=lambda category: str(category["name"]))',
+        OF_OBJECTS,
+    ),
+    Fault(
+        "images of a COCO file as it lists them",
+        "data/sets/coco.py",
+        'sorted(content["images"], key=lambda image: image["id"])',
+        'content["images"]',
+        PREPARE,
+    ),
+    Fault(
+        "VOC's boxes begin one pixel late", "data/sets/voc.py", "left - 1, top - 1, right", "left, top, right", PREPARE
+    ),
+    Fault(
+        "VOC's difficult objects are positives",
+        "data/sets/voc.py",
+        "1 if not box.difficult else target[box.label] or -1",
+        "1",
+        PREPARE,
+    ),
+    Fault(
+        "VOC's difficult objects undo others",
+        "data/sets/voc.py",
+        "1 if not box.difficult else target[box.label] or -1",
+        "1 if not box.difficult else -1",
+        PREPARE,
+    ),
+    Fault(
+        "WIDER's unspecified attributes are absent",
+        "data/sets/wider.py",
+        "{1: 1, -1: 0, 0: -1}",
+        "{1: 1, -1: 0, 0: 0}",
+        PREPARE,
+    ),
+    Fault(
+        "WIDER's persons lose their place",
+        "data/sets/wider.py",
+        'crop=(person["bbox"][0], person["bbox"][1],',
+        'crop=(person["bbox"][1], person["bbox"][0],',
+        PREPARE,
+    ),
+    Fault(
+        "boxes are lost when an index is read",
+        "data/index.py",
+        "tuple(map(Box._make, boxes)) if boxes else ()",
+        "()",
+        PREPARE,
+    ),
+    Fault(
+        "crops are lost when an index is read",
+        "data/index.py",
+        "tuple(crop) if crop else None",
+        "None",
+        ("tests/test_data_index.py",),
+    ),
+    Fault("masks of crowds are objects", "data/masks.py", 'bool(item.get("iscrowd", 0))', "False", OF_OBJECTS),
+    Fault(
+        "masks are of other classes",
+        "data/masks.py",
+        'labels[item["category_id"]] for item',
+        'item["category_id"] - 1 for item',
+        OF_OBJECTS,
+    ),
+)
+
+EVALUATION = (
+    Fault(
+        "models are evaluated as they train",
+        "methods/engine/evaluation/evaluate.py",
+        "    model.eval()\n",
+        "",
+        (f"{REPEATED}::test_models_are_evaluated_without_dropout_and_their_statistics_stay",),
+    ),
+    Fault(
+        "training goes on as evaluation left it",
+        STEP,
+        "        self.wrapped.train()\n",
+        "",
+        (f"{REPEATED}::test_a_run_that_is_evaluated_often_trains_as_one_that_is_not",),
+    ),
+    Fault(
+        "the scale of an image's width",
+        OBJECTS,
+        "return image, found_regions, down",
+        "return image, found_regions, across",
+        OF_OBJECTS,
+    ),
+    Fault(
+        "boxes are scaled as if the image were turned",
+        OBJECTS,
+        "canvas_size=(picture.height, picture.width)",
+        "canvas_size=(picture.width, picture.height)",
+        OF_OBJECTS,
+    ),
+    Fault(
+        "areas are scaled by one side",
+        OBJECTS,
+        "areas[own].sum() * across * down",
+        "areas[own].sum() * down * down",
+        OF_OBJECTS,
+    ),
+    Fault(
+        "boxes of crowds are objects",
+        OBJECTS,
+        "box.crowd or box.difficult for box",
+        "box.difficult for box",
+        OF_OBJECTS,
+    ),
+    Fault("difficult objects count", OBJECTS, "box.crowd or box.difficult for box", "box.crowd for box", OF_OBJECTS),
+    Fault(
+        "crowds are background",
+        OBJECTS,
+        "planes[crowd].any(0), visible",
+        "planes[crowd].any(0) & False, visible",
+        OF_OBJECTS,
+    ),
+    Fault(
+        "rows of two processes as they arrive",
+        "methods/engine/evaluation/evaluate.py",
+        "order = np.argsort(ids)",
+        "order = np.arange(len(ids))",
+        (f"{REPEATED}::test_val_alone_repeats_what_two_processes_logged",),
+    ),
+    Fault(
+        "runs are compared the wrong way round",
+        "methods/engine/evaluation/comparison.py",
+        "bootstrap_precision(first.targets, first.scores, scores.scores)",
+        "bootstrap_precision(first.targets, scores.scores, first.scores)",
+        ("tests/test_paired_runs.py",),
+    ),
+    Fault(
+        "runs are paired whatever their labels",
+        "methods/engine/evaluation/comparison.py",
+        "if differs := first.differs(scores):",
+        "if (differs := first.differs(scores)) and not differs:",
+        ("tests/test_paired_runs.py",),
+    ),
+    Fault(
+        "batches of an evaluation are of one size",
+        "methods/engine/evaluation/probe.py",
+        "batch_size=job.batch_size,",
+        "batch_size=64,",
+        ("tests/test_evaluation_wiring.py",),
+    ),
+)
+
+FAULTS: tuple[Fault, ...] = (*TRAINING, *WEIGHTS, *DRAWING, *FILES, *STOPS, *DATA, *EVALUATION)
