@@ -55,6 +55,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_cli.py::test_another_number_of_classes": "--load-from --reset-head",
         "test_cli.py::test_unreadable_pictures_are_left_out_and_counted": "--on-bad-image",
         "test_absvit.py::test_a_run_is_a_start_for_another_size_and_a_second_pass": "--backbone-weights",
+        "test_starting_weights.py::test_another_network_than_the_recipe_starts_from_begins_at_random_and_says_why": (
+            "--from-scratch"
+        ),
         "test_metrics_log.py::test_a_run_resumed_into_another_folder_counts_its_own_lines": "--resume",
         "test_overwrite.py::test_a_run_replaces_a_run": "--overwrite",
         "test_reference_step.py::test_training_equals_a_loop_by_hand": "--accumulation",
