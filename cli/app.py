@@ -18,6 +18,7 @@ from attnbias.cli.listing import listing
 from attnbias.cli.options import literal_help
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
+from attnbias.cli.recipe_flags import WithRecipeFlags
 from attnbias.cli.train import train
 from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
@@ -61,7 +62,7 @@ app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
 app.add_typer(export, name="export")
-app.command("predict", no_args_is_help=True)(predict)
+app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(predict)
 app.command("compare", no_args_is_help=True)(compare)
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")

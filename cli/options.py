@@ -131,7 +131,7 @@ def of_task(arguments: list[str]) -> list[str]:
     if paper not in TASKS:
         return arguments
     tasks = TASKS[paper]
-    task, checkpoint = _value_of("--task", rest), _value_of("--load-from", rest)
+    task, checkpoint = value_of("--task", rest), value_of("--load-from", rest)
     if task is None:
         stored = stored_method(Path(checkpoint)) if checkpoint is not None else paper
         return [stored, *rest] if stored is not None and stored in tasks.values() else arguments
@@ -145,7 +145,7 @@ def of_task(arguments: list[str]) -> list[str]:
     return [tasks[task], *rest]
 
 
-def _value_of(option: str, arguments: list[str]) -> str | None:
+def value_of(option: str, arguments: list[str]) -> str | None:
     """The value of an option in arguments that nobody has parsed yet."""
     for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if word == option or word.startswith(option + "="):
@@ -187,12 +187,16 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
     return MethodGroup
 
 
-def with_recipe_options(command: Callable[..., None], method: Method, *, training: bool) -> Callable[..., None]:
+def with_recipe_options(command: Callable[..., Any], method: Method, *, training: bool) -> Callable[..., Any]:
     """Give a command's signature the method's recipe fields beside its own parameters, those of training if asked."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     names = {p.name for p in own}
-    fields = [p for p in recipe_parameters(method, training) if p.name not in names]
-    command.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*own, *fields)}
+    return with_parameters(command, [*own, *(p for p in recipe_parameters(method, training) if p.name not in names)])
+
+
+def with_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """Give a function, which takes any keywords, the signature that Typer reads."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command

@@ -12,6 +12,7 @@ import typer
 
 from attnbias.cli.errors import describe
 from attnbias.cli.paths import check_target, find_pictures, say_how_read
+from attnbias.cli.recipe_flags import read_flags, recipe_flags
 from attnbias.cli.shared import (
     DataRoot,
     EvalBatchSize,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def predict(
+    context: typer.Context,
     load_from: Annotated[
         str, typer.Option("--load-from", help="A run folder, .safetensors or published file, a name or a URL.")
     ],
@@ -78,7 +80,10 @@ def predict(
     on_bad_image: OnBadImage = "error",
     overwrite: Overwrite = False,
 ) -> None:
-    """Name the classes of your own pictures. The method is read from the checkpoint."""
+    """Name the classes of your own pictures. The method is read from the checkpoint.
+
+    Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.
+    """
     if method is not None:
         get_method(method)
     for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
@@ -96,6 +101,7 @@ def predict(
         "remarks": noticed,
         "method": method,
         "recipe": recipe,
+        "flags": recipe_flags(context),
         "entry": {"raw": "model", "ema": "ema", None: None}[weights],
         "trust": trust_checkpoint,
         "data_root": data_root and str(data_root),
@@ -127,10 +133,11 @@ def run_job(text: str) -> None:
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     accelerator = Accelerator(cpu=job["cpu"])
+    method, fields = read_flags(job["method"] or owner(job["load_from"], trust=job["trust"]), job["flags"])
     loaded = load_run(
-        job["method"] or owner(job["load_from"], trust=job["trust"]),
+        method,
         job["load_from"],
-        {},
+        fields,
         accelerator.device,
         recipe_name=job["recipe"],
         entry=job["entry"],

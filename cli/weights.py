@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbias.cli.paths import check_target
+from attnbias.cli.recipe_flags import WithRecipeFlags, read_flags, recipe_flags
 from attnbias.cli.shared import Overwrite, TrustCheckpoint, Weights
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -72,8 +73,9 @@ def inspect(
         _show(found)
 
 
-@weights.command(no_args_is_help=True)
+@weights.command(cls=WithRecipeFlags, no_args_is_help=True)
 def convert(
+    context: typer.Context,
     file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
     to: Annotated[Path, typer.Option("--to", metavar="FILE.safetensors", help="What to write.")],
     method: Method = None,
@@ -88,16 +90,21 @@ def convert(
     trust_checkpoint: TrustCheckpoint = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags."""
+    """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags.
+
+    Flags of the method's recipe go into the file, as val takes them; attnbias val METHOD --help lists them.
+    """
     if to.suffix != ".safetensors":
         raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
     check_target(to, overwrite)
-    from attnbias.methods.engine.inspection import convert_weights
+    from attnbias.methods.engine.inspection import convert_weights, owner
 
+    name, fields = read_flags(method or owner(file, trust=trust_checkpoint), recipe_flags(context))
     loaded, words = convert_weights(
+        name,
         file,
         to,
-        method=method,
+        fields,
         recipe_name=recipe,
         entry={"raw": "model", "ema": "ema", None: None}[entry],
         trust=trust_checkpoint,

@@ -120,24 +120,25 @@ def owner(load_from: str, *, trust: bool = False) -> str:
 
 
 def convert_weights(
+    method: str,
     load_from: str,
     to: Path,
+    overrides: dict[str, Any],
     *,
-    method: str | None = None,
     recipe_name: str | None = None,
     entry: Entry | None = None,
     trust: bool = False,
     plain: bool = False,
 ) -> tuple[Loaded, str]:
     """Write weights as our safetensors, which load with no flags; or, `plain`, the part that is timm's or torchvision's
-    under their names. Returns the model that was read, and words for what was written.
+    under their names. `overrides` are recipe fields typed by the person. Returns the model that was read, and words for
+    what was written.
 
     Raises:
-        UsageError: no part of the model is theirs, or the method cannot be told.
+        UsageError: no part of the model is theirs, or a field contradicts the weights.
         WeightsError: missing, damaged, of another method, or not fitting.
     """
-    name = method or owner(load_from, trust=trust)
-    loaded = load_run(name, load_from, {}, recipe_name=recipe_name, entry=entry, trust=trust)
+    loaded = load_run(method, load_from, overrides, recipe_name=recipe_name, entry=entry, trust=trust)
     if plain:
         words, state = plain_network(loaded)
         told = {
@@ -149,7 +150,7 @@ def convert_weights(
         return loaded, words
     metadata = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
     write_weights(to, loaded.model.state_dict(), metadata)
-    return loaded, f"{name}, {len(loaded.classes)} classes"
+    return loaded, f"{method}, {len(loaded.classes)} classes"
 
 
 def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:

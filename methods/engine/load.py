@@ -139,9 +139,10 @@ def describe(
         )
         untold = [name for name in method.untold if name not in {*inferred, *overrides}]
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
+        flags = ", ".join("--" + name.replace("_", "-") for name in untold)
         words += f" ({checkpoint.layout}{'; assumed: ' if assumed else ''}{assumed})"
         if assumed:
-            LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe", path, assumed)
+            LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe, %s", path, assumed, flags)
     return Described(method, recipe, classes, task, state, path, words, checkpoint.layout)
 
 
