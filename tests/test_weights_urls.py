@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+import torch
 from archive_server import ArchiveServer, serving
+from command_line import attnbias
+from safetensors.torch import save
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
@@ -157,6 +162,59 @@ def test_a_refused_download_leaves_nothing(server: ArchiveServer, tmp_path: Path
         fetch_published(replace(known, algorithm="sha256", digest="0" * 8) if fault == "wrong digest" else known)
     assert not everything(cache)
     assert not (cache / "weights" / "w").exists()
+
+
+def saved(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+REFUSED = {
+    "empty.pth": b"",
+    "damaged.pth": CONTENT,
+    "cut.pth": saved({"w": torch.zeros(1000)})[:2000],
+    "no-weights.pth": saved({"epoch": 3}),
+    "code.pth": saved({"w": torch.zeros(2), "run": Archive}),
+    "damaged.safetensors": CONTENT,
+    "said.safetensors": save({"w": torch.zeros(2)}, {"attnbias": "{"}),
+    "damaged.npz": CONTENT,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("command", ["predict", "inspect", "val", "train"])
+def test_what_is_fetched_and_cannot_be_read_leaves_nothing(
+    command: str, name: str, server: ArchiveServer, cache: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    server.files[name] = REFUSED[name]
+    url, images = server.url + name, demo_root / "demo" / "images" / "val"
+    words: dict[str, list[Any]] = {
+        "predict": ["predict", "--load-from", url, images, "--method", "csra", "--gpus", 0],
+        "inspect": ["weights", "inspect", url, "--method", "csra"],
+        "val": ["val", "csra", "--load-from", url, "--data-root", demo_root, "--gpus", 0],
+        "train": ["train", "csra", "--recipe", "demo", "--load-from", url, "--data-root", demo_root, "--gpus", 0],
+    }
+    more = ["--out", tmp_path / "run"] if command == "train" else []
+    refused = attnbias(*words[command], *more, expect=3)
+    assert refused.err.splitlines()[-1].endswith("; the download was deleted")
+    assert not everything(cache)
+    assert not (cache / "weights").exists()
+    before = len(server.requests)
+    attnbias(*words[command], *more, expect=3)
+    assert len(server.requests) > before, "the same command asks the server again"
+
+
+def test_what_is_refused_for_another_reason_or_was_there_before_stays(server: ArchiveServer, cache: Path) -> None:
+    server.files["w.pth"] = saved({"state_dict": {"w": torch.zeros(2)}})
+    attnbias("weights", "inspect", server.url + "w.pth", "--method", "csra", expect=3)  # of another model
+    attnbias("weights", "convert", server.url + "w.pth", "--to", cache.parent / "o.safetensors", "--weights", "ema")
+    (path,) = (found for found in everything(cache) if found.suffix == ".pth")
+    mine = cache.parent / "mine.pth"
+    mine.write_bytes(CONTENT)
+    attnbias("weights", "inspect", mine, expect=3)
+    assert mine.read_bytes() == CONTENT
+    assert locate(server.url + "w.pth") == path
 
 
 def test_a_part_of_a_broken_transfer_is_kept_for_the_next_try(server: ArchiveServer, cache: Path) -> None:

@@ -1,7 +1,11 @@
-"""The one error of the weights room: a weight file is missing, damaged, refused or does not fit."""
+"""The errors of the weights room: a weight file is missing, damaged, refused or does not fit."""
 
 from __future__ import annotations
 
 
 class WeightsError(Exception):
     """Weights missing or damaged. The message names the file, what was expected, and what to do about it."""
+
+
+class OtherEntryError(WeightsError):
+    """A whole weight file that lacks the weights that were asked for, raw or averaged, and holds the others."""

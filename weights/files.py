@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attnbias.weights.errors import WeightsError
+from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.flax import read_flax
 from attnbias.weights.limits import ScalarType, check_archive, check_names, check_sizes, is_archive, scalar
 
@@ -96,8 +96,9 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     chosen = found[entry]
     if chosen is None:
         other: Entry = "ema" if entry == "model" else "model"
-        held = f"only {other} weights" if found[other] else f"no state dict (top level: {_describe(content)})"
-        raise WeightsError(f"{path} holds {held}, expected {entry} weights")
+        if found[other]:
+            raise OtherEntryError(f"{path} holds only {other} weights, expected {entry} weights")
+        raise WeightsError(f"{path} holds no state dict (top level: {_describe(content)}), expected {entry} weights")
     state, layout = chosen
     return Checkpoint(
         state=state,

@@ -28,12 +28,12 @@ from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.published import locate, on_disk, published_recipe
+from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY, stored_method
 from attnbias.methods.engine.training.checkpoint import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.weights.errors import WeightsError
-from attnbias.weights.files import Entry, load_strict, match_state, read_checkpoint
+from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED
 
 LOG = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def describe(
     method = get_method(method_name)
     recipe_name = recipe_name or published_recipe(load_from, method.name)
     path, words = _resolve(locate(load_from), entry)
-    checkpoint = read_checkpoint(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
+    checkpoint = _read(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
     said = _said(path, checkpoint.metadata, method)
     if said is not None:
         recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
@@ -222,7 +222,7 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
     if (stored := stored_method(found)) is not None:
         return [stored]
     path, _ = _resolve(found, None)
-    state = read_checkpoint(path, trust=trust).state
+    state = _read(path, trust=trust).state
     return [name for name in METHODS if _belongs_to(get_method(name), state, path)]
 
 
@@ -242,7 +242,7 @@ def initial_weights(
     """
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
-        checkpoint = read_checkpoint(path, trust=trust)
+        checkpoint = _read(path, trust=trust)
         ours = _said(path, checkpoint.metadata, method) is not None
         state = checkpoint.state if ours else _read_published(method, checkpoint.state, path)[0]
         state = _fitted(method, model, state)
@@ -260,7 +260,12 @@ def initial_weights(
     method.load_parts(model, recipe)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
-        method.load_backbone(model, recipe, read_checkpoint(path, trust=trust).state, path)
+        method.load_backbone(model, recipe, _read(path, trust=trust).state, path)
+
+
+def _read(path: Path, *, trust: bool, entry: Entry = "model") -> Checkpoint:
+    with refused_leaves_nothing(path):
+        return read_checkpoint(path, trust=trust, entry=entry)
 
 
 def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
@@ -311,7 +316,7 @@ def _said(path: Path, metadata: dict[str, str], method: Method) -> StoredFacts |
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
-    with reading(path, "fetch it again, or train again", WeightsError):
+    with refused_leaves_nothing(path), reading(path, "fetch it again, or train again", WeightsError):
         said = _Metadata.model_validate(parse_json(metadata[KEY]))
     if said.method != method.name:
         raise WeightsError(

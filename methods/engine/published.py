@@ -19,13 +19,16 @@ from attnbias.data.facts import Archive
 from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, Progress, fetch, plain_name, public
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
-from attnbias.weights.errors import WeightsError
+from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.manifest import PUBLISHED, Published
 
 HUB, WEB = "hf://", ("http://", "https://")
 BOOKKEEPING = (".turn", ".lock", MANIFEST)
 """What a folder of the cache holds beside weights."""
 LOG = logging.getLogger(__name__)
+
+_unread: set[Path] = set()
+"""What this process fetched without a published checksum: its first reader shows whether it is a weight file."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -133,7 +136,28 @@ def _fetched(archive: Archive, folder: Path, progress: Progress) -> Path:
     with _in_turn(folder):
         if not target.is_file():
             LOG.warning("fetching %s into %s", shown(archive.url), folder)
+            if archive.digest is None:
+                _unread.add(target)
         return fetch([archive], folder, progress=progress)[0]
+
+
+@contextmanager
+def refused_leaves_nothing(path: Path) -> Iterator[None]:
+    """Around the reading of a weight file: what this command fetched and cannot be read does not stay in the cache.
+
+    A file that was there before, and any file outside the cache, is left alone.
+    """
+    try:
+        yield
+    except OtherEntryError:
+        raise
+    except WeightsError as error:
+        if path not in _unread:
+            raise
+        _unread.remove(path)
+        with _in_turn(path.parent):
+            path.unlink(missing_ok=True)
+        raise WeightsError(f"{error}; the download was deleted") from None
 
 
 @contextmanager
