@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
-from attnbias.methods.engine.stored import KEY, stored_method
+from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.training.checkpoint import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
@@ -331,7 +331,7 @@ def _said(path: Path, metadata: dict[str, str], method: Method) -> StoredFacts |
 class _Metadata(StoredModel, extra="ignore"):
     """Our entry in a weight file's metadata, as `weights_metadata` writes it."""
 
-    method: str
+    method: Annotated[str, AfterValidator(known_method)]
     task: Task
     recipe: dict[str, Any]
     classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnbias.data.reading import parse_json
+from attnbias.data.reading import Unfit, parse_json, shown
+from attnbias.methods import METHODS
 from attnbias.methods.engine.yaml_files import read_yaml
 
 KEY = "attnbias"
@@ -14,6 +15,17 @@ LARGEST_HEADER = 100_000_000
 """In bytes, as the safetensors format has it; in other formats the first eight bytes mean something else."""
 
 
+def known_method(name: object) -> str:
+    """The name of a method, out of a file.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise Unfit(f"{shown(name)} is no method")
+    return name
+
+
 def stored_method(path: Path) -> str | None:
     """Name of the method that wrote a run folder, a checkpoint folder or a weight file; None where it does not say."""
     try:
@@ -21,9 +33,9 @@ def stored_method(path: Path) -> str | None:
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 header = parse_json(file.read(size).decode()) if size <= LARGEST_HEADER else {}
-            return str(parse_json(header["__metadata__"][KEY])["method"])
+            return known_method(parse_json(header["__metadata__"][KEY])["method"])
         if (path / "recipe.yaml").is_file():
-            return str(read_yaml(path / "recipe.yaml")["method"])
+            return known_method(read_yaml(path / "recipe.yaml")["method"])
         if (path / "model.safetensors").is_file():
             return stored_method(path / "model.safetensors")
     except (OSError, ValueError, KeyError, TypeError):

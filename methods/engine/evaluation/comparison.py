@@ -24,6 +24,7 @@ from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, b
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
@@ -87,7 +88,7 @@ def read_run(path: Path) -> Run:
     """
     try:
         with reading(path / "recipe.yaml", "train again", WeightsError):
-            method = get_method(str(read_yaml(path / "recipe.yaml").get("method")))
+            method = get_method(known_method(read_yaml(path / "recipe.yaml").get("method")))
             recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
         evaluated = [line for line in MetricsLog(path).records() if "weights" in line]
     except UsageError as error:
