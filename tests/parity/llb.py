@@ -220,6 +220,7 @@ def layouts(case: Golden) -> dict[str, Any]:
             {
                 "objects": config["object_size"],
                 "num_nv_layers": config["num_nvit_layers"],
+                "target_layer": config["target_layer"],
                 "alpha": config["alpha"],
                 "legacy_freeze": family == "swag",
             },
