@@ -84,7 +84,8 @@ def build(case: Golden, **changes: Any) -> IDA:
         built = METHOD.build_model(parse(IDARecipe, fields | {"image_size": size}), config["num_classes"], "multilabel")
         assert isinstance(built, IDA)
         model = built
-        dim = model.head.weight.shape[-1] * (1 if fields["classifier"] == "linear" else fields["samples"])
+        head = model.head
+        dim = head.fc.in_features if isinstance(head, LinearClassifier) else head.weight[:, 0].numel()
         if "n_params" in config:
             config.only(n_params=sum(p.numel() for p in model.parameters()))
     config.only(feat_dim=dim)
