@@ -469,9 +469,14 @@ def test_another_number_of_classes(trained: Path, three_classes: tuple[Path, Pat
 def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused: Callable[..., str]) -> None:
     state, path = load_file(weights_of(trained)), here / "file.safetensors"
     recipe = {"from_the_future": 1}
+    said = {"method": "csra", "task": "multilabel", "recipe": {}, "classes": ["a"]}
     for text, words in (
-        ("{", "metadata cannot be read"),
-        (json.dumps({"method": "csra"}), "metadata cannot be read"),
+        ("[" * 100_000, "nested too deep"),
+        *((json.dumps({**said, "classes": classes}), "'classes") for classes in ([1], [["a"]], "a", {"a": 1}, None)),
+        *((json.dumps({**said, "recipe": recipe}), "'recipe' is") for recipe in ([], None, "lr")),
+        (json.dumps({**said, "task": "x"}), "'task' is 'x'"),
+        ("{", "no valid JSON in line 1"),
+        (json.dumps({"method": "csra"}), "'recipe': Field required"),
         (
             json.dumps({"method": "csra", "task": "multilabel", "recipe": recipe, "classes": ["a"]}),
             "another version of attnbias: unknown recipe field 'from_the_future'",

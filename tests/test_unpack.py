@@ -247,6 +247,13 @@ def test_parts_of_another_version_are_not_used(tmp_path: Path) -> None:
     assert tree(target) == FILES
 
 
+@pytest.mark.parametrize("content", ["[]", "5", '{"a.zip": "1"}', "[" * 100_000])
+def test_damaged_notes_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".unpacked.json").write_text(content)
+    with pytest.raises(DataError, match=r"\.unpacked\.json is damaged \(.*delete it"):
+        is_unpacked("a.zip", tmp_path)
+
+
 def test_other_files_are_no_archives(tmp_path: Path) -> None:
     page = tmp_path / "set.tar"
     page.write_bytes(b"<html>not found</html>" * 100)

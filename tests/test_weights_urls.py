@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from attnbias.data.facts import Archive
 from attnbias.data.fetch import download
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.published import fetch_published, locate, shown
+from attnbias.methods.engine.training.setup import environment
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.manifest import Published
 
@@ -255,7 +257,42 @@ def test_what_can_be_a_secret_is_neither_said_nor_kept(
     assert not [words for words in said if SECRET in words]
     assert shown(f"https://me:{SECRET}@host/w.pth?a={SECRET}") == "https://host/w.pth?..."
     assert shown(f"http://[::1/w?{SECRET}") == "http://[::1/w"
+    assert shown(f"http://me:{SECRET}@[::1/w") == "http://[::1/w"
     assert shown("runs/a?b") == "runs/a?b"
+
+
+def test_a_run_does_not_keep_the_secrets_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"https://me:{SECRET}@host/w.pth?token={SECRET}"
+    monkeypatch.setattr(sys, "argv", ["attnbias", "train", "csra", "--load-from", url, f"--backbone-weights={url}"])
+    command = environment()["command"]
+    assert command[-2:] == ["https://host/w.pth?...", "--backbone-weights=https://host/w.pth?..."]
+    assert command[:4] == sys.argv[:4]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "5", "null", "[" * 100_000, '{"w.pth": 5}', '{"w.pth": []}', '{"w.pth": {"bytes": "1", "digest": 5}}', ""],
+)
+def test_notes_of_the_cache_that_are_damaged_are_named(server: ArchiveServer, content: str) -> None:
+    notes = fetched(server, "w.pth").with_name("manifest.json")
+    notes.write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged \(.*delete it"):
+        locate(server.url + "w.pth")
+    notes.unlink()
+    assert locate(server.url + "w.pth").read_bytes() == CONTENT
+
+
+def test_a_mark_that_no_server_gives_is_not_sent(server: ArchiveServer) -> None:
+    path = fetched(server, "w.pth")
+    path.rename(path.with_name("w.pth.part"))
+    path.with_name(".w.pth.validator").write_bytes(b"\xff\n\r")
+    assert locate(server.url + "w.pth").read_bytes() == CONTENT
+
+
+def test_a_cache_that_no_folder_can_be_made_in_is_named(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNBIAS_CACHE", "/proc")  # whoever asks: no such folder, and none can be made
+    with pytest.raises(WeightsError, match="cannot write into /proc/weights"):
+        fetched(server, "w.pth")
 
 
 def test_every_download_is_of_a_plain_name(server: ArchiveServer, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -291,7 +291,9 @@ class _Store:
     def _transfer(self, archive: Archive, part: Path) -> None:
         """Append to the part what it lacks; start over where the server cannot continue this very version."""
         have, validator = _size(part), self._validator(archive)
-        mark = validator.read_text() if validator.is_file() else None
+        mark = None
+        with suppress(OSError, ValueError):  # none, or no mark that a server gave
+            mark = validator.read_text(encoding="ascii")
         if archive.size is not None and have == archive.size:
             return
         if have and mark is None and archive.digest is None:
@@ -397,7 +399,8 @@ def _extent(answer: Any, have: int) -> tuple[int, int | None]:
 def _version(answer: Any) -> str:
     """A strong mark of the file's version that If-Range accepts, or an empty string."""
     tag: str = answer.headers.get("ETag", "")
-    return tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
+    mark: str = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
+    return mark if mark.isascii() and mark.isprintable() else ""
 
 
 def _size(path: Path) -> int:

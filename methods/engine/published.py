@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,10 @@ from attnbias.weights.manifest import PUBLISHED, Published
 HUB, WEB = "hf://", ("http://", "https://")
 BOOKKEEPING = (".turn", ".lock", MANIFEST)
 """What a folder of the cache holds beside weights."""
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
+"""A URL, or what is meant as one, to the end of a text: alone, or behind the option that it is given to."""
+RACES = 100
+"""Times that a folder may be taken away by other processes before the system is believed that there can be none."""
 LOG = logging.getLogger(__name__)
 
 _unread: set[Path] = set()
@@ -99,11 +104,16 @@ def published_recipe(source: str, method: str) -> str | None:
 
 
 def shown(source: str) -> str:
-    """What a person named, as it may be printed and kept: a URL without what can be a secret."""
+    """What a person named, or typed, as it may be printed and kept: a URL without what can be a secret."""
+    return ADDRESS.sub(lambda found: _public(found[0]), source)
+
+
+def _public(url: str) -> str:
     try:
-        return public(source) if "://" in source else source
-    except ValueError:
-        return source.partition("?")[0]
+        return public(url)
+    except ValueError:  # it is none
+        scheme, _, rest = url.partition("?")[0].partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _file_name(url: str) -> str:
@@ -166,13 +176,14 @@ def _in_turn(folder: Path) -> Iterator[None]:
 
     A folder in which nothing was kept is taken away again.
     """
-    place = folder / ".turn"
+    place, races = folder / ".turn", 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             turn = place.open("w")
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and not os.path.lexists(place):
+            if isinstance(error, FileNotFoundError) and races < RACES:
+                races += 1
                 continue  # the folder was taken away between the two lines
             raise WeightsError(
                 f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE"
@@ -203,11 +214,11 @@ def _from_hub(source: str) -> Path:
     """A file of a model repository, by way of its own cache, which timm uses too."""
     parts = source.removeprefix(HUB).split("/", 2)
     if len(parts) < 3 or not source.isprintable() or {"", ".", ".."} & set("/".join(parts).split("/")):
-        raise UsageError(f"{source!r}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
+        raise UsageError(f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=offline()))
     except Exception as error:  # its HTTP client raises errors of several families
         why = "offline, and it is not in the hub's cache" if offline() else (str(error).splitlines() or ["?"])[0]
-        raise WeightsError(f"{source} cannot be had: {why}") from None
+        raise WeightsError(f"{shown(source)} cannot be had: {why}") from None

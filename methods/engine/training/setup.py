@@ -18,6 +18,7 @@ from torch import nn
 from attnbias.data.index import Index
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import Plan, shuffled
@@ -119,7 +120,7 @@ def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
 def environment() -> dict[str, Any]:
     """What a run was started by and on; it stands beside its recipe."""
     return {
-        "command": sys.argv,
+        "command": [shown(word) for word in sys.argv],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
