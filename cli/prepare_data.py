@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -191,9 +192,12 @@ def prepare_data(
         try:
             report = prepare(name, source, root, options)
         except OSError as error:
-            raise RunError(
-                f"{error.filename or dataset_folder(called or name, root)}: {error.strerror or error}"
-            ) from None
+            place = error.filename or dataset_folder(called or name, root)
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                raise UsageError(f"{place} cannot be a folder: {error.strerror}; choose another --root") from None
+            if error.errno == errno.ENAMETOOLONG:
+                raise  # of a path that was typed
+            raise RunError(f"{place}: {error.strerror or error}") from None
     _show(report, dry_run)
 
 

@@ -79,6 +79,11 @@ class PictureDataset(Dataset[dict[str, Any]]):
             targets = targets.reshape(len(index.records), len(index.classes))
             if drop_unlabelled:
                 kept = np.flatnonzero((targets == 1).any(axis=1))
+                if not kept.size:
+                    raise DataError(
+                        f"no sample of {index.dataset}/{index.split} has a positive label, and the recipe leaves out "
+                        "those without; keep them with --no-drop-unlabelled"
+                    )
                 targets = targets[kept]
                 self.records = [index.records[i] for i in kept]
             if unknown == "negative":

@@ -60,6 +60,8 @@ def spoil(folder: Path, how: str) -> None:
 
 
 def some_weights(part: Path) -> None:
+    for name in ("model.safetensors", "optimizer.pt"):
+        (part / name).write_bytes(b"weights")
     (part / "model.safetensors").write_bytes(b"weights")
 
 
@@ -173,6 +175,19 @@ def test_a_manifest_of_anything_else_is_damage(tmp_path: Path, text: str) -> Non
     assert damage(saved) is None
     (saved / "complete.json").write_text(text)
     assert damage(saved) is not None
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "ema.safetensors"])
+def test_a_file_that_is_neither_there_nor_in_the_manifest_is_missed(run: Path, demo_root: Path, name: str) -> None:
+    newest = RunFolder(run).folder(3)
+    for step in (1, 2):
+        shutil.rmtree(RunFolder(run).folder(step))
+    manifest = json.loads((newest / "complete.json").read_text())
+    del manifest["files"][name]
+    (newest / "complete.json").write_text(json.dumps(manifest))
+    (newest / name).unlink()
+    with pytest.raises(WeightsError, match=f"step-00000003 is damaged: .*{name}"):
+        train("csra", recipe(), options(run, demo_root, resume="auto"))
 
 
 def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path) -> None:

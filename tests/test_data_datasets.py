@@ -103,6 +103,13 @@ def test_label_policies(index: Index, policy: dict[str, Any], expected: list[lis
         assert torch.equal(dataset[place]["image"], eval_transform(32, "unit")(read_picture(index.root / path)))
 
 
+def test_a_split_of_which_nothing_is_left_is_refused(index: Index) -> None:
+    none = Index("some", "val", "multilabel", index.classes, index.root, index.records[3:])
+    assert len(PictureDataset(none, eval_transform(16, "unit"))) == 1
+    with pytest.raises(DataError, match=r"no sample of some/val has a positive label.*--no-drop-unlabelled"):
+        PictureDataset(none, eval_transform(16, "unit"), drop_unlabelled=True)
+
+
 def test_single_label_targets_are_class_numbers(index: Index) -> None:
     records = tuple(record._replace(target=number) for number, record in enumerate(index.records[:3]))
     single = Index("some", "val", "singlelabel", index.classes, index.root, records)

@@ -347,6 +347,10 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
     source = coco_tree(tmp_path / "source", {"train2017": 2})
     (tmp_path / "root").write_text("a file where the folder should be")
     done = attnbias("prepare-data", "coco", "--source", source, "--root", tmp_path / "root")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'root'}"), done.stderr
+    assert "choose another --root" in done.stderr
     assert "Traceback" not in done.stderr
+    done = attnbias("prepare-data", "coco", "--source", source, "--root", tmp_path / ("r" * 300))
+    assert done.returncode == 2
+    assert "a name of more than 255 bytes" in done.stderr

@@ -149,7 +149,12 @@ def test_failed_save_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     """A disk that fills up while a checkpoint is written; the error comes from the writer of the tensors."""
     folder = RunFolder(tmp_path)
     folder.open(resume=False, overwrite=False)
-    folder.save(Progress(step=1), lambda part: (part / "model.safetensors").write_bytes(b"good") and None)
+
+    def some(part: Path) -> None:
+        for name in ("model.safetensors", "optimizer.pt"):
+            (part / name).write_bytes(b"good")
+
+    folder.save(Progress(step=1), some)
 
     def full(part: Path) -> None:
         (part / "model.safetensors").write_bytes(b"half")

@@ -87,7 +87,7 @@ class _Manifest(StoredModel):
     @field_validator("files")
     @classmethod
     def _are_of_a_checkpoint(cls, files: dict[str, _File]) -> dict[str, _File]:
-        if missing := {"model.safetensors", PROGRESS} - files.keys():
+        if missing := {"model.safetensors", "optimizer.pt", PROGRESS} - files.keys():
             raise ValueError(f"it lists no {min(missing)}")
         return files
 

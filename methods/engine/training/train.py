@@ -31,7 +31,7 @@ from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, write_recipe
-from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, damage
+from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, check_whole, damage
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
@@ -217,6 +217,7 @@ class _Run:
         if recipe.ema_decay is not None:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
             if checkpoint is not None:
+                check_whole(checkpoint, "ema.safetensors")  # its manifest may not name it
                 self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
         groups = self.method.param_groups(self.model, recipe)
         optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
