@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,37 @@ def test_another_network_than_the_recipe_starts_from_begins_at_random_and_says_w
 def test_the_demo_starts_at_random_and_says_so(demo_root: Path, tmp_path: Path) -> None:
     done = attnbias("train", "csra", "--recipe", "demo", "--data-root", demo_root, "--dry-run", expect=0)
     assert "starting weights: random" in done.out
+
+
+def test_a_head_of_other_classes_is_not_taken_silently(demo_root: Path, tmp_path: Path) -> None:
+    start = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", *SMALL]
+    attnbias(*start, "--data-root", demo_root, "--out", tmp_path / "first", expect=0)
+    start += ["--load-from", tmp_path / "first"]
+    same = attnbias(*start, "--data-root", demo_root, "--out", tmp_path / "a", expect=0)
+    assert "other classes" not in same.out + same.err
+    root = tmp_path / "datasets"
+    shutil.copytree(demo_root, root)
+    for path in (root / "demo" / "index").iterdir():
+        content = json.loads(path.read_text())
+        content["classes"].reverse()
+        path.write_text(json.dumps(content))
+    other = attnbias(*start, "--data-root", root, "--out", tmp_path / "b", expect=0)
+    said = other.out + other.err
+    assert "was trained on other classes: class 0 was 'digit_0' and is 'digit_9'" in said
+    assert "the same names in another order" in said
+
+
+def test_weights_are_only_written_where_they_can_be_read_again(demo_root: Path, tmp_path: Path) -> None:
+    """Names that are not UTF-8: safetensors writes there, and opens nothing of it."""
+    start = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", *SMALL, "--data-root", demo_root]
+    strange, run = tmp_path / "run\udcff", tmp_path / "run"
+    assert "need names in UTF-8" in attnbias(*start, "--out", strange, expect=3).line
+    assert not strange.exists()
+    attnbias(*start, "--out", run, expect=0)
+    for command in (
+        ["weights", "convert", run, "--to", tmp_path / "w\udcff.safetensors"],
+        ["export", "csra", "--load-from", run, "--format", "torch-export", "--out", tmp_path / "w\udcff.pt2"],
+    ):
+        assert "need names in UTF-8" in attnbias(*command, expect=3).line
+    run.rename(strange)
+    assert "rename it" in attnbias("val", "csra", "--load-from", strange, "--data-root", demo_root, expect=3).line

@@ -130,7 +130,9 @@ def start(method: str, tmp_path: Path, content: Any, **fields: Any) -> nn.Module
     model = found.build_model(recipe, 5, "singlelabel").eval()
     path = tmp_path / "backbone.pth"
     torch.save(content, path)
-    initial_weights(found, model, recipe, load_from=None, backbone_weights=str(path), reset_head=False, trust=False)
+    initial_weights(
+        found, model, recipe, load_from=None, backbone_weights=str(path), reset_head=False, trust=False, classes=()
+    )
     return model
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.flax import read_flax
 from attnbias.weights.limits import ScalarType, check_archive, check_names, check_sizes, is_archive, scalar
+from attnbias.weights.names import check_name
 
 Entry = Literal["model", "ema"]
 
@@ -71,6 +72,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     Raises:
         WeightsError: the file is missing, empty, truncated, no checkpoint, refused, or lacks the asked weights.
     """
+    check_name(path)
     if not path.is_file():
         raise WeightsError(f"{path} is a folder, expected a weight file" if path.is_dir() else f"no weight file {path}")
     if path.stat().st_size == 0:
@@ -238,6 +240,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     Raises:
         WeightsError: it cannot be written (a full disk, no permission); an older file at `path` is left as it was.
     """
+    check_name(path)
     # A view is saved as its own copy: safetensors refuses two names over one memory, and slices of a larger one.
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     size = sum(value.nbytes for value in tensors.values())

@@ -27,6 +27,7 @@ from attnbias.methods.engine.evaluation.predict import open_own
 from attnbias.methods.engine.load import Loaded, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
 from attnbias.methods.engine.stored import KEY
+from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -135,6 +136,7 @@ def export(
     """
     if form == "onnx":
         _need_onnx()
+    check_name(out)
     size = loaded.recipe.image_size
     # Three pictures: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
     example = torch.zeros(3, 3, size, size)

@@ -35,6 +35,7 @@ from attnbias.methods.engine.training.checkpoint import MANIFEST, PROGRESS, RunF
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED
+from attnbias.weights.names import check_name
 
 LOG = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def stored_facts(path: Path, method: Method) -> StoredFacts:
     Raises:
         WeightsError: it is of another method.
     """
+    check_name(path)
     with safe_open(path, framework="pt") as file:
         said = _said(path, file.metadata() or {}, method)
     if said is None:
@@ -235,16 +237,18 @@ def initial_weights(
     backbone_weights: str | None,
     reset_head: bool,
     trust: bool,
-) -> None:
+    classes: tuple[str, ...],
+) -> list[str]:
     """Fill a fresh model before training: a whole model's weights (`load_from`) or its backbone's.
 
-    `reset_head` keeps fresh weights where a shape depends on the number of classes; nothing else may differ.
+    `reset_head` keeps fresh weights where a shape depends on the number of classes; nothing else may differ. Returns
+    warnings, such as that a head which fits was trained on others than these `classes`.
     """
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
         checkpoint = _read(path, trust=trust)
-        ours = _said(path, checkpoint.metadata, method) is not None
-        state = checkpoint.state if ours else _read_published(method, checkpoint.state, path)[0]
+        said = _said(path, checkpoint.metadata, method)
+        state = checkpoint.state if said else _read_published(method, checkpoint.state, path)[0]
         state = _fitted(method, model, state)
         own = model.state_dict()
         if not reset_head:
@@ -256,11 +260,15 @@ def initial_weights(
             kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
             state = {**state, **{name: own[name] for name in kept}}
         load_strict(model, state, path)
-        return
+        if said and len(said.classes) == len(classes):
+            difference = class_difference(readable(said.classes), readable(classes))
+            return [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
+        return []
     method.load_parts(model, recipe)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         method.load_backbone(model, recipe, _read(path, trust=trust).state, path)
+    return []
 
 
 def _read(path: Path, *, trust: bool, entry: Entry = "model") -> Checkpoint:

@@ -29,6 +29,7 @@ from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.evaluation.evaluations import STORED
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.weights.errors import WeightsError
+from attnbias.weights.names import check_name
 
 MANIFEST = "complete.json"
 PROGRESS = "progress.json"
@@ -198,6 +199,7 @@ class RunFolder:
                     f"output folder {self.path} is not empty; continue it with --resume auto, "
                     "choose another --out, or add --overwrite"
                 )
+            check_name(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -162,7 +162,7 @@ class _Run:
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
         else:
-            initial_weights(
+            self.warnings += initial_weights(
                 self.method,
                 self.model,
                 self.recipe,
@@ -170,6 +170,7 @@ class _Run:
                 backbone_weights=options.backbone_weights,
                 reset_head=options.reset_head,
                 trust=options.trust_checkpoint,
+                classes=self.data.indices["train"].classes,
             )
 
     def _open_folder(self) -> Path | None:
