@@ -476,7 +476,7 @@ def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused:
         *((json.dumps({**said, "recipe": recipe}), "'recipe' is") for recipe in ([], None, "lr")),
         (json.dumps({**said, "task": "x"}), "'task' is 'x'"),
         ("{", "no valid JSON in line 1"),
-        (json.dumps({"method": "csra"}), "'recipe': Field required"),
+        (json.dumps({"method": "csra"}), "'task': Field required"),
         (
             json.dumps({"method": "csra", "task": "multilabel", "recipe": recipe, "classes": ["a"]}),
             "another version of attnbias: unknown recipe field 'from_the_future'",

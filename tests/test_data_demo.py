@@ -184,7 +184,7 @@ def test_a_lost_picture_is_named_with_the_command_that_mends_it(tmp_path: Path) 
     report = prepare("demo", root=tmp_path, options=Options(settings=settings))
     lost = report.indexes[0].root / report.indexes[0].records[2].path
     lost.unlink()
-    with pytest.raises(DataError, match=rf"1 of 5 pictures are missing:\n  {lost}\n.*prepare-data demo --overwrite"):
+    with pytest.raises(DataError, match=rf"1 of 5 pictures are missing: {lost}; run: .*prepare-data demo --overwrite"):
         prepare("demo", root=tmp_path, options=Options(settings=settings))
     prepare("demo", root=tmp_path, options=Options(settings=settings, overwrite=True))
     assert lost.is_file()

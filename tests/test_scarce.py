@@ -124,7 +124,7 @@ def test_a_worker_that_hangs_ends_the_run(demo_root: Path, tmp_path: Path, monke
     assert line.startswith("error: DataLoader timed out after 2")
     assert RunFolder(options.out).steps()[-1] == 3
     assert all_complete(options.out)
-    assert children_of(os.getpid()) == before
+    assert set(children_of(os.getpid())) <= set(before)
 
 
 @pytest.fixture

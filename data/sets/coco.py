@@ -132,7 +132,10 @@ def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> I
         index,
         task="segmentation",
         classes=classes,
-        records=tuple(record._replace(target=0) for record in index.records),
+        records=tuple(
+            record._replace(target=0, boxes=tuple(box._replace(label=values[box.label + 1]) for box in record.boxes))
+            for record in index.records
+        ),
         label_values=(*values, *[IGNORE] * (256 - len(values))),
     )
 

@@ -34,6 +34,8 @@ class Measured:
     evaluation: Evaluation
     stored: Path | None
     """Where the run keeps its evaluation of this split, in the process that writes and with --store."""
+    split: str
+    """The split as it was typed: a name, or a role such as val."""
     number: str
     """Tells this checkpoint and split from the others in the names of files; empty where it is the only one."""
 

@@ -226,7 +226,7 @@ class RobustnessProbe(Probe):
         return bool(job.attacks or job.corruptions)
 
     def measure(self, measured: Measured) -> list[Row]:
-        job, split = measured.job, measured.dataset.index.split
+        job, split = measured.job, measured.split
         bench = Bench.of(job, measured.loaded, measured.accelerator)
         rows = bench.clean(split)
         for name, strength in job.attacks.items():

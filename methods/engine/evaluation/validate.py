@@ -63,7 +63,7 @@ def validate(job: Job, accelerator: Accelerator) -> list[Result]:
     for place, (load_from, loaded, split) in enumerate(pairs, start=1):
         dataset = open_dataset(job, loaded, split)
         number = f"{place}-{dataset.index.split}" if len(pairs) > 1 else ""
-        points[load_from, split] = _Point(job, accelerator, load_from, loaded, dataset, number)
+        points[load_from, split] = _Point(job, accelerator, load_from, loaded, dataset, split, number)
     for point in points.values():
         point.check(wanted)
 
@@ -89,6 +89,8 @@ class _Point:
     load_from: str
     loaded: Loaded
     dataset: PictureDataset
+    split: str
+    """As it was typed: a name, or a role such as val."""
     number: str
     """Tells its files from those of the others; empty where it is the only one."""
 
@@ -152,7 +154,14 @@ class _Point:
         if self.table is not None and writes:
             write_scores(self.table, found, dataset)
         measured = Measured(
-            job, self.loaded, dataset, self.accelerator, found, self.stored if storing else None, self.number
+            job,
+            self.loaded,
+            dataset,
+            self.accelerator,
+            found,
+            stored=self.stored if storing else None,
+            split=self.split,
+            number=self.number,
         )
         for probe in wanted:
             content = probe.measure(measured)

@@ -108,7 +108,8 @@ class Stepper:
                 accelerator.backward(loss * weight)
         sound = torch.isfinite(self._gradient_norm())
         # The one moment of a step at which the CPU waits for the GPU.
-        finite_loss, finite_gradient = torch.stack([finite, sound]).tolist()
+        verdict = int(finite.int() + 2 * sound.int())  # both answers in one number, read once
+        finite_loss, finite_gradient = bool(verdict & 1), bool(verdict & 2)
         _, bad, overflow = self.control.agree(int(not finite_loss), int(not finite_gradient))
         scaler = accelerator.scaler
         if bad or (overflow and scaler is None):
