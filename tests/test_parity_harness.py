@@ -112,6 +112,7 @@ def builds_models(kind: str, cases: list[Golden]) -> bool:
     return kind.endswith(("layouts", "param_groups")) or any(case.parameters for case in cases)
 
 
+@pytest.mark.timeout(1800)  # each change runs a case again, and some train
 @pytest.mark.parametrize("cases", kinds())
 def test_a_changed_setting_is_never_ignored(cases: list[Golden]) -> None:
     assert ignored(cases) == []
