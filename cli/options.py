@@ -17,7 +17,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS, get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, parse, read_recipe, revise
+from attnbias.methods.engine.recipe import OLD_NAMES, NamedRecipe, Recipe, parse, read_recipe, revise, todays_names
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
 
@@ -71,12 +71,15 @@ def recipe_parameters(method: Method, training: bool) -> list[inspect.Parameter]
         facts = f"[{allowed}] " if allowed else ""
         help_text = f"{info.description} {facts}[paper: {shown}]"
         option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
-        parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation | None, option]
-            )
-        )
+        parameters.append(_parameter(name, Annotated[annotation | None, option]))
+        for old in (old for old, today in OLD_NAMES.items() if today == name):
+            option = typer.Option("--" + old.replace("_", "-"), hidden=True, **keywords)
+            parameters.append(_parameter(old, Annotated[annotation | None, option]))
     return parameters
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
@@ -104,7 +107,8 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
 def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
     """The recipe fields that a person typed, out of all keyword arguments of a command."""
     fields = method.recipe_type.model_fields
-    typed = {name: values[name] for name in fields if values.get(name) is not None}
+    typed = {name: values[name] for name in (*fields, *OLD_NAMES) if values.get(name) is not None}
+    typed = todays_names(method.recipe_type, typed)
     off = [name for name, value in typed.items() if value == UNSET and type(None) in get_args(fields[name].annotation)]
     return {name: None if name in off else value for name, value in typed.items()}
 

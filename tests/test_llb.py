@@ -215,7 +215,7 @@ def test_multilabel_loss_leaves_unknown_labels_out() -> None:
 
 
 def test_plain_cosine_falls_once_and_the_readmes_rises_again() -> None:
-    recipe = revise(SMALL, {"epochs": 40, "lr": 1e-4, "eta_min": 5e-5})
+    recipe = revise(SMALL, {"epochs": 40, "lr": 1e-4, "min_lr": 5e-5})
     rates = {
         name: [METHOD.schedule(revise(recipe, {"scheduler": name}), 10)(10 * e + 9)["lr"] for e in range(40)]
         for name in ("oscillating", "cosine")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import epoch_length
+from attnbias.methods.engine.schedules import Curve, by_epoch, by_step, cosine, epoch_length, step, warm_up
 
 Architecture = Literal[
     "tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8", "mini_patch8_token"
@@ -82,7 +81,7 @@ class AbSViTRecipe(Recipe):
     warmup_lr: float = option(1e-6, "Learning rate that the warm-up starts from.", "Training", ge=0)
     min_lr: float = option(1e-5, "Learning rate that the cosine ends at.", "Training", ge=0)
     decay_epochs: int = option(30, "Epochs between two decays (scheduler step).", "Training", ge=1)
-    decay_rate: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
+    gamma: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
     ema_decay: float | None = option(0.99996, "Moving average of the weights.", "Training", gt=0, lt=1)
 
     architecture: Architecture = option(
@@ -107,29 +106,23 @@ class AbSViTRecipe(Recipe):
 # Schedule -------------------------------------------------------------------------------------------------------------
 
 
-def rate(recipe: AbSViTRecipe, time: float) -> float:
-    """Learning rate at `time` in epochs: linear warm-up, then a cosine (or steps) counted from time 0."""
-    if time < recipe.warmup_epochs:
-        return recipe.warmup_lr + time * (recipe.lr - recipe.warmup_lr) / recipe.warmup_epochs
-    if recipe.scheduler == "step":
-        return recipe.lr * recipe.decay_rate ** (time // recipe.decay_epochs)
-    if time >= recipe.epochs:
-        return recipe.min_lr
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) / 2 * (1 + math.cos(math.pi * time / recipe.epochs))
-
-
-def epoch_rate(recipe: AbSViTRecipe, epoch: int) -> float:
-    """Learning rate while an epoch trains, as the program has it: stepped with the epoch's number after the epoch, so
-    that epochs 0 and 1 both run at the start of the warm-up and the cosine never arrives."""
-    return rate(recipe, max(epoch - 1, 0))
+def curve(recipe: AbSViTRecipe) -> Curve:
+    """A linear warm-up over the beginning of a cosine, or of steps; time in epochs."""
+    low = recipe.min_lr / recipe.lr
+    decay = step(recipe.decay_epochs, recipe.gamma) if recipe.scheduler == "step" else cosine(recipe.epochs, low)
+    return warm_up(decay, recipe.warmup_epochs, start=recipe.warmup_lr / recipe.lr)
 
 
 def schedule(recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
-    """Return the factor on the base rate at an optimiser step."""
-    length = epoch_length(recipe, steps_per_epoch)
+    """The curve by optimiser step; or by epoch and one late, as the program has it.
+
+    The program steps its rate with the epoch's number after the epoch, so that epochs 0 and 1 both run at the start of
+    the warm-up and the cosine never arrives.
+    """
+    factor, length = curve(recipe), epoch_length(recipe, steps_per_epoch)
     if recipe.scheduler == "smooth":
-        return lambda step: {"lr": rate(recipe, float(step / length)) / recipe.lr}
-    return lambda step: {"lr": epoch_rate(recipe, int(step // length)) / recipe.lr}
+        return by_step(factor, length)
+    return by_epoch(lambda epoch: factor(max(epoch - 1, 0)), length)
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attnbias.data.index import Task
-from attnbias.methods.csra.recipe import RECIPES, CSRARecipe, learning_rate
+from attnbias.methods.csra.recipe import RECIPES, CSRARecipe, schedule
 from attnbias.methods.engine.method import Batch, Method, Schedule
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ResidualAttention(Method):
 
     def schedule(self, recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
         """Warm-up and step decay as the published program computes them, or one cycle."""
-        return learning_rate(recipe, steps_per_epoch)
+        return schedule(recipe, steps_per_epoch)
 
     def transform(self, recipe: CSRARecipe, train: bool) -> v2.Compose:
         """Square resize; for training also flip, colour jitter, random resized crop, shift, as the recipe says."""

@@ -101,8 +101,8 @@ def step_decay(recipe: CSRARecipe, epoch: int | Fraction) -> Schedule:
     return settings
 
 
-def learning_rate(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
-    """The schedule that the recipe asks for."""
+def schedule(recipe: CSRARecipe, steps_per_epoch: int) -> Schedule:
+    """One cycle, or the program's warm-up and decays."""
     if recipe.scheduler == "onecycle":
         return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
     return step_decay(recipe, epoch_length(recipe, steps_per_epoch))

@@ -30,6 +30,19 @@ LARGEST = 2**63 - 1
 """Of every other whole number."""
 
 
+OLD_NAMES = {
+    "lr_gamma": "gamma",
+    "decay_rate": "gamma",
+    "lr_steps": "milestones",
+    "lr_step": "decay_epochs",
+    "eta_min": "min_lr",
+    "end_lr": "min_lr",
+    "decay_power": "power",
+    "warmup": "warmup_steps",
+}
+"""What fields were called in earlier versions -> today's names. Recipes, checkpoints and flags may still say so."""
+
+
 def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
     """Declare a recipe field: default, help text, group in `--help`, and range (`ge=`, `gt=`, `le=`, `lt=`)."""
     return Field(default, description=description, json_schema_extra={"panel": panel}, **constraints)
@@ -132,6 +145,7 @@ def revise(recipe: R, changes: dict[str, Any]) -> R:
 
 def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
     """Build a recipe from plain values; errors name the field, the value and what was expected."""
+    values = todays_names(recipe_type, values)
     unknown = [name for name in values if name not in recipe_type.model_fields]
     if unknown:
         raise UsageError(
@@ -145,6 +159,22 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
         place = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"recipe field '{place}' = {shown(first['input'])}: {message}" if place else message) from None
+
+
+def todays_names(recipe_type: type[Recipe], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with fields that have an old name (`OLD_NAMES`) under today's.
+
+    Raises:
+        UsageError: a field is there under both names.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        today = OLD_NAMES.get(name, name)
+        today = today if today in recipe_type.model_fields else name
+        if today in found:
+            raise UsageError(f"recipe field '{today}' is given twice: '{name}' is another name of it; keep one")
+        found[today] = value
+    return found
 
 
 def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.ida.recipe import RECIPES, IDARecipe, should_stop
+from attnbias.methods.ida.recipe import RECIPES, IDARecipe, schedule, should_stop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,12 +78,7 @@ class InterventionalDualAttention(Method):
 
     def schedule(self, recipe: IDARecipe, steps_per_epoch: int) -> Schedule:
         """One cycle over the whole run, Adam's beta1 with it; or steps by epoch."""
-        from attnbias.methods.engine.schedules import epoch_length, multi_step, one_cycle, total_steps
-
-        if recipe.scheduler == "onecycle":
-            return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=recipe.pct_start)
-        epoch = epoch_length(recipe, steps_per_epoch)
-        return multi_step(epoch, recipe.milestones, warmup_epochs=recipe.warmup_epochs)
+        return schedule(recipe, steps_per_epoch)
 
     def transform(self, recipe: IDARecipe, train: bool) -> v2.Compose:
         """Square resize for evaluation. For training also cutout and RandAugment (no flip), or crop and flip."""

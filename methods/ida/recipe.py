@@ -1,4 +1,4 @@
-"""IDA's recipe: its fields, the early-stop rule, and the paper's named recipes. No torch."""
+"""IDA's recipe: its fields, its schedule, the early-stop rule, and the paper's named recipes. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
+from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
 
 
 class IDARecipe(Recipe):
@@ -100,6 +102,17 @@ class IDARecipe(Recipe):
         if self.legacy_shared_lr and (self.scheduler, self.param_groups) != ("onecycle", "backbone_factor"):
             raise ValueError("legacy_shared_lr is for scheduler onecycle with param_groups backbone_factor only")
         return self
+
+
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+def schedule(recipe: IDARecipe, steps_per_epoch: int) -> Schedule:
+    """One cycle over the whole run, Adam's beta1 with it; or steps by epoch, which the warm-up multiplies."""
+    if recipe.scheduler == "onecycle":
+        return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=recipe.pct_start)
+    curve = warm_up(multi_step(recipe.milestones, 0.1), recipe.warmup_epochs, how="multiplies")
+    return by_step(curve, epoch_length(recipe, steps_per_epoch))
 
 
 # Early stop -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.llb.recipe import RECIPES, LLBRecipe
+from attnbias.methods.llb.recipe import RECIPES, LLBRecipe, schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,28 +43,8 @@ class LLBMethod(Method):
         return llb_loss(output, batch["target"], recipe.entropy_weight, recipe.visual_weight, task)
 
     def schedule(self, recipe: LLBRecipe, steps_per_epoch: int) -> Schedule:
-        """Change the rate once an epoch, as the program does: epoch e -> factor on the base rate."""
-        from bisect import bisect_right
-        from math import cos, pi
-
-        from attnbias.methods.engine.schedules import epoch_length
-
-        length = epoch_length(recipe, steps_per_epoch)
-
-        def factor(epoch: int) -> float:
-            match recipe.scheduler:
-                case "step":
-                    return recipe.lr_gamma ** (epoch // recipe.lr_step)
-                case "multistep":
-                    return recipe.lr_gamma ** bisect_right(sorted(recipe.lr_steps), epoch)
-                case "exponential":
-                    return recipe.lr_gamma**epoch
-                case _:
-                    half_period = recipe.t_max if recipe.scheduler == "oscillating" else recipe.epochs
-                    low = recipe.eta_min / recipe.lr
-                    return low + (1 - low) * (1 + cos(pi * epoch / half_period)) / 2
-
-        return lambda step: {"lr": factor(int(step // length))}
+        """One of five curves, once an epoch."""
+        return schedule(recipe, steps_per_epoch)
 
     def transform(self, recipe: LLBRecipe, train: bool) -> Callable[[Any], Any]:
         """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""

@@ -1,4 +1,4 @@
-"""LLB's recipe: its fields, the sizes of its backbones, and the paper's named recipes. No torch."""
+"""LLB's recipe: its fields, the sizes of its backbones, its schedule, and the paper's named recipes. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.schedules import (
+    Curve,
+    by_epoch,
+    cosine,
+    epoch_length,
+    exponential,
+    multi_step,
+    oscillating,
+    step,
+)
 
 Family = Literal["augreg", "mae", "swag"]
 Size = Literal["demo", "tiny", "small", "base", "large"]
@@ -59,14 +70,14 @@ class LLBRecipe(Recipe):
     scheduler: SchedulerName = option(
         "oscillating",
         "Learning rate by epoch: oscillating = the README's cosine, down and up again every 2 x t_max; cosine = down "
-        "once; step, multistep and exponential multiply by lr_gamma.",
+        "once; step, multistep and exponential multiply by gamma.",
         "Training",
     )
     t_max: int = option(10, "Epochs from the highest to the lowest rate of the oscillating cosine.", "Training", ge=1)
-    eta_min: float = option(5e-5, "Lowest rate of both cosines.", "Training", ge=0)
-    lr_step: int = option(100, "Epochs between two steps of scheduler step.", "Training", ge=1)
-    lr_steps: tuple[int, ...] = option((10, 30, 50), "Epochs of the steps of scheduler multistep.", "Training")
-    lr_gamma: float = option(0.1, "Factor of a step.", "Training", gt=0)
+    min_lr: float = option(5e-5, "Lowest rate of both cosines.", "Training", ge=0)
+    decay_epochs: int = option(100, "Epochs between two decays (scheduler step).", "Training", ge=1)
+    milestones: tuple[int, ...] = option((10, 30, 50), "Epochs of the decays (scheduler multistep).", "Training")
+    gamma: float = option(0.1, "Factor of a decay.", "Training", gt=0)
     amp: Literal["no", "fp16", "bf16"] = option("fp16", "Mixed precision.", "Training")
     seed: int = option(123, "Decides weights, order and augmentation.", "Training", ge=0)
 
@@ -135,6 +146,24 @@ class LLBRecipe(Recipe):
         return self
 
 
+# Schedule -------------------------------------------------------------------------------------------------------------
+
+
+def schedule(recipe: LLBRecipe, steps_per_epoch: int) -> Schedule:
+    """The rate changes once an epoch, as in the program."""
+    low = recipe.min_lr / recipe.lr
+    curves: dict[SchedulerName, Curve] = {
+        "oscillating": oscillating(recipe.t_max, low),
+        "cosine": cosine(recipe.epochs, low),
+        "step": step(recipe.decay_epochs, recipe.gamma),
+        "multistep": multi_step(recipe.milestones, recipe.gamma),
+        "exponential": exponential(recipe.gamma),
+    }
+    return by_epoch(curves[recipe.scheduler], epoch_length(recipe, steps_per_epoch))
+
+
+# Named recipes --------------------------------------------------------------------------------------------------------
+
 # The README gives one command (augreg B on ImageNet); the program's tables give the rest. Published accuracies of
 # the frozen backbones themselves: what alpha = 1 must give on ImageNet.
 README = "README of the published program"
@@ -200,7 +229,7 @@ DEMO: dict[str, Any] = {
     "lr": 1e-3,
     "weight_decay": 0.05,
     "scheduler": "cosine",
-    "eta_min": 0.0,
+    "min_lr": 0.0,
     "amp": "no",
 }
 

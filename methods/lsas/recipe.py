@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
+from attnbias.methods.engine.schedules import (
+    by_epoch,
+    cosine,
+    epoch_length,
+    multi_step,
+    one_cycle,
+    total_steps,
+    warm_up,
+)
 
 Network = Literal["cifar", "small", "imagenet"]
 Block = Literal["bottleneck", "basic"]
@@ -80,8 +87,8 @@ class LSASRecipe(Recipe):
     scheduler: Literal["step", "cosine", "onecycle"] = option(
         "step", "Learning rate: step and cosine move once an epoch, onecycle at every step.", "Training"
     )
-    milestones: tuple[int, ...] = option((81, 122), "Epochs (from 0) that multiply the rate by lr_gamma.", "Training")
-    lr_gamma: float = option(0.1, "Factor of a milestone.", "Training", gt=0)
+    milestones: tuple[int, ...] = option((81, 122), "Epochs (from 0) that multiply the rate by gamma.", "Training")
+    gamma: float = option(0.1, "Factor of a milestone.", "Training", gt=0)
     warmup_epochs: int = option(0, "Epochs of linear warm-up; milestones inside it are lost.", "Training", ge=0)
     label_smoothing: float = option(
         0.0, "Mass moved from the true class to the others, shared evenly (single-label tasks).", "Training", ge=0, lt=1
@@ -121,26 +128,17 @@ class LSASRecipe(Recipe):
 # Schedule -------------------------------------------------------------------------------------------------------------
 
 
-def epoch_factor(recipe: LSASRecipe, epoch: int) -> float:
-    """Learning rate of an epoch over the base rate, by the programs' rules (`scheduler` step or cosine).
-
-    Computed from the epoch, so that a resumed run has the same rates as an unbroken one; the programs multiply a
-    running value that restarts at the base rate on resuming. The cosine is not shifted by the warm-up.
-    """
-    if epoch < recipe.warmup_epochs:
-        return (epoch + 1) / recipe.warmup_epochs
-    if recipe.scheduler == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-    passed = {milestone for milestone in recipe.milestones if recipe.warmup_epochs <= milestone <= epoch}
-    return recipe.lr_gamma ** len(passed)
-
-
 def schedule(recipe: LSASRecipe, steps_per_epoch: int) -> Schedule:
-    """The learning rate as a pure function of the optimiser step."""
+    """One cycle by step, or the programs' rates by epoch: a warm-up over the beginning of a cosine, or of steps.
+
+    A function of the epoch, so that a resumed run has the same rates as an unbroken one; the programs multiply a
+    running value that restarts at the base rate on resuming.
+    """
     if recipe.scheduler == "onecycle":
         return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
-    length = epoch_length(recipe, steps_per_epoch)
-    return lambda step: {"lr": epoch_factor(recipe, int(step // length))}
+    kept = sorted({milestone for milestone in recipe.milestones if milestone >= recipe.warmup_epochs})
+    decay = cosine(recipe.epochs) if recipe.scheduler == "cosine" else multi_step(kept, recipe.gamma)
+    return by_epoch(warm_up(decay, recipe.warmup_epochs, ahead=1), epoch_length(recipe, steps_per_epoch))
 
 
 def imagenet_lr(batch_size: int) -> float:

@@ -70,7 +70,7 @@ def lr(case: Golden) -> dict[str, Any]:
         warmup_lr=config["warmup_lr"],
         min_lr=config["min_lr"],
         decay_epochs=config["decay_epochs"],
-        decay_rate=config["decay_rate"],
+        gamma=config["decay_rate"],
     )
     steps, factors = 7, METHOD.schedule(settings, 7)
     rates = [settings.lr * factors(epoch * steps + 3)["lr"] for epoch in range(settings.epochs + 1)]

@@ -89,11 +89,11 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
         "scheduler": SCHEDULERS[config["scheduler"].lower()],
         "epochs": config["epochs"],
         "lr": config["lr"],
-        "lr_step": config["lr_step"],
-        "lr_steps": tuple(config["lr_steps"]),
-        "lr_gamma": config["lr_gamma"],
+        "decay_epochs": config["lr_step"],
+        "milestones": tuple(config["lr_steps"]),
+        "gamma": config["lr_gamma"],
         "t_max": config["t_max"],
-        "eta_min": config["eta_min"],
+        "min_lr": config["eta_min"],
     }
 
 

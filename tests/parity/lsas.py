@@ -108,7 +108,7 @@ def flags(config: Settings) -> dict[str, Any]:
     values = {
         ("--warmup", "--wp"): "warmup_epochs",
         ("--label-smoothing", "--ls"): "label_smoothing",
-        ("--gamma",): "lr_gamma",
+        ("--gamma",): "gamma",
         ("--wd", "--weight-decay"): "weight_decay",
         ("--momentum",): "momentum",
     }
@@ -227,7 +227,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
         fields = {**flags(config), "lr": imagenet_lr(config["train_batch"] * world)}
         config.only(base_lr=fields["lr"], epoch_metrics_columns=[f"{part}_{m}" for part in PARTS for m in MEASURES])
     else:
-        names = {"lr": "lr", "momentum": "momentum", "weight_decay": "weight_decay", "gamma": "lr_gamma"}
+        names = {"lr": "lr", "momentum": "momentum", "weight_decay": "weight_decay", "gamma": "gamma"}
         fields = {ours: config[theirs] for theirs, ours in names.items()}
         fields |= {"milestones": tuple(config["schedule"]), "epochs": config["epochs"]}
     model, recipe = model_of(case, **fields)
@@ -284,7 +284,7 @@ def rates(case: Golden) -> dict[str, Any]:
     config = case.config
     if config.choice("script", {"cifar": True, "imagenet": False}):
         recipe = LSASRecipe(
-            epochs=config["epochs"], milestones=tuple(config["schedule"]), lr_gamma=config["gamma"], lr=config["lr"]
+            epochs=config["epochs"], milestones=tuple(config["schedule"]), gamma=config["gamma"], lr=config["lr"]
         )
         copies = 2  # ours are right in the optimiser and in the log alike
         config.only(columns=["epoch", "lr_in_optimizer", "lr_printed_and_logged"])
@@ -296,10 +296,10 @@ def rates(case: Golden) -> dict[str, Any]:
         if "--schedule" in words:
             config.only(schedule=typed["milestones"])
         if "--gamma" in words:
-            config.only(gamma=typed["lr_gamma"])
+            config.only(gamma=typed["gamma"])
         base = config.get("lr_override") or imagenet_lr(config["train_batch"] * config["world_size"])
         fields = {**flags(config), "warmup_epochs": config["warmup"], "milestones": tuple(config["schedule"])}
-        fields |= {"lr_gamma": config["gamma"], "scheduler": "cosine" if config["cos"] else "step"}
+        fields |= {"gamma": config["gamma"], "scheduler": "cosine" if config["cos"] else "step"}
         config.only(base_lr=base)
         recipe, copies = LSASRecipe(**fields, lr=base), 1
     schedule = METHOD.schedule(recipe, steps_per_epoch=3)
@@ -477,7 +477,7 @@ def run(case: Golden) -> dict[str, Any]:
             }
         ),
         milestones=schedule_of(words),
-        lr_gamma=float(value["--gamma"]),
+        gamma=float(value["--gamma"]),
     )
     classes = len(case.state_dict()["fc.bias"])
     METHOD.build_model(recipe, classes, "singlelabel").load_state_dict(METHOD.convert(case.state_dict()))

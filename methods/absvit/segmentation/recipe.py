@@ -9,7 +9,7 @@ from pydantic import ValidationInfo, field_validator
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import total_steps
+from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
 
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 
@@ -121,18 +121,10 @@ class SegmentationRecipe(Recipe):
 # Schedule -------------------------------------------------------------------------------------------------------------
 
 
-def rate(recipe: SegmentationRecipe, step: int, total_steps: int) -> float:
-    """Learning rate of a step: a polynomial fall to `min_lr`, which the warm-up multiplies while it falls already."""
-    falling = (recipe.lr - recipe.min_lr) * (1 - step / total_steps) ** recipe.power + recipe.min_lr
-    if step >= recipe.warmup_steps:
-        return falling
-    return falling * (1 - (1 - step / recipe.warmup_steps) * (1 - recipe.warmup_ratio))
-
-
 def schedule(recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
-    """Return the factor on the base rate at an optimiser step."""
-    last = total_steps(recipe, steps_per_epoch)
-    return lambda step: {"lr": rate(recipe, step, last) / recipe.lr}
+    """A polynomial fall to `min_lr`, which the warm-up multiplies while it falls already."""
+    fall = polynomial(total_steps(recipe, steps_per_epoch), recipe.power, recipe.min_lr / recipe.lr)
+    return by_step(warm_up(fall, recipe.warmup_steps, start=recipe.warmup_ratio, how="multiplies"))
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import cos, pi
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -10,7 +9,7 @@ from pydantic import model_validator
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
-from attnbias.methods.engine.schedules import total_steps
+from attnbias.methods.engine.schedules import by_step, cosine, polynomial, total_steps, warm_up
 
 TextTask = Literal["vqa", "snli-ve", "nlvr2", "retrieval"]
 TextEncoder = Literal["roberta-base", "roberta-large", "tiny"]
@@ -67,9 +66,11 @@ class VisionLanguageRecipe(Recipe):
     scheduler: Literal["polynomial", "cosine"] = option(
         "polynomial", "Decay after the warm-up, by optimiser step.", "Training"
     )
-    warmup: float = option(0.1, "Linear warm-up: a share of the steps, or a number of them (from 1 on).", "Training")
-    decay_power: float = option(1.0, "Power of the polynomial decay; 1 = linear.", "Training", gt=0)
-    end_lr: float = option(0.0, "Base rate that the polynomial decay ends at.", "Training", ge=0)
+    warmup_steps: float = option(
+        0.1, "Linear warm-up: a share of the steps, or a number of them (from 1 on).", "Training"
+    )
+    power: float = option(1.0, "Power of the polynomial decay; 1 = linear.", "Training", gt=0)
+    min_lr: float = option(0.0, "Base rate that the polynomial decay ends at.", "Training", ge=0)
     freeze_backbone: bool = option(
         False, "Train only fusion, head and feedback; text encoder and blocks stand still.", "Training"
     )
@@ -114,24 +115,17 @@ class VisionLanguageRecipe(Recipe):
 
 
 def schedule(recipe: VisionLanguageRecipe, steps_per_epoch: int) -> Schedule:
-    """Return the factor on each base rate at an optimiser step: linear warm-up, then a polynomial or half a cosine.
+    """A linear warm-up from 0, then a polynomial or half a cosine.
 
-    Step 0 has rate 0. The formulas are transformers' get_polynomial_decay_schedule_with_warmup and
-    get_cosine_schedule_with_warmup.
+    transformers calls them get_polynomial_decay_schedule_with_warmup and get_cosine_schedule_with_warmup.
     """
     last = total_steps(recipe, steps_per_epoch)
-    warmup = int(recipe.warmup * last if recipe.warmup < 1 else recipe.warmup)
-    end = recipe.end_lr / recipe.lr
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        done = min(1.0, (step - warmup) / max(1, last - warmup))
-        if recipe.scheduler == "cosine":
-            return (1 + cos(pi * done)) / 2
-        return end + (1 - end) * (1 - done) ** recipe.decay_power
-
-    return lambda step: {"lr": factor(step)}
+    warmup = int(recipe.warmup_steps * last if recipe.warmup_steps < 1 else recipe.warmup_steps)
+    length = max(1, last - warmup)
+    decay = (
+        cosine(length) if recipe.scheduler == "cosine" else polynomial(length, recipe.power, recipe.min_lr / recipe.lr)
+    )
+    return by_step(warm_up(decay, warmup, how="precedes"))
 
 
 # Named recipes --------------------------------------------------------------------------------------------------------
