@@ -11,6 +11,29 @@ _CORRUPTIONS = (
     *("impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "shot_noise", "snow", "zoom_blur"),
 )
 
+
+def _renditions(name: str, title: str, *, size: str, page: str, length: int, sha256: str, count: int) -> DatasetFacts:
+    """A set of Hendrycks's with 200 of ImageNet's classes, in one archive of `length` bytes."""
+    return DatasetFacts(
+        name=name,
+        title=title,
+        task="singlelabel",
+        classes="1000, of which 200 occur",
+        splits=("val",),
+        train=None,
+        val="val",
+        subset=True,
+        acquisition="auto",
+        licence="pictures under their owners' terms",
+        size=size,
+        prepare="attnbias.data.sets.imagenet:prepare_renditions",
+        layout=f"{name}/SYNSET/ of pictures",
+        page=page,
+        archives=(Archive(f"{_BERKELEY}{name}.tar", f"{name}.tar", length, "sha256", sha256),),
+        counts={"val": count},
+    )
+
+
 ENTRIES: tuple[DatasetFacts, ...] = (
     DatasetFacts(
         name="imagenet-c",
@@ -38,57 +61,23 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={f"{corruption}-{severity}": 50_000 for corruption in _CORRUPTIONS for severity in range(1, 6)},
     ),
-    DatasetFacts(
-        name="imagenet-a",
-        title="ImageNet-A, hard",
-        task="singlelabel",
-        classes="1000, of which 200 occur",
-        splits=("val",),
-        train=None,
-        val="val",
-        subset=True,
-        acquisition="auto",
-        licence="pictures under their owners' terms",
+    _renditions(
+        "imagenet-a",
+        "ImageNet-A, hard",
         size="0.7 GB",
-        prepare="attnbias.data.sets.imagenet:prepare_renditions",
-        layout="imagenet-a/SYNSET/ of pictures",
         page="https://github.com/hendrycks/natural-adv-examples",
-        archives=(
-            Archive(
-                _BERKELEY + "imagenet-a.tar",
-                "imagenet-a.tar",
-                687_552_512,
-                "sha256",
-                "3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
-            ),
-        ),
-        counts={"val": 7_500},
+        length=687_552_512,
+        sha256="3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e",
+        count=7_500,
     ),
-    DatasetFacts(
-        name="imagenet-r",
-        title="ImageNet-R, drawn",
-        task="singlelabel",
-        classes="1000, of which 200 occur",
-        splits=("val",),
-        train=None,
-        val="val",
-        subset=True,
-        acquisition="auto",
-        licence="pictures under their owners' terms",
+    _renditions(
+        "imagenet-r",
+        "ImageNet-R, drawn",
         size="2.2 GB",
-        prepare="attnbias.data.sets.imagenet:prepare_renditions",
-        layout="imagenet-r/SYNSET/ of pictures",
         page="https://github.com/hendrycks/imagenet-r",
-        archives=(
-            Archive(
-                _BERKELEY + "imagenet-r.tar",
-                "imagenet-r.tar",
-                2_191_079_936,
-                "sha256",
-                "18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
-            ),
-        ),
-        counts={"val": 30_000},
+        length=2_191_079_936,
+        sha256="18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
+        count=30_000,
     ),
     DatasetFacts(
         name="imagenet-sketch",

@@ -8,84 +8,69 @@ _PLACES = "http://data.csail.mit.edu/places/places365/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 
+
+def _small(
+    name: str,
+    title: str,
+    *,
+    classes: int,
+    licence: str,
+    size: str,
+    page: str,
+    url: str,
+    md5: str,
+    counts: tuple[int, int],
+) -> DatasetFacts:
+    """A set of small pictures of one size, read out of its one archive; `counts` are of train and test."""
+    file = url.rsplit("/", 1)[1]
+    return DatasetFacts(
+        name=name,
+        title=title,
+        task="singlelabel",
+        classes=str(classes),
+        splits=("train", "test"),
+        train="train",
+        val="test",
+        acquisition="auto",
+        licence=licence,
+        size=size,
+        prepare="attnbias.data.sets.cifar:prepare",
+        layout=f"{file}, or train/CLASS/ and test/CLASS/ of pictures",
+        page=page,
+        archives=(Archive(url, file, None, "md5", md5),),
+        unpack=False,
+        counts=dict(zip(("train", "test"), counts, strict=True)),
+    )
+
+
 ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
-        name="cifar10",
-        title="CIFAR-10, 32 pixels",
-        task="singlelabel",
-        classes="10",
-        splits=("train", "test"),
-        train="train",
-        val="test",
-        acquisition="auto",
-        licence="none stated; cite Krizhevsky 2009",
-        size="0.2 GB",
-        prepare="attnbias.data.sets.cifar:prepare",
-        layout="cifar-10-python.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
-        archives=(
-            Archive(
-                _TORONTO + "cifar-10-python.tar.gz",
-                "cifar-10-python.tar.gz",
-                None,
-                "md5",
-                "c58f30108f718f92721af3b95e74349a",
-            ),
-        ),
-        unpack=False,
-        counts={"train": 50_000, "test": 10_000},
+    *(
+        _small(
+            f"cifar{classes}",
+            f"CIFAR-{classes}, 32 pixels",
+            classes=classes,
+            licence="none stated; cite Krizhevsky 2009",
+            size="0.2 GB",
+            page=f"{_TORONTO}cifar.html",
+            url=f"{_TORONTO}cifar-{classes}-python.tar.gz",
+            md5=md5,
+            counts=(50_000, 10_000),
+        )
+        for classes, md5 in (
+            (10, "c58f30108f718f92721af3b95e74349a"),
+            (100, "eb9058c3a382ffc7106e4002c42a8d85"),
+        )
     ),
-    DatasetFacts(
-        name="cifar100",
-        title="CIFAR-100, 32 pixels",
-        task="singlelabel",
-        classes="100",
-        splits=("train", "test"),
-        train="train",
-        val="test",
-        acquisition="auto",
-        licence="none stated; cite Krizhevsky 2009",
-        size="0.2 GB",
-        prepare="attnbias.data.sets.cifar:prepare",
-        layout="cifar-100-python.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
-        archives=(
-            Archive(
-                _TORONTO + "cifar-100-python.tar.gz",
-                "cifar-100-python.tar.gz",
-                None,
-                "md5",
-                "eb9058c3a382ffc7106e4002c42a8d85",
-            ),
-        ),
-        unpack=False,
-        counts={"train": 50_000, "test": 10_000},
-    ),
-    DatasetFacts(
-        name="stl10",
-        title="STL-10, 96 pixels",
-        task="singlelabel",
-        classes="10",
-        splits=("train", "test"),
-        train="train",
-        val="test",
-        acquisition="auto",
+    _small(
+        "stl10",
+        "STL-10, 96 pixels",
+        classes=10,
         licence="ImageNet's terms: non-commercial",
         size="2.7 GB",
-        prepare="attnbias.data.sets.cifar:prepare",
-        layout="stl10_binary.tar.gz, or train/CLASS/ and test/CLASS/ of pictures",
         page="https://cs.stanford.edu/~acoates/stl10/",
-        archives=(
-            Archive(
-                "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-                "stl10_binary.tar.gz",
-                None,
-                "md5",
-                "91f7769df0f17e558f3565bffb0c7dfb",
-            ),
-        ),
-        unpack=False,
-        counts={"train": 5_000, "test": 8_000},
+        url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        md5="91f7769df0f17e558f3565bffb0c7dfb",
+        counts=(5_000, 8_000),
     ),
     DatasetFacts(
         name="imagenet",
