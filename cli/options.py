@@ -17,7 +17,16 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS, get_method
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import OLD_NAMES, NamedRecipe, Recipe, parse, read_recipe, revise, todays_names
+from attnbias.methods.engine.recipe import (
+    BOUNDS,
+    OLD_NAMES,
+    NamedRecipe,
+    Recipe,
+    parse,
+    read_recipe,
+    revise,
+    todays_names,
+)
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
 
@@ -26,8 +35,6 @@ UNSET = "none"
 
 TRAINING = "Training"
 """The panel of the recipe fields that only training reads."""
-
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:

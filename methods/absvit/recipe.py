@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import Curve, by_epoch, by_step, cosine, epoch_length, step, warm_up
 
 Architecture = Literal[
@@ -28,15 +28,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 class AbSViTRecipe(Recipe):
     """Everything that decides an AbSViT run. Defaults are the README's training command: 8 processes x 128 pictures."""
 
-    dataset: str = option(
-        "imagenet", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
-    )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
-        "imagenet",
-        "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean, std.",
-        "Data",
-    )
+    dataset: str = again("dataset", "imagenet")
+    image_size: int = again("image_size", 224)
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "imagenet")
     pipeline: Literal["deit", "shift"] = option(
         "deit",
         "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a 256/224 larger picture. "
@@ -64,12 +58,10 @@ class AbSViTRecipe(Recipe):
         le=1000,
     )
 
-    epochs: int = option(300, "Passes over the training split.", "Training", ge=1)
-    batch_size: int = option(1024, "Global batch: over all processes and accumulation steps.", "Training", ge=1)
-    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
-    optimizer: Literal["sgd", "adam", "adamw"] = option(
-        "adamw", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
-    )
+    epochs: int = again("epochs", 300)
+    batch_size: int = again("batch_size", 1024)
+    drop_last: bool = again("drop_last", True)
+    optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adamw")
     lr: float = option(1e-3, "Base learning rate; the program's 5e-4 x batch / 512.", "Training", gt=0)
     weight_decay: float = option(0.05, "Weight decay; vectors, position and class token have none.", "Training")
     scheduler: Literal["cosine", "step", "smooth"] = option(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 
 MAX = 99.0
@@ -28,7 +28,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 class CSRARecipe(Recipe):
     """CSRA's fields. The defaults are those of ResNet-101 on MS-COCO."""
 
-    drop_unlabelled: bool = option(True, "Leave out pictures without any positive label, in every split.", "Data")
+    drop_unlabelled: bool = again("drop_unlabelled", True)
     unknown_in_f1: Literal["negative", "ignore"] = option(
         "ignore", "Unknown labels in precision, recall and F1; the program counts WIDER's as negative there.", "Data"
     )

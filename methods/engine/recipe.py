@@ -43,6 +43,10 @@ OLD_NAMES = {
 """What fields were called in earlier versions -> today's names. Recipes, checkpoints and flags may still say so."""
 
 
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+"""Kinds of range that an option can have, and their signs."""
+
+
 def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
     """Declare a recipe field: default, help text, group in `--help`, and range (`ge=`, `gt=`, `le=`, `lt=`)."""
     return Field(default, description=description, json_schema_extra={"panel": panel}, **constraints)
@@ -110,6 +114,15 @@ class Recipe(BaseModel):
             if isinstance(number, int) and abs(number) > limit:
                 raise ValueError(f"expected at most {limit:,}")
         return value
+
+
+def again(name: str, default: Any) -> Any:
+    """Declare a shared field anew in a method's recipe for another default; help text, group and range stay."""
+    info = Recipe.model_fields[name]
+    assert info.description is not None
+    assert isinstance(info.json_schema_extra, dict)
+    limits = {bound: getattr(one, bound) for one in info.metadata for bound in BOUNDS if hasattr(one, bound)}
+    return option(default, info.description, str(info.json_schema_extra["panel"]), **limits)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,14 @@ from typing import Any, Literal, NamedTuple
 from pydantic import model_validator
 
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
 
 
 class IDARecipe(Recipe):
     """Everything that decides an IDA run. Defaults are the program's README: ResNet-101, 448 px, heavy, on COCO."""
 
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
-        "imagenet",
-        "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.",
-        "Data",
-    )
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "imagenet")
     unknown_eval: Literal["negative", "ignore"] = option(
         "negative", "Unknown labels in evaluation: negative (the program), or left out of the class's measures.", "Data"
     )
@@ -33,12 +29,10 @@ class IDARecipe(Recipe):
     )
     shift: int = option(6, "Largest shift each way of augmentation shift, in pixels.", "Data", ge=0)
 
-    epochs: int = option(80, "Passes over the training split.", "Training", ge=1)
-    batch_size: int = option(128, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
-    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
-    optimizer: Literal["sgd", "adam", "adamw"] = option(
-        "adam", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
-    )
+    epochs: int = again("epochs", 80)
+    batch_size: int = again("batch_size", 128)
+    drop_last: bool = again("drop_last", True)
+    optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adam")
     lr: float = option(1e-4, "Highest learning rate; never scaled by the number of processes.", "Training", gt=0)
     param_groups: Literal["no_decay_1d", "single", "backbone_factor"] = option(
         "no_decay_1d",
@@ -66,9 +60,9 @@ class IDARecipe(Recipe):
     patience: int | None = option(
         8, "Stop when neither weights improved for more than this many epochs and the average falls.", "Training", ge=0
     )
-    amp: Literal["no", "fp16", "bf16"] = option("fp16", "Mixed precision.", "Training")
-    sync_bn: bool = option(True, "Synchronise batch normalisation over processes.", "Training")
-    seed: int = option(1, "Decides weights, order and augmentation.", "Training", ge=0)
+    amp: Literal["no", "fp16", "bf16"] = again("amp", "fp16")
+    sync_bn: bool = again("sync_bn", True)
+    seed: int = again("seed", 1)
 
     backbone: str = option(
         "resnet101", "Feature extractor: resnet18 to resnet152 (torchvision), a timm name such as a Swin's, or tiny."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import (
     Curve,
     by_epoch,
@@ -47,26 +47,20 @@ SIZES: dict[Size, ViTSize] = {
 class LLBRecipe(Recipe):
     """Everything that decides an LLB run. Defaults are the README's: augreg ViT-B/16, frozen, on ImageNet."""
 
-    dataset: str = option(
-        "imagenet", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
-    )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
+    dataset: str = again("dataset", "imagenet")
+    image_size: int = again("image_size", 224)
     crop_ratio: float = option(
         0.875, "Centre crop over resized side: 0.875 resizes to 256 for 224.", "Data", gt=0, le=1
     )
     squash: bool = option(False, "Evaluation resizes both sides, as the program does on Places365.", "Data")
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
-        "half", "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.", "Data"
-    )
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "half")
     randaugment_ops: int = option(3, "RandAugment operations on a training picture; 0 leaves it out.", "Data", ge=0)
     randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
-    epochs: int = option(70, "Passes over the training split.", "Training", ge=1)
-    batch_size: int = option(512, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
-    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
-    optimizer: Literal["sgd", "adam", "adamw"] = option(
-        "adam", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
-    )
-    lr: float = option(1e-4, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    epochs: int = again("epochs", 70)
+    batch_size: int = again("batch_size", 512)
+    drop_last: bool = again("drop_last", True)
+    optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adam")
+    lr: float = again("lr", 1e-4)
     scheduler: SchedulerName = option(
         "oscillating",
         "Learning rate by epoch: oscillating = the README's cosine, down and up again every 2 x t_max; cosine = down "
@@ -78,8 +72,8 @@ class LLBRecipe(Recipe):
     decay_epochs: int = option(100, "Epochs between two decays (scheduler step).", "Training", ge=1)
     milestones: tuple[int, ...] = option((10, 30, 50), "Epochs of the decays (scheduler multistep).", "Training")
     gamma: float = option(0.1, "Factor of a decay.", "Training", gt=0)
-    amp: Literal["no", "fp16", "bf16"] = option("fp16", "Mixed precision.", "Training")
-    seed: int = option(123, "Decides weights, order and augmentation.", "Training", ge=0)
+    amp: Literal["no", "fp16", "bf16"] = again("amp", "fp16")
+    seed: int = again("seed", 123)
 
     family: Family = option("augreg", "Backbone weights: augreg (timm, supervised), mae or swag (weakly supervised).")
     size: Size = option(

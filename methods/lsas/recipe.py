@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import (
     by_epoch,
     cosine,
@@ -59,15 +59,9 @@ def residual_blocks(network: Network, depth: int, block: Block) -> tuple[Block, 
 class LSASRecipe(Recipe):
     """Everything that decides an LSAS run. Defaults are the README's: LSAS on SENet-164, CIFAR-10."""
 
-    dataset: str = option(
-        "cifar10", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
-    )
+    dataset: str = again("dataset", "cifar10")
     image_size: int = option(32, "Height and width of a training crop, in pixels.", "Data", ge=16, le=4096)
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = option(
-        "cifar",
-        "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.",
-        "Data",
-    )
+    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "cifar")
     pipeline: Literal["native", "square", "imagenet"] = option(
         "native",
         "native = padded random crop, evaluation on whole pictures as they are; square = the same after resizing to "
@@ -81,9 +75,9 @@ class LSASRecipe(Recipe):
     cutout: int | None = option(
         None, "Cutout: side of one square a batch, in pixels; only without the two.", "Data", ge=1
     )
-    epochs: int = option(164, "Passes over the training split.", "Training", ge=1)
-    batch_size: int = option(128, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
-    lr: float = option(0.1, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    epochs: int = again("epochs", 164)
+    batch_size: int = again("batch_size", 128)
+    lr: float = again("lr", 0.1)
     scheduler: Literal["step", "cosine", "onecycle"] = option(
         "step", "Learning rate: step and cosine move once an epoch, onecycle at every step.", "Training"
     )

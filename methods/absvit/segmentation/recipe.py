@@ -8,7 +8,7 @@ from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
 
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
@@ -17,9 +17,7 @@ Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 class SegmentationRecipe(Recipe):
     """Everything that decides a segmentation run. Defaults are the program's configuration for PASCAL VOC 2012."""
 
-    dataset: str = option(
-        "voc12seg", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data"
-    )
+    dataset: str = again("dataset", "voc12seg")
     image_size: int = option(
         512,
         "Side of the square, in pixels, that the position embedding is kept for; pictures may have any size.",
@@ -42,17 +40,13 @@ class SegmentationRecipe(Recipe):
     photometric: bool = option(True, "Distort brightness, contrast, saturation and hue in training.", "Data")
 
     steps: int | None = option(20000, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
-    eval_steps: int | None = option(
-        2000, "Optimiser steps between evaluations, instead of epochs (--eval-every).", "Training", ge=1
-    )
+    eval_steps: int | None = again("eval_steps", 2000)
     batch_size: int = option(
         16, "Global batch: over all processes and accumulation steps; at least 2 pictures a step.", "Training", ge=2
     )
-    drop_last: bool = option(True, "Leave out the last, smaller batch of an epoch.", "Training")
-    optimizer: Literal["sgd", "adam", "adamw"] = option(
-        "adamw", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
-    )
-    lr: float = option(6e-5, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    drop_last: bool = again("drop_last", True)
+    optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adamw")
+    lr: float = again("lr", 6e-5)
     weight_decay: float = option(
         0.01, "Weight decay; norms of the backbone, positions and class token have none.", "Training", ge=0
     )

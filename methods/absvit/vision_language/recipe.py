@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.method import Schedule
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, option
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, cosine, polynomial, total_steps, warm_up
 
 TextTask = Literal["vqa", "snli-ve", "nlvr2", "retrieval"]
@@ -33,13 +33,13 @@ class VisionLanguageRecipe(Recipe):
     task: TextTask = option(
         "vqa", "What is asked of picture and text; a recipe is of one task, `--recipe` picks another.", "Data"
     )
-    dataset: str = option("vqav2", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
+    dataset: str = again("dataset", "vqav2")
     train_split: str | None = option(
         None,
         "Split to train on; none = the set's own, which is the program's (vqav2: trainval, val2014 in it).",
         "Data",
     )
-    image_size: int = option(224, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
+    image_size: int = again("image_size", 224)
     normalize: Literal["clip", "imagenet", "half"] = option(
         "clip", "Pixel normalisation: clip or imagenet = that set's mean and std, half = [-1, 1].", "Data"
     )
@@ -53,8 +53,8 @@ class VisionLanguageRecipe(Recipe):
     max_text_length: int = option(50, "Tokens of a text; longer ones are cut.", "Data", ge=4)
     false_texts: int = option(0, "Wrong captions drawn for each picture (retrieval).", "Data", ge=0)
 
-    epochs: int = option(10, "Passes over the training split.", "Training", ge=1)
-    batch_size: int = option(432, "Global batch: over all processes and accumulation steps.", "Training", ge=1)
+    epochs: int = again("epochs", 10)
+    batch_size: int = again("batch_size", 432)
     optimizer: Literal["sgd", "adam", "adamw"] = option(
         "adamw", "sgd (momentum), adam (coupled L2) or adamw (betas 0.9, 0.98).", "Training"
     )
