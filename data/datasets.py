@@ -174,6 +174,13 @@ def seeded(*key: int) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
+def begin_batch(samples: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The samples that could be read, and a batch with their ids and the others' errors."""
+    good = [sample for sample in samples if "error" not in sample]
+    index = torch.tensor([sample["index"] for sample in good], dtype=torch.int64)
+    return good, {"index": index, "errors": [sample["error"] for sample in samples if "error" in sample]}
+
+
 def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
     """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
 
@@ -182,11 +189,7 @@ def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any
     """
     if isinstance(samples, dict):
         return samples
-    good = [sample for sample in samples if "error" not in sample]
-    batch: dict[str, Any] = {
-        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-        "errors": [sample["error"] for sample in samples if "error" in sample],
-    }
+    good, batch = begin_batch(samples)
     if good:
         batch["image"] = torch.stack([sample["image"] for sample in good])
         batch["target"] = torch.stack([sample["target"] for sample in good])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbias.data.datasets import PictureDataset, SampleKey, seeded
+from attnbias.data.datasets import PictureDataset, SampleKey, begin_batch, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text
 from attnbias.data.pictures import read_picture
@@ -130,11 +130,7 @@ class LanguageDataset(PictureDataset):
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         """Stack samples; pictures of different sizes are padded with zeros below and at the right."""
         assert not isinstance(samples, dict)
-        good = [sample for sample in samples if "error" not in sample]
-        batch: dict[str, Any] = {
-            "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-            "errors": [sample["error"] for sample in samples if "error" in sample],
-        }
+        good, batch = begin_batch(samples)
         names = [name for name in good[0] if name != "index"] if good else []
         return batch | {name: _stacked([sample[name] for sample in good]) for name in names}
 

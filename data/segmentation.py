@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset, SampleKey, seeded
+from attnbias.data.datasets import PictureDataset, SampleKey, begin_batch, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.label_maps import check_size, open_label_map
@@ -68,11 +68,7 @@ class LabelMapDataset(PictureDataset):
         picture was skipped has neither.
         """
         assert not isinstance(samples, dict)
-        good = [sample for sample in samples if "error" not in sample]
-        batch: dict[str, Any] = {
-            "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-            "errors": [sample["error"] for sample in samples if "error" in sample],
-        }
+        good, batch = begin_batch(samples)
         if good:
             batch |= {name: _stacked([sample[name] for sample in good]) for name in ("image", "target")}
         return batch

@@ -194,7 +194,7 @@ def test_an_imagenet_model_starts_the_backbone(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         METHOD.load_backbone(model, recipe, plain, tmp_path)
     assert "9 tensors start fresh: prompt, decoders.0.linear.weight" in caplog.text
-    with pytest.raises(WeightsError, match=r"does not fit the backbone.*blocks\.0\.norm1\.weight"):
+    with pytest.raises(WeightsError, match=r"does not fit the model.*blocks\.0\.norm1\.weight"):
         METHOD.load_backbone(model, recipe, {n: v for n, v in plain.items() if n != "blocks.0.norm1.weight"}, tmp_path)
 
 

@@ -339,6 +339,20 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     model.load_state_dict(dict(state))
 
 
+def load_start(model: nn.Module, state: dict[str, Tensor], path: Path, fresh: tuple[str, ...]) -> list[str]:
+    """Load published weights as a start, and return the names that stay fresh.
+
+    These are those that begin with one of `fresh` and are missing in the file.
+
+    Raises:
+        WeightsError: as `load_strict`, for all other names.
+    """
+    own = model.state_dict()
+    kept = {name: value for name, value in own.items() if name.startswith(fresh) and name not in state}
+    load_strict(model, state | kept, path)
+    return list(kept)
+
+
 def _is_finite(value: Tensor, own: Tensor) -> bool:
     """Whether all numbers are finite, but for those that the model itself is made with, as masks of attention."""
     if not (value.is_floating_point() or value.is_complex()):

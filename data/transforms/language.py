@@ -5,8 +5,6 @@ All of AbSViT's runs use `clip` and `clip_randaug`: CLIP's statistics, although 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +12,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
 from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
+from attnbias.data.transforms.pillow_operations import Apply, autocontrast, enhance, equalize, solarize
 
 STATISTICS = {
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "clip": normalization("clip"),
     "imagenet": normalization("imagenet"),
     "vit": normalization("half"),
     "pixelbert": normalization("half"),
@@ -37,7 +36,7 @@ AFFINE = Image.Transform.AFFINE
 class Operation(NamedTuple):
     """One operation: (picture, value) -> picture, its value at magnitudes 0 and 30, and whether the sign is drawn."""
 
-    apply: Callable[[Image.Image, float], Image.Image]
+    apply: Apply
     low: float
     high: float
     signed: bool = False
@@ -47,19 +46,11 @@ class Operation(NamedTuple):
         return strength / STRONGEST * (self.high - self.low) + self.low
 
 
-def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Callable[[Image.Image, float], Image.Image]:
+def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Apply:
     """An affine operation whose coefficients, those of the identity aside, are multiples of the value; black beyond."""
     return lambda picture, v: picture.transform(
         picture.size, AFFINE, (1 + a * v, b * v, c * v, d * v, 1 + e * v, f * v)
     )
-
-
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
-    return lambda picture, factor: kind(picture).enhance(factor)
-
-
-def _solarize(picture: Image.Image, threshold: float) -> Image.Image:
-    return ImageOps.solarize(picture, ceil(threshold))
 
 
 def _solarize_add(picture: Image.Image, addition: float) -> Image.Image:
@@ -68,16 +59,16 @@ def _solarize_add(picture: Image.Image, addition: float) -> Image.Image:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(lambda picture, _: ImageOps.autocontrast(picture), 0, 1),
-    "Equalize": Operation(lambda picture, _: ImageOps.equalize(picture), 0, 1),
+    "AutoContrast": Operation(autocontrast, 0, 1),
+    "Equalize": Operation(equalize, 0, 1),
     "Rotate": Operation(lambda picture, degrees: picture.rotate(degrees), 0, 30, signed=True),
     "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, max(1, int(bits))), 0, 4),
-    "Solarize": Operation(_solarize, 0, 256),
+    "Solarize": Operation(solarize, 0, 256),
     "SolarizeAdd": Operation(_solarize_add, 0, 110),
-    "Color": Operation(_enhance(ImageEnhance.Color), 0.1, 1.9),
-    "Contrast": Operation(_enhance(ImageEnhance.Contrast), 0.1, 1.9),
-    "Brightness": Operation(_enhance(ImageEnhance.Brightness), 0.1, 1.9),
-    "Sharpness": Operation(_enhance(ImageEnhance.Sharpness), 0.1, 1.9),
+    "Color": Operation(enhance(ImageEnhance.Color), 0.1, 1.9),
+    "Contrast": Operation(enhance(ImageEnhance.Contrast), 0.1, 1.9),
+    "Brightness": Operation(enhance(ImageEnhance.Brightness), 0.1, 1.9),
+    "Sharpness": Operation(enhance(ImageEnhance.Sharpness), 0.1, 1.9),
     "ShearX": Operation(_affine(0, 1, 0, 0, 0, 0), 0, 0.3, signed=True),
     "ShearY": Operation(_affine(0, 0, 0, 1, 0, 0), 0, 0.3, signed=True),
     "TranslateXabs": Operation(_affine(0, 0, 1, 0, 0, 0), 0, 100, signed=True),

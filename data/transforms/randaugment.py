@@ -6,13 +6,13 @@ always counter-clockwise; inversion and a small cutout are among the operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+
+from attnbias.data.transforms.pillow_operations import Apply, autocontrast, enhance, equalize, solarize
 
 GREY = (128, 128, 128)
 """Fills what an affine operation uncovers."""
@@ -26,7 +26,7 @@ BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 class Operation(NamedTuple):
     """One operation: (picture, magnitude) -> picture, its ten magnitudes, and whether their sign is drawn."""
 
-    apply: Callable[[Image.Image, float], Image.Image]
+    apply: Apply
     magnitudes: tuple[float, ...]
     signed: bool = False
 
@@ -60,10 +60,6 @@ def _cutout(picture: Image.Image, side: float) -> Image.Image:
     return picture
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
-    return lambda picture, change: kind(picture).enhance(1 + change)
-
-
 def _points(first: float, last: float, *, whole: bool = False) -> tuple[float, ...]:
     values = np.linspace(first, last, 10)
     return tuple((values.round() if whole else values).tolist())
@@ -72,19 +68,19 @@ def _points(first: float, last: float, *, whole: bool = False) -> tuple[float, .
 OPERATIONS: dict[str, Operation] = {
     "Invert": Operation(lambda picture, _: ImageOps.invert(picture), _points(0, 0)),
     "Cutout": Operation(_cutout, _points(0, 20, whole=True)),
-    "Sharpness": Operation(_enhance(ImageEnhance.Sharpness), _points(0, 0.9), signed=True),
-    "AutoContrast": Operation(lambda picture, _: ImageOps.autocontrast(picture), _points(0, 0)),
+    "Sharpness": Operation(enhance(ImageEnhance.Sharpness, 1), _points(0, 0.9), signed=True),
+    "AutoContrast": Operation(autocontrast, _points(0, 0)),
     "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, int(bits)), _points(8, 4, whole=True)),
     "ShearX": Operation(_shear_x, _points(0, 0.3), signed=True),
     "TranslateX": Operation(_translate_x, _points(0, 150 / 331), signed=True),
     "TranslateY": Operation(_translate_y, _points(0, 150 / 331), signed=True),
     "ShearY": Operation(_shear_y, _points(0, 0.3), signed=True),
     "Rotate": Operation(_rotate, _points(0, 30)),
-    "Equalize": Operation(lambda picture, _: ImageOps.equalize(picture), _points(0, 0)),
-    "Contrast": Operation(_enhance(ImageEnhance.Contrast), _points(0, 0.9), signed=True),
-    "Color": Operation(_enhance(ImageEnhance.Color), _points(0, 0.9), signed=True),
-    "Solarize": Operation(lambda picture, threshold: ImageOps.solarize(picture, ceil(threshold)), _points(256, 0)),
-    "Brightness": Operation(_enhance(ImageEnhance.Brightness), _points(0, 0.9), signed=True),
+    "Equalize": Operation(equalize, _points(0, 0)),
+    "Contrast": Operation(enhance(ImageEnhance.Contrast, 1), _points(0, 0.9), signed=True),
+    "Color": Operation(enhance(ImageEnhance.Color, 1), _points(0, 0.9), signed=True),
+    "Solarize": Operation(solarize, _points(256, 0)),
+    "Brightness": Operation(enhance(ImageEnhance.Brightness, 1), _points(0, 0.9), signed=True),
 }
 
 STEPS: tuple[tuple[str, int], ...] = tuple((name, place) for name in OPERATIONS for place in range(1, 10))

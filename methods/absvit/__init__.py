@@ -56,16 +56,9 @@ class AbSViTMethod(Method):
 
     def param_groups(self, model: nn.Module, recipe: AbSViTRecipe) -> list[dict[str, Any]]:
         """Vectors, biases, position embedding and class token without decay first, then matrices (the program's)."""
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        bare = [p.ndim == 1 or name.endswith(".bias") or name in ("pos_embed", "cls_token") for name, p in named]
-        return [
-            {
-                "params": [p for (_, p), b in zip(named, bare, strict=True) if b == free],
-                "lr": recipe.lr,
-                "weight_decay": w,
-            }
-            for free, w in ((True, 0.0), (False, recipe.weight_decay))
-        ]
+        from attnbias.methods.engine.training.optim import decay_groups, is_vector
+
+        return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in ("pos_embed", "cls_token"))
 
     def schedule(self, recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
         """The program's rate of each epoch, or a smooth one."""

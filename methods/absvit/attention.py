@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.maps import attention_weights
 
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
@@ -81,9 +82,13 @@ def feature_norms(model: VisionTransformer, patches: Tensor, feedback: Iterable[
 
     The program calls this attention; it is no softmax weight. "rollout" is made of those.
     """
+    return late_norms(model, residual_stream(model, patches, feedback))
+
+
+def late_norms(model: VisionTransformer, stream: Iterable[Tensor]) -> Tensor:
+    """The norms of `feature_norms`, of what the blocks receive and give, (B, T, C) each."""
     place = len(model.blocks) - len(model.blocks) // 4
-    x = next(islice(residual_stream(model, patches, feedback), place, None))
-    return x[:, model.num_prefix_tokens :].float().norm(dim=-1)
+    return next(islice(stream, place, None))[:, model.num_prefix_tokens :].float().norm(dim=-1)
 
 
 def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Tensor] | None:
@@ -148,29 +153,37 @@ def demo_input(picture: NDArray[np.uint8], size: int) -> Tensor:
 # Attention proper -----------------------------------------------------------------------------------------------------
 
 
-def attention_weights(block: Block, x: Tensor) -> Tensor:
-    """Softmax weights (B, heads, T, T) float32 with which a block attends, given its input x (B, T, C)."""
-    attention = cast(Attention, block.attn)
-    batch, tokens, _ = x.shape
-    qkv = attention.qkv(block.norm1(x)).reshape(batch, tokens, 3, attention.num_heads, attention.head_dim)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return (q * attention.scale @ k.transpose(-2, -1)).float().softmax(dim=-1)
-
-
 def rollout(
     model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None, head: int | None = None
 ) -> Tensor:
     """Attention rollout (Abnar & Zuidema, ACL 2020): how much of each patch reaches the pooled token, (B, N).
 
-    Weights are averaged over heads (or taken of one), and half of each token stays where it is (the residual path).
     The pooled token is the class token, or the mean of the patch tokens.
     """
-    joint = torch.ones((), device=patches.device)
-    for block, x in zip(model.blocks, residual_stream(model, patches, feedback), strict=False):
-        weights = attention_weights(cast(Block, block), x)
-        weights = weights.mean(1) if head is None else weights[:, head]  # (B, T, T)
-        step = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
-        joint = step @ joint if joint.ndim else step
+    joint = joint_attention(model, residual_stream(model, patches, feedback), head)
     prefix = model.num_prefix_tokens
     pooled = joint[:, 0] if model.global_pool == "token" else joint[:, prefix:].mean(1)
     return pooled[:, prefix:]
+
+
+def joint_attention(
+    model: VisionTransformer, stream: Iterable[Tensor], head: int | None = None, replaced: slice | None = None
+) -> Tensor:
+    """How much of token j before the first block is in token i behind the last one, (B, T, T).
+
+    Weights are averaged over heads (or taken of one), and half of each token stays where it is (the residual path).
+    `stream` gives what each block receives, (B, T, C). Where every block gets new tokens in place of some (`replaced`),
+    what these took in ends there.
+    """
+    joint: Tensor | None = None
+    for block, x in zip(model.blocks, stream, strict=False):
+        weights = attention_weights(cast(Block, block), x)
+        weights = weights.mean(1) if head is None else weights[:, head]  # (B, T, T)
+        step = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+        if joint is not None:
+            if replaced is not None:
+                joint[:, replaced] = 0
+            step = step @ joint
+        joint = step
+    assert joint is not None
+    return joint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES
-from attnbias.weights.errors import WeightsError
-from attnbias.weights.files import match_state
+from attnbias.weights.files import load_start
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -23,14 +23,22 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     """Tell the architecture, the second pass and the number of classes; {} where these are not our weights."""
     if not {"pos_embed", "patch_embed.proj.weight", "head.weight"} <= state.keys():
         return {}
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    depth = sum(name.endswith(".attn.qkv.weight") for name in state)
-    pool = "avg" if "fc_norm.weight" in state else "token"
-    wanted = {"patch_size": patch, "embed_dim": width, "depth": depth, "global_pool": pool}
-    for name, options in ARCHITECTURES.items():
-        if wanted.items() <= options.items():
-            return {"architecture": name, "top_down": "prompt" in state, "num_classes": len(state["head.weight"])}
-    return {}
+    if (name := architecture_of(state)) is None:
+        return {}
+    return {"architecture": name, "top_down": "prompt" in state, "num_classes": len(state["head.weight"])}
+
+
+def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool = True) -> str | None:
+    """The first architecture of the sizes of a ViT's weights, whose names begin with `prefix`; None for other sizes.
+
+    `fc_norm` tells how it pools, where it has pooled at all (`pooled`).
+    """
+    width, _, patch, _ = state[f"{prefix}patch_embed.proj.weight"].shape
+    depth = sum(name.startswith(prefix) and name.endswith(".attn.qkv.weight") for name in state)
+    wanted: dict[str, Any] = {"patch_size": patch, "embed_dim": width, "depth": depth}
+    if pooled:
+        wanted["global_pool"] = "avg" if f"{prefix}fc_norm.weight" in state else "token"
+    return next((name for name, options in ARCHITECTURES.items() if wanted.items() <= options.items()), None)
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -38,12 +46,12 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     return resample_abs_pos_embed(pos_embed, list(grid), num_prefix_tokens=1, antialias=False)
 
 
-def fit_resolution(model: VisionTransformer, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resize the position embedding in `state` to the model's patch grid where the numbers of patches differ."""
-    own, given = model.state_dict()["pos_embed"], state.get("pos_embed")
+def fit_resolution(model: VisionTransformer, state: dict[str, Tensor], name: str = "pos_embed") -> dict[str, Tensor]:
+    """Resize the position embedding, `name` in `state`, to the model's patch grid where it has another size."""
+    own, given = model.state_dict()["pos_embed"], state.get(name)
     if given is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
         return state
-    return {**state, "pos_embed": resize_pos_embed(given, model.patch_embed.grid_size)}
+    return {**state, name: resize_pos_embed(given, model.patch_embed.grid_size)}
 
 
 def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Path) -> list[str]:
@@ -53,14 +61,10 @@ def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Pa
     classes differs.
 
     Raises:
-        WeightsError: any other tensor lacks, is too many, or has another shape (DeiT's patches are 16 pixels).
+        WeightsError: any other tensor lacks, is too many, has another shape (DeiT's patches are 16 pixels), or holds
+            numbers that are NaN or infinite.
     """
-    own = model.state_dict()
-    fresh = {name for name in own if name == "prompt" or name.startswith("decoders.")} - state.keys()
-    if "head.weight" not in state or state["head.weight"].shape != own["head.weight"].shape:
-        fresh |= {"head.weight", "head.bias"}
-    state = {**fit_resolution(model, convert(state)), **{name: own[name] for name in fresh}}
-    if not (match := match_state(own, state)):
-        raise WeightsError(f"{path} does not fit the backbone: {match}")
-    model.load_state_dict(state)
-    return [name for name in own if name in fresh]
+    head = state.get("head.weight")
+    if head is None or head.shape != model.state_dict()["head.weight"].shape:
+        state = {name: value for name, value in state.items() if name not in ("head.weight", "head.bias")}
+    return load_start(model, fit_resolution(model, convert(state)), path, fresh=("prompt", "decoders.", "head."))

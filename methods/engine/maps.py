@@ -1,11 +1,11 @@
-"""Attention maps whatever the method: CAM, Grad-CAM, resampling and normalisation. overlay.py draws them."""
+"""Maps whatever the method: CAM, Grad-CAM, attention weights, resampling and normalisation. overlay.py draws them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -147,3 +147,11 @@ def normalise(maps: Tensor, rule: str) -> Tensor:
     if rule not in NORMALISATIONS:
         raise UsageError(f"unknown normalisation '{rule}'; one of: {', '.join(NORMALISATIONS)}")
     return NORMALISATIONS[rule](checked(maps.float()))
+
+
+def attention_weights(block: Any, tokens: Tensor) -> Tensor:
+    """Softmax weights of a timm block's attention, from query to key: tokens (B, S, D) -> (B, heads, S, S) float32."""
+    attn = block.attn
+    qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1))  # (B, S, 3, heads, d)
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
+    return ((query * attn.scale) @ key.transpose(-2, -1)).float().softmax(-1)

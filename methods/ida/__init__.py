@@ -58,22 +58,21 @@ class InterventionalDualAttention(Method):
 
     def param_groups(self, model: nn.Module, recipe: IDARecipe) -> list[dict[str, Any]]:
         """Two groups in the program's order (without decay first; the backbone first), or one."""
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if recipe.param_groups == "single":
             return super().param_groups(model, recipe)
         if recipe.param_groups == "no_decay_1d":
-            first = [p.ndim <= 1 or name.endswith(".bias") for name, p in named]
-            lr, decay = recipe.lr, 0.0
-        else:
-            first = [name.startswith("backbone.") for name, _ in named]
-            # torch's OneCycleLR sets one highest rate for all groups: in the program the factor is lost.
-            lr = recipe.lr if recipe.legacy_shared_lr else recipe.lr * recipe.backbone_lr_factor
-            decay = recipe.weight_decay
-        chosen = [p for (_, p), is_first in zip(named, first, strict=True) if is_first]
-        others = [p for (_, p), is_first in zip(named, first, strict=True) if not is_first]
+            from attnbias.methods.engine.training.optim import decay_groups, is_vector
+
+            return decay_groups(model, recipe, is_vector)
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # of the backbone, and not
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parts[name.startswith("backbone.")].append(parameter)
+        # torch's OneCycleLR sets one highest rate for all groups: in the program the factor is lost.
+        lr = recipe.lr if recipe.legacy_shared_lr else recipe.lr * recipe.backbone_lr_factor
         return [
-            {"params": chosen, "lr": lr, "weight_decay": decay},
-            {"params": others, "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+            {"params": parts[True], "lr": lr, "weight_decay": recipe.weight_decay},
+            {"params": parts[False], "lr": recipe.lr, "weight_decay": recipe.weight_decay},
         ]
 
     def schedule(self, recipe: IDARecipe, steps_per_epoch: int) -> Schedule:

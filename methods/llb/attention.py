@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.maps import attention_weights
 from attnbias.methods.llb.model import LLB
 
 
@@ -36,14 +37,6 @@ def attention(model: LLB, images: Tensor, count: int, kind: str, head: int | Non
         weights = attention_weights(blocks[-1], tokens)[:, :, 0, 1:]  # (B, heads, P)
         maps = weights.mean(1) if head is None else weights[:, _checked(head, weights.shape[1], "head")]
     return _on_grid(model, maps)[:, None].expand(-1, count, -1, -1)
-
-
-def attention_weights(block: Any, tokens: Tensor) -> Tensor:
-    """Softmax weights of a timm block's attention, from query to key: tokens (B, S, D) -> (B, heads, S, S) float32."""
-    attn = block.attn
-    qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1))  # (B, S, 3, heads, d)
-    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
-    return ((query * attn.scale) @ key.transpose(-2, -1)).float().softmax(-1)
 
 
 class ObjectMaps(NamedTuple):

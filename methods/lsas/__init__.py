@@ -51,16 +51,10 @@ class LSAS(Method):
 
     def param_groups(self, model: nn.Module, recipe: LSASRecipe) -> list[dict[str, Any]]:
         """Without decay first, then with; one group where `no_decay` is empty (the programs' order)."""
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups[not recipe.no_decay or decay_rule(name, parameter.ndim) not in recipe.no_decay].append(parameter)
-        decays = {False: 0.0, True: recipe.weight_decay}
-        return [
-            {"params": groups[decayed], "lr": recipe.lr, "weight_decay": decay}
-            for decayed, decay in decays.items()
-            if groups[decayed]
-        ]
+        from attnbias.methods.engine.training.optim import decay_groups
+
+        groups = decay_groups(model, recipe, lambda name, p: decay_rule(name, p.ndim) in recipe.no_decay)
+        return [group for group in groups if group["params"]]
 
     def schedule(self, recipe: LSASRecipe, steps_per_epoch: int) -> Schedule:
         """Steps or a cosine by epoch, or one cycle by step."""
@@ -159,10 +153,10 @@ class LSAS(Method):
 
     def load_backbone(self, model: nn.Module, recipe: LSASRecipe, state: dict[str, Tensor], path: Path) -> None:
         """Start from torchvision's ResNet weights; attention and classifier stay fresh (ours: the paper does not)."""
-        from attnbias.weights.files import load_strict
+        from attnbias.weights.files import load_start
 
-        fresh = {n: value for n, value in model.state_dict().items() if ".attention." in n or n.startswith("fc.")}
-        load_strict(model, {n: value for n, value in state.items() if not n.startswith("fc.")} | fresh, path)
+        own = tuple(name for name in model.state_dict() if ".attention." in name or name.startswith("fc."))
+        load_start(model, {name: value for name, value in state.items() if name not in own}, path, fresh=own)
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate both programs' parameter names."""

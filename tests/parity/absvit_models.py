@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnbias.methods.absvit import METHOD, attention, augment, convert, loss, recipe
 from attnbias.methods.absvit.model import AbSViT, build
+from attnbias.methods.engine.maps import attention_weights
 from attnbias.weights.files import match_state, read_checkpoint
 
 OPTIONS = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
@@ -57,8 +58,7 @@ def forward(case: Golden) -> dict[str, Any]:
         stream = attention.residual_stream(model, patches, feedback)
         inputs = dict(zip(range(last + 1), stream, strict=False))
         return {
-            f"attn_block{place}{suffix}": attention.attention_weights(model.blocks[place], inputs[place])
-            for place in (0, last)
+            f"attn_block{place}{suffix}": attention_weights(model.blocks[place], inputs[place]) for place in (0, last)
         }
 
     if not isinstance(model, AbSViT):

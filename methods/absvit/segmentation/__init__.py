@@ -79,12 +79,10 @@ class SegmentationMethod(Method):
 
     def param_groups(self, model: nn.Module, recipe: SegmentationRecipe) -> list[dict[str, Any]]:
         """Parameters with decay, then those without, by their names (the program's rule); frozen ones in neither."""
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        groups = []
-        for free, decay in ((False, recipe.weight_decay), (True, 0.0)):
-            chosen = [parameter for name, parameter in named if any(part in name for part in NO_DECAY) == free]
-            groups.append({"params": chosen, "lr": recipe.lr, "weight_decay": decay})
-        return groups
+        from attnbias.methods.engine.training.optim import decay_groups
+
+        free, decayed = decay_groups(model, recipe, lambda name, _: any(part in name for part in NO_DECAY))
+        return [decayed, free]
 
     def schedule(self, recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
         """A polynomial fall with a warm-up on top of it."""

@@ -5,15 +5,13 @@ Legend: B images, K classes, N patches, T tokens (the class token and visual pro
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import cast
 
 import torch
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from attnbias.methods.absvit.attention import attention_weights, top_of_range
+from attnbias.methods.absvit.attention import joint_attention, late_norms, top_of_range
 from attnbias.methods.absvit.segmentation.model import DenseAbSViT, DenseViT, Segmenter
 from attnbias.methods.engine.errors import UsageError
 
@@ -60,27 +58,15 @@ def class_shares(model: Segmenter, images: Tensor, classes: Tensor) -> Tensor:
 
 def feature_norms(backbone: DenseViT, patches: Tensor, second: bool) -> Tensor:
     """L2 norm over channels of each patch token (B, N), as the last quarter of the blocks receives it (see AbSViT)."""
-    place = len(backbone.blocks) - len(backbone.blocks) // 4
-    stream = backbone.stream(patches, backbone.signals(patches) if second else None)
-    return next(islice(stream, place, None))[:, backbone.num_prefix_tokens :].float().norm(dim=-1)
+    return late_norms(backbone, backbone.stream(patches, backbone.signals(patches) if second else None))
 
 
 def rollout(backbone: DenseViT, patches: Tensor, head: int | None = None) -> Tensor:
     """Attention rollout (Abnar & Zuidema, ACL 2020): how much of patch j reaches the end of patch i, (B, N, N).
 
-    Weights are averaged over heads (or taken of one), and half of each token stays where it is (the residual path).
     Where every block has prompts of its own, what earlier ones took in ends there.
     """
     prefix = backbone.num_prefix_tokens
-    joint: Tensor | None = None
-    for block, x in zip(backbone.blocks, backbone.stream(patches, backbone.signals(patches)), strict=False):
-        weights = attention_weights(cast(Block, block), x)
-        weights = weights.mean(1) if head is None else weights[:, head]  # (B, T, T)
-        step = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
-        if joint is not None:
-            if backbone.deep_prompt_embeddings is not None:
-                joint[:, 1:prefix] = 0
-            step = step @ joint
-        joint = step
-    assert joint is not None
+    prompts = slice(1, prefix) if backbone.deep_prompt_embeddings is not None else None
+    joint = joint_attention(backbone, backbone.stream(patches, backbone.signals(patches)), head, prompts)
     return joint[:, prefix:, prefix:]

@@ -13,10 +13,11 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from attnbias.methods.absvit.attention import attention_weights, residual_stream
+from attnbias.methods.absvit.attention import residual_stream
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.maps import attention_weights
 
 
 @torch.no_grad()

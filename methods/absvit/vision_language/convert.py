@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnbias.methods.absvit.convert import architecture_of
 from attnbias.methods.absvit.convert import fit_resolution as fit_vision
-from attnbias.methods.absvit.recipe import ARCHITECTURES
 from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import TEXT_ENCODERS
 from attnbias.weights.errors import WeightsError
@@ -71,8 +71,9 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
         "fusion_width": len(state["cross_modal_text_transform.weight"]),
         "fusion_layers": _count(state, "cross_modal_text_layers.", ".intermediate.dense.weight"),
         **_fusion_mlp(state),
-        **_vision(state),
     }
+    if (architecture := architecture_of(state, VISION, pooled=False)) is not None:
+        fields["architecture"] = architecture
     encoder = {
         "hidden_size": words.shape[1],
         "num_hidden_layers": _count(state, f"{TEXT}encoder.layer.", ".intermediate.dense.weight"),
@@ -91,24 +92,13 @@ def _fusion_mlp(state: dict[str, Tensor]) -> dict[str, Any]:
     return {} if hidden is None else {"fusion_mlp": max(1, len(hidden) // hidden.shape[1])}
 
 
-def _vision(state: dict[str, Tensor]) -> dict[str, Any]:
-    width, _, patch, _ = state[f"{VISION}patch_embed.proj.weight"].shape
-    wanted = {"patch_size": patch, "embed_dim": width, "depth": _count(state, f"{VISION}blocks.", ".attn.qkv.weight")}
-    sizes = [name for name, options in ARCHITECTURES.items() if wanted.items() <= options.items()]
-    return {"architecture": sizes[0]} if sizes else {}
-
-
 def _count(state: dict[str, Tensor], start: str, end: str) -> int:
     return sum(name.startswith(start) and name.endswith(end) for name in state)
 
 
 def fit_resolution(model: VisionLanguageModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Resize the position embedding to the model's patch grid where the numbers of patches differ."""
-    name = f"{VISION}pos_embed"
-    if name not in state:
-        return state
-    fitted = fit_vision(model.vit_model, {"pos_embed": state[name]})
-    return {**state, name: fitted["pos_embed"]}
+    return fit_vision(model.vit_model, state, f"{VISION}pos_embed")
 
 
 # Starts ---------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import Recipe
@@ -29,6 +31,26 @@ def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool
         return optimizer
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr, fused=fused)
+
+
+def decay_groups(model: nn.Module, recipe: Recipe, free: Callable[[str, nn.Parameter], bool]) -> list[dict[str, Any]]:
+    """Two groups of the parameters that learn: those that are `free` of weight decay, by name and shape, then the rest.
+
+    (timm's param_groups_weight_decay makes one group of all where the decay is 0: stored optimisers would not fit.)
+    """
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[free(name, parameter)].append(parameter)
+    return [
+        {"params": parts[True], "lr": recipe.lr, "weight_decay": 0.0},
+        {"params": parts[False], "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+    ]
+
+
+def is_vector(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a bias or a vector, such as a norm's: what most programs spare the weight decay."""
+    return parameter.ndim <= 1 or name.endswith(".bias")
 
 
 def apply_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
