@@ -1,0 +1,17 @@
+"""Small faults that a maintainer could make, a file a room. Faults that change nothing that anyone can see
+(equivalents) are not listed."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+from . import data, display, evaluation, options, runs, training
+
+FAULTS: tuple[Fault, ...] = (
+    *training.FAULTS,
+    *runs.FAULTS,
+    *data.FAULTS,
+    *evaluation.FAULTS,
+    *display.FAULTS,
+    *options.FAULTS,
+)

@@ -1,0 +1,256 @@
+"""Faults of data: readers, crops, labels that are unknown, boxes and masks, the orientation of an image."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+SAMPLES = "data/datasets.py"
+OF_SAMPLES = "tests/test_data_datasets.py"
+PREPARE = "tests/test_data_prepare.py"
+OF_OBJECTS = "tests/test_objects.py"
+POLICIES = (
+    "tests/test_end_to_end.py::test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images[drawn]",
+)
+
+FAULTS = (
+    Fault(
+        "the same augmentation in every epoch",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(self.seed, 0, index):",
+        (f"{OF_SAMPLES}::test_a_sample_depends_on_its_key_alone",),
+    ),
+    Fault(
+        "the same augmentation for every image",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(self.seed, epoch, 0):",
+        (f"{OF_SAMPLES}::test_a_sample_depends_on_its_key_alone",),
+    ),
+    Fault(
+        "augmentation ignores the seed",
+        SAMPLES,
+        "with seeded(self.seed, epoch, index):",
+        "with seeded(0, epoch, index):",
+        (f"{OF_SAMPLES}::test_a_sample_depends_on_its_key_alone",),
+    ),
+    Fault(
+        "a crop's width taken as its right side",
+        SAMPLES,
+        "picture.crop((x, y, x + w, y + h))",
+        "picture.crop((x, y, w, h))",
+        (f"{OF_SAMPLES}::test_a_crop_rounds_its_corners_and_fills_with_black",),
+    ),
+    Fault(
+        "persons are not cut out",
+        SAMPLES,
+        "if record.crop is not None:\n            x, y",
+        "if record.crop is None:\n            x, y",
+        (f"{OF_SAMPLES}::test_a_crop_rounds_its_corners_and_fills_with_black",),
+    ),
+    Fault(
+        "boxes of a crop are those of the whole image",
+        SAMPLES,
+        "[box.x - left, box.y - top,",
+        "[box.x, box.y,",
+        (f"{OF_SAMPLES}::test_a_crop_rounds_its_corners_and_fills_with_black",),
+    ),
+    Fault(
+        "unlabelled images stay",
+        SAMPLES,
+        "if drop_unlabelled:",
+        "if drop_unlabelled and unknown is None:",
+        (f"{OF_SAMPLES}::test_a_split_of_which_nothing_is_left_is_refused",),
+    ),
+    Fault(
+        "images without labels count as labelled where a label is unknown",
+        SAMPLES,
+        "(targets == 1).any(axis=1)",
+        "(targets != 0).any(axis=1)",
+        (f"{OF_SAMPLES}::test_label_policies",),
+    ),
+    Fault(
+        "labels of one image, pixels of another",
+        SAMPLES,
+        "self.records = [index.records[i] for i in kept]",
+        "self.records = index.records[: len(kept)]",
+        (f"{OF_SAMPLES}::test_label_policies",),
+    ),
+    Fault(
+        "unknown labels become positive",
+        SAMPLES,
+        "np.maximum(targets, 0)",
+        "np.abs(targets)",
+        (f"{OF_SAMPLES}::test_label_policies",),
+    ),
+    Fault(
+        "the policies of training and evaluation change places",
+        "methods/engine/batches.py",
+        "recipe.unknown_train if train else recipe.unknown_eval",
+        "recipe.unknown_eval if train else recipe.unknown_train",
+        ("tests/test_evaluation_wiring.py::test_unknown_labels_stay_unknown_in_the_table",),
+    ),
+    Fault(
+        "training takes the evaluation's policy of unknown labels",
+        "methods/engine/batches.py",
+        "recipe.unknown_train if train else recipe.unknown_eval",
+        "recipe.unknown_eval",
+        (
+            "tests/test_evaluation_wiring.py::test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation",
+        ),
+    ),
+    Fault(
+        "two of VOC's classes change places",
+        "data/sets/voc.py",
+        '"bus", "car", "cat",',
+        '"bus", "cat", "car",',
+        ("tests/test_weights_command.py::test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights",),
+    ),
+    Fault(
+        "drop_unlabelled does not arrive",
+        "methods/engine/batches.py",
+        "drop_unlabelled=recipe.drop_unlabelled",
+        "drop_unlabelled=False",
+        POLICIES,
+    ),
+    Fault(
+        "fast decoding ignores the orientation",
+        SAMPLES,
+        "read_picture(path, self.index.orientation, enough)",
+        'read_picture(path, "stored", enough)',
+        ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
+    ),
+    Fault(
+        "exact decoding ignores the orientation",
+        SAMPLES,
+        "read_picture(self.index.root / record.path, self.index.orientation)",
+        "read_picture(self.index.root / record.path)",
+        ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
+    ),
+    Fault(
+        "predict ignores the orientation",
+        "methods/engine/evaluation/predict.py",
+        'orientation="upright"',
+        'orientation="stored"',
+        ("tests/test_orientation.py::test_val_and_predict_agree_on_turned_pictures",),
+    ),
+    Fault(
+        "fast decoding shrinks too far",
+        "data/fast_decode.py",
+        "round(2 * max(step.size) / smallest)",
+        "round(max(step.size) / 2)",
+        ("tests/test_fast_decode.py::test_how_small_a_picture_may_be_decoded",),
+    ),
+    Fault(
+        "height and width of boxes change places",
+        SAMPLES,
+        "canvas_size=(picture.height, picture.width))\n        with seeded",
+        "canvas_size=(picture.width, picture.height))\n        with seeded",
+        (f"{OF_SAMPLES}::test_boxes_move_with_the_picture",),
+    ),
+    Fault(
+        "left-out files are not kept with the set",
+        "data/prepare.py",
+        "left_out=reading.left_out,",
+        "left_out=Tally(),",
+        ("tests/test_left_out.py::test_what_stands_beside_the_folders_of_splits",),
+    ),
+    Fault(
+        "remarks are not kept with the set",
+        "data/prepare.py",
+        "remarks=noticed,",
+        "remarks=Tally(),",
+        ("tests/test_orientation.py::test_boxes_of_stored_pixels_are_refused_for_upright_pictures",),
+    ),
+    Fault(
+        "crowds are objects",
+        "data/sets/coco.py",
+        'crowd=bool(annotation.get("iscrowd"))',
+        "crowd=False",
+        (f"{PREPARE}::test_official_coco_layout",),
+    ),
+    Fault(
+        "crowds are no positives",
+        "data/sets/coco.py",
+        'positives[annotation["image_id"]].add(label)',
+        'positives[annotation["image_id"]].update([label] * (not annotation.get("iscrowd")))',
+        (f"{PREPARE}::test_official_coco_layout",),
+    ),
+    Fault(
+        "classes of a COCO file by name",
+        "data/sets/coco.py",
+        'categories = content["categories"]',
+        'categories = sorted(content["categories"], key=lambda category: str(category["name"]))',
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+    Fault(
+        "images of a COCO file as it lists them",
+        "data/sets/coco.py",
+        'sorted(content["images"], key=lambda image: image["id"])',
+        'content["images"]',
+        (f"{PREPARE}::test_official_coco_layout",),
+    ),
+    Fault(
+        "VOC's boxes begin one pixel late",
+        "data/sets/voc.py",
+        "left - 1, top - 1, right",
+        "left, top, right",
+        (f"{PREPARE}::test_voc_layout",),
+    ),
+    Fault(
+        "VOC's difficult objects are positives",
+        "data/sets/voc.py",
+        "1 if not box.difficult else target[box.label] or -1",
+        "1",
+        (f"{PREPARE}::test_voc_layout",),
+    ),
+    Fault(
+        "VOC's difficult objects undo others",
+        "data/sets/voc.py",
+        "1 if not box.difficult else target[box.label] or -1",
+        "1 if not box.difficult else -1",
+        (f"{PREPARE}::test_voc_layout",),
+    ),
+    Fault(
+        "WIDER's unspecified attributes are absent",
+        "data/sets/wider.py",
+        "{1: 1, -1: 0, 0: -1}",
+        "{1: 1, -1: 0, 0: 0}",
+        (f"{PREPARE}::test_wider_layout",),
+    ),
+    Fault(
+        "WIDER's persons lose their place",
+        "data/sets/wider.py",
+        'crop=(person["bbox"][0], person["bbox"][1],',
+        'crop=(person["bbox"][1], person["bbox"][0],',
+        (f"{PREPARE}::test_wider_layout",),
+    ),
+    Fault(
+        "boxes are lost when an index is read",
+        "data/index.py",
+        "tuple(map(Box._make, boxes)) if boxes else ()",
+        "()",
+        (f"{PREPARE}::test_voc_layout",),
+    ),
+    Fault(
+        "crops are lost when an index is read",
+        "data/index.py",
+        "tuple(crop) if crop else None",
+        "None",
+        ("tests/test_data_index.py::test_what_is_written_is_what_is_read",),
+    ),
+    Fault(
+        "masks of crowds are objects",
+        "data/masks.py",
+        'bool(item.get("iscrowd", 0))',
+        "False",
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+    Fault(
+        "masks are of other classes",
+        "data/masks.py",
+        'labels[item["category_id"]] for item',
+        'item["category_id"] - 1 for item',
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+)

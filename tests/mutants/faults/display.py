@@ -1,0 +1,83 @@
+"""Faults of what is drawn: overlays, the order of classes, the page."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+VISUALIZE = "cli/visualize.py"
+EXHIBIT = "methods/engine/display/exhibit.py"
+LOOK = "methods/engine/display/look.py"
+DISPLAY = "tests/test_display.py"
+
+FAULTS = (
+    Fault(
+        "--opacity ignored",
+        VISUALIZE,
+        "        opacity=request.opacity,\n",
+        "",
+        (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
+    ),
+    Fault(
+        "--contour ignored",
+        VISUALIZE,
+        "        contour=request.contour,\n",
+        "",
+        (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
+    ),
+    Fault(
+        "--no-boxes ignored",
+        VISUALIZE,
+        "        boxes=request.boxes,\n",
+        "",
+        (f"{DISPLAY}::test_boxes_of_the_drawn_class_are_drawn_unless_refused",),
+    ),
+    Fault(
+        "--normalisation ignored",
+        VISUALIZE,
+        "rule=request.normalisation))",
+        'rule="minmax"))',
+        (f"{DISPLAY}::test_maps_are_stretched_or_divided_as_typed",),
+    ),
+    Fault(
+        "boxes of all classes drawn",
+        EXHIBIT,
+        "if self.boxes and box.label == label]",
+        "if self.boxes]",
+        (f"{DISPLAY}::test_boxes_of_the_drawn_class_are_drawn_unless_refused",),
+    ),
+    Fault(
+        "the page forgets the opacity",
+        EXHIBIT,
+        "            opacity=self.opacity,\n            boxes",
+        "            boxes",
+        (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
+    ),
+    Fault(
+        "lowest-scored predictions drawn first",
+        LOOK,
+        "key=lambda label: -highest[place, label]",
+        "key=lambda label: highest[place, label]",
+        (f"{DISPLAY}::test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost",),
+    ),
+    Fault(
+        "predictions drawn before true labels",
+        LOOK,
+        "ranked = [*true, *sorted(others, key=lambda label: -highest[place, label])]",
+        "ranked = [*sorted(others, key=lambda label: -highest[place, label]), *true]",
+        (f"{DISPLAY}::test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost",),
+    ),
+    Fault(
+        "unknown labels lost",
+        LOOK,
+        "unknown=_labels(target == -1) if multilabel else (),",
+        "unknown=(),",
+        (f"{DISPLAY}::test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost",),
+    ),
+    Fault(
+        "visualize forgets typed fields",
+        VISUALIZE,
+        "fields=typed_fields(method, fields)",
+        "fields={}",
+        (f"{DISPLAY}::test_fields_of_the_recipe_are_those_that_were_typed",),
+    ),
+)

@@ -1,0 +1,99 @@
+"""Faults of evaluation: modes, scales of objects, pairs of runs, batches."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+STEP = "methods/engine/training/step.py"
+OBJECTS = "methods/engine/bias/objects.py"
+OF_OBJECTS = "tests/test_objects.py"
+REPEATED = "tests/test_repeated_figures.py"
+
+FAULTS = (
+    Fault(
+        "models are evaluated as they train",
+        "methods/engine/evaluation/evaluate.py",
+        "    model.eval()\n",
+        "",
+        (f"{REPEATED}::test_models_are_evaluated_without_dropout_and_their_statistics_stay",),
+    ),
+    Fault(
+        "training goes on as evaluation left it",
+        STEP,
+        "        self.wrapped.train()\n",
+        "",
+        (f"{REPEATED}::test_a_run_that_is_evaluated_often_trains_as_one_that_is_not",),
+    ),
+    Fault(
+        "the scale of an image's width",
+        OBJECTS,
+        "return image, found_regions, down",
+        "return image, found_regions, across",
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+    Fault(
+        "boxes are scaled as if the image were turned",
+        OBJECTS,
+        "canvas_size=(picture.height, picture.width)",
+        "canvas_size=(picture.width, picture.height)",
+        (f"{OF_OBJECTS}::test_difficult_objects_are_neither_object_nor_background",),
+    ),
+    Fault(
+        "areas are scaled by one side",
+        OBJECTS,
+        "areas[own].sum() * across * down",
+        "areas[own].sum() * down * down",
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+    Fault(
+        "boxes of crowds are objects",
+        OBJECTS,
+        "box.crowd or box.difficult for box",
+        "box.difficult for box",
+        (f"{OF_OBJECTS}::test_objects_follow_their_image_into_the_input_and_crowds_stay_apart",),
+    ),
+    Fault(
+        "difficult objects count",
+        OBJECTS,
+        "box.crowd or box.difficult for box",
+        "box.crowd for box",
+        (f"{OF_OBJECTS}::test_difficult_objects_are_neither_object_nor_background",),
+    ),
+    Fault(
+        "crowds are background",
+        OBJECTS,
+        "planes[crowd].any(0), visible",
+        "planes[crowd].any(0) & False, visible",
+        (f"{OF_OBJECTS}::test_difficult_objects_are_neither_object_nor_background",),
+    ),
+    Fault(
+        "rows of two processes as they arrive",
+        "methods/engine/evaluation/evaluate.py",
+        "order = np.argsort(ids)",
+        "order = np.arange(len(ids))",
+        (f"{REPEATED}::test_val_alone_repeats_what_two_processes_logged",),
+    ),
+    Fault(
+        "runs are compared the wrong way round",
+        "methods/engine/evaluation/comparison.py",
+        "bootstrap_precision(first.targets, first.scores, scores.scores)",
+        "bootstrap_precision(first.targets, scores.scores, first.scores)",
+        ("tests/test_paired_runs.py::test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero",),
+    ),
+    Fault(
+        "runs are paired whatever their labels",
+        "methods/engine/evaluation/comparison.py",
+        "if differs := first.differs(scores):",
+        "if (differs := first.differs(scores)) and not differs:",
+        ("tests/test_paired_runs.py::test_runs_whose_labels_or_pictures_differ_are_not_paired",),
+    ),
+    Fault(
+        "batches of an evaluation are of one size",
+        "methods/engine/evaluation/probe.py",
+        "batch_size=job.batch_size,",
+        "batch_size=64,",
+        (
+            "tests/test_evaluation_wiring.py::test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figure",
+        ),
+    ),
+)
