@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnbias.data.registry import open_split
-from attnbias.methods.engine.method import Method
+from attnbias.methods import get_method
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.screen import Table, say
 
@@ -19,7 +20,7 @@ ROWS = 21
 """Rows where it has not: where the run ends by `steps`, or lasts longer."""
 
 
-def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) -> None:
+def dry_run(described: Description, recipe: Recipe, options: Options, processes: int) -> None:
     """Print the parameter count, the pictures, the batch arithmetic and the learning-rate table.
 
     Raises:
@@ -29,6 +30,7 @@ def dry_run(method: Method, recipe: Recipe, options: Options, processes: int) ->
 
     from attnbias.methods.engine.training.setup import plan_run, training_data_warning
 
+    method = get_method(described.name)
     index = open_split(recipe.dataset, "train", options.data_root)
     dataset = method.open_dataset(recipe, index, train=True, decode=recipe.decode)
     plan = plan_run(method, recipe, len(dataset), processes, options.accumulation)

@@ -12,12 +12,12 @@ import typer
 from attnbias.cli.options import per_method, typed_fields, with_recipe_options
 from attnbias.cli.paths import check_target, find_pictures
 from attnbias.cli.shared import DataRoot, Overwrite, TrustCheckpoint, Weights, recipe_option
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.screen import say
 
 
-def _command(method: Method) -> Callable[..., None]:
+def _command(method: Description) -> Callable[..., None]:
     kinds = "; ".join(f"{name} = {text.rstrip('.')}" for name, text in method.maps.items())
 
     def command(

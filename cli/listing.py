@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbias.cli.shared import DataRoot
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS, get_description
 from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def methods() -> None:
     """Show the methods and their papers."""
     table = Table("method", "what", "paper")
     for name in METHODS:
-        method = get_method(name)
+        method = get_description(name)
         table.row(name, method.title, method.paper)
     table.show()
 
@@ -42,7 +42,7 @@ def recipes(
         "method", "recipe", "dataset", "paper reports", *(["starts from", "source", "note"] if verbose else [])
     )
     for name in [method] if method else METHODS:
-        for title, named in get_method(name).recipes.items():
+        for title, named in get_description(name).recipes.items():
             figures = ", ".join(f"{key} {value}" for key, value in named.paper.items()) or "-"
             words = [named.init or "random", named.source, named.note] if verbose else []
             table.row(name, title, named.recipe.dataset, figures, *words)
@@ -110,7 +110,7 @@ def weights(
     from attnbias.weights.manifest import PUBLISHED
 
     if method is not None:
-        get_method(method)
+        get_description(method)
     entries = [entry for entry in PUBLISHED.values() if method is None or method in entry.methods]
     if verbose:
         for entry in entries:

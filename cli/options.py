@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from attnbias.data.registry import DATASETS
-from attnbias.methods import METHODS, TASKS, get_method
+from attnbias.methods import METHODS, TASKS, get_description
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
@@ -53,7 +53,7 @@ def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = 
     return Any, {"parser": read, "metavar": f"<{shape}>"}
 
 
-def recipe_parameters(method: Method, training: bool) -> list[inspect.Parameter]:
+def recipe_parameters(method: Description, training: bool) -> list[inspect.Parameter]:
     """One keyword parameter a recipe field, for a Typer command's signature. Not typed = None.
 
     Without `training`, only the fields that a finished model still depends on: its data and its network.
@@ -111,7 +111,7 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
     return annotation, {}
 
 
-def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
+def typed_fields(method: Description, values: dict[str, Any]) -> dict[str, Any]:
     """The recipe fields that a person typed, out of all keyword arguments of a command."""
     fields = method.recipe_type.model_fields
     typed = {name: values[name] for name in (*fields, *OLD_NAMES) if values.get(name) is not None}
@@ -120,7 +120,9 @@ def typed_fields(method: Method, values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if name in off else value for name, value in typed.items()}
 
 
-def resolve_recipe(method: Method, recipe: str | None, typed: dict[str, Any]) -> tuple[Recipe, str, NamedRecipe | None]:
+def resolve_recipe(
+    method: Description, recipe: str | None, typed: dict[str, Any]
+) -> tuple[Recipe, str, NamedRecipe | None]:
     """The recipe in force, its name, and the named recipe it came from: name or file, then flags over it."""
     path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
     if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
@@ -150,7 +152,7 @@ def of_task(arguments: list[str]) -> list[str]:
         raise UsageError(
             f"--task {task}: {paper} has no such task{did_you_mean(task, tasks)}; one of: {', '.join(tasks)}"
         )
-    if "task" not in get_method(tasks[task]).recipe_type.model_fields:
+    if "task" not in get_description(tasks[task]).recipe_type.model_fields:
         place = next(i for i, word in enumerate(rest) if word.split("=")[0] == "--task")
         del rest[place : place + (1 if "=" in rest[place] else 2)]
     return [tasks[task], *rest]
@@ -175,7 +177,7 @@ def literal_help(command: Any) -> Any:
     return command
 
 
-def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGroup]:
+def per_method(build: Callable[[Description], Callable[..., None]]) -> type[TyperGroup]:
     """A Typer group with one sub-command a method, each built (and its recipe imported) only when it is asked for.
 
     A paper with several tasks has a method for each: `absvit --task segmentation` is `absvit-segmentation`, and without
@@ -190,7 +192,7 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
             return super().resolve_command(ctx, of_task(args))
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            method = get_method(cmd_name)
+            method = get_description(cmd_name)
             single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
             single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
             return literal_help(get_command(single))
@@ -198,7 +200,7 @@ def per_method(build: Callable[[Method], Callable[..., None]]) -> type[TyperGrou
     return MethodGroup
 
 
-def with_recipe_options(command: Callable[..., Any], method: Method, *, training: bool) -> Callable[..., Any]:
+def with_recipe_options(command: Callable[..., Any], method: Description, *, training: bool) -> Callable[..., Any]:
     """Give a command's signature the method's recipe fields beside its own parameters, those of training if asked."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]

@@ -26,7 +26,7 @@ from attnbias.cli.shared import (
     Workers,
 )
 from attnbias.data.atomic import replacing
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS, get_description
 from attnbias.methods.engine.screen import say, say_json
 from attnbias.methods.engine.text import write_csv
 
@@ -85,7 +85,7 @@ def predict(
     Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.
     """
     if method is not None:
-        get_method(method)
+        get_description(method)
     for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
         if file is not None:
             check_target(file, overwrite)

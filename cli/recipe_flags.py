@@ -18,7 +18,7 @@ from attnbias.cli.options import (
     with_parameters,
     with_recipe_options,
 )
-from attnbias.methods import METHODS, TASKS, get_method
+from attnbias.methods import METHODS, TASKS, get_description
 
 OPTIONS, FLAGS = "attnbias.recipe_options", "attnbias.recipe_flags"
 """Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them."""
@@ -57,7 +57,7 @@ def read_flags(method: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
         Typer's errors of usage: a flag is of another method, or its value is none. UsageError: no such task.
     """
     name, *words = of_task([method, *flags])
-    known = get_method(name)
+    known = get_description(name)
 
     def fields(**values: Any) -> dict[str, Any]:
         return typed_fields(known, values)
@@ -75,7 +75,7 @@ def _text_options(methods: Iterable[str]) -> list[Any]:
     """
     switches: dict[str, bool] = {}
     for method in methods:
-        for field in recipe_parameters(get_method(method), training=False):
+        for field in recipe_parameters(get_description(method), training=False):
             is_switch = get_args(field.annotation)[0] == bool | None
             switches[field.name] = switches.get(field.name, True) and is_switch
     parameters = []

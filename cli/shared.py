@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.description import Description
 
 RUN = "Run (does not change the numbers)"
 
@@ -70,7 +70,7 @@ Overwrite = Annotated[
 ]
 
 
-def recipe_option(method: Method, words: str) -> OptionInfo:
+def recipe_option(method: Description, words: str) -> OptionInfo:
     """`--recipe` of a method's command, with its names to complete."""
     option: OptionInfo = typer.Option("--recipe", help=words, autocompletion=lambda: list(method.recipes))
     return option

@@ -25,15 +25,15 @@ from attnbias.cli.shared import (
     Workers,
     recipe_option,
 )
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
 from attnbias.methods.engine.screen import Table, say, styled
 
 START = "Starting weights"
 
 
-def _command(method: Method) -> Callable[..., None]:
+def _command(method: Description) -> Callable[..., None]:
     def command(
         recipe: Annotated[
             str | None,
@@ -241,12 +241,12 @@ def recipe_weights(recipe: Recipe, named: NamedRecipe | None) -> tuple[str | Non
 
 def run_job(job: str) -> None:
     """Train as one process of a run; `job` is what `attnbias train` resolved."""
-    from attnbias.methods import get_method
+    from attnbias.methods import get_description
     from attnbias.methods.engine.training.options import Options
     from attnbias.methods.engine.training.train import train
 
     name, recipe, options = job.split("\n", 2)
-    outcome = train(name, get_method(name).recipe_type.model_validate_json(recipe), Options.from_json(options))
+    outcome = train(name, get_description(name).recipe_type.model_validate_json(recipe), Options.from_json(options))
     progress = outcome.progress
     if os.environ.get("RANK", "0") == "0":
         why = "stopped early" if progress.stopped_early else "done"
@@ -254,7 +254,7 @@ def run_job(job: str) -> None:
         say(f"{why}: {progress.step} steps{best}", f"evaluate it: attnbias val {name} --load-from {outcome.out}")
 
 
-def show_recipe(method: Method, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:
+def show_recipe(method: Description, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:
     """Print the resolved recipe; what differs from the named one is marked."""
     different = changed(recipe, named.recipe) if named else {}
     marked = "differs from the recipe's" if different else ""

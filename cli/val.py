@@ -29,8 +29,8 @@ from attnbias.cli.shared import (
     recipe_option,
 )
 from attnbias.data.atomic import replacing
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.screen import say_json
 
 BIAS = "Attention bias"
@@ -38,7 +38,7 @@ CONTEXT = "Reliance on context"
 ROBUST = "Robustness"
 
 
-def _command(method: Method) -> Callable[..., None]:
+def _command(method: Description) -> Callable[..., None]:
     def command(
         load_from: Annotated[
             list[str],

@@ -16,8 +16,8 @@ from attnbias.cli.options import per_method, typed_fields, with_recipe_options
 from attnbias.cli.paths import find_pictures, output_folder, say_how_read
 from attnbias.cli.shared import DataRoot, Device, OnBadImage, Overwrite, TrustCheckpoint, Weights, recipe_option
 from attnbias.methods import METHODS
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.screen import say, waiting_bar
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ WRITTEN = ("overlays", "panels", "segments", "sheets", "maps.npz", "gallery.html
 class Request:
     """What a person asked to see: the options of the command, which are described there."""
 
-    method: Method
+    method: Description
     load_from: list[str]
     paths: list[Path]
     recipe: str | None
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
     see: "Callable[[list[Photo]], list[Seen]]"
 
 
-def _command(method: Method) -> Callable[..., None]:
+def _command(method: Description) -> Callable[..., None]:
     maps = dict(method.maps) if method.reads_texts else {**method.maps, "gradcam": "Grad-CAM"}
     kinds = "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
 

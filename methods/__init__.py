@@ -1,4 +1,4 @@
-"""The table of methods. A method is one folder and one line here; its module is imported only when it is asked for."""
+"""The table of methods. A method is one folder and one line here; it is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.method import Method
+    from attnbias.methods.engine.description import Description
+    from attnbias.methods.engine.method import AnyMethod
 
 METHODS: dict[str, str] = {
     "absvit": "attnbias.methods.absvit",
@@ -31,8 +32,8 @@ TASKS: dict[str, dict[str, str]] = {
 """Papers with several tasks: what `--task` names -> the method that does it, which has a folder and a line above."""
 
 
-def get_method(name: str) -> Method:
-    """Import and return the method called `name`.
+def get_description(name: str) -> Description:
+    """Return what is known of the method called `name`, without torch.
 
     Raises:
         UsageError: no method has this name; the nearest name is offered.
@@ -41,5 +42,16 @@ def get_method(name: str) -> Method:
 
     if name not in METHODS:
         raise UsageError(f"unknown method '{name}'{did_you_mean(name, METHODS)}; one of: {', '.join(METHODS)}")
-    method: Method = import_module(METHODS[name]).METHOD
+    description: Description = import_module(METHODS[name]).DESCRIPTION
+    return description
+
+
+def get_method(name: str) -> AnyMethod:
+    """Import and return the method called `name`.
+
+    Raises:
+        UsageError: as `get_description`.
+    """
+    get_description(name)
+    method: AnyMethod = import_module(f"{METHODS[name]}.method").METHOD
     return method

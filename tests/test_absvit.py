@@ -21,13 +21,14 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import SampleKey, seeded
-from attnbias.methods.absvit import METHOD, attention, convert
+from attnbias.methods.absvit import attention, convert
 from attnbias.methods.absvit.augment import (
     batch_mixing,
     evaluation_transform,
     repeated_augmentation_order,
     training_transform,
 )
+from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError

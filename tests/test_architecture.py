@@ -57,7 +57,7 @@ def test_the_engine_knows_no_method_by_name() -> None:
 
 
 def test_every_method_has_the_same_files() -> None:
-    known = {"__init__.py", "recipe.py", "model.py", "loss.py", "convert.py", "attention.py"}
+    known = {"__init__.py", "method.py", "recipe.py", "model.py", "loss.py", "convert.py", "attention.py"}
     for name, module in METHODS.items():
         folder = REPO.joinpath(*module.split(".")[1:])
         assert known <= {path.name for path in folder.glob("*.py")}, name

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbias.methods.csra import METHOD
 from attnbias.methods.csra.convert import convert, infer
 from attnbias.methods.csra.loss import classification_loss
+from attnbias.methods.csra.method import METHOD
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import RECIPES, TEMPERATURES, CSRARecipe, step_decay
 from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone

@@ -25,9 +25,9 @@ from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
-from attnbias.methods.lsas import METHOD, decay_rule
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.log import COLUMNS_TOP5, log_text
+from attnbias.methods.lsas.method import METHOD, decay_rule
 from attnbias.methods.lsas.model import ResNet, SubAttention, build_model
 from attnbias.methods.lsas.recipe import LSASRecipe, imagenet_lr
 from attnbias.weights.errors import WeightsError

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from attnbias.data.prepare import Options, prepare
-from attnbias.methods.absvit import METHOD as CLASSIFIER
+from attnbias.methods.absvit.method import METHOD as CLASSIFIER
 from attnbias.methods.absvit.recipe import AbSViTRecipe
-from attnbias.methods.absvit.segmentation import METHOD
 from attnbias.methods.absvit.segmentation.inference import segment, slide_logits, whole_logits
 from attnbias.methods.absvit.segmentation.measures import area_measures, count_areas
+from attnbias.methods.absvit.segmentation.method import METHOD
 from attnbias.methods.absvit.segmentation.model import Segmenter
 from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import RECIPES, SegmentationRecipe

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnbias.methods import get_method
-from attnbias.methods.csra import ResidualAttention
+from attnbias.methods.csra.method import ResidualAttention
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import Batch

@@ -19,8 +19,9 @@ from command_line import attnbias
 from PIL import Image
 from torch import Tensor
 
-from attnbias.methods.absvit.vision_language import METHOD, convert, retrieval
+from attnbias.methods.absvit.vision_language import convert, retrieval
 from attnbias.methods.absvit.vision_language.attention import text_maps
+from attnbias.methods.absvit.vision_language.method import METHOD
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import END

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,9 @@ def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Pa
     if head is None or head.shape != model.state_dict()["head.weight"].shape:
         state = {name: value for name, value in state.items() if name not in ("head.weight", "head.bias")}
     return load_start(model, fit_resolution(model, convert(state)), path, fresh=("prompt", "decoders.", "head."))
+
+
+def say_fresh(names: list[str]) -> None:
+    """Name the tensors that a start from published weights leaves as they were drawn."""
+    if names:
+        logging.getLogger(__name__).warning("%d tensors start fresh: %s", len(names), ", ".join(names))

@@ -17,7 +17,7 @@ from attnbias.data.index import Index
 from attnbias.data.pictures import Decode
 from attnbias.data.published_tests import own_transform
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import AnyMethod, Batch
 from attnbias.methods.engine.recipe import Recipe
 
 LONGEST_WAIT = 600.0
@@ -25,7 +25,7 @@ LONGEST_WAIT = 600.0
 
 
 def open_pictures(
-    method: Method,
+    method: AnyMethod,
     recipe: Recipe,
     index: Index,
     *,

@@ -27,7 +27,7 @@ from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
@@ -47,7 +47,7 @@ FOREIGN = (LookupError, ValueError, RuntimeError, ArithmeticError, StopIteration
 class Loaded:
     """A model ready to answer, and everything needed to say what it is."""
 
-    method: Method
+    method: AnyMethod
     recipe: Recipe
     model: nn.Module
     """In evaluation mode, on the device asked for."""
@@ -57,7 +57,7 @@ class Loaded:
     """Where the weights came from, in words for a person."""
 
 
-def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], task: Task) -> dict[str, str]:
+def weights_metadata(method: AnyMethod, recipe: Recipe, classes: tuple[str, ...], task: Task) -> dict[str, str]:
     """What a weight file says of itself: with it, `val` and `visualize` need no flags.
 
     One entry, because safetensors writes several in any order and equal weights would give unequal files.
@@ -72,7 +72,7 @@ def weights_metadata(method: Method, recipe: Recipe, classes: tuple[str, ...], t
     return {KEY: json.dumps(values)}
 
 
-def preprocessing(method: Method, recipe: Recipe) -> dict[str, Any]:
+def preprocessing(method: AnyMethod, recipe: Recipe) -> dict[str, Any]:
     """What is done to a picture before the model sees it, for those who load the weights without this program."""
     mean, std = normalization(recipe.normalize)
     steps: list[str] = []
@@ -85,7 +85,7 @@ def preprocessing(method: Method, recipe: Recipe) -> dict[str, Any]:
     return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
 
 
-def stored_facts(path: Path, method: Method) -> StoredFacts:
+def stored_facts(path: Path, method: AnyMethod) -> StoredFacts:
     """Read what a weight file of a complete checkpoint says of itself.
 
     Raises:
@@ -103,7 +103,7 @@ def stored_facts(path: Path, method: Method) -> StoredFacts:
 class Described:
     """Weights that were read, and what they are, before a model is built for them."""
 
-    method: Method
+    method: AnyMethod
     recipe: Recipe
     classes: tuple[str, ...]
     task: Task
@@ -229,7 +229,7 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
 
 
 def initial_weights(
-    method: Method,
+    method: AnyMethod,
     model: nn.Module,
     recipe: Recipe,
     *,
@@ -320,7 +320,7 @@ class StoredFacts:
     task: Task
 
 
-def _said(path: Path, metadata: dict[str, str], method: Method) -> StoredFacts | None:
+def _said(path: Path, metadata: dict[str, str], method: AnyMethod) -> StoredFacts | None:
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
@@ -345,7 +345,9 @@ class _Metadata(StoredModel, extra="ignore"):
     classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]
 
 
-def _read_published(method: Method, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_published(
+    method: AnyMethod, state: dict[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights under our names, and the fields that they tell; no fields where they are another model's."""
     try:
         converted = method.convert(state)
@@ -356,7 +358,7 @@ def _read_published(method: Method, state: dict[str, Tensor], path: Path) -> tup
         return state, {}
 
 
-def _fitted(method: Method, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _fitted(method: AnyMethod, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights for the model's picture size; another model's come back as they are, and are refused by their shapes."""
     try:
         return method.fit_resolution(model, state)
@@ -365,7 +367,7 @@ def _fitted(method: Method, model: nn.Module, state: dict[str, Tensor]) -> dict[
 
 
 def _describe_published(
-    method: Method,
+    method: AnyMethod,
     state: dict[str, Tensor],
     inferred: dict[str, Any],
     path: Path,
@@ -400,14 +402,14 @@ def _describe_published(
     return recipe, names, task
 
 
-def _belongs_to(method: Method, state: dict[str, Tensor], path: Path) -> bool:
+def _belongs_to(method: AnyMethod, state: dict[str, Tensor], path: Path) -> bool:
     try:
         return bool(_read_published(method, state, path)[1])
     except WeightsError:
         return False
 
 
-def _nearest_recipe(method: Method, num_classes: int, inferred: dict[str, Any], overrides: dict[str, Any]) -> str:
+def _nearest_recipe(method: AnyMethod, num_classes: int, inferred: dict[str, Any], overrides: dict[str, Any]) -> str:
     """The first named recipe that agrees with the flags' dataset, the number of classes, and most inferred fields."""
 
     def disagreement(name: str) -> tuple[bool, bool, int]:

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.method import Method
+    from attnbias.methods.engine.method import AnyMethod
 
 GRADCAM = "gradcam"
 """The map kind that every method offers beside its own, so that methods can be compared under one explainer."""
 
 
 def attention_maps(
-    method: Method,
+    method: AnyMethod,
     model: nn.Module,
     images: Tensor,
     classes: Tensor,

@@ -1,18 +1,19 @@
 """The contract between a paper's package and the engine.
 
-A method's `__init__.py` holds one subclass of `Method` and the name METHOD; it imports no torch (heavy modules are
-imported inside the verbs). The engine calls only what stands here and knows no method by name.
+A method's `method.py` holds METHOD, of one subclass of its `Description` and of `Method`. The engine calls only what
+stands here, and what abilities.py adds for some methods, and knows no method by name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from attnbias.data.index import Task
-from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe
+from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,70 +44,59 @@ BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """(pictures (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
 
 
-class Method(ABC):
-    """One paper: its recipes, its model, its loss, and where it looks."""
+R = TypeVar("R", bound=Recipe)
+M = TypeVar("M", bound="nn.Module")
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    paper: ClassVar[str]
-    """Authors, venue, year, arXiv or OpenReview id."""
-    recipe_type: ClassVar[type[Recipe]]
-    recipes: ClassVar[Mapping[str, NamedRecipe]]
-    """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
-    maps: ClassVar[Mapping[str, str]]
-    """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
-    untold: ClassVar[tuple[str, ...]] = ("image_size", "normalize")
-    """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
-    reads_texts: ClassVar[bool] = False
-    """Whether it is asked about pictures in words: `read_texts`, `text_scores` and `text_attention` then take the place
-    of `predict` and `attention` in `visualize`."""
+
+class Method(Description, ABC, Generic[R, M]):
+    """One paper, with recipes R and models M: its model, its loss, and where it looks."""
 
     # What it is made of ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def build_model(self, recipe: Any, num_classes: int, task: Task) -> nn.Module:
+    def build_model(self, recipe: R, num_classes: int, task: Task) -> M:
         """Build the model with fresh weights. `model(images)` (B, 3, H, W) -> logits (B, C)."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Task) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: Batch, recipe: R, task: Task) -> dict[str, Tensor]:
         """Return named scalar terms, `loss` among them: a mean over the samples of the batch (times a constant),
         so that shards of a batch can be weighted by their sizes. `model` may be wrapped: call it only as model(...)."""
 
-    def param_groups(self, model: nn.Module, recipe: Any) -> list[dict[str, Any]]:
+    def param_groups(self, model: M, recipe: R) -> list[dict[str, Any]]:
         """Optimiser groups {"params": [...], "lr": ..., "weight_decay": ...}; default: one group."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": recipe.lr, "weight_decay": recipe.weight_decay}]
 
     @abstractmethod
-    def schedule(self, recipe: Any, steps_per_epoch: int) -> Schedule:
+    def schedule(self, recipe: R, steps_per_epoch: int) -> Schedule:
         """The learning-rate schedule as a pure function of the optimiser step; it ends with the run, also where that is
         after `recipe.steps`: take `total_steps` and `epoch_length` from schedules.py."""
 
     @abstractmethod
-    def transform(self, recipe: Any, train: bool) -> Callable[[Any], Any]:
+    def transform(self, recipe: R, train: bool) -> Callable[[Any], Any]:
         """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
 
-    def batched_transform(self, recipe: Any, train: bool) -> BatchedPictures | None:
+    def batched_transform(self, recipe: R, train: bool) -> BatchedPictures | None:
         """The pipeline of small pictures of one size, on whole batches on the device, with the values of `transform`;
         where a method gives it, splits are kept in memory."""
         return None
 
-    def batch_transform(self, recipe: Any, num_classes: int) -> BatchTransform | None:
+    def batch_transform(self, recipe: R, num_classes: int) -> BatchTransform | None:
         """Mixing of whole training batches, where the recipe asks for it."""
         return None
 
-    def epoch_order(self, recipe: Any, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
+    def epoch_order(self, recipe: R, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
         """Epoch (from 0) -> that epoch's sample indices, where the paper does not use a plain shuffle."""
         return None
 
-    def should_stop(self, recipe: Any, history: list[dict[str, Any]]) -> bool:
+    def should_stop(self, recipe: R, history: list[dict[str, Any]]) -> bool:
         """Whether to stop early, asked after each evaluation. `history` holds {"epoch", "raw", "ema"?} with the measure
         that decides; it is asked on the main process and told to all."""
         return False
 
     def open_dataset(
         self,
-        recipe: Any,
+        recipe: R,
         index: Index,
         *,
         train: bool = False,
@@ -125,14 +115,14 @@ class Method(ABC):
 
     # What it answers -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
+    def predict(self, model: M, images: Tensor, task: Task) -> dict[str, Tensor]:
         """Named arrays with a row a picture, `scores` first: probabilities (B, C), also shown. See `measure_all`."""
         from torch import sigmoid, softmax
 
         logits = model(images).float()
         return {"scores": sigmoid(logits) if task == "multilabel" else softmax(logits, dim=-1)}
 
-    def answer(self, model: nn.Module, batch: Batch, dataset: PictureDataset, recipe: Any) -> dict[str, Tensor]:
+    def answer(self, model: M, batch: Batch, dataset: PictureDataset, recipe: R) -> dict[str, Tensor]:
         """What an evaluation keeps of a batch: named arrays with a row a sample, gathered over processes for
         `measure_all`. One called `targets` takes the place of the batch's targets. The default is `predict`."""
         return self.predict(model, batch["image"], dataset.index.task)
@@ -140,7 +130,7 @@ class Method(ABC):
     @abstractmethod
     def attention(
         self,
-        model: nn.Module,
+        model: M,
         images: Tensor,
         classes: Tensor | None = None,
         *,
@@ -152,51 +142,18 @@ class Method(ABC):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
-    def label_map(self, model: nn.Module, picture: NDArray[np.uint8], recipe: Any) -> NDArray[np.int64] | None:
-        """The class of each pixel of a picture (H, W, 3), as (H, W), where the method tells one."""
-        return None
-
-    def panels(self, model: nn.Module, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """What the model did to its channels, where the method has more to show than maps: block -> what is drawn of it
-        -> one value in [0, 1] a picture and channel, (B, C)."""
-        return {}
-
-    def default_map(self, recipe: Any) -> str:
-        """The kind of map that `attention` gives where none is asked for."""
-        return next(iter(self.maps))
-
-    def default_maps(self, recipe: Any) -> tuple[str, ...]:
-        """The kinds of map that `visualize` draws where none is asked for."""
-        return (self.default_map(recipe),)
-
-    def read_texts(self, recipe: Any, texts: Sequence[str], home: Path | None) -> Batch:
-        """What a batch holds of these texts, one a picture; `home` is the folder of the recipe's prepared set.
-
-        Raises:
-            UsageError: the method is not asked in words, or not about one picture.
-        """
-        raise UsageError(f"method '{self.name}' is asked by class (--classes), not in words")
-
-    def text_scores(self, model: nn.Module, batch: Batch, task: Task) -> Tensor | None:
-        """Probabilities (B, C) of the classes as answers to a batch of pictures and texts; None if there are none."""
-        return None
-
-    def text_attention(self, model: nn.Module, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
-        """Where the model looked for each text: (B, h, w), non-negative, float32, at the feature resolution."""
-        raise UsageError(f"method '{self.name}' is asked by class (--classes), not in words")
-
-    def gradcam_layer(self, model: nn.Module) -> nn.Module:
+    def gradcam_layer(self, model: M) -> nn.Module:
         """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
 
-    def measure(self, recipe: Any, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: R, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
         from attnbias.methods.engine.evaluation.measures import multilabel_measures, singlelabel_measures
 
         return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
 
     def measure_all(
-        self, recipe: Any, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
+        self, recipe: R, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
     ) -> dict[str, Any]:
         """Measures of everything that `answer` gave for a split: those of `scores`, and of others as NAME/MEASURE."""
         measures: dict[str, Any] = {}
@@ -205,38 +162,25 @@ class Method(ABC):
             measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
         return measures
 
-    def reference_curves(self, recipe: Any) -> Mapping[str, Mapping[int, float]]:
-        """Training curves that the authors published for this recipe's dataset: their names -> epoch (from 1) -> the
-        measure that decides."""
-        return {}
-
-    def published_log(self, recipe: Any, records: list[dict[str, Any]]) -> tuple[str, str] | None:
-        """Name and content of the log that the paper's program writes, as a view of the lines of metrics.jsonl."""
-        return None
-
-    def deciding_measure(self, task: Task) -> str:
-        """The measure (higher is better) that picks the best checkpoint."""
-        return "mAP" if task == "multilabel" else "top1"
-
     # Published weights -----------------------------------------------------------------------------------------------
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Translate published parameter names into ours (wrapper prefixes are already gone)."""
         return state
 
-    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def fit_resolution(self, model: M, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resize what depends on the picture's size, such as position embeddings, to what the model was built for."""
         return state
 
-    def fit_classes(self, state: dict[str, Tensor], recipe: Any) -> dict[str, Tensor]:
+    def fit_classes(self, state: dict[str, Tensor], recipe: R) -> dict[str, Tensor]:
         """Pick the classifiers of the recipe's classes out of weights that were trained on a set with more classes."""
         return state
 
-    def load_parts(self, model: nn.Module, recipe: Any) -> None:
+    def load_parts(self, model: M, recipe: R) -> None:
         """Fill the parts of a fresh model that the recipe itself names weights for, such as a text encoder."""
         return
 
-    def load_backbone(self, model: nn.Module, recipe: Any, state: dict[str, Tensor], path: Path) -> None:
+    def load_backbone(self, model: M, recipe: R, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
         raise UsageError(f"method '{self.name}' takes no --backbone-weights")
 
@@ -244,24 +188,6 @@ class Method(ABC):
         """Recipe fields that converted weights tell by their names and shapes, plus `num_classes`."""
         return {}
 
-    # Recipes ---------------------------------------------------------------------------------------------------------
 
-    def named_recipe(self, name: str) -> NamedRecipe:
-        """Return a named recipe, or raise UsageError with the nearest name."""
-        if name not in self.recipes:
-            raise UsageError(
-                f"method '{self.name}' has no recipe '{name}'{did_you_mean(name, self.recipes)}; "
-                f"see: attnbias list recipes {self.name}"
-            )
-        return self.recipes[name]
-
-    def default_recipe(self, dataset: str | None = None, task: Task | None = None) -> str:
-        """Name of the first recipe for this dataset, else of the first one for this task, else of the first of all.
-
-        The task counts where a method has several, as a field of its recipe.
-        """
-        of_task = [name for name, named in self.recipes.items() if task in (None, getattr(named.recipe, "task", None))]
-        for name in of_task:
-            if dataset in (None, self.recipes[name].recipe.dataset):
-                return name
-        return next(iter(of_task), next(iter(self.recipes)))
+AnyMethod = Method[Any, Any]
+"""A method as the engine and the command line hold it, whatever its recipe and its model."""

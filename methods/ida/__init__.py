@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import ClassVar
 
-from attnbias.data.index import Task
-from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.ida.recipe import RECIPES, IDARecipe, schedule, should_stop
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-    from torchvision.transforms import v2
-
-    from attnbias.methods.ida.model import IDA
+from attnbias.methods.engine.description import Description
+from attnbias.methods.ida.recipe import RECIPES, IDARecipe
 
 
-class InterventionalDualAttention(Method):
+class IDADescription(Description):
     """Multi-label classification whose attention is sampled several times, against the confounding context."""
 
     name = "ida"
@@ -31,109 +21,6 @@ class InterventionalDualAttention(Method):
         "spatial": "Class-wise attention over positions, averaged over the samples; --head picks one. CAM if linear.",
         "tokens": "Attention between the samples' tokens in the last layer, or layer --head: N x N, no places.",
     }
-
-    def build_model(self, recipe: IDARecipe, num_classes: int, task: Task) -> nn.Module:
-        """Build the backbone and its classifier with fresh weights."""
-        from attnbias.methods.engine.backbones import build_backbone
-        from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
-
-        backbone = build_backbone(recipe.backbone, recipe.image_size)
-        if recipe.classifier == "linear":
-            return IDA(backbone, LinearClassifier(backbone.num_features, num_classes))
-        head = InterventionalClassifier(
-            backbone.num_features,
-            num_classes,
-            samples=recipe.samples,
-            heavy=recipe.heavy,
-            beta=recipe.beta,
-            token_layout=recipe.token_layout,
-        )
-        return IDA(backbone, head)
-
-    def loss(self, model: nn.Module, batch: Batch, recipe: IDARecipe, task: Task) -> dict[str, Tensor]:
-        """Binary cross-entropy or the asymmetric loss; cross-entropy on single-label sets."""
-        from attnbias.methods.ida.loss import classification_loss
-
-        return {"loss": classification_loss(model(batch["image"]), batch["target"], recipe, task)}
-
-    def param_groups(self, model: nn.Module, recipe: IDARecipe) -> list[dict[str, Any]]:
-        """Two groups in the program's order (without decay first; the backbone first), or one."""
-        if recipe.param_groups == "single":
-            return super().param_groups(model, recipe)
-        if recipe.param_groups == "no_decay_1d":
-            from attnbias.methods.engine.training.optim import decay_groups, is_vector
-
-            return decay_groups(model, recipe, is_vector)
-        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # of the backbone, and not
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parts[name.startswith("backbone.")].append(parameter)
-        # torch's OneCycleLR sets one highest rate for all groups: in the program the factor is lost.
-        lr = recipe.lr if recipe.legacy_shared_lr else recipe.lr * recipe.backbone_lr_factor
-        return [
-            {"params": parts[True], "lr": lr, "weight_decay": recipe.weight_decay},
-            {"params": parts[False], "lr": recipe.lr, "weight_decay": recipe.weight_decay},
-        ]
-
-    def schedule(self, recipe: IDARecipe, steps_per_epoch: int) -> Schedule:
-        """One cycle over the whole run, Adam's beta1 with it; or steps by epoch."""
-        return schedule(recipe, steps_per_epoch)
-
-    def transform(self, recipe: IDARecipe, train: bool) -> v2.Compose:
-        """Square resize for evaluation. For training also cutout and RandAugment (no flip), or crop and flip."""
-        from torchvision.transforms import v2
-
-        from attnbias.data.transforms import basic
-        from attnbias.data.transforms.cutout import RandomCutout
-        from attnbias.data.transforms.multiscale_crop import MARGIN, MultiScaleCrop
-        from attnbias.data.transforms.randaugment import RandAugmentPolicy
-
-        size = recipe.image_size
-        if not train:
-            return basic.eval_transform(size, recipe.normalize)
-        if recipe.augmentation == "shift":
-            return basic.train_transform(size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
-        if recipe.augmentation == "multiscale_crop":
-            steps = [basic.square_resize(size + MARGIN), MultiScaleCrop(size), v2.RandomHorizontalFlip()]
-        else:
-            cutout = [RandomCutout(round(recipe.cutout * size))] if recipe.cutout else []
-            steps = [basic.square_resize(size), *cutout, RandAugmentPolicy()]
-        return v2.Compose([*steps, basic.ToNormalizedTensor(*basic.normalization(recipe.normalize))])
-
-    def should_stop(self, recipe: IDARecipe, history: list[dict[str, Any]]) -> bool:
-        """The program's rule, where the recipe sets a patience."""
-        return recipe.patience is not None and should_stop(history, recipe.patience)
-
-    def attention(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        classes: Tensor | None = None,
-        *,
-        kind: str | None = None,
-        head: int | None = None,
-    ) -> Tensor:
-        """The first attention, where each map sums to 1, or the second: (B, K, N, N), each row sums to 1.
-
-        `head` picks a sample of the first (None averages them) or a layer of the second (None is the last).
-        """
-        from attnbias.methods.ida.attention import spatial_attention, token_attention
-
-        if kind == "tokens":
-            return token_attention(cast("IDA", model), images, classes, head)
-        return spatial_attention(cast("IDA", model), images, classes, head)
-
-    def gradcam_layer(self, model: nn.Module) -> nn.Module:
-        """The whole backbone: its output is what the classifier sees."""
-        return model.get_submodule("backbone")
-
-    def measure(self, recipe: IDARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
-        """The shared measures; average precision by the program's rule (all-point interpolation)."""
-        from attnbias.methods.engine.evaluation.measures import multilabel_measures
-
-        if task == "multilabel":
-            return multilabel_measures(targets, scores, rule="interpolated")
-        return super().measure(recipe, targets, scores, task)
 
     def reference_curves(self, recipe: IDARecipe) -> dict[str, dict[int, float]]:
         """The two published logs, raw and averaged weights, for COCO."""
@@ -149,29 +36,5 @@ class InterventionalDualAttention(Method):
                     curves.setdefault(f"{run}{words}", {})[int(epoch) + 1] = value
         return curves
 
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Translate the published program's parameter names."""
-        from attnbias.methods.ida.convert import convert
 
-        return convert(state)
-
-    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Tell backbone, head, samples, light or heavy, and classes from the weights."""
-        from attnbias.methods.ida.convert import infer
-
-        return infer(state)
-
-    def fit_classes(self, state: dict[str, Tensor], recipe: IDARecipe) -> dict[str, Tensor]:
-        """Start VOC from a model of COCO: its 80 classes hold VOC's 20."""
-        from attnbias.methods.ida.convert import coco_to_voc
-
-        return coco_to_voc(state) if recipe.dataset == "voc07" else state
-
-    def load_backbone(self, model: nn.Module, recipe: IDARecipe, state: dict[str, Tensor], path: Path) -> None:
-        """Fill the backbone from ImageNet weights of torchvision, timm or Microsoft's Swin release."""
-        from attnbias.methods.engine.backbones import load_backbone
-
-        load_backbone(model.get_submodule("backbone"), state, path)
-
-
-METHOD = InterventionalDualAttention()
+DESCRIPTION = IDADescription()

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from attnbias.data.index import Task
-from attnbias.methods.engine.method import Batch, Method, Schedule
-from attnbias.methods.llb.recipe import RECIPES, LLBRecipe, schedule
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
+from attnbias.methods.engine.description import Description
+from attnbias.methods.llb.recipe import RECIPES, LLBRecipe
 
 
-class LLBMethod(Method):
+class LLBDescription(Description):
     """Label-focused latent-object biasing."""
 
     name = "llb"
@@ -31,118 +23,5 @@ class LLBMethod(Method):
         "objects": "share of each patch's strongest latent object, or of object number --head",
     }
 
-    def build_model(self, recipe: LLBRecipe, num_classes: int, task: Task) -> nn.Module:
-        from attnbias.methods.llb.model import LLB
 
-        return LLB(recipe, num_classes, task)
-
-    def loss(self, model: nn.Module, batch: Batch, recipe: LLBRecipe, task: Task) -> dict[str, Tensor]:
-        from attnbias.methods.llb.loss import llb_loss
-
-        output = model(batch["image"], output="training")
-        return llb_loss(output, batch["target"], recipe.entropy_weight, recipe.visual_weight, task)
-
-    def schedule(self, recipe: LLBRecipe, steps_per_epoch: int) -> Schedule:
-        """One of five curves, once an epoch."""
-        return schedule(recipe, steps_per_epoch)
-
-    def transform(self, recipe: LLBRecipe, train: bool) -> Callable[[Any], Any]:
-        """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""
-        from torchvision.transforms import InterpolationMode, RandAugment, v2
-
-        from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
-
-        side = round(recipe.image_size / recipe.crop_ratio)
-        mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
-        squashed = v2.Resize((side, side), interpolation=mode, antialias=True)
-        resize = squashed if recipe.squash and not train else ShortSideResize(side, mode)
-        steps: list[Any] = [resize, v2.CenterCrop(recipe.image_size)]
-        if train and recipe.randaugment_ops:
-            # The first version's: the second draws its operations in another order, so seeds would give other pictures.
-            steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
-        return v2.Compose([*steps, ToNormalizedTensor(*normalization(recipe.normalize))])
-
-    def predict(self, model: nn.Module, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """The mixture, both branches and object usage from one pass; multi-label work mixes sigmoids class by class."""
-        mixed, visual, branch, usage = model(images, output="predictions")
-        scores = {"scores": mixed, "visual": visual, "branch": branch}
-        return scores if usage is None else scores | {"objects": usage}
-
-    def measure(self, recipe: LLBRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
-        """In single-label work also the loss of the mixture, and the figure that the program prints as its loss."""
-        from attnbias.methods.llb.measures import negative_log_likelihood, program_loss
-
-        measures = super().measure(recipe, targets, scores, task)
-        if task == "singlelabel":
-            measures["nll"] = negative_log_likelihood(targets, scores)
-            measures["program_loss"] = program_loss(targets, scores)
-        return measures
-
-    def measure_all(
-        self, recipe: LLBRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
-        """Also the deciding measure at every alpha, how the branches agree (single-label), and object usage."""
-        from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures
-
-        probabilities = {name: values for name, values in scores.items() if name != "objects"}
-        measures = super().measure_all(recipe, targets, probabilities, task)
-        deciding = self.deciding_measure(task)
-        for alpha, found in alpha_sweep(targets, scores["visual"], scores["branch"], task).items():
-            measures[f"alpha_{alpha:g}/{deciding}"] = found[deciding]
-        if task == "singlelabel":
-            masks = agreement(targets, scores["visual"], scores["branch"])
-            measures |= {f"agreement/{name}": 100 * float(mask.mean()) for name, mask in masks.items()}
-        if "objects" in scores:
-            measures |= {f"objects/{name}": value for name, value in object_measures(scores["objects"].mean(0)).items()}
-        return measures
-
-    def attention(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        classes: Tensor | None = None,
-        *,
-        kind: str | None = None,
-        head: int | None = None,
-    ) -> Tensor:
-        from attnbias.methods.llb.attention import attention
-        from attnbias.methods.llb.model import LLB
-
-        assert isinstance(model, LLB)
-        count = model.backbone.num_classes if classes is None else classes.shape[-1]
-        return attention(model, images, count, kind or next(iter(self.maps)), head)
-
-    def gradcam_layer(self, model: nn.Module) -> nn.Module:
-        """The visual branch's last attention input: the customary layer of a vision transformer."""
-        from attnbias.methods.llb.model import LLB
-
-        assert isinstance(model, LLB)
-        layer: nn.Module = model.backbone.blocks[-1].get_submodule("norm1")
-        return layer
-
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        from attnbias.methods.llb.convert import convert
-
-        return convert(state)
-
-    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        from attnbias.methods.llb.convert import fit_resolution
-        from attnbias.methods.llb.model import LLB
-
-        assert isinstance(model, LLB)
-        return fit_resolution(model, state)
-
-    def load_backbone(self, model: nn.Module, recipe: LLBRecipe, state: dict[str, Tensor], path: Path) -> None:
-        from attnbias.methods.llb.convert import load_backbone
-        from attnbias.methods.llb.model import LLB
-
-        assert isinstance(model, LLB)
-        logging.getLogger(__name__).warning("%s", load_backbone(model, state, path))
-
-    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        from attnbias.methods.llb.convert import infer
-
-        return infer(state)
-
-
-METHOD = LLBMethod()
+DESCRIPTION = LLBDescription()

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.sets.demo import PRESETS, TRAIN_DIGITS, Placed, Settings, plan, render
-from attnbias.methods.absvit import METHOD
 from attnbias.methods.absvit.attention import feature_norms, object_vectors, top_of_range
+from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.engine.evaluation.statistics import bootstrap

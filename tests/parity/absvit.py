@@ -36,7 +36,8 @@ from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
 from attnbias.data.transforms.corruptions import PUBLISHED_SIZE, precropped_transform
-from attnbias.methods.absvit import METHOD, attention, augment, recipe
+from attnbias.methods.absvit import attention, augment, recipe
+from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.evaluation import robustness
 from attnbias.methods.engine.evaluation.attacks import Attack, adversarial

@@ -14,7 +14,8 @@ from golden_case import Golden
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from attnbias.methods.absvit import METHOD, attention, augment, convert, loss, recipe
+from attnbias.methods.absvit import attention, augment, convert, loss, recipe
+from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.maps import attention_weights
 from attnbias.weights.files import match_state, read_checkpoint

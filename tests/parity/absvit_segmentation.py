@@ -19,11 +19,11 @@ from attnbias.data.label_maps import IGNORE
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k, palette
 from attnbias.data.sets.segmentation_sets import REDUCED
 from attnbias.methods.absvit.convert import resize_pos_embed
-from attnbias.methods.absvit.segmentation import METHOD, NO_DECAY
 from attnbias.methods.absvit.segmentation.heads import FCNHead, UPerHead
 from attnbias.methods.absvit.segmentation.inference import likeliest, probabilities, view_logits
 from attnbias.methods.absvit.segmentation.loss import pixel_loss
 from attnbias.methods.absvit.segmentation.measures import area_measures, class_measures, count_areas
+from attnbias.methods.absvit.segmentation.method import METHOD, NO_DECAY
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.display.segments import paint

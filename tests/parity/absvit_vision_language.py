@@ -13,8 +13,9 @@ from golden_case import Golden, Settings, UncomputedSetting
 from torch import Tensor
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES
-from attnbias.methods.absvit.vision_language import METHOD, attention, convert, loss, metrics
+from attnbias.methods.absvit.vision_language import attention, convert, loss, metrics
 from attnbias.methods.absvit.vision_language.groups import frozen, grouped
+from attnbias.methods.absvit.vision_language.method import METHOD
 from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, TEXT_ENCODERS, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import build_text

@@ -22,9 +22,9 @@ from torch import Tensor
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.sets import voc
-from attnbias.methods.csra import METHOD
 from attnbias.methods.csra.convert import convert
 from attnbias.methods.csra.loss import classification_loss
+from attnbias.methods.csra.method import METHOD
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import TEMPERATURES, CSRARecipe
 from attnbias.methods.engine.backbones import TimmFeatures

@@ -20,7 +20,7 @@ from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.voc import read_voc
 from attnbias.data.sets.wider import read_wider
 from attnbias.data.transforms.basic import ToNormalizedTensor
-from attnbias.methods.csra import METHOD
+from attnbias.methods.csra.method import METHOD
 from attnbias.methods.engine.recipe import revise
 
 

@@ -26,10 +26,10 @@ from attnbias.data.transforms.randaugment import OPERATIONS, STEPS, apply_operat
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.recipe import parse, revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
-from attnbias.methods.ida import METHOD
 from attnbias.methods.ida.convert import convert, convert_classifier
 from attnbias.methods.ida.curves import reference_curves
 from attnbias.methods.ida.loss import asymmetric_loss, classification_loss
+from attnbias.methods.ida.method import METHOD
 from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
 from attnbias.methods.ida.recipe import IDARecipe, best_of
 

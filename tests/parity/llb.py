@@ -21,10 +21,10 @@ from attnbias.methods.engine.evaluation.measures import top_accuracy
 from attnbias.methods.engine.maps import attention_weights
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
-from attnbias.methods.llb import METHOD
 from attnbias.methods.llb.attention import attention, object_maps
 from attnbias.methods.llb.loss import object_usage, objective, usage_entropy
 from attnbias.methods.llb.measures import agreement, mix, negative_log_likelihood, program_loss
+from attnbias.methods.llb.method import METHOD
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import SIZES, Family, LLBRecipe, ViTSize
 

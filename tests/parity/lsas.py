@@ -23,11 +23,11 @@ from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
-from attnbias.methods.lsas import METHOD
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.convert import convert, infer, our_name
 from attnbias.methods.lsas.log import COLUMNS, log_row, log_text, weighted_mean
 from attnbias.methods.lsas.loss import smoothed_cross_entropy
+from attnbias.methods.lsas.method import METHOD
 from attnbias.methods.lsas.model import (
     BasicBlock,
     Bottleneck,

@@ -5,33 +5,14 @@ A second method of the same paper; `attnbias train absvit --task vqa` leads here
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import ClassVar
 
 from attnbias.data.index import Task
-from attnbias.methods.absvit.vision_language.groups import frozen, grouped
-from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe, schedule
-from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Batch, Method, Schedule
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
-    from attnbias.data.datasets import PictureDataset
-    from attnbias.data.index import Index
-    from attnbias.data.language import LanguageDataset
-    from attnbias.data.pictures import Decode
-    from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
-
-BETAS = 0.9, 0.98
-"""The program's AdamW."""
+from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
+from attnbias.methods.engine.description import Description
 
 
-class VisionLanguageMethod(Method):
+class VisionLanguageDescription(Description):
     """METER's fusion on an AbSViT whose second pass the text steers."""
 
     name = "absvit-vision-language"
@@ -46,206 +27,13 @@ class VisionLanguageMethod(Method):
     }
     reads_texts = True
 
-    def build_model(self, recipe: VisionLanguageRecipe, num_classes: int, task: Task) -> nn.Module:
-        """Build the model of the recipe's task; `model(batch)` gives `Answers`."""
-        from attnbias.methods.absvit.vision_language.model import build
-
-        if task != recipe.task:
-            raise UsageError(f"the recipe is of task {recipe.task}, dataset '{recipe.dataset}' of task {task}")
-        model = build(recipe, num_classes)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not frozen(name, recipe))
-        return model
-
-    def loss(self, model: nn.Module, batch: Batch, recipe: VisionLanguageRecipe, task: Task) -> dict[str, Tensor]:
-        """The task's loss; retrieval adds the matching head's, VQA the reconstruction error."""
-        from attnbias.methods.absvit.vision_language.loss import drawn_matches, task_loss
-
-        target = batch["target"]
-        match = drawn_matches(len(target), target.device) if recipe.task == "retrieval" else None
-        weight = recipe.reconstruction_weight if recipe.top_down else 0.0
-        answers = model(batch, match=match, reconstruct=weight > 0)
-        return task_loss(answers, target, recipe.task, weight, match)
-
-    def param_groups(self, model: nn.Module, recipe: VisionLanguageRecipe) -> list[dict[str, Any]]:
-        """The program's groups: the rest, head, fusion and feedback, each with and without decay."""
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        return [
-            {
-                "params": [parameters[name] for name in group.names],
-                "lr": group.lr,
-                "weight_decay": group.weight_decay,
-                **({} if recipe.optimizer == "sgd" else {"betas": BETAS}),
-            }
-            for group in grouped(parameters, recipe)
-        ]
-
-    def schedule(self, recipe: VisionLanguageRecipe, steps_per_epoch: int) -> Schedule:
-        """Linear warm-up, then polynomial or cosine decay."""
-        return schedule(recipe, steps_per_epoch)
-
-    def transform(self, recipe: VisionLanguageRecipe, train: bool) -> Callable[[Any], Any]:
-        """METER's pipelines; only RandAugment draws."""
-        from attnbias.data.transforms.language import RANDAUGMENT, language_transform
-
-        name = "vit" if recipe.normalize == "half" else recipe.normalize
-        return language_transform(name + (RANDAUGMENT if train and recipe.rand_augment else ""), recipe.image_size)
-
-    def open_dataset(
-        self,
-        recipe: VisionLanguageRecipe,
-        index: Index,
-        *,
-        train: bool = False,
-        on_bad_image: Literal["error", "skip"] = "error",
-        decode: Decode = "exact",
-    ) -> PictureDataset:
-        """Pictures with their texts; retrieval trains with false ones, and is measured picture by picture.
-
-        Raises:
-            UsageError: the set is of another task, its tokenizer knows more words than the text encoder, or fast
-                decoding.
-        """
-        from attnbias.data.index import Index
-        from attnbias.data.language import LanguageDataset, load_tokenizer
-        from attnbias.data.prepared import index_path
-
-        if index.task != recipe.task:
-            raise UsageError(f"dataset '{index.dataset}' is of task {index.task}, the recipe of {recipe.task}")
-        if decode == "fast":
-            raise UsageError("--decode fast: pictures with texts are decoded exactly; use --decode exact")
-        if train and recipe.train_split is not None and index.home is not None:
-            index = Index.read(index_path(index.home, recipe.train_split))
-        tokenizer = load_tokenizer(recipe.tokenizer, index.home)
-        if len(tokenizer) > recipe.vocabulary:
-            raise UsageError(
-                f"the tokenizer '{recipe.tokenizer}' has {len(tokenizer)} words, the text encoder {recipe.vocabulary}; "
-                f"add --vocabulary {len(tokenizer)}"
-            )
-        negatives = train and recipe.task == "retrieval"
-        return LanguageDataset(
-            index,
-            self.transform(recipe, train),
-            tokenizer=tokenizer,
-            max_length=recipe.max_text_length,
-            false_image=negatives,
-            false_texts=recipe.false_texts if negatives else 0,
-            pictures_once=recipe.task == "retrieval" and not train,
-            seed=recipe.seed,
-            on_bad_image=on_bad_image,
-        )
-
-    def answer(
-        self, model: nn.Module, batch: Batch, dataset: PictureDataset, recipe: VisionLanguageRecipe
-    ) -> dict[str, Tensor]:
-        """Each class's probability; of vqa the answer that was chosen and the score that it earns; of retrieval a
-        picture's fit with every caption."""
-        network = cast("VisionLanguageModel", model)
-        if recipe.task == "retrieval":
-            from attnbias.methods.absvit.vision_language.retrieval import rank_captions
-
-            return rank_captions(network, batch, cast("LanguageDataset", dataset).captions())
-        logits = network(batch).logits.float()
-        if recipe.task != "vqa":
-            return {"scores": logits.softmax(1)}
-        chosen = logits.argmax(1)
-        # A row of 3129 soft scores a question would be gigabytes; what the answer earns is all that counts.
-        return {"answer": chosen, "targets": batch["target"].gather(1, chosen[:, None])[:, 0]}
-
-    def measure_all(
-        self, recipe: VisionLanguageRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
-        """VQA score, accuracy, or recall among the first 1, 5 and 10 both ways, in per cent."""
-        from attnbias.methods.absvit.vision_language.metrics import accuracy, recall
-
-        if task == "vqa":
-            return {"vqa_score": 100 * float(targets.mean())}
-        if task != "retrieval":
-            return {"accuracy": 100 * accuracy(scores["scores"], targets)}
-        measures = {name: 100 * value for name, value in recall(scores["fit"], targets.astype(bool)).items()}
-        return {**measures, "r1_sum": measures["ir_r1"] + measures["tr_r1"]}
+    def default_maps(self, recipe: VisionLanguageRecipe) -> tuple[str, ...]:
+        """The mask beside the attention, where the text steers the picture's side."""
+        return ("mask", "attention") if recipe.top_down else ("attention",)
 
     def deciding_measure(self, task: Task) -> str:
         """The program's: VQA score, accuracy, or the sum of both recalls at 1."""
         return {"vqa": "vqa_score", "retrieval": "r1_sum"}.get(task, "accuracy")
 
-    def attention(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        classes: Tensor | None = None,
-        *,
-        kind: str | None = None,
-        head: int | None = None,
-    ) -> Tensor:
-        """Not without a text: `attention.text_maps` asks for one."""
-        raise UsageError(f"method '{self.name}' looks where a text says; classes alone say nothing")
 
-    def default_maps(self, recipe: VisionLanguageRecipe) -> tuple[str, ...]:
-        """The mask beside the attention, where the text steers the picture's side."""
-        return ("mask", "attention") if recipe.top_down else ("attention",)
-
-    def read_texts(self, recipe: VisionLanguageRecipe, texts: Sequence[str], home: Path | None) -> Batch:
-        """Token ids and masks (B, L)."""
-        from attnbias.data.language import encode, load_tokenizer
-
-        if recipe.task == "nlvr2":
-            raise UsageError("a statement of nlvr2 is about two pictures; visualize shows one")
-        ids, mask = encode(load_tokenizer(recipe.tokenizer, home), texts, recipe.max_text_length)
-        return {"text_ids": ids, "text_mask": mask}
-
-    def text_scores(self, model: nn.Module, batch: Batch, task: Task) -> Tensor | None:
-        """How well each answer fits (vqa: on its own, else beside the others); a caption has no answers."""
-        if task == "retrieval":
-            return None
-        logits = model(batch).logits.float()
-        return cast("Tensor", logits.sigmoid() if task == "vqa" else logits.softmax(-1))
-
-    def text_attention(self, model: nn.Module, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
-        """The program's maps (`attention.text_maps`)."""
-        from attnbias.methods.absvit.vision_language.attention import text_maps
-
-        network = cast("VisionLanguageModel", model)
-        return text_maps(network, batch["image"], batch["text_ids"], batch["text_mask"], kind, head)
-
-    def gradcam_layer(self, model: nn.Module) -> nn.Module:
-        """The norm before the last block's attention: behind it, no patch token reaches the class token."""
-        vision = cast("VisionLanguageModel", model).vit_model
-        return vision.get_submodule(f"blocks.{len(vision.blocks) - 1}.norm1")
-
-    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Published names are ours; what nothing uses goes."""
-        from attnbias.methods.absvit.vision_language.convert import convert
-
-        return convert(state)
-
-    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Tell task, sizes and classes from the weights."""
-        from attnbias.methods.absvit.vision_language.convert import infer
-
-        return infer(state)
-
-    def fit_resolution(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resize the position embedding to the model's picture size."""
-        from attnbias.methods.absvit.vision_language.convert import fit_resolution
-
-        return fit_resolution(cast("VisionLanguageModel", model), state)
-
-    def load_parts(self, model: nn.Module, recipe: VisionLanguageRecipe) -> None:
-        """Start the text encoder from the recipe's `text_weights`."""
-        from attnbias.methods.absvit.vision_language.text import load_text
-
-        if recipe.text_weights is not None:
-            load_text(model.get_submodule("text_transformer"), recipe.text_weights)
-
-    def load_backbone(
-        self, model: nn.Module, recipe: VisionLanguageRecipe, state: dict[str, Tensor], path: Path
-    ) -> None:
-        """Start from the program's vision pretraining, or from its model of another task; fresh tensors are named."""
-        from attnbias.methods.absvit.vision_language.convert import start
-
-        if fresh := start(cast("VisionLanguageModel", model), state, path):
-            logging.getLogger(__name__).warning("%d tensors start fresh: %s", len(fresh), ", ".join(fresh))
-
-
-METHOD = VisionLanguageMethod()
+DESCRIPTION = VisionLanguageDescription()

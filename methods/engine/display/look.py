@@ -17,6 +17,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index
 from attnbias.data.published_tests import competing_classes, competing_scores, own_transform
 from attnbias.data.segmentation import LabelMapDataset
+from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
@@ -212,9 +213,10 @@ def _competing(photo: Photo, scores: NDArray[np.float32]) -> NDArray[np.float32]
 
 def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
     """The panels of each picture."""
+    shown = loaded.method.panels(loaded.model, images) if isinstance(loaded.method, ShowsChannels) else {}
     arrays = {
         block: {name: values.float().cpu().numpy() for name, values in vectors.items()}
-        for block, vectors in loaded.method.panels(loaded.model, images).items()
+        for block, vectors in shown.items()
     }
     return [
         {block: {name: values[place] for name, values in vectors.items()} for block, vectors in arrays.items()}
@@ -224,8 +226,10 @@ def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
 
 def _segments(loaded: Loaded, photo: Photo) -> Segments | None:
     """The class of each pixel, where the method tells it."""
+    if not isinstance(loaded.method, LabelsPixels):
+        return None
     predicted = loaded.method.label_map(loaded.model, np.asarray(photo.picture.convert("RGB")), loaded.recipe)
-    return None if predicted is None else Segments(predicted, photo.labels, tuple(loaded.classes))
+    return Segments(predicted, photo.labels, tuple(loaded.classes))
 
 
 def _predicted(loaded: Loaded, scores: NDArray[np.float32], segments: Segments | None) -> tuple[int, ...]:

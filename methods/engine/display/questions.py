@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.display.gallery import View
 from attnbias.methods.engine.display.look import Column, Photo, Seen, place_input
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import normalise
 from attnbias.methods.engine.method import Batch
+from attnbias.methods.engine.recipe import Recipe
 
 ANSWERS = 5
 """Answers named of each question, the best first."""
@@ -54,7 +58,7 @@ def ask(
                 for pair in zip(_answers(column, batches[key][0]), people, strict=True)
             ]
         batch, frames = batches[key]
-        maps = method.text_attention(model, batch, kind=column.kind, head=column.head)  # (M, h, w)
+        maps = _asked(column.loaded).text_attention(model, batch, kind=column.kind, head=column.head)  # (M, h, w)
         drawn, plain = normalise(maps, rule).cpu().numpy(), maps.float().cpu().numpy()
         for place, frame in enumerate(frames):
             rows = {texts.index(asked[row]): row for row, owner in enumerate(places) if owner == place}
@@ -80,14 +84,25 @@ def _batch(
     transform = loaded.method.transform(loaded.recipe, train=False)
     placed = [place_input(transform, photo.picture) for photo in photos]
     batch = {"image": torch.stack([placed[place][0] for place in places])}
-    batch |= loaded.method.read_texts(loaded.recipe, texts, home)
+    batch |= _asked(loaded).read_texts(loaded.recipe, texts, home)
     return {name: value.to(device) for name, value in batch.items()}, [frame for _, frame in placed]
+
+
+def _asked(loaded: Loaded) -> ReadsTexts[Recipe, nn.Module]:
+    """The method as one that is asked in words.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(loaded.method, ReadsTexts):
+        raise UsageError(f"method '{loaded.method.name}' is asked by class (--classes), not in words")
+    return loaded.method
 
 
 def _answers(column: Column, batch: Batch) -> list[str]:
     """The best answers to each text of a batch in words; empty where the model has none to give."""
     loaded = column.loaded
-    scores = loaded.method.text_scores(loaded.model, batch, loaded.task)
+    scores = _asked(loaded).text_scores(loaded.model, batch, loaded.task)
     if scores is None:
         return [""] * len(batch["image"])
     best = scores.topk(min(ANSWERS, scores.shape[1]))

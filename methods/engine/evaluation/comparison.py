@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from attnbias.data.index import Task
 from attnbias.data.reading import reading
-from attnbias.methods import get_method
+from attnbias.methods import get_description
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.evaluations import BIAS_MEASURES, Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
-from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.stored import known_method
@@ -37,7 +37,7 @@ class Run:
     """What a run folder says of itself."""
 
     path: Path
-    method: Method
+    method: Description
     recipe: Recipe
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     """Split -> epoch -> the measure that decides; of raw and averaged weights the better one on the first split."""
@@ -88,7 +88,7 @@ def read_run(path: Path) -> Run:
     """
     try:
         with reading(path / "recipe.yaml", "train again", WeightsError):
-            method = get_method(known_method(read_yaml(path / "recipe.yaml").get("method")))
+            method = get_description(known_method(read_yaml(path / "recipe.yaml").get("method")))
             recipe = read_recipe(path / "recipe.yaml", method.recipe_type, method.name)
         evaluated = [line for line in MetricsLog(path).records() if "weights" in line]
     except UsageError as error:
@@ -103,7 +103,7 @@ def read_run(path: Path) -> Run:
     return Run(path, method, recipe, *_curves(method, evaluated), stored)
 
 
-def _curves(method: Method, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
+def _curves(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
     """The measure that decides over epochs, and its name."""
     names = [method.deciding_measure(task) for task in get_args(Task)]
     measure = next((name for line in evaluated for name in names if name in line), "")

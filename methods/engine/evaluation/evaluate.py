@@ -20,7 +20,7 @@ from attnbias.data.published_tests import competing_classes, competing_scores
 from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.training.sampler import EvaluationSampler
@@ -49,7 +49,7 @@ class Evaluation(Answers):
 
 
 def evaluate(
-    method: Method, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
+    method: AnyMethod, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
 ) -> Evaluation:
     """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised.
 
@@ -65,7 +65,7 @@ def evaluate(
 
 @torch.no_grad()
 def answer_all(
-    method: Method,
+    method: AnyMethod,
     model: nn.Module,
     dataset: PictureDataset,
     recipe: Recipe,

@@ -17,7 +17,7 @@ from attnbias.data.reading import StoredModel, read_json, reading, shown
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_facts
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe, changed
 from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.options import Options
@@ -56,7 +56,7 @@ class Data:
         return json.dumps(Described(splits=self.fingerprints).model_dump(), indent=1) + "\n"
 
 
-def check_goes_on(checkpoint: Path, method: Method, recipe: Recipe, data: Data) -> list[str]:
+def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Data) -> list[str]:
     """Check that a complete checkpoint was trained by this recipe on this data; warnings of what it does not tell.
 
     Raises:
@@ -109,7 +109,7 @@ def _described(checkpoint: Path) -> Mapping[str, Fingerprint]:
         return {}
 
 
-def check_processes_agree(control: Control, method: Method, recipe: Recipe, options: Options, data: Data) -> None:
+def check_processes_agree(control: Control, method: AnyMethod, recipe: Recipe, options: Options, data: Data) -> None:
     """Check that all processes were started with the same method, recipe, options and data.
 
     Raises:

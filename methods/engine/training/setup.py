@@ -17,14 +17,14 @@ from torch import nn
 
 from attnbias.data.index import Index
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import Plan, shuffled
 
 
-def plan_run(method: Method, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
+def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
     """The cut of a run into epochs, steps and shares. `samples` is the size of the training split.
 
     Raises:
@@ -69,7 +69,7 @@ def training_data_warning(train: Index, evaluated: Mapping[str, Index]) -> str |
     )
 
 
-def checkpoint_gradients(method: Method, model: nn.Module) -> None:
+def checkpoint_gradients(method: AnyMethod, model: nn.Module) -> None:
     """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
 
     Raises:

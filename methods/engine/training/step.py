@@ -22,7 +22,7 @@ from attnbias.data.index import Task
 from attnbias.methods.engine.batches import on_device
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.method import Batch, BatchTransform, Method, Schedule
+from attnbias.methods.engine.method import AnyMethod, Batch, BatchTransform, Schedule
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.training.checkpoint import RunFolder
 from attnbias.methods.engine.training.optim import apply_schedule
@@ -54,7 +54,7 @@ class Called(nn.Module):
 class Stepper:
     """Everything that takes part in a step. `model` holds the weights, `wrapped` is what is called."""
 
-    method: Method
+    method: AnyMethod
     recipe: Recipe
     task: Task
     plan: Plan

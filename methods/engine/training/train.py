@@ -23,12 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 from attnbias.data.atomic import replacing
 from attnbias.data.registry import open_split
 from attnbias.methods import get_method
+from attnbias.methods.engine.abilities import PublishesLog
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import initial_weights, weights_metadata
-from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, write_recipe
 from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, check_whole, damage
@@ -82,7 +83,7 @@ def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
 class _Run:
     def __init__(
         self,
-        method: Method,
+        method: AnyMethod,
         recipe: Recipe,
         options: Options,
         accelerator: Accelerator,
@@ -360,9 +361,11 @@ class _Run:
             stop = self.main and self.method.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.milestone = progress.step
-        if self.main and (log := self.method.published_log(self.recipe, self.folder.metrics.records())) is not None:
-            with replacing(self.folder.path / log[0]) as file:
-                file.write(log[1])
+        if self.main and isinstance(self.method, PublishesLog):
+            log = self.method.published_log(self.recipe, self.folder.metrics.records())
+            if log is not None:
+                with replacing(self.folder.path / log[0]) as file:
+                    file.write(log[1])
         self._save()
 
     def _share_buffers(self) -> None:

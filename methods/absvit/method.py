@@ -1,0 +1,100 @@
+"""AbSViT: top-down attention from analysis by synthesis (Shi, Darrell, Wang, CVPR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, arange, nn
+
+from attnbias.data.index import Task
+from attnbias.methods.absvit import AbSViTDescription
+from attnbias.methods.absvit.attention import attention_maps
+from attnbias.methods.absvit.augment import (
+    batch_mixing,
+    drawn_from,
+    evaluation_transform,
+    repeated_augmentation_order,
+    training_transform,
+)
+from attnbias.methods.absvit.convert import convert, fit_resolution, infer, say_fresh, start_from_deit
+from attnbias.methods.absvit.loss import two_pass_loss
+from attnbias.methods.absvit.model import AbSViT, build
+from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
+from attnbias.methods.engine.losses import classification_loss
+from attnbias.methods.engine.method import Batch, BatchTransform, Method
+from attnbias.methods.engine.training.optim import decay_groups, is_vector
+
+
+class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
+    """A vision transformer with a second pass, steered by a learned prompt or by what a person asks for."""
+
+    def build_model(self, recipe: AbSViTRecipe, num_classes: int, task: Task) -> VisionTransformer:
+        """Build AbSViT, or the plain ViT of the same size where `top_down` is off."""
+        return build(recipe, num_classes)
+
+    def loss(self, model: nn.Module, batch: Batch, recipe: AbSViTRecipe, task: Task) -> dict[str, Tensor]:
+        """Both passes' classification loss and the reconstruction error; a plain ViT's is the first alone."""
+        images, target = batch["image"], batch["target"]
+        if not recipe.top_down:
+            return {"loss": classification_loss(model(images).float(), target, task, recipe.label_smoothing)}
+        passes = model(images, passes=True)
+        return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight)
+
+    def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> list[dict[str, Any]]:
+        """Vectors, biases, position embedding and class token without decay first, then matrices (the program's)."""
+        return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in ("pos_embed", "cls_token"))
+
+    schedule = staticmethod(schedule)
+
+    def transform(self, recipe: AbSViTRecipe, train: bool) -> Callable[[Any], Any]:
+        """DeiT's pipelines, or a squeezed picture with small moves."""
+        return training_transform(recipe) if train else evaluation_transform(recipe)
+
+    def batch_transform(self, recipe: AbSViTRecipe, num_classes: int) -> BatchTransform | None:
+        """Mixup and CutMix of timm, with draws that only the given generator decides."""
+        mixing = batch_mixing(recipe, num_classes)
+        return partial(drawn_from, mixing) if mixing else None
+
+    def epoch_order(self, recipe: AbSViTRecipe, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
+        """Repeated augmentation, where the recipe has more than one view of a picture."""
+        if recipe.repeats == 1:
+            return None
+        return partial(repeated_augmentation_order, samples, repeats=recipe.repeats, seed=recipe.seed)
+
+    def attention(
+        self,
+        model: VisionTransformer,
+        images: Tensor,
+        classes: Tensor | None = None,
+        *,
+        kind: str | None = None,
+        head: int | None = None,
+    ) -> Tensor:
+        """Maps of a kind of `maps`; by default steered by each class, or unsteered for a plain ViT."""
+        classes = arange(model.num_classes) if classes is None else classes
+        kind = kind or ("steered" if isinstance(model, AbSViT) else "prompt")
+        return attention_maps(model, images, classes, kind, head)
+
+    def gradcam_layer(self, model: VisionTransformer) -> nn.Module:
+        """The norm before the last block's attention: behind it, no patch token reaches the class token."""
+        return model.get_submodule(f"blocks.{len(model.blocks) - 1}.norm1")
+
+    convert = staticmethod(convert)
+    infer = staticmethod(infer)
+
+    def load_backbone(
+        self, model: VisionTransformer, recipe: AbSViTRecipe, state: dict[str, Tensor], path: Path
+    ) -> None:
+        """Start from DeiT's weights; the prompt, the decoders and a head of other classes stay fresh, and are named."""
+        say_fresh(start_from_deit(model, state, path))
+
+    fit_resolution = staticmethod(fit_resolution)
+
+
+METHOD = AbSViTMethod()

@@ -1,0 +1,65 @@
+"""What is known of a method without torch: all that the command line and the tables read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from attnbias.data.index import Task
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe
+
+
+class Description:
+    """One paper's method: its name, its recipes, its kinds of map. Stands in the method's `__init__.py`."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    """Authors, venue, year, arXiv or OpenReview id."""
+    recipe_type: ClassVar[type[Recipe]]
+    recipes: ClassVar[Mapping[str, NamedRecipe]]
+    """Named recipes; the first is the default, the first of a dataset is that dataset's default."""
+    maps: ClassVar[Mapping[str, str]]
+    """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
+    untold: ClassVar[tuple[str, ...]] = ("image_size", "normalize")
+    """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
+    reads_texts: ClassVar[bool] = False
+    """Whether it is asked about pictures in words (`ReadsTexts` in abilities.py), not by class."""
+
+    def default_maps(self, recipe: Any) -> tuple[str, ...]:
+        """The kinds of map that `visualize` draws where none is asked for."""
+        return (self.default_map(recipe),)
+
+    def default_map(self, recipe: Any) -> str:
+        """The kind of map that `attention` gives where none is asked for."""
+        return next(iter(self.maps))
+
+    def deciding_measure(self, task: Task) -> str:
+        """The measure (higher is better) that picks the best checkpoint."""
+        return "mAP" if task == "multilabel" else "top1"
+
+    def reference_curves(self, recipe: Any) -> Mapping[str, Mapping[int, float]]:
+        """Training curves that the authors published for this recipe's dataset: their names -> epoch (from 1) -> the
+        measure that decides."""
+        return {}
+
+    def named_recipe(self, name: str) -> NamedRecipe:
+        """Return a named recipe, or raise UsageError with the nearest name."""
+        if name not in self.recipes:
+            raise UsageError(
+                f"method '{self.name}' has no recipe '{name}'{did_you_mean(name, self.recipes)}; "
+                f"see: attnbias list recipes {self.name}"
+            )
+        return self.recipes[name]
+
+    def default_recipe(self, dataset: str | None = None, task: Task | None = None) -> str:
+        """Name of the first recipe for this dataset, else of the first one for this task, else of the first of all.
+
+        The task counts where a method has several, as a field of its recipe.
+        """
+        of_task = [name for name, named in self.recipes.items() if task in (None, getattr(named.recipe, "task", None))]
+        for name in of_task:
+            if dataset in (None, self.recipes[name].recipe.dataset):
+                return name
+        return next(iter(of_task), next(iter(self.recipes)))
