@@ -81,10 +81,11 @@ def compare(
             shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
             (folder / "comparison.html").write_text(shown.html(), encoding="utf-8")
         if plots:
-            from attnbias.methods.engine.display.plots import ATTENTION, accuracy_against_attention, learning_curves
+            from attnbias.methods.engine.bias.measures import HEADLINE
+            from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
 
             learning_curves(read).savefig(folder / "learning-curves.png", dpi=150)
-            if any(line.measure == ATTENTION for line in lines):
+            if any(line.measure == HEADLINE for line in lines):
                 accuracy_against_attention(read, lines).savefig(folder / "accuracy-attention.png", dpi=150)
             else:
                 say("no accuracy-attention.png: no attention bias is kept; run attnbias val with --bias --store first")
@@ -94,7 +95,9 @@ def compare(
 
 def _page_split(lines: Sequence[Line], asked: str | None) -> str:
     """DATASET/SPLIT of the page."""
-    known = list(dict.fromkeys(line.split for line in lines if line.measure == "area_matched"))
+    from attnbias.methods.engine.bias.measures import HEADLINE
+
+    known = list(dict.fromkeys(line.split for line in lines if line.measure == HEADLINE))
     chosen = [name for name in known if asked in (None, name, name.rpartition("/")[2])]
     if not chosen:
         have = f"there is: {', '.join(known)}" if known else "run attnbias val with --bias --store first"

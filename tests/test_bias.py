@@ -16,7 +16,6 @@ from attnbias.methods.engine.bias.attention_bias import (
     aggregate,
     box_mask,
     centre_map,
-    dilated,
     measure_maps,
     skip_reason,
     step_average_precision,
@@ -24,6 +23,7 @@ from attnbias.methods.engine.bias.attention_bias import (
 )
 from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
 from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
+from attnbias.methods.engine.bias.measures import dilated
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import bootstrap, bootstrap_precision, macro, mcnemar

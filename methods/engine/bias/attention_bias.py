@@ -9,23 +9,20 @@ maps of a call share one picture plane.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from attnbias.methods.engine.bias import measures
+from attnbias.methods.engine.bias.measures import TIE, Bools, Floats, Focus, HeldMaps, flat
 from attnbias.methods.engine.errors import RunError
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 TAUS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Thresholds of the sweep: a single one is arbitrary, and maps of a 7 x 7 grid are always soft."""
 
-TIE = 1e-6
 CONSTANT = 1e-12
 
 
@@ -96,53 +93,22 @@ def measure_maps(
     """
     count, height, width = masks.shape
     valid = np.ones_like(masks) if ignore is None else ~ignore | masks
-    energy = on_plane(maps, height, width)  # s
-    level = stretched(energy)  # n
-    flat: list[Any] = [array.reshape(count, -1) for array in (energy, level, masks, valid)]
-    area, room = flat[2].sum(1), flat[3].sum(1)
-    share = area / room
-
-    steps = _focus(flat[1], flat[2], flat[3], np.array([tau, *TAUS]))
-    focus, sweep = _Focus(*(value[:, 0] for value in steps)), _Focus(*(value[:, 1:] for value in steps))
-    total = (flat[0] * flat[3]).sum(1)
-    inside = (flat[0] * flat[2]).sum(1)
-    part = np.where(total > 0, inside / np.where(total > 0, total, 1), share)
-    near = dilated(masks, np.broadcast_to(np.asarray(tolerance, dtype=np.float64), count)).reshape(count, -1)
-    position = focus.precision <= 0
-    return {
-        "degenerate": 1.0 - flat[1].any(1),
-        "area_share": share,
-        "focus_area": focus.pixels / room,
-        "precision": focus.precision,
-        "recall": focus.recall,
-        "iou": focus.iou,
-        "spill": 1 - focus.precision,
-        "miss": 1 - focus.recall,
-        "position_biased": position.astype(np.float64),
-        "range_biased": (~position & (focus.precision < 1)).astype(np.float64),
-        "energy": part,
-        "energy_lift": part / share,
-        "pointing": _pointing(flat[1], flat[3], near),
-        "pointing_no_tolerance": _pointing(flat[1], flat[3], flat[2]),
-        "area_matched": _area_matched(flat[1], flat[2], flat[3]),
-        "soft_iou": np.minimum(flat[1], flat[2]).sum(1) / (np.maximum(flat[1], flat[2]) * flat[3]).sum(1),
-        "centroid_shift": _centroid_shift(energy * valid, masks, valid),
-        "position_biased_sweep": (sweep.precision <= 0).mean(1),
-        "spill_sweep": (1 - sweep.precision).mean(1),
-        "iou_best": sweep.iou.max(1),
-    }
+    energy = on_plane(maps, height, width)
+    level = stretched(energy)
+    steps = _focus(flat(level), flat(masks), flat(valid), np.array([tau, *TAUS]))
+    held = HeldMaps(
+        energy,
+        level,
+        masks,
+        valid,
+        np.broadcast_to(np.asarray(tolerance, dtype=np.float64), count),
+        Focus(*(value[:, 0] for value in steps)),
+        Focus(*(value[:, 1:] for value in steps)),
+    )
+    return {measure.name: measure.of_sample(held) for measure in measures.ATTENTION if measure.of_sample}
 
 
-class _Focus(NamedTuple):
-    """Focus against object; arrays (N, T) over thresholds."""
-
-    pixels: NDArray[Any]
-    precision: Floats
-    recall: Floats
-    iou: Floats
-
-
-def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> _Focus:
+def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> Focus:
     """All thresholds in one pass: each pixel falls into the bin of the highest threshold it reaches."""
     order = np.argsort(taus)
     bins = np.searchsorted(taus[order] - TIE, level, side="right")  # (N, P): thresholds reached
@@ -154,61 +120,7 @@ def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> _Focus:
         return reached[:, np.argsort(order)]
 
     pixels, hits, area = reaching(valid), reaching(mask), mask.sum(1, keepdims=True)
-    return _Focus(pixels, hits / np.maximum(pixels, 1), hits / area, hits / (pixels + area - hits))
-
-
-def _pointing(level: Floats, valid: Bools, target: Bools) -> Floats:
-    """Share of the map's highest pixels that hit the target (Zhang et al., ECCV 2016; ties made deterministic)."""
-    highest = np.where(valid, level, -np.inf).max(1, keepdims=True)
-    points = valid & (level >= highest - TIE)
-    return (points & target).sum(1) / points.sum(1)
-
-
-def dilated(masks: Bools, radius: Floats) -> Bools:
-    """Pixels within `radius` (N,), Euclidean, of each mask (N, H, W)."""
-    count, height, width = masks.shape
-    counts = np.concatenate([np.zeros((count, 1, width), np.int64), masks.cumsum(1)], axis=1)
-    found = np.zeros_like(masks)
-    rows = np.arange(height)
-    for dx in range(-floor(radius.max()), floor(radius.max()) + 1):
-        reach = radius**2 - dx**2
-        half = np.sqrt(np.maximum(reach, 0)).astype(np.int64)[:, None]  # (N, 1)
-        top, bottom = np.maximum(rows - half, 0), np.minimum(rows + half + 1, height)  # (N, H)
-        near = np.take_along_axis(counts, bottom[:, :, None], 1) > np.take_along_axis(counts, top[:, :, None], 1)
-        near &= (reach >= 0)[:, None, None]
-        if dx >= 0:
-            found[:, :, dx:] |= near[:, :, : width - dx or None] if dx < width else False
-        else:
-            found[:, :, :dx] |= near[:, :, -dx:]
-    return found
-
-
-def _area_matched(level: Floats, mask: Bools, valid: Bools) -> Floats:
-    """Precision of as many highest pixels as the object has; pixels tied at the cut share what is left.
-
-    No threshold, and unchanged by any increasing rescaling: 1 is exactly the object, its area share is chance.
-    """
-    area = mask.sum(1)
-    ranked = np.sort(np.where(valid, level, -np.inf), axis=1)[:, ::-1]
-    cut = np.take_along_axis(ranked, area[:, None] - 1, axis=1)
-    above, tied = valid & (level > cut + TIE), valid & (np.abs(level - cut) <= TIE)
-    weight = (area - above.sum(1)) / tied.sum(1)
-    return ((above & mask).sum(1) + weight * (tied & mask).sum(1)) / area
-
-
-def _centroid_shift(energy: Floats, masks: Bools, valid: Bools) -> Floats:
-    """Distance between the map's centre of mass and the object's, over the picture's diagonal."""
-    height, width = masks.shape[1:]
-    empty = energy.sum((1, 2)) <= 0
-    weights = np.where(empty[:, None, None], valid, energy)
-    rows, columns = np.arange(height), np.arange(width)
-
-    def centre(mass: NDArray[Any]) -> tuple[Floats, Floats]:
-        total = mass.sum((1, 2))
-        return mass.sum(2) @ rows / total, mass.sum(1) @ columns / total
-
-    (y, x), (object_y, object_x) = centre(weights), centre(masks)
-    return np.hypot(y - object_y, x - object_x) / sqrt(height**2 + width**2)
+    return Focus(pixels, hits / np.maximum(pixels, 1), hits / area, hits / (pixels + area - hits))
 
 
 # Pixel average precision ----------------------------------------------------------------------------------------------
@@ -266,12 +178,6 @@ class PixelHistogram:
 
 
 def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
-    """Means of all columns, and what follows from them: `unbiased` (with position and range bias it sums to 1), range
-    bias among the samples without position bias, and range bias that lets a quarter of the focus spill."""
+    """Means of all columns, and what else the table has of the samples together."""
     means = {name: float(values.mean()) for name, values in columns.items()}
-    position = columns["position_biased"] > 0
-    means["unbiased"] = float((~position & (columns["range_biased"] == 0)).mean())
-    rest = columns["range_biased"][~position]
-    means["range_biased_given_not_position"] = float(rest.mean()) if len(rest) else float("nan")
-    means["range_biased_quarter"] = float((~position & (columns["spill"] > 0.25)).mean())
-    return means
+    return means | {measure.name: measure.of_all(columns) for measure in measures.ATTENTION if measure.of_all}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
+from attnbias.methods.engine.bias.measures import shown_names
 from attnbias.methods.engine.bias.objects import (
     ObjectBatch,
     Truth,
@@ -38,12 +39,6 @@ from attnbias.methods.engine.text import write_csv
 
 POINTING_RADIUS = 15.0
 """Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""
-
-SHOWN = (
-    "position_biased", "range_biased", "unbiased", "energy", "energy_lift", "pointing", "pointing_no_tolerance",
-    "area_matched", "iou", "pxap", "centroid_shift", "area_share", "degenerate",
-)  # fmt: skip
-"""The aggregates that a table shows; bias.json holds all."""
 
 Columns = Mapping[str, NDArray[np.float64]]
 Means = dict[str, float | None]
@@ -268,7 +263,7 @@ class BiasProbe(Probe):
         return f"attention ({content['map']}, {content['truth']})"
 
     def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
-        return {name: content["means"][name] for name in SHOWN}
+        return {name: content["means"][name] for name in shown_names()}
 
     def baselines(self, content: dict[str, Any]) -> Mapping[str, Mapping[str, float | None]]:
         baselines: Mapping[str, Mapping[str, float | None]] = content["baselines"]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnbias.methods.engine.bias.measures import HEADLINE
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.display.look import Column, look, photo_of
 from attnbias.methods.engine.errors import UsageError
@@ -19,9 +20,6 @@ from attnbias.methods.engine.evaluation.comparison import Line, Run, number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 from attnbias.methods.engine.text import csv_text
-
-ORDER = "area_matched"
-"""What a case is bad by: the share of the object among as many of the map's highest pixels as it has."""
 
 BATCH = 16
 """Pictures shown to a model at once."""
@@ -103,9 +101,9 @@ def _samples(run: Run, split: str, kind: str) -> dict[str, NDArray[Any]]:
 
 
 def _worst_first(tables: Sequence[dict[str, NDArray[Any]]]) -> list[int]:
-    """Pictures by ascending mean of ORDER over their classes and all runs; equal ones keep the order of the split."""
+    """Pictures by ascending mean of HEADLINE over classes and runs; equal ones keep the order of the split."""
     pictures = np.concatenate([table["picture"] for table in tables])
-    values = np.concatenate([table[ORDER] for table in tables])
+    values = np.concatenate([table[HEADLINE] for table in tables])
     places, inverse = np.unique(pictures, return_inverse=True)
     means = np.bincount(inverse, values) / np.bincount(inverse)
     return places[np.argsort(means, kind="stable")].tolist()
@@ -116,7 +114,7 @@ def _figures(table: dict[str, NDArray[Any]], classes: Sequence[str]) -> dict[int
     found: dict[int, dict[int, str]] = {}
     written = [csv_text(name) for name in classes]
     for picture, name, matched, energy in zip(
-        table["picture"].tolist(), table["class"].tolist(), table[ORDER], table["energy"], strict=True
+        table["picture"].tolist(), table["class"].tolist(), table[HEADLINE], table["energy"], strict=True
     ):
         text = f"on the object: {matched:.0%} area-matched, {energy:.0%} of the energy"
         found.setdefault(picture, {})[written.index(name)] = text

@@ -8,13 +8,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attnbias.methods.engine.bias.measures import HEADLINE
 from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.text import visible
 
 STYLES = ("-", "--", ":", "-.")
-
-ATTENTION = "area_matched"
-"""What attention is plotted by."""
 
 
 def _label(text: str) -> str:
@@ -50,15 +48,15 @@ def accuracy_against_attention(runs: Sequence[Run], lines: Sequence[Line]) -> Fi
     At least one of the lines must be of attention.
     """
     found = {(line.split, line.measure): line.values for line in lines}
-    splits = [split for split, name in found if name == ATTENTION]
+    splits = [split for split, name in found if name == HEADLINE]
     figure = Figure(figsize=(4.2 * len(splits), 4.2), layout="constrained")
     for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
         accuracy = next(name for name in ("mAP", "top1") if (split, name) in found)
-        for place, (x, y) in enumerate(zip(found[split, ATTENTION], found[split, accuracy], strict=True)):
+        for place, (x, y) in enumerate(zip(found[split, HEADLINE], found[split, accuracy], strict=True)):
             if x is not None and y is not None:
                 name = _label(runs[place].name) if axes is figure.axes[0] else None
                 axes.plot(x, y, "o", color=f"C{place}", label=name)
-        axes.set(title=visible(split), xlabel=ATTENTION.replace("_", " "), ylabel=accuracy, xlim=(0, 1), ylim=(0, 100))
+        axes.set(title=visible(split), xlabel=HEADLINE.replace("_", " "), ylabel=accuracy, xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure

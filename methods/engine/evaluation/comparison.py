@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from attnbias.data.index import Task
 from attnbias.data.reading import reading
 from attnbias.methods import get_description
+from attnbias.methods.engine.bias.measures import AttentionMeasure, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.evaluations import BIAS_MEASURES, Scores, StoredEvaluation, stored_evaluations
+from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.metrics_log import MetricsLog
@@ -28,8 +29,6 @@ from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
-
-FLAGS = ("position_biased", "range_biased")
 
 
 @dataclass(frozen=True)
@@ -216,26 +215,28 @@ def _attention(
         for each, name, content in zip(evaluations, kinds, contents, strict=True)
     ]
     lines = []
-    for measure in (*BIAS_MEASURES, "pxap"):
-        values = [content["means"].get(measure) if content else None for content in contents]
+    for measure in compared_measures():
+        values = [content["means"].get(measure.name) if content else None for content in contents]
         changes: list[Change | None] = [None] * len(runs)
-        if samples[0] is not None and measure in BIAS_MEASURES:
+        if samples[0] is not None and measure.compared == "paired":
             for place, other in enumerate(samples[1:], start=1):
                 changes[place] = None if other is None else _paired(samples[0], other, measure)
-        lines.append(Line(split, measure, values, changes))
+        lines.append(Line(split, measure.name, values, changes))
     return lines
 
 
-def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], measure: str) -> Change | None:
-    """The change on samples (picture and class) that both have."""
+def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], measure: AttentionMeasure) -> Change | None:
+    """The change on samples (picture and class) that both have, where both were measured so."""
+    if measure.name not in first.keys() & other.keys():
+        return None
     keys = [list(zip(table["picture"].tolist(), table["class"].tolist(), strict=True)) for table in (first, other)]
     places = {key: place for place, key in enumerate(keys[1])}
     pairs = np.array([(place, places[key]) for place, key in enumerate(keys[0]) if key in places])
     if not len(pairs) or not np.array_equal(first["path"][pairs[:, 0]], other["path"][pairs[:, 1]]):
         return None
-    before, after = first[measure][pairs[:, 0]], other[measure][pairs[:, 1]]
+    before, after = first[measure.name][pairs[:, 0]], other[measure.name][pairs[:, 1]]
     interval = bootstrap(after - before, first["picture"][pairs[:, 0]])
-    flagged = mcnemar(before > 0, after > 0) if measure in FLAGS else None
+    flagged = mcnemar(before > 0, after > 0) if measure.flag else None
     return Change(float((after - before).mean()), interval, flagged)
 
 

@@ -26,6 +26,7 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import StoredModel, Unfit, read_json, reading
+from attnbias.methods.engine.bias.measures import compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError
@@ -35,12 +36,6 @@ M = TypeVar("M")
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
 BIAS, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
-
-BIAS_MEASURES = (
-    "position_biased", "range_biased", "energy", "energy_lift", "pointing", "pointing_no_tolerance", "area_matched",
-    "iou", "centroid_shift",
-)  # fmt: skip
-"""Measures of attention that are kept of every sample."""
 
 MEND = "evaluate again with --store --overwrite"
 
@@ -106,11 +101,13 @@ class StoredEvaluation:
     def bias_samples(self, kind: str) -> dict[str, NDArray[Any]]:
         """bias_samples.csv by column: `picture` int, `path` and `class` texts, all others float."""
         path = self.bias_folder(kind) / BIAS_SAMPLES
+        said = (self.bias(kind) or {"means": {}})["means"]
+        needed = {measure.name for measure in compared_measures() if measure.compared == "paired"} & {*said}
         types = {"picture": np.int64, "path": np.str_, "class": np.str_}
         try:
             with reading(path, MEND, WeightsError):
                 header, *rows = read_csv(path)
-                if not {*types, *BIAS_MEASURES} <= {*header} or len({*header}) < len(header):
+                if not {*types, *needed} <= {*header} or len({*header}) < len(header):
                     raise Unfit("its header is another")
                 return {
                     name: np.array(column).astype(types.get(name, np.float64))
