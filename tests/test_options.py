@@ -24,7 +24,7 @@ from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine import launch
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import parse, read_recipe, write_recipe
+from attnbias.methods.engine.recipe import OLD_NAMES, parse, read_recipe, write_recipe
 
 TESTS = Path(__file__).parent
 
@@ -224,14 +224,18 @@ def commands(
 
 @cache
 def options() -> dict[str, set[str]]:
-    """Command -> its options and arguments; those of a method's command without the fields of its recipe."""
+    """Command -> its options and arguments; those of a method's command without the fields of its recipe.
+
+    Nor their old names, which test_old_names.py shows to be other names of today's.
+    """
     root = get_command(app)
     found: dict[str, set[str]] = {}
     for words, command in commands(root, click.Context(root)):
         method = words[-1] if words[-1] in METHODS else None
         for parameter in command.params:
             option = parameter.param_type_name == "option"
-            if not (option and "paper: " in (parameter.help or "")):  # which a field of a recipe says of itself
+            field = option and "paper: " in (parameter.help or "")  # which a field of a recipe says of itself
+            if not field and parameter.name not in OLD_NAMES:
                 name = parameter.opts[0] if option else parameter.name.upper()
                 found.setdefault(" ".join(words[:-1] if method else words), set()).add(name)
     return found
