@@ -428,3 +428,13 @@ def test_mistakes_of_a_method_are_not_called_wrong_weights(tmp_path: Path, monke
         monkeypatch.setattr(method, "infer", infer)
         with pytest.raises(mistake):
             load_run("csra", str(tmp_path / "w.pth"), {})
+
+
+def test_heads_that_no_published_program_has_are_refused_and_not_called_anothers(tmp_path: Path) -> None:
+    """As in the published ViT-L files for COCO: head1 to head8 with biases, and head."""
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=20)
+    heads = {f"head{k}.{part}": getattr(vit.head, part).detach() for k in range(1, 9) for part in ("weight", "bias")}
+    torch.save({**vit.state_dict(), **heads}, tmp_path / "vitl.pth")
+    said = attnbias("val", "csra", "--load-from", tmp_path / "vitl.pth", expect=3).err
+    assert "heads head1 to head8 are not those of CSRA's published program" in said
+    assert "looks like" not in said

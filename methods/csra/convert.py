@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnbias.weights.errors import WeightsError
+
 HEAD = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight")
+
+UNKNOWN_HEAD = re.compile(r"head(\d+)\.weight")
+"""A head of the published ViT-L files for COCO, which another program made than the published one."""
 
 RESNETS = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -28,7 +33,17 @@ VITS = {(768, 12, 16): "vit_b16", (1024, 24, 16): "vit_l16"}
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Translate a published state dict; one without CSRA's heads comes back unchanged."""
+    """Translate a published state dict; one without CSRA's heads comes back unchanged.
+
+    Raises:
+        WeightsError: the heads are those of a program that was not published: what they compute is not known.
+    """
+    if unknown := sorted(int(match[1]) for name in state if (match := UNKNOWN_HEAD.fullmatch(name))):
+        raise WeightsError(
+            f"heads head{unknown[0]} to head{unknown[-1]} are not those of CSRA's published program; files like this "
+            "one (ViT-L for COCO) were made by a program that was not published, so nobody can say how their heads are "
+            "combined: it is not loaded. CSRA's other files work: attnbias list weights"
+        )
     heads = {int(match[1]): value for name, value in state.items() if (match := HEAD.fullmatch(name))}
     if not heads:
         return state
