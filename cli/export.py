@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attnbias.cli.options import per_method, typed_fields, with_recipe_options
-from attnbias.cli.paths import check_target, find_pictures
+from attnbias.cli.paths import find_pictures
 from attnbias.cli.shared import DataRoot, Overwrite, TrustCheckpoint, Weights, recipe_option
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
@@ -71,12 +71,14 @@ def _command(method: Description) -> Callable[..., None]:
         from attnbias.cli.visualize import parse_classes
         from attnbias.methods.engine import export as engine
         from attnbias.methods.engine.load import load_run
+        from attnbias.methods.engine.targets import Target, any_of_its_suffix, check_targets
 
         suffix = engine.SUFFIXES[form]
         file = out or Path(method.name + suffix)
         if file.suffix != suffix:
             raise UsageError(f"--out {file}: expected a name that ends in {suffix}")
-        check_target(file, overwrite)
+        reads: list[str | Path] = [load_from, *(paths or []), *([recipe] if recipe else [])]
+        check_targets([Target(file, "an exported model", any_of_its_suffix)], reads, overwrite)
         loaded = load_run(
             method.name,
             load_from,

@@ -16,24 +16,10 @@ from attnbias.data.tally import Tally
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.screen import say
+from attnbias.methods.engine.targets import check_place
 
 WRITTEN = ".written.json"
 """Names what a command wrote into its --out folder; --overwrite deletes that and nothing else."""
-
-
-def check_target(file: Path, overwrite: bool, folder: bool = False) -> None:
-    """Refuse a file, or a folder, that cannot be written to later, before hours of work.
-
-    Raises:
-        UsageError: it exists and is not to be replaced. RunError: its folder is a file, or read-only.
-    """
-    if file.exists() and file.is_dir() != folder:
-        raise UsageError(f"{file} is a {'file; name a folder' if folder else 'folder; name a file'}")
-    if file.exists() and not overwrite:
-        raise UsageError(f"{file} exists; choose another name or add --overwrite")
-    above = next(parent for parent in file.absolute().parents if parent.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise RunError(f"cannot write {file}: {above} is {'read-only' if above.is_dir() else 'no folder'}")
 
 
 @contextmanager
@@ -45,11 +31,12 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
 
     Raises:
         UsageError: `out` is a file, or holds something and `overwrite` is not given, or one of `names` is there and
-            holds what no earlier run wrote.
+            holds what no earlier run wrote, or `out` is inside a run, a checkpoint or a dataset.
         RunError: it cannot be written (read-only, disk full).
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
+    check_place(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
     home = out.resolve()  # a link to another disk stays a link, and "." has a name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbias.cli.errors import describe
-from attnbias.cli.paths import check_target, find_pictures, say_how_read
+from attnbias.cli.paths import find_pictures, say_how_read
 from attnbias.cli.recipe_flags import read_flags, recipe_flags
 from attnbias.cli.shared import (
     DataRoot,
@@ -86,9 +87,12 @@ def predict(
     """
     if method is not None:
         get_description(method)
-    for file in (Path(json_file) if json_file not in (None, "-") else None, csv_file):
-        if file is not None:
-            check_target(file, overwrite)
+    _check_targets(
+        [load_from, *paths, *([recipe] if recipe else [])],
+        overwrite,
+        Path(json_file) if json_file not in (None, "-") else None,
+        csv_file,
+    )
     found, left_out = find_pictures(paths)
     noticed = say_how_read([path for _, path in found])
     from attnbias.methods.engine.launch import default_workers, launch, world
@@ -154,6 +158,17 @@ def run_job(text: str) -> None:
     )
     if accelerator.is_main_process:
         _write(job, loaded, predictions)
+
+
+def _check_targets(reads: Sequence[str | Path], overwrite: bool, json_file: Path | None, csv_file: Path | None) -> None:
+    """Refuse, before any work, what cannot or must not be written."""
+    from attnbias.methods.engine.targets import Target, check_targets, is_predicted, json_with
+
+    asked = (
+        (json_file, "answers of predict", json_with("weights", "method", "pictures")),
+        (csv_file, "scores of predict", is_predicted),
+    )
+    check_targets([Target(file, kind, ours) for file, kind, ours in asked if file is not None], reads, overwrite)
 
 
 def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> None:

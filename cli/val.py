@@ -5,7 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,6 @@ import typer
 from attnbias.cli.errors import describe
 from attnbias.cli.evaluation_tables import show_results
 from attnbias.cli.options import per_method, typed_fields, with_recipe_options
-from attnbias.cli.paths import check_target
 from attnbias.cli.shared import (
     DataRoot,
     EvalBatchSize,
@@ -188,9 +187,14 @@ def _command(method: Description) -> Callable[..., None]:
         overwrite: Overwrite = False,
         **fields: Any,
     ) -> None:
-        for target in (Path(json_file) if json_file not in (None, "-") else None, csv_file, bias_out, robustness_out):
-            if target is not None:
-                check_target(target, overwrite, folder=target is bias_out)
+        _check_targets(
+            [*load_from, recipe],
+            overwrite,
+            json_file=Path(json_file) if json_file not in (None, "-") else None,
+            csv_file=csv_file,
+            robustness_out=robustness_out,
+            bias_out=bias_out,
+        )
         from attnbias.methods.engine.launch import default_workers, launch, world
 
         cpu, count = world(gpus, processes)
@@ -246,6 +250,47 @@ val = typer.Typer(
 @val.callback()
 def _val() -> None:
     """Sub-commands are the methods; this only makes the group exist."""
+
+
+def _check_targets(
+    reads: Sequence[str | None],
+    overwrite: bool,
+    *,
+    json_file: Path | None,
+    csv_file: Path | None,
+    robustness_out: Path | None,
+    bias_out: Path | None,
+) -> None:
+    """Refuse, before any work, what cannot or must not be written."""
+    from attnbias.methods.engine.targets import (
+        SCORES,
+        Target,
+        check_folder,
+        check_targets,
+        csv_with,
+        json_with,
+        table_with,
+    )
+
+    inputs = [each for each in reads if each is not None]
+    table = table_with(csv_with("weights", "test", ".*"), json_with("weights", "test"))
+    asked = (
+        (json_file, "results of val", json_with("load_from", "source")),
+        (csv_file, SCORES.kind, SCORES.is_ours),
+        (robustness_out, "a table of robustness", table),
+    )
+    check_targets([Target(file, kind, ours) for file, kind, ours in asked if file is not None], inputs, overwrite)
+    if bias_out is not None:
+        written = (
+            ("bias.json", json_with("map", "truth")),
+            ("bias_samples.csv", csv_with("picture", "path", "class", ".*")),
+        )
+        # Several checkpoints or splits have a folder each.
+        folders = [bias_out, *(path for path in bias_out.glob("*") if path.is_dir())]
+        targets = [
+            Target(folder / name, "a measured attention bias", ours) for folder in folders for name, ours in written
+        ]
+        check_folder(bias_out, overwrite, targets, inputs)
 
 
 def _strength(name: str, epsilon: float | None, step: float | None, steps: int | None) -> dict[str, float | int]:

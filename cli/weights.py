@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbias.cli.paths import check_target
 from attnbias.cli.recipe_flags import WithRecipeFlags, read_flags, recipe_flags
 from attnbias.cli.shared import Overwrite, TrustCheckpoint, Weights
 from attnbias.methods import METHODS
@@ -96,7 +95,10 @@ def convert(
     """
     if to.suffix != ".safetensors":
         raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
-    check_target(to, overwrite)
+    from attnbias.methods.engine.targets import Target, check_targets, weights_with
+
+    reads = [file, *([recipe] if recipe else [])]
+    check_targets([Target(to, "weights of ours", weights_with("attnbias", "attnbias-plain"))], reads, overwrite)
     from attnbias.methods.engine.inspection import convert_weights, owner
 
     name, fields = read_flags(method or owner(file, trust=trust_checkpoint), recipe_flags(context))

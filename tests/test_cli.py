@@ -562,9 +562,11 @@ def test_results_are_neither_lost_nor_written_over(
     assert "old.json exists; choose another name or add --overwrite" in refused(2, *start, "--json", "old.json")
     assert "old-1-val.csv exists" in refused(2, *start, "--split", "val,counter", "--csv", "old.csv")
     assert "/proc/scores.csv" in refused(1, *start, "--csv", "/proc/scores.csv")
-    assert "old.json is no folder" in refused(1, *start, "--json", "old.json/new.json")
-    attnbias(*start, "--json", "old.json", "--overwrite", expect=0)
-    assert json.loads((here / "old.json").read_text())[0]["samples"] == 24
+    assert "old.json is not a folder" in refused(1, *start, "--json", "old.json/new.json")
+    assert "old.json does not hold results of val" in refused(2, *start, "--json", "old.json", "--overwrite")
+    attnbias(*start, "--json", "new.json", expect=0)
+    attnbias(*start, "--json", "new.json", "--overwrite", expect=0)
+    assert json.loads((here / "new.json").read_text())[0]["samples"] == 24
     assert "--out old.json is a file" in refused(2, "visualize", "csra", "--load-from", trained, "--out", "old.json")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import attnbias
+from PIL import Image
 
 SMALL = ["--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--epochs", 1, "--batch-size", 20]
 
@@ -177,3 +178,71 @@ def test_prepared_sets_replace_what_prepare_data_wrote(more: list[str], tmp_path
     attnbias(*small, *more)
     attnbias(*small, "--seed", 1, "--overwrite")
     assert len(list((tmp_path / "demo" / "images" / "train").iterdir())) == 20
+
+
+@pytest.fixture
+def desk(run: Path, tmp_path: Path) -> Path:
+    """Where a person works: a run, an image, files of their own."""
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    shutil.copyfile(run / "recipe.yaml", tmp_path / "mine.yaml")
+    shutil.copyfile(run / "checkpoints/step-00000004/model.safetensors", tmp_path / "copy.safetensors")
+    (tmp_path / "link.json").hardlink_to(tmp_path / "mine.yaml")
+    (tmp_path / "soft.csv").symlink_to(tmp_path / "photo.png")
+    (tmp_path / "notes.json").write_text('{"notes": "not ours"}')
+    (tmp_path / "notes.csv").write_text("day,hours\n1,7\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "bias.json").write_text('{"notes": "not ours"}')
+    return tmp_path
+
+
+VAL = "val csra --load-from run --split val"
+PREDICT = "predict photo.png --load-from run"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{VAL} --json run/checkpoints/step-00000004/model.safetensors",
+        f"{VAL} --json run/recipe.yaml",
+        f"{VAL} --json run/evaluations/new.json",
+        f"{VAL} --recipe mine.yaml --json mine.yaml",
+        f"{VAL} --recipe mine.yaml --json link.json",
+        f"{VAL} --json notes.json",
+        f"{VAL} --csv notes.csv",
+        f"{VAL} --csv photo.png",
+        f"{VAL} --robustness-out notes.json --attack fgsm",
+        f"{VAL} --bias-out folder",
+        f"{VAL} --bias-out run/checkpoints/step-00000004",
+        f"{VAL} --json same.json --robustness-out same.json --attack fgsm",
+        f"{PREDICT} --csv photo.png",
+        f"{PREDICT} --csv soft.csv",
+        f"{PREDICT} --json notes.json",
+        f"{PREDICT} --json run/checkpoints/step-00000004/progress.json",
+        "weights convert run --to run/checkpoints/step-00000004/model.safetensors",
+        "weights convert copy.safetensors --to copy.safetensors",
+        "export csra --load-from run --format onnx --out run/checkpoints/step-00000004/model.onnx",
+        "visualize csra --load-from run photo.png --out run/checkpoints/step-00000004/seen",
+        "compare run run --out run/checkpoints/compared",
+    ],
+)
+def test_nothing_that_a_command_reads_or_did_not_write_is_replaced(
+    words: str, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anything put into a checkpoint, or among what a run keeps, whatever the links."""
+    monkeypatch.chdir(desk)
+    before = tree(desk)
+    said = attnbias(*words.split(), "--overwrite", expect=2).line
+    assert tree(desk) == before
+    assert "choose another" in said or "give each its own name" in said
+
+
+def test_what_the_same_command_wrote_is_replaced(desk: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    for words in (
+        f"{VAL} --data-root {demo_root} --json a.json --csv a.csv --bias-out bias --robustness-out r.csv --attack fgsm",
+        f"{PREDICT} --json b.json --csv b.csv",
+        "weights convert run --to c.safetensors",
+    ):
+        attnbias(*words.split(), expect=0)
+        assert "add --overwrite" in attnbias(*words.split(), expect=2).line
+        attnbias(*words.split(), "--overwrite", expect=0)

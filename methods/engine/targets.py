@@ -1,0 +1,201 @@
+"""Files and folders that a command is told to write: what may be replaced, and where nothing may be written.
+
+Nothing is replaced but what the same kind of command wrote before, whatever `--overwrite` says: never a file that the
+command reads, by whatever name or link, and nothing of a run, a checkpoint or a prepared dataset.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from attnbias.data.prepared import MANIFEST as PREPARED
+from attnbias.data.reading import read_json
+from attnbias.methods.engine.errors import RunError, UsageError
+
+Recognise = Callable[[Path], bool]
+"""Whether a file is of the kind that a command writes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file that a command is told to write."""
+
+    path: Path
+    kind: str
+    """In words: "results of val"."""
+    is_ours: Recognise
+
+
+class Kind(NamedTuple):
+    """A kind of file: in words, and how it is told."""
+
+    kind: str
+    is_ours: Recognise
+
+
+def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwrite: bool) -> None:
+    """Refuse files that cannot, or must not, be written later, before hours of work. `reads` are the command's inputs.
+
+    Raises:
+        UsageError: a file exists and is not to be replaced, or stands where nothing is written, or is asked for twice.
+        RunError: its folder is a file, or read-only.
+    """
+    for number, target in enumerate(targets):
+        path = target.path
+        if path.resolve() in [other.path.resolve() for other in targets[:number]]:
+            raise UsageError(f"{path} cannot take {target.kind} and {targets[number - 1].kind}; give each its own name")
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a file")
+        check_place(path)
+        if os.path.lexists(path):
+            _check_replaced(target, reads, overwrite)
+        _check_writable(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file or folder inside a prepared dataset, a checkpoint, or what a run keeps; links are followed.
+
+    Raises:
+        UsageError: it is inside of one.
+    """
+    from attnbias.methods.engine.training.checkpoint import MANIFEST, OWNED, PROGRESS
+
+    for place in dict.fromkeys((path.absolute(), path.parent.resolve() / path.name, path.resolve())):
+        for folder in place.parents:
+            name = place.relative_to(folder).as_posix()
+            if (folder / PREPARED).is_file():
+                what = "prepared dataset"
+            elif (folder / MANIFEST).is_file() or (folder / PROGRESS).is_file():
+                what = "checkpoint"
+            elif (folder / "checkpoints").is_dir() and (folder / "recipe.yaml").is_file():
+                kept = name.startswith(("checkpoints/", "evaluations/")) or OWNED.fullmatch(name)
+                if not kept:
+                    continue
+                what = "run"
+            else:
+                continue
+            raise UsageError(f"{path} would be inside the {what} {folder}, whose files stay; choose another place")
+
+
+def check_folder(folder: Path, overwrite: bool, targets: Sequence[Target], reads: Sequence[str | Path]) -> None:
+    """As `check_targets`, for a folder that takes files; `targets` are those that it may hold already.
+
+    Raises:
+        UsageError: it is a file, or exists and nothing may be replaced. Else as `check_targets`.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder")
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists; choose another name or add --overwrite")
+    check_place(folder)
+    check_targets(targets, reads, overwrite)
+    _check_writable(folder)
+
+
+def _check_replaced(target: Target, reads: Sequence[str | Path], overwrite: bool) -> None:
+    path = target.path
+    if not path.exists():
+        raise UsageError(f"{path} is a link to nothing; remove it, or choose another name")
+    if any(os.path.samestat(path.stat(), each.stat()) for each in _files(reads)):
+        raise UsageError(f"{path} is read by this command; choose another name for {target.kind}")
+    if not overwrite:
+        raise UsageError(f"{path} exists; choose another name or add --overwrite")
+    try:
+        ours = path.is_file() and target.is_ours(path)
+    except (OSError, ValueError, csv.Error, RecursionError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"--overwrite replaces what an earlier run of the command wrote, and {path} does not hold {target.kind}; "
+            "move it away, or choose another name"
+        )
+
+
+def _check_writable(path: Path) -> None:
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise RunError(f"cannot write {path}: {above} is {'read-only' if above.is_dir() else 'not a folder'}")
+
+
+def _files(reads: Sequence[str | Path]) -> Iterator[Path]:
+    """The files that are read, those of a run or checkpoint folder among them; names and URLs are no files."""
+    for source in map(Path, reads):
+        try:
+            if source.is_dir():
+                # A run's checkpoints may be a link to another disk, which "**" does not follow.
+                for part in (source, source / "checkpoints"):
+                    yield from (path for path in part.rglob("*") if path.is_file())
+            elif source.exists():
+                yield source
+        except OSError:  # a URL, too long for a name
+            continue
+
+
+# Kinds ----------------------------------------------------------------------------------------------------------------
+
+
+def json_with(*keys: str) -> Recognise:
+    """Tell JSON by the keys of its object, or of every object in its list."""
+
+    def is_ours(path: Path) -> bool:
+        content = read_json(path)
+        items = content if isinstance(content, list) else [content]
+        return bool(items) and all(isinstance(item, dict) and item.keys() >= set(keys) for item in items)
+
+    return is_ours
+
+
+def csv_with(*columns: str) -> Recognise:
+    """Tell CSV by its columns, in this order, as regular expressions; the last one is that of all that follow."""
+
+    def is_ours(path: Path) -> bool:
+        with path.open(encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file), [])
+        expected = [*columns, *[columns[-1]] * (len(header) - len(columns))]
+        return len(header) >= len(columns) and all(map(re.fullmatch, expected, header))
+
+    return is_ours
+
+
+def is_predicted(path: Path) -> bool:
+    """Tell the table of `predict`, whose columns are called as the classes, by its scores."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = islice(csv.reader(file), 2)
+    scores = [cell for row in rows for cell in row[1:]]
+    return header[0] == "path" and len(header) > 1 and all(re.fullmatch(r"\d\.\d{6}", score) for score in scores)
+
+
+def table_with(columns: Recognise, keys: Recognise) -> Recognise:
+    """Tell CSV where the name ends so, else JSON."""
+    return lambda path: (columns if path.suffix == ".csv" else keys)(path)
+
+
+def weights_with(*entries: str) -> Recognise:
+    """Tell a safetensors file by an entry of its metadata."""
+
+    def is_ours(path: Path) -> bool:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as file:
+                return bool((file.metadata() or {}).keys() & set(entries))
+        except SafetensorError:
+            return False
+
+    return is_ours
+
+
+def any_of_its_suffix(path: Path) -> bool:
+    """An exported graph says nothing of who wrote it: the ending of its name, which is checked, has to do."""
+    return path.is_file()
+
+
+SCORES = Kind("scores of val", csv_with("path", "target:.*|id|text|answer|score:.*"))
+"""`val --csv`: one row per sample."""
