@@ -466,6 +466,19 @@ def test_another_number_of_classes(trained: Path, three_classes: tuple[Path, Pat
     assert load_run("csra", str(here / "run"), {}).classes == ("cat", "dog", "owl")
 
 
+def test_a_reset_head_is_fresh_also_for_as_many_classes(trained: Path, demo_root: Path, here: Path) -> None:
+    """A rate of nearly nothing leaves the weights at their start."""
+    start = ["train", "csra", *TINY, *CPU, "--data-root", demo_root, "--steps", 1, "--lr", 1e-9]
+    start += ["--load-from", weights_of(trained)]
+    attnbias(*start, "--out", here / "as-it-was", expect=0)
+    said = attnbias(*start, "--out", here / "reset", "--reset-head", expect=0)
+    first, was, reset = (load_file(weights_of(run)) for run in (trained, here / "as-it-was", here / "reset"))
+    assert (first["classifier.weight"] - was["classifier.weight"]).abs().max() < 1e-6
+    assert (first["classifier.weight"] - reset["classifier.weight"]).abs().max() > 1e-2
+    assert (first["backbone.0.weight"] - reset["backbone.0.weight"]).abs().max() < 1e-6
+    assert "trained on other classes" not in said.err
+
+
 def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused: Callable[..., str]) -> None:
     state, path = load_file(weights_of(trained)), here / "file.safetensors"
     recipe = {"from_the_future": 1}

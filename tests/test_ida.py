@@ -375,7 +375,8 @@ def test_a_wrong_number_of_classes_says_what_to_do(tmp_path: Path) -> None:
             backbone_weights=None,
             reset_head=reset_head,
             trust=False,
-            classes=(),
+            classes=("class",) * classes,
+            task="multilabel",
         )
         return model
 

@@ -131,7 +131,15 @@ def start(method: str, tmp_path: Path, content: Any, **fields: Any) -> nn.Module
     path = tmp_path / "backbone.pth"
     torch.save(content, path)
     initial_weights(
-        found, model, recipe, load_from=None, backbone_weights=str(path), reset_head=False, trust=False, classes=()
+        found,
+        model,
+        recipe,
+        load_from=None,
+        backbone_weights=str(path),
+        reset_head=False,
+        trust=False,
+        classes=(),
+        task="multilabel",
     )
     return model
 

@@ -238,11 +238,13 @@ def initial_weights(
     reset_head: bool,
     trust: bool,
     classes: tuple[str, ...],
+    task: Task,
 ) -> list[str]:
     """Fill a fresh model before training: a whole model's weights (`load_from`) or its backbone's.
 
-    `reset_head` keeps fresh weights where a shape depends on the number of classes; nothing else may differ. Returns
-    warnings, such as that a head which fits was trained on others than these `classes`.
+    `reset_head` keeps fresh weights where a shape depends on the number of classes, also where the file's has the same
+    number; nothing else may differ. Returns warnings, such as that a head which fits was trained on others than these
+    `classes`.
     """
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
@@ -257,10 +259,10 @@ def initial_weights(
                 hint = "for another number of classes add --reset-head"
                 raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
         else:
-            kept = {n: v for n, v in state.items() if n in own and own[n].shape != v.shape and own[n].ndim == v.ndim}
-            state = {**state, **{name: own[name] for name in kept}}
+            head = _head_names(method, own, recipe, len(classes), task)
+            state = {name: own[name] if name in head else value for name, value in state.items()}
         load_strict(model, state, path)
-        if said and len(said.classes) == len(classes):
+        if said and not reset_head and len(said.classes) == len(classes):
             difference = class_difference(readable(said.classes), readable(classes))
             return [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
         return []
@@ -269,6 +271,13 @@ def initial_weights(
         path, _ = _resolve(locate(backbone_weights), None)
         method.load_backbone(model, recipe, _read(path, trust=trust).state, path)
     return []
+
+
+def _head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_classes: int, task: Task) -> set[str]:
+    """The tensors whose shape depends on the number of classes, as a model of one class more shows."""
+    with torch.device("meta"):  # names and shapes, without memory
+        larger = method.build_model(recipe, num_classes + 1, task).state_dict()
+    return {name for name, value in own.items() if larger[name].shape != value.shape}
 
 
 def _read(path: Path, *, trust: bool, entry: Entry = "model") -> Checkpoint:

@@ -172,6 +172,7 @@ class _Run:
                 reset_head=options.reset_head,
                 trust=options.trust_checkpoint,
                 classes=self.data.indices["train"].classes,
+                task=self.data.indices["train"].task,
             )
 
     def _open_folder(self) -> Path | None:
