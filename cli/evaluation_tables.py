@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
     """Print the results of `validate`; with `per_class`, also the measure of each class."""
-    from attnbias.methods.engine.evaluation.validate import probes
+    from attnbias.methods.engine.validate import probes
 
     for source in dict.fromkeys(result["source"] for result in results):
         say(f"weights: {source}")

@@ -331,7 +331,7 @@ def run_job(text: str) -> None:
     from accelerate import Accelerator
 
     from attnbias.methods.engine.evaluation.job import Job
-    from attnbias.methods.engine.evaluation.validate import validate
+    from attnbias.methods.engine.validate import validate
 
     asked = json.loads(text)
     if asked["threads"]:

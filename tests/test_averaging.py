@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import Recipe, revise
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 

@@ -26,7 +26,7 @@ from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_c
 from attnbias.methods.engine.bias.measures import dilated
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.evaluation.measures import average_precision
-from attnbias.methods.engine.evaluation.statistics import bootstrap, bootstrap_precision, macro, mcnemar
+from attnbias.methods.engine.statistics import bootstrap, bootstrap_precision, macro, mcnemar
 
 HEIGHT, WIDTH = 12, 16
 quick = settings(max_examples=40, deadline=None)

@@ -32,7 +32,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import Recipe, read_recipe, write_recipe
-from attnbias.methods.engine.training.checkpoint import RunFolder, is_complete
+from attnbias.methods.engine.run_folder import RunFolder, is_complete
 
 TINY = ["--recipe", "demo", "--epochs", 1, "--batch-size", 20, "--image-size", 32]
 CPU = ["--gpus", 0, "--threads", 1]

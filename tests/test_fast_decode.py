@@ -32,10 +32,10 @@ from attnbias.data.transforms.basic import (
 from attnbias.methods import METHODS, get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.validate import validate
 from attnbias.methods.engine.recipe import read_recipe, revise
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
+from attnbias.methods.engine.validate import validate
 
 
 def photograph(height: int = 150, width: int = 200) -> Image.Image:

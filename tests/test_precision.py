@@ -12,10 +12,10 @@ from accelerate.state import AcceleratorState
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.validate import validate
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
+from attnbias.methods.engine.validate import validate
 
 
 @pytest.fixture(autouse=True)

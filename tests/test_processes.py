@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 
 TINY = ["--epochs", "2", "--batch-size", "20", "--image-size", "32", "--ema-decay", "0.9"]
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "3", "--save-steps", "1", "--eval-batch-size", "16"]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from attnbias.data.prepare import Options as PrepareOptions
 from attnbias.data.prepare import prepare
-from attnbias.methods.engine.training.checkpoint import MANIFEST, RunFolder, crc32
+from attnbias.methods.engine.run_folder import MANIFEST, RunFolder, crc32
 
 RUN = ["--recipe", "demo", "--epochs", 2, "--batch-size", 6, "--image-size", 32, "--gpus", 0, "--threads", 1]
 

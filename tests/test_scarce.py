@@ -20,7 +20,7 @@ from attnbias.data.registry import open_split
 from attnbias.methods import get_method
 from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.training.checkpoint import RunFolder, is_complete
+from attnbias.methods.engine.run_folder import RunFolder, is_complete
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import shuffled
 from attnbias.methods.engine.training.train import train

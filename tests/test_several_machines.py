@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from forked import free_port
 
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 
 RUN = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--epochs", 2, "--gpus", 0]
 RUN += ["--threads", 1, "--batch-size", 20, "--ema-decay", 0.9, "--accumulation", 2, "--log-every", 2]

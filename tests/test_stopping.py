@@ -16,7 +16,7 @@ import pytest
 from forked import ForkedRun
 
 from attnbias.data.prepare import Options, prepare
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 CSRA = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--gpus", 0, "--threads", 1]

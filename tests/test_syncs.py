@@ -13,7 +13,7 @@ from attnbias.data.index import Task
 from attnbias.methods import get_method
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator

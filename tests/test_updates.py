@@ -21,7 +21,7 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import Batch
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator, synchronized

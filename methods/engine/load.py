@@ -30,8 +30,8 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
+from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
-from attnbias.methods.engine.training.checkpoint import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED

@@ -65,7 +65,7 @@ def check_place(path: Path) -> None:
     Raises:
         UsageError: it is inside of one.
     """
-    from attnbias.methods.engine.training.checkpoint import MANIFEST, OWNED, PROGRESS
+    from attnbias.methods.engine.run_folder import MANIFEST, OWNED, PROGRESS
 
     for place in dict.fromkeys((path.absolute(), path.parent.resolve() / path.name, path.resolve())):
         for folder in place.parents:

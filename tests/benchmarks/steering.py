@@ -26,8 +26,8 @@ from attnbias.methods.absvit.attention import feature_norms, object_vectors, top
 from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import AbSViTRecipe
-from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.statistics import bootstrap
 
 Boxes = NDArray[np.float32]
 """(10, H, W): the box of each digit as ones; zeros for an absent one."""

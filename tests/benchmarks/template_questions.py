@@ -32,8 +32,8 @@ from PIL import Image
 
 from attnbias.data.registry import open_split
 from attnbias.methods.absvit.vision_language.attention import text_maps
-from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.statistics import bootstrap
 
 TILE = 32
 """Pixels of an object's place; a picture has two by two."""

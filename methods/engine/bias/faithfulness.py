@@ -16,9 +16,9 @@ from attnbias.methods.engine.bias.objects import gathered, true_labels
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
-from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, upsample
+from attnbias.methods.engine.statistics import bootstrap
 
 
 class Curves(NamedTuple):

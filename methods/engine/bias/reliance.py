@@ -21,8 +21,8 @@ from attnbias.methods.engine.bias.objects import Truth, gathered, object_batches
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
-from attnbias.methods.engine.evaluation.statistics import bootstrap
 from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.statistics import bootstrap
 
 COLUMNS = ("probability", "object_only", "context_only", "kept", "reliance")
 

@@ -32,9 +32,9 @@ from attnbias.methods.engine.bias.objects import (
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
-from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
+from attnbias.methods.engine.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.text import write_csv
 
 POINTING_RADIUS = 15.0

@@ -22,9 +22,9 @@ from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.evaluation.measures import average_precision
-from attnbias.methods.engine.evaluation.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml

@@ -19,7 +19,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_facts
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe, changed
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.options import Options
 from attnbias.weights.errors import WeightsError
 

@@ -24,7 +24,7 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import AnyMethod, Batch, BatchTransform, Schedule
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.training.checkpoint import RunFolder
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import apply_schedule
 from attnbias.methods.engine.training.sampler import Plan
 

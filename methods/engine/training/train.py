@@ -1,7 +1,7 @@
 """The one training run: every method, every task, one process or many.
 
 Reading order: `train`, then `_Run`: what it starts from, the loop over steps, evaluating, logging, saving. One step is
-in step.py, what a run leaves behind in checkpoint.py.
+in step.py, what a run leaves behind in run_folder.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, write_recipe
-from attnbias.methods.engine.training.checkpoint import ENVIRONMENT, Progress, RunFolder, check_whole, damage
+from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_whole, damage
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fault import Fault
 
 TRAIN = "methods/engine/training/train.py"
-CHECKPOINT = "methods/engine/training/checkpoint.py"
+CHECKPOINT = "methods/engine/run_folder.py"
 LOAD = "methods/engine/load.py"
 SELECTION = "tests/test_selection.py"
 ATOMIC = "data/atomic.py"
