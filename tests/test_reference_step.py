@@ -185,10 +185,10 @@ def test_training_equals_a_loop_by_hand(
 
 
 @pytest.mark.parametrize("name", ["csra", "ida", "lsas", "llb", "absvit"])
-def test_two_steps_of_each_demo_recipe_equal_a_loop_by_hand(name: str, demo_root: Path, tmp_path: Path) -> None:
+def test_three_steps_of_each_demo_recipe_equal_a_loop_by_hand(name: str, demo_root: Path, tmp_path: Path) -> None:
     method = get_method(name)
-    recipe = revise(method.named_recipe("demo").recipe, {"steps": 2, "batch_size": 24, "ema_decay": 0.9})
-    hand = train_by_hand(method, recipe, demo_root, 2)
+    recipe = revise(method.named_recipe("demo").recipe, {"steps": 3, "batch_size": 24, "ema_decay": 0.9})
+    hand = train_by_hand(method, recipe, demo_root, 3)
     last = train_by_command(name, recipe, demo_root, tmp_path / "run")
     assert_logged(tmp_path / "run", hand.lines)
     assert_same(last / "model.safetensors", hand.model)

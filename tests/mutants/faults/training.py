@@ -96,7 +96,7 @@ FAULTS = (
         "methods/engine/training/optim.py",
         'group["betas"] = (settings["beta1"], group["betas"][1])',
         'group["betas"] = group["betas"]',
-        (f"{REFERENCE}::test_two_steps_of_each_demo_recipe_equal_a_loop_by_hand[ida]",),
+        (f"{REFERENCE}::test_three_steps_of_each_demo_recipe_equal_a_loop_by_hand[ida]",),
     ),
     Fault(
         "the gradient scaler is not restored",
