@@ -71,14 +71,15 @@ def _command(method: Description) -> Callable[..., None]:
         from attnbias.cli.visualize import parse_classes
         from attnbias.methods.engine import export as engine
         from attnbias.methods.engine.load import load_run
-        from attnbias.methods.engine.targets import Target, any_of_its_suffix, check_targets
+        from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
 
         suffix = engine.SUFFIXES[form]
         file = out or Path(method.name + suffix)
         if file.suffix != suffix:
             raise UsageError(f"--out {file}: expected a name that ends in {suffix}")
         reads: list[str | Path] = [load_from, *(paths or []), *([recipe] if recipe else [])]
-        check_targets([Target(file, "an exported model", any_of_its_suffix)], reads, overwrite)
+        weights_file = file.with_name(f"{file.name}.data") if form == "onnx" else None
+        check_targets(requested((file, GRAPH), (weights_file, GRAPH_DATA)), reads, overwrite)
         loaded = load_run(
             method.name,
             load_from,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,12 +86,10 @@ def predict(
     """
     if method is not None:
         get_description(method)
-    _check_targets(
-        [load_from, *paths, *([recipe] if recipe else [])],
-        overwrite,
-        Path(json_file) if json_file not in (None, "-") else None,
-        csv_file,
-    )
+    from attnbias.methods.engine import targets
+
+    asked = targets.requested((json_file, targets.PREDICTIONS), (csv_file, targets.PREDICTED_SCORES))
+    targets.check_targets(asked, [load_from, *paths, *([recipe] if recipe else [])], overwrite)
     found, left_out = find_pictures(paths)
     noticed = say_how_read([path for _, path in found])
     from attnbias.methods.engine.launch import default_workers, launch, world
@@ -158,17 +155,6 @@ def run_job(text: str) -> None:
     )
     if accelerator.is_main_process:
         _write(job, loaded, predictions)
-
-
-def _check_targets(reads: Sequence[str | Path], overwrite: bool, json_file: Path | None, csv_file: Path | None) -> None:
-    """Refuse, before any work, what cannot or must not be written."""
-    from attnbias.methods.engine.targets import Target, check_targets, is_predicted, json_with
-
-    asked = (
-        (json_file, "answers of predict", json_with("weights", "method", "pictures")),
-        (csv_file, "scores of predict", is_predicted),
-    )
-    check_targets([Target(file, kind, ours) for file, kind, ours in asked if file is not None], reads, overwrite)
 
 
 def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> None:

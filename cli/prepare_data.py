@@ -171,7 +171,10 @@ def prepare_data(
         settings["orientation"] = orientation
 
     from attnbias.data.prepare import Options, available_cores, prepare
+    from attnbias.data.prepared import data_root
+    from attnbias.methods.engine.targets import check_place
 
+    check_place(data_root(root) / (called or Path(name).name))
     with fetch_progress() as progress:
         options = Options(
             verify=verify,

@@ -158,6 +158,7 @@ def _command(method: Description) -> Callable[..., None]:
         resolved, name, named = resolve_recipe(method, recipe, typed)
         from attnbias.methods.engine.launch import default_workers, launch, world
         from attnbias.methods.engine.published import shown
+        from attnbias.methods.engine.targets import check_place
         from attnbias.methods.engine.training.options import Options
 
         cpu, count = world(gpus, processes)
@@ -194,6 +195,7 @@ def _command(method: Description) -> Callable[..., None]:
             threads=threads,
             on_bad_image=on_bad_image,
         )
+        check_place(options.out)
         show_recipe(method, resolved, name, named)
         where = "" if resume is None else ", where no checkpoint is resumed"
         say(f"starting weights: {shown(load_from or backbone_weights or 'random')}{why_random}{where}")

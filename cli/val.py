@@ -188,9 +188,9 @@ def _command(method: Description) -> Callable[..., None]:
         **fields: Any,
     ) -> None:
         _check_targets(
-            [*load_from, recipe],
+            [*load_from, *([recipe] if recipe else [])],
             overwrite,
-            json_file=Path(json_file) if json_file not in (None, "-") else None,
+            json_file=json_file,
             csv_file=csv_file,
             robustness_out=robustness_out,
             bias_out=bias_out,
@@ -253,44 +253,24 @@ def _val() -> None:
 
 
 def _check_targets(
-    reads: Sequence[str | None],
+    reads: Sequence[str],
     overwrite: bool,
     *,
-    json_file: Path | None,
+    json_file: str | None,
     csv_file: Path | None,
     robustness_out: Path | None,
     bias_out: Path | None,
 ) -> None:
     """Refuse, before any work, what cannot or must not be written."""
-    from attnbias.methods.engine.targets import (
-        SCORES,
-        Target,
-        check_folder,
-        check_targets,
-        csv_with,
-        json_with,
-        table_with,
-    )
+    from attnbias.methods.engine import targets
 
-    inputs = [each for each in reads if each is not None]
-    table = table_with(csv_with("weights", "test", ".*"), json_with("weights", "test"))
-    asked = (
-        (json_file, "results of val", json_with("load_from", "source")),
-        (csv_file, SCORES.kind, SCORES.is_ours),
-        (robustness_out, "a table of robustness", table),
-    )
-    check_targets([Target(file, kind, ours) for file, kind, ours in asked if file is not None], inputs, overwrite)
+    asked = (json_file, targets.RESULTS), (csv_file, targets.SCORES), (robustness_out, targets.ROBUSTNESS)
+    targets.check_targets(targets.requested(*asked), reads, overwrite)
     if bias_out is not None:
-        written = (
-            ("bias.json", json_with("map", "truth")),
-            ("bias_samples.csv", csv_with("picture", "path", "class", ".*")),
-        )
         # Several checkpoints or splits have a folder each.
         folders = [bias_out, *(path for path in bias_out.glob("*") if path.is_dir())]
-        targets = [
-            Target(folder / name, "a measured attention bias", ours) for folder in folders for name, ours in written
-        ]
-        check_folder(bias_out, overwrite, targets, inputs)
+        held = [targets.Target(folder / name, kind) for folder in folders for name, kind in targets.BIAS.items()]
+        targets.check_folder(bias_out, overwrite, held, reads)
 
 
 def _strength(name: str, epsilon: float | None, step: float | None, steps: int | None) -> dict[str, float | int]:

@@ -95,10 +95,9 @@ def convert(
     """
     if to.suffix != ".safetensors":
         raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
-    from attnbias.methods.engine.targets import Target, check_targets, weights_with
+    from attnbias.methods.engine.targets import WEIGHTS, check_targets, requested
 
-    reads = [file, *([recipe] if recipe else [])]
-    check_targets([Target(to, "weights of ours", weights_with("attnbias", "attnbias-plain"))], reads, overwrite)
+    check_targets(requested((to, WEIGHTS)), [file, *([recipe] if recipe else [])], overwrite)
     from attnbias.methods.engine.inspection import convert_weights, owner
 
     name, fields = read_flags(method or owner(file, trust=trust_checkpoint), recipe_flags(context))

@@ -16,10 +16,10 @@ from small_model import write_model
 
 from attnbias.methods import get_method
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.export import METADATA, compare, export, pictures_for_check, runner, wrap
+from attnbias.methods.engine.export import compare, export, pictures_for_check, runner, wrap
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
-from attnbias.methods.engine.stored import KEY
+from attnbias.methods.engine.stored import EXPORTED, KEY
 from attnbias.weights.files import write_weights
 
 FAST = ("csra", "ida", "lsas")
@@ -60,9 +60,9 @@ def test_torch_export_answers_as_the_model(method: str, photos: Path, tmp_path: 
         "export", method, "--load-from", weights, "--format", "torch-export", "--out", out, "--check", photos, expect=0
     )
     assert "largest difference on 6 pictures" in done.out
-    extra = {METADATA: ""}
+    extra = {EXPORTED: ""}
     program = torch.export.load(out, extra_files=extra).module()
-    said = json.loads(extra[METADATA])
+    said = json.loads(extra[EXPORTED])
     assert (said["method"], tuple(said["classes"])) == (method, NAMES)
     assert said["preprocessing"]["steps"]
     loaded = load_run(method, str(weights), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +191,18 @@ def desk(run: Path, tmp_path: Path) -> Path:
     (tmp_path / "soft.csv").symlink_to(tmp_path / "photo.png")
     (tmp_path / "notes.json").write_text('{"notes": "not ours"}')
     (tmp_path / "notes.csv").write_text("day,hours\n1,7\n")
+    (tmp_path / "mine.pt2").write_text("mine")
+    (tmp_path / "mine.onnx").write_text("mine")
+    (tmp_path / "other.onnx.data").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "bias.json").write_text('{"notes": "not ours"}')
+    (tmp_path / "several" / "1-val").mkdir(parents=True)
+    (tmp_path / "several" / "1-val" / "bias.json").write_text('{"notes": "not ours"}')
     return tmp_path
 
 
+WITH_ONNX = find_spec("onnxruntime") is not None and find_spec("onnxscript") is not None
+NEEDS_ONNX = pytest.mark.skipif(not WITH_ONNX, reason="needs the export extra")
 VAL = "val csra --load-from run --split val"
 PREDICT = "predict photo.png --load-from run"
 
@@ -212,6 +220,7 @@ PREDICT = "predict photo.png --load-from run"
         f"{VAL} --csv photo.png",
         f"{VAL} --robustness-out notes.json --attack fgsm",
         f"{VAL} --bias-out folder",
+        f"{VAL},counter --bias-out several",
         f"{VAL} --bias-out run/checkpoints/step-00000004",
         f"{VAL} --json same.json --robustness-out same.json --attack fgsm",
         f"{PREDICT} --csv photo.png",
@@ -220,7 +229,15 @@ PREDICT = "predict photo.png --load-from run"
         f"{PREDICT} --json run/checkpoints/step-00000004/progress.json",
         "weights convert run --to run/checkpoints/step-00000004/model.safetensors",
         "weights convert copy.safetensors --to copy.safetensors",
-        "export csra --load-from run --format onnx --out run/checkpoints/step-00000004/model.onnx",
+        pytest.param(
+            "export csra --load-from run --format onnx --out run/checkpoints/step-00000004/model.onnx", marks=NEEDS_ONNX
+        ),
+        "export csra --load-from run --format torch-export --out mine.pt2",
+        pytest.param("export csra --load-from run --format onnx --out mine.onnx", marks=NEEDS_ONNX),
+        pytest.param("export csra --load-from run --format onnx --out other.onnx", marks=NEEDS_ONNX),
+        "train csra --recipe demo --out run/checkpoints/step-00000004/inner",
+        "train csra --recipe demo --out run/evaluations/inner",
+        "prepare-data demo --root run/checkpoints/step-00000004",
         "visualize csra --load-from run photo.png --out run/checkpoints/step-00000004/seen",
         "compare run run --out run/checkpoints/compared",
     ],
@@ -238,7 +255,17 @@ def test_nothing_that_a_command_reads_or_did_not_write_is_replaced(
 
 def test_what_the_same_command_wrote_is_replaced(desk: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(desk)
+    (desk / "photos").mkdir()
+    shutil.copyfile(desk / "photo.png", desk / "photos" / "photo.png")
+    (desk / "demo").mkdir()  # called as a recipe is
+    (desk / "-").write_text("mine")  # no file is meant by it
+    attnbias(*PREDICT.split(), "--json", "-", expect=0)
     for words in (
+        f"{VAL} --data-root {demo_root} --recipe demo --json demo/a.json",
+        f"{VAL} --data-root {demo_root} --json run/a.json",
+        "predict photos --load-from run --json photos/b.json --csv photos/b.csv",
+        "export csra --load-from run --format torch-export --out e.pt2",
+        *(["export csra --load-from run --format onnx --out e.onnx"] if WITH_ONNX else []),
         f"{VAL} --data-root {demo_root} --json a.json --csv a.csv --bias-out bias --robustness-out r.csv --attack fgsm",
         f"{PREDICT} --json b.json --csv b.csv",
         "weights convert run --to c.safetensors",
@@ -246,3 +273,10 @@ def test_what_the_same_command_wrote_is_replaced(desk: Path, demo_root: Path, mo
         attnbias(*words.split(), expect=0)
         assert "add --overwrite" in attnbias(*words.split(), expect=2).line
         attnbias(*words.split(), "--overwrite", expect=0)
+
+
+def test_two_files_of_one_name_are_both_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    words = f"{VAL} --json new.json --csv new.csv --robustness-out new.json --attack fgsm"
+    said = attnbias(*words.split(), expect=2).line
+    assert "new.json cannot take a table of robustness and results of val" in said

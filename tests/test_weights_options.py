@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_model import DIGITS, write_model
 
-from attnbias.methods.engine.export import METADATA
+from attnbias.methods.engine.stored import EXPORTED
 
 SMALL = ("--image-size", 64)
 
@@ -175,9 +175,9 @@ def test_a_graph_is_of_the_recipe_that_was_typed_and_replaces_another_only_where
         done = commands["export"](published["plain"], "--recipe", recipe, *more)
         assert done.code == 0, done.err
         assert "images (B, 3, 64, 64)" in done.out  # --image-size, a field of the recipe, goes before its own
-        extra = {METADATA: ""}
+        extra = {EXPORTED: ""}
         torch.export.load(tmp_path / "export" / "model.pt2", extra_files=extra)
-        assert json.loads(extra[METADATA])["recipe"]["lam"] == lam
+        assert json.loads(extra[EXPORTED])["recipe"]["lam"] == lam
         refused = commands["export"](published["plain"])
         assert refused.code == 2
         assert "--overwrite" in refused.line

@@ -26,14 +26,12 @@ from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.predict import open_own
 from attnbias.methods.engine.load import Loaded, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
-from attnbias.methods.engine.stored import KEY
+from attnbias.methods.engine.stored import EXPORTED, KEY
 from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 INPUT, OUTPUTS = "images", ("scores", "maps", "classes")
-METADATA = "attnbias.json"
-"""The entry of a .pt2 file that says what it is."""
 
 SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
 """Largest differences that pass as rounding, as shares of the highest probability and of the highest map's value."""
@@ -135,7 +133,7 @@ def export(
         RunError: it cannot be exported or written, or does not agree with the model.
     """
     if form == "onnx":
-        _need_onnx()
+        need_onnx()
     check_name(out)
     size = loaded.recipe.image_size
     # Three pictures: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
@@ -152,14 +150,19 @@ def export(
         if form == "onnx":
             _write_onnx(program, exported, part, told)
         else:
-            torch.export.save(program, part, extra_files={METADATA: told})
+            torch.export.save(program, part, extra_files={EXPORTED: told})
         parity = None if check is None else compare(exported, runner(part, form), check, limit)
         if parity is not None and not parity:
             raise RunError(f"what was exported does not agree with the model: {parity}; it was not kept")
     return parity
 
 
-def _need_onnx() -> None:
+def need_onnx() -> None:
+    """Refuse where the packages of ONNX are missing.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401

@@ -15,11 +15,9 @@ from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, Torchvision
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Described, Loaded, describe, load_run, owners, preprocessing, weights_metadata
 from attnbias.methods.engine.published import locate, shown
+from attnbias.methods.engine.stored import PLAIN
 from attnbias.weights.files import Entry, StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED
-
-PLAIN = "attnbias-plain"
-"""The metadata entry of plain files: another than ours, so that they are never taken for whole models."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,12 @@ from attnbias.methods.engine.yaml_files import read_yaml
 KEY = "attnbias"
 """The metadata entry of our safetensors files."""
 
+PLAIN = "attnbias-plain"
+"""The metadata entry of plain files: another than ours, so that they are never taken for whole models."""
+
+EXPORTED = "attnbias.json"
+"""The file in a .pt2 archive that says what the model is; ONNX has it as metadata under KEY."""
+
 LARGEST_HEADER = 100_000_000
 """In bytes, as the safetensors format has it; in other formats the first eight bytes mean something else."""
 

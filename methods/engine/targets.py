@@ -9,18 +9,28 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from attnbias.data.prepared import MANIFEST as PREPARED
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.stored import EXPORTED, KEY, PLAIN
 
 Recognise = Callable[[Path], bool]
 """Whether a file is of the kind that a command writes."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that a command writes."""
+
+    words: str
+    """"results of val"."""
+    is_ours: Recognise
 
 
 @dataclass(frozen=True)
@@ -28,29 +38,30 @@ class Target:
     """One file that a command is told to write."""
 
     path: Path
-    kind: str
-    """In words: "results of val"."""
-    is_ours: Recognise
+    kind: Kind
 
 
-class Kind(NamedTuple):
-    """A kind of file: in words, and how it is told."""
-
-    kind: str
-    is_ours: Recognise
+def requested(*files: tuple[Path | str | None, Kind]) -> list[Target]:
+    """The files that were asked for: None is nothing, and "-" is standard output."""
+    return [Target(Path(file), kind) for file, kind in files if file not in (None, "-")]
 
 
 def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwrite: bool) -> None:
-    """Refuse files that cannot, or must not, be written later, before hours of work. `reads` are the command's inputs.
+    """Refuse files that cannot, or must not, be written later, before hours of work.
+
+    `reads` are the files that the command reads. Folders among them need no look: what a run or a dataset holds is
+    safe by its place, other files by not being of the command's kind.
 
     Raises:
         UsageError: a file exists and is not to be replaced, or stands where nothing is written, or is asked for twice.
         RunError: its folder is a file, or read-only.
     """
-    for number, target in enumerate(targets):
+    taken: dict[Path, Target] = {}
+    for target in targets:
         path = target.path
-        if path.resolve() in [other.path.resolve() for other in targets[:number]]:
-            raise UsageError(f"{path} cannot take {target.kind} and {targets[number - 1].kind}; give each its own name")
+        other = taken.setdefault(path.resolve(), target)
+        if other is not target:
+            raise UsageError(f"{path} cannot take {target.kind.words} and {other.kind.words}; give each its own name")
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name a file")
         check_place(path)
@@ -103,18 +114,20 @@ def _check_replaced(target: Target, reads: Sequence[str | Path], overwrite: bool
     path = target.path
     if not path.exists():
         raise UsageError(f"{path} is a link to nothing; remove it, or choose another name")
-    if any(os.path.samestat(path.stat(), each.stat()) for each in _files(reads)):
-        raise UsageError(f"{path} is read by this command; choose another name for {target.kind}")
+    if any(_is_file(each) and path.samefile(each) for each in reads):
+        raise UsageError(f"{path} is read by this command; choose another name for {target.kind.words}")
     if not overwrite:
         raise UsageError(f"{path} exists; choose another name or add --overwrite")
     try:
-        ours = path.is_file() and target.is_ours(path)
-    except (OSError, ValueError, csv.Error, RecursionError):
+        ours = path.is_file() and target.kind.is_ours(path)
+    except UsageError:  # a package is missing, without which nobody can tell
+        raise
+    except Exception:  # readers of damaged or foreign files raise nearly any type
         ours = False
     if not ours:
         raise UsageError(
-            f"--overwrite replaces what an earlier run of the command wrote, and {path} does not hold {target.kind}; "
-            "move it away, or choose another name"
+            f"--overwrite replaces what an earlier run of the command wrote, and {path} does not hold "
+            f"{target.kind.words}; move it away, or choose another name"
         )
 
 
@@ -124,18 +137,12 @@ def _check_writable(path: Path) -> None:
         raise RunError(f"cannot write {path}: {above} is {'read-only' if above.is_dir() else 'not a folder'}")
 
 
-def _files(reads: Sequence[str | Path]) -> Iterator[Path]:
-    """The files that are read, those of a run or checkpoint folder among them; names and URLs are no files."""
-    for source in map(Path, reads):
-        try:
-            if source.is_dir():
-                # A run's checkpoints may be a link to another disk, which "**" does not follow.
-                for part in (source, source / "checkpoints"):
-                    yield from (path for path in part.rglob("*") if path.is_file())
-            elif source.exists():
-                yield source
-        except OSError:  # a URL, too long for a name
-            continue
+def _is_file(name: str | Path) -> bool:
+    """Whether an input is a file here, and not a folder, a published name or a URL (which may be too long a name)."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 # Kinds ----------------------------------------------------------------------------------------------------------------
@@ -177,25 +184,38 @@ def table_with(columns: Recognise, keys: Recognise) -> Recognise:
     return lambda path: (columns if path.suffix == ".csv" else keys)(path)
 
 
-def weights_with(*entries: str) -> Recognise:
-    """Tell a safetensors file by an entry of its metadata."""
+def _holds_our_weights(path: Path) -> bool:
+    from safetensors import safe_open
 
-    def is_ours(path: Path) -> bool:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="np") as file:
-                return bool((file.metadata() or {}).keys() & set(entries))
-        except SafetensorError:
-            return False
-
-    return is_ours
+    with safe_open(path, framework="np") as file:
+        return bool((file.metadata() or {}).keys() & {KEY, PLAIN})
 
 
-def any_of_its_suffix(path: Path) -> bool:
-    """An exported graph says nothing of who wrote it: the ending of its name, which is checked, has to do."""
-    return path.is_file()
+def _holds_our_graph(path: Path) -> bool:
+    """By what `export` writes beside the graph: a file in the archive of .pt2, the metadata of .onnx."""
+    if path.suffix == ".pt2":
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/{EXPORTED}") for name in archive.namelist())
+    from attnbias.methods.engine.export import need_onnx
+
+    need_onnx()
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return any(each.key == KEY for each in model.metadata_props)
 
 
+RESULTS = Kind("results of val", json_with("load_from", "source"))
 SCORES = Kind("scores of val", csv_with("path", "target:.*|id|text|answer|score:.*"))
-"""`val --csv`: one row per sample."""
+ROBUSTNESS = Kind("a table of robustness", table_with(csv_with("weights", "test", ".*"), json_with("weights", "test")))
+BIAS = {
+    "bias.json": Kind("a measured attention bias", json_with("map", "truth")),
+    "bias_samples.csv": Kind("a measured attention bias", csv_with("picture", "path", "class", ".*")),
+}
+"""The files of `val --bias-out`, by name."""
+PREDICTIONS = Kind("answers of predict", json_with("weights", "method", "pictures"))
+PREDICTED_SCORES = Kind("scores of predict", is_predicted)
+WEIGHTS = Kind("weights of ours", _holds_our_weights)
+GRAPH = Kind("an exported model", _holds_our_graph)
+GRAPH_DATA = Kind("the weights of an exported model", lambda path: _holds_our_graph(path.with_suffix("")))
+"""NAME.onnx.data, which a large NAME.onnx keeps its weights in."""

@@ -29,7 +29,7 @@ from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, write_table
 from attnbias.methods.engine.load import Loaded, load_run
 from attnbias.methods.engine.published import on_disk, shown
-from attnbias.methods.engine.targets import SCORES, Target, check_targets
+from attnbias.methods.engine.targets import SCORES, check_targets, requested
 
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
 """Tasks whose evaluation says nothing of a single image."""
@@ -124,7 +124,7 @@ class _Point:
         if table is not None and index.task in WITHOUT_ROWS:
             raise UsageError(f"--csv: an evaluation of {index.task} keeps no row a picture; use --json")
         if table is not None:
-            check_targets([Target(table, *SCORES)], self.job.load_from, self.job.overwrite)
+            check_targets(requested((table, SCORES)), self.job.load_from, self.job.overwrite)
         if self.job.store:
             check_storing(self.stored, self.weights, self.map, self.job.overwrite)
         for probe in wanted:
