@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from attnbias import __version__
+from attnbias.cli.cite import cite
 from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.export import export
@@ -64,6 +65,7 @@ app.add_typer(visualize, name="visualize")
 app.add_typer(export, name="export")
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(predict)
 app.command("compare", no_args_is_help=True)(compare)
+app.command("cite", no_args_is_help=True)(cite)
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from command_line import attnbias
 from typer.testing import CliRunner
 
+from attnbias import __version__ as attnbias_version
 from attnbias.cli.listing import listing
 from attnbias.data.registry import DATASETS
-from attnbias.methods import get_method
+from attnbias.methods import METHODS, get_description, get_method
+
+REPO = Path(__file__).parent.parent
 
 
 def shown(*arguments: str | Path) -> list[str]:
@@ -60,3 +64,27 @@ def test_recipes_of_one_method_with_their_sources() -> None:
     source = recipes["coco-resnet101"].source
     assert source not in ours
     assert source in attnbias("list", "recipes", "csra", "--verbose", expect=0).out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_paper_is_cited_with_its_program_as_bibtex(method: str) -> None:
+    printed = attnbias("cite", method, expect=0).out
+    paper = get_description(method).paper
+    entries = re.findall(r"^@(\w+)\{([^,]+),\n((?:  \w+ += \{.*\},\n)+)\}$", printed, re.MULTILINE)
+    assert [(kind, key) for kind, key, _ in entries] == [
+        ("inproceedings", paper.key),
+        ("misc", f"{paper.key}-program"),
+        ("software", "attnbias"),
+    ]
+    assert printed.count("{") == printed.count("}")
+    for fact in (" and ".join(paper.authors), paper.title, str(paper.year), paper.page, paper.program):
+        assert fact in printed
+
+
+def test_a_misspelt_method_is_offered_its_nearest_name() -> None:
+    assert "did you mean 'csra'" in attnbias("cite", "crsa", expect=2).err
+
+
+def test_the_citation_file_names_this_version() -> None:
+    lines = (REPO / "CITATION.cff").read_text().splitlines()
+    assert f"version: {attnbias_version}" in lines

@@ -201,6 +201,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_weights_options.py::test_a_method_that_is_typed_is_believed_or_refused": "--method",
         "test_weights_options.py::test_what_is_there_is_replaced_only_where_that_is_typed": "--overwrite",
     },
+    "cite": {"test_listing.py::test_a_paper_is_cited_with_its_program_as_bibtex": "METHOD"},
     "list recipes": {"test_listing.py::test_recipes_of_one_method_with_their_sources": "METHOD --verbose"},
     "list datasets": {"test_listing.py::test_which_datasets_are_ready_and_more_of_each": "--data-root --verbose"},
     "list weights": {

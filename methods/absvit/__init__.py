@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.description import Description
+
+PAPER = Citation(
+    key="shi2023topdown",
+    authors=("Shi, Baifeng", "Darrell, Trevor", "Wang, Xin"),
+    title="Top-Down Visual Attention from Analysis by Synthesis",
+    conference="CVPR",
+    year=2023,
+    page="https://arxiv.org/abs/2303.13043",
+    program="https://github.com/bfshi/AbSViT",
+)
 
 
 class AbSViTDescription(Description):
@@ -13,7 +24,7 @@ class AbSViTDescription(Description):
 
     name = "absvit"
     title = "Top-down attention from analysis by synthesis (AbSViT)"
-    paper = "Shi, Darrell, Wang: Top-Down Visual Attention from Analysis by Synthesis, CVPR 2023, arXiv 2303.13043"
+    paper = PAPER
     recipe_type = AbSViTRecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "feedback_gain")

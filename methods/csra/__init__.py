@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from attnbias.methods.csra.recipe import RECIPES, CSRARecipe
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.description import Description
 
 
@@ -13,7 +14,15 @@ class CSRADescription(Description):
 
     name = "csra"
     title = "Class-specific residual attention (CSRA)"
-    paper = "Zhu, Wu: Residual Attention: A Simple but Effective Method for Multi-Label Recognition, ICCV 2021"
+    paper = Citation(
+        key="zhu2021residual",
+        authors=("Zhu, Ke", "Wu, Jianxin"),
+        title="Residual Attention: A Simple but Effective Method for Multi-Label Recognition",
+        conference="ICCV",
+        year=2021,
+        page="https://arxiv.org/abs/2108.02456",
+        program="https://github.com/Kevinz-code/CSRA",
+    )
     recipe_type = CSRARecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "lam")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe
 
@@ -15,8 +16,7 @@ class Description:
 
     name: ClassVar[str]
     title: ClassVar[str]
-    paper: ClassVar[str]
-    """Authors, venue, year, arXiv or OpenReview id."""
+    paper: ClassVar[Citation]
     recipe_type: ClassVar[type[Recipe]]
     recipes: ClassVar[Mapping[str, NamedRecipe]]
     """Named recipes; the first is the default, the first of a dataset is that dataset's default."""

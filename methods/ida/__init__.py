@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.description import Description
 from attnbias.methods.ida.recipe import RECIPES, IDARecipe
 
@@ -13,7 +14,16 @@ class IDADescription(Description):
 
     name = "ida"
     title = "Interventional dual attention (IDA)"
-    paper = "Liu, Huang, Li, Li: Causality Compensated Attention for Contextual Biased Visual Recognition, ICLR 2023"
+    paper = Citation(
+        key="liu2023causality",
+        authors=("Liu, Ruyang", "Huang, Jingjia", "Li, Thomas H.", "Li, Ge"),
+        title="Causality Compensated Attention for Contextual Biased Visual Recognition",
+        conference="ICLR",
+        year=2023,
+        page="https://openreview.net/forum?id=8XqDnrmZQNF",
+        program="https://github.com/yu-gi-oh-leilei/IDA_2023ICLR",
+        program_by="others than the authors, whose own is not public",
+    )
     recipe_type = IDARecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "beta")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.description import Description
 from attnbias.methods.llb.recipe import RECIPES, LLBRecipe
 
@@ -13,7 +14,15 @@ class LLBDescription(Description):
 
     name = "llb"
     title = "LLB: label-focused latent-object biasing on frozen ViT, MAE and SWAG"
-    paper = "Kang et al., Label-focused Latent-object Biasing, ICLR 2024, OpenReview cH3oufN8Pl"
+    paper = Citation(
+        key="kang2024labelfocused",
+        authors=("Kang, Ilmin", "Bae, HyounYoung", "Kim, Kangil"),
+        title="Label-Focused Inductive Bias over Latent Object Features in Visual Classification",
+        conference="ICLR",
+        year=2024,
+        page="https://openreview.net/forum?id=cH3oufN8Pl",
+        program="https://github.com/GIST-IRR/LLB",
+    )
     recipe_type = LLBRecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "temperature")

@@ -1,6 +1,7 @@
 """LLB's model: a vision transformer that sees, and a branch that structures latent objects by their labels alone.
 
-Kang et al., Label-focused Latent-object Biasing, ICLR 2024, OpenReview cH3oufN8Pl.
+Kang, Bae, Kim: Label-Focused Inductive Bias over Latent Object Features in Visual Classification, ICLR 2024, OpenReview
+cH3oufN8Pl (LLB).
 Shapes: B pictures, P patches, S = P + 1 tokens, D width, O objects, C classes. The visual branch is timm's stock
 VisionTransformer for all three families of weights; its names are never registered anew.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.description import Description
 from attnbias.methods.lsas.recipe import RECIPES, LSASRecipe
 
@@ -13,7 +14,15 @@ class LSASDescription(Description):
 
     name = "lsas"
     title = "Lightweight sub-attention strategy (LSAS)"
-    paper = "Zhong, Wen, Qin, Chen, Huang: LSAS, ICME 2023, arXiv 2305.05200"
+    paper = Citation(
+        key="zhong2023lsas",
+        authors=("Zhong, Shanshan", "Wen, Wushao", "Qin, Jinghui", "Chen, Qiangpu", "Huang, Zhongzhan"),
+        title="LSAS: Lightweight Sub-attention Strategy for Alleviating Attention Bias Problem",
+        conference="ICME",
+        year=2023,
+        page="https://arxiv.org/abs/2305.05200",
+        program="https://github.com/Qrange-group/LSAS",
+    )
     recipe_type = LSASRecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from attnbias.data.index import Task
+from attnbias.methods.absvit import PAPER
 from attnbias.methods.absvit.segmentation.recipe import RECIPES, SegmentationRecipe
 from attnbias.methods.engine.description import Description
 
@@ -14,7 +15,7 @@ class SegmentationDescription(Description):
 
     name = "absvit-segmentation"
     title = "AbSViT for semantic segmentation, with UperNet"
-    paper = "Shi, Darrell, Wang: Top-Down Visual Attention from Analysis by Synthesis, CVPR 2023, arXiv 2303.13043"
+    paper = PAPER
     recipe_type = SegmentationRecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from attnbias.data.index import Task
+from attnbias.methods.absvit import PAPER
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
 from attnbias.methods.engine.description import Description
 
@@ -17,7 +18,7 @@ class VisionLanguageDescription(Description):
 
     name = "absvit-vision-language"
     title = "Top-down attention from analysis by synthesis (AbSViT), steered by language"
-    paper = "Shi, Darrell, Wang: Top-Down Visual Attention from Analysis by Synthesis, CVPR 2023, arXiv 2303.13043"
+    paper = PAPER
     recipe_type = VisionLanguageRecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {
