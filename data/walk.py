@@ -78,7 +78,7 @@ def walk_images(root: Path, left_out: Tally, below: str = "") -> list[str]:
         DataError: a folder may not be read.
     """
     found: list[tuple[str, str]] = []
-    pending: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset([_identity(root)]))]
     while pending:
         place, above = pending.pop()
         folders, files = list_folder(root / place, left_out, below + place)
@@ -87,10 +87,22 @@ def walk_images(root: Path, left_out: Tally, below: str = "") -> list[str]:
             if not is_image(name):
                 left_out.add(OTHER, f"{below}{place}{name}")
         for name in reversed(folders):
-            real = os.path.realpath(root / place / name)
-            if real in above:
+            identity = _identity(root / place / name)
+            if identity in above:
                 left_out.add(LOOP, f"{below}{place}{name}")
             else:
-                pending.append((f"{place}{name}/", (*above, real)))
+                pending.append((f"{place}{name}/", above | {identity}))
     # "b-1/" comes before "b/", as "b-1" comes behind "b".
     return [place + name for place, name in sorted(found, key=lambda path: (path[0][:-1], path[1]))]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from all others, by whatever path it is reached.
+
+    Unlike its real path it costs one call to the system, however deep the folder lies.
+    """
+    try:
+        known = folder.stat()
+    except OSError as error:
+        raise DataError(f"folder {folder} cannot be read ({error.strerror})") from None
+    return known.st_dev, known.st_ino

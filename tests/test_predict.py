@@ -71,6 +71,26 @@ def test_class_names_and_scores_are_the_models(pictures: Path, tmp_path: Path) -
         assert [c["class"] for c in picture["classes"]] == [NAMES[i] for i in np.argsort(-scores)]
 
 
+def test_every_image_of_folders_that_are_nested_deep(tmp_path: Path) -> None:
+    """400 folders, one in the other, and a link from the deepest to the first: none is lost, none is read twice."""
+    folder = tmp_path / "nested"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    content, files = (tmp_path / "one.png").read_bytes(), []
+    for _ in range(400):
+        files.append(folder / "i.png")
+        files[-1].write_bytes(content)
+        folder /= "d"
+        folder.mkdir()
+    (folder / "back").symlink_to(tmp_path / "nested")
+    done = attnbias(
+        *("predict", "--load-from", checkpoint(tmp_path / "w.safetensors"), tmp_path / "nested", "--json", "-", *CPU),
+        expect=0,
+    )
+    assert {image["path"] for image in json.loads(done.out)["pictures"]} == set(map(str, files))
+    assert f"left out: link to a folder that it is in: 1 ({folder}/back)" in done.err
+
+
 def test_which_classes_are_named() -> None:
     scores = np.array([0.1, 0.9, 0.5, 0.4, 0.05, 0.6], dtype=np.float32)
     assert chosen(scores, True, None, None) == [1, 5, 2]
