@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from attnbias import __version__
-from attnbias.methods import METHODS, get_description
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import say
 
 

@@ -81,7 +81,7 @@ def compare(
             shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
             (folder / "comparison.html").write_text(shown.html(), encoding="utf-8")
         if plots:
-            from attnbias.methods.engine.bias.measures import HEADLINE
+            from attnbias.methods.engine.attention_measures import HEADLINE
             from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
 
             learning_curves(read).savefig(folder / "learning-curves.png", dpi=150)
@@ -95,7 +95,7 @@ def compare(
 
 def _page_split(lines: Sequence[Line], asked: str | None) -> str:
     """DATASET/SPLIT of the page."""
-    from attnbias.methods.engine.bias.measures import HEADLINE
+    from attnbias.methods.engine.attention_measures import HEADLINE
 
     known = list(dict.fromkeys(line.split for line in lines if line.measure == HEADLINE))
     chosen = [name for name in known if asked in (None, name, name.rpartition("/")[2])]

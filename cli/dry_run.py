@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnbias.data.registry import open_split
-from attnbias.methods import get_method
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbias.cli.shared import DataRoot
-from attnbias.methods import METHODS, get_description
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:

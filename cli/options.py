@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from attnbias.data.registry import DATASETS
-from attnbias.methods import METHODS, TASKS, get_description
+from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import (
@@ -27,6 +27,7 @@ from attnbias.methods.engine.recipe import (
     revise,
     todays_names,
 )
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
 

@@ -26,7 +26,8 @@ from attnbias.cli.shared import (
     Workers,
 )
 from attnbias.data.atomic import replacing
-from attnbias.methods import METHODS, get_description
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import say, say_json
 from attnbias.methods.engine.text import write_csv
 

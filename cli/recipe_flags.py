@@ -18,7 +18,8 @@ from attnbias.cli.options import (
     with_parameters,
     with_recipe_options,
 )
-from attnbias.methods import METHODS, TASKS, get_description
+from attnbias.methods import METHODS, TASKS
+from attnbias.methods.engine.registry import get_description
 
 OPTIONS, FLAGS = "attnbias.recipe_options", "attnbias.recipe_flags"
 """Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them."""

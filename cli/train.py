@@ -243,7 +243,7 @@ def recipe_weights(recipe: Recipe, named: NamedRecipe | None) -> tuple[str | Non
 
 def run_job(job: str) -> None:
     """Train as one process of a run; `job` is what `attnbias train` resolved."""
-    from attnbias.methods import get_description
+    from attnbias.methods.engine.registry import get_description
     from attnbias.methods.engine.training.options import Options
     from attnbias.methods.engine.training.train import train
 

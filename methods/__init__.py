@@ -1,13 +1,9 @@
-"""The table of methods. A method is one folder and one line here; it is imported only when it is asked for."""
+"""The table of methods. A method is one folder and one line here; it is imported only when it is asked for.
+
+methods/engine/registry.py looks it up.
+"""
 
 from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from attnbias.methods.engine.description import Description
-    from attnbias.methods.engine.method import AnyMethod
 
 METHODS: dict[str, str] = {
     "absvit": "attnbias.methods.absvit",
@@ -30,28 +26,3 @@ TASKS: dict[str, dict[str, str]] = {
     }
 }
 """Papers with several tasks: what `--task` names -> the method that does it, which has a folder and a line above."""
-
-
-def get_description(name: str) -> Description:
-    """Return what is known of the method called `name`, without torch.
-
-    Raises:
-        UsageError: no method has this name; the nearest name is offered.
-    """
-    from attnbias.methods.engine.errors import UsageError, did_you_mean
-
-    if name not in METHODS:
-        raise UsageError(f"unknown method '{name}'{did_you_mean(name, METHODS)}; one of: {', '.join(METHODS)}")
-    description: Description = import_module(METHODS[name]).DESCRIPTION
-    return description
-
-
-def get_method(name: str) -> AnyMethod:
-    """Import and return the method called `name`.
-
-    Raises:
-        UsageError: as `get_description`.
-    """
-    get_description(name)
-    method: AnyMethod = import_module(f"{METHODS[name]}.method").METHOD
-    return method

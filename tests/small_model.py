@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 DIGITS = tuple(f"digit_{number}" for number in range(10))

@@ -6,10 +6,10 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_circles import circles, imported, imports, modules_of
 
 from attnbias.methods import METHODS
 
@@ -21,14 +21,6 @@ ALLOWED = {
     "methods": {"methods", "methods.engine"},
     "cli": {"cli", "methods", "methods.engine", "data", "weights"},
 }
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
 
 
 def room_of(parts: tuple[str, ...]) -> str:
@@ -45,9 +37,42 @@ def test_imports_run_one_way(room: str) -> None:
         allowed = ALLOWED.get(own, {own, "methods.engine", "data", "weights"})
         for module in imports(path):
             assert module.split(".")[0] not in ALLOWED, f"{path} imports a room by its folder's name: {module}"
-            if module.startswith("attnbias."):
+            if module.startswith("attnbias.") and module != "attnbias.__version__":
                 target = room_of(tuple(module.split(".")[1:]))
                 assert target in allowed, f"{path} ({own}) imports {module}"
+
+
+def test_no_file_and_no_folder_imports_itself_by_way_of_others() -> None:
+    assert circles(REPO) == [("data", ["prepare", "sets"])]  # the next change ends it
+
+
+def test_a_file_beside_the_engines_folders_stands_below_all_of_them_or_above() -> None:
+    """What imports one of the folders is for the command line alone: nothing in the engine imports it."""
+    modules, folder = modules_of(REPO), "methods.engine."
+    engine = {name: imported(path, modules) for name, path in modules.items() if name.startswith(folder)}
+    beside = [name for name in engine if "." not in name.removeprefix(folder)]
+    above = {name for name in beside if any(to.startswith(folder) and to not in beside for to in engine[name])}
+    assert {"methods.engine.export", "methods.engine.validate"} <= above
+    assert not above & set().union(*engine.values())
+
+
+def test_circles_are_found_at_every_level(tmp_path: Path) -> None:
+    files = {
+        "data/a.py": "def f():\n    from attnbias.data.b import x",
+        "data/b.py": "from attnbias.data import c",
+        "data/c.py": "if TYPE_CHECKING:\n    from attnbias.data.a import y",
+        "data/sets/x.py": "import attnbias.data.d",  # a folder beside its files: d stands below it, e above
+        "data/d.py": "",
+        "data/e.py": "from attnbias.data.sets.x import z",
+        "cli/one/p.py": "from attnbias.cli.two import q",
+        "cli/two/q.py": "",
+        "cli/two/r.py": "from attnbias.cli.one.s import t",
+        "cli/one/s.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert circles(tmp_path) == [("cli", ["one", "two"]), ("data", ["a", "b", "c"])]
 
 
 def test_the_engine_knows_no_method_by_name() -> None:

@@ -19,7 +19,6 @@ from attnbias.data.prepared import Prepared
 from attnbias.data.published_tests import competing_scores
 from attnbias.data.transforms.basic import eval_transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, corrupt, precropped_transform
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
 from attnbias.methods.engine.evaluation.robustness import (
@@ -30,6 +29,7 @@ from attnbias.methods.engine.evaluation.robustness import (
 )
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 
 MEAN, STD = normalization("imagenet")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from command_line import attnbias
 
-from attnbias.methods.engine.bias import measures
-from attnbias.methods.engine.bias.measures import ATTENTION, HEADLINE, AttentionMeasure, documentation
+from attnbias.methods.engine import attention_measures
+from attnbias.methods.engine.attention_measures import ATTENTION, HEADLINE, AttentionMeasure, documentation
 
 REPO = Path(__file__).parent.parent
 CPU = ["--gpus", 0, "--threads", 1]
@@ -33,7 +33,7 @@ def test_a_measure_that_is_added_to_the_table_is_everywhere(
         shown=5,
         compared="paired",
     )
-    monkeypatch.setattr(measures, "ATTENTION", (*ATTENTION, added))
+    monkeypatch.setattr(attention_measures, "ATTENTION", (*ATTENTION, added))
     said = attnbias(*common, "--split", "val", "--json", tmp_path / "val.json", expect=0).out
     (result,) = json.loads((tmp_path / "val.json").read_text())
     mean = result["bias"]["means"]["covered"]

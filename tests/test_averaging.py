@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train

@@ -26,9 +26,10 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_picture
 from attnbias.data.sets.coco import read_coco
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import Recipe, read_recipe, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import stored_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint

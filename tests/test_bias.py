@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from attnbias.methods.engine.attention_measures import dilated
 from attnbias.methods.engine.bias.attention_bias import (
     PixelHistogram,
     aggregate,
@@ -23,9 +24,8 @@ from attnbias.methods.engine.bias.attention_bias import (
 )
 from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
 from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
-from attnbias.methods.engine.bias.measures import dilated
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.statistics import bootstrap, bootstrap_precision, macro, mcnemar
 
 HEIGHT, WIDTH = 12, 16

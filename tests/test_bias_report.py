@@ -21,7 +21,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.bias.context import Pair, group_measures, pair_measures
 from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
 from attnbias.methods.engine.bias.objects import regions
@@ -30,6 +30,7 @@ from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 SIDE = 32

@@ -29,9 +29,10 @@ from typer.main import get_command
 from attnbias.cli.errors import describe
 from attnbias.cli.options import resolve_recipe, typed_fields, with_recipe_options
 from attnbias.data.registry import DATASETS
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import Recipe, read_recipe, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder, is_complete
 
 TINY = ["--recipe", "demo", "--epochs", 1, "--batch-size", 20, "--image-size", 32]

@@ -17,10 +17,10 @@ from browser import Browser
 from command_line import attnbias
 from sklearn.metrics import average_precision_score
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.comparison import compared, read_run
-from attnbias.methods.engine.evaluation.evaluations import StoredEvaluation, stored_evaluations
-from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.metrics import average_precision
+from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.stored_evaluations import StoredEvaluation, stored_evaluations
 
 CPU = ["--gpus", 0, "--threads", 1]
 

@@ -11,9 +11,9 @@ from command_line import attnbias
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train

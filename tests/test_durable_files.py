@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from attnbias.data.atomic import replacing
-from attnbias.methods import get_method
 from attnbias.methods.engine.recipe import revise, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train

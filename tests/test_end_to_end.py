@@ -18,9 +18,9 @@ from golden_case import Golden
 from PIL import Image
 
 from attnbias.data.sets.imagenet import class_names, synsets
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 SMALL = ["--backbone", "tiny", "--image-size", 64, "--batch-size", 32, "--epochs", 1, "--gpus", 0, "--threads", 1]

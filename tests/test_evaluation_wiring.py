@@ -23,7 +23,6 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepared import Prepared
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods import get_method
 from attnbias.methods.engine.bias import faithfulness
 from attnbias.methods.engine.bias.reliance import measure_reliance
 from attnbias.methods.engine.bias.report import measure_bias
@@ -33,6 +32,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate, wr
 from attnbias.methods.engine.evaluation.robustness import Bench
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 SIDE = 32

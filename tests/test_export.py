@@ -14,11 +14,11 @@ from command_line import attnbias
 from PIL import Image
 from small_model import write_model
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.export import compare, export, pictures_for_check, runner, wrap
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import EXPORTED, KEY
 from attnbias.weights.files import write_weights
 

@@ -11,7 +11,7 @@ import pytest
 from command_line import attnbias
 
 from attnbias.data.prepare import Options, prepare
-from attnbias.methods import get_method
+from attnbias.methods.engine.registry import get_method
 
 RECIPES = {"csra": "demo", "ida": "demo", "lsas": "demo-single", "llb": "demo", "absvit": "demo"}
 LARGE = [10**6, 2**63 - 1, 10**400]

@@ -29,10 +29,11 @@ from attnbias.data.transforms.basic import (
     normalization,
     train_transform,
 )
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.recipe import read_recipe, revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 from attnbias.methods.engine.validate import validate

@@ -22,11 +22,11 @@ from attnbias.data.sets.voc import CLASSES as VOC
 from attnbias.data.transforms.cutout import RandomCutout
 from attnbias.data.transforms.multiscale_crop import MultiScaleCrop
 from attnbias.data.transforms.randaugment import OPERATIONS, RandAugmentPolicy, apply_operation
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import initial_weights, load_run
 from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc, convert
 from attnbias.methods.ida.curves import reference_curves

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from attnbias import __version__ as attnbias_version
 from attnbias.cli.listing import listing
 from attnbias.data.registry import DATASETS
-from attnbias.methods import METHODS, get_description, get_method
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_description, get_method
 
 REPO = Path(__file__).parent.parent
 

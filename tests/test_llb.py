@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.models import VisionTransformer as TorchvisionTransformer
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.measures import singlelabel_measures
+from attnbias.methods.engine.metrics import singlelabel_measures
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.llb.attention import object_maps, survey_objects
 from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures
 from attnbias.methods.llb.model import LLB

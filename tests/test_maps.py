@@ -133,7 +133,7 @@ def test_a_map_that_is_not_finite_is_an_error_not_a_picture(value: float) -> Non
 
 
 def test_unknown_maps_and_heads_of_grad_cam_are_refused(images: Tensor) -> None:
-    from attnbias.methods import get_method
+    from attnbias.methods.engine.registry import get_method
 
     method, model = get_method("csra"), Small().eval()
     with pytest.raises(UsageError, match="did you mean 'gradcam'"):

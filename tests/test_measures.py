@@ -15,7 +15,7 @@ from timm.data.real_labels import RealLabelsImagenet
 
 from attnbias.cli.evaluation_tables import show_results
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.evaluation.measures import (
+from attnbias.methods.engine.metrics import (
     Rule,
     average_precision,
     f1,

@@ -14,7 +14,8 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.transforms.basic import eval_transform
-from attnbias.methods.engine.bias.objects import Truth, regions
+from attnbias.methods.engine.bias.objects import regions
+from attnbias.methods.engine.types import Truth
 
 SIDE = 20
 SIZES = [(80, 40), (40, 80), (400, 200), (20, 20), (1000, 1600)]

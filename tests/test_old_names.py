@@ -10,10 +10,11 @@ import pytest
 from command_line import attnbias
 from safetensors.torch import save_file
 
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_facts
 from attnbias.methods.engine.recipe import OLD_NAMES, Recipe, parse, read_recipe, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import KEY
 
 THEN: dict[str, dict[str, Any]] = {

@@ -20,11 +20,12 @@ from command_line import attnbias, typed
 from typer.main import get_command
 
 from attnbias.cli.app import app
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine import launch
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import OLD_NAMES, parse, read_recipe, write_recipe
+from attnbias.methods.engine.registry import get_method
 
 TESTS = Path(__file__).parent
 

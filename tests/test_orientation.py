@@ -17,8 +17,8 @@ from attnbias.data.index import Index
 from attnbias.data.pictures import read_header, read_picture
 from attnbias.data.prepare import Options, prepare
 from attnbias.data.prepared import Prepared
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import weights_metadata
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 CPU = ("--gpus", 0, "--threads", 1)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared
-from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, store
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.statistics import bootstrap_precision
+from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, store
 
 PICTURES = 200
 

@@ -10,9 +10,9 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 from attnbias.methods.engine.validate import validate

@@ -15,10 +15,10 @@ import torch
 from command_line import attnbias
 from PIL import Image
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.predict import chosen
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 CPU = ("--gpus", 0, "--threads", 1)

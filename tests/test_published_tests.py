@@ -17,11 +17,11 @@ from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import open_split
 from attnbias.data.sets.imagenet import CORRUPTIONS, SEVERITIES, class_names, subset_indices, synsets
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods import get_method
 from attnbias.methods.engine.display.look import Column, look, photo_of
 from attnbias.methods.engine.evaluation.robustness import ALEXNET_ERROR, Bench
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 
 
 def picture(path: Path, seed: int, size: int = 224) -> None:

@@ -13,8 +13,9 @@ from command_line import attnbias
 from safetensors import safe_open
 from small_model import DIGITS, write_model
 
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 
 CPU = ("--gpus", 0, "--threads", 1)
 KNOWN = ("--dataset", "demo", "--image-size", 32)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from attnbias.data.datasets import SampleKey, collate
 from attnbias.data.registry import open_split
-from attnbias.methods import get_method
 from attnbias.methods.engine.batches import on_device
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, revise, write_recipe
+from attnbias.methods.engine.registry import get_method
 
 SAMPLES = 72
 RUN = ["--gpus", 0, "--threads", 1, "--log-every", 1, "--eval-every", 100, "--eval-batch-size", 24]

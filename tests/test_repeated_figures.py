@@ -22,9 +22,9 @@ from torch import nn
 from attnbias.data.index import Index, Record
 from attnbias.data.prepared import index_path
 from attnbias.data.registry import dataset_folder
-from attnbias.methods import get_method
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 
 SMALL = ["--recipe", "demo", "--image-size", 32, "--batch-size", 24]
 CPU = ["--gpus", 0, "--threads", 1]

@@ -17,9 +17,9 @@ from forked import ForkedRun
 
 from attnbias.cli.errors import describe
 from attnbias.data.registry import open_split
-from attnbias.methods import get_method
 from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder, is_complete
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import shuffled
@@ -86,7 +86,7 @@ def test_a_lost_worker_is_told_by_the_same_line_however_it_is_seen(
     kind: type[Exception], demo_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = get_method("csra")
-    dataset = batches.open_pictures(method, method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
+    dataset = method.open_dataset(method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
     monkeypatch.setattr(dataset, "collate", lambda samples: Unreadable(kind))
     loader = batches.batches(dataset, [[(0, 0)]], workers=1, device=torch.device("cpu"))
     with pytest.raises(RuntimeError) as raised:
@@ -99,7 +99,7 @@ def test_a_lost_worker_is_told_by_the_same_line_however_it_is_seen(
 
 def test_an_error_that_a_worker_meets_is_no_lost_worker(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = get_method("csra")
-    dataset = batches.open_pictures(method, method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
+    dataset = method.open_dataset(method.named_recipe("demo").recipe, open_split("demo", "val", demo_root))
     monkeypatch.setattr(dataset, "collate", lambda samples: lost(FileNotFoundError))
     with pytest.raises(FileNotFoundError, match="closed"):
         next(iter(batches.batches(dataset, [[(0, 0)]], workers=1, device=torch.device("cpu"))))

@@ -12,8 +12,9 @@ from command_line import attnbias
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.schedules import (
     Curve,
     by_epoch,

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from attnbias.cli.app import app
 from attnbias.data.prepare import prepare
 from attnbias.data.sets.palettes import palette
-from attnbias.methods import get_method
 from attnbias.methods.engine.display.segments import Segments, by_size, draw_segments, paint, said_of_all
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from command_line import attnbias
 from safetensors.torch import load_file
 from torchvision.models import resnet101
 
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.manifest import PUBLISHED
 
 SMALL = ["--dataset", "demo", "--image-size", 32, "--batch-size", 2, "--steps", 1, "--gpus", 0, "--threads", 1]

@@ -12,7 +12,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from attnbias.data.transforms.basic import ShortSideResize
 from attnbias.data.transforms.opencv import rescaled
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_method
 
 SIZES = [(4000, 1), (1, 4000), (3000, 7)]
 

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from attnbias.methods import get_method
+from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import Progress, RunFolder, is_complete
 from attnbias.methods.engine.training.options import Options
-from attnbias.methods.engine.training.sampler import EvaluationSampler, Plan, StepSampler, shuffled
+from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.methods.engine.training.train import Outcome, train
 
 

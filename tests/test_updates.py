@@ -15,17 +15,17 @@ from forked import FORKS, free_port
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnbias.methods import get_method
 from attnbias.methods.csra.method import ResidualAttention
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.method import Batch
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator, synchronized
 from attnbias.methods.engine.training.train import _Run
+from attnbias.methods.engine.types import Batch
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])

@@ -19,11 +19,11 @@ from attnbias.cli.app import app
 from attnbias.cli.errors import describe
 from attnbias.cli.visualize import parse_classes
 from attnbias.data.transforms.basic import eval_transform
-from attnbias.methods import get_method
 from attnbias.methods.engine.display.look import place_input
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 

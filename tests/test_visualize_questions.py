@@ -17,9 +17,9 @@ from attnbias.cli.app import app
 from attnbias.cli.errors import describe
 from attnbias.data.prepare import Options, prepare
 from attnbias.data.registry import open_split
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
 pytest.importorskip("transformers", reason="texts need the extra vision-language")

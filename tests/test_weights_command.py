@@ -18,9 +18,9 @@ from torchvision.models import ResNet18_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from attnbias.data.class_names import known_class_names
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import PLAIN
 from attnbias.weights.files import write_weights
 from attnbias.weights.manifest import PUBLISHED

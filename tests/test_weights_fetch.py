@@ -18,11 +18,12 @@ from command_line import attnbias
 
 from attnbias.data.errors import DataError
 from attnbias.data.fetch import download
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine import load, published
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.published import fetch_published, locate
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights

@@ -26,9 +26,9 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.inspection import inspect_weights
 from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.llb.model import LLB
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint, write_weights

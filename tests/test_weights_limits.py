@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from attnbias.methods import get_method
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import read_checkpoint
 

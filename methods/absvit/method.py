@@ -27,8 +27,9 @@ from attnbias.methods.absvit.loss import two_pass_loss
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
 from attnbias.methods.engine.losses import classification_loss
-from attnbias.methods.engine.method import Batch, BatchTransform, Method
+from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
+from attnbias.methods.engine.types import Batch, BatchTransform
 
 
 class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):

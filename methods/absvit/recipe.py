@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import Curve, by_epoch, by_step, cosine, epoch_length, step, warm_up
+from attnbias.methods.engine.types import Schedule
 
 Architecture = Literal[
     "tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8", "mini_patch8_token"

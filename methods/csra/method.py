@@ -18,8 +18,9 @@ from attnbias.methods.csra.loss import classification_loss
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import CSRARecipe, schedule
 from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone
-from attnbias.methods.engine.evaluation.measures import multilabel_measures
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.metrics import multilabel_measures
+from attnbias.methods.engine.types import Batch
 
 
 class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
+from attnbias.methods.engine.types import Schedule
 
 MAX = 99.0
 """The temperature that stands for infinity, as in the published program: the maximum over locations."""

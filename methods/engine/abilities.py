@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from attnbias.methods.engine.method import Batch
+    from attnbias.methods.engine.types import Batch
 
 R = TypeVar("R", contravariant=True)
 M = TypeVar("M", contravariant=True)

@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from attnbias.data.datasets import PictureDataset
-from attnbias.data.fast_decode import pil_step
 from attnbias.data.in_memory import InMemoryPictures
-from attnbias.data.index import Index
-from attnbias.data.pictures import Decode
-from attnbias.data.published_tests import own_transform
-from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import AnyMethod, Batch
-from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.types import Batch
 
 LONGEST_WAIT = 600.0
 """Seconds that a step waits for its pictures before the run ends: a worker hangs, or a disk does."""
 
 
-def open_pictures(
-    method: AnyMethod,
-    recipe: Recipe,
-    index: Index,
-    *,
-    train: bool = False,
-    on_bad_image: Literal["error", "skip"] = "error",
-    decode: Decode = "exact",
-) -> PictureDataset:
-    """The pictures of a split as the recipe wants them: transform, label policies, seeds; in memory where it can be.
+class EvaluationSampler(Sampler[list[int]]):
+    """This rank's batches of an evaluation: batch k goes to rank k modulo processes, so that a batch holds the same
+    samples whatever the number of processes."""
 
-    A published test set may bring a transform of its own (data/published_tests.py).
+    def __init__(self, samples: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        starts = range(0, samples, batch_size)
+        self.batches = [list(range(s, min(s + batch_size, samples))) for s in starts[rank::processes]]
 
-    Raises:
-        UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
-    """
-    own = None if train else own_transform(index, recipe.image_size, recipe.normalize)
-    transform = method.transform(recipe, train) if own is None else own
-    if decode == "fast" and (step := pil_step(transform)):
-        what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
-        raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
-    batched = method.batched_transform(recipe, train) if own is None else None
-    kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
-    return kind(
-        index,
-        transform,
-        seed=recipe.seed,
-        unknown=recipe.unknown_train if train else recipe.unknown_eval,
-        drop_unlabelled=recipe.drop_unlabelled,
-        on_bad_image=on_bad_image,
-        decode=decode,
-    )
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class Loader(DataLoader[Any]):

@@ -26,7 +26,7 @@ from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.predict import open_own
 from attnbias.methods.engine.load import Loaded, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
-from attnbias.methods.engine.stored import EXPORTED, KEY
+from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
@@ -155,19 +155,6 @@ def export(
         if parity is not None and not parity:
             raise RunError(f"what was exported does not agree with the model: {parity}; it was not kept")
     return parity
-
-
-def need_onnx() -> None:
-    """Refuse where the packages of ONNX are missing.
-
-    Raises:
-        UsageError: one of them is not installed.
-    """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"--format onnx needs {error.name}; run: pip install 'attnbias[export]'") from None
 
 
 def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, told: str) -> None:

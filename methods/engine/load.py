@@ -25,11 +25,12 @@ from attnbias.data.reading import FileName, Items, StoredModel, parse_json, read
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods import METHODS, get_method
+from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.weights.errors import WeightsError

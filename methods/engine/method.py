@@ -8,44 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
-from attnbias.data.index import Task
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn, sigmoid, softmax
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.fast_decode import pil_step
+from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.index import Index, Task
+from attnbias.data.pictures import Decode
+from attnbias.data.published_tests import own_transform
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Recipe
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
-    from attnbias.data.datasets import PictureDataset
-    from attnbias.data.index import Index
-    from attnbias.data.pictures import Decode
-
-Batch = dict[str, Any]
-"""What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
-work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids, on the
-CPU; errors, what could not be read. A dataset of another task may give more tensors, also in lists and dictionaries; in
-evaluation `image` may be a list where sizes differ."""
-
-Schedule = Callable[[int], dict[str, float]]
-"""Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
-`beta1`, where present, replaces Adam's first beta or SGD's momentum. A pure function: resuming cannot shift it."""
-
-BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
-"""(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
-
-
-BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-"""(pictures (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
-
+from attnbias.methods.engine.types import Batch, BatchedPictures, BatchTransform, Schedule
 
 R = TypeVar("R", bound=Recipe)
-M = TypeVar("M", bound="nn.Module")
+M = TypeVar("M", bound=nn.Module)
 
 
 class Method(Description, ABC, Generic[R, M]):
@@ -104,21 +88,33 @@ class Method(Description, ABC, Generic[R, M]):
         decode: Decode = "exact",
     ) -> PictureDataset:
         """The samples of a split as the recipe wants them. Its `collate` makes their batches, its length is what an
-        evaluation counts; the default is a picture with its labels through `transform`.
+        evaluation counts. The default is a picture with its labels through `transform`, in memory where the method has
+        a `batched_transform`. A published test set may bring a transform of its own (data/published_tests.py).
 
         Raises:
-            UsageError: the pipeline and the way of decoding do not go together.
+            UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
         """
-        from attnbias.methods.engine.batches import open_pictures
-
-        return open_pictures(self, recipe, index, train=train, on_bad_image=on_bad_image, decode=decode)
+        own = None if train else own_transform(index, recipe.image_size, recipe.normalize)
+        transform = self.transform(recipe, train) if own is None else own
+        if decode == "fast" and (step := pil_step(transform)):
+            what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
+            raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
+        batched = self.batched_transform(recipe, train) if own is None else None
+        kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
+        return kind(
+            index,
+            transform,
+            seed=recipe.seed,
+            unknown=recipe.unknown_train if train else recipe.unknown_eval,
+            drop_unlabelled=recipe.drop_unlabelled,
+            on_bad_image=on_bad_image,
+            decode=decode,
+        )
 
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: M, images: Tensor, task: Task) -> dict[str, Tensor]:
         """Named arrays with a row a picture, `scores` first: probabilities (B, C), also shown. See `measure_all`."""
-        from torch import sigmoid, softmax
-
         logits = model(images).float()
         return {"scores": sigmoid(logits) if task == "multilabel" else softmax(logits, dim=-1)}
 
@@ -148,8 +144,6 @@ class Method(Description, ABC, Generic[R, M]):
 
     def measure(self, recipe: R, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
-        from attnbias.methods.engine.evaluation.measures import multilabel_measures, singlelabel_measures
-
         return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
 
     def measure_all(

@@ -26,8 +26,8 @@ from attnbias.data.atomic import flush_to_disk
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import StoredModel, in_words, read_json, reading, shown
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.evaluation.evaluations import STORED
 from attnbias.methods.engine.metrics_log import MetricsLog
+from attnbias.methods.engine.stored_evaluations import STORED
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.names import check_name
 

@@ -11,8 +11,8 @@ from fractions import Fraction
 from math import cos, pi
 from typing import Literal
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.types import Schedule
 
 Curve = Callable[[float], float]
 """Time since the start of the run -> factor on the base learning rate."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attnbias.data.reading import Unfit, parse_json, shown
 from attnbias.methods import METHODS
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.yaml_files import read_yaml
 
 KEY = "attnbias"
@@ -47,3 +48,16 @@ def stored_method(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # whoever loads it says what is wrong with it
     return None
+
+
+def need_onnx() -> None:
+    """Refuse where the packages of ONNX are missing.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--format onnx needs {error.name}; run: pip install 'attnbias[export]'") from None

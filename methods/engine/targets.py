@@ -18,7 +18,7 @@ from pathlib import Path
 from attnbias.data.prepared import MANIFEST as PREPARED
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.stored import EXPORTED, KEY, PLAIN
+from attnbias.methods.engine.stored import EXPORTED, KEY, PLAIN, need_onnx
 
 Recognise = Callable[[Path], bool]
 """Whether a file is of the kind that a command writes."""
@@ -196,8 +196,6 @@ def _holds_our_graph(path: Path) -> bool:
     if path.suffix == ".pt2":
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(f"/{EXPORTED}") for name in archive.namelist())
-    from attnbias.methods.engine.export import need_onnx
-
     need_onnx()
     import onnx
 

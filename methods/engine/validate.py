@@ -22,13 +22,13 @@ from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, write_scores
-from attnbias.methods.engine.evaluation.evaluations import Scores, check_storing, folder_of, make_room, store
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, write_table
 from attnbias.methods.engine.load import Loaded, load_run
 from attnbias.methods.engine.published import on_disk, shown
+from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
 from attnbias.methods.engine.targets import SCORES, check_targets, requested
 
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")

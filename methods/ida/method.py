@@ -15,9 +15,10 @@ from attnbias.data.transforms.cutout import RandomCutout
 from attnbias.data.transforms.multiscale_crop import MARGIN, MultiScaleCrop
 from attnbias.data.transforms.randaugment import RandAugmentPolicy
 from attnbias.methods.engine.backbones import build_backbone, load_backbone
-from attnbias.methods.engine.evaluation.measures import multilabel_measures
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
+from attnbias.methods.engine.types import Batch
 from attnbias.methods.ida import IDADescription
 from attnbias.methods.ida.attention import spatial_attention, token_attention
 from attnbias.methods.ida.convert import coco_to_voc, convert, infer

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
+from attnbias.methods.engine.types import Schedule
 
 
 class IDARecipe(Recipe):

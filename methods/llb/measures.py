@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnbias.data.index import Task
-from attnbias.methods.engine.evaluation.measures import multilabel_measures, singlelabel_measures
+from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
 from attnbias.methods.llb.loss import usage_entropy
 
 Array = NDArray[Any]

@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode, RandAugment, v2
 
 from attnbias.data.index import Task
 from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.types import Batch
 from attnbias.methods.llb import LLBDescription
 from attnbias.methods.llb.attention import attention
 from attnbias.methods.llb.convert import convert, fit_resolution, infer, load_backbone

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import (
     Curve,
@@ -19,6 +18,7 @@ from attnbias.methods.engine.schedules import (
     oscillating,
     step,
 )
+from attnbias.methods.engine.types import Schedule
 
 Family = Literal["augreg", "mae", "swag"]
 Size = Literal["demo", "tiny", "small", "base", "large"]

@@ -15,8 +15,9 @@ from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, 
 from attnbias.data.transforms.batched import BatchedTransform
 from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
 from attnbias.methods.engine.losses import binary_cross_entropy
-from attnbias.methods.engine.method import Batch, BatchTransform, Method
+from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
+from attnbias.methods.engine.types import Batch, BatchTransform
 from attnbias.methods.lsas import LSASDescription
 from attnbias.methods.lsas.attention import attention_maps, channel_attention
 from attnbias.methods.lsas.convert import convert, infer

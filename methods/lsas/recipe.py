@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import (
     by_epoch,
@@ -17,6 +16,7 @@ from attnbias.methods.engine.schedules import (
     total_steps,
     warm_up,
 )
+from attnbias.methods.engine.types import Schedule
 
 Network = Literal["cifar", "small", "imagenet"]
 Block = Literal["bottleneck", "basic"]

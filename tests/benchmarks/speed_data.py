@@ -21,8 +21,8 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.pictures import Decode
 from attnbias.data.sets.coco import read_coco
-from attnbias.methods import get_method
-from attnbias.methods.engine.evaluation.measures import multilabel_measures
+from attnbias.methods.engine.metrics import multilabel_measures
+from attnbias.methods.engine.registry import get_method
 
 IMAGES, CLASSES, OBJECTS = 82_783, 80, 604_907
 """Those of COCO's train2014."""

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from attnbias.data.prepare import Options as PrepareOptions
 from attnbias.data.prepare import prepare
-from attnbias.methods import get_method
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator

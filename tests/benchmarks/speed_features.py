@@ -26,7 +26,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index, Record
 from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
-from attnbias.methods import get_method
+from attnbias.methods.engine.registry import get_method
 
 
 def features(rounds: int) -> Iterator[Figure]:

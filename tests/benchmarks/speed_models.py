@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.index import Task
-from attnbias.methods import get_method
 from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import build_optimizer
 
 

@@ -41,8 +41,8 @@ from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.evaluation import robustness
 from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
-from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.losses import classification_loss
+from attnbias.methods.engine.metrics import singlelabel_measures
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 # Training -------------------------------------------------------------------------------------------------------------

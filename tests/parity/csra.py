@@ -29,8 +29,8 @@ from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import TEMPERATURES, CSRARecipe
 from attnbias.methods.engine.backbones import TimmFeatures
 from attnbias.methods.engine.evaluation.evaluate import evaluate
-from attnbias.methods.engine.evaluation.measures import average_precision
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 

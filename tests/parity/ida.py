@@ -23,7 +23,7 @@ from attnbias.data.sets.voc import read_voc
 from attnbias.data.transforms.cutout import cut_out
 from attnbias.data.transforms.multiscale_crop import crop_offsets, crop_sizes
 from attnbias.data.transforms.randaugment import OPERATIONS, STEPS, apply_operation
-from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.recipe import parse, revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida.convert import convert, convert_classifier

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
-from attnbias.methods.engine.evaluation.measures import top_accuracy
 from attnbias.methods.engine.maps import attention_weights
+from attnbias.methods.engine.metrics import top_accuracy
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.llb.attention import attention, object_maps

@@ -20,8 +20,8 @@ from attnbias.methods.engine.bias.attention_bias import TAUS, PixelHistogram, ag
 from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
 from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
 from attnbias.methods.engine.evaluation.cost import measure_cost
-from attnbias.methods.engine.evaluation.measures import singlelabel_measures
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
+from attnbias.methods.engine.metrics import singlelabel_measures
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.convert import convert, infer, our_name

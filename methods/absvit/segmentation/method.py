@@ -26,8 +26,9 @@ from attnbias.methods.absvit.segmentation.model import Segmenter, build
 from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, schedule
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
+from attnbias.methods.engine.types import Batch
 
 NO_DECAY = ("pos_embed", "cls_token", "norm")
 """Parameters whose names hold one of these have no weight decay. BatchNorm is called `bn`, so it has."""

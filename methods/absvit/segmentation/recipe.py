@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
+from attnbias.methods.engine.types import Schedule
 
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 

@@ -30,7 +30,8 @@ from attnbias.methods.absvit.vision_language.recipe import VisionLanguageRecipe,
 from attnbias.methods.absvit.vision_language.retrieval import rank_captions
 from attnbias.methods.absvit.vision_language.text import load_text
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.method import Batch, Method
+from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.types import Batch
 
 BETAS = 0.9, 0.98
 """The program's AdamW."""

@@ -21,7 +21,7 @@ from attnbias.methods.absvit.vision_language.fusion import FusionLayer, Pooler
 from attnbias.methods.absvit.vision_language.recipe import TEXT_ENCODERS, TextTask, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import END, build_text
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build_vision
-from attnbias.methods.engine.method import Batch
+from attnbias.methods.engine.types import Batch
 
 TEXT, IMAGE, SECOND_IMAGE = 0, 1, 2
 """Rows of the token types' embedding."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, cosine, polynomial, total_steps, warm_up
+from attnbias.methods.engine.types import Schedule
 
 TextTask = Literal["vqa", "snli-ve", "nlvr2", "retrieval"]
 TextEncoder = Literal["roberta-base", "roberta-large", "tiny"]

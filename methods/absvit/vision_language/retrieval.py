@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attnbias.data.language import Captions
 from attnbias.methods.absvit.vision_language.model import Text, VisionLanguageModel
-from attnbias.methods.engine.method import Batch
+from attnbias.methods.engine.types import Batch
 
 PAIRS = 128
 """Pairs of picture and caption at a time; texts are read as many at a time."""

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from attnbias.methods.engine.bias import measures
-from attnbias.methods.engine.bias.measures import TIE, Bools, Floats, Focus, HeldMaps, flat
+from attnbias.methods.engine import attention_measures
+from attnbias.methods.engine.attention_measures import TIE, Bools, Floats, Focus, HeldMaps, flat
 from attnbias.methods.engine.errors import RunError
 
 TAUS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -105,7 +105,7 @@ def measure_maps(
         Focus(*(value[:, 0] for value in steps)),
         Focus(*(value[:, 1:] for value in steps)),
     )
-    return {measure.name: measure.of_sample(held) for measure in measures.ATTENTION if measure.of_sample}
+    return {measure.name: measure.of_sample(held) for measure in attention_measures.ATTENTION if measure.of_sample}
 
 
 def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> Focus:
@@ -180,4 +180,4 @@ class PixelHistogram:
 def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
     """Means of all columns, and what else the table has of the samples together."""
     means = {name: float(values.mean()) for name, values in columns.items()}
-    return means | {measure.name: measure.of_all(columns) for measure in measures.ATTENTION if measure.of_all}
+    return means | {measure.name: measure.of_all(columns) for measure in attention_measures.ATTENTION if measure.of_all}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from torchvision import tv_tensors
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.masks import count_unmasked, read_masks
+from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
-from attnbias.methods.engine.training.sampler import EvaluationSampler
+from attnbias.methods.engine.types import Truth
 
 T = TypeVar("T")
-Truth = Literal["masks", "boxes"]
 
 
 class Region(NamedTuple):

@@ -17,12 +17,13 @@ from accelerate import Accelerator
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods.engine.bias.objects import Truth, gathered, object_batches, resolve_truth
+from attnbias.methods.engine.bias.objects import gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.statistics import bootstrap
+from attnbias.methods.engine.types import Truth
 
 COLUMNS = ("probability", "object_only", "context_only", "kept", "reliance")
 

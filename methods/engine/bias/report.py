@@ -20,15 +20,9 @@ from numpy.typing import NDArray
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
+from attnbias.methods.engine.attention_measures import shown_names
 from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
-from attnbias.methods.engine.bias.measures import shown_names
-from attnbias.methods.engine.bias.objects import (
-    ObjectBatch,
-    Truth,
-    gathered,
-    object_batches,
-    resolve_truth,
-)
+from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
@@ -36,6 +30,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
 from attnbias.methods.engine.statistics import Interval, bootstrap, macro
 from attnbias.methods.engine.text import write_csv
+from attnbias.methods.engine.types import Truth
 
 POINTING_RADIUS = 15.0
 """Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnbias.methods.engine.bias.measures import HEADLINE
+from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.display.look import Column, look, photo_of
 from attnbias.methods.engine.errors import UsageError

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attnbias.methods.engine.bias.measures import HEADLINE
+from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.text import visible
 

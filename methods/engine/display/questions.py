@@ -16,8 +16,8 @@ from attnbias.methods.engine.display.look import Column, Photo, Seen, place_inpu
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import normalise
-from attnbias.methods.engine.method import Batch
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.types import Batch
 
 ANSWERS = 5
 """Answers named of each question, the best first."""

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from attnbias.data.index import Task
 from attnbias.data.reading import reading
-from attnbias.methods import get_description
-from attnbias.methods.engine.bias.measures import AttentionMeasure, compared_measures
+from attnbias.methods.engine.attention_measures import AttentionMeasure, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.evaluations import Scores, StoredEvaluation, stored_evaluations
-from attnbias.methods.engine.evaluation.measures import average_precision
+from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
 from attnbias.methods.engine.stored import known_method
+from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.published_tests import competing_classes, competing_scores
-from attnbias.methods.engine.batches import batches, on_device
+from attnbias.methods.engine.batches import EvaluationSampler, batches, on_device
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.text import write_csv
-from attnbias.methods.engine.training.sampler import EvaluationSampler
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attnbias.data.pictures import Decode
 from attnbias.data.transforms.corruptions import SEVERITIES
-from attnbias.methods.engine.bias.objects import Truth
+from attnbias.methods.engine.types import Truth
 from attnbias.weights.files import Entry
 
 

@@ -9,8 +9,8 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.sets.imagenet import real_labels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.measures import real_accuracy
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
+from attnbias.methods.engine.metrics import real_accuracy
 
 
 class ReassessedProbe(Probe):

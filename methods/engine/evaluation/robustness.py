@@ -27,10 +27,10 @@ from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrup
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
-from attnbias.methods.engine.evaluation.evaluations import ROBUSTNESS
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import write_csv
 
 Row = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnbias.methods.engine.method import Schedule
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.types import Schedule
 
 
 def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool = False) -> torch.optim.Optimizer:

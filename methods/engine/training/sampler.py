@@ -117,18 +117,3 @@ class StepSampler(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         return (self.plan.total_steps - self.start) * self.plan.accumulation
-
-
-class EvaluationSampler(Sampler[list[int]]):
-    """This rank's batches of an evaluation: batch k goes to rank k modulo processes, so that a batch holds the same
-    samples whatever the number of processes."""
-
-    def __init__(self, samples: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        starts = range(0, samples, batch_size)
-        self.batches = [list(range(s, min(s + batch_size, samples))) for s in starts[rank::processes]]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)

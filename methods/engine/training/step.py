@@ -22,11 +22,12 @@ from attnbias.data.index import Task
 from attnbias.methods.engine.batches import on_device
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.method import AnyMethod, Batch, BatchTransform, Schedule
+from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import apply_schedule
 from attnbias.methods.engine.training.sampler import Plan
+from attnbias.methods.engine.types import Batch, BatchTransform, Schedule
 
 SHOWN = 64
 """Samples that are named of a step whose loss or gradient is not finite."""

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attnbias.data.atomic import replacing
 from attnbias.data.registry import open_split
-from attnbias.methods import get_method
 from attnbias.methods.engine.abilities import PublishesLog
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
@@ -32,6 +31,7 @@ from attnbias.methods.engine.load import initial_weights, weights_metadata
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_whole, damage
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.options import Options

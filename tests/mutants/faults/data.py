@@ -85,14 +85,14 @@ FAULTS = (
     ),
     Fault(
         "the policies of training and evaluation change places",
-        "methods/engine/batches.py",
+        "methods/engine/method.py",
         "recipe.unknown_train if train else recipe.unknown_eval",
         "recipe.unknown_eval if train else recipe.unknown_train",
         ("tests/test_evaluation_wiring.py::test_unknown_labels_stay_unknown_in_the_table",),
     ),
     Fault(
         "training takes the evaluation's policy of unknown labels",
-        "methods/engine/batches.py",
+        "methods/engine/method.py",
         "recipe.unknown_train if train else recipe.unknown_eval",
         "recipe.unknown_eval",
         (
@@ -108,7 +108,7 @@ FAULTS = (
     ),
     Fault(
         "drop_unlabelled does not arrive",
-        "methods/engine/batches.py",
+        "methods/engine/method.py",
         "drop_unlabelled=recipe.drop_unlabelled",
         "drop_unlabelled=False",
         POLICIES,

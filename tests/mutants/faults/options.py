@@ -163,7 +163,7 @@ FAULTS = (
     ),
     Fault(
         "unknown labels of an evaluation are negative, whatever the recipe says",
-        "methods/engine/batches.py",
+        "methods/engine/method.py",
         "if train else recipe.unknown_eval",
         'if train else "negative"',
         (f"{WIRING}::test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation",),

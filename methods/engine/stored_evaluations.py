@@ -26,7 +26,7 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import StoredModel, Unfit, read_json, reading
-from attnbias.methods.engine.bias.measures import compared_measures
+from attnbias.methods.engine.attention_measures import compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError

@@ -1,0 +1,28 @@
+"""What passes between a method and the engine, as types. Imports no torch: recipes stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, Any]
+"""What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
+work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids, on the
+CPU; errors, what could not be read. A dataset of another task may give more tensors, also in lists and dictionaries; in
+evaluation `image` may be a list where sizes differ."""
+
+Schedule = Callable[[int], dict[str, float]]
+"""Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
+`beta1`, where present, replaces Adam's first beta or SGD's momentum. A pure function: resuming cannot shift it."""
+
+BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
+"""(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
+
+BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""(pictures (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
+
+Truth = Literal["masks", "boxes"]
+"""What attention is held against: each class's masks, or boxes."""
