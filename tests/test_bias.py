@@ -25,8 +25,6 @@ from attnbias.methods.engine.bias.attention_bias import (
 from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
 from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.metrics import average_precision
-from attnbias.methods.engine.statistics import bootstrap, bootstrap_precision, macro, mcnemar
 
 HEIGHT, WIDTH = 12, 16
 quick = settings(max_examples=40, deadline=None)
@@ -201,39 +199,6 @@ def test_average_precision_takes_equal_scores_together() -> None:
     scores, positive = rng.integers(0, 9, 200) / 9, rng.random(200) < 0.3
     expected = sklearn_metrics.average_precision_score(positive, scores)
     assert step_average_precision(scores, positive) == pytest.approx(expected)
-
-
-def test_bootstrap_keeps_samples_of_a_picture_together() -> None:
-    rng = np.random.default_rng(0)
-    per_picture = rng.normal(size=200)
-    once = bootstrap(per_picture, np.arange(200))
-    repeated = bootstrap(np.repeat(per_picture, 5), np.repeat(np.arange(200), 5))
-    assert repeated == pytest.approx(once)  # five copies are no more evidence than one
-    spread = 1.96 * per_picture.std() / 200**0.5
-    assert once[1] - once[0] == pytest.approx(2 * spread, rel=0.15)
-    assert bootstrap(np.zeros(5), np.arange(5)) == (0, 0)
-
-
-def test_mcnemar_is_the_exact_binomial() -> None:
-    first = np.array([True] * 9 + [False] * 1 + [True] * 50)
-    second = np.array([False] * 9 + [True] * 1 + [True] * 50)
-    assert mcnemar(first, second) == pytest.approx(2 * 11 / 1024)
-    assert mcnemar(first, first) == 1
-
-
-def test_precision_of_a_better_run_differs_and_of_the_same_run_does_not() -> None:
-    rng = np.random.default_rng(0)
-    targets = (rng.random((300, 4)) < 0.3).astype(int)
-    targets[::7, 0] = -1
-    noise = rng.random(targets.shape)
-    assert bootstrap_precision(targets, noise, noise) == (0, 0)
-    low, high = bootstrap_precision(targets, noise, noise + 0.5 * (targets > 0), resamples=200)
-    change = [np.nanmean(average_precision(targets, s)) for s in (noise, noise + 0.5 * (targets > 0))]
-    assert 0 < low < change[1] - change[0] < high
-
-
-def test_macro_weighs_classes_alike() -> None:
-    assert macro(np.array([1.0, 1, 1, 0]), np.array([4, 4, 4, 7])) == 0.5
 
 
 # Context and faithfulness ---------------------------------------------------------------------------------------------

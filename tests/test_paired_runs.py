@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 
 from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.statistics import bootstrap_precision
 from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, store
 
 PICTURES = 200
@@ -77,22 +75,3 @@ def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path
     constant, sorted_last = np.full(targets.shape, 0.5), np.argsort(targets[:, 0], kind="stable")
     runs = [made_up(tmp_path / str(k), targets[order], constant) for k, order in enumerate((slice(None), sorted_last))]
     assert accuracy(runs).values == pytest.approx([100 * targets.mean()] * 2)
-
-
-def test_the_interval_of_average_precision_is_that_of_sklearn_with_weighted_samples() -> None:
-    rng = np.random.default_rng(3)
-    targets = (rng.random((60, 2)) < 0.4).astype(np.int64)
-    first, second = (np.round(rng.random(targets.shape) + gain * targets, 1) for gain in (0, 0.3))  # many ties
-    draws = np.random.default_rng(0)
-    differences = []
-    for _ in range(50):
-        weights = np.bincount(draws.integers(60, size=60), minlength=60)
-        means = [
-            np.mean(
-                [average_precision_score(t, s, sample_weight=weights) for t, s in zip(targets.T, each.T, strict=True)]
-            )
-            for each in (first, second)
-        ]
-        differences.append(means[1] - means[0])
-    expected = np.quantile(differences, [0.025, 0.975])
-    assert bootstrap_precision(targets, first, second, resamples=50) == pytest.approx(tuple(expected))

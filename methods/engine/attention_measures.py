@@ -178,7 +178,8 @@ class AttentionMeasure:
     compared: Literal["paired", "value"] | None = None
     """Whether `compare` shows it, with differences on the samples that two runs have in common, or alone."""
     flag: bool = False
-    """Whether it is true or false of each sample: `compare` then counts the samples that changed."""
+    """Whether it is true or false of each sample (or, of equal highest pixels, partly true): intervals are then those
+    of shares."""
 
 
 LSAS = "Zhong et al., ICME 2023"
@@ -191,6 +192,7 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         None,
         of_sample=lambda held: np.asarray(1.0 - flat(held.level).any(1)),
         shown=130,
+        flag=True,
     ),
     AttentionMeasure(
         "area_share", "the object's share of the image: chance", None, of_sample=lambda held: held.share, shown=120
@@ -259,6 +261,7 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         of_sample=_near,
         shown=60,
         compared="paired",
+        flag=True,
     ),
     AttentionMeasure(
         "pointing_no_tolerance",
@@ -268,6 +271,7 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         of_sample=lambda held: _pointing(flat(held.level), flat(held.valid), flat(held.masks)),
         shown=70,
         compared="paired",
+        flag=True,
     ),
     AttentionMeasure(
         "area_matched",

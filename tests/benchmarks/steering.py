@@ -27,7 +27,7 @@ from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.statistics import bootstrap
+from attnbias.methods.engine.statistics import Ratio, interval
 
 Boxes = NDArray[np.float32]
 """(10, H, W): the box of each digit as ones; zeros for an absent one."""
@@ -121,7 +121,9 @@ def measure(run: str, preset: str, pictures: int, gains: Sequence[float]) -> Non
         other = (inside * others).sum(1) / others.sum(1).clamp_min(1)
         place, digit = there.nonzero(as_tuple=True)
         gap = (own - other)[place, digit].double().numpy()
-        low, high = bootstrap(gap, place.numpy())
+        edges = interval(Ratio.mean(gap), place.numpy())
+        assert edges, "one image has no interval"
+        low, high = edges
         print(
             f"  {prior:8s} {kind:20s} asked {100 * own[place, digit].mean():5.1f}"
             f"  other asked {100 * other[place, digit].mean():5.1f}"

@@ -33,7 +33,7 @@ from PIL import Image
 from attnbias.data.registry import open_split
 from attnbias.methods.absvit.vision_language.attention import text_maps
 from attnbias.methods.engine.load import Loaded, load_run
-from attnbias.methods.engine.statistics import bootstrap
+from attnbias.methods.engine.statistics import Ratio, interval
 
 TILE = 32
 """Pixels of an object's place; a picture has two by two."""
@@ -184,13 +184,12 @@ def energies(loaded: Loaded, root: Path, shown: Sequence[Collage], kind: str) ->
         own.append(places.diagonal().mean())
         other.append((places.sum() - places.trace()) / (len(ids) * (len(ids) - 1)))
     asked, others = (100 * torch.stack(values).double().numpy() for values in (own, other))
-    low, high = bootstrap(asked - others, np.arange(len(asked)))
     return {
         "pictures": len(shown),
         "asked": asked.mean(),
         "another asked": others.mean(),
         "difference": (asked - others).mean(),
-        "interval": (low, high),
+        "interval": interval(Ratio.mean(asked - others), np.arange(len(asked))),
     }
 
 

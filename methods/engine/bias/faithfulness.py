@@ -18,7 +18,7 @@ from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, upsample
-from attnbias.methods.engine.statistics import bootstrap
+from attnbias.methods.engine.statistics import Ratio, interval
 
 
 class Curves(NamedTuple):
@@ -111,7 +111,7 @@ def measure_faithfulness(
         "map": kind or method.default_map(loaded.recipe),
         "samples": len(rows),
         "means": {name: float(values.mean()) for name, values in columns.items()},
-        "intervals_95": {name: bootstrap(values, pictures) for name, values in columns.items()},
+        "intervals_95": {name: interval(Ratio.mean(values), pictures) for name, values in columns.items()},
     }
 
 

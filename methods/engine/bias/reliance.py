@@ -22,7 +22,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.statistics import bootstrap
+from attnbias.methods.engine.statistics import Ratio, interval
 from attnbias.methods.engine.types import Truth
 
 COLUMNS = ("probability", "object_only", "context_only", "kept", "reliance")
@@ -79,7 +79,7 @@ def measure_reliance(
         "samples": len(rows),
         "skipped": dict(counts),
         "means": {name: float(values.mean()) for name, values in columns.items()},
-        "intervals_95": {name: bootstrap(values, pictures) for name, values in columns.items()},
+        "intervals_95": {name: interval(Ratio.mean(values), pictures) for name, values in columns.items()},
     }
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
+from attnbias.methods.engine import attention_measures
 from attnbias.methods.engine.attention_measures import shown_names
 from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
 from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
@@ -28,7 +29,7 @@ from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
-from attnbias.methods.engine.statistics import Interval, bootstrap, macro
+from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
@@ -76,10 +77,15 @@ class BiasReport:
         labels = np.array([row.label for row in self.rows])
         return {name: macro(values, labels) for name, values in _columns(self.rows).items()}
 
-    def intervals(self) -> dict[str, Interval]:
-        """95 % bootstrap intervals of the means, pictures resampled 1000 times."""
-        pictures = np.array([row.picture for row in self.rows])
-        return {name: bootstrap(values, pictures) for name, values in _columns(self.rows).items()}
+    def intervals(self) -> dict[str, Interval | None]:
+        """95 % intervals of the means, over images."""
+        images = np.array([row.picture for row in self.rows])
+        columns = _columns(self.rows)
+        return {
+            measure.name: interval(Ratio.mean(columns[measure.name]), images, flags=measure.flag)
+            for measure in attention_measures.ATTENTION
+            if measure.name in columns
+        }
 
     def groups(self) -> dict[str, Means]:
         """The summary, without PxAP, of samples that the model names or not, and of thirds by the object's size."""

@@ -7,7 +7,7 @@ those of the papers go by the order of the samples where scores are equal. Here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +23,7 @@ from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.registry import get_description
-from attnbias.methods.engine.statistics import Interval, bootstrap, bootstrap_precision, mcnemar
+from attnbias.methods.engine.statistics import Change, Ratio, bootstrap_precision, change, p_value
 from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, stored_evaluations
 from attnbias.methods.engine.text import markdown_cell
@@ -53,16 +53,6 @@ class Run:
     def map(self, kind: str) -> str:
         """The name of a kind of map, where "own" is the model's own."""
         return self.method.default_map(self.recipe) if kind == "own" else kind
-
-
-@dataclass(frozen=True)
-class Change:
-    """How a run differs from the first on the same samples."""
-
-    difference: float
-    interval_95: Interval
-    mcnemar: float | None = None
-    """p-value, for what is true or false of each sample."""
 
 
 @dataclass(frozen=True)
@@ -176,14 +166,22 @@ def _accuracy(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvalu
             continue
         difference = measure(scores) - measure(first)
         if single:
-            right, other = _right(first), _right(scores)
-            interval = bootstrap(100.0 * other - 100.0 * right, np.arange(len(right)))
-            changes.append(Change(difference, interval, mcnemar(right, other)))
+            right, other = (Ratio.mean(_right(each)) for each in (first, scores))
+            changes.append(_percent(change(right, other, np.arange(len(first.paths)), flags=True)))
         else:
-            low, high = bootstrap_precision(first.targets, first.scores, scores.scores)
-            changes.append(Change(difference, (100 * low, 100 * high)))
+            low, high = (100 * edge for edge in bootstrap_precision(first.targets, first.scores, scores.scores))
+            changes.append(Change(difference, (low, high), p_value(difference, (low, high))))
     values = [None if scores is None else measure(scores) for scores in found]
     return [Line(split, "top1" if single else "mAP", values, changes, remarks)]
+
+
+def _percent(change: Change) -> Change:
+    edges = change.interval_95
+    return replace(
+        change,
+        difference=100 * change.difference,
+        interval_95=None if edges is None else (100 * edges[0], 100 * edges[1]),
+    )
 
 
 def _mean_precision(scores: Scores) -> float:
@@ -234,10 +232,10 @@ def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], meas
     pairs = np.array([(place, places[key]) for place, key in enumerate(keys[0]) if key in places])
     if not len(pairs) or not np.array_equal(first["path"][pairs[:, 0]], other["path"][pairs[:, 1]]):
         return None
-    before, after = first[measure.name][pairs[:, 0]], other[measure.name][pairs[:, 1]]
-    interval = bootstrap(after - before, first["picture"][pairs[:, 0]])
-    flagged = mcnemar(before > 0, after > 0) if measure.flag else None
-    return Change(float((after - before).mean()), interval, flagged)
+    before, after = (
+        Ratio.mean(table[measure.name][column]) for table, column in zip((first, other), pairs.T, strict=True)
+    )
+    return change(before, after, first["picture"][pairs[:, 0]], flags=measure.flag)
 
 
 def _plain(
@@ -290,10 +288,11 @@ def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
 
 def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
     """Rows of a CSV table, the header first: one row a split, measure and run."""
-    rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "mcnemar_p"]]
+    rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p"]]
     for line in lines:
-        for run, value, change in zip(runs, line.values, line.changes, strict=True):
-            figures = (change.difference, *change.interval_95, change.mcnemar) if change else (None,) * 4
+        for run, value, found in zip(runs, line.values, line.changes, strict=True):
+            edges = (found and found.interval_95) or (None, None)
+            figures = (found.difference, *edges, found.p) if found else (None,) * 4
             numbers = ["" if figure is None else f"{figure:.8g}" for figure in (value, *figures)]
             rows.append([line.split, line.measure, run.name, run.method.name, *numbers])
     return rows
@@ -322,8 +321,11 @@ def cell(value: float | None, change: Change | None) -> str:
         return "-"
     if change is None:
         return number(value)
-    low, high = (f"{edge:+.{_decimals(value)}f}" for edge in change.interval_95)
-    return f"{number(value)} ({change.difference:+.{_decimals(value)}f} [{low}, {high}])"
+    decimals = _decimals(value)
+    words = [f"{change.difference:+.{decimals}f}"]
+    if change.interval_95 is not None:
+        words.append("[{}]".format(", ".join(f"{edge:+.{decimals}f}" for edge in change.interval_95)))
+    return f"{number(value)} ({' '.join(words)})"
 
 
 def number(value: float) -> str:

@@ -1,0 +1,238 @@
+"""Intervals cover and tests keep their level where samples of one image depend on each other: shown by simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from attnbias.methods.engine.metrics import average_precision
+from attnbias.methods.engine.statistics import (
+    Ratio,
+    bootstrap_precision,
+    change,
+    holm,
+    interval,
+    macro,
+    over_seeds,
+    p_value,
+    unpaired,
+)
+
+Drawn = tuple[np.ndarray, np.ndarray]
+"""Values of samples, and the images that they are of."""
+
+
+def images_of(count: int, rng: np.random.Generator) -> np.ndarray:
+    """One to three samples an image."""
+    return np.repeat(np.arange(count), rng.integers(1, 4, count))
+
+
+def alike(images: np.ndarray, rng: np.random.Generator, together: float = 0.6) -> np.ndarray:
+    """Uniform numbers; a share `together` of an image's samples has the image's own number."""
+    own, common = rng.random(len(images)), rng.random(images.max() + 1)[images]
+    return np.where(rng.random(len(images)) < together, common, own)
+
+
+def flags(share: float, count: int) -> Callable[[np.random.Generator], Drawn]:
+    def draw(rng: np.random.Generator) -> Drawn:
+        images = images_of(count, rng)
+        return (alike(images, rng) < share).astype(float), images
+
+    return draw
+
+
+def skewed(rng: np.random.Generator) -> Drawn:
+    """As a map's energy on small objects: most near 0, a mean of a seventh."""
+    images = images_of(60, rng)
+    return 0.7 * rng.beta(0.5, 3, 60)[images] + 0.3 * rng.beta(0.5, 3, len(images)), images
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth", "flag"),
+    [
+        (flags(0.02, 50), 0.02, True),  # percentiles of a bootstrap cover 63 %
+        (flags(0.1, 30), 0.1, True),
+        (flags(0.4, 200), 0.4, True),
+        (skewed, 1 / 7, False),
+    ],
+    ids=["rare flags", "few images", "many images", "skewed"],
+)
+def test_intervals_of_means_cover(draw: Callable[[np.random.Generator], Drawn], truth: float, flag: bool) -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        values, images = draw(rng)
+        low, high = interval(Ratio.mean(values), images, flags=flag) or (1, 0)
+        covered += low <= truth <= high
+    assert covered >= 930
+
+
+@pytest.mark.parametrize(("more", "less"), [(0.05, 0.02), (0.2, 0.1), (0.04, 0.04)])
+def test_intervals_of_differences_of_flags_cover(more: float, less: float) -> None:
+    """A sample is true under the second run alone, under the first alone, or under both alike."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        images = images_of(50, rng)
+        place = alike(images, rng)
+        second, first = place < more, place > 1 - less
+        low, high = change(Ratio.mean(first), Ratio.mean(second), images, flags=True, exchanges=1).interval_95 or (1, 0)
+        covered += low <= more - less <= high
+    assert covered >= 930
+
+
+def test_intervals_of_differences_of_ratios_cover() -> None:
+    """Each run's share of what it gives the whole image; large figures weigh more, in both alike."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        images = images_of(60, rng)
+        size = rng.gamma(2, size=60)[images]
+        wholes = [size + rng.gamma(1, size=len(images)) for _ in range(2)]
+        parts = [share * whole * 2 * rng.random(len(images)) for share, whole in zip((0.2, 0.35), wholes, strict=True)]
+        first, second = (Ratio(part, whole) for part, whole in zip(parts, wholes, strict=True))
+        low, high = change(first, second, images, exchanges=1).interval_95 or (1, 0)
+        covered += low <= 0.15 <= high
+    assert covered >= 930
+
+
+@pytest.mark.parametrize("kind", ["flags", "shares"])
+def test_false_alarms_keep_their_level_where_samples_of_an_image_agree(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    alarms, mcnemar_alarms = 0, 0
+    for _ in range(1000):
+        images = np.repeat(np.arange(40), rng.integers(2, 6, 40))
+        first, second = (alike(images, rng, 0.8) for _ in range(2))
+        if kind == "flags":
+            first, second = first < 0.3, second < 0.3
+            mine, other = int((first & ~second).sum()), int((~first & second).sum())
+            mcnemar_alarms += stats.binomtest(mine, mine + other).pvalue <= 0.05
+        found = change(Ratio.mean(first), Ratio.mean(second), images, flags=kind == "flags", exchanges=199)
+        assert found.p is not None
+        alarms += found.p <= 0.05
+    assert 30 <= alarms <= 60
+    assert kind == "shares" or mcnemar_alarms > 200  # what the samples, taken one by one, would say
+
+
+def test_exchanging_single_flags_is_mcnemars_exact_test() -> None:
+    first = np.array([True] * 9 + [False] * 1 + [True] * 50)
+    second = np.array([False] * 9 + [True] * 1 + [True] * 50)
+    images = np.arange(60)
+    p = change(Ratio.mean(first), Ratio.mean(second), images, flags=True).p
+    assert p == pytest.approx(stats.binomtest(1, 10).pvalue)
+    assert change(Ratio.mean(first), Ratio.mean(first), images, flags=True).p == 1
+
+
+def test_exchanging_images_is_scipys_paired_permutation_test() -> None:
+    rng = np.random.default_rng(0)
+    for count, tolerance in ((9, 1e-9), (40, 0.02)):  # all exchanges, and some
+        first = rng.normal(size=count)
+        second = first + rng.normal(0.25, 0.7, count)
+        expected = stats.permutation_test(
+            (first, second), lambda a, b: (b - a).mean(), permutation_type="samples", n_resamples=4999, rng=1
+        )
+        found = change(Ratio.mean(first), Ratio.mean(second), np.arange(count))
+        assert found.p == pytest.approx(expected.pvalue, abs=tolerance)
+
+
+def test_copies_of_an_image_s_samples_are_no_more_evidence() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    once = interval(Ratio.mean(values), np.arange(200))
+    assert interval(Ratio.mean(np.repeat(values, 5)), np.repeat(np.arange(200), 5)) == pytest.approx(once)
+    assert once == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+    assert interval(Ratio.mean(np.zeros(5)), np.arange(5)) == (0, 0)
+
+
+def test_one_image_has_no_interval() -> None:
+    first, second = Ratio.mean(np.array([0.1, 0.3])), Ratio.mean(np.array([0.2, 0.8]))
+    assert interval(first, np.zeros(2)) is None
+    found = change(first, second, np.zeros(2))
+    assert (found.difference, found.interval_95, found.p) == (pytest.approx(0.3), None, 1)
+
+
+def test_intervals_of_independent_figures_make_that_of_their_difference() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=400), rng.normal(0.3, 2, 300)
+    edges = [interval(Ratio.mean(values), np.arange(len(values))) for values in (a, b)]
+    assert None not in edges
+    found = unpaired(a.mean(), edges[0], b.mean(), edges[1])
+    welch = stats.ttest_ind(b, a, equal_var=False)
+    assert found.interval_95 == pytest.approx(welch.confidence_interval(0.95), rel=0.01)
+    assert found.p == pytest.approx(welch.pvalue, rel=0.05)
+    assert not found.paired
+
+
+def test_seeds_are_pooled_by_students_t() -> None:
+    values = [1.2, 0.4, 2.0]
+    found = over_seeds(values)
+    assert found.interval_95 == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+    assert over_seeds([1.2]).interval_95 is None
+
+
+def test_p_values_of_many_tests_are_those_of_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust
+    assert holm([]) == []
+    assert p_value(1.96, (0, 3.92)) == pytest.approx(0.05, abs=1e-3)
+    assert p_value(0, (0, 0)) == 1
+
+
+# Average precision ----------------------------------------------------------------------------------------------------
+
+
+def test_intervals_of_average_precision_cover() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        targets = (rng.random((count, 1)) < 0.3).astype(int)
+        common = rng.normal(size=targets.shape)
+        first, second = (gain * targets + common + 0.5 * rng.normal(size=targets.shape) for gain in (1, 1.4))
+        return targets, first, second
+
+    def difference(targets: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+        return float(np.mean(average_precision(targets, second) - average_precision(targets, first)))
+
+    truth = np.mean([difference(*draw(60)) for _ in range(2000)])
+    covered = 0
+    for _ in range(200):
+        low, high = bootstrap_precision(*draw(60), resamples=150)
+        covered += low <= truth <= high
+    assert covered >= 186
+
+
+def test_the_interval_of_average_precision_is_that_of_sklearn_with_weighted_samples() -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((60, 2)) < 0.4).astype(np.int64)
+    first, second = (np.round(rng.random(targets.shape) + gain * targets, 1) for gain in (0, 0.3))  # many ties
+    draws = np.random.default_rng(0)
+    differences = []
+    for _ in range(50):
+        weights = np.bincount(draws.integers(60, size=60), minlength=60)
+        means = [
+            np.mean(
+                [average_precision_score(t, s, sample_weight=weights) for t, s in zip(targets.T, each.T, strict=True)]
+            )
+            for each in (first, second)
+        ]
+        differences.append(means[1] - means[0])
+    outside = stats.norm.sf((60 / 59) ** 0.5 * stats.t.ppf(0.975, 59))
+    expected = np.quantile(differences, [outside, 1 - outside])
+    assert bootstrap_precision(targets, first, second, resamples=50) == pytest.approx(tuple(expected))
+
+
+def test_precision_of_a_better_run_differs_and_of_the_same_run_does_not() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 4)) < 0.3).astype(int)
+    targets[::7, 0] = -1
+    noise = rng.random(targets.shape)
+    assert bootstrap_precision(targets, noise, noise) == (0, 0)
+    low, high = bootstrap_precision(targets, noise, noise + 0.5 * (targets > 0), resamples=200)
+    means = [np.nanmean(average_precision(targets, s)) for s in (noise, noise + 0.5 * (targets > 0))]
+    assert 0 < low < means[1] - means[0] < high
+
+
+def test_macro_weighs_classes_alike() -> None:
+    assert macro(np.array([1.0, 1, 1, 0]), np.array([4, 4, 4, 7])) == 0.5
