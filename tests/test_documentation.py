@@ -1,0 +1,74 @@
+"""What the READMEs say is so: their commands parse, their links lead somewhere, their recipes' fields are all there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from attnbias.cli.app import app
+
+REPO = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "cli/**/*.md", "data/**/*.md", "methods/**/*.md", "weights/**/*.md", "tests/**/*.md")
+    for path in REPO.glob(pattern)
+)
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every `attnbias ...` line of the page's blocks, launchers before it and comments behind it cut off."""
+    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.findall(r"^.*\battnbias\b.*$", block.replace("\\\n", " "), re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            for start, word in enumerate(words):
+                if word == "attnbias" and (start == 0 or words[start - 1] in ("-m", "&&") or words[0] == "srun"):
+                    yield shlex.join(words[start + 1 :])
+
+
+def alternatives(words: list[str]) -> Iterator[list[str]]:
+    """A line for each of `fetch|inspect|convert`."""
+    for position, word in enumerate(words):
+        if re.fullmatch(r"[a-z]+(\|[a-z]+)+", word):
+            for choice in word.split("|"):
+                yield from alternatives([*words[:position], choice, *words[position + 1 :]])
+            return
+    yield words
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as the program does, down to the command's own parameters, and run nothing."""
+    command = typer.main.get_command(app)
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        while words and words[0].startswith("-"):
+            words = words[1:]
+        assert words, "a group of commands, and none of them"
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command = found
+        context = click.Context(command, parent=context, info_name=name)
+    command.parse_args(context, list(words))
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [(str(page.relative_to(REPO)), line) for page in PAGES for line in commands(page)]
+)
+def test_a_command_of_the_documentation_is_one_of_the_program(page: str, line: str) -> None:
+    for words in alternatives(shlex.split(line)):
+        try:
+            parse(words)
+        except click.UsageError as error:
+            pytest.fail(f"{page}: attnbias {shlex.join(words)}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_links_of_the_documentation_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not re.match(r"https?://|mailto:", target):
+            assert (page.parent / target).exists(), f"{page.relative_to(REPO)}: {target}"
