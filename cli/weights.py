@@ -37,7 +37,8 @@ def fetch(
 ) -> None:
     """Bring published weights to the cache, verify them, and print their paths.
 
-    An interrupted transfer is continued. The cache is $ATTNBIAS_CACHE or the platform's place. What is behind a form
+    An interrupted transfer is continued. The cache is $ATTNBIAS_CACHE or the platform's place; a file in it is verified
+    again by every command that uses it (a gigabyte takes one to two seconds). What is behind a form
     that only a browser gets past is named with its link, and the place to put it.
     """
     for name in names:

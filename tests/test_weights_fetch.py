@@ -144,6 +144,32 @@ def test_a_file_put_there_by_hand_is_verified(server: ArchiveServer, cache: Path
         fetch_published(entry(server))
 
 
+def test_a_cached_file_is_verified_by_every_command_that_uses_it(server: ArchiveServer, cache: Path) -> None:
+    """A byte that a disk or a person changed, with size and time as before, is not passed on as published weights."""
+    for known, digest in (("published", SHA[:8]), ("recorded in manifest.json at first use", None)):
+        path = fetch_published(entry(server, digest, name=known[:9]))
+        before = path.stat()
+        path.write_bytes(CONTENT[:1000] + b"!" + CONTENT[1001:])
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        published._verified.clear()  # as in a new process
+        with pytest.raises(DataError, match=rf"w\.pth has sha256:.*expected.*\({known}\); delete it"):
+            fetch_published(entry(server, digest, name=known[:9]))
+
+
+def test_a_cache_that_may_only_be_read_is_verified_too(
+    server: ArchiveServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch_published(entry(server, None))
+    kept = {file: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root, as which tests may run, is refused nothing
+    published._verified.clear()
+    assert fetch_published(entry(server, None)) == path
+    assert {file: file.stat().st_mtime_ns for file in path.parent.iterdir()} == kept
+    path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(DataError, match=r"recorded in manifest\.json at first use"):
+        fetch_published(entry(server, None))
+
+
 def test_offline_takes_what_is_there_and_fetches_nothing(
     server: ArchiveServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +259,7 @@ def test_training_starts_from_a_url(server: ArchiveServer, tmp_path: Path, demo_
 def test_a_file_of_the_hub(server: ArchiveServer, tmp_path: Path) -> None:
     server.files["me/models/resolve/main/part/w.safetensors"] = CONTENT
     server.headers["X-Repo-Commit"] = "a" * 40
+    server.tag = f'"{SHA}"'  # as the hub marks its large files
     probe = "import sys\nfrom attnbias.methods.engine.published import locate\nprint(locate(sys.argv[1]))"
 
     def run(offline: str) -> subprocess.CompletedProcess[str]:
@@ -244,7 +271,10 @@ def test_a_file_of_the_hub(server: ArchiveServer, tmp_path: Path) -> None:
     assert "w.safetensors cannot be had: offline, and it is not in the hub's cache" in run("1").stderr
     assert Path(run("0").stdout.strip()).read_bytes() == CONTENT
     server.files.clear()
-    assert Path(run("1").stdout.strip()).read_bytes() == CONTENT
+    path = Path(run("1").stdout.strip())
+    assert path.read_bytes() == CONTENT
+    path.resolve().write_bytes(CONTENT[:-1] + b"!")
+    assert f"has sha256:{hashlib.sha256(CONTENT[:-1] + b'!').hexdigest()}, expected sha256:{SHA}" in run("1").stderr
 
 
 def test_a_hub_name_without_a_file() -> None:

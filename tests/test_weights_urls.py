@@ -19,6 +19,7 @@ from safetensors.torch import save
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
 from attnbias.data.fetch import download
+from attnbias.methods.engine import published
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.published import fetch_published, locate, shown
 from attnbias.methods.engine.training.setup import environment
@@ -276,6 +277,7 @@ def test_a_run_does_not_keep_the_secrets_of_its_command(monkeypatch: pytest.Monk
 def test_notes_of_the_cache_that_are_damaged_are_named(server: ArchiveServer, content: str) -> None:
     notes = fetched(server, "w.pth").with_name("manifest.json")
     notes.write_text(content)
+    published._verified.clear()  # as in a new process
     with pytest.raises(DataError, match=r"manifest\.json is damaged \(.*delete it"):
         locate(server.url + "w.pth")
     notes.unlink()

@@ -83,6 +83,7 @@ def fetch(
     *,
     notes: Path | None = None,
     offline: bool = False,
+    again: bool = False,
     jobs: int = 4,
     progress: Progress = lambda what, done, total: None,
 ) -> list[Path]:
@@ -96,6 +97,7 @@ def fetch(
         folder: where the files go; archives that a person placed there are verified and used.
         notes: where the manifest is kept, for a folder that may not be written to; default: `folder`.
         offline: fetch nothing, and verify every byte again.
+        again: verify every byte of what is there again, whatever its time and size.
         jobs: how many are fetched at once.
         progress: told the bytes of each file that are there, from several threads.
 
@@ -110,13 +112,22 @@ def fetch(
             raise DataError(f"{archive.file!r} is not a name for a file in {folder}; nothing was fetched")
     with only_writer(notes or folder):
         store = _Store(folder, notes or folder, progress, threading.Event())
-        wanted = [archive for archive in archives if not store.verified(archive, again=offline)]
+        wanted = [archive for archive in archives if not store.verified(archive, again or offline)]
         if wanted and offline:
             names = ", ".join(f"{a.file} from {a.url}" if a.url else a.file for a in wanted)
             raise DataError(f"{folder} lacks {names}; place it there, or run without --offline")
         store.check_room(wanted)
         _together(store.fetch, wanted, store.stop, jobs)
     return [folder / archive.file for archive in archives]
+
+
+def check_in_place(archive: Archive, folder: Path, progress: Progress = lambda what, done, total: None) -> None:
+    """Verify a file of a folder that may not be written to, against what is published or was recorded there.
+
+    Raises:
+        DataError: it is not what it should be.
+    """
+    _Store(folder, folder, progress, threading.Event()).check(archive, folder / archive.file)
 
 
 def _together(
@@ -203,6 +214,12 @@ class _Store:
 
     def verify(self, archive: Archive, path: Path) -> None:
         """Check size, then digest, and record both; raise DataError where they differ from what is known."""
+        entry = self.check(archive, path)
+        if entry != self.manifest.get(archive.file):
+            self._record(archive.file, entry)
+
+    def check(self, archive: Archive, path: Path) -> dict[str, Any]:
+        """Size, time and digest of a file; raise DataError where they differ from what is known."""
         stat = path.stat()
         known = self.manifest.get(archive.file, {})
         expected = archive.size if archive.size is not None or archive.digest else known.get("bytes")
@@ -214,7 +231,7 @@ class _Store:
         if published is not None and not digest.startswith(published):
             origin = "published" if archive.digest else f"recorded in {MANIFEST} at first use"
             raise DataError(f"{path} has {digest}, expected {published} ({origin}); delete it and fetch it again")
-        self._record(archive.file, {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "digest": digest})
+        return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "digest": digest}
 
     def _digest(self, path: Path, algorithm: str) -> str:
         state = hashlib.new(algorithm, usedforsecurity=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from attnbias.data.facts import Archive
-from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, Progress, fetch, plain_name, public
+from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, Progress, check_in_place, fetch, plain_name, public
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import OtherEntryError, WeightsError
@@ -34,6 +34,11 @@ LOG = logging.getLogger(__name__)
 
 _unread: set[Path] = set()
 """What this process fetched without a published checksum: its first reader shows whether it is a weight file."""
+
+_verified: set[tuple[Path, int, int]] = set()
+"""Path, size and time of what this process has verified: a command asks for one file several times."""
+BLOB = re.compile("[0-9a-f]{64}")
+"""How the hub's cache calls a large file: by its SHA-256."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -74,7 +79,7 @@ def on_disk(source: str) -> Path | None:
 
 
 def fetch_published(published: Published, progress: Progress = silent) -> Path:
-    """Bring a published file to the cache and verify it; one that is there and verified is left alone."""
+    """Bring a published file to the cache; one that is there is not fetched, but verified whenever it is used."""
     if published.url.startswith(HUB):
         return _from_hub(published.url)
     folder = cache_folder() / published.name
@@ -137,18 +142,28 @@ def _file_name(url: str) -> str:
 
 def _fetched(archive: Archive, folder: Path, progress: Progress) -> Path:
     target = folder / archive.file
-    if target.is_file() and not os.access(folder, os.W_OK):
-        return target  # a cache that is shared read-only
     if not target.is_file() and offline():
         raise WeightsError(
             f"offline, and {target} is not there; put {shown(archive.url)} there, or run without --offline"
         )
-    with _in_turn(folder):
-        if not target.is_file():
-            LOG.warning("fetching %s into %s", shown(archive.url), folder)
-            if archive.digest is None:
-                _unread.add(target)
-        return fetch([archive], folder, progress=progress)[0]
+    if target.is_file() and _version(target) in _verified:
+        return target
+    if target.is_file() and not os.access(folder, os.W_OK):  # a cache that is shared read-only
+        check_in_place(archive, folder, progress)
+    else:
+        with _in_turn(folder):
+            if not target.is_file():
+                LOG.warning("fetching %s into %s", shown(archive.url), folder)
+                if archive.digest is None:
+                    _unread.add(target)
+            fetch([archive], folder, again=True, progress=progress)
+    _verified.add(_version(target))
+    return target
+
+
+def _version(file: Path) -> tuple[Path, int, int]:
+    known = file.stat()
+    return file, known.st_size, known.st_mtime_ns
 
 
 @contextmanager
@@ -218,7 +233,12 @@ def _from_hub(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=offline()))
+        path = Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=offline()))
     except Exception as error:  # its HTTP client raises errors of several families
         why = "offline, and it is not in the hub's cache" if offline() else (str(error).splitlines() or ["?"])[0]
         raise WeightsError(f"{shown(source)} cannot be had: {why}") from None
+    blob = path.resolve()
+    if BLOB.fullmatch(blob.name) and _version(blob) not in _verified:
+        check_in_place(Archive(source, blob.name, algorithm="sha256", digest=blob.name), blob.parent)
+        _verified.add(_version(blob))
+    return path
