@@ -21,7 +21,8 @@ from attnbias.methods.engine.screen import Table, say, waiting_bar
 from attnbias.methods.engine.text import visible
 
 if TYPE_CHECKING:
-    from attnbias.data.prepare import Progress, Report
+    from attnbias.data.prepare import Report
+    from attnbias.data.progress import Progress
     from attnbias.data.summary import Summary
 
 DEMO = "Demo sets"
@@ -170,8 +171,9 @@ def prepare_data(
             raise UsageError(f"--orientation belongs to sets of your own; '{name}' is read as the papers' programs do")
         settings["orientation"] = orientation
 
-    from attnbias.data.prepare import Options, available_cores, prepare
+    from attnbias.data.prepare import available_cores, prepare
     from attnbias.data.prepared import data_root
+    from attnbias.data.sets.contract import Options
     from attnbias.methods.engine.targets import check_place
 
     check_place(data_root(root) / (called or Path(name).name))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from attnbias.data.sets import cifar, imagenet, voc, wider
+from attnbias.data.archived import STL10_CLASSES
+from attnbias.data.sets import imagenet, voc, wider
 
 COCO = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
@@ -34,5 +35,5 @@ def known_class_names(dataset: str) -> tuple[str, ...]:
         case "cifar10":
             return CIFAR10
         case "stl10":
-            return cifar.STL10_CLASSES
+            return STL10_CLASSES
     return ()

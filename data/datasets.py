@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from attnbias.data.archived import read_archive
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels
 from attnbias.data.index import Index, Record
 from attnbias.data.pictures import Decode, read_picture
-from attnbias.data.sets.cifar import read_archive
 
 
 class SampleKey(NamedTuple):

@@ -48,7 +48,9 @@ class DatasetFacts:
     size: str
     """What it takes on disk, for people."""
     prepare: str
-    """`module:function` that reads it, imported when it is needed."""
+    """`module:function` that reads it, imported when it is needed (`Preparer` in data/sets/contract.py)."""
+    further_files: str = ""
+    """`module:function` that makes more files for its folder, as a published program has them (`FurtherFiles`)."""
     orientation: Orientation = "stored"
     """How its pictures are read: a paper's set as the paper's program reads it, one's own upright."""
     layout: str = ""

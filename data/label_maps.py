@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_header
+from attnbias.data.progress import Progress, silent
 
 IGNORE = 255
 """The label of pixels that belong to no class: they count neither in the loss nor in the measures."""
@@ -71,9 +71,7 @@ def open_label_map(index: Index, sample: int) -> NDArray[np.uint8]:
     return labels
 
 
-def count_pixels(
-    index: Index, workers: int = 1, progress: Callable[[str, int, int], None] = lambda what, done, total: None
-) -> NDArray[np.int64]:
+def count_pixels(index: Index, workers: int = 1, progress: Progress = silent) -> NDArray[np.int64]:
     """Count the pixels of each class in each sample, (N, C + 1); the last column counts the ignored ones.
 
     Raises:

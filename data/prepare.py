@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,77 +22,16 @@ from attnbias.data.fetch.download import LOCK, only_writer
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.names import unfit_name
-from attnbias.data.owned import first_foreign, remove_owned
+from attnbias.data.owned import first_foreign
 from attnbias.data.pictures import read_picture
-from attnbias.data.prepared import MANIFEST, Prepared, data_root, index_path, is_ready
+from attnbias.data.prepared import MANIFEST, PREPARED, Prepared, data_root, discard, index_path, is_ready, standing
 from attnbias.data.registry import DATASETS
 from attnbias.data.repeats import find_repeats
+from attnbias.data.sets.contract import FurtherFiles, Options, Preparer, Reading, chosen_settings
+from attnbias.data.sets.own import own_facts
 from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-PREPARED = re.compile(
-    r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
-)
-"""All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a person may ask of `prepare-data` beside the dataset and its source."""
-
-    verify: bool = False
-    """Decode every picture."""
-    overwrite: bool = False
-    """Replace what was prepared with another source or other settings."""
-    dry_run: bool = False
-    """Read and check, write nothing."""
-    download: bool = False
-    """Fetch the official archives."""
-    offline: bool = False
-    """Verify every byte of the archives, fetch nothing."""
-    splits: tuple[str, ...] = ()
-    """Only these; none named = all that are found."""
-    workers: int = 1
-    """Processes or threads that make or decode pictures."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that differ from the set's defaults."""
-    train_split: str | None = None
-    """The split that trains, where the names do not tell."""
-    val_split: str | None = None
-    """The split that evaluates, where the names do not tell."""
-    val_fraction: float | None = None
-    """Hold out this share of the training files to evaluate on, where no split is for that."""
-    name: str | None = None
-    """What a set of one's own is called, where not after its folder or file."""
-    val_seed: int = 0
-    """Decides which files `val_fraction` takes."""
-    progress: Progress = lambda what, done, total: None
-
-
-class Reading(NamedTuple):
-    """What a dataset's own `prepare` function found or made."""
-
-    indexes: Sequence[Index]
-    warnings: Sequence[str] = ()
-    settings: Mapping[str, Any] = {}
-    """All settings, those that were not changed too."""
-    files: Mapping[str, str] = {}
-    """Further text files for the dataset's folder, such as a published program's own index."""
-    remarks: Tally = Tally()
-    """What a person should know of how the source was read."""
-    left_out: Tally = Tally()
-    """Files and folders that do not count, by reason."""
-
-
-Preparer = Callable[[DatasetFacts, Path | None, Path, Options], Reading]
-"""(facts, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
-
-It reads annotations and raises DataError for what it cannot understand. Missing and broken pictures, counts, roles and
-the writing of indexes are the caller's part. A generated set writes its own pictures, unless `dry_run`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +48,7 @@ class Report:
     """
 
 
-def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options = Options()) -> Report:
+def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options | None = None) -> Report:
     """Read a dataset, check it, and write its index files. Running it again does the same checks and changes nothing.
 
     Args:
@@ -121,11 +59,10 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
     Raises:
         DataError: annotations or pictures are missing or damaged, or the set stands prepared from something else.
     """
+    options = options or Options()
     if name in DATASETS:
         facts = DATASETS[name]
     else:
-        from attnbias.data.sets.own import own_facts  # it stands on this module
-
         facts, source = own_facts(Path(name), options.name), Path(name)
     folder = data_root(root) / facts.name
     if options.dry_run:
@@ -158,6 +95,7 @@ def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Op
     if own and (foreign := _foreign(folder)):
         raise DataError(f"{foreign} was not written by prepare-data; call the set otherwise with --name NAME")
     source, reading = _read(facts, source, folder, options)
+    files = {**reading.files, **_further_files(facts, reading.indexes)}
     indexes = _chosen(reading.indexes, options.splits)
     if options.val_fraction is not None:
         indexes = _with_held_out(indexes, options)
@@ -202,7 +140,7 @@ def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Op
             discard(folder)
         for index in indexes:
             index.write(index_path(folder, index.split))
-        for file, text in reading.files.items():
+        for file, text in files.items():
             with replacing(folder / file) as target:
                 target.write(text)
         prepared.write(folder)
@@ -217,58 +155,6 @@ def _notice(indexes: Sequence[Index], options: Options) -> Tally:
     for index in indexes:
         noticed.merge(check_annotated_sizes(index, headers))
     return noticed
-
-
-def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], options: Options) -> Prepared | None:
-    """The manifest of a set that was prepared here from the same source with the same settings; None where none was.
-
-    Raises:
-        DataError: it was prepared from something else, and `overwrite` was not asked for.
-    """
-    if not is_ready(folder):
-        return None
-    prepared = Prepared.read(folder)
-    if prepared.source == (str(source) if source else None) and prepared.settings == dict(settings):
-        return prepared
-    if options.overwrite or options.dry_run:
-        return None
-    elsewhere = prepared.source != (str(source) if source else None)
-    was = f"from {prepared.source}" if elsewhere else f"with {_different(prepared.settings, settings)}"
-    raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
-
-
-def chosen_settings(facts: DatasetFacts, options: Options) -> dict[str, Any]:
-    """All settings of a set that is not generated, and how its roles were decided; those that are None are left out."""
-    roles = {
-        "train_split": options.train_split,
-        "val_split": options.val_split,
-        "val_fraction": options.val_fraction,
-        "val_seed": None if options.val_fraction is None else options.val_seed,
-    }
-    chosen = {**facts.settings, **options.settings, **roles}
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
-    """Remove the manifest of a dataset's folder, then what `owned` matches of it (see data/owned.py).
-
-    Raises:
-        DataError: a folder of the set holds something else; nothing was removed.
-    """
-    parts = [name for name in ("index", "csra", "tokenizer", "annotations", "images") if owned.fullmatch(f"{name}/")]
-    if foreign := first_foreign(folder, owned.fullmatch, parts):
-        raise DataError(f"{foreign} was not written by prepare-data, which would replace it; move it away first")
-    (folder / MANIFEST).unlink(missing_ok=True)
-    remove_owned(folder, owned.fullmatch, parts)
-
-
-def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
-    """One warning for each split whose number of samples is not the official one."""
-    return [
-        f"{index.split}: {len(index.records):,} samples, the official set has {facts.counts[index.split]:,}"
-        for index in indexes
-        if index.split in facts.counts and len(index.records) != facts.counts[index.split]
-    ]
 
 
 def check_pictures(index: Index, options: Options, mend: str) -> None:
@@ -298,11 +184,6 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def first_existing(paths: Sequence[Path]) -> Path | None:
-    """The first of the paths that exists."""
-    return next((path for path in paths if path.exists()), None)
 
 
 def _foreign(folder: Path) -> Path | None:
@@ -375,10 +256,20 @@ def _roles(facts: DatasetFacts, indexes: Sequence[Index], options: Options) -> t
     return roles, said
 
 
+def _named(name: str) -> Any:
+    """What `module:function` names."""
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
+
+
+def _further_files(facts: DatasetFacts, indexes: Sequence[Index]) -> Mapping[str, str]:
+    make: FurtherFiles | None = _named(facts.further_files) if facts.further_files else None
+    return make(indexes) if make else {}
+
+
 def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> tuple[Path | None, Reading]:
     """Read the source as it is where that can be, else the archives that it holds or that are fetched."""
-    module, function = facts.prepare.split(":")
-    preparer: Preparer = getattr(import_module(module), function)
+    preparer: Preparer = _named(facts.prepare)
     if facts.acquisition == "generated":
         return None, preparer(facts, None, folder, options)
     if source is not None and not source.exists():
@@ -391,7 +282,7 @@ def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Optio
             if not any((source / archive.file).is_file() for archive in facts.archives):
                 raise
         else:
-            standing(folder, source, chosen_settings(facts, options), options)
+            standing(folder, source, chosen_settings(facts, options), replace=options.overwrite or options.dry_run)
             return source, reading
     source = _source(facts, source, folder, options)
     return source, preparer(facts, source, folder, options)
@@ -420,7 +311,7 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         )
     if not source.exists():
         raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")
-    standing(folder, source, chosen_settings(facts, options), options)
+    standing(folder, source, chosen_settings(facts, options), replace=options.overwrite or options.dry_run)
     return source
 
 
@@ -453,9 +344,3 @@ def _listed(index: Index, what: str, fault: str, items: Sequence[str], total: in
     """How many pictures or label maps have the fault, and the first ten of them."""
     more = f" and {len(items) - 10:,} more" if len(items) > 10 else ""
     return f"split '{index.split}': {len(items):,} of {total:,} {what} are {fault}: {', '.join(items[:10])}{more}"
-
-
-def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that differ, as they were."""
-    different = [f"{name} {value}" for name, value in before.items() if now.get(name) != value]
-    return ", ".join(different + [f"no {name}" for name in now if name not in before])

@@ -1,4 +1,4 @@
-"""A prepared dataset on disk: where it stands, its manifest, and whether it is ready to be read.
+"""A prepared dataset on disk: where it stands, its manifest, whether it is ready to be read, and what may be replaced.
 
 DATA_ROOT/NAME/prepared.json   what was prepared, from where and how; written last
 DATA_ROOT/NAME/index/SPLIT.json   one index a split (data/index.py)
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +18,16 @@ from pydantic import AfterValidator, Field, model_validator
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import FileName, Items, StoredModel, read_json, reading, shown
 from attnbias.data.tally import Counted
 
 MANIFEST = "prepared.json"
+
+PREPARED = re.compile(
+    r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
+)
+"""All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""
 
 
 def data_root(root: Path | None = None) -> Path:
@@ -107,3 +115,40 @@ def is_ready(folder: Path) -> bool:
     except (FileNotFoundError, DataError):
         return False
     return all(index_path(folder, split).is_file() for split in prepared.splits)
+
+
+def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], *, replace: bool) -> Prepared | None:
+    """The manifest of a set that was prepared here from the same source with the same settings; None where none was.
+
+    Raises:
+        DataError: it was prepared from something else, and it shall not be replaced.
+    """
+    if not is_ready(folder):
+        return None
+    prepared = Prepared.read(folder)
+    if prepared.source == (str(source) if source else None) and prepared.settings == dict(settings):
+        return prepared
+    if replace:
+        return None
+    elsewhere = prepared.source != (str(source) if source else None)
+    was = f"from {prepared.source}" if elsewhere else f"with {_different(prepared.settings, settings)}"
+    raise DataError(f"{folder} was prepared {was}; add --overwrite to replace it, or --root DIR for a second one")
+
+
+def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
+    """Remove the manifest of a dataset's folder, then what `owned` matches of it (see data/owned.py).
+
+    Raises:
+        DataError: a folder of the set holds something else; nothing was removed.
+    """
+    parts = [name for name in ("index", "csra", "tokenizer", "annotations", "images") if owned.fullmatch(f"{name}/")]
+    if foreign := first_foreign(folder, owned.fullmatch, parts):
+        raise DataError(f"{foreign} was not written by prepare-data, which would replace it; move it away first")
+    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_owned(folder, owned.fullmatch, parts)
+
+
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, as they were."""
+    different = [f"{name} {value}" for name, value in before.items() if now.get(name) != value]
+    return ", ".join(different + [f"no {name}" for name in now if name not in before])

@@ -3,7 +3,7 @@ annotated boxes fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.pictures import Header, read_header
+from attnbias.data.progress import Progress, silent
 from attnbias.data.tally import SHOWN, Tally
 
 UNREADABLE = "image that cannot be read"
@@ -27,7 +28,7 @@ SLACK = 1.0
 def read_headers(
     paths: Sequence[str | Path],
     workers: int = 1,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, Header | None]:
     """Read the headers of different files, None for one that cannot be read."""
     found: dict[str, Header | None] = {}

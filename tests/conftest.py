@@ -59,7 +59,8 @@ def coco_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with small demo sets (72 training and 24 evaluation pictures a split)."""
-    from attnbias.data.prepare import Options, prepare
+    from attnbias.data.prepare import prepare
+    from attnbias.data.sets.contract import Options
 
     root = tmp_path_factory.mktemp("datasets")
     for name in ("demo", "demo-single"):

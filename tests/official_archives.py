@@ -18,8 +18,9 @@ from PIL import Image
 
 from attnbias.data import prepare as preparing
 from attnbias.data.fetch import download
-from attnbias.data.prepare import Options, Report, prepare
+from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import DATASETS
+from attnbias.data.sets.contract import Options
 
 Offer = Callable[[str, dict[str, bytes]], None]
 

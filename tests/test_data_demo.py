@@ -14,9 +14,10 @@ from pycocotools.coco import COCO
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.data.sets import demo
+from attnbias.data.sets.contract import Options
 
 SMALL = {"train": 120, "eval": 40}
 

@@ -26,9 +26,10 @@ from attnbias.data.datasets import SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import pil_step
 from attnbias.data.index import Record, Text
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.answers import answer_classes, normalize_answer, scored_answers, soft_score
+from attnbias.data.sets.contract import Options
 from attnbias.data.sets.vqa import hold_out
 from attnbias.data.sets.words import word_tokenizer
 from attnbias.data.summary import summarize

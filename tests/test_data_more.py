@@ -27,10 +27,11 @@ from attnbias.data import prepare as preparing
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.class_folders import read_class_folders
+from attnbias.data.sets.contract import Options
 from attnbias.data.sets.imagenet import CORRUPTIONS, class_names, read_flat_validation, subset_indices, synsets
 from attnbias.data.sets.inaturalist import read_inaturalist
 
@@ -134,7 +135,7 @@ def test_an_archive_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_cut_archive_in_memory(tmp_path: Path) -> None:
-    from attnbias.data.sets.cifar import read_archive
+    from attnbias.data.archived import read_archive
 
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(cifar10_archive()[:20_000])

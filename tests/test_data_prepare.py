@@ -15,8 +15,9 @@ from PIL import Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split, ready
+from attnbias.data.sets.contract import Options
 from attnbias.data.summary import summarize
 
 

@@ -26,10 +26,11 @@ from attnbias.data.datasets import SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import count_pixels, open_label_map, read_label_map
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.segmentation import LabelMapDataset
+from attnbias.data.sets.contract import Options
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k, palette
 from attnbias.data.sets.segmentation_sets import FROM_LABEL_IDS, REDUCED
 from attnbias.data.summary import summarize

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from command_line import attnbias
 
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options
 from attnbias.methods.engine.registry import get_method
 
 RECIPES = {"csra": "demo", "ida": "demo", "lsas": "demo-single", "llb": "demo", "absvit": "demo"}

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from forked import ForkedRun
 
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options
 
 TINY = ["--epochs", 3, "--batch-size", 8, "--ema-decay", 0.9, "--eval-batch-size", 5]
 RUN = ["--gpus", 0, "--threads", 1, "--save-steps", 1, "--log-every", 2, "--resume", "auto"]

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.pictures import read_header, read_picture
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.prepared import Prepared
+from attnbias.data.sets.contract import Options
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights

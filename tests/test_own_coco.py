@@ -16,8 +16,9 @@ from pycocotools.mask import encode
 
 from attnbias.data.errors import DataError
 from attnbias.data.masks import count_unmasked, read_masks
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
+from attnbias.data.sets.contract import Options
 
 SIZE = (40, 30)
 SQUARE = [1, 1, 21, 1, 21, 21, 1, 21]

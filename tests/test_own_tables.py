@@ -12,8 +12,9 @@ from PIL import Image
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.names import unfit_name
-from attnbias.data.prepare import Options, Report, prepare
+from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import open_split
+from attnbias.data.sets.contract import Options
 
 NAMES = [f"p/sub dir/é{k}.png" for k in range(4)]
 ROWS = [(name, "ab"[k % 2]) for k, name in enumerate(NAMES)]

@@ -13,8 +13,9 @@ from PIL import Image
 
 from attnbias.data import repeats
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.repeats import CONTRADICTION, find_repeats
+from attnbias.data.sets.contract import Options
 
 
 def save(path: Path, seed: int) -> Path:

@@ -12,8 +12,8 @@ import pytest
 from forked import FORKS, ForkedRun, enter, free_port
 from PIL import Image
 
-from attnbias.data.prepare import Options as PrepareOptions
 from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options as PrepareOptions
 from attnbias.methods.engine.run_folder import MANIFEST, RunFolder, crc32
 
 RUN = ["--recipe", "demo", "--epochs", 2, "--batch-size", 6, "--image-size", 32, "--gpus", 0, "--threads", 1]

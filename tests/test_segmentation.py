@@ -16,7 +16,8 @@ from command_line import attnbias
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options
 from attnbias.methods.absvit.method import METHOD as CLASSIFIER
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.absvit.segmentation.inference import segment, slide_logits, whole_logits

@@ -14,8 +14,9 @@ from PIL import Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
+from attnbias.data.sets.contract import Options
 from attnbias.data.splits import assign_roles, hold_out, part_named
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from forked import ForkedRun
 
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options
 from attnbias.methods.engine.run_folder import RunFolder
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]

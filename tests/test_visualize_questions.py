@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from attnbias.cli.app import app
 from attnbias.cli.errors import describe
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
+from attnbias.data.sets.contract import Options
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method

@@ -1,6 +1,6 @@
 """The table of datasets: archives, sizes, checksums, licences, layouts and counts of each, in a file a kind.
 
-A new dataset is one entry and one module with its `prepare` function (its type is `Preparer` in data/prepare.py).
+A new dataset is one entry and one module with its `prepare` function (its type is `Preparer` in data/sets/contract.py).
 """
 
 from __future__ import annotations

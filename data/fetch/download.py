@@ -33,6 +33,7 @@ from pydantic import TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
+from attnbias.data.progress import Progress, silent
 from attnbias.data.reading import StoredModel, read_json, reading
 
 MANIFEST = "manifest.json"
@@ -44,9 +45,6 @@ ATTEMPTS = 6
 """Tries in a row that bring nothing new before a file is given up."""
 BACKOFF = 1.0
 """Seconds before the second try; doubled for each further one, at most a minute."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of it are done, and how many there are."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -85,7 +83,7 @@ def fetch(
     offline: bool = False,
     again: bool = False,
     jobs: int = 4,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """Bring archives into `folder` and verify them; those that are there and verified before are left alone.
 

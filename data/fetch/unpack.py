@@ -22,7 +22,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.fetch.download import Progress, only_writer
+from attnbias.data.fetch.download import only_writer
+from attnbias.data.progress import Progress, silent
 from attnbias.data.reading import read_json, reading
 
 MANIFEST = ".unpacked.json"
@@ -42,7 +43,7 @@ def unpack(
     target: Path,
     *,
     nested: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> None:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `target`; do nothing where that was done before.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
 FILES = {"flickr30k": "dataset_flickr30k.json", "coco-captions": "dataset_coco.json"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts
+from attnbias.data.sets.contract import Options, Reading, check_counts
 from attnbias.data.splits import assign_roles, part_named
 from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder, walk_images

@@ -11,10 +11,9 @@ from typing import Literal
 from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
-from attnbias.data.fetch.published import csra_coco
 from attnbias.data.index import Box, Index, Record, collector_paused
 from attnbias.data.label_maps import IGNORE
-from attnbias.data.prepare import Options, Reading, check_counts, chosen_settings, first_existing
+from attnbias.data.sets.contract import Options, Reading, check_counts, chosen_settings, first_existing
 
 OFFICIAL = ("train2014", "val2014")
 
@@ -100,8 +99,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         warnings = [f"not the official COCO 2014 files: found {', '.join(found)}"]
     if by := settings.get("masks"):
         return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
-    files = csra_coco(indexes[0], indexes[1], str(source)) if official else {}
-    return Reading(indexes, warnings, settings, files)
+    return Reading(indexes, warnings, settings)
 
 
 def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> Index:

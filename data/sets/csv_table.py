@@ -13,7 +13,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.names import TABLES
-from attnbias.data.prepare import Options, Reading
+from attnbias.data.sets.contract import Options, Reading
 from attnbias.data.tally import Tally
 
 SEPARATOR = ";"

@@ -30,8 +30,9 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import PREPARED, Options, Reading, discard, standing
+from attnbias.data.prepared import PREPARED, discard, standing
 from attnbias.data.sets.coco import read_coco
+from attnbias.data.sets.contract import Options, Reading
 
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
 
@@ -364,7 +365,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     """
     settings = Settings(**{**options.settings, "single": facts.task == "singlelabel"})
     _check(settings)
-    found = standing(folder, None, asdict(settings), options)
+    found = standing(folder, None, asdict(settings), replace=options.overwrite or options.dry_run)
     if options.dry_run:
         return Reading([_planned(facts, split, settings) for split in facts.splits], settings=asdict(settings))
     if not found or options.overwrite:

@@ -15,8 +15,8 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.class_folders import read_class_folders
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder
 

@@ -9,8 +9,8 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.sets.contract import Options, Reading, check_counts
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 """Keys of categories.json, from the widest group to the species."""

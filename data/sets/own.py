@@ -8,9 +8,9 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Task
 from attnbias.data.names import TABLES, own_name, unfit_name
-from attnbias.data.prepare import Options, Reading, chosen_settings, first_existing
 from attnbias.data.registry import DATASETS
 from attnbias.data.sets.coco import read_coco, with_label_maps
+from attnbias.data.sets.contract import Options, Reading, chosen_settings, first_existing
 from attnbias.data.sets.csv_table import tables_in
 from attnbias.data.sets.segmentation_sets import own_folders
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.class_folders import prepare as prepare_class_folders
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 
 CATEGORIES = "categories_places365.txt"
 LISTS = {"train": "places365_train_standard.txt", "val": "places365_val.txt"}

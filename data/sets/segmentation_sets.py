@@ -10,8 +10,8 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.label_maps import IGNORE, read_label_map
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.class_folders import subfolders
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
 from attnbias.data.splits import part_named
 from attnbias.data.tally import Tally

@@ -10,7 +10,7 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
 ENTAILMENT = ("contradiction", "neutral", "entailment")

@@ -9,9 +9,8 @@ from xml.etree import ElementTree
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
-from attnbias.data.fetch.published import csra_voc
 from attnbias.data.index import Box, Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 
 # fmt: off
 CLASSES = (
@@ -76,8 +75,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     for done, split in enumerate(facts.splits):
         options.progress(f"reading {split}", done, len(facts.splits))
         indexes.append(read_voc(voc, split, dataset=facts.name))
-    files = csra_voc(indexes[0], indexes[1], str(voc.parent)) if facts.name == "voc07" else {}
-    return Reading(indexes, check_counts(facts, indexes), files=files)
+    return Reading(indexes, check_counts(facts, indexes))
 
 
 def _read_list(path: Path) -> list[str]:

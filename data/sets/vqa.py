@@ -10,9 +10,9 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
-from attnbias.data.prepare import Options, Reading, first_existing
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
 from attnbias.data.sets.answers import MIN_ANSWERS, answer_classes, scored_answers
+from attnbias.data.sets.contract import Options, Reading, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
 PICTURES = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test2015"}

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
-from attnbias.data.fetch.published import csra_wider
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import Options, Reading, check_counts, first_existing
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 
 # "Tshiirt" is the annotation files' own spelling.
 # fmt: off
@@ -63,5 +62,4 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     for done, split in enumerate(facts.splits):
         options.progress(f"reading {split}", done, len(facts.splits))
         indexes.append(read_wider(annotations / f"wider_attribute_{split}.json", source, split, dataset=facts.name))
-    trainval, test = indexes
-    return Reading(indexes, check_counts(facts, indexes), files=csra_wider(trainval, test, str(source)))
+    return Reading(indexes, check_counts(facts, indexes))

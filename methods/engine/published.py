@@ -17,7 +17,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from attnbias.data.facts import Archive
-from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, Progress, check_in_place, fetch, plain_name, public
+from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place, fetch, plain_name, public
+from attnbias.data.progress import Progress, silent
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import OtherEntryError, WeightsError
@@ -39,10 +40,6 @@ _verified: set[tuple[Path, int, int]] = set()
 """Path, size and time of what this process has verified: a command asks for one file several times."""
 BLOB = re.compile("[0-9a-f]{64}")
 """How the hub's cache calls a large file: by its SHA-256."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 def locate(source: str, progress: Progress = silent) -> Path:

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from attnbias.data.prepare import Options as PrepareOptions
 from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options as PrepareOptions
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from harness import Figure
 
-from attnbias.data.prepare import Options, prepare
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import Options
 
 IMPORTS = "import torch, timm, accelerate"
 

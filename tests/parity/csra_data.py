@@ -13,8 +13,8 @@ from golden_case import Golden
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from attnbias.data.csra_index import csra_coco, csra_voc, csra_wider
 from attnbias.data.datasets import PictureDataset
-from attnbias.data.fetch.published import csra_coco, csra_voc, csra_wider
 from attnbias.data.index import Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.voc import read_voc

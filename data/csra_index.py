@@ -1,17 +1,41 @@
-"""Index files as the papers' own programs write them, derived from our indexes, byte for byte.
+"""Index files as CSRA's own programs write them, derived from our indexes, byte for byte.
 
-CSRA (prepare_coco.py, prepare_voc.py, prepare_wider.py; goldens csra/index_*): JSON arrays in json.dump's layout.
+prepare_coco.py, prepare_voc.py, prepare_wider.py (goldens csra/index_*): JSON arrays in json.dump's layout. The
+catalogue says which datasets have them (`further_files`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 
 CSRA_COCO_CLASSES = 80
+OFFICIAL_COCO = ["instances_train2014.json", "instances_val2014.json"]
+
+
+def of_coco(indexes: Sequence[Index]) -> dict[str, str]:
+    """The files of COCO 2014; none of other files in its layout, nor of label maps made of it."""
+    named = [index.annotations for index in indexes if index.annotations and index.task == "multilabel"]
+    if [path.name for path in named] != OFFICIAL_COCO:
+        return {}
+    train, val = indexes
+    return csra_coco(train, val, str(named[0].parent.parent))
+
+
+def of_voc(indexes: Sequence[Index]) -> dict[str, str]:
+    """The files of VOC2007."""
+    trainval, test = indexes
+    return csra_voc(trainval, test, str(trainval.root.parent))
+
+
+def of_wider(indexes: Sequence[Index]) -> dict[str, str]:
+    """The files of WIDER-Attribute."""
+    trainval, test = indexes
+    return csra_wider(trainval, test, str(trainval.root))
 
 
 def csra_coco(train: Index, val: Index, data_path: str) -> dict[str, str]:
