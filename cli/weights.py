@@ -122,6 +122,9 @@ def _show(found: Inspection) -> None:
         say(f"called like the published: {', '.join(found.published)}")
     if told := {name: value for name, value in found.extra.items() if isinstance(value, (bool, int, float, str))}:
         say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    if found.left_out:
+        more = " ..." if len(found.left_out) > SHOWN else ""
+        say(f"not of the model, and left out: {', '.join(found.left_out[:SHOWN])}{more}")
     for fit in found.fits:
         _show_fit(fit)
     if not found.fits:

@@ -234,6 +234,17 @@ def test_files_without_batch_counters_load() -> None:
             "n_averaged module.module.",
         ),
         (lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()}, "epoch": 3}, "state_dict, model. stripped"),
+        (
+            lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()} | {"criterion.weight": torch.ones(2)}},
+            "state_dict, model. stripped",
+        ),
+        (
+            lambda s: {
+                "state_dict": {f"net.{n}": v for n, v in s.items()} | {"val_loss.bce.pos_weight": torch.ones(2)}
+            },
+            "state_dict, net. stripped",
+        ),
+        (lambda s: {"loss_fn.weight": torch.ones(2), "train_metrics.total": torch.ones(1), **s}, "bare state dict"),
         (lambda s: {"state_dict": {f"net._orig_mod.{n}": v for n, v in s.items()}}, "net._orig_mod. stripped"),
     ],
 )
@@ -251,6 +262,26 @@ def test_an_average_beside_the_weights_is_taken_out_of_its_wrapper(tmp_path: Pat
     torch.save({"model": {"module.fc.weight": state["fc.weight"]}, "averaged_model": average}, tmp_path / "w.pth")
     assert torch.equal(read_checkpoint(tmp_path / "w.pth", entry="ema").state["fc.weight"], torch.ones(2, 3))
     assert torch.equal(read_checkpoint(tmp_path / "w.pth").state["fc.weight"], state["fc.weight"])
+
+
+@pytest.mark.parametrize("name", ["average_model", "averaged_model", "ema", "ema_model", "model_ema", "swa_model"])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_an_average_under_its_own_names_in_a_lightning_file(tmp_path: Path, name: str, wrapper: str) -> None:
+    raw = {"model.fc.weight": torch.rand(2, 3), "criterion.weight": torch.ones(3)}
+    average = {f"{name}.{wrapper}fc.weight": torch.ones(2, 3), f"{name}.n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": raw | average, "epoch": 3}, tmp_path / "w.ckpt")
+    read = read_checkpoint(tmp_path / "w.ckpt")
+    assert read.state.keys() == {"fc.weight"}
+    assert torch.equal(read.state["fc.weight"], raw["model.fc.weight"])
+    assert read.left_out == ("criterion.weight",)
+    assert torch.equal(read_checkpoint(tmp_path / "w.ckpt", entry="ema").state["fc.weight"], torch.ones(2, 3))
+
+
+def test_a_strange_name_beside_the_weights_is_not_left_out(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"model.fc.weight": torch.ones(2), "teacher.fc.weight": torch.ones(2)}}, tmp_path / "w")
+    read = read_checkpoint(tmp_path / "w")
+    assert read.state.keys() == {"model.fc.weight", "teacher.fc.weight"}
+    assert read.left_out == ()
 
 
 def test_what_is_written_may_be_read_by_those_the_umask_lets(tmp_path: Path) -> None:

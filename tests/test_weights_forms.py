@@ -63,6 +63,9 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "state_dict": lambda s: {"state_dict": s},
     "model": lambda s: {"model": s},
     "training, parallel": lambda s: training({"state_dict": under("module.", s)}),
+    "Lightning with a loss and an average": lambda s: training(
+        {"state_dict": under("model.", s) | {"criterion.weight": torch.ones(2)} | under("average_model.module.", s)}
+    ),
     "training with arguments and an average": lambda s: training(
         {"model": s, "model_ema": under("module.", s), "args": argparse.Namespace(lr=0.1, model="x")}
     ),

@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,10 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DistributedDataParallel (or DataParallel), torch.compile and Lightning modules put before every name."""
 AVERAGES = "n_averaged"
 """The counter that torch's AveragedModel, which wraps as DataParallel does, keeps beside the weights."""
+AVERAGE = re.compile(r"(?:model_)?(?:ema|swa|averaged?)(?:_model|_net|_weights)?\.")
+"""Beginnings of names: a moving average in the state dict of a Lightning module."""
+NOT_OF_THE_MODEL = re.compile(r"(?:\w*_)?(?:criterion|criteria|loss|losses|metrics?)(?:_\w*)?\.")
+"""Beginnings of names: the loss and the metrics, which a Lightning module keeps beside its model."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Checkpoint:
     """What was found, in words for a person: "state_dict, module. stripped"."""
     extra: dict[str, Any]
     """Plain values beside the weights: the epoch, the best score, the fields of `args`."""
+    left_out: tuple[str, ...] = ()
+    """Names of tensors that are not of the model: the weights of a loss, the state of a metric."""
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -85,29 +91,29 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     else:
         content = _read_pickle(path, trust)
     try:
-        found: dict[Entry, tuple[dict[str, Tensor], str] | None] = {
-            "model": _find_state(content, "model"),
-            "ema": _find_state(content, "ema"),
+        found: dict[Entry, _Found | None] = {
+            "model": (model := _find_state(content, "model")),
+            "ema": _find_state(content, "ema") or (_unwrapped(model.average) if model and model.average else None),
         }
         extra = _plain_values(content)
     except RecursionError:
         raise WeightsError(f"{path} is no checkpoint: what it holds is nested without end") from None
     if not trust:
-        for state, _ in filter(None, found.values()):
-            check_sizes(state, path)
+        for each in filter(None, found.values()):
+            check_sizes(each.state, path)
     chosen = found[entry]
     if chosen is None:
         other: Entry = "ema" if entry == "model" else "model"
         if found[other]:
             raise OtherEntryError(f"{path} holds only {other} weights, expected {entry} weights")
         raise WeightsError(f"{path} holds no state dict (top level: {_describe(content)}), expected {entry} weights")
-    state, layout = chosen
     return Checkpoint(
-        state=state,
-        ema=found["ema"][0] if found["ema"] else None,
+        state=chosen.state,
+        ema=found["ema"].state if found["ema"] else None,
         metadata=metadata,
-        layout=f"{path.suffix[1:]}, {layout}" if path.suffix in (".safetensors", ".npz") else layout,
+        layout=f"{path.suffix[1:]}, {chosen.layout}" if path.suffix in (".safetensors", ".npz") else chosen.layout,
         extra=extra,
+        left_out=chosen.left_out,
     )
 
 
@@ -178,15 +184,27 @@ def _printable(name: object) -> str:
 # Unwrapping -----------------------------------------------------------------------------------------------------------
 
 
-def _find_state(content: Any, entry: Entry, depth: int = 0) -> tuple[dict[str, Tensor], str] | None:
-    """Return the state dict that `content` is or holds under one of the entry's names, with the words for where."""
+@dataclass(frozen=True)
+class _Found:
+    """A state dict in a file."""
+
+    state: dict[str, Tensor]
+    """Without wrapper prefixes."""
+    layout: str
+    """Where it was, in words."""
+    average: dict[str, Tensor]
+    """A moving average that was in it, under names of its own."""
+    left_out: tuple[str, ...]
+
+
+def _find_state(content: Any, entry: Entry, depth: int = 0) -> _Found | None:
+    """The state dict that `content` is or holds under one of the entry's names."""
     if entry == "model" and (state := _as_state(content)) is not None:
-        state, stripped = _strip_wrappers(state)
-        return state, f"bare state dict{stripped}"
+        return _unwrapped(state)
     if isinstance(content, Mapping) and depth < DEEPEST:
         for name in ENTRIES[entry]:
             if name in content and (inner := _find_state(content[name], "model", depth + 1)) is not None:
-                return inner[0], inner[1].replace("bare state dict", name)
+                return replace(inner, layout=inner.layout.replace("bare state dict", name))
     return None
 
 
@@ -196,6 +214,17 @@ def _as_state(content: Any) -> dict[str, Tensor] | None:
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return {str(name): value.detach() for name, value in content.items()}
     return None
+
+
+def _unwrapped(state: dict[str, Tensor]) -> _Found:
+    """Take the weights out of what training programs put around and beside them."""
+    average = {name: value for name, value in state.items() if AVERAGE.match(name)}
+    left_out = tuple(name for name in state if NOT_OF_THE_MODEL.match(name))
+    if len(average) + len(left_out) == len(state):  # then these are the names of the model
+        average, left_out = {}, ()
+    state, stripped = _strip_wrappers({n: v for n, v in state.items() if n not in average and n not in left_out})
+    average = {AVERAGE.sub("", name, count=1): value for name, value in average.items()}
+    return _Found(state, f"bare state dict{stripped}", average, left_out)
 
 
 def _strip_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:

@@ -41,6 +41,8 @@ class Inspection:
     has_average: bool
     extra: dict[str, Any]
     """Plain values beside the weights, such as the epoch."""
+    left_out: tuple[str, ...]
+    """Tensors that are not of the model, such as the weights of a loss."""
     fits: tuple[Fit, ...]
     """The methods that it can belong to, the best fit first."""
     published: tuple[str, ...]
@@ -54,6 +56,7 @@ class Inspection:
             "tensors": self.tensors,
             "parameters": self.parameters,
             "has_average": self.has_average,
+            "left_out": self.left_out,
             "extra": json.loads(json.dumps(self.extra, default=str)),
             "published": self.published,
             "methods": [
@@ -90,6 +93,7 @@ def inspect_weights(load_from: str, *, method: str | None = None, trust: bool = 
         parameters=sum(value.numel() for value in checkpoint.state.values() if value.is_floating_point()),
         has_average=checkpoint.ema is not None,
         extra=checkpoint.extra,
+        left_out=checkpoint.left_out,
         fits=tuple(fits),
         published=tuple(name for name, entry in PUBLISHED.items() if entry.file == file.name),
     )

@@ -22,6 +22,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
 from attnbias.data.index import MOST_CLASSES, Index, Task
 from attnbias.data.reading import FileName, Items, StoredModel, parse_json, reading
+from attnbias.data.reading import shown as shown_text
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
@@ -39,6 +40,9 @@ from attnbias.weights.manifest import PUBLISHED
 from attnbias.weights.names import check_name
 
 LOG = logging.getLogger(__name__)
+
+SHOWN = 5
+"""Names of what was left out that are shown."""
 
 FOREIGN = (LookupError, ValueError, RuntimeError, ArithmeticError, StopIteration)
 """What reading weights of another model raises: names that lack, shapes of other lengths. Anything else is a bug."""
@@ -144,6 +148,8 @@ def describe(
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
         flags = ", ".join("--" + name.replace("_", "-") for name in untold)
         words += f" ({checkpoint.layout}{'; assumed: ' if assumed else ''}{assumed})"
+        for line in _left_out(path, checkpoint):
+            LOG.warning("%s", line)
         if assumed:
             LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe, %s", path, assumed, flags)
     return Described(method, recipe, classes, task, state, path, words, checkpoint.layout)
@@ -263,15 +269,25 @@ def initial_weights(
             head = _head_names(method, own, recipe, len(classes), task)
             state = {name: own[name] if name in head else value for name, value in state.items()}
         load_strict(model, state, path)
-        if said and not reset_head and len(said.classes) == len(classes):
-            difference = class_difference(readable(said.classes), readable(classes))
-            return [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
-        return []
+        kept = said is not None and not reset_head and len(said.classes) == len(classes)
+        difference = class_difference(readable(said.classes), readable(classes)) if said and kept else ""
+        other = [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
+        return _left_out(path, checkpoint) + other
     method.load_parts(model, recipe)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
-        method.load_backbone(model, recipe, _read(path, trust=trust).state, path)
+        checkpoint = _read(path, trust=trust)
+        method.load_backbone(model, recipe, checkpoint.state, path)
+        return _left_out(path, checkpoint)
     return []
+
+
+def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
+    """A warning where a file's state dict holds tensors that are not of the model."""
+    names = checkpoint.left_out
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    named = ", ".join(shown_text(name)[1:-1] for name in names[:SHOWN])
+    return [f"warning: not of the model, and left out of {path}: {named}{more}"] if names else []
 
 
 def _head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_classes: int, task: Task) -> set[str]:
