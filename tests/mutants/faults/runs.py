@@ -11,6 +11,7 @@ SELECTION = "tests/test_selection.py"
 ATOMIC = "data/atomic.py"
 DURABLE = "tests/test_durable_files.py"
 OVERWRITE = ("tests/test_overwrite.py::test_resume_and_overwrite_contradict_each_other",)
+FOLDERS = "tests/test_checkpoint_folders.py"
 CONTROL = "methods/engine/control.py"
 STOPPING = "tests/test_stopping.py"
 FORWARDED = (f"{STOPPING}::test_a_signal_that_the_launcher_forwards_is_no_second_one",)
@@ -177,5 +178,40 @@ FAULTS = (
         '(known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)',
         'known.get("bytes") == stat.st_size',
         ("tests/test_download.py::test_a_file_of_another_time_is_verified_again",),
+    ),
+    Fault(
+        "checkpoints of a course that was left stay",
+        CHECKPOINT,
+        "for step in self.steps() if step <= progress.step][",
+        "for step in self.steps()][",
+        (f"{FOLDERS}::test_a_run_resumed_before_its_end_leaves_no_later_checkpoint_of_the_course_it_left",),
+    ),
+    Fault(
+        "a step's old checkpoint goes before the new one stands",
+        CHECKPOINT,
+        "                final.rename(old)\n",
+        "                shutil.rmtree(final)\n                old.mkdir()\n",
+        (f"{FOLDERS}::test_a_step_that_is_saved_again_is_there_at_every_moment",),
+    ),
+    Fault(
+        "halves of checkpoints stay",
+        CHECKPOINT,
+        "                shutil.rmtree(leftover)\n",
+        "                pass\n",
+        (f"{FOLDERS}::test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start",),
+    ),
+    Fault(
+        "a checkpoint between its two names is lost",
+        CHECKPOINT,
+        "if name != leftover.name and not",
+        "if name == leftover.name and not",
+        (f"{FOLDERS}::test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start",),
+    ),
+    Fault(
+        "loaders keep a killed run's folder locked",
+        CHECKPOINT,
+        "            os.register_at_fork(after_in_child=self.close)\n",
+        "",
+        (f"{FOLDERS}::test_loaders_that_outlive_a_killed_run_do_not_keep_its_folder_locked",),
     ),
 )
