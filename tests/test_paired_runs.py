@@ -1,15 +1,24 @@
-"""Paired differences of stored evaluations: which way they point, what may be paired, and how equal scores count."""
+"""What `compare` reads of runs and says of two: curves, stored evaluations, paired differences, equal scores."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared
+from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared, read_run
+from attnbias.methods.engine.recipe import write_recipe
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, store
+from attnbias.methods.engine.stored_evaluations import (
+    Scores,
+    StoredEvaluation,
+    folder_of,
+    make_room,
+    store,
+    stored_evaluations,
+)
 
 PICTURES = 200
 
@@ -75,3 +84,41 @@ def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path
     constant, sorted_last = np.full(targets.shape, 0.5), np.argsort(targets[:, 0], kind="stable")
     runs = [made_up(tmp_path / str(k), targets[order], constant) for k, order in enumerate((slice(None), sorted_last))]
     assert accuracy(runs).values == pytest.approx([100 * targets.mean()] * 2)
+
+
+@pytest.mark.parametrize(("ema", "drawn"), [(30.0, "raw"), (50.0, "ema")])
+def test_curves_are_of_the_weights_that_are_best_on_the_first_split(tmp_path: Path, ema: float, drawn: str) -> None:
+    """On the second split the other weights are better."""
+    method = get_method("csra")
+    write_recipe(tmp_path / "recipe.yaml", method.named_recipe("demo").recipe, method.name)
+    figures = {"val": {"raw": 40.0, "ema": ema}, "counter": {"raw": 10 + ema, "ema": 50.0}}
+    lines = [
+        {"step": epoch, "epoch": epoch, "split": split, "weights": weights, "mAP": value + epoch}
+        for epoch in (1, 2)
+        for split, found in figures.items()
+        for weights, value in found.items()
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    run = read_run(tmp_path)
+    expected = {split: {epoch: found[drawn] + epoch for epoch in (1, 2)} for split, found in figures.items()}
+    assert (run.curves, run.measure) == (expected, "mAP")
+
+
+def test_a_new_evaluation_of_the_same_weights_is_the_one_that_is_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "demo", "val")
+    content = {"dataset": "demo", "split": "val", "weights": "best"}
+    store(folder, {**content, "measures": {"mAP": 1.0}, "reliance": {"means": {}}}, None, {})
+    store(folder, {**content, "measures": {"mAP": 2.0}}, None, {})
+    (stored,) = stored_evaluations(tmp_path)
+    assert stored.content["measures"] == {"mAP": 2.0}
+    assert "reliance" in stored.content, "what was not measured anew stays"
+
+
+def test_nothing_of_other_weights_stays_beside_an_evaluation(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "demo", "val")
+    content = {"dataset": "demo", "split": "val", "measures": {}}
+    store(folder, {**content, "weights": "best", "reliance": {"means": {}}}, None, {})
+    make_room(folder, "newest", None)
+    store(folder, {**content, "weights": "newest"}, None, {})
+    (stored,) = stored_evaluations(tmp_path)
+    assert stored.content == {**content, "weights": "newest"}

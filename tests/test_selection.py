@@ -129,6 +129,21 @@ def weights_by_hand(run: Path, kind: str) -> Loaded:
     return loaded
 
 
+@pytest.mark.parametrize("kind", ["ema", "raw"])
+def test_training_starts_from_the_best_weights_of_another_run(
+    kind: str, early: Path, turned: Path, tmp_path: Path
+) -> None:
+    """A run folder gives those that were best; a weight file gives itself."""
+    best = early / "checkpoints" / "step-00000006" / f"{'model' if kind == 'raw' else kind}.safetensors"
+    once = ["--recipe", "demo", "--image-size", 32, "--batch-size", 12, "--steps", 1, "--lr", 1e-12]
+    start = ["--load-from", early if kind == "ema" else best, "--data-root", turned, "--out", tmp_path / "run"]
+    attnbias("train", "csra", *once, "--gpus", 0, "--threads", 1, *start, expect=0)
+    expected = load_file(best)
+    found = load_file(tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors")
+    learned = [name for name, value in expected.items() if "running" not in name and value.is_floating_point()]
+    assert all(found[name].allclose(expected[name], atol=1e-7) for name in learned)
+
+
 def as_batch(loaded: Loaded, images: list[Path]) -> torch.Tensor:
     transform = loaded.method.transform(loaded.recipe, False)
     return torch.stack([transform(Image.open(path).convert("RGB")) for path in images])

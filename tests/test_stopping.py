@@ -58,11 +58,16 @@ def saves(out: Path) -> bool:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("stop", SIGNALS)
-@pytest.mark.parametrize("moment", [evaluates_the_average, saves])
+@pytest.mark.parametrize(("moment", "save_steps"), [(evaluates_the_average, 99), (saves, 1)])
 def test_a_signal_while_evaluating_or_saving(
-    moment: Callable[[Path], bool], stop: signal.Signals, processes: int, slow_to_evaluate: Path, tmp_path: Path
+    moment: Callable[[Path], bool],
+    save_steps: int,
+    stop: signal.Signals,
+    processes: int,
+    slow_to_evaluate: Path,
+    tmp_path: Path,
 ) -> None:
-    start = runs(slow_to_evaluate, processes)
+    start = runs(slow_to_evaluate, processes, "--save-steps", save_steps)
     straight = start(tmp_path / "straight")
     out = tmp_path / "run"
     run = start(out)
@@ -73,6 +78,8 @@ def test_a_signal_while_evaluating_or_saving(
     saved = RunFolder(out).latest()
     assert saved is not None
     assert not saves(out)
+    if moment is evaluates_the_average:
+        assert moment(out), "the evaluation went on to its end"
     assert start(out).wait() == [0] * processes
     assert straight.wait() == [0] * processes
     assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()

@@ -8,6 +8,9 @@ STEP = "methods/engine/training/step.py"
 OBJECTS = "methods/engine/bias/objects.py"
 OF_OBJECTS = "tests/test_objects.py"
 REPEATED = "tests/test_repeated_figures.py"
+COMPARISON = "methods/engine/evaluation/comparison.py"
+STORED = "methods/engine/stored_evaluations.py"
+PAIRED = "tests/test_paired_runs.py"
 
 FAULTS = (
     Fault(
@@ -95,5 +98,33 @@ FAULTS = (
         (
             "tests/test_evaluation_wiring.py::test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figure",
         ),
+    ),
+    Fault(
+        "curves of the weights that are best on the last split",
+        COMPARISON,
+        'if line["split"] == splits[0])',
+        'if line["split"] == splits[-1])',
+        (f"{PAIRED}::test_curves_are_of_the_weights_that_are_best_on_the_first_split",),
+    ),
+    Fault(
+        "curves of the worse weights",
+        COMPARISON,
+        "best = max((line for",
+        "best = min((line for",
+        (f"{PAIRED}::test_curves_are_of_the_weights_that_are_best_on_the_first_split",),
+    ),
+    Fault(
+        "what was stored is never renewed",
+        STORED,
+        "{**(_content(folder) or {}), **content}",
+        "{**content, **(_content(folder) or {})}",
+        (f"{PAIRED}::test_a_new_evaluation_of_the_same_weights_is_the_one_that_is_read",),
+    ),
+    Fault(
+        "results of other weights stay beside new ones",
+        STORED,
+        'old["weights"] != weights',
+        'old["weights"] == ""',
+        (f"{PAIRED}::test_nothing_of_other_weights_stays_beside_an_evaluation",),
     ),
 )

@@ -214,4 +214,25 @@ FAULTS = (
         "",
         (f"{FOLDERS}::test_loaders_that_outlive_a_killed_run_do_not_keep_its_folder_locked",),
     ),
+    Fault(
+        "training starts from the raw weights of a run whose average is best",
+        LOAD,
+        "_resolve(locate(load_from), None)",
+        '_resolve(locate(load_from), "model")',
+        (f"{SELECTION}::test_training_starts_from_the_best_weights_of_another_run",),
+    ),
+    Fault(
+        "a signal while evaluating saves nothing",
+        TRAIN,
+        "writes those lines, again\n                self._save()\n",
+        "writes those lines, again\n",
+        (f"{STOPPING}::test_a_signal_while_evaluating_or_saving",),
+    ),
+    Fault(
+        "an evaluation goes on after a signal",
+        "methods/engine/evaluation/evaluate.py",
+        "control.raise_if_stopped()",
+        "pass",
+        (f"{STOPPING}::test_a_signal_while_evaluating_or_saving",),
+    ),
 )
