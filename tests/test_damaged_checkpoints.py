@@ -112,6 +112,19 @@ def test_damage_of_what_is_not_read_does_not_matter(run: Path) -> None:
     assert "best checkpoint" in load_run("csra", str(run), {}).source
 
 
+@pytest.mark.parametrize("text", [None, "", "lr: &a [*a]", "method: nobody"])
+def test_weights_say_whose_they_are_where_the_recipe_file_of_their_run_does_not(
+    run: Path, demo_root: Path, text: str | None
+) -> None:
+    common = ("predict", "--load-from", run, "--gpus", 0, next(demo_root.rglob("*.jpg")))
+    said = attnbias(*common, expect=0).out
+    if text is None:
+        (run / "recipe.yaml").unlink()
+    else:
+        (run / "recipe.yaml").write_text(text)
+    assert attnbias(*common, expect=0).out == said
+
+
 def test_a_weight_file_of_a_checkpoint_folder_is_held_against_its_manifest(run: Path) -> None:
     file = best_of(run) / "model.safetensors"
     flip(file)

@@ -227,10 +227,12 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
     published = None if on_disk(load_from) else PUBLISHED.get(load_from)
     if published is not None and published.recipe:
         return list(published.methods)
-    found = locate(load_from)
-    if (stored := stored_method(found)) is not None:
+    path = locate(load_from)
+    if (stored := stored_method(path)) is None:
+        path, _ = _resolve(path, None)
+        stored = stored_method(path)  # where the recipe.yaml of a run does not say
+    if stored is not None:
         return [stored]
-    path, _ = _resolve(found, None)
     state = _read(path, trust=trust).state
     return [name for name in METHODS if _belongs_to(get_method(name), state, path)]
 
