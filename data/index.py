@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import AfterValidator, Field, Strict, field_validator, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
@@ -153,7 +153,8 @@ class Index:
                 header = _Header.model_validate(content)
                 if not isinstance(records, list):
                     raise Unfit("it holds no list of records")
-                check_records(records, header.task, len(header.classes))
+                inside = not Path(header.root).is_absolute()
+                check_records(records, header.task, len(header.classes), inside)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         return cls(
@@ -182,6 +183,16 @@ class Index:
         )
 
 
+def _not_out(path: str) -> str:
+    if not Path(path).is_absolute() and ".." in Path(path).parts:
+        raise ValueError("expected an absolute path, or one inside the dataset's folder")
+    return path
+
+
+_Place = Annotated[FileName, AfterValidator(_not_out)]
+"""A path as `_stored` writes it."""
+
+
 class _Header(StoredModel):
     """All of an index file but its records."""
 
@@ -190,8 +201,8 @@ class _Header(StoredModel):
     split: FileName
     task: Task
     classes: Items[FileName]
-    root: FileName
-    annotations: FileName | None
+    root: _Place
+    annotations: _Place | None
     label_values: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False)] | None
     orientation: Orientation = "stored"
 

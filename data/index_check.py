@@ -5,8 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from math import isfinite
+from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from attnbias.data.reading import Unfit, shown
@@ -46,6 +48,12 @@ class _Column:
         if not set(map(len, self.values)) <= {length}:
             self._refuse(lambda value: len(value) == length, expected)
 
+    def lie_inside(self, inside: bool) -> None:
+        """Refuse the first absolute path, and where all are `inside` the dataset's own folder one that leads out."""
+        fit = partial(_leads_on, inside=inside)
+        if not all(map(fit, (value for value in self.values if value[:1] == "/" or ".." in value))):
+            self._refuse(fit, f"a path {'inside' if inside else 'relative to'} the folder of the images")
+
     def parts(self, *names: str) -> list[_Column]:
         """The items of every value, which are lists as long as there are names."""
         columns = zip(*self.values, strict=True) if self.values else ((),) * len(names)
@@ -53,6 +61,8 @@ class _Column:
 
     def given(self) -> _Column:
         """Those values that are not None and not empty."""
+        if not any(self.values):  # as in most columns of a large set
+            return _Column(self.what, [], self.record)
         places = [place for place, value in enumerate(self.values) if value]
         return _Column(self.what, [self.values[place] for place in places], lambda place: self.record(places[place]))
 
@@ -68,8 +78,15 @@ class _Column:
         raise Unfit(f"record {self.record(place)}: {self.what} is {found}, expected {expected}")
 
 
-def check_records(records: list[Any], task: str, classes: int) -> None:
+def _leads_on(path: str, inside: bool) -> bool:
+    return not path.startswith("/") and not (inside and ".." in PurePosixPath(path).parts)
+
+
+def check_records(records: list[Any], task: str, classes: int, inside: bool) -> None:
     """Check the records of a split, as JSON gives them, before they are made.
+
+    `inside` says that the images stand in the dataset's own folder, which may come from a stranger: no path leads out.
+    Elsewhere `..` is what `prepare-data` writes where a table or COCO file lists images beside its own folder.
 
     Raises:
         Unfit: there are none, or one is not as `Index.write` writes it or contradicts the task or number of classes.
@@ -92,6 +109,7 @@ def check_records(records: list[Any], task: str, classes: int) -> None:
     paths.hold(str, expected="a text")
     if not all(paths.values):
         raise Unfit(f"record {paths.values.index('')}: the path is empty")
+    paths.lie_inside(inside)
     _check_targets(targets, task, classes)
     boxes.hold(list, expected="a list")
     _check_boxes(boxes.given().flat("a box"), classes)
@@ -100,8 +118,9 @@ def check_records(records: list[Any], task: str, classes: int) -> None:
     image_ids.hold(int, NOTHING, expected="a number or null")
     groups.hold(str, NOTHING, expected="a text or null")
     label_maps.hold(str, NOTHING, expected="a path or null")
+    label_maps.given().lie_inside(inside)
     texts.hold(list, NOTHING, expected="a list or null")
-    _check_texts(texts.given(), classes)
+    _check_texts(texts.given(), classes, inside)
 
 
 def _check_targets(targets: _Column, task: str, classes: int) -> None:
@@ -151,13 +170,14 @@ def _check_rectangle(sides: list[_Column]) -> None:
         side.lie(0 if place > 1 else -LARGEST_SIDE, LARGEST_SIDE, "a number of pixels")
 
 
-def _check_texts(texts: _Column, classes: int) -> None:
+def _check_texts(texts: _Column, classes: int, inside: bool) -> None:
     texts.have(4, "sentence, answers, second path, id")
     sentences, lists, second_paths, identifiers = texts.parts(
         "the sentence", "the list of answers", "the second path", "the id of the text"
     )
     sentences.hold(str, expected="a text")
     second_paths.hold(str, NOTHING, expected="a path or null")
+    second_paths.given().lie_inside(inside)
     identifiers.hold(str, NOTHING, expected="a text or null")
     lists.hold(list, expected="a list")
     answers = lists.given().flat("an answer")

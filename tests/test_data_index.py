@@ -24,6 +24,10 @@ def texts(min_size: int = 0, max_size: int | None = None) -> st.SearchStrategy[s
     return st.text(letters, min_size=min_size, max_size=max_size)
 
 
+def paths() -> st.SearchStrategy[str]:
+    return texts(min_size=1, max_size=12).filter(lambda path: not path.startswith("/"))
+
+
 @st.composite
 def indexes(draw: st.DrawFn) -> Index:
     classes = draw(st.integers(1, 5))
@@ -32,19 +36,19 @@ def indexes(draw: st.DrawFn) -> Index:
     boxes = st.builds(Box, st.integers(0, classes - 1), numbers, numbers, sides, sides, st.booleans(), st.booleans())
     records = st.builds(
         Record,
-        path=texts(min_size=1, max_size=12),
+        path=paths(),
         target=targets,
         boxes=st.lists(boxes, max_size=3).map(tuple),
         crop=st.none() | st.tuples(numbers, numbers, sides, sides),
         image_id=st.none() | st.integers(0, 10**9),
         group=st.none() | texts(max_size=5),
-        label_map=st.none() | texts(min_size=1, max_size=12),
+        label_map=st.none() | paths(),
         text=st.none()
         | st.builds(
             Text,
             sentence=texts(),
             answers=st.lists(st.tuples(st.integers(0, classes - 1), st.floats(0, 1)), max_size=3).map(tuple),
-            second_path=st.none() | texts(min_size=1),
+            second_path=st.none() | paths(),
             identifier=st.none() | texts(),
         ),
     )
@@ -134,6 +138,33 @@ def test_a_set_inside_its_own_folder_can_be_moved(tmp_path: Path) -> None:
     old.rename(tmp_path / "demo")
     moved = Index.read(tmp_path / "demo" / "index" / "val.json")
     assert (moved.root, moved.annotations) == (tmp_path / "demo" / "images", tmp_path / "demo" / "a.json")
+
+
+@pytest.mark.parametrize("path", ["/etc/1.jpg", "//1.jpg", "../../x.jpg", "a/../../../x.jpg", "a/.."])
+@pytest.mark.parametrize("field", ["path", "label_map", "second"])
+def test_no_path_leads_out_of_a_set_in_its_own_folder_nor_is_absolute(tmp_path: Path, path: str, field: str) -> None:
+    """A table of one's own may list images beside its folder; a folder that is passed on holds all that it names."""
+    given = {"label_map": {"label_map": path}, "second": {"text": Text("", second_path=path)}, "path": {}}[field]
+    record = Record(path if field == "path" else "1.jpg", 0, **given)
+    for root in (tmp_path / "set", tmp_path / "elsewhere"):
+        index = Index("set", "val", "singlelabel", ("a",), root, (Record("1.jpg", 0), record))
+        index.write(tmp_path / "set" / "index" / "val.json")
+        if root.name == "elsewhere" and not path.startswith("/"):
+            assert Index.read(tmp_path / "set" / "index" / "val.json").records == index.records
+            continue
+        with pytest.raises(DataError, match=r"record 1: the (.*path|label map)") as refused:
+            Index.read(tmp_path / "set" / "index" / "val.json")
+        assert repr(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["root", "annotations"])
+def test_no_header_leads_out_of_the_datasets_folder(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "set" / "index" / "val.json"
+    Index("set", "val", "multilabel", ("a",), tmp_path / "set", (Record("1.jpg", (1,)),)).write(path)
+    content = json.loads(path.read_text()) | {field: "images/../../other"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"'{field}' is 'images/../../other': expected an absolute path, or"):
+        Index.read(path)
 
 
 @pytest.mark.parametrize("keep", [0, 0.3, 0.99])
