@@ -60,7 +60,8 @@ def compare(
     if plots and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
     with contextlib.nullcontext() if out is None else output_folder(out, overwrite, WRITTEN) as folder:
-        from attnbias.methods.engine.evaluation.comparison import as_csv, as_json, as_markdown, compared, read_run
+        from attnbias.methods.engine.evaluation.comparison import compared, read_run
+        from attnbias.methods.engine.evaluation.comparison_tables import as_csv, as_json, as_markdown
 
         read = [read_run(path) for path in runs]
         lines = compared(read, map_kind)
@@ -106,7 +107,8 @@ def _page_split(lines: Sequence[Line], asked: str | None) -> str:
 
 
 def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
-    from attnbias.methods.engine.evaluation.comparison import cell
+    from attnbias.methods.engine.evaluation.comparison import reading_aid
+    from attnbias.methods.engine.evaluation.comparison_tables import cell
 
     logged = [run for run in runs if run.curves]
     splits = list(dict.fromkeys(split for run in logged for split in run.curves))
@@ -123,7 +125,7 @@ def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
             if line.split == split:
                 table.row(line.measure, *map(cell, line.values, line.changes))
         table.show()
-    say(*(remark for line in lines for remark in line.remarks))
+    say(*(remark for line in lines for remark in line.remarks), *reading_aid(lines))
 
 
 def _last_values(runs: Sequence[Run], splits: list[str]) -> Table:

@@ -160,16 +160,50 @@ def test_maps_are_compared_by_name_or_as_each_model_s_own(runs: list[Path]) -> N
     assert "did you mean 'gradcam'" in attnbias("compare", runs[0], "--map", "grad-cam", expect=2).line
 
 
-def test_robustness_that_a_run_holds_is_shown(runs: list[Path], tmp_path: Path) -> None:
-    rows = [{"test": "demo/val fgsm", "mAP": 12.5, "CF1": 3.0}, {"test": "demo/val fog", "mAP": 20.0}]
-    file = runs[0] / "evaluations" / "demo" / "val" / "robustness.json"
-    file.write_text(json.dumps(rows))
+def with_file(run: Path, name: str, content: Any) -> Path:
+    file = run / "evaluations" / "demo" / "val" / name
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_robustness_that_a_run_holds_is_shown(runs: list[Path]) -> None:
+    rows = [
+        {"test": "demo/val fgsm", "mAP": 12.5, "CF1": 3.0, "low_95": 9.5, "high_95": 15.5},
+        {"test": "demo/val fog", "mAP": 20.0},  # as stored before rows had intervals
+    ]
+    other = [{**rows[0], "mAP": 22.5, "low_95": 18.5, "high_95": 26.5}, {"test": "demo/val fog", "mAP": 30.0}]
+    files = [with_file(run, "robustness.json", table) for run, table in zip(runs, (rows, other), strict=False)]
     try:
-        lines = {line.measure: line.values for line in compared([read_run(run) for run in runs[:2]])}
+        lines = {line.measure: line for line in compared([read_run(run) for run in runs])}
     finally:
-        file.unlink()
-    assert lines["demo/val fgsm: mAP"] == [12.5, None]
-    assert lines["demo/val fog: mAP"] == [20.0, None]
+        for file in files:
+            file.unlink()
+    assert lines["demo/val fgsm: mAP"].values == [12.5, 22.5, None]
+    change = lines["demo/val fgsm: mAP"].changes[1]
+    assert change is not None
+    assert (change.difference, change.interval_95, change.paired) == (10, (5, 15), False)
+    assert lines["demo/val fog: mAP"].values == [20, 30, None]
+    assert lines["demo/val fog: mAP"].changes[1].interval_95 is None
+
+
+def test_every_difference_has_an_interval_and_all_are_read_together(runs: list[Path], demo_root: Path) -> None:
+    for run in runs[:2]:
+        val("csra", run, demo_root, "--split", "val", "--context", "counter", "--attack", "fgsm", "--store")
+    lines = compared([read_run(run) for run in runs[:2]])
+    names = {line.measure for line in lines if line.changes[1]}
+    assert names >= {"mAP", "mAP demo/val - counter", "reliance", "kept", "context_gap", "demo/val fgsm: mAP", "energy"}
+    for line in lines:
+        if line.changes[1] and line.measure not in ("cooccur_AP", "exclusive_AP", "context_gap"):
+            assert line.changes[1].interval_95, line.measure
+            assert line.changes[1].p_together >= line.changes[1].p
+    stored = evaluation(runs[1], "demo/val").content["context"]
+    gap = next(line for line in lines if line.measure == "context_gap")
+    assert gap.values[1] == pytest.approx(stored["context_gap"])
+    said = attnbias("compare", *runs[:2], expect=0).out
+    told = " ".join(said.split())
+    assert "differences are shown at once" in told
+    assert "too few images: cooccur_AP, exclusive_AP, context_gap" in told  # a positive or two of a class
+    assert "not paired, so that their intervals are rather too wide: kept, reliance, demo/val: mAP" in told
 
 
 def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
@@ -189,6 +223,7 @@ def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
     assert float(row["low_95"]) == pytest.approx(change["interval_95"][0])
     assert row["method"] == "csra"
     table = (out / "comparison.md").read_text().splitlines()
+    table = [line for line in table if line.startswith("|")]
     assert len(table) == 2 + len(content["lines"])
     assert len({line.count("|") for line in table}) == 1
     assert "--overwrite" in attnbias("compare", *runs, "--out", out, expect=2).line

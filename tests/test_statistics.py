@@ -11,12 +11,13 @@ from sklearn.metrics import average_precision_score
 
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.statistics import (
+    Estimate,
     Ratio,
-    bootstrap_precision,
     change,
     holm,
     interval,
     macro,
+    mean_precision,
     over_seeds,
     p_value,
     unpaired,
@@ -183,55 +184,63 @@ def test_p_values_of_many_tests_are_those_of_holm() -> None:
 # Average precision ----------------------------------------------------------------------------------------------------
 
 
-def test_intervals_of_average_precision_cover() -> None:
+def test_intervals_of_average_precision_and_its_differences_cover() -> None:
     rng = np.random.default_rng(0)
 
-    def draw(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        targets = (rng.random((count, 1)) < 0.3).astype(int)
+    def draw() -> tuple[Estimate, Estimate]:
+        targets = (rng.random((60, 2)) < 0.3).astype(int)
         common = rng.normal(size=targets.shape)
-        first, second = (gain * targets + common + 0.5 * rng.normal(size=targets.shape) for gain in (1, 1.4))
-        return targets, first, second
+        found = [
+            mean_precision(targets, gain * targets + common + 0.5 * rng.normal(size=targets.shape)) for gain in (1, 1.4)
+        ]
+        assert found[0]
+        assert found[1]
+        return found[1], found[1] - found[0]
 
-    def difference(targets: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-        return float(np.mean(average_precision(targets, second) - average_precision(targets, first)))
-
-    truth = np.mean([difference(*draw(60)) for _ in range(2000)])
-    covered = 0
-    for _ in range(200):
-        low, high = bootstrap_precision(*draw(60), resamples=150)
-        covered += low <= truth <= high
-    assert covered >= 186
+    drawn = [draw() for _ in range(1000)]
+    for figures in zip(*drawn, strict=True):
+        truth = np.mean([figure.value for figure in figures])
+        edges = np.array([figure.interval_95 for figure in figures])
+        assert ((edges[:, 0] <= truth) & (truth <= edges[:, 1])).sum() >= 930
 
 
-def test_the_interval_of_average_precision_is_that_of_sklearn_with_weighted_samples() -> None:
+def test_the_influence_of_an_image_is_what_its_weight_does_to_sklearns_average_precision() -> None:
     rng = np.random.default_rng(3)
     targets = (rng.random((60, 2)) < 0.4).astype(np.int64)
-    first, second = (np.round(rng.random(targets.shape) + gain * targets, 1) for gain in (0, 0.3))  # many ties
-    draws = np.random.default_rng(0)
-    differences = []
-    for _ in range(50):
-        weights = np.bincount(draws.integers(60, size=60), minlength=60)
-        means = [
-            np.mean(
-                [average_precision_score(t, s, sample_weight=weights) for t, s in zip(targets.T, each.T, strict=True)]
+    scores = np.round(rng.random(targets.shape), 1)  # many ties
+    found = mean_precision(targets, scores)
+    assert found
+    for image in range(0, 60, 7):
+        means = []
+        for weight in (1 - 1e-4, 1 + 1e-4):
+            weights = np.ones(60)
+            weights[image] = weight
+            means.append(
+                np.mean(
+                    [
+                        average_precision_score(t, s, sample_weight=weights)
+                        for t, s in zip(targets.T, scores.T, strict=True)
+                    ]
+                )
             )
-            for each in (first, second)
-        ]
-        differences.append(means[1] - means[0])
-    outside = stats.norm.sf((60 / 59) ** 0.5 * stats.t.ppf(0.975, 59))
-    expected = np.quantile(differences, [outside, 1 - outside])
-    assert bootstrap_precision(targets, first, second, resamples=50) == pytest.approx(tuple(expected))
+        assert found.influence[image] == pytest.approx((means[1] - means[0]) / 2e-4, abs=1e-6)
+        assert found.value == pytest.approx(np.mean(means), abs=1e-6)
 
 
-def test_precision_of_a_better_run_differs_and_of_the_same_run_does_not() -> None:
+def test_precision_leaves_out_unknown_labels_and_classes_without_a_positive() -> None:
     rng = np.random.default_rng(0)
     targets = (rng.random((300, 4)) < 0.3).astype(int)
-    targets[::7, 0] = -1
-    noise = rng.random(targets.shape)
-    assert bootstrap_precision(targets, noise, noise) == (0, 0)
-    low, high = bootstrap_precision(targets, noise, noise + 0.5 * (targets > 0), resamples=200)
-    means = [np.nanmean(average_precision(targets, s)) for s in (noise, noise + 0.5 * (targets > 0))]
-    assert 0 < low < means[1] - means[0] < high
+    targets[::7, 0], targets[:, 3] = -1, 0
+    scores = rng.random(targets.shape)
+    found = mean_precision(targets, scores)
+    assert found
+    assert found.value == pytest.approx(np.nanmean(average_precision(targets, scores)))
+    better = mean_precision(targets, scores + 0.5 * (targets > 0))
+    assert better
+    low, high = (better - found).interval_95 or (1, 0)
+    assert 0 < low < (better - found).value < high
+    assert (found - found).interval_95 == (0, 0)
+    assert mean_precision(targets[:, 3:], scores[:, 3:]) is None
 
 
 def test_macro_weighs_classes_alike() -> None:

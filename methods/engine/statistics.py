@@ -10,7 +10,7 @@ simulation; bootstrap intervals (percentiles, BCa) cover less there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
-RESAMPLES = 1000
 EXCHANGES = 9999
 
 
@@ -45,6 +43,35 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure of many images, and how it depends on each."""
+
+    value: float
+    influence: Floats
+    """(images,): what each adds to the error."""
+    count: float
+    """Of what the spread is known from: images, or positives."""
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference of two figures of the same images."""
+        count = min(self.count, other.count)
+        return Estimate(self.value - other.value, self.influence - other.influence, count)
+
+    @property
+    def interval_95(self) -> Interval | None:
+        """Student's interval; None where a single image or positive says nothing of the spread."""
+        if self.count < 2:
+            return None
+        spread = sqrt(self.count / (self.count - 1) * float((self.influence**2).sum()))
+        reach = float(stdtrit(self.count - 1, 0.975)) * spread
+        return self.value - reach, self.value + reach
+
+    def scaled(self, factor: float) -> Estimate:
+        """In other units, as per cent."""
+        return Estimate(factor * self.value, factor * self.influence, self.count)
+
+
+@dataclass(frozen=True)
 class Change:
     """By how much a second figure is more than a first."""
 
@@ -54,7 +81,26 @@ class Change:
     p: float | None
     """Two-sided p-value that there is no difference."""
     paired: bool = True
-    """Whether it was found on the samples that both have; else it is wider than it would have to be."""
+    """Whether it was found on the samples that both have; else its interval is wider than it would have to be."""
+    p_together: float | None = None
+    """The p-value among all differences that are read together."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether it holds at 5 % among all that are read together."""
+        return self.p_together is not None and self.p_together <= 0.05
+
+    @classmethod
+    def of(cls, difference: Estimate) -> Change:
+        """A difference of two figures of the same images."""
+        edges = difference.interval_95
+        return cls(difference.value, edges, edges and p_value(difference.value, edges))
+
+    def scaled(self, factor: float) -> Change:
+        """In other units, as per cent."""
+        edges = self.interval_95
+        scaled = None if edges is None else (factor * edges[0], factor * edges[1])
+        return replace(self, difference=factor * self.difference, interval_95=scaled)
 
 
 def macro(values: Floats, classes: NDArray[Any]) -> float:
@@ -73,9 +119,8 @@ def interval(samples: Ratio, images: NDArray[Any], *, flags: bool = False) -> In
     """
     (own,) = _by_image(images, samples)
     if not flags:
-        return _interval(own.value, _residuals(own))
-    pulled = _with_images(own, over=(1, 1, 0, 0))
-    return _clipped(_interval(pulled.value, _residuals(pulled)), 0, 1)
+        return _estimate(own).interval_95
+    return _clipped(_estimate(_with_images(own, over=(1, 1, 0, 0))).interval_95, 0, 1)
 
 
 def change(
@@ -91,18 +136,20 @@ def change(
     difference = other.value - one.value
     if flags:
         a, b = _with_images(one, over=(0, 1)), _with_images(other, over=(1, 0))
-        edges = _clipped(_interval(b.value - a.value, _residuals(b) - _residuals(a)), -1, 1)
+        edges = _clipped((_estimate(b) - _estimate(a)).interval_95, -1, 1)
     else:
-        edges = _interval(difference, _residuals(other) - _residuals(one))
+        edges = (_estimate(other) - _estimate(one)).interval_95
     return Change(difference, edges, _exchange_p(one, other, exchanges))
 
 
-def unpaired(first: float, first_interval: Interval, second: float, second_interval: Interval) -> Change:
+def unpaired(first: float, first_interval: Interval | None, second: float, second_interval: Interval | None) -> Change:
     """The difference of two figures from their intervals alone, as if they were independent (MOVER, Zou & Donner 2008).
 
     Where both are of the same images, which are hard or easy for both, the interval is too wide, never too short.
     """
     difference = second - first
+    if first_interval is None or second_interval is None:
+        return Change(difference, None, None, paired=False)
     low = difference - sqrt((second - second_interval[0]) ** 2 + (first_interval[1] - first) ** 2)
     high = difference + sqrt((second_interval[1] - second) ** 2 + (first - first_interval[0]) ** 2)
     return Change(difference, (low, high), p_value(difference, (low, high)), paired=False)
@@ -110,9 +157,7 @@ def unpaired(first: float, first_interval: Interval, second: float, second_inter
 
 def over_seeds(values: Sequence[float]) -> Change:
     """The mean of differences, one for each seed, with Student's interval; one seed has none."""
-    found = Ratio.mean(np.array(values, dtype=np.float64))
-    edges = _interval(found.value, _residuals(found))
-    return Change(found.value, edges, None)
+    return Change.of(_estimate(Ratio.mean(np.asarray(values))))
 
 
 def p_value(difference: float, edges: Interval) -> float:
@@ -146,17 +191,9 @@ def _with_images(own: Ratio, *, over: Sequence[float]) -> Ratio:
     return Ratio(np.append(own.over, added), np.append(own.under, np.full(len(added), size)))
 
 
-def _residuals(own: Ratio) -> Floats:
-    """What each image adds to the error of the ratio."""
-    return np.asarray((own.over - own.value * own.under) / own.under.sum())
-
-
-def _interval(value: float, residuals: Floats) -> Interval | None:
-    count = len(residuals)
-    if count < 2:
-        return None
-    reach = float(stdtrit(count - 1, 0.975)) * sqrt(count / (count - 1) * float((residuals**2).sum()))
-    return value - reach, value + reach
+def _estimate(own: Ratio) -> Estimate:
+    """A ratio of sums over images, linearised."""
+    return Estimate(own.value, (own.over - own.value * own.under) / own.under.sum(), len(own.over))
 
 
 def _clipped(edges: Interval | None, least: float, most: float) -> Interval | None:
@@ -192,66 +229,45 @@ def _exchanges(images: int, most: int) -> Iterator[Floats]:
 # Average precision ----------------------------------------------------------------------------------------------------
 
 
-def bootstrap_precision(
-    targets: NDArray[Any],
-    first: NDArray[Any],
-    second: NDArray[Any],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """95 % interval of the difference in mean average precision, second minus first, over resampled images.
+def mean_precision(targets: NDArray[Any], scores: NDArray[Any]) -> Estimate | None:
+    """Mean average precision over the classes that have a positive image, equal scores taken together; None without.
 
-    Targets (N, C) hold 1, 0, -1 = ignore; both scores (N, C) are of the same images. An image drawn k times counts
-    k times at its place in the ranking, and equal scores are taken together. Percentiles, expanded for few images
-    (Hesterberg, The American Statistician 2015).
+    Targets (N, C) hold 1, 0, -1 = ignore; scores (N, C). An image's influence is the derivative by its weight.
+    Student's t is taken of the mean number of positives, on which the error of a precision depends.
     """
-    ranked = [_ranking(targets, scores) for scores in (first, second)]
-    differences = [
-        _weighted_precision(ranked[1], times) - _weighted_precision(ranked[0], times)
-        for times in _resampled(len(targets), resamples, seed)
-    ]
-    return _percentiles(differences, len(targets))
-
-
-def _resampled(count: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each of `count` pictures is drawn, (count,), in each resample."""
-    rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
-
-
-def _percentiles(values: Sequence[float], images: int) -> Interval:
-    outside = ndtr(-sqrt(images / (images - 1)) * stdtrit(images - 1, 0.975))
-    low, high = np.quantile(values, [outside, 1 - outside])
-    return float(low), float(high)
-
-
-class _Ranking(NamedTuple):
-    """Pictures by descending score of each class, all (C, N)."""
-
-    order: NDArray[np.int64]
-    positive: Bools
-    known: Bools
-    last: NDArray[np.int64]
-    """Place of the last picture with the same score."""
-
-
-def _ranking(targets: NDArray[Any], scores: NDArray[Any]) -> _Ranking:
     order = np.argsort(-scores.T, axis=1, kind="stable")
-    labels, values = (np.take_along_axis(each.T, order, axis=1) for each in (targets, scores))
-    places = np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    ends = np.ones(values.shape, dtype=np.bool_)
-    np.not_equal(values[:, 1:], values[:, :-1], out=ends[:, :-1])
-    last = np.minimum.accumulate(np.where(ends, places, values.shape[1])[:, ::-1], axis=1)[:, ::-1]
-    return _Ranking(order, labels > 0, labels >= 0, last)
+    labels, ranked = (np.take_along_axis(each.T, order, axis=1) for each in (targets, scores))  # (C, N)
+    positive, known = (labels > 0).astype(np.float64), (labels >= 0).astype(np.float64)
+    rated = positive.any(axis=1)
+    if not rated.any():
+        return None
+    first, last = _ends_of_ties(ranked)
+
+    def above(values: Floats) -> Floats:
+        """Sums over the images with at least the same score."""
+        return np.take_along_axis(values.cumsum(1), last, axis=1)
+
+    def below(values: Floats) -> Floats:
+        """Sums over the images with at most the same score."""
+        return np.take_along_axis(values[:, ::-1].cumsum(1)[:, ::-1], first, axis=1)
+
+    hits, seen = above(positive), np.maximum(above(known), 1)
+    positives = np.maximum(positive.sum(1, keepdims=True), 1)
+    precision = (positive * hits / seen).sum(1, keepdims=True) / positives  # (C, 1)
+    own = positive * (hits / seen - precision)
+    others = positive * below(positive / seen) - known * below(positive * hits / seen**2)
+    influence = np.zeros(order.shape)
+    np.put_along_axis(influence, order, (own + others) / positives, axis=1)
+    return Estimate(float(precision[rated].mean()), influence[rated].mean(0), float(positives[rated].mean()))
 
 
-def _weighted_precision(ranking: _Ranking, times: Floats) -> float:
-    """Mean average precision of a ranking whose pictures count `times` (N,) times."""
-    weights = times[ranking.order]  # (C, N)
-    own = weights * ranking.positive
-    hits = own.cumsum(1)
-    precision = np.take_along_axis(hits / np.maximum((weights * ranking.known).cumsum(1), 1), ranking.last, axis=1)
-    rated = hits[:, -1] > 0
-    return float(((own * precision).sum(1)[rated] / hits[rated, -1]).mean())
+def _ends_of_ties(ranked: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places (C, N) of the first and the last image with the same score, of scores in descending order."""
+    places = np.arange(ranked.shape[1])
+    new = np.ones(ranked.shape, dtype=np.bool_)
+    np.not_equal(ranked[:, 1:], ranked[:, :-1], out=new[:, 1:])
+    ends = np.ones(ranked.shape, dtype=np.bool_)
+    ends[:, :-1] = new[:, 1:]
+    first = np.maximum.accumulate(np.where(new, places, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, places, len(places))[:, ::-1], axis=1)[:, ::-1]
+    return first, last

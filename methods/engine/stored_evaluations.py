@@ -231,6 +231,8 @@ class Row(_Open):
     top1: float | None = None
     CE: float | None = None
     mCE: float | None = None
+    low_95: float | None = None
+    high_95: float | None = None
 
 
 def _stored(path: Path, kind: TypeAdapter[M]) -> M | None:

@@ -16,7 +16,8 @@ from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.display.look import Column, look, photo_of
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.comparison import Line, Run, number
+from attnbias.methods.engine.evaluation.comparison import Line, Run
+from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 from attnbias.methods.engine.text import csv_text

@@ -6,10 +6,10 @@ those of the papers go by the order of the samples where scores are equal. Here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,22 @@ from attnbias.data.reading import reading
 from attnbias.methods.engine.attention_measures import AttentionMeasure, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.registry import get_description
-from attnbias.methods.engine.statistics import Change, Ratio, bootstrap_precision, change, p_value
+from attnbias.methods.engine.statistics import (
+    Change,
+    Estimate,
+    Interval,
+    Ratio,
+    change,
+    holm,
+    interval,
+    mean_precision,
+    unpaired,
+)
 from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, stored_evaluations
-from attnbias.methods.engine.text import markdown_cell
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
@@ -64,9 +72,19 @@ class Line:
     measure: str
     values: list[float | None]
     changes: list[Change | None]
-    """Against the first run; None for itself, and where samples are not the same or were not kept."""
+    """Against the first run; None for itself, and where samples are not the same or no spread was kept."""
     remarks: list[str] = field(default_factory=list)
     """Which runs cannot be held against the first, and why."""
+
+
+class Figure(NamedTuple):
+    """What a run keeps of a measure without its samples."""
+
+    value: float
+    interval_95: Interval | None
+
+
+ACCURACY = ("mAP", "top1")
 
 
 def read_run(path: Path) -> Run:
@@ -126,74 +144,77 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
     for split in dict.fromkeys(split for run in runs for split in run.evaluations):
         evaluations = [run.evaluations.get(split) for run in runs]
         if any(each.has_scores for each in evaluations if each):
-            lines += _accuracy(split, runs, evaluations)
+            lines += _of_scores(split, runs, evaluations)
         else:  # another task: its measures, as they were stored
             contents = [each.content["measures"] for each in evaluations if each]
             figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
             lines += _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
         lines += _attention(split, runs, evaluations, kind)
-        for part, measures in (
-            ("groups", ("worst_group_top1", "group_gap")),
-            ("context", ("cooccur_AP", "exclusive_AP", "context_gap")),
-            ("reliance", ("kept", "reliance")),
-            ("faithfulness", ("deletion", "insertion")),
-        ):
+        lines += _groups(split, evaluations)
+        for part, measures in (("reliance", ("kept", "reliance")), ("faithfulness", ("deletion", "insertion"))):
             lines += _plain(split, evaluations, part, measures)
-        tests = [{row["test"]: row for row in each.robustness()} if each else {} for each in evaluations]
-        for test in dict.fromkeys(test for rows in tests for test in rows):
-            rows = [found.get(test, {}) for found in tests]
-            for name in dict.fromkeys(name for row in rows for name in row if name in ("mAP", "top1", "CE", "mCE")):
-                lines.append(_line(split, f"{test}: {name}", [row.get(name) for row in rows]))
-    return lines + _gaps(lines)
+        lines += _robustness(split, evaluations)
+    return _read_together(lines + _gaps(lines))
 
 
-def _accuracy(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """mAP (one rule for all) or top-1, in per cent, with paired differences."""
+def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """Accuracy in per cent (mAP by one rule for all, or top-1), and pairs of a class and its company; all paired."""
     found = [each.scores() if each else None for each in evaluations]
-    known = [scores for scores in found if scores is not None]
-    single = known[0].targets.ndim == 1
-    first = found[0]
-    measure: Callable[[Scores], float] = _top1 if single else _mean_precision
-    changes: list[Change | None] = [None]
-    remarks = []
-    for run, scores in zip(runs[1:], found[1:], strict=True):
-        if scores is None or first is None:
-            changes.append(None)
-            continue
-        if differs := first.differs(scores):
-            changes.append(None)
+    first, remarks = found[0], []
+    same = [scores is not None and first is not None for scores in found]
+    for place, (run, scores) in enumerate(zip(runs, found, strict=True)):
+        if first and scores and (differs := first.differs(scores)):
             remarks.append(f"{split}: {run.name} was evaluated on other {differs} than {runs[0].name}: no difference")
-            continue
-        difference = measure(scores) - measure(first)
-        if single:
-            right, other = (Ratio.mean(_right(each)) for each in (first, scores))
-            changes.append(_percent(change(right, other, np.arange(len(first.paths)), flags=True)))
-        else:
-            low, high = (100 * edge for edge in bootstrap_precision(first.targets, first.scores, scores.scores))
-            changes.append(Change(difference, (low, high), p_value(difference, (low, high))))
-    values = [None if scores is None else measure(scores) for scores in found]
-    return [Line(split, "top1" if single else "mAP", values, changes, remarks)]
+            same[place] = False
+    if any(scores.targets.ndim == 1 for scores in found if scores):
+        right = [Ratio.mean(each.scores.argmax(1) == each.targets) if each else None for each in found]
+        changes = [
+            change(right[0], each, np.arange(len(each.over)), flags=True).scaled(100)
+            if right[0] and each and ok
+            else None
+            for each, ok in zip(right, same, strict=True)
+        ]
+        return [
+            Line(split, "top1", [100 * each.value if each else None for each in right], [None, *changes[1:]], remarks)
+        ]
+    accuracy = [mean_precision(each.targets, each.scores) if each else None for each in found]
+    pairs = [_context(scores, each) if scores and each else {} for scores, each in zip(found, evaluations, strict=True)]
+    lines = [_estimated(split, "mAP", accuracy, same, remarks)]
+    for name in dict.fromkeys(name for figures in pairs for name in figures):
+        lines.append(_estimated(split, name, [figures.get(name) for figures in pairs], same))
+    return lines
 
 
-def _percent(change: Change) -> Change:
-    edges = change.interval_95
-    return replace(
-        change,
-        difference=100 * change.difference,
-        interval_95=None if edges is None else (100 * edges[0], 100 * edges[1]),
+def _estimated(
+    split: str, measure: str, found: Sequence[Estimate | None], same: Sequence[bool], remarks: Sequence[str] = ()
+) -> Line:
+    """A line, in per cent, of figures of the same images where `same` says so."""
+    first = found[0]
+    changes = [
+        Change.of(each - first).scaled(100) if first and each and ok else None
+        for each, ok in zip(found, same, strict=True)
+    ]
+    return Line(
+        split, measure, [100 * each.value if each else None for each in found], [None, *changes[1:]], [*remarks]
     )
 
 
-def _mean_precision(scores: Scores) -> float:
-    return 100 * float(np.nanmean(average_precision(scores.targets, scores.scores, "grouped")))
-
-
-def _right(scores: Scores) -> NDArray[np.bool_]:
-    return np.asarray(scores.scores.argmax(1) == scores.targets)
-
-
-def _top1(scores: Scores) -> float:
-    return 100 * float(_right(scores).mean())
+def _context(scores: Scores, evaluation: StoredEvaluation) -> dict[str, Estimate]:
+    """Average precision of the classes that a run's pairs name, with their company and without it, and the gap."""
+    pairs = (evaluation.content.get("context") or {}).get("pairs", ())
+    kept = [pair for pair in pairs if pair["cooccur_AP"] is not None and pair["exclusive_AP"] is not None]
+    classes = list(evaluation.content.get("classes", ()))
+    if not kept or not {pair[key] for pair in kept for key in ("class", "context")} <= {*classes}:
+        return {}
+    own, company = ([classes.index(pair[key]) for pair in kept] for key in ("class", "context"))
+    there, beside = scores.targets[:, own] == 1, scores.targets[:, company] == 1  # (N, pairs)
+    together, alone = (
+        mean_precision(np.where(there, np.where(chosen, 1, -1), 0), scores.scores[:, own])
+        for chosen in (beside, ~beside)
+    )
+    if together is None or alone is None:
+        return {}
+    return {"cooccur_AP": together, "exclusive_AP": alone, "context_gap": together - alone}
 
 
 def _attention(
@@ -238,100 +259,128 @@ def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], meas
     return change(before, after, first["picture"][pairs[:, 0]], flags=measure.flag)
 
 
+def _groups(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """The worst group's accuracy, and its distance to the whole split's, from how many of each group are right."""
+    worst: list[Figure | None] = []
+    gaps: list[Figure | None] = []
+    for each in evaluations:
+        found = (each.content.get("groups") or {}) if each else {}
+        groups = {name: (group["samples"], group["top1"]) for name, group in found.get("groups", {}).items()}
+        if found.get("worst_group") not in groups:
+            worst.append(None)
+            gaps.append(None)
+            continue
+        lowest = _share(*groups[found["worst_group"]])
+        samples = sum(count for count, _ in groups.values())
+        whole = _share(samples, sum(count * top1 for count, top1 in groups.values()) / samples)
+        distance = unpaired(*lowest, *whole)
+        worst.append(lowest)
+        gaps.append(Figure(distance.difference, distance.interval_95))
+    return [
+        _apart(split, name, figures)
+        for name, figures in (("worst_group_top1", worst), ("group_gap", gaps))
+        if any(figures)
+    ]
+
+
+def _share(samples: int, percent: float) -> Figure:
+    """How many of the samples, an image each, are right."""
+    right = np.arange(samples) < round(samples * percent / 100)
+    edges = interval(Ratio.mean(right), np.arange(samples), flags=True)
+    return Figure(percent, edges and (100 * edges[0], 100 * edges[1]))
+
+
 def _plain(
     split: str, evaluations: Sequence[StoredEvaluation | None], part: str, measures: Iterable[str]
 ) -> list[Line]:
+    """Stored means, and their differences where intervals are stored beside them."""
     found = [each.content.get(part) if each else None for each in evaluations]
     if not any(found):
         return []
-    return [_line(split, name, [_figure(part, name) for part in found]) for name in measures]
+    return [_apart(split, name, [_figure(part, name) for part in found]) for name in measures]
 
 
-def _figure(part: Mapping[str, Any] | None, name: str) -> float | None:
+def _figure(part: Mapping[str, Any] | None, name: str) -> Figure | None:
     """A figure of a stored part, or of the means in it; None where there is none."""
     figures = (part or {}).get("means", part)
     value = figures.get(name) if isinstance(figures, Mapping) else None
-    return value if isinstance(value, int | float) else None
+    edges = ((part or {}).get("intervals_95") or {}).get(name)
+    return Figure(value, tuple(edges) if edges else None) if isinstance(value, int | float) else None
+
+
+def _robustness(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    lines = []
+    tests = [{row["test"]: row for row in each.robustness()} if each else {} for each in evaluations]
+    for test in dict.fromkeys(test for rows in tests for test in rows):
+        rows = [found.get(test, {}) for found in tests]
+        for name in dict.fromkeys(name for row in rows for name in row if name in ("mAP", "top1", "CE", "mCE")):
+            figures = [
+                Figure(row[name], (row["low_95"], row["high_95"]) if "low_95" in row and name in ACCURACY else None)
+                if name in row
+                else None
+                for row in rows
+            ]
+            lines.append(_apart(split, f"{test}: {name}", figures))
+    return lines
 
 
 def _gaps(lines: Sequence[Line]) -> list[Line]:
-    """How much accuracy each run loses from the first split of a data set to the others."""
-    accuracy = [line for line in lines if line.measure in ("mAP", "top1")]
+    """How much accuracy each run loses from the first split of a data set to the others, whose images are others."""
+    accuracy = [line for line in lines if line.measure in ACCURACY]
     gaps = []
     for line in accuracy:
         dataset = line.split.rpartition("/")[0]
         first = next((a for a in accuracy if a.split == f"{dataset}/val"), None)
-        if first is not None and first is not line:
-            values = [
-                a - b if a is not None and b is not None else None
-                for a, b in zip(first.values, line.values, strict=True)
-            ]
-            gaps.append(_line("", f"{line.measure} {first.split} - {line.split.rpartition('/')[2]}", values))
+        if first is None or first is line:
+            continue
+        values = [None if a is None or b is None else a - b for a, b in zip(first.values, line.values, strict=True)]
+        changes = [
+            replace(unpaired(b.difference, b.interval_95, a.difference, a.interval_95), paired=True)
+            if a and b
+            else None
+            for a, b in zip(first.changes, line.changes, strict=True)
+        ]
+        gaps.append(Line("", f"{line.measure} {first.split} - {line.split.rpartition('/')[2]}", values, changes))
     return gaps
 
 
-def _line(split: str, measure: str, values: list[float | None]) -> Line:
-    return Line(split, measure, values, [None] * len(values))
+def _apart(split: str, measure: str, figures: Sequence[Figure | None]) -> Line:
+    """A line whose differences follow from the runs' own intervals."""
+    first = figures[0]
+    changes = [unpaired(*first, *each) if first and each else None for each in figures[1:]]
+    return Line(split, measure, [each.value if each else None for each in figures], [None, *changes])
 
 
-# Tables ---------------------------------------------------------------------------------------------------------------
+def _read_together(lines: Sequence[Line]) -> list[Line]:
+    """The lines with p-values among all of their differences."""
+    tested = [change.p for line in lines for change in line.changes if change and change.p is not None]
+    together = iter(holm(tested))
+    return [
+        replace(
+            line,
+            changes=[
+                replace(change, p_together=next(together)) if change and change.p is not None else change
+                for change in line.changes
+            ],
+        )
+        for line in lines
+    ]
 
 
-def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
-    """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals; below it,
-    which runs cannot be held against the first."""
-    rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
-    rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
-    remarks = [f"\n{markdown_cell(remark)}\n" for line in lines for remark in line.remarks]
-    return "".join([*(f"| {' | '.join(row)} |\n" for row in rows), *remarks])
-
-
-def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
-    """Rows of a CSV table, the header first: one row a split, measure and run."""
-    rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p"]]
-    for line in lines:
-        for run, value, found in zip(runs, line.values, line.changes, strict=True):
-            edges = (found and found.interval_95) or (None, None)
-            figures = (found.difference, *edges, found.p) if found else (None,) * 4
-            numbers = ["" if figure is None else f"{figure:.8g}" for figure in (value, *figures)]
-            rows.append([line.split, line.measure, run.name, run.method.name, *numbers])
-    return rows
-
-
-def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
-    """Runs with their curves and recipes, and all lines."""
-    return {
-        "runs": [
-            {
-                "run": run.name,
-                "method": run.method.name,
-                "measure": run.measure,
-                "curves": run.curves,
-                "recipe": run.recipe.model_dump(mode="json"),
-            }
-            for run in runs
-        ],
-        "lines": [asdict(line) for line in lines],
-    }
-
-
-def cell(value: float | None, change: Change | None) -> str:
-    """A value and its difference to the first run, as text."""
-    if value is None:
-        return "-"
-    if change is None:
-        return number(value)
-    decimals = _decimals(value)
-    words = [f"{change.difference:+.{decimals}f}"]
-    if change.interval_95 is not None:
-        words.append("[{}]".format(", ".join(f"{edge:+.{decimals}f}" for edge in change.interval_95)))
-    return f"{number(value)} ({' '.join(words)})"
-
-
-def number(value: float) -> str:
-    """A value as text: per cent with one decimal, shares with three, counts in full."""
-    return f"{value:,.{_decimals(value)}f}"
-
-
-def _decimals(value: float) -> int:
-    return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
+def reading_aid(lines: Sequence[Line]) -> list[str]:
+    """What has to be said of all differences together."""
+    found = [(line, change) for line in lines for change in line.changes if change]
+    changes = [(line, change) for line, change in found if change.interval_95]
+    unknown = list(dict.fromkeys(line.measure for line, change in found if not change.interval_95))
+    without = [f"no interval, since no spread was kept or there are too few images: {', '.join(unknown)}"]
+    if not changes:
+        return without if unknown else []
+    sure = sum(change.sure for _, change in changes)
+    told = [
+        f"{len(changes)} differences are shown at once, each with an interval of its own, of which one in 20 misses "
+        f"by chance; * marks the {sure} that hold for all of them together (Holm, 5 %)"
+    ]
+    apart = list(dict.fromkeys(line.measure for line, change in changes if not change.paired))
+    if apart:
+        told.append(f"not paired, so that their intervals are rather too wide: {', '.join(apart)}")
+    return [*told, *without] if unknown else told

@@ -30,6 +30,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import write_csv
 
@@ -105,7 +106,7 @@ class Bench:
     def clean(self, split: str) -> list[Row]:
         """The split of the recipe's dataset as it is."""
         index = self._open(self.loaded.recipe.dataset, split)
-        return [_row(f"{index.dataset}/{split}", self._evaluate(index).measures)]
+        return [_row(f"{index.dataset}/{split}", self._evaluate(index))]
 
     def attacked(self, split: str, name: str, attack: Attack) -> list[Row]:
         """The split under an attack; each batch's random start follows from the recipe's seed and its first sample."""
@@ -119,7 +120,7 @@ class Bench:
             return adversarial(model, images, targets, attack, mean, std, task=task, start=start)
 
         index = self._open(recipe.dataset, split)
-        return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb).measures)]
+        return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb))]
 
     def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
         """The split corrupted on the fly: a row for each corruption and the mean, of the measure that decides.
@@ -128,7 +129,7 @@ class Bench:
         """
         recipe, measure = self.loaded.recipe, self.loaded.method.deciding_measure(self.loaded.task)
         index = self._open(recipe.dataset, split)
-        means: dict[str, float] = {}
+        rows: list[Row] = []
         for name in corruptions:
             if name not in CORRUPTIONS:
                 raise UsageError(f"unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
@@ -136,9 +137,9 @@ class Bench:
                 partial(Corrupted, corruption=name, severity=severity, normalize=recipe.normalize)
                 for severity in severities
             ]
-            means[name] = float(np.mean([self._evaluate(index, change).measures[measure] for change in changes]))
-        rows = [_row(f"{index.dataset}/{split} {name}", {measure: value}) for name, value in means.items()]
-        return [*rows, _row(f"{index.dataset}/{split} corrupted", {measure: float(np.mean(list(means.values())))})]
+            found = [_row(f"{index.dataset}/{split}", self._evaluate(index, change)) for change in changes]
+            rows.append(_mean(f"{index.dataset}/{split} {name}", found, measure))
+        return [*rows, _mean(f"{index.dataset}/{split} corrupted", rows, measure)]
 
     def published(self, dataset: str) -> list[Row]:
         """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
@@ -152,27 +153,27 @@ class Bench:
         there = read_prepared("imagenet-c", self.data_root).splits
         rows, accuracies = [], {}
         for name in imagenet.CORRUPTIONS:
-            found = {
-                split: self._evaluate(self._open("imagenet-c", split)).measures["top1"]
+            found = [
+                _row(f"imagenet-c {split}", self._evaluate(self._open("imagenet-c", split)))
                 for split in (f"{name}-{severity}" for severity in SEVERITIES)
                 if split in there
-            }
-            rows += [_row(f"imagenet-c {split}", {"top1": value}) for split, value in found.items()]
+            ]
+            rows += [{key: row[key] for key in ("test", "top1", *EDGES) if key in row} for row in found]
             if len(found) == len(SEVERITIES):
-                accuracies[name] = list(found.values())
+                accuracies[name] = [row["top1"] for row in found]
         summary = corruption_errors(accuracies)
         rows += [
-            _row(f"imagenet-c {name}", {"top1": summary.accuracy[name], "CE": error})
+            {"test": f"imagenet-c {name}", "top1": summary.accuracy[name], "CE": error}
             for name, error in summary.error.items()
         ]
         if len(accuracies) == len(imagenet.CORRUPTIONS):
-            return [*rows, _row("imagenet-c", {"top1": summary.mean_accuracy, "mCE": summary.mce})]
+            return [*rows, {"test": "imagenet-c", "top1": summary.mean_accuracy, "mCE": summary.mce}]
         count = len(imagenet.CORRUPTIONS) * len(SEVERITIES)
         return [*rows, {"test": "imagenet-c", "note": f"no mCE: {len(there)} of {count} corrupted sets are prepared"}]
 
     def rendition(self, dataset: str) -> list[Row]:
         """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
-        return [_row(dataset, self._evaluate(self._open(dataset, "val")).measures)]
+        return [_row(dataset, self._evaluate(self._open(dataset, "val")))]
 
     def _open(self, dataset: str, split: str) -> Index:
         return open_split_of(self.loaded, split, self.data_root, dataset)
@@ -203,8 +204,25 @@ class Bench:
 # The table ------------------------------------------------------------------------------------------------------------
 
 
-def _row(test: str, measures: Mapping[str, Any]) -> Row:
-    return {"test": test, **{name: value for name, value in measures.items() if isinstance(value, int | float)}}
+EDGES = ("low_95", "high_95")
+"""Of the 95 % interval of a row's mAP or top-1."""
+
+
+def _row(test: str, evaluation: Evaluation) -> Row:
+    figures = {name: value for name, value in evaluation.measures.items() if isinstance(value, int | float)}
+    targets, scores = evaluation.targets, evaluation.scores["scores"]
+    if targets.ndim == 1:
+        edges = interval(Ratio.mean(scores.argmax(1) == targets), evaluation.ids, flags=True)
+    else:  # by the paper's rule the spread is the same
+        found = mean_precision(targets, scores)
+        edges = replace(found, value=figures["mAP"] / 100).interval_95 if found else None
+    return {"test": test, **figures, **(dict(zip(EDGES, (100 * e for e in edges), strict=True)) if edges else {})}
+
+
+def _mean(test: str, rows: Sequence[Row], measure: str) -> Row:
+    """The mean of rows of the same images: its interval is at most as wide as theirs are on average."""
+    names = [measure, *(name for name in EDGES if all(name in row for row in rows))]
+    return {"test": test, **{name: float(np.mean([row[name] for row in rows])) for name in names}}
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

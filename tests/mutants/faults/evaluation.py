@@ -79,15 +79,15 @@ FAULTS = (
     Fault(
         "runs are compared the wrong way round",
         "methods/engine/evaluation/comparison.py",
-        "bootstrap_precision(first.targets, first.scores, scores.scores)",
-        "bootstrap_precision(first.targets, scores.scores, first.scores)",
+        "Change.of(each - first)",
+        "Change.of(first - each)",
         ("tests/test_paired_runs.py::test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero",),
     ),
     Fault(
         "runs are paired whatever their labels",
         "methods/engine/evaluation/comparison.py",
-        "if differs := first.differs(scores):",
-        "if (differs := first.differs(scores)) and not differs:",
+        "(differs := first.differs(scores))",
+        "(differs := first.differs(scores)) and not differs",
         ("tests/test_paired_runs.py::test_runs_whose_labels_or_pictures_differ_are_not_paired",),
     ),
     Fault(
