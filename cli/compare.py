@@ -150,7 +150,7 @@ def _gaps(runs: Sequence[Run], reference: str, other: str) -> Table:
         }
         for run in runs
     }
-    highest = max((value for curve in gaps.values() for value in curve.values()), default=0) or 1
+    highest = max((value for curve in gaps.values() for value in curve.values() if value > 0), default=1)
     epochs = sorted({epoch for curve in gaps.values() for epoch in curve})
     shown = sorted({epochs[place * (len(epochs) - 1) // 4] for place in range(5)})
     table = Table("run", "epochs", title=f"gap {reference} - {other} over epochs (full bar: {highest:.1f})")
