@@ -154,23 +154,36 @@ def test_the_strength_of_an_attack_is_typed_in_levels_of_255() -> None:
     assert _strength("pgd", None, None, None) == {}
 
 
-def test_a_random_start_fills_the_whole_ball(tmp_path: Path) -> None:
-    index = index_of(tmp_path)
-    index.write(tmp_path / "index" / "val.json")
-    Prepared(dataset=tmp_path.name, splits=("val",), roles={"val": "val"}).write(tmp_path)
-    loaded = loaded_with(dataset=str(tmp_path))
-    epsilon = 8 / 255
-    bench = Bench(loaded, Accelerator(cpu=True), batch_size=PICTURES)
-    bench.attacked("val", "pgd", Attack(epsilon, step_size=0, steps=1))
+def starts(folder: Path, batch_size: int) -> list[Tensor]:
+    """How PGD changes each batch before its first step, in shares of the ball's radius."""
+    index = index_of(folder)
+    index.write(folder / "index" / "val.json")
+    Prepared(dataset=folder.name, splits=("val",), roles={"val": "val"}).write(folder)
+    loaded = loaded_with(dataset=str(folder))
     model = loaded.model
     assert isinstance(model, Watching)
-    attacked = model.seen[-1]
+    epsilon = 8 / 255
+    bench = Bench(loaded, Accelerator(cpu=True), batch_size=batch_size)
+    bench.attacked("val", "pgd", Attack(epsilon, step_size=0, steps=1))
+    attacked = model.seen[1::2]  # after the images whose gradient was taken
+    model.seen.clear()
     bench.clean("val")
     std = torch.tensor(normalization(loaded.recipe.normalize)[1]).view(3, 1, 1)
-    change = (attacked - model.seen[-1]) * std / epsilon
+    return [(after - before) * std / epsilon for after, before in zip(attacked, model.seen, strict=True)]
+
+
+def test_a_random_start_fills_the_whole_ball(tmp_path: Path) -> None:
+    (change,) = starts(tmp_path, PICTURES)
     assert 0.99 < change.max() <= 1 + 1e-4
     assert -1 - 1e-4 <= change.min() < -0.99
     assert change.abs().mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_every_batch_has_a_random_start_of_its_own_and_the_same_each_time(tmp_path: Path) -> None:
+    first, *others = starts(tmp_path, 2)
+    assert all((first - other).abs().mean() > 0.1 for other in others)
+    for change, again in zip([first, *others], starts(tmp_path, 2), strict=True):
+        torch.testing.assert_close(change, again)
 
 
 # Bias, reliance, faithfulness -----------------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from command_line import attnbias
+from PIL import Image
 from small_model import DIGITS, write_model
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -80,6 +82,44 @@ def test_corrupted_images_are_measured_and_written_where_that_is_typed(
         assert [float(row["mAP"]) for row in rows] == pytest.approx([row["mAP"] for row in result["robustness"]])
 
 
+def test_attacks_and_corruptions_are_of_the_split_that_was_typed(model: Path, demo_root: Path) -> None:
+    """An attack without strength changes nothing."""
+    asked = ("--attack", "pgd", "--epsilon", 0, "--corrupt", "contrast", "--severity", 3)
+    corrupted = []
+    for split in ("val", "counter"):
+        (result,) = val(model, demo_root, "--split", split, *asked)
+        clean, attacked, *_, last = result["robustness"]
+        assert clean["mAP"] == pytest.approx(result["measures"]["mAP"])
+        assert attacked["mAP"] == pytest.approx(result["measures"]["mAP"])
+        corrupted.append(last["mAP"])
+    assert corrupted[0] != corrupted[1]
+
+
+def test_attacks_read_images_as_typed_and_leave_out_what_cannot_be_read(
+    model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    """An attack without strength is shown what was scored; large JPEG files are other pixels where --decode is fast."""
+    root = tmp_path / "datasets"
+    shutil.copytree(demo_root, root)
+    files = sorted((root / "demo" / "images" / "val").iterdir())
+    for path in files:
+        with Image.open(path) as image:
+            image.resize((512, 512), Image.Resampling.NEAREST).save(path, quality=60)
+    files[3].write_bytes(files[3].read_bytes()[:-600])
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            seen.append(inputs[0].detach().clone())
+
+    typed = ("--on-bad-image", "skip", "--decode", "fast", "--attack", "fgsm", "--epsilon", 0)
+    with register_module_forward_pre_hook(watch):
+        (result,) = val(model, root, *typed, "--eval-batch-size", len(files))
+    assert [len(images) for images in seen] == [len(files) - 1] * 4  # scored, clean, the attack's step, attacked
+    assert all(torch.equal(seen[0], images) for images in seen[1:])
+    assert files[3].name in " ".join(result["skipped"])
+
+
 def test_every_checkpoint_and_split_that_was_typed_is_measured(model: Path, demo_root: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other.safetensors", seed=1)
     results = val(model, demo_root, "--load-from", other, "--split", "val,counter")
@@ -110,3 +150,20 @@ def test_context_and_faithfulness_are_measured_where_that_is_typed(model: Path, 
     (asked,) = val(model, demo_root, "--context", "train", "--faithfulness", 3, "--reliance", "--bias")
     assert {"context", "faithfulness", "reliance", "bias"} <= set(asked)
     assert asked["faithfulness"]["samples"] == 3
+
+
+def test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint(
+    model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    """Found once, so that the figures of several checkpoints are of the same classes and their company."""
+    other = write_model(tmp_path / "other.safetensors", seed=1)
+
+    def pairs(*typed: Any) -> list[list[tuple[str, str, float]]]:
+        found = [result["context"]["pairs"] for result in val(*typed)]
+        return [[(pair["class"], pair["context"], pair["bias"]) for pair in each] for each in found]
+
+    first, second = pairs(model, demo_root, "--load-from", other, "--context", "train")
+    assert first == second
+    assert [first] == pairs(model, demo_root, "--context", "train", "--split", "counter")
+    assert [first] != pairs(model, demo_root, "--context", "counter")
+    assert [first] != pairs(other, demo_root, "--context", "train")

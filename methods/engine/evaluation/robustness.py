@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attnbias.data.atomic import replacing
 from attnbias.data.index import Index
+from attnbias.data.pictures import Decode
 from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import normalization
@@ -97,11 +98,12 @@ class Bench:
     batch_size: int = 64
     workers: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
+    decode: Decode = "exact"
 
     @classmethod
     def of(cls, job: Job, loaded: Loaded, accelerator: Accelerator) -> Bench:
         """A model on the bench, as the person asked."""
-        return cls(loaded, accelerator, job.root, job.batch_size, job.workers, job.on_bad_image)
+        return cls(loaded, accelerator, job.root, job.batch_size, job.workers, job.on_bad_image, job.decode)
 
     def clean(self, split: str) -> list[Row]:
         """The split of the recipe's dataset as it is."""
@@ -186,7 +188,7 @@ class Bench:
     ) -> Evaluation:
         """Evaluate a split, with another transform made of its own, or with pictures changed in the batch."""
         loaded = self.loaded
-        dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image)
+        dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image, decode=self.decode)
         if change is not None:
             dataset.transform = change(dataset.transform)
         return evaluate(

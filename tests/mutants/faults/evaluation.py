@@ -11,6 +11,10 @@ REPEATED = "tests/test_repeated_figures.py"
 COMPARISON = "methods/engine/evaluation/comparison.py"
 STORED = "methods/engine/stored_evaluations.py"
 PAIRED = "tests/test_paired_runs.py"
+ROBUSTNESS = "methods/engine/evaluation/robustness.py"
+CONTEXT = "methods/engine/bias/context.py"
+WIRING = "tests/test_evaluation_wiring.py"
+OF_VAL = "tests/test_val_options.py"
 
 FAULTS = (
     Fault(
@@ -126,5 +130,61 @@ FAULTS = (
         'old["weights"] != weights',
         'old["weights"] == ""',
         (f"{PAIRED}::test_nothing_of_other_weights_stays_beside_an_evaluation",),
+    ),
+    Fault(
+        "one random start for all batches",
+        ROBUSTNESS,
+        "(recipe.seed, int(samples[0]))",
+        "(recipe.seed, 0)",
+        (f"{WIRING}::test_every_batch_has_a_random_start_of_its_own_and_the_same_each_time",),
+    ),
+    Fault(
+        "attacks are of val whatever the split",
+        ROBUSTNESS,
+        'split)\n        return [_row(f"{index.dataset}/{split} {name}"',
+        '"val")\n        return [_row(f"{index.dataset}/{split} {name}"',
+        (f"{OF_VAL}::test_attacks_and_corruptions_are_of_the_split_that_was_typed",),
+    ),
+    Fault(
+        "clean figures are of val whatever the split",
+        ROBUSTNESS,
+        "self._open(self.loaded.recipe.dataset, split)",
+        'self._open(self.loaded.recipe.dataset, "val")',
+        (f"{OF_VAL}::test_attacks_and_corruptions_are_of_the_split_that_was_typed",),
+    ),
+    Fault(
+        "corruptions are of val whatever the split",
+        ROBUSTNESS,
+        "split)\n        means: dict",
+        '"val")\n        means: dict',
+        (f"{OF_VAL}::test_attacks_and_corruptions_are_of_the_split_that_was_typed",),
+    ),
+    Fault(
+        "attacks stop at an image that is to be left out",
+        ROBUSTNESS,
+        "on_bad_image=self.on_bad_image",
+        'on_bad_image="error"',
+        (f"{OF_VAL}::test_attacks_read_images_as_typed_and_leave_out_what_cannot_be_read",),
+    ),
+    Fault(
+        "attacks read every pixel whatever is typed",
+        ROBUSTNESS,
+        "decode=self.decode",
+        'decode="exact"',
+        (f"{OF_VAL}::test_attacks_read_images_as_typed_and_leave_out_what_cannot_be_read",),
+    ),
+    Fault(
+        "every checkpoint has pairs of its own",
+        CONTEXT,
+        "if self.pairs is None:",
+        "if self.pairs is None or measured.number:",
+        (f"{OF_VAL}::test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint",),
+    ),
+    Fault(
+        "pairs are of the split that is measured",
+        CONTEXT,
+        "measured.job.context, measured",
+        "measured.split, measured",
+        (f"{OF_VAL}::test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint",),
     ),
 )
