@@ -20,6 +20,7 @@ TURNED = "image turned upright, as its EXIF orientation says"
 KEPT = "image with an EXIF orientation that is not applied"
 ANIMATED = "image of several frames, of which the first is read"
 OUTSIDE = "image with a box that reaches out of it"
+RESIZED = "image of another size than its COCO file states, which boxes and masks are of"
 
 SLACK = 1.0
 """Pixels that a box may reach out of its picture: annotation tools round."""
@@ -60,8 +61,7 @@ def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) ->
         DataError: the annotations of some pictures fit them in the other orientation alone.
     """
     tally, other = Tally(), []
-    turned = any(header is not None and header.orientation >= 5 for header in headers.values())
-    stated = _stated_sizes(index.annotations) if turned and index.annotations is not None else {}
+    stated = _stated_sizes(index.annotations) if index.annotations is not None else {}
     rest: Orientation = "stored" if index.orientation == "upright" else "upright"
     for record in index.records:
         header = headers.get(f"{index.root}/{record.path}")
@@ -74,6 +74,8 @@ def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) ->
             size == otherwise or (size != as_read and not fits and _inside(record, otherwise))
         ):
             other.append(record.path)
+        elif size not in (None, as_read):
+            tally.add(RESIZED, record.path)
         elif not fits:
             tally.add(OUTSIDE, record.path)
     if other:

@@ -129,6 +129,15 @@ def test_boxes_of_stored_pixels_are_refused_for_upright_pictures(tmp_path: Path)
     assert remarks["image with a box that reaches out of it"] == {"count": 1, "first": ["1.jpg"]}
 
 
+def test_images_that_were_resized_after_they_were_annotated_are_named(tmp_path: Path) -> None:
+    """Their boxes are of the size that the file states, and lie elsewhere in them."""
+    for size, resized in (({"width": 64, "height": 96}, True), ({"width": 32, "height": 48}, False), ({}, False)):
+        source = coco(tmp_path, (1, 1, 20, 20), **size)
+        remarks = prepare(str(source), root=tmp_path / "root", options=Options(overwrite=True)).prepared.remarks
+        found = [reason for reason in remarks if reason.startswith("image of another size than its COCO file states")]
+        assert bool(found) == resized
+
+
 def test_label_maps_of_stored_pixels_are_refused_for_upright_pictures(tmp_path: Path) -> None:
     save_turned(noise(), tmp_path / "roads" / "images" / "1.jpg")
     labels = tmp_path / "roads" / "labels" / "1.png"
