@@ -155,8 +155,8 @@ FAULTS = (
     Fault(
         "corruptions are of val whatever the split",
         ROBUSTNESS,
-        "split)\n        means: dict",
-        '"val")\n        means: dict',
+        "split)\n        rows: list",
+        '"val")\n        rows: list',
         (f"{OF_VAL}::test_attacks_and_corruptions_are_of_the_split_that_was_typed",),
     ),
     Fault(
