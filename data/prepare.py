@@ -18,9 +18,9 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.fetch.acquire import acquire, instructions
-from attnbias.data.fetch.download import LOCK, only_writer
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
+from attnbias.data.lock import LOCK, only_writer
 from attnbias.data.names import unfit_name
 from attnbias.data.owned import first_foreign
 from attnbias.data.pictures import read_picture

@@ -8,7 +8,6 @@ NOTES/manifest.json        size, time and digest of every file that was verified
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import json
@@ -20,9 +19,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +32,7 @@ from pydantic import TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
+from attnbias.data.lock import only_writer
 from attnbias.data.progress import Progress, silent
 from attnbias.data.reading import StoredModel, read_json, reading
 
@@ -145,28 +145,6 @@ def _together(
             stop.set()
             pool.shutdown(cancel_futures=True)
             failed.result()
-
-
-LOCK = ".lock"
-"""The file that one process holds while it writes into a folder."""
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it however the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise DataError(f"cannot write into {folder}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
-                raise FileNotFoundError  # removed by its last holder while this process waited for it
-        except (BlockingIOError, FileNotFoundError):
-            raise DataError(f"another process is at work in {folder}; wait for it, or stop it") from None
-        yield
 
 
 class _Known(StoredModel):

@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.fetch.download import only_writer
+from attnbias.data.lock import only_writer
 from attnbias.data.progress import Progress, silent
 from attnbias.data.reading import read_json, reading
 

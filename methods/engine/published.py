@@ -6,7 +6,6 @@ and checked. The two rooms do not know each other, so the engine brings them tog
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
 
 from attnbias.data.facts import Archive
 from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place, fetch, plain_name, public
@@ -188,27 +189,22 @@ def _in_turn(folder: Path) -> Iterator[None]:
 
     A folder in which nothing was kept is taken away again.
     """
-    place, races = folder / ".turn", 0
-    while True:
+    turn, races = FileLock(folder / ".turn"), 0
+    while not turn.is_locked:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            turn = place.open("w")
+            turn.acquire()
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and races < RACES:
-                races += 1
-                continue  # the folder was taken away between the two lines
-            raise WeightsError(
-                f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE"
-            ) from None
-        with turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            if not (place.exists() and os.path.samestat(place.stat(), os.fstat(turn.fileno()))):
-                continue  # whose turn it was took it away
-            try:
-                yield
-            finally:
-                _tidy(folder)
-            return
+            if not isinstance(error, FileNotFoundError) or races == RACES:
+                raise WeightsError(
+                    f"cannot write into {folder}: {error.strerror}; choose another $ATTNBIAS_CACHE"
+                ) from None
+            races += 1  # whose turn it was took the folder away
+    try:
+        yield
+    finally:
+        _tidy(folder)
+        turn.release()
 
 
 def _tidy(folder: Path) -> None:

@@ -10,7 +10,6 @@ then the folder is renamed. A folder whose manifest does not hold is never picke
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -18,11 +17,13 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import Field, field_validator
 
 from attnbias.data.atomic import flush_to_disk
+from attnbias.data.lock import LOCK
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import StoredModel, in_words, read_json, reading, shown
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -177,7 +178,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = MetricsLog(path)
         self.keep = keep
-        self._lock: IO[str] | None = None
+        self._lock = FileLock(path / LOCK, blocking=False)
 
     # Opening ---------------------------------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class RunFolder:
         try:
             if self.path.is_symlink() and not self.path.exists():
                 raise UsageError(f"output folder {self.path} is a link to nothing; is its disk mounted?")
-            used = self.path.exists() and first_foreign(self.path, {".lock", "checkpoints/"}.__contains__) is not None
+            used = self.path.exists() and first_foreign(self.path, {LOCK, "checkpoints/"}.__contains__) is not None
             if used and overwrite:
                 self._check_holds_only_a_run()
             elif used and not resume:
@@ -201,11 +202,8 @@ class RunFolder:
                 )
             check_name(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Loader processes outlive a killed run by some seconds; they must not keep its folder locked.
-            os.register_at_fork(after_in_child=self.close)
-        except BlockingIOError:
+            self._lock.acquire()
+        except Timeout:
             raise RunError(f"output folder {self.path} is in use by another run; choose another --out") from None
         except NotADirectoryError:
             raise UsageError(f"output folder {self.path} is not a folder; choose another --out") from None
@@ -215,7 +213,7 @@ class RunFolder:
             ) from None
         if used and overwrite:
             # What tells that this is a run goes last: a kill in between leaves a folder that can be overwritten.
-            remove_owned(self.path, lambda name: name not in (".lock", ENVIRONMENT) and OWNED.fullmatch(name))
+            remove_owned(self.path, lambda name: name not in (LOCK, ENVIRONMENT) and OWNED.fullmatch(name))
             (self.path / ENVIRONMENT).unlink()
         self.checkpoints.mkdir(exist_ok=True)
         for leftover in self.checkpoints.glob(".tmp-*"):
@@ -236,9 +234,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
