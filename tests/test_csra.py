@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbias.methods.csra.convert import convert, infer
-from attnbias.methods.csra.loss import classification_loss
 from attnbias.methods.csra.method import METHOD
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import RECIPES, TEMPERATURES, CSRARecipe, step_decay
 from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.recipe import parse, read_recipe, write_recipe
 from attnbias.weights.errors import WeightsError
 

@@ -1,6 +1,6 @@
 """Where AbSViT looks: the program's feature-norm maps, steered by the prompt or by a class, and attention rollout.
 
-Legend: B images, K classes, N patches, T tokens (the class token first), C channels.
+Shapes: B images, K classes, N patches, T tokens (the class token first), C channels.
 """
 
 from __future__ import annotations

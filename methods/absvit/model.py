@@ -9,7 +9,7 @@ Equal to the authors' program up to rounding, and cheaper: patches are embedded 
 part of the projection sees the feedback, the reconstruction error is computed only when asked for, and without
 gradients the decoder chain is folded into one matrix a block.
 
-Legend: B images, T tokens (the class token first), C channels, D blocks.
+Shapes: B images, T tokens (the class token first), C channels, D blocks.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from attnbias.data.transforms import basic
 from attnbias.methods.csra import CSRADescription
 from attnbias.methods.csra.attention import class_maps
 from attnbias.methods.csra.convert import convert, infer
-from attnbias.methods.csra.loss import classification_loss
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import CSRARecipe, schedule
 from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone
+from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.types import Batch

@@ -2,6 +2,8 @@
 
 Top-down like the paper: SubAttention is the method; then the attention networks that give it logits; then the residual
 networks they sit in (CIFAR and ImageNet ResNets on torchvision's blocks).
+
+Shapes: B images, C channels, H x W their size in a block; D channels, h x w the size of the last stage's.
 """
 
 from __future__ import annotations

@@ -23,13 +23,13 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.sets import voc
 from attnbias.methods.csra.convert import convert
-from attnbias.methods.csra.loss import classification_loss
 from attnbias.methods.csra.method import METHOD
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import TEMPERATURES, CSRARecipe
 from attnbias.methods.engine.backbones import TimmFeatures
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer

@@ -1,6 +1,6 @@
 """Where a segmenter looks: at each class, through its prior, and where the pixels of a class draw from.
 
-Legend: B images, K classes, N patches, T tokens (the class token and visual prompts first), C channels, h x w the grid.
+Shapes: B images, K classes, N patches, T tokens (the class token and visual prompts first), C channels, h x w the grid.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ UperNet: Xiao et al., ECCV 2018, arXiv 1807.10221; its pyramid pooling: Zhao et 
 auxiliary head is of the kind of Long et al., CVPR 2015. Modules are called as in MMSegmentation 0.x, whose files we
 read.
 
-Legend: B images, C channels, K classes, h x w the size of a feature map.
+Shapes: B images, C channels, K classes, h x w the size of a feature map.
 """
 
 from __future__ import annotations

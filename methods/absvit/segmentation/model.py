@@ -5,7 +5,7 @@ plain ViT for comparison, on pictures of any size: pictures are padded to whole 
 resized to their grid. Four maps of equal size, after each quarter of the second pass's blocks, go to UperNet's head;
 the last of them also to an auxiliary head. There is no reconstruction loss here.
 
-Legend: B images, T tokens (the class token first, then visual prompts), C channels, D blocks, K classes.
+Shapes: B images, T tokens (the class token first, then visual prompts), C channels, D blocks, K classes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where the model looks when it reads a question: the program's two maps.
 
-Legend: B images, N patches, T tokens (the class token first), C channels.
+Shapes: B images, N patches, T tokens (the class token first), C channels.
 """
 
 from __future__ import annotations

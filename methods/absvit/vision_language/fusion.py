@@ -2,7 +2,7 @@
 
 Module names are those of the published weights (BERT's).
 
-Legend: B pairs, T tokens of this stream, S tokens of the other one, D channels.
+Shapes: B pairs, T tokens of this stream, S tokens of the other one, D channels.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The vision-language part of Shi, Darrell, Wang (CVPR 2023), which stands on METE
 what to look for: its prompt steers the second pass over the picture. Then the two streams look at each other, and the
 first tokens of both answer. Module names are those of the published weights.
 
-Legend: B samples, L text positions, T image tokens (the class token first), E text channels, C image channels, D fusion
+Shapes: B samples, L text positions, T image tokens (the class token first), E text channels, C image channels, D fusion
 channels, P patches, N texts of a picture.
 """
 

@@ -1,6 +1,6 @@
 """AbSViT steered by a text: the prior of the second pass is what a linear layer makes of the text's prompt.
 
-Legend: B images, T tokens (the class token first), C channels, E channels of the text encoder.
+Shapes: B images, T tokens (the class token first), C channels, E channels of the text encoder.
 """
 
 from __future__ import annotations

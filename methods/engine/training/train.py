@@ -1,7 +1,7 @@
 """The one training run: every method, every task, one process or many.
 
-Reading order: `train`, then `_Run`: what it starts from, the loop over steps, evaluating, logging, saving. One step is
-in step.py, what a run leaves behind in run_folder.py.
+`train` makes a `_Run`, which says in what order to read it. One step is in step.py, what a run leaves behind in
+run_folder.py.
 """
 
 from __future__ import annotations
@@ -81,6 +81,12 @@ def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
 
 
 class _Run:
+    """One run on one process. Read `fit` first: `_read_start`, `_open_folder` and `_prepare`, each once, then `_loop`.
+
+    The loop calls `_step` (one optimiser step), `_pass_milestone` (evaluate, save, decide whether to stop) and `_save`.
+    What a checkpoint must hold beside tensors is in `progress`.
+    """
+
     def __init__(
         self,
         method: AnyMethod,
