@@ -208,11 +208,11 @@ FAULTS = (
         (f"{FOLDERS}::test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start",),
     ),
     Fault(
-        "loaders keep a killed run's folder locked",
+        "two runs write into one folder",
         CHECKPOINT,
-        "            os.register_at_fork(after_in_child=self.close)\n",
+        "            self._lock.acquire()\n",
         "",
-        (f"{FOLDERS}::test_loaders_that_outlive_a_killed_run_do_not_keep_its_folder_locked",),
+        ("tests/test_scarce.py::test_a_second_run_into_the_same_folder_is_refused",),
     ),
     Fault(
         "training starts from the raw weights of a run whose average is best",
