@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-# Helpers (archive_server) and parity runners' helpers (golden, golden_case) are imported by plain names.
-sys.path[:0] = [str(HERE), str(HERE / "parity")]
+# Helpers (archive_server, contract) and parity runners' helpers (golden, golden_case) are imported by plain names.
+sys.path[:0] = [str(HERE), str(HERE / "parity"), str(HERE / "methods")]
+pytest.register_assert_rewrite("contract")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

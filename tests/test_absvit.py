@@ -33,7 +33,7 @@ from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import parse, revise
+from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.weights.errors import WeightsError
 
@@ -133,12 +133,10 @@ def test_reconstruction_trains_the_first_decoder_matrices_alone() -> None:
     assert moved == {f"decoders.{d}.linear.weight" for d in range(4)}
 
 
-def test_the_criterion_reaches_every_parameter() -> None:
+def test_the_criterion_is_both_passes_and_the_reconstruction() -> None:
     recipe = revise(DEMO, {"image_size": 32})
     model = METHOD.build_model(recipe, 5, "singlelabel").train()
     terms = METHOD.loss(model, {"image": pictures(), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
-    terms["loss"].backward()
-    assert all(p.grad is not None for p in model.parameters())
     expected = (terms["first"] + terms["second"]) / 2 + terms["reconstruction"]
     assert terms["loss"].item() == pytest.approx(expected.item())
 
@@ -191,12 +189,6 @@ def test_the_default_recipe_is_the_readmes_command() -> None:
         10,
     )
     assert recipe.lr == pytest.approx(5e-4 * 1024 / 512)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_named_recipes_round_trip(name: str) -> None:
-    recipe = RECIPES[name].recipe
-    assert parse(AbSViTRecipe, recipe.model_dump(mode="json")) == recipe
 
 
 def test_a_picture_that_patches_do_not_tile_is_refused() -> None:
@@ -373,24 +365,6 @@ def test_deits_weights_do_not_start_a_model_of_other_patches() -> None:
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", METHOD.maps)
-def test_every_map_has_one_grid_a_class(kind: str) -> None:
-    model = small()
-    maps = METHOD.attention(model, pictures(2), torch.tensor([0, 3, 4]), kind=kind)
-    assert maps.shape == (2, 3, 4, 4)
-    assert maps.dtype == torch.float32
-    assert maps.min() >= 0
-    assert maps.max() > 0
-
-
-def test_maps_of_pictures_do_not_depend_on_the_batch_or_on_other_classes() -> None:
-    model, images = small(), pictures(3)
-    together = METHOD.attention(model, images, torch.tensor([[0, 1], [2, 3], [4, 0]]))
-    alone = METHOD.attention(model, images[1:2], torch.tensor([3]))
-    torch.testing.assert_close(together[1:2, 1:2], alone, rtol=1e-3, atol=1e-4)
-    assert METHOD.attention(model, images).shape[1] == 5
-
-
 def test_many_classes_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, classes = small(), pictures(2), torch.arange(5)
     whole = METHOD.attention(model, images, classes)
@@ -431,14 +405,6 @@ def test_a_plain_vit_has_no_steered_map_and_says_which_it_has() -> None:
         METHOD.attention(plain, pictures(), torch.tensor([1]), kind="steered")
     with pytest.raises(UsageError, match="0 to 3"):
         METHOD.attention(plain, pictures(), torch.tensor([1]), kind="rollout", head=4)
-
-
-def test_gradcam_explains_the_pass_that_classifies() -> None:
-    from attnbias.methods.engine.maps import attention_maps
-
-    maps = attention_maps(METHOD, small(), pictures(), torch.tensor([0, 2]), "gradcam")
-    assert maps.shape == (2, 2, 4, 4)
-    assert maps.max() > 0
 
 
 def test_a_run_is_a_start_for_another_size_and_a_second_pass(

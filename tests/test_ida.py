@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published_names
 import pytest
 import torch
 from golden_case import Golden
@@ -28,7 +29,7 @@ from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
-from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc, convert
+from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc
 from attnbias.methods.ida.curves import reference_curves
 from attnbias.methods.ida.loss import asymmetric_loss, classification_loss
 from attnbias.methods.ida.model import IDA, AttentionLayer, InterventionalClassifier, TransformerLayer
@@ -214,7 +215,7 @@ def test_groups_spare_biases_and_normalisation_or_slow_the_backbone() -> None:
     assert others[1] == 1e-3
     shared, _ = groups(param_groups="backbone_factor", legacy_shared_lr=True)
     assert shared[1] == 1e-3
-    for found in (groups(param_groups="single"), [spared, decayed], [backbone, others]):
+    for found in ([spared, decayed], [backbone, others]):
         assert set.union(*(group[0] for group in found)) == set(names.values())
 
 
@@ -292,28 +293,6 @@ def test_two_processes_stop_together(demo_root: Path, tmp_path: Path) -> None:
 # Published weights ----------------------------------------------------------------------------------------------------
 
 
-def published(model: IDA) -> dict[str, Tensor]:
-    """A ResNet model's weights under the published program's names."""
-    places = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-    state: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        part, rest = name.split(".", 1)
-        if part == "backbone":
-            stage, rest = rest.split(".", 1)
-            state[f"backbone.resnet_layer.{places[stage]}.{rest}"] = value
-        elif rest == "weight":
-            state |= {f"clf.head.{n}.weight": weight[..., None, None] for n, weight in enumerate(value)}
-        elif ".qkv." in rest:
-            layer, leaf = rest.split(".qkv.")
-            for projection, piece in zip("qkv", value.chunk(3), strict=True):
-                state[f"clf.att_{layer.replace('layers', 'layers.layers')}.att.{projection}_proj.{leaf}"] = piece
-        elif ".proj." in rest:
-            state["clf.att_layers." + rest.replace(".proj.", ".att.out_proj.")] = value
-        else:
-            state["clf." + rest.replace("layers.", "att_layers.layers.", 1)] = value
-    return state
-
-
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("heavy", [False, True])
 def test_both_forms_of_published_checkpoints_load_without_flags(prefix: str, heavy: bool, tmp_path: Path) -> None:
@@ -321,7 +300,7 @@ def test_both_forms_of_published_checkpoints_load_without_flags(prefix: str, hea
     content = {
         "epoch": 20,
         "arch": "IDA-R101-448",
-        "state_dict": {prefix + name: value for name, value in published(model).items()},
+        "state_dict": {prefix + name: value for name, value in published_names.ida(model.state_dict()).items()},
         "best_mAP": np.float64(84.7),
         "optimizer": {},
     }
@@ -333,8 +312,6 @@ def test_both_forms_of_published_checkpoints_load_without_flags(prefix: str, hea
     assert (loaded.recipe.backbone, loaded.recipe.samples, loaded.recipe.heavy) == ("resnet18", 2, heavy)
     with torch.no_grad():
         assert torch.equal(loaded.model(pictures(side=64)), model(pictures(side=64)))
-    with pytest.raises(UsageError, match="--samples 4 contradicts"):
-        load_run("ida", str(path), {"samples": 4})
 
 
 def test_coco_classes_are_picked_by_name(coco_source: Path) -> None:
@@ -362,7 +339,7 @@ def test_coco_classifiers_start_voc() -> None:
 
 def test_a_wrong_number_of_classes_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "coco.pth"
-    torch.save(published(build(backbone="resnet18", classes=80)), path)
+    torch.save(published_names.ida(build(backbone="resnet18", classes=80).state_dict()), path)
     recipe = revise(SMALL, {"backbone": "resnet18"})
 
     def start(dataset: str, classes: int, reset_head: bool = False) -> IDA:
@@ -385,12 +362,6 @@ def test_a_wrong_number_of_classes_says_what_to_do(tmp_path: Path) -> None:
     start("demo", 10, reset_head=True)
     kept = start("voc07", 20).head.weight
     assert torch.equal(kept, build(backbone="resnet18", classes=80).head.weight[:, list(COCO_TO_VOC)])
-
-
-def test_weights_of_others_are_left_alone() -> None:
-    state = {"backbone.conv1.weight": torch.zeros(1), "classifier.head.0.weight": torch.zeros(3, 2)}
-    assert convert(state) == state
-    assert METHOD.infer(state) == {}
 
 
 # Maps -----------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measure
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import LLBRecipe
 from attnbias.weights.errors import WeightsError
-from attnbias.weights.files import read_checkpoint
 
 METHOD = get_method("llb")
 CLASSES = 7
@@ -276,39 +274,6 @@ def test_what_became_of_a_backbone_file_is_reported(caplog: pytest.LogCaptureFix
     assert f"backbone: {len(donor) - 1} loaded, {fresh} fresh, 1 ignored (decoder.weight)" in caplog.text
 
 
-def published(name: str) -> str:
-    """A name of ours as the program's vit family wrote it."""
-    cluster = "nv_blocks.0.nv_cluster."
-    for ours, theirs in {
-        "backbone.": "",
-        "branch.objects.extractor.": cluster + "nv_extractor.nv_extractor.",
-        "branch.objects.embeddings": cluster + "nv_embeddings",
-        "branch.token": cluster + "cls_token_nv",
-        "branch.blocks.": "nv_blocks.",
-        "branch.norm.": "norm_nv.",
-        "branch.head.": "nv_head.",
-    }.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise AssertionError(name)
-
-
-def test_a_training_checkpoint_of_the_program_loads(tmp_path: Path) -> None:
-    model = build(SMALL, seed=4)
-    path = tmp_path / "model_best.pth"
-    state = {f"module.{published(name)}": value for name, value in model.state_dict().items()}
-    args = argparse.Namespace(method="timm_augreg_in21k_ft_in1k", alpha=0.8)
-    torch.save({"epoch": 3, "args": args, "model": state, "optimizer": {}, "lr_scheduler": {}, "scaler": {}}, path)
-    converted = METHOD.convert(read_checkpoint(path).state)
-    told = METHOD.infer(converted)
-    assert told.pop("num_classes") == CLASSES
-    assert told == {"size": "demo", "image_size": 32, "objects": 12, "num_nv_layers": 3}
-    fresh = build(revise(SMALL, told))
-    fresh.load_state_dict(converted)
-    with torch.no_grad():
-        assert torch.equal(fresh(pictures()), model(pictures()))
-
-
 def test_our_own_names_need_no_translation() -> None:
     state = build().state_dict()
     assert METHOD.convert(state) is state
@@ -330,26 +295,7 @@ def test_evaluation_transform_moves_boxes_and_training_draws_anew() -> None:
     assert not torch.equal(first, second)
 
 
-def test_every_named_recipe_prepares_pictures_of_its_own_size() -> None:
-    picture = Image.fromarray(golden.image("photo", 90, 120))
-    for named in METHOD.recipes.values():
-        side = named.recipe.image_size
-        assert METHOD.transform(named.recipe, train=False)(picture).shape == (3, side, side)
-    assert METHOD.named_recipe("imagenet-swag-large").recipe.image_size == 512
-
-
 # Maps -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["branch", "visual", "objects"])
-def test_maps_are_non_negative_on_the_patch_grid(kind: str) -> None:
-    model = build()
-    every = METHOD.attention(model, pictures(), kind=kind)
-    assert every.shape == (5, CLASSES, 4, 4)
-    assert every.dtype == torch.float32
-    assert (every >= 0).all()
-    assert METHOD.attention(model, pictures(), torch.tensor([2, 4]), kind=kind).shape == (5, 2, 4, 4)
-    assert METHOD.attention(model, pictures(), torch.ones(5, 3, dtype=torch.int64), kind=kind).shape == (5, 3, 4, 4)
 
 
 def test_heads_and_objects_can_be_picked() -> None:

@@ -1,0 +1,108 @@
+"""Every method keeps the contract; an entry is a name and what makes its recipe small."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import published_names
+import pytest
+import torch
+from contract import CLASSES, COUNT, Contract, Small
+from text_samples import samples
+from torch import Tensor
+
+from attnbias.data.index import Task
+from attnbias.methods.absvit.vision_language.convert import publish
+from attnbias.methods.engine.errors import UsageError
+
+
+class TestCSRA(Contract):
+    method = "csra"
+    fields: ClassVar = {"backbone": "resnet18"}
+    publish = staticmethod(published_names.csra)
+
+
+class TestIDA(Contract):
+    method = "ida"
+    fields: ClassVar = {"backbone": "resnet18"}
+    publish = staticmethod(published_names.ida)
+
+
+class TestLSAS(Contract):
+    method = "lsas"
+    fields: ClassVar = {"network": "imagenet", "depth": 18, "image_size": 32}
+
+    def picture_size(self, side: int) -> tuple[int, int]:
+        return side, side  # its native pipeline does not resize
+
+
+class TestLLB(Contract):
+    method = "llb"
+    fields: ClassVar = {"image_size": 32, "objects": 12}
+    publish = staticmethod(published_names.llb)
+    of_the_whole_batch: ClassVar = dict.fromkeys(Contract.recipes, ("loss", "diversity"))  # how objects are used
+
+
+class TestAbSViT(Contract):
+    method = "absvit"
+    fields: ClassVar = {"image_size": 32}
+
+
+class TestPlainViT(Contract):
+    method = "absvit"
+    recipes: ClassVar = {"multilabel": "demo-vit", "singlelabel": "demo-single-vit"}
+    fields: ClassVar = {"image_size": 32}
+
+    def kinds(self, small: Small) -> list[str]:
+        return ["prompt", "rollout"]  # no second pass to steer, and none to come before it
+
+
+class TestSegmentation(Contract):
+    method = "absvit-segmentation"
+    recipes: ClassVar = {"segmentation": "mini"}
+    graphs = ("segmentation",)
+    fields: ClassVar = {"channels": 8, "aux_channels": 4, "head_dropout": 0.0}
+
+    def batch(self, small: Small, count: int = COUNT) -> dict[str, Any]:
+        labels = torch.randint(CLASSES, (count, 64, 64), generator=torch.Generator().manual_seed(0))
+        return {**super().batch(small, count), "target": labels}
+
+    def logits_shape(self, small: Small, count: int) -> tuple[int, ...]:
+        return count, CLASSES, 8, 8
+
+
+class TestVisionLanguage(Contract):
+    method = "absvit-vision-language"
+    recipes: ClassVar = {task: f"tiny-{task}" for task in ("vqa", "snli-ve", "nlvr2", "retrieval")}
+    fields: ClassVar = {
+        "image_size": 32,
+        "fusion_width": 32,
+        "fusion_layers": 1,
+        "max_text_length": 10,
+        "vocabulary": 50,
+    }
+    of_the_whole_batch: ClassVar = {"retrieval": ("loss", "matching")}  # half of a batch is shown false pictures
+    graphs = ("vqa", "retrieval")
+    publish = staticmethod(publish)
+
+    @classmethod
+    def classes(cls, task: Task) -> int:
+        return 0 if task == "retrieval" else CLASSES
+
+    def batch(self, small: Small, count: int = COUNT) -> dict[str, Any]:
+        return samples(small.task, count)
+
+    def logits(self, small: Small, batch: dict[str, Any]) -> Tensor:
+        logits: Tensor = small.model(batch).logits
+        return logits
+
+    def logits_shape(self, small: Small, count: int) -> tuple[int, ...]:
+        return (count, 4) if small.task == "retrieval" else (count, CLASSES)  # a true caption and three false ones
+
+    def scores(self, small: Small, batch: dict[str, Any]) -> Tensor | None:
+        scores: Tensor | None = small.method.text_scores(small.model, batch, small.task)
+        return scores
+
+    def test_every_map_is_of_the_asked_classes_and_not_negative(self, small: Small) -> None:
+        with pytest.raises(UsageError, match="classes alone say nothing"):
+            super().test_every_map_is_of_the_asked_classes_and_not_negative(small)

@@ -1,0 +1,59 @@
+"""Backbones by name: feature maps of any network, fresh or from published weights, and other picture sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone
+from attnbias.methods.engine.errors import UsageError
+from attnbias.weights.errors import WeightsError
+
+TORCHVISION = ["mobilenet_v3_small", "shufflenet_v2_x0_5"]
+TIMM = ["resnet18d", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"]
+
+
+def test_a_position_embedding_is_resampled_to_the_models_grid_and_keeps_its_class_token() -> None:
+    small, large = build_backbone("vit_tiny_patch16_224", 64), build_backbone("vit_tiny_patch16_224", 96)
+    name = "model.pos_embed"
+    fitted = fit_position_embedding(large, small.state_dict(), name)
+    assert fitted[name].shape == (1, 37, 192)
+    assert torch.equal(fitted[name][:, 0], small.state_dict()[name][:, 0])
+    assert fit_position_embedding(small, small.state_dict(), name)[name] is not None
+    large.load_state_dict(fitted)
+
+
+def test_a_backbone_starts_from_a_published_classifier_without_its_head() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None)
+    state = {n: v for n, v in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    backbone = build_backbone("resnet18", 64)
+    load_backbone(backbone, state, Path("resnet18.pth"))
+    assert torch.equal(backbone.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+    del state["layer2.0.conv1.weight"]
+    with pytest.raises(WeightsError, match=r"1 missing: layer2\.0\.conv1\.weight"):
+        load_backbone(backbone, state, Path("resnet18.pth"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_vit", *TORCHVISION, *TIMM])
+def test_any_network_of_torchvision_or_timm_gives_feature_maps(name: str) -> None:
+    backbone = build_backbone(name, 64).eval()
+    with torch.no_grad():
+        found = backbone(torch.rand(2, 3, 64, 64))
+    assert found.ndim == 4
+    assert found.shape[:2] == (2, backbone.num_features)
+    assert found.shape[2] == found.shape[3]
+
+
+def test_a_fresh_backbone_has_seen_nothing() -> None:
+    backbone = build_backbone("resnet18", 64)
+    assert backbone.training
+    assert (backbone.bn1.running_mean == 0).all()
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="did you mean 'resnet101'"):
+        build_backbone("resnet_101", 64)
