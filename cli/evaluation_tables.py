@@ -55,11 +55,14 @@ def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
 
 def _show_robustness(results: list[dict[str, Any]]) -> None:
     """One table of all tests: a row a test, a column a run and measure."""
+    from attnbias.methods.engine.metrics import names
+
+    shown = names(lambda metric: metric.robustness)
     cells: dict[str, dict[tuple[str, str], float]] = {}
     for result in results:
         for row in result.get("robustness", ()):
             for name, value in row.items():
-                if name in ("top1", "top5", "mAP", "CE", "mCE"):
+                if name in shown:
                     cells.setdefault(row["test"], {})[Path(result["load_from"]).name, name] = value
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     if columns:
@@ -95,7 +98,10 @@ def _show_left_out(result: dict[str, Any], probes: Sequence[Probe]) -> None:
 
 
 def _show_per_class(results: list[dict[str, Any]]) -> None:
-    measure = next((name for name in ("AP", "IoU") if name in results[0]["measures"]), None)
+    from attnbias.methods.engine.metrics import names
+
+    of_class = names(lambda metric: metric.of_class)
+    measure = next((name for name in of_class if name in results[0]["measures"]), None)
     if measure is None:
         say("--per-class: only multi-label sets and label maps have one for each class", style="yellow")
         return

@@ -17,13 +17,13 @@ from attnbias.cli.evaluation_tables import show_results
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.metrics import (
     Rule,
+    among_highest,
     average_precision,
     f1,
     keep_highest,
     multilabel_measures,
     real_accuracy,
     singlelabel_measures,
-    top_accuracy,
 )
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 7), st.integers(0, 2**32 - 1))
@@ -191,11 +191,11 @@ def test_without_ties_the_order_of_the_samples_does_not_matter_to_the_last_digit
     assert multilabel_measures(targets, scores) == multilabel_measures(targets[order], scores[order])
 
 
-def test_top_accuracy_counts_the_true_class_among_the_highest_and_clamps_to_the_number_of_classes() -> None:
+def test_the_highest_are_counted_from_the_first_class_and_clamp_to_the_number_of_classes() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.4, 0.4, 0.2]], np.float32)
     targets = np.array([1, 2, 1])
-    assert top_accuracy(targets, scores, 1) == pytest.approx(1 / 3)  # among equal scores the first class leads
-    assert top_accuracy(targets, scores, 2) == pytest.approx(2 / 3)
+    assert among_highest(targets, scores, 1).tolist() == [True, False, False]  # among equal scores the first leads
+    assert among_highest(targets, scores, 2).tolist() == [True, False, True]
     assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3, "top5": 100})
 
 

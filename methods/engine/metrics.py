@@ -1,4 +1,6 @@
-"""What the papers report: average precision, precision / recall / F1 and top-k accuracy. NumPy only, float64, exact.
+"""What answers are measured by: one table, which `val`, `compare`, plots and the documentation read. No torch.
+
+Formulas are what the papers report: average precision, precision / recall / F1, top-k accuracy; NumPy, float64, exact.
 
 Targets are (N, C) with 1 positive, 0 negative, -1 unknown, or (N,) class numbers; scores are (N, C) probabilities.
 Every figure follows from the scores and the order of the samples alone, so it cannot depend on batches or processes.
@@ -6,13 +8,16 @@ Every figure follows from the scores and the order of the samples alone, so it c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, mean_precision
 
 Rule = Literal["grouped", "mean", "interpolated"]
 """Average precision: the mean of the precision at each positive with equal scores taken together (scikit-learn), or one
@@ -65,6 +70,7 @@ def multilabel_measures(
         "AP": [100 * value if known else None for value, known in zip(precisions.tolist(), rated, strict=True)],
         "without_positives": np.flatnonzero(~rated).tolist(),
         "ties": {"rule": rule, "scores": ranking.tied_scores()},
+        **_of_table("multilabel", targets, scores, but="mAP"),
     }
 
 
@@ -74,7 +80,7 @@ def singlelabel_measures(targets: NDArray[Any], scores: NDArray[Any]) -> dict[st
     Raises:
         RunError: a score is not finite.
     """
-    return {f"top{k}": 100 * top_accuracy(targets, scores, k) for k in (1, 5)}
+    return _of_table("singlelabel", targets, scores)
 
 
 def real_accuracy(scores: NDArray[Any], labels: Sequence[Collection[int]]) -> dict[str, Any]:
@@ -150,8 +156,8 @@ def keep_highest(scores: NDArray[Any], count: int) -> NDArray[Any]:
     return np.where(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)), scores, 0)
 
 
-def top_accuracy(targets: NDArray[Any], scores: NDArray[Any], count: int) -> float:
-    """Share of samples whose class (N,) is among the `count` highest scores; of equal scores the first class leads.
+def among_highest(targets: NDArray[Any], scores: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    """Whether each sample's class (N,) is among its `count` highest scores; of equal scores the first class leads.
 
     Raises:
         RunError: a score is not finite.
@@ -160,7 +166,7 @@ def top_accuracy(targets: NDArray[Any], scores: NDArray[Any], count: int) -> flo
     own = np.take_along_axis(scores, targets[:, None], axis=1)  # (N, 1)
     earlier = np.arange(scores.shape[1]) < targets[:, None]  # (N, C)
     better = np.count_nonzero((scores > own) | ((scores == own) & earlier), axis=1)
-    return float(np.count_nonzero(better < count) / max(len(targets), 1))
+    return np.asarray(better < count)
 
 
 def _harmonic_mean(a: float, b: float) -> float:
@@ -228,3 +234,114 @@ def _in_descending_order(scores: NDArray[Any], labels: NDArray[np.uint8]) -> tup
     words |= labels
     words.sort(axis=1)
     return (words >> np.uint64(32)).astype(np.uint32), (words & np.uint64(3)).astype(np.uint8)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure of answers, in per cent. `of_sample` or `of_all` compute it from scores in every evaluation of
+    its kind of labels; without either, a method's `measure` or a test of robustness does."""
+
+    name: str
+    words: str
+    """What it says, for the documentation."""
+    better: Literal["higher", "lower"] = "higher"
+    labels: Literal["multilabel", "singlelabel"] | None = None
+    of_sample: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.bool_]] | None = None
+    """(targets, scores) -> (N,): true or false of each sample; the share is reported."""
+    of_all: Callable[[NDArray[Any], NDArray[Any]], Estimate | None] | None = None
+    """(targets, scores) -> a fraction of all samples together, and how it depends on each; None where it has none."""
+    brief: bool = False
+    """Whether the lines of a training run show it; metrics.jsonl holds all."""
+    compared: bool = False
+    """Whether `compare` shows it: with differences on the same samples where it has a formula, else alone."""
+    robustness: bool = False
+    """Whether `val`'s table of attacks and corruptions shows it."""
+    of_class: bool = False
+    """Whether it is a figure of each class, for `val --per-class`."""
+
+    def of(self, targets: NDArray[Any], scores: NDArray[Any]) -> float | None:
+        """Its value, in per cent, by its formula; None where it has none."""
+        if self.of_sample is not None:
+            return float(100 * (np.count_nonzero(self.of_sample(targets, scores)) / max(len(targets), 1)))
+        found = self.of_all(targets, scores) if self.of_all else None
+        return 100 * found.value if found else None
+
+    def change(self, one: tuple[NDArray[Any], NDArray[Any]], two: tuple[NDArray[Any], NDArray[Any]]) -> Change | None:
+        """How much more the second (targets, scores) has, in per cent, of the same images in one order."""
+        if self.of_sample is not None:
+            first, second = (Ratio.mean(self.of_sample(*each)) for each in (one, two))
+            return change(first, second, np.arange(len(first.over)), flags=True).scaled(100)
+        before, after = (self.of_all(*each) if self.of_all else None for each in (one, two))
+        return Change.of(after - before).scaled(100) if before and after else None
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "mAP",
+        "mean over classes of average precision, by the paper's rule; in `compare` with equal scores taken together",
+        labels="multilabel",
+        of_all=mean_precision,
+        brief=True,
+        compared=True,
+        robustness=True,
+    ),
+    Metric("AP", "average precision of each class", of_class=True),
+    Metric("CF1", "harmonic mean of precision and recall at 0.5, averaged over classes", brief=True),
+    Metric("OF1", "harmonic mean of precision and recall at 0.5 over all labels together", brief=True),
+    Metric(
+        "top1",
+        "share of images whose class has the highest score",
+        labels="singlelabel",
+        of_sample=partial(among_highest, count=1),
+        brief=True,
+        compared=True,
+        robustness=True,
+    ),
+    Metric(
+        "top5",
+        "share of images whose class is among the five highest scores",
+        labels="singlelabel",
+        of_sample=partial(among_highest, count=5),
+        brief=True,
+        robustness=True,
+    ),
+    Metric("CE", "error under a corruption over AlexNet's", "lower", compared=True, robustness=True),
+    Metric("mCE", "mean of CE over all corruptions", "lower", compared=True, robustness=True),
+    Metric("mIoU", "mean over classes of intersection over union, counted in pixels", brief=True),
+    Metric("IoU", "intersection over union of each class", of_class=True),
+    Metric("aAcc", "share of pixels that are right", brief=True),
+    Metric("vqa_score", "mean of the scores that the chosen answers earn", brief=True),
+    Metric("accuracy", "share of statements that are judged rightly", brief=True),
+    Metric("ir_r1", "share of texts whose image ranks first", brief=True),
+    Metric("tr_r1", "share of images with one of their texts ranked first", brief=True),
+)
+"""A new metric is one entry; with a formula, every evaluation of its kind of labels has it. The first one of a kind of
+labels leads: gaps between splits are of it, and intervals of robustness."""
+
+
+def _of_table(labels: str, targets: NDArray[Any], scores: NDArray[Any], but: str = "") -> dict[str, float | None]:
+    return {metric.name: metric.of(targets, scores) for metric in by_formula(labels) if metric.name != but}
+
+
+def names(of: Callable[[Metric], bool]) -> list[str]:
+    """The names of some metrics, in the order of the table."""
+    return [metric.name for metric in METRICS if of(metric)]
+
+
+def leading() -> set[str]:
+    """The first metric of each kind of labels."""
+    return {next(by_formula(labels)).name for labels in ("multilabel", "singlelabel")}
+
+
+def by_formula(labels: str) -> Iterator[Metric]:
+    """The metrics that are computed from scores for a kind of labels."""
+    return (metric for metric in METRICS if metric.labels == labels)
+
+
+def documentation() -> str:
+    """The table as Markdown."""
+    rows = [f"| `{metric.name}` | {metric.words} | {metric.better} |\n" for metric in METRICS]
+    return "".join(["| metric | what it says, in per cent | better |\n", "| --- | --- | --- |\n", *rows])

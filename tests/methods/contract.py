@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnbias.data.index import Task
-from attnbias.methods import get_method
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.export import export, runner, wrap
 from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM, attention_maps
 from attnbias.methods.engine.recipe import Recipe, read_recipe, revise, write_recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.methods.engine.maps import attention_weights
-from attnbias.methods.engine.metrics import top_accuracy
+from attnbias.methods.engine.metrics import among_highest
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.llb.attention import attention, object_maps
@@ -187,7 +187,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
             optimizer.zero_grad()
             loss, ce, diversity = (terms[name].item() for name in ("loss", "classification", "diversity"))
             rows.append([optimizer.param_groups[0]["lr"], loss, ce, diversity])
-            figures.append([loss, 100 * top_accuracy(batch["target"].numpy(), scores, 1), ce, diversity])
+            figures.append([loss, 100 * among_highest(batch["target"].numpy(), scores, 1).mean(), ce, diversity])
             sizes.append(len(scores))
         epochs.append(np.average(figures, axis=0, weights=sizes))
     apply_schedule(optimizer, schedule, config["epochs"] * steps_per_epoch)
@@ -332,7 +332,7 @@ def metrics(case: Golden) -> dict[str, Any]:
         return torch.from_numpy(case.input(name)).softmax(-1).numpy()
 
     def accuracies(scores: np.ndarray, labels: np.ndarray) -> list[float]:
-        return [100 * top_accuracy(labels, scores, k) for k in (1, 5)]
+        return [100 * among_highest(labels, scores, k).mean() for k in (1, 5)]
 
     def shares(kind: str | None) -> Tensor:
         values = torch.from_numpy(case.input("assign_logits"))

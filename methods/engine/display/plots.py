@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.evaluation.comparison import Line, Run
+from attnbias.methods.engine.metrics import names
 from attnbias.methods.engine.text import visible
 
 STYLES = ("-", "--", ":", "-.")
@@ -51,7 +52,7 @@ def accuracy_against_attention(runs: Sequence[Run], lines: Sequence[Line]) -> Fi
     splits = [split for split, name in found if name == HEADLINE]
     figure = Figure(figsize=(4.2 * len(splits), 4.2), layout="constrained")
     for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
-        accuracy = next(name for name in ("mAP", "top1") if (split, name) in found)
+        accuracy = next(name for name in names(lambda metric: metric.labels is not None) if (split, name) in found)
         for place, (x, y) in enumerate(zip(found[split, HEADLINE], found[split, accuracy], strict=True)):
             if x is not None and y is not None:
                 name = _label(runs[place].name) if axes is figure.axes[0] else None

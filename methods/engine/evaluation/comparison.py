@@ -19,6 +19,7 @@ from attnbias.data.reading import reading
 from attnbias.methods.engine.attention_measures import AttentionMeasure, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.metrics import by_formula, leading, names
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.registry import get_description
@@ -82,9 +83,6 @@ class Figure(NamedTuple):
 
     value: float
     interval_95: Interval | None
-
-
-ACCURACY = ("mAP", "top1")
 
 
 def read_run(path: Path) -> Run:
@@ -158,7 +156,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
 
 
 def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """Accuracy in per cent (mAP by one rule for all, or top-1), and pairs of a class and its company; all paired."""
+    """Metrics of scores, by one rule for all (mAP or top-1), and pairs of a class and its company; all paired."""
     found = [each.scores() if each else None for each in evaluations]
     first, remarks = found[0], []
     same = [scores is not None and first is not None for scores in found]
@@ -166,37 +164,33 @@ def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEval
         if first and scores and (differs := first.differs(scores)):
             remarks.append(f"{split}: {run.name} was evaluated on other {differs} than {runs[0].name}: no difference")
             same[place] = False
-    if any(scores.targets.ndim == 1 for scores in found if scores):
-        right = [Ratio.mean(each.scores.argmax(1) == each.targets) if each else None for each in found]
-        changes = [
-            change(right[0], each, np.arange(len(each.over)), flags=True).scaled(100)
-            if right[0] and each and ok
-            else None
-            for each, ok in zip(right, same, strict=True)
-        ]
-        return [
-            Line(split, "top1", [100 * each.value if each else None for each in right], [None, *changes[1:]], remarks)
-        ]
-    accuracy = [mean_precision(each.targets, each.scores) if each else None for each in found]
+    single = any(scores.targets.ndim == 1 for scores in found if scores)
+    tables = [(each.targets, each.scores) if each else None for each in found]
+    lines: list[Line] = []
+    for metric in by_formula("singlelabel" if single else "multilabel"):
+        if metric.compared:
+            values = [metric.of(*table) if table else None for table in tables]
+            changes = [
+                metric.change(tables[0], table) if tables[0] and table and ok else None
+                for table, ok in zip(tables[1:], same[1:], strict=True)
+            ]
+            lines.append(Line(split, metric.name, values, [None, *changes], [] if lines else remarks))
+    if single:
+        return lines
     pairs = [_context(scores, each) if scores and each else {} for scores, each in zip(found, evaluations, strict=True)]
-    lines = [_estimated(split, "mAP", accuracy, same, remarks)]
     for name in dict.fromkeys(name for figures in pairs for name in figures):
         lines.append(_estimated(split, name, [figures.get(name) for figures in pairs], same))
     return lines
 
 
-def _estimated(
-    split: str, measure: str, found: Sequence[Estimate | None], same: Sequence[bool], remarks: Sequence[str] = ()
-) -> Line:
+def _estimated(split: str, measure: str, found: Sequence[Estimate | None], same: Sequence[bool]) -> Line:
     """A line, in per cent, of figures of the same images where `same` says so."""
     first = found[0]
     changes = [
         Change.of(each - first).scaled(100) if first and each and ok else None
         for each, ok in zip(found, same, strict=True)
     ]
-    return Line(
-        split, measure, [100 * each.value if each else None for each in found], [None, *changes[1:]], [*remarks]
-    )
+    return Line(split, measure, [100 * each.value if each else None for each in found], [None, *changes[1:]])
 
 
 def _context(scores: Scores, evaluation: StoredEvaluation) -> dict[str, Estimate]:
@@ -309,13 +303,13 @@ def _figure(part: Mapping[str, Any] | None, name: str) -> Figure | None:
 
 
 def _robustness(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    lines = []
+    lines, known = [], names(lambda metric: metric.compared)
     tests = [{row["test"]: row for row in each.robustness()} if each else {} for each in evaluations]
     for test in dict.fromkeys(test for rows in tests for test in rows):
         rows = [found.get(test, {}) for found in tests]
-        for name in dict.fromkeys(name for row in rows for name in row if name in ("mAP", "top1", "CE", "mCE")):
+        for name in dict.fromkeys(name for row in rows for name in row if name in known):
             figures = [
-                Figure(row[name], (row["low_95"], row["high_95"]) if "low_95" in row and name in ACCURACY else None)
+                Figure(row[name], (row["low_95"], row["high_95"]) if "low_95" in row and name in leading() else None)
                 if name in row
                 else None
                 for row in rows
@@ -326,7 +320,7 @@ def _robustness(split: str, evaluations: Sequence[StoredEvaluation | None]) -> l
 
 def _gaps(lines: Sequence[Line]) -> list[Line]:
     """How much accuracy each run loses from the first split of a data set to the others, whose images are others."""
-    accuracy = [line for line in lines if line.measure in ACCURACY]
+    accuracy = [line for line in lines if line.measure in leading()]
     gaps = []
     for line in accuracy:
         dataset = line.split.rpartition("/")[0]

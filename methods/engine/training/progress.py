@@ -8,11 +8,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from attnbias.methods.engine.metrics import names
 from attnbias.methods.engine.screen import say, training_bar
 from attnbias.methods.engine.training.sampler import Plan
-
-HEADLINES = ("mAP", "CF1", "OF1", "top1", "top5", "mIoU", "aAcc", "vqa_score", "accuracy", "ir_r1", "tr_r1")
-"""The measures of an evaluation that fit on a line; metrics.jsonl holds all."""
 
 
 class Reporter:
@@ -69,7 +67,8 @@ class Reporter:
         if training and self.bar:
             return
         speed = f"  {self.speed:.0f} img/s" if training else ""
-        brief = numbers if training else {k: v for k, v in numbers.items() if k in HEADLINES}
+        known = names(lambda metric: metric.brief)
+        brief = numbers if training else {name: value for name, value in numbers.items() if name in known}
         shown = "  ".join(f"{key} {value:.4g}" for key, value in brief.items())
         width = len(str(self.epochs))
         text = f"epoch {line['epoch']:>{width}}/{self.epochs}  {split:<12} {shown}{speed}"

@@ -82,9 +82,9 @@ FAULTS = (
     ),
     Fault(
         "runs are compared the wrong way round",
-        "methods/engine/evaluation/comparison.py",
-        "Change.of(each - first)",
-        "Change.of(first - each)",
+        "methods/engine/metrics.py",
+        "Change.of(after - before)",
+        "Change.of(before - after)",
         ("tests/test_paired_runs.py::test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero",),
     ),
     Fault(
