@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attnbias.data.datasets import SampleKey, collate
 from attnbias.data.registry import open_split
+from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.batches import on_device
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.recipe import Recipe, revise, write_recipe
@@ -42,7 +43,7 @@ def seed_of(*parts: int) -> int:
 
 def epoch_keys(method: Method, recipe: Recipe, epoch: int) -> list[SampleKey]:
     """The samples of an epoch in order, each with the number of its augmentation."""
-    order = method.epoch_order(recipe, SAMPLES)
+    order = method.epoch_order(recipe, SAMPLES) if isinstance(method, OrdersEpochs) else None
     if order is None:
         permutation = np.random.default_rng((recipe.seed, epoch)).permutation(SAMPLES)
         return [SampleKey(int(sample), epoch) for sample in permutation]

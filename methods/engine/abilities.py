@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from attnbias.methods.engine.types import Batch
+    from attnbias.methods.engine.types import Batch, BatchedPictures
 
 R = TypeVar("R", contravariant=True)
 M = TypeVar("M", contravariant=True)
@@ -38,6 +38,47 @@ class ReadsTexts(Protocol[R, M]):
 
     def text_attention(self, model: M, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """Where the model looked for each text: (B, h, w), non-negative, float32, at the feature resolution."""
+
+
+@runtime_checkable
+class TransformsBatches(Protocol[R]):
+    """It has a pipeline for whole batches: splits of small pictures of one size are kept in memory."""
+
+    def batched_transform(self, recipe: R, train: bool) -> BatchedPictures | None:
+        """The pipeline on the device, with the values of `transform`; None where pictures differ in size."""
+
+
+@runtime_checkable
+class OrdersEpochs(Protocol[R]):
+    """The paper does not use a plain shuffle."""
+
+    def epoch_order(self, recipe: R, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
+        """Epoch (from 0) -> that epoch's sample indices; None where the recipe has a plain shuffle."""
+
+
+@runtime_checkable
+class StopsEarly(Protocol[R]):
+    """The paper has a rule to stop by."""
+
+    def should_stop(self, recipe: R, history: list[dict[str, Any]]) -> bool:
+        """Whether to stop, asked after each evaluation. `history` holds {"epoch", "raw", "ema"?} with the measure that
+        decides; it is asked on the main process and told to all."""
+
+
+@runtime_checkable
+class PicksClasses(Protocol[R]):
+    """It can start a set from weights of another set with more classes."""
+
+    def fit_classes(self, state: dict[str, Tensor], recipe: R) -> dict[str, Tensor]:
+        """The weights with the classifiers of the recipe's classes alone."""
+
+
+@runtime_checkable
+class LoadsParts(Protocol[R, M]):
+    """Its recipe itself names weights, such as those of a text encoder."""
+
+    def load_parts(self, model: M, recipe: R) -> None:
+        """Fill those parts of a fresh model."""
 
 
 @runtime_checkable

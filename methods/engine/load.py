@@ -27,6 +27,7 @@ from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
+from attnbias.methods.engine.abilities import LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
@@ -263,7 +264,7 @@ def initial_weights(
         state = _fitted(method, model, state)
         own = model.state_dict()
         if not reset_head:
-            state = method.fit_classes(state, recipe)
+            state = method.fit_classes(state, recipe) if isinstance(method, PicksClasses) else state
             if misshapen := match_state(own, state).misshapen:
                 hint = "for another number of classes add --reset-head"
                 raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
@@ -275,7 +276,8 @@ def initial_weights(
         difference = class_difference(readable(said.classes), readable(classes)) if said and kept else ""
         other = [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
         return _left_out(path, checkpoint) + other
-    method.load_parts(model, recipe)
+    if isinstance(method, LoadsParts):
+        method.load_parts(model, recipe)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         checkpoint = _read(path, trust=trust)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn, sigmoid, softmax
 
@@ -22,11 +21,12 @@ from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index, Task
 from attnbias.data.pictures import Decode
 from attnbias.data.published_tests import own_transform
+from attnbias.methods.engine.abilities import TransformsBatches
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.types import Batch, BatchedPictures, BatchTransform, Schedule
+from attnbias.methods.engine.types import Batch, BatchTransform, Schedule
 
 R = TypeVar("R", bound=Recipe)
 M = TypeVar("M", bound=nn.Module)
@@ -60,23 +60,9 @@ class Method(Description, ABC, Generic[R, M]):
     def transform(self, recipe: R, train: bool) -> Callable[[Any], Any]:
         """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
 
-    def batched_transform(self, recipe: R, train: bool) -> BatchedPictures | None:
-        """The pipeline of small pictures of one size, on whole batches on the device, with the values of `transform`;
-        where a method gives it, splits are kept in memory."""
-        return None
-
     def batch_transform(self, recipe: R, num_classes: int) -> BatchTransform | None:
         """Mixing of whole training batches, where the recipe asks for it."""
         return None
-
-    def epoch_order(self, recipe: R, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
-        """Epoch (from 0) -> that epoch's sample indices, where the paper does not use a plain shuffle."""
-        return None
-
-    def should_stop(self, recipe: R, history: list[dict[str, Any]]) -> bool:
-        """Whether to stop early, asked after each evaluation. `history` holds {"epoch", "raw", "ema"?} with the measure
-        that decides; it is asked on the main process and told to all."""
-        return False
 
     def open_dataset(
         self,
@@ -99,7 +85,7 @@ class Method(Description, ABC, Generic[R, M]):
         if decode == "fast" and (step := pil_step(transform)):
             what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
             raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
-        batched = self.batched_transform(recipe, train) if own is None else None
+        batched = self.batched_transform(recipe, train) if own is None and isinstance(self, TransformsBatches) else None
         kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
         return kind(
             index,
@@ -165,14 +151,6 @@ class Method(Description, ABC, Generic[R, M]):
     def fit_resolution(self, model: M, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resize what depends on the picture's size, such as position embeddings, to what the model was built for."""
         return state
-
-    def fit_classes(self, state: dict[str, Tensor], recipe: R) -> dict[str, Tensor]:
-        """Pick the classifiers of the recipe's classes out of weights that were trained on a set with more classes."""
-        return state
-
-    def load_parts(self, model: M, recipe: R) -> None:
-        """Fill the parts of a fresh model that the recipe itself names weights for, such as a text encoder."""
-        return
 
     def load_backbone(self, model: M, recipe: R, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""

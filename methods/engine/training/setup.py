@@ -16,6 +16,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from attnbias.data.index import Index
+from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
@@ -30,7 +31,8 @@ def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, ac
     Raises:
         UsageError: the numbers do not fit together.
     """
-    order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)
+    own = method.epoch_order(recipe, samples) if isinstance(method, OrdersEpochs) else None
+    order = own or shuffled(samples, recipe.seed)
     plan = Plan(
         samples=len(order(0)),
         batch_size=recipe.batch_size,

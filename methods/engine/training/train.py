@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attnbias.data.atomic import replacing
 from attnbias.data.registry import open_split
-from attnbias.methods.engine.abilities import PublishesLog
+from attnbias.methods.engine.abilities import PublishesLog, StopsEarly
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
@@ -365,7 +365,8 @@ class _Run:
                 value = entry.get(weights)
                 if value is not None and (progress.best is None or value > progress.best):
                     progress.best, progress.best_step, progress.best_weights = value, progress.step, weights
-            stop = self.main and self.method.should_stop(self.recipe, progress.history)
+            rule = self.method if self.main and isinstance(self.method, StopsEarly) else None
+            stop = rule is not None and rule.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.milestone = progress.step
         if self.main and isinstance(self.method, PublishesLog):

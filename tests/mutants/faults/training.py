@@ -66,7 +66,7 @@ FAULTS = (
     Fault(
         "repeated augmentation ignored",
         "methods/engine/training/setup.py",
-        "order = method.epoch_order(recipe, samples) or shuffled(samples, recipe.seed)",
+        "order = own or shuffled(samples, recipe.seed)",
         "order = shuffled(samples, recipe.seed)",
         REPEATS,
     ),
