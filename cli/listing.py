@@ -82,7 +82,7 @@ def _details(facts: DatasetFacts, root: Path | None) -> Table:
     many = len(facts.splits) > 8
     splits = f"{len(facts.splits)}, {facts.splits[0]} to {facts.splits[-1]}" if many else ", ".join(facts.splits)
     lines = {
-        "task": f"{facts.task}; classes: {facts.classes}",
+        "task": f"{facts.task}; classes: {facts.classes_in_words}",
         "splits": splits,
         "size": facts.size,
         "licence": facts.licence,

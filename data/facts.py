@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
 from attnbias.data.index import Orientation, Task
@@ -35,8 +36,8 @@ class DatasetFacts:
     name: str
     title: str
     task: Task
-    classes: str
-    """How many classes, or how they are found."""
+    classes: int | None
+    """How many classes the official set has; None where it has none, or only the files tell."""
     splits: tuple[str, ...]
     train: str | None
     """The split that training reads; None for a set made for evaluation only."""
@@ -49,6 +50,10 @@ class DatasetFacts:
     """What it takes on disk, for people."""
     prepare: str
     """`module:function` that reads it, imported when it is needed (`Preparer` in data/sets/contract.py)."""
+    classes_note: str = ""
+    """What else is to be said of the number of classes."""
+    class_names: str = ""
+    """`module:function` that gives the names of the classes in their order, where they are known without its files."""
     further_files: str = ""
     """`module:function` that makes more files for its folder, as a published program has them (`FurtherFiles`)."""
     orientation: Orientation = "stored"
@@ -70,6 +75,18 @@ class DatasetFacts:
     """What `prepare-data` may be told of a set that is not generated, with the defaults."""
 
     @property
+    def classes_in_words(self) -> str:
+        """How many classes, for people."""
+        number = "none" if self.classes is None else str(self.classes)
+        return f"{number} ({self.classes_note})" if self.classes_note else number
+
+    @property
     def arguments(self) -> str:
         """What `attnbias prepare-data NAME` must be told beside the name."""
         return {"generated": "", "auto": " --download (or --source DIR)", "manual": " --source DIR"}[self.acquisition]
+
+
+def named(function: str) -> Any:
+    """The function that a fact names as `module:function`, imported now."""
+    module, name = function.split(":")
+    return getattr(import_module(module), name)

@@ -7,16 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
+from attnbias.data.facts import DatasetFacts, named
 from attnbias.data.fetch.acquire import acquire, instructions
 from attnbias.data.index import Index
 from attnbias.data.label_maps import count_pixels
@@ -256,20 +254,14 @@ def _roles(facts: DatasetFacts, indexes: Sequence[Index], options: Options) -> t
     return roles, said
 
 
-def _named(name: str) -> Any:
-    """What `module:function` names."""
-    module, function = name.split(":")
-    return getattr(import_module(module), function)
-
-
 def _further_files(facts: DatasetFacts, indexes: Sequence[Index]) -> Mapping[str, str]:
-    make: FurtherFiles | None = _named(facts.further_files) if facts.further_files else None
+    make: FurtherFiles | None = named(facts.further_files) if facts.further_files else None
     return make(indexes) if make else {}
 
 
 def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> tuple[Path | None, Reading]:
     """Read the source as it is where that can be, else the archives that it holds or that are fetched."""
-    preparer: Preparer = _named(facts.prepare)
+    preparer: Preparer = named(facts.prepare)
     if facts.acquisition == "generated":
         return None, preparer(facts, None, folder, options)
     if source is not None and not source.exists():

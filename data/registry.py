@@ -9,12 +9,19 @@ from types import MappingProxyType
 
 from attnbias.data.catalogue import ENTRIES
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
+from attnbias.data.facts import DatasetFacts, named
 from attnbias.data.index import Index
 from attnbias.data.names import own_name
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, is_ready
 
 DATASETS: Mapping[str, DatasetFacts] = MappingProxyType({facts.name: facts for facts in ENTRIES})
+
+
+def known_class_names(dataset: str) -> tuple[str, ...]:
+    """The classes of a set in its order, empty where they are only known from its files."""
+    facts = DATASETS.get(dataset)
+    names: tuple[str, ...] = named(facts.class_names)() if facts and facts.class_names else ()
+    return names
 
 
 def dataset_folder(name_or_path: str, root: Path | None = None) -> Path:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from attnbias.data.class_names import known_class_names
+from attnbias.data.facts import DatasetFacts, named
+from attnbias.data.registry import DATASETS, known_class_names
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
@@ -218,6 +219,9 @@ def test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights() ->
     assert all(other.startswith(own.split(" (")[0]) for own, other in differ)  # two classes each of one name
 
 
-@pytest.mark.parametrize(("dataset", "count"), [("coco", 80), ("voc07", 20), ("wider", 14), ("imagenet", 1000)])
-def test_every_class_has_a_name_of_its_own(dataset: str, count: int) -> None:
-    assert len(set(known_class_names(dataset))) == count
+@pytest.mark.parametrize("facts", DATASETS.values(), ids=DATASETS)
+def test_what_the_catalogue_names_is_there_and_every_class_has_a_name_of_its_own(facts: DatasetFacts) -> None:
+    assert all(callable(named(name)) for name in (facts.prepare, facts.further_files, facts.class_names) if name)
+    names = known_class_names(facts.name)
+    assert bool(names) == bool(facts.class_names)
+    assert not names or len(set(names)) == len(names) == facts.classes

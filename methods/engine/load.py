@@ -17,13 +17,12 @@ from pydantic import AfterValidator, Field
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from attnbias.data.class_names import known_class_names
 from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
 from attnbias.data.index import MOST_CLASSES, Index, Task
 from attnbias.data.reading import FileName, Items, StoredModel, parse_json, reading
 from attnbias.data.reading import shown as shown_text
-from attnbias.data.registry import DATASETS, open_split
+from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
@@ -447,7 +446,7 @@ def _nearest_recipe(method: AnyMethod, num_classes: int, inferred: dict[str, Any
         facts = DATASETS.get(recipe.dataset)
         return (
             overrides.get("dataset", recipe.dataset) != recipe.dataset,
-            facts is None or facts.classes.split()[0] != str(num_classes),
+            facts is None or facts.classes != num_classes,
             sum(getattr(recipe, field) != value for field, value in inferred.items()),
         )
 

@@ -208,11 +208,11 @@ FAULTS = (
         (f"{FOLDERS}::test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start",),
     ),
     Fault(
-        "two runs write into one folder",
-        CHECKPOINT,
-        "            self._lock.acquire()\n",
+        "a folder is held by several at once",
+        "data/lock.py",
+        "        lock.acquire()\n",
         "",
-        ("tests/test_scarce.py::test_a_second_run_into_the_same_folder_is_refused",),
+        ("tests/test_lock.py::test_a_folder_is_held_once_and_free_after_an_error",),
     ),
     Fault(
         "training starts from the raw weights of a run whose average is best",
