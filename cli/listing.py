@@ -86,6 +86,7 @@ def _details(facts: DatasetFacts, root: Path | None) -> Table:
         "splits": splits,
         "size": facts.size,
         "licence": facts.licence,
+        "cite": facts.citation,
         "page": facts.page,
         "files": ", ".join(named(archive) for archive in facts.archives),
         "or folders": facts.layout,

@@ -58,6 +58,8 @@ class DatasetFacts:
     """`module:function` that makes more files for its folder, as a published program has them (`FurtherFiles`)."""
     orientation: Orientation = "stored"
     """How its pictures are read: a paper's set as the paper's program reads it, one's own upright."""
+    citation: str = ""
+    """The paper that describes it: authors, title, where, year."""
     layout: str = ""
     """What the source folder must hold."""
     page: str = ""

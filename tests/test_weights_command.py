@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,9 @@ def test_what_the_catalogue_names_is_there_and_every_class_has_a_name_of_its_own
     names = known_class_names(facts.name)
     assert bool(names) == bool(facts.class_names)
     assert not names or len(set(names)) == len(names) == facts.classes
+
+
+@pytest.mark.parametrize("facts", DATASETS.values(), ids=DATASETS)
+def test_every_published_set_says_whom_to_cite(facts: DatasetFacts) -> None:
+    cited = re.fullmatch(r"[A-Z].+: .+, .+ (19|20)\d\d", facts.citation)
+    assert bool(cited) == (facts.acquisition != "generated"), facts.citation

@@ -12,7 +12,9 @@ _CORRUPTIONS = (
 )
 
 
-def _renditions(name: str, title: str, *, size: str, page: str, length: int, sha256: str, count: int) -> DatasetFacts:
+def _renditions(
+    name: str, title: str, *, citation: str, size: str, page: str, length: int, sha256: str, count: int
+) -> DatasetFacts:
     """A set of Hendrycks's with 200 of ImageNet's classes, in one archive of `length` bytes."""
     return DatasetFacts(
         name=name,
@@ -25,6 +27,7 @@ def _renditions(name: str, title: str, *, size: str, page: str, length: int, sha
         val="val",
         subset=True,
         acquisition="auto",
+        citation=citation,
         licence="pictures under their owners' terms",
         size=size,
         prepare="attnbias.data.sets.imagenet:prepare_renditions",
@@ -47,6 +50,10 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="brightness-1",
         precropped=True,
         acquisition="auto",
+        citation=(
+            "Hendrycks, Dietterich: Benchmarking Neural Network Robustness to Common Corruptions and "
+            "Perturbations, ICLR 2019"
+        ),
         licence="CC BY 4.0, pictures under ImageNet's terms",
         size="75 GB",
         prepare="attnbias.data.sets.imagenet:prepare_corruptions",
@@ -66,6 +73,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     _renditions(
         "imagenet-a",
         "ImageNet-A, hard",
+        citation="Hendrycks et al.: Natural Adversarial Examples, CVPR 2021",
         size="0.7 GB",
         page="https://github.com/hendrycks/natural-adv-examples",
         length=687_552_512,
@@ -75,6 +83,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
     _renditions(
         "imagenet-r",
         "ImageNet-R, drawn",
+        citation="Hendrycks et al.: The Many Faces of Robustness, ICCV 2021",
         size="2.2 GB",
         page="https://github.com/hendrycks/imagenet-r",
         length=2_191_079_936,
@@ -90,6 +99,9 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         train=None,
         val="val",
         acquisition="manual",
+        citation=(
+            "Wang et al.: Learning Robust Global Representations by Penalizing Local Predictive Power, NeurIPS 2019"
+        ),
         licence="research",
         size="7 GB",
         prepare="attnbias.data.sets.imagenet:prepare_renditions",
