@@ -95,6 +95,7 @@ class World:
             stored / "evaluation.json": [compare],
             stored / "scores.npz": [compare],
             stored / "robustness.json": [compare],
+            stored / "reliance_samples.csv": [compare],
         }
         found |= {path: [compare] for path in stored.glob("bias-*/*")}
         found |= {path: [partial(self.val, "--bias")] for path in demo.glob("annotations/*val*.json")}

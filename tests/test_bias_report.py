@@ -221,14 +221,70 @@ def test_reliance_tells_a_model_of_objects_from_one_of_contexts(squares: Index) 
         dataset = loaded.method.open_dataset(loaded.recipe, squares)
         found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
         report = measure_reliance(loaded, dataset, found, accelerator)
-        assert (report["truth"], report["samples"], report["skipped"]) == ("boxes", 16, {})
+        assert report["truth"] == "boxes"
+        assert report["skipped"] == {"no image without the class": 16 - report["samples"]}
         means.append(report["means"])
     sees, blind_one = means
-    assert sees["kept"] == pytest.approx(1)
+    assert sees["object_share"] == pytest.approx(1)
     assert sees["object_only"] > sees["context_only"]
-    assert blind_one["reliance"] == pytest.approx(1)
-    assert blind_one["kept"] < 0.1
-    assert sees["reliance"] < blind_one["reliance"]
+    assert sees["context_share"] < blind_one["context_share"]  # which names what the corner shows
+    assert blind_one["context_share"] > 0.8
+    assert blind_one["object_share"] < 0.1
+
+
+class Silhouettes(nn.Module):
+    """Sees nothing but flat bars in noise, lying or standing, whatever their colour."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey = images.mean(1, keepdim=True)
+        mean, square = (nn.functional.avg_pool2d(each, 3, 1, 1) for each in (grey, grey**2))
+        flat = ((square - mean**2) < 1e-3).float()
+        found = [nn.functional.avg_pool2d(flat, shape, 1).amax((1, 2, 3)) for shape in ((2, 8), (8, 2))]
+        return 20 * (torch.stack(found, dim=1) - 0.8)
+
+
+def test_an_object_that_is_taken_away_leaves_no_silhouette(tmp_path: Path) -> None:
+    """The context is noise and tells nothing; a model that knows outlines alone still names what is painted over."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(12):
+        pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        label = number % 2
+        height, width = ((4, 12), (12, 4))[label]
+        y, x = int(rng.integers(2, SIDE - height - 2)), int(rng.integers(2, SIDE - width - 2))
+        pixels[y : y + height, x : x + width] = rng.integers(0, 256, 3)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        records.append(Record(f"{number}.png", (1 - label, label), (Box(label, x, y, width, height),)))
+    index = Index("bars", "val", "multilabel", ("lying", "standing"), tmp_path, tuple(records))
+    method = get_method("csra")
+    recipe = revise(method.named_recipe("demo").recipe, {"image_size": SIDE})
+    loaded = Loaded(method, recipe, Silhouettes().eval(), index.classes, "multilabel", "none")
+    dataset, accelerator = method.open_dataset(recipe, index), Accelerator(cpu=True)
+    painted = []
+    for place in range(len(dataset)):
+        image, (region,), _ = regions(dataset, place, "boxes")
+        image[:, region.mask] = 0
+        painted.append(loaded.model(image[None]).sigmoid()[0, region.label].item())
+    assert np.mean(painted) > 0.9
+    found = evaluate(method, loaded.model, dataset, recipe, accelerator)
+    means = measure_reliance(loaded, dataset, found, accelerator)["means"]
+    assert means["probability"] > 0.9
+    assert means["object_share"] > 0.9
+    assert means["context_share"] <= 0.1
+    assert means["context_only_tile"] <= 0.1
+    assert means["fill_spread"] == pytest.approx(
+        means["context_only_blur"] - min(means["context_only"], means["context_only_tile"])
+    )
+
+
+def test_a_class_that_every_image_shows_has_no_other_to_stand_on(squares: Index) -> None:
+    records = tuple(record._replace(target=(1, 1, 1)) for record in squares.records)
+    index = Index("squares", "val", "multilabel", COLOURS, squares.root, records)
+    loaded, accelerator = known(), Accelerator(cpu=True)
+    dataset = loaded.method.open_dataset(loaded.recipe, index)
+    found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
+    with pytest.raises(DataError, match="16 no image without the class"):
+        measure_reliance(loaded, dataset, found, accelerator)
 
 
 def test_a_faithful_map_beats_a_random_one(squares: Index) -> None:

@@ -24,7 +24,7 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepared import Prepared
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.bias import faithfulness
-from attnbias.methods.engine.bias.reliance import measure_reliance
+from attnbias.methods.engine.bias.reliance import blurred_in, from_elsewhere, measure_reliance
 from attnbias.methods.engine.bias.report import measure_bias
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.evaluation.attacks import Attack
@@ -199,25 +199,43 @@ def test_the_pointing_games_radius_shrinks_with_the_picture(tmp_path: Path, colu
     assert report.summary()["pointing_no_tolerance"] == 0
 
 
-@pytest.mark.parametrize("normalize", ["imagenet", "half", "unit"])
-def test_what_is_taken_away_becomes_imagenets_mean_colour_in_the_recipes_own_terms(
-    tmp_path: Path, normalize: str
-) -> None:
+def test_what_is_taken_away_comes_from_an_image_without_the_class(tmp_path: Path) -> None:
     index = index_of(tmp_path)
-    loaded = loaded_with(normalize=normalize)
-    dataset, found = evaluated(loaded, index)
+    second = Box(1, 8, 8, 16, 16)
+    records = [
+        record._replace(target=(0, 1, 0), boxes=(second,)) if place % 2 else record
+        for place, record in enumerate(index.records)
+    ]
+    loaded = loaded_with()
+    dataset, found = evaluated(loaded, Index("pairs", "val", "multilabel", index.classes, tmp_path, tuple(records)))
     model = loaded.model
     assert isinstance(model, Watching)
     model.seen.clear()
     measure_reliance(loaded, dataset, found, Accelerator(cpu=True), batch_size=2)
-    assert [len(batch) for batch in model.seen] == [2] * 9  # whole, object, context; the batch is what was asked for
-    whole, alone, context = model.seen[:3]
-    (mean, std), (grey, _) = normalization(normalize), normalization("imagenet")
-    fill = (torch.tensor(grey) - torch.tensor(mean)) / torch.tensor(std)
-    torch.testing.assert_close(alone[0, :, 0, 0], fill)
-    torch.testing.assert_close(context[0, :, 16, 16], fill)
-    assert torch.equal(alone[:, :, 8:24, 8:24], whole[:, :, 8:24, 8:24])
-    assert torch.equal(context[:, :, :8], whole[:, :, :8])
+    assert [len(batch) for batch in model.seen] == [2] * 15  # five of each image; the batch is what was asked for
+    pictures = torch.stack([dataset[place]["image"] for place in range(2)])
+    whole, alone, context, tile, blur = (batch[0] for batch in model.seen[:5])
+    hidden, mask = torch.zeros(SIDE, SIDE, dtype=torch.bool), torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    mask[8:24, 8:24] = True
+    hidden[6:26, 6:26] = True  # a sixteenth of 32 more on each side
+    assert torch.equal(whole, pictures[0])
+    assert torch.equal(alone, torch.where(mask, pictures[0], pictures[1]))
+    assert torch.equal(context, torch.where(hidden, pictures[1], pictures[0]))
+    for filled in (tile, blur):
+        assert torch.equal(filled[:, ~hidden], whole[:, ~hidden])
+
+
+@pytest.mark.parametrize("fill", [blurred_in, from_elsewhere])
+@pytest.mark.parametrize("box", [(2, 5, 9, 8), (0, 0, 30, 20), (0, 0, 32, 31)])
+def test_fillings_know_nothing_of_what_they_hide(fill: Any, box: tuple[int, int, int, int]) -> None:
+    x, y, w, h = box
+    hidden = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    hidden[y : y + h, x : x + w] = True
+    image = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    filled, other = (fill(torch.where(hidden, value, image), hidden)[:, hidden] for value in (image, -9 * image))
+    assert torch.equal(filled, other)
+    assert filled.min() >= 0
+    assert filled.max() <= 1
 
 
 def test_faithfulness_takes_its_samples_from_the_whole_split(tmp_path: Path) -> None:

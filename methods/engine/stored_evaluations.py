@@ -5,6 +5,7 @@ RUN/evaluations/DATASET/SPLIT/
     answers.json        instead, for questions: what the VQA evaluation server takes
     bias-MAP/           bias.json and bias_samples.csv of one kind of map
     robustness.json     rows of robustness.write_table
+    reliance_samples.csv  each sample with its object or its context taken away
     evaluation.json     measures, which weights they are of, context, reliance, faithfulness; written last
 """
 
@@ -17,11 +18,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from annotated_types import Len
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
@@ -32,16 +34,22 @@ from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError
 
 M = TypeVar("M")
+Samples = dict[str, NDArray[Any]]
+"""A table of samples by column."""
 
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
-BIAS, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
+BIAS, BIAS_SAMPLES, RELIANCE_SAMPLES = "bias.json", "bias_samples.csv", "reliance_samples.csv"
+
+RELIANCE_SHARES = {"object_share": "object_only", "context_share": "context_only"}
+"""What of the mean probability the object alone, or the context alone, leaves: ratios of means of these columns."""
 
 MEND = "evaluate again with --store --overwrite"
 
 
 STORED_OF_SPLIT = re.compile(
     r"bias-[^/]+/(bias\.json|bias_samples\.csv)?"
+    r"|reliance_samples\.csv"
     r"|(\.?scores\.npz|\.?(robustness|answers|evaluation)\.json)(\.\d+\.part)?"
 )
 """All that is stored of one split, relative to its folder (see data/owned.py)."""
@@ -98,23 +106,18 @@ class StoredEvaluation:
         found = _stored(self.bias_folder(kind) / BIAS, TypeAdapter(Bias))
         return found.model_dump() if found else None
 
-    def bias_samples(self, kind: str) -> dict[str, NDArray[Any]]:
-        """bias_samples.csv by column: `picture` int, `path` and `class` texts, all others float."""
-        path = self.bias_folder(kind) / BIAS_SAMPLES
+    def bias_samples(self, kind: str) -> Samples:
+        """bias_samples.csv by column."""
         said = (self.bias(kind) or {"means": {}})["means"]
         needed = {measure.name for measure in compared_measures() if measure.compared == "paired"} & {*said}
-        types = {"picture": np.int64, "path": np.str_, "class": np.str_}
-        try:
-            with reading(path, MEND, WeightsError):
-                header, *rows = read_csv(path)
-                if not {*types, *needed} <= {*header} or len({*header}) < len(header):
-                    raise Unfit("its header is another")
-                return {
-                    name: np.array(column).astype(types.get(name, np.float64))
-                    for name, column in zip(header, zip(*rows, strict=True), strict=True)
-                }
-        except FileNotFoundError:
-            raise WeightsError(f"{path} is missing; {MEND}") from None
+        return _samples(self.bias_folder(kind) / BIAS_SAMPLES, needed)
+
+    def reliance_samples(self) -> Samples | None:
+        """reliance_samples.csv by column; None where reliance was stored without it, or not at all."""
+        path = self.folder / RELIANCE_SAMPLES
+        if "context_share" not in ((self.content.get("reliance") or {}).get("means") or {}):
+            return None
+        return _samples(path, {"probability", *RELIANCE_SHARES.values()})
 
     def robustness(self) -> list[dict[str, Any]]:
         """Rows of the robustness table, empty where none was stored."""
@@ -202,6 +205,33 @@ class _Open(StoredModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)
 
 
+class Group(_Open):
+    """Of evaluation.json: one group of a split."""
+
+    samples: int = Field(ge=1)
+    top1: float
+
+
+class Groups(_Open):
+    """Of evaluation.json: groups of a split."""
+
+    worst_group: str
+    groups: dict[str, Group]
+
+
+class Pairs(_Open):
+    """Of evaluation.json: pairs of a class and its company."""
+
+    pairs: list[dict[str, str | float | None]]
+
+
+class Means(_Open):
+    """Of evaluation.json: figures with their intervals."""
+
+    means: dict[str, float | None]
+    intervals_95: dict[str, Annotated[list[float], Len(2, 2)] | None] = Field(default_factory=dict)
+
+
 class Content(_Open):
     """evaluation.json."""
 
@@ -209,10 +239,11 @@ class Content(_Open):
     split: str
     weights: str
     measures: dict[str, Any]
-    groups: dict[str, Any] | None = None
-    context: dict[str, Any] | None = None
-    reliance: dict[str, Any] | None = None
-    faithfulness: dict[str, Any] | None = None
+    classes: list[str] = Field(default_factory=list)
+    groups: Groups | None = None
+    context: Pairs | None = None
+    reliance: Means | None = None
+    faithfulness: Means | None = None
 
 
 class Bias(_Open):
@@ -233,6 +264,22 @@ class Row(_Open):
     mCE: float | None = None
     low_95: float | None = None
     high_95: float | None = None
+
+
+def _samples(path: Path, needed: set[str]) -> Samples:
+    """A table of samples by column: `picture` int, `path` and `class` texts, all others float."""
+    types = {"picture": np.int64, "path": np.str_, "class": np.str_}
+    try:
+        with reading(path, MEND, WeightsError):
+            header, *rows = read_csv(path)
+            if not {*types, *needed} <= {*header} or len({*header}) < len(header):
+                raise Unfit("its header is another")
+            return {
+                name: np.array(column).astype(types.get(name, np.float64))
+                for name, column in zip(header, zip(*rows, strict=True), strict=True)
+            }
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing; {MEND}") from None
 
 
 def _stored(path: Path, kind: TypeAdapter[M]) -> M | None:

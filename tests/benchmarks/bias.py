@@ -61,7 +61,7 @@ COLUMNS = {
     "position bias": ("demo/counter", "position_biased", "own"),
     "on the object": ("demo/counter", "area_matched", "own"),
     "same, Grad-CAM": ("demo/counter", "area_matched", "gradcam"),
-    "reliance": ("demo/counter", "reliance", "own"),
+    "context share": ("demo/val", "context_share", "own"),
 }
 """Columns of the Markdown table: split, measure, map."""
 

@@ -37,6 +37,8 @@ class Region(NamedTuple):
     """(H, W): crowds and difficult objects of the class."""
     visible: float
     """The share of the objects' area that the transform left in sight."""
+    box: NDArray[np.bool_]
+    """(H, W): the boxes around all objects of the class, crowds and difficult ones too."""
 
     def skip_reason(self) -> str | None:
         """Why this region says nothing about bias, or None."""
@@ -164,8 +166,21 @@ def regions(dataset: PictureDataset, place: int, truth: Truth) -> tuple[Tensor, 
         if own.any():
             before = areas[own].sum() * across * down
             visible = float(planes[own].sum() / before) if before > 0 else 0.0
-            found_regions.append(Region(int(label), planes[own].any(0), planes[crowd].any(0), visible))
+            found_regions.append(
+                Region(int(label), planes[own].any(0), planes[crowd].any(0), visible, _boxes(planes[labels == label]))
+            )
     return image, found_regions, down
+
+
+def _boxes(planes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The boxes (H, W) around the objects of planes (K, H, W), all together."""
+
+    def between(met: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """From the first to the last place of each row that is met."""
+        return np.asarray(np.maximum.accumulate(met, 1) & np.maximum.accumulate(met[:, ::-1], 1)[:, ::-1])
+
+    columns, rows = between(np.asarray(planes.any(1))), between(np.asarray(planes.any(2)))  # (K, W), (K, H)
+    return np.asarray((rows[:, :, None] & columns[:, None, :]).any(0))
 
 
 def _transformed(dataset: PictureDataset, *inputs: Any) -> Any:

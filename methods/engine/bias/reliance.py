@@ -1,31 +1,124 @@
 """`val --reliance`: how much a prediction rests on the context, told by taking the object or the context away.
 
-Needs no attention map: the picture is scored whole, with only the object, and with only the context; what is taken away
-becomes ImageNet's mean colour, whatever the recipe's normalisation, so that methods can be compared.
+Needs no attention map. An object that is painted over along its mask leaves its silhouette, by which it is still
+recognised; so its box goes, with a margin, and what is put there comes from elsewhere: from another photograph
+(`context_only`, the figure that counts), from another place of the same one, or blurred from what surrounds it. How far
+the three lie apart tells how much the filling itself decides. The object alone stands on another photograph.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
-from attnbias.data.transforms.basic import normalization
-from attnbias.methods.engine.bias.objects import gathered, object_batches, resolve_truth
+from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.statistics import Ratio, interval
+from attnbias.methods.engine.statistics import Interval, Ratio, interval
+from attnbias.methods.engine.stored_evaluations import RELIANCE_SAMPLES, RELIANCE_SHARES
+from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
-COLUMNS = ("probability", "object_only", "context_only", "kept", "reliance")
+FILLS = ("context_only", "context_only_tile", "context_only_blur")
+COLUMNS = ("probability", "object_only", *FILLS)
+
+MARGIN = 1 / 16
+"""Around an object's box, of the image's longer side: its shadow and blur go too."""
+DONORS = 32
+"""Images of the split that others are filled from."""
+
+
+class Donor(NamedTuple):
+    """An image that others are filled from."""
+
+    place: int
+    image: Tensor
+    """(3, H, W), transformed."""
+    objects: NDArray[np.bool_]
+    """(H, W): boxes of all that is annotated in it."""
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Images of a split that others are filled from: the same ones whatever the batches and processes."""
+
+    dataset: PictureDataset
+    donors: Sequence[Donor]
+
+    @classmethod
+    def of(cls, dataset: PictureDataset, places: Sequence[int], truth: Truth) -> Donors:
+        """At most DONORS of the images at these places, evenly."""
+        chosen = np.unique(np.linspace(0, len(places) - 1, min(DONORS, len(places))).round().astype(int))
+        donors = []
+        for place in (places[number] for number in chosen):
+            image, found, _ = regions(dataset, place, truth)
+            planes = [region.box for region in found]
+            objects = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)
+            donors.append(Donor(place, image, objects))
+        return cls(dataset, donors)
+
+    def choose(self, sample: Sample, hidden: NDArray[np.bool_]) -> Tensor | None:
+        """An image (3, H, W) that does not show the sample's class, with as little as can be of an object where
+        `hidden` is; None where all show it, or may."""
+        label, task = sample.region.label, self.dataset.index.task
+        start = sample.picture % len(self.donors)
+        turned = [*self.donors[start:], *self.donors[:start]]
+        targets = [self.dataset.targets[donor.place] for donor in turned]
+        without = [
+            donor
+            for donor, target in zip(turned, targets, strict=True)
+            if donor.place != sample.picture and (target[label] == 0 if task == "multilabel" else target != label)
+        ]
+        return min(without, key=lambda donor: int((donor.objects & hidden).sum())).image if without else None
+
+
+def widened(box: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A plane of boxes (H, W) with the margin around each."""
+    margin = ceil(MARGIN * max(box.shape))
+    plane = torch.from_numpy(box)[None, None].float()
+    return np.asarray(F.max_pool2d(plane, 2 * margin + 1, 1, margin)[0, 0].bool().numpy())
+
+
+def from_elsewhere(image: Tensor, hidden: Tensor) -> Tensor:
+    """The image (3, H, W) moved so that as little as can be of what is hidden (H, W) covers itself; what still does is
+    blurred from what surrounds it."""
+    height, width = hidden.shape
+    steps = [(down * height // 8, across * width // 8) for down in range(8) for across in range(8)]
+    shift = min(steps[1:], key=lambda step: int((hidden.roll(step, (0, 1)) & hidden).sum()))
+    return torch.where(hidden.roll(shift, (0, 1)), blurred_in(image, hidden), image.roll(shift, (1, 2)))
+
+
+def blurred_in(image: Tensor, hidden: Tensor) -> Tensor:
+    """What surrounds the hidden part (H, W), blurred into it; nothing of what is hidden itself."""
+    sigma = max(hidden.shape) / 8
+    size = 2 * min(ceil(2 * sigma), min(hidden.shape) - 1) + 1
+    seen = (~hidden).to(image.dtype)[None]
+    total, weight = (gaussian_blur(each, [size, size], [sigma, sigma]) for each in (image * seen, seen))
+    mean = (image * seen).sum((1, 2), keepdim=True) / seen.sum().clamp_min(1)
+    return torch.where(weight > 1e-3, total / weight.clamp_min(1e-3), mean)
+
+
+def versions(image: Tensor, sample: Sample, hidden: NDArray[np.bool_], other: Tensor) -> Tensor:
+    """What is scored, (5, 3, H, W), in the order of COLUMNS."""
+    mask, gone = (torch.from_numpy(plane).to(image.device) for plane in (sample.region.mask, hidden))
+    fills = (other, from_elsewhere(image, gone), blurred_in(image, gone))
+    return torch.stack([image, torch.where(mask, image, other), *(torch.where(gone, fill, image) for fill in fills)])
 
 
 @torch.no_grad()
@@ -37,49 +130,76 @@ def measure_reliance(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
+    table: Path | None = None,
 ) -> dict[str, Any]:
-    """Means over the positive classes of all scored pictures, with 95 % intervals.
+    """Means over the positive classes of all scored images, with 95 % intervals.
 
-    `probability` of the class on the whole picture, `object_only` and `context_only`; `kept`, the share of the
-    probability that the object alone gives, and `reliance`, the share that the context alone gives (each at most 1).
+    `probability` of the class on the whole image, with the object alone, and with the context alone by each filling;
+    `object_share` and `context_share` are what of the mean probability is left, `fill_spread` how far the fillings lie
+    apart. With `table`, the figures of every sample go there.
 
     Raises:
         DataError: the set has neither masks nor boxes, or no sample says anything.
     """
     against = resolve_truth(dataset, truth)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
-    grey = ((torch.tensor(normalization("imagenet")[0]).view(3, 1, 1) - mean) / std).to(accelerator.device)
+    places = evaluation.ids.tolist()
+    donors = Donors.of(dataset, places, against.kind)
     skipped: Counter[str] = Counter()
     mine: list[tuple[int, int, list[float]]] = []
-    for images, samples in object_batches(
-        dataset, evaluation.ids.tolist(), against.kind, accelerator, skipped, batch_size=batch_size
-    ):
-        slots = [sample.slot for sample in samples]
-        labels = torch.tensor([sample.region.label for sample in samples], device=images.device)
-        masks = torch.from_numpy(np.stack([sample.region.mask for sample in samples]))[:, None].to(images.device)
-        whole = images[slots]  # (N, 3, H, W)
-        shown = (whole, torch.where(masks, whole, grey), torch.where(masks, grey, whole))
-        predicted = [loaded.method.predict(loaded.model, pictures, loaded.task)["scores"] for pictures in shown]
-        scores = [values.double().gather(1, labels[:, None])[:, 0] for values in predicted]  # (N,) each
-        full, alone, context = scores
-        shares = [(part / full.clamp_min(1e-6)).clamp(0, 1) for part in (alone, context)]
-        table = torch.stack([*scores, *shares], dim=1).cpu().tolist()
-        mine += [(s.picture, s.region.label, values) for s, values in zip(samples, table, strict=True)]
-    rows = sorted(gathered(accelerator, mine))
+    for images, samples in object_batches(dataset, places, against.kind, accelerator, skipped, batch_size=batch_size):
+        shown, kept = [], []
+        for sample in samples:
+            hidden = widened(sample.region.box)
+            other = donors.choose(sample, hidden)
+            if other is None or hidden.mean() > 0.9:
+                skipped["no image without the class" if other is None else "no context"] += 1
+                continue
+            shown.append(versions(images[sample.slot], sample, hidden, other.to(images.device)))
+            kept.append(sample)
+        if not kept:
+            continue
+        labels = torch.tensor([sample.region.label for sample in kept], device=images.device)[:, None]
+        scores = [
+            loaded.method.predict(loaded.model, pictures, loaded.task)["scores"].double().gather(1, labels)[:, 0]
+            for pictures in torch.stack(shown, dim=1)  # (N, 3, H, W) each
+        ]
+        rows = torch.stack(scores, dim=1).cpu().tolist()
+        mine += [(s.picture, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
+    found = sorted(gathered(accelerator, mine))
     counts: Counter[str] = Counter()
     for part in gathered(accelerator, [dict(skipped)]):
         counts.update(part)
-    if not rows:
-        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to take away")
-    pictures = np.array([picture for picture, _, _ in rows])
-    columns = dict(zip(COLUMNS, np.array([values for _, _, values in rows]).T, strict=True))
+    if not found:
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to take away ({words})")
+    if table and accelerator.is_main_process:
+        paths, classes = [record.path for record in dataset.records], dataset.index.classes
+        write_csv(
+            table,
+            [
+                ["picture", "path", "class", *COLUMNS],
+                *(
+                    [place, paths[place], classes[label], *(f"{value:.8g}" for value in values)]
+                    for place, label, values in found
+                ),
+            ],
+        )
+    columns = dict(zip(COLUMNS, np.array([values for _, _, values in found]).T, strict=True))
+    figures = {name: Ratio.mean(values) for name, values in columns.items()}
+    figures |= {name: Ratio(columns[part], columns["probability"]) for name, part in RELIANCE_SHARES.items()}
+    pictures = np.array([place for place, _, _ in found])
+    means = {name: figure.value for name, figure in figures.items()}
+    fills = [means[name] for name in FILLS]
+    edges: dict[str, Interval | None] = {name: interval(figure, pictures) for name, figure in figures.items()}
     return {
         "truth": against.kind,
         "truth_reason": against.reason,
-        "samples": len(rows),
+        "margin": MARGIN,
+        "donors": len(donors.donors),
+        "samples": len(found),
         "skipped": dict(counts),
-        "means": {name: float(values.mean()) for name, values in columns.items()},
-        "intervals_95": {name: interval(Ratio.mean(values), pictures) for name, values in columns.items()},
+        "means": {**means, "fill_spread": max(fills) - min(fills)},
+        "intervals_95": edges,
     }
 
 
@@ -100,6 +220,7 @@ class RelianceProbe(Probe):
             measured.accelerator,
             truth=job.truth,
             batch_size=job.batch_size,
+            table=measured.stored / RELIANCE_SAMPLES if measured.stored else None,
         )
 
     def heading(self, content: dict[str, Any]) -> str:

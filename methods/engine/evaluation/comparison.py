@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attnbias.data.index import Task
 from attnbias.data.reading import reading
-from attnbias.methods.engine.attention_measures import AttentionMeasure, compared_measures
+from attnbias.methods.engine.attention_measures import compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names
@@ -35,7 +34,13 @@ from attnbias.methods.engine.statistics import (
     unpaired,
 )
 from attnbias.methods.engine.stored import known_method
-from attnbias.methods.engine.stored_evaluations import Scores, StoredEvaluation, stored_evaluations
+from attnbias.methods.engine.stored_evaluations import (
+    RELIANCE_SHARES,
+    Samples,
+    Scores,
+    StoredEvaluation,
+    stored_evaluations,
+)
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
@@ -83,6 +88,10 @@ class Figure(NamedTuple):
 
     value: float
     interval_95: Interval | None
+
+
+SILHOUETTES = ("kept", "reliance")
+"""Reliance as it was measured until objects were taken away with their silhouettes: of runs stored before."""
 
 
 def read_run(path: Path) -> Run:
@@ -149,8 +158,8 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
             lines += _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
         lines += _attention(split, runs, evaluations, kind)
         lines += _groups(split, evaluations)
-        for part, measures in (("reliance", ("kept", "reliance")), ("faithfulness", ("deletion", "insertion"))):
-            lines += _plain(split, evaluations, part, measures)
+        lines += _reliance(split, evaluations)
+        lines += _plain(split, evaluations, "faithfulness", ("deletion", "insertion"))
         lines += _robustness(split, evaluations)
     return _read_together(lines + _gaps(lines))
 
@@ -196,9 +205,10 @@ def _estimated(split: str, measure: str, found: Sequence[Estimate | None], same:
 def _context(scores: Scores, evaluation: StoredEvaluation) -> dict[str, Estimate]:
     """Average precision of the classes that a run's pairs name, with their company and without it, and the gap."""
     pairs = (evaluation.content.get("context") or {}).get("pairs", ())
-    kept = [pair for pair in pairs if pair["cooccur_AP"] is not None and pair["exclusive_AP"] is not None]
-    classes = list(evaluation.content.get("classes", ()))
-    if not kept or not {pair[key] for pair in kept for key in ("class", "context")} <= {*classes}:
+    kept = [pair for pair in pairs if pair.get("cooccur_AP") is not None and pair.get("exclusive_AP") is not None]
+    classes = evaluation.content.get("classes", [])
+    named = {pair.get(key) for pair in kept for key in ("class", "context")}
+    if not kept or not named <= {*classes} or len(classes) != scores.scores.shape[1]:
         return {}
     own, company = ([classes.index(pair[key]) for pair in kept] for key in ("class", "context"))
     there, beside = scores.targets[:, own] == 1, scores.targets[:, company] == 1  # (N, pairs)
@@ -233,14 +243,17 @@ def _attention(
         changes: list[Change | None] = [None] * len(runs)
         if samples[0] is not None and measure.compared == "paired":
             for place, other in enumerate(samples[1:], start=1):
-                changes[place] = None if other is None else _paired(samples[0], other, measure)
+                changes[place] = None if other is None else _paired(samples[0], other, measure.name, flags=measure.flag)
         lines.append(Line(split, measure.name, values, changes))
     return lines
 
 
-def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], measure: AttentionMeasure) -> Change | None:
-    """The change on samples (picture and class) that both have, where both were measured so."""
-    if measure.name not in first.keys() & other.keys():
+def _paired(
+    first: Samples, other: Samples, over: str, under: str | None = None, *, flags: bool = False
+) -> Change | None:
+    """The change, of a mean or of a ratio of means, on samples (picture and class) that both have, where both were
+    measured so."""
+    if not {over, under or over} <= first.keys() & other.keys():
         return None
     keys = [list(zip(table["picture"].tolist(), table["class"].tolist(), strict=True)) for table in (first, other)]
     places = {key: place for place, key in enumerate(keys[1])}
@@ -248,9 +261,23 @@ def _paired(first: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]], meas
     if not len(pairs) or not np.array_equal(first["path"][pairs[:, 0]], other["path"][pairs[:, 1]]):
         return None
     before, after = (
-        Ratio.mean(table[measure.name][column]) for table, column in zip((first, other), pairs.T, strict=True)
+        Ratio(table[over][column], table[under][column]) if under else Ratio.mean(table[over][column])
+        for table, column in zip((first, other), pairs.T, strict=True)
     )
-    return change(before, after, first["picture"][pairs[:, 0]], flags=measure.flag)
+    return change(before, after, first["picture"][pairs[:, 0]], flags=flags)
+
+
+def _reliance(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """What the object and the context alone leave; paired, but for runs that were stored when silhouettes were left."""
+    lines = []
+    tables = [each.reliance_samples() if each else None for each in evaluations]
+    for line in _plain(split, evaluations, "reliance", (*RELIANCE_SHARES, *SILHOUETTES)):
+        if line.measure in RELIANCE_SHARES and tables[0]:
+            part = RELIANCE_SHARES[line.measure]
+            changes = [_paired(tables[0], table, part, "probability") if table else None for table in tables[1:]]
+            line = replace(line, changes=[None, *changes])
+        lines.append(line)
+    return lines
 
 
 def _groups(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
@@ -291,7 +318,8 @@ def _plain(
     found = [each.content.get(part) if each else None for each in evaluations]
     if not any(found):
         return []
-    return [_apart(split, name, [_figure(part, name) for part in found]) for name in measures]
+    lines = [_apart(split, name, [_figure(part, name) for part in found]) for name in measures]
+    return [line for line in lines if any(value is not None for value in line.values)]
 
 
 def _figure(part: Mapping[str, Any] | None, name: str) -> Figure | None:
