@@ -16,7 +16,7 @@ from attnbias.methods.csra.attention import class_maps
 from attnbias.methods.csra.convert import convert, infer
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import CSRARecipe, schedule
-from attnbias.methods.engine.backbones import build_backbone, fit_position_embedding, load_backbone
+from attnbias.methods.engine.backbones import build_backbone, fit_resolution, load_backbone
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
@@ -92,7 +92,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
 
     def fit_resolution(self, model: CSRA, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample a ViT's position embedding to the model's picture size: 224 and 448 pixels are published."""
-        return fit_position_embedding(model.get_submodule("backbone"), state, "backbone.model.pos_embed")
+        return fit_resolution(model.backbone, state, "backbone.")
 
     infer = staticmethod(infer)
 

@@ -6,22 +6,29 @@ their parameter names; timm's keep theirs below `model.`.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import re
+import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torchvision
-from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
 from attnbias.weights.files import load_strict
+
+LOG = logging.getLogger(__name__)
 
 ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"}
 """Short names of the papers -> timm's."""
@@ -31,6 +38,9 @@ TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
+
+REFUSED = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What timm's networks raise for images, and its rules for weights, that are not theirs."""
 
 NOT_A_CHAIN = ("googlenet", "inception_v3", "maxvit_t", "vit_")
 """torchvision's networks (by the beginnings of their names) whose children cannot simply be run one after another."""
@@ -64,28 +74,78 @@ class TinyFeatures(nn.Sequential):
 
 
 class TimmFeatures(nn.Module):
-    """A timm network without its head; its patch tokens are laid out as a grid."""
+    """A timm network up to its pooling; its patch tokens are laid out as a grid.
 
-    def __init__(self, model: Any) -> None:
+    What `forward_features` does not use (head, norm of the head, attention pool) is taken out of the network: it would
+    never receive a gradient, and several processes would wait for it.
+
+    Args:
+        build: makes the network with fresh weights, as timm.create_model does; asked with `num_classes=0`.
+        image_size: side of the square images that the network is built for.
+
+    Raises:
+        UsageError: the network gives no feature map for such images.
+    """
+
+    def __init__(self, build: Callable[..., Any], image_size: int) -> None:
         super().__init__()
-        self.model = model
-        self.num_features: int = model.num_features
+        self._build = build
+        self.model = build(num_classes=0)
+        # Shapes and the ways of gradients, without computing, drawing random numbers, or asking who builds it.
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+            outline = build(num_classes=0)
+            features = outline.forward_features(torch.zeros(2, 3, image_size, image_size))
+            self.prefix_tokens = _prefix_tokens(outline, features)
+            unreached = _unreached(outline, features)
+        self.channels_last = getattr(outline, "output_fmt", "NCHW") == "NHWC"
+        self.num_features: int = features.shape[1 if features.ndim == 4 and not self.channels_last else -1]
+        _take_out(self.model, unreached)
 
-    @classmethod
-    def of(cls, name: str, image_size: int) -> TimmFeatures:
-        """Build with fresh weights, position embeddings made for `image_size`."""
-        config = timm.get_pretrained_cfg(name)
-        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        return cls(timm.create_model(name, num_classes=0, **size))
+    def outline(self) -> Any:
+        """The whole network with its classifier, as names and shapes."""
+        with torch.device("meta"):
+            return self._build()
 
     def forward(self, images: Tensor) -> Tensor:
         """Map pictures (B, 3, H, W) to features (B, D, h, w)."""
         features: Tensor = self.model.forward_features(images)
-        if features.ndim == 3:  # (B, N, D)
-            return token_grid(features, tuple(images.shape[-2:]))
-        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            return features.permute(0, 3, 1, 2)
-        return features
+        if features.ndim == 3:  # (B, prefix tokens + N, D)
+            return token_grid(features[:, self.prefix_tokens :], tuple(images.shape[-2:]))
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+def _prefix_tokens(network: Any, features: Any) -> int:
+    """The tokens before those of the patches among features (B, N, D) of square images; 0 for a feature map."""
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        raise ValueError("it gives no single feature map")
+    if features.ndim == 4:
+        return 0
+    count = features.shape[1]
+    told: int | None = getattr(network, "num_prefix_tokens", None)
+    side = isqrt(count if told is None else count - told)
+    prefix = count - side**2
+    if count == 1 or prefix != (prefix if told is None else told):
+        raise ValueError(f"its {count} token{'s are' if count > 1 else ' is'} no grid of patches")
+    return prefix
+
+
+def _unreached(network: nn.Module, features: Tensor) -> set[str]:
+    """Names of the parameters that features do not depend on."""
+    parameters = dict(network.named_parameters())
+    gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+
+
+def _take_out(network: nn.Module, unreached: set[str]) -> None:
+    """Replace modules whose every parameter is unreached by nothing, and take out what is unreached in the others."""
+    for name, module in list(network.named_modules()):
+        own = {parameter for parameter, _ in module.named_parameters(prefix=name)}
+        if name and own and own <= unreached:
+            network.set_submodule(name, nn.Identity())
+            unreached = unreached - own
+    for name in unreached:
+        owner, _, leaf = name.rpartition(".")
+        network.get_submodule(owner).register_parameter(leaf, None)
 
 
 Backbone = TorchvisionFeatures | TinyFeatures | TimmFeatures
@@ -102,48 +162,97 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     if name == "tiny":
         return TinyFeatures()
     if name == "tiny_vit":
-        return TimmFeatures(VisionTransformer(image_size, num_classes=0, **TINY_VIT))
+        return TimmFeatures(partial(VisionTransformer, image_size, **TINY_VIT), image_size)
     chains = [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(NOT_A_CHAIN)]
     if name in chains:
         return TorchvisionFeatures(name)
-    if not timm.is_model(ALIASES.get(name, name)):
+    timm_name = ALIASES.get(name, name)
+    if not timm.is_model(timm_name):
         known = ["tiny", "tiny_vit", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
             "expected tiny, tiny_vit, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
         )
     try:
-        return TimmFeatures.of(ALIASES.get(name, name), image_size)
-    except (AssertionError, ValueError) as error:
-        raise UsageError(f"backbone {name} cannot take pictures of {image_size} pixels: {error}") from None
+        config = timm.get_pretrained_cfg(timm_name)
+        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+        return TimmFeatures(partial(timm.create_model, timm_name, **size), image_size)
+    except REFUSED as error:
+        why = str(error) or f"{type(error).__name__} inside it"
+        raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {why}") from None
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load published classification weights into a backbone, their classifier left out.
+    """Load published classification weights into a backbone, and log what was resampled or left out.
 
-    Takes torchvision's and timm's names, and those of Microsoft's Swin files; a ViT's position embedding for another
-    input size is resampled.
+    Takes torchvision's and timm's names, and those of the networks' first publishers that timm translates; what depends
+    on the input size, such as a position embedding, is resampled to the backbone's.
 
     Raises:
         WeightsError: a name lacks, is too many, or has another shape.
     """
-    target: Any = backbone
     if isinstance(backbone, TimmFeatures):
-        target, state = backbone.model, fit_position_embedding(backbone, swin_to_timm(state), "pos_embed")
-    load_strict(target, {n: value for n, value in state.items() if n.split(".")[0] not in POOLING_AND_AFTER}, path)
+        network, outline = backbone.model, backbone.outline()
+        fitted, unused = _fitted(network, outline, state), outline.state_dict().keys() - network.state_dict().keys()
+    else:
+        network, fitted, unused = backbone, state, set()
+    wanted = {n: v for n, v in fitted.items() if n not in unused and n.split(".")[0] not in POOLING_AND_AFTER}
+    load_strict(network, wanted, path)
+    LOG.warning("backbone: %s", _report(state, fitted, wanted))
 
 
-def fit_position_embedding(backbone: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Resample a ViT's position embedding, `name` in `state`, to the grid that the backbone was built for.
+def fit_resolution(backbone: nn.Module, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Resample what depends on the input size in a timm backbone's own weights, whose names begin with `prefix`.
 
-    Bicubic, antialiased; the class token's is kept. States without it, or that fit, come back unchanged.
+    States that fit, and those of other networks, come back unchanged.
     """
-    network: Any = getattr(backbone, "model", None)
-    given, own = state.get(name), getattr(network, "pos_embed", None)
-    if given is None or own is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
+    if not isinstance(backbone, TimmFeatures):
         return state
-    grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
-    return {**state, name: resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
+    prefix = f"{prefix}model."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not own or own.keys() != backbone.model.state_dict().keys():
+        return state
+    outline = backbone.outline()
+    # With its head, which timm knows its own files by.
+    whole = {name: torch.zeros(value.shape) for name, value in outline.state_dict().items()} | own
+    fitted = _fitted(backbone.model, outline, whole)
+    return {**state, **{prefix + name: fitted[name] for name in own if name in fitted}}
+
+
+def _fitted(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under timm's names and in the network's shapes, by timm's own rules for the network's family.
+
+    Weights that fit, and those that the family's rules do not know, come back unchanged.
+    """
+    own = network.state_dict()
+    rules = getattr(sys.modules[type(outline).__module__], "checkpoint_filter_fn", None)
+    if rules is None or all(name in state and state[name].shape == value.shape for name, value in own.items()):
+        return state
+    renames = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(rules).parameters else {}
+    try:
+        fitted: dict[str, Tensor] = rules(dict(state), outline, **renames)
+    except REFUSED:
+        return state
+    return fitted
+
+
+def _report(given: dict[str, Tensor], fitted: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """What became of a file's weights, in words."""
+    left_out = sorted({name.rpartition(".")[0] or name for name in fitted.keys() - wanted.keys()})
+    resampled = [
+        f"{name} {_shape(given[name])} to {_shape(value)}"
+        for name, value in wanted.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    parts = [f"{len(wanted)} tensors loaded"]
+    for words, names in (("resampled", resampled), ("left out", left_out)):
+        if names:
+            parts.append(f"{words}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}")
+    return "; ".join(parts)
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(map(str, value.shape))
 
 
 def swin_to_timm(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from attnbias.data.transforms import basic
 from attnbias.data.transforms.cutout import RandomCutout
 from attnbias.data.transforms.multiscale_crop import MARGIN, MultiScaleCrop
 from attnbias.data.transforms.randaugment import RandAugmentPolicy
-from attnbias.methods.engine.backbones import build_backbone, load_backbone
+from attnbias.methods.engine.backbones import build_backbone, fit_resolution, load_backbone
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
@@ -119,6 +119,10 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
     def fit_classes(self, state: dict[str, Tensor], recipe: IDARecipe) -> dict[str, Tensor]:
         """Start VOC from a model of COCO: its 80 classes hold VOC's 20."""
         return coco_to_voc(state) if recipe.dataset == "voc07" else state
+
+    def fit_resolution(self, model: IDA, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample what depends on the image size in a timm backbone, such as Swin's relative positions."""
+        return fit_resolution(model.backbone, state, "backbone.")
 
     def load_backbone(self, model: IDA, recipe: IDARecipe, state: dict[str, Tensor], path: Path) -> None:
         """Fill the backbone from ImageNet weights of torchvision, timm or Microsoft's Swin release."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -108,11 +109,10 @@ def _model(case: Golden) -> CSRA:
     config.only(cutmix=None)
     if vit and "factory" not in config:
         sizes = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
-        network = timm.create_model(
-            "vit_base_patch16_224", num_classes=0, global_pool="", **{n: config[n] for n in sizes if n in config}
-        )
+        vit_sizes = {n: config[n] for n in sizes if n in config}
+        network = partial(timm.create_model, "vit_base_patch16_224", global_pool="", **vit_sizes)
         head = MultiHeadClassifier(config["embed_dim"], classes, TEMPERATURES[heads], config["lam"])
-        model = CSRA(TimmFeatures(network), head)
+        model = CSRA(TimmFeatures(network, vit_sizes["img_size"]), head)
     else:
         told = METHOD.infer(state)
         assert (told["num_heads"], told["num_classes"]) == (heads, classes)
