@@ -132,6 +132,40 @@ def test_the_first_images_of_the_split_that_was_typed_are_drawn(
     assert [item["name"] for item in page["items"]] == [record.path for record in index.records[:count]]
 
 
+def test_as_many_of_one_s_own_images_are_drawn_as_typed(model: Path, image: Path, tmp_path: Path) -> None:
+    page = visualize("--load-from", model, image.parent, "--limit", 2, out=tmp_path / "out")
+    assert [Path(item["name"]).name for item in page["items"]] == [
+        file.name for file in sorted(image.parent.iterdir())
+    ][:2]
+
+
+def test_the_highest_peaks_are_looked_for_in_the_whole_split(
+    model: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbias.cli.visualize.SPLIT_LIMIT", 3)
+    common = ("--load-from", model, "--data-root", demo_root)
+    assert visualize(*common, out=tmp_path / "out")["source"] == "demo, split val, first 3 of 24"
+    assert visualize(*common, "--top", 1, out=tmp_path / "out")["source"].startswith("demo, split val, first 24 of 24")
+
+
+@pytest.mark.parametrize("size", [(150, 100), (300, 400)])
+def test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw(size: tuple[int, int], tmp_path: Path) -> None:
+    """LLB's pipeline cuts the middle out; small images are enlarged, and the part with them."""
+    model = write_model(tmp_path / "model.safetensors", method="llb")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+    image.save(tmp_path / "noise.png")
+    out = tmp_path / "out"
+    visualize("--load-from", f"llb:{model}", tmp_path / "noise.png", "--classes", 3, "--map", "gradcam", out=out)
+    with np.load(out / "maps.npz") as arrays:
+        ((x, y, width, height),) = arrays["frame_0"].tolist()
+    assert min(width, height) < 0.8, "all of the image is seen"
+    scale = max(1, SMALLEST / min(size))
+    shown = image.resize((round(scale * size[0]), round(scale * size[1])), Image.Resampling.BICUBIC)
+    frame = x * shown.width, y * shown.height, width * shown.width, height * shown.height
+    expected = np.asarray(draw(shown, stretched(first_map(out)), frame=frame))
+    assert np.abs(drawn(out, "0000_noise.digit_3.png").astype(int) - expected).max() <= 1
+
+
 def test_fields_of_the_recipe_are_those_that_were_typed(model: Path, image: Path, tmp_path: Path) -> None:
     asked = ("--classes", 3, "--image-size", 32, "--lam", 0.125)
     page = visualize("--load-from", model, image, *asked, out=tmp_path / "out")
@@ -140,12 +174,31 @@ def test_fields_of_the_recipe_are_those_that_were_typed(model: Path, image: Path
     assert first_map(tmp_path / "out").shape == (4, 4)
 
 
+def predicted(model: Path, image: Path, folder: Path) -> NDArray[np.float64]:
+    """Scores of all classes, as `predict` says."""
+    table = folder / "scores.csv"
+    attnbias("predict", "--load-from", model, image, "--gpus", 0, "--csv", table, "--overwrite", expect=0)
+    _, row = csv.reader(table.read_text().splitlines())
+    return np.array(row[1:], dtype=float)
+
+
+def test_of_several_models_predictions_those_of_the_highest_score_of_any_are_drawn_first(
+    image: Path, tmp_path: Path
+) -> None:
+    classes = tuple(f"class {number:02}" for number in range(60))
+    models = [write_model(tmp_path / f"{seed}.safetensors", classes=classes, seed=seed) for seed in (0, 1)]
+    scores = np.array([predicted(model, image, tmp_path) for model in models])
+    loads = [word for model in models for word in ("--load-from", model)]
+    (item,) = visualize(*loads, image, out=tmp_path / "out")["items"]
+    highest = scores.max(axis=0)
+    assert highest[item["labels"]] == pytest.approx(np.sort(highest)[::-1][:MOST_CLASSES], abs=2e-6)
+    assert all((scores[number] == highest)[item["labels"]].any() for number in (0, 1))
+
+
 def test_of_many_predicted_classes_the_highest_scored_are_drawn_first(image: Path, tmp_path: Path) -> None:
     classes = tuple(f"class {number:02}" for number in range(60))
     model = write_model(tmp_path / "model.safetensors", classes=classes)
-    attnbias("predict", "--load-from", model, image, "--gpus", 0, "--csv", tmp_path / "scores.csv", expect=0)
-    _, row = csv.reader((tmp_path / "scores.csv").read_text().splitlines())
-    scores = np.array(row[1:], dtype=float)
+    scores = predicted(model, image, tmp_path)
     assert (scores >= 0.5).sum() > MOST_CLASSES
     (item,) = visualize("--load-from", model, image, out=tmp_path / "out")["items"]
     assert scores[item["labels"]] == pytest.approx(np.sort(scores)[::-1][:MOST_CLASSES], abs=2e-6)
