@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.evaluation.probe import Probe
 
 
-def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
+def show_results(results: list[Json], per_class: bool) -> None:
     """Print the results of `validate`; with `per_class`, also the measure of each class."""
     from attnbias.methods.engine.validate import probes
 
@@ -53,7 +54,7 @@ def show_results(results: list[dict[str, Any]], per_class: bool) -> None:
         _show_per_class(results)
 
 
-def _show_robustness(results: list[dict[str, Any]]) -> None:
+def _show_robustness(results: list[Json]) -> None:
     """One table of all tests: a row a test, a column a run and measure."""
     from attnbias.methods.engine.metrics import names
 
@@ -77,7 +78,7 @@ def _show_robustness(results: list[dict[str, Any]]) -> None:
             say(f"{row['test']}: {row['note']}", style="yellow")
 
 
-def _show_left_out(result: dict[str, Any], probes: Sequence[Probe]) -> None:
+def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
     split, told = result["split"], list(result["rules"])
     if result["decode"] == "fast":
@@ -97,7 +98,7 @@ def _show_left_out(result: dict[str, Any], probes: Sequence[Probe]) -> None:
         say(f"{split}: {line}", style="yellow")
 
 
-def _show_per_class(results: list[dict[str, Any]]) -> None:
+def _show_per_class(results: list[Json]) -> None:
     from attnbias.methods.engine.metrics import names
 
     of_class = names(lambda metric: metric.of_class)

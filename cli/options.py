@@ -30,6 +30,7 @@ from attnbias.methods.engine.recipe import (
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
+from attnbias.methods.engine.types import Fields
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
@@ -112,7 +113,7 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
     return annotation, {}
 
 
-def typed_fields(method: Description, values: dict[str, Any]) -> dict[str, Any]:
+def typed_fields(method: Description, values: Fields) -> Fields:
     """The recipe fields that a person typed, out of all keyword arguments of a command."""
     fields = method.recipe_type.model_fields
     typed = {name: values[name] for name in (*fields, *OLD_NAMES) if values.get(name) is not None}
@@ -121,9 +122,7 @@ def typed_fields(method: Description, values: dict[str, Any]) -> dict[str, Any]:
     return {name: None if name in off else value for name, value in typed.items()}
 
 
-def resolve_recipe(
-    method: Description, recipe: str | None, typed: dict[str, Any]
-) -> tuple[Recipe, str, NamedRecipe | None]:
+def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> tuple[Recipe, str, NamedRecipe | None]:
     """The recipe in force, its name, and the named recipe it came from: name or file, then flags over it."""
     path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
     if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):

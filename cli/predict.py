@@ -6,7 +6,7 @@ import json
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,7 @@ from attnbias.cli.shared import (
     Workers,
 )
 from attnbias.data.atomic import replacing
+from attnbias.data.reading import Json
 from attnbias.methods import METHODS
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import say, say_json
@@ -158,11 +159,11 @@ def run_job(text: str) -> None:
         _write(job, loaded, predictions)
 
 
-def _write(job: dict[str, Any], loaded: Loaded, predictions: Predictions) -> None:
+def _write(job: Json, loaded: Loaded, predictions: Predictions) -> None:
     """Write the files that were asked for, or a line a picture."""
     from attnbias.methods.engine.evaluation.predict import chosen
 
-    pictures: list[dict[str, Any]] = []
+    pictures: list[Json] = []
     for path, scores in zip(predictions.paths, predictions.scores, strict=True):
         labels = chosen(scores, loaded.task == "multilabel", job["top_k"], job["threshold"])
         named = [{"class": loaded.classes[label], "score": round(float(scores[label]), 6)} for label in labels]

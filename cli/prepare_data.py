@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from attnbias.cli.shared import DataRoot
 from attnbias.data.names import unfit_name
+from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
@@ -132,7 +133,7 @@ def prepare_data(
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
     drawn = None if val_fraction is not None else seed
     typed = {"preset": preset, "size": size, "seed": drawn, "train": train, "eval": evaluation}
-    settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
+    settings: Json = {option: value for option, value in typed.items() if value is not None}
     if own and (source is not None or download or offline):
         raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
     if called is not None and not own:
@@ -212,7 +213,7 @@ def fetch_progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
     with waiting_bar(error=True) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: Json = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:

@@ -20,6 +20,7 @@ from attnbias.cli.options import (
 )
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.types import Fields
 
 OPTIONS, FLAGS = "attnbias.recipe_options", "attnbias.recipe_flags"
 """Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them."""
@@ -51,7 +52,7 @@ def recipe_flags(context: typer.Context) -> list[str]:
     return flags
 
 
-def read_flags(method: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
+def read_flags(method: str, flags: list[str]) -> tuple[str, Fields]:
     """The method (that of `--task`, where it is typed) and its recipe fields, as `attnbias val METHOD` reads them.
 
     Raises:
@@ -60,7 +61,7 @@ def read_flags(method: str, flags: list[str]) -> tuple[str, dict[str, Any]]:
     name, *words = of_task([method, *flags])
     known = get_description(name)
 
-    def fields(**values: Any) -> dict[str, Any]:
+    def fields(**values: Any) -> Fields:
         return typed_fields(known, values)
 
     reader = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -86,7 +87,7 @@ def _text_options(methods: Iterable[str]) -> list[Any]:
         annotation: Any = Annotated[bool | None, option] if is_switch else Annotated[str | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
-    def fields(**values: Any) -> None:
+    def fields(**values: object) -> None:
         """Only its signature is of use."""
 
     holder = typer.Typer(add_completion=False)

@@ -19,6 +19,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.screen import say, waiting_bar
+from attnbias.methods.engine.types import Fields
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.display.look import Column, Photo, Seen
@@ -42,7 +43,7 @@ class Request:
     load_from: list[str]
     paths: list[Path]
     recipe: str | None
-    fields: dict[str, Any]
+    fields: Fields
     split: str
     limit: int | None
     top: int | None

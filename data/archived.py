@@ -9,12 +9,13 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.errors import DataError
+from attnbias.data.reading import Json
 
 
 class _Batches(NamedTuple):
@@ -115,8 +116,8 @@ def _members(file: tarfile.TarFile, folder: str, names: Sequence[str]) -> list[b
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles what the CIFAR batches hold, dictionaries with NumPy arrays, and nothing that could run code."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        reconstruct: Any = np.zeros(0).__reduce__()[0]
+    def find_class(self, module: str, name: str) -> object:
+        reconstruct: object = np.zeros(0).__reduce__()[0]
         allowed = {"_reconstruct": reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
         if module.split(".")[0] == "numpy" and name in allowed:
             return allowed[name]
@@ -125,6 +126,6 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
 
 
-def _unpickle(content: bytes) -> dict[str, Any]:
-    batch: dict[str, Any] = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+def _unpickle(content: bytes) -> Json:
+    batch: Json = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     return batch

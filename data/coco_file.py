@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import collector_paused
 from attnbias.data.index_check import LARGEST_SIDE
-from attnbias.data.reading import shown
+from attnbias.data.reading import Json, shown
 
 KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
 """What each entry of each list must have."""
 
 
 @collector_paused()
-def read_coco_file(path: Path) -> dict[str, Any]:
+def read_coco_file(path: Path) -> Json:
     """Read an instances file whose categories, images and annotations fit together.
 
     Image ids that are no whole numbers are replaced by the places in the file's list.
@@ -37,11 +36,11 @@ def read_coco_file(path: Path) -> dict[str, Any]:
         _check(content)
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path} is no COCO instances file: {error}") from None
-    checked: dict[str, Any] = content
+    checked: Json = content
     return checked
 
 
-def usable_segmentation(annotation: Mapping[str, Any]) -> list[list[float]] | dict[str, Any] | None:
+def usable_segmentation(annotation: Json) -> list[list[float]] | Json | None:
     """The polygons of three points or more of an annotated object, or its run lengths; None where it has neither."""
     found = annotation.get("segmentation")
     if isinstance(found, dict):
@@ -51,7 +50,7 @@ def usable_segmentation(annotation: Mapping[str, Any]) -> list[list[float]] | di
     return [p for p in found if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and _finite(p)] or None
 
 
-def _check(content: Any) -> None:
+def _check(content: Json) -> None:
     """Raise ValueError where the lists do not fit together; number the images where their ids are no numbers."""
     for kind, keys in KEYS.items():
         entries = content.get(kind) if isinstance(content, dict) else None
@@ -91,12 +90,12 @@ def _check(content: Any) -> None:
             image["id"] = place
 
 
-def _is_box(box: Any) -> bool:
+def _is_box(box: object) -> bool:
     """Whether it is x, y, width and height, of a size that an index takes."""
     if not (isinstance(box, list) and len(box) == 4 and _finite(box)):
         return False
     return min(box[2:]) >= 0 and max(map(abs, box)) <= LARGEST_SIDE
 
 
-def _finite(values: Sequence[Any]) -> bool:
+def _finite(values: Sequence[object]) -> bool:
     return all(isinstance(value, (int, float)) and isfinite(value) for value in values)

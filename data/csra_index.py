@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.reading import Json
 
 CSRA_COCO_CLASSES = 80
 OFFICIAL_COCO = ["instances_train2014.json", "instances_val2014.json"]
@@ -71,7 +71,7 @@ def csra_voc(trainval: Index, test: Index, data_path: str) -> dict[str, str]:
     shared = {record.path for record in trainval.records}
     files: dict[str, str] = {}
     for index in (trainval, test):
-        records: list[dict[str, Any]] = []
+        records: list[Json] = []
         for record in sorted(index.records, key=lambda record: record.path):
             # The program holds one label list for an id that is in both splits: it turns binary in both.
             values = {1: 1, 0: 0, -1: 0} if record.path in shared else {1: 1, 0: -1, -1: 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels
 from attnbias.data.index import Index, Record
 from attnbias.data.pictures import Decode, read_picture
+from attnbias.data.transforms.basic import Transform
 
 
 class SampleKey(NamedTuple):
@@ -30,7 +31,11 @@ class SampleKey(NamedTuple):
     epoch: int = 0
 
 
-class PictureDataset(Dataset[dict[str, Any]]):
+Sample = dict[str, Any]
+"""What a dataset gives of an image, and its batches hold of many: see `Batch` in methods/engine/types.py."""
+
+
+class PictureDataset(Dataset[Sample]):
     """The samples of one split, in the order of its index.
 
     `dataset[SampleKey(sample, epoch)]` (or `dataset[index]`, epoch 0) gives {"image": whatever the transform returns,
@@ -56,7 +61,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         index: Index,
-        transform: Callable[..., Any],
+        transform: Transform,
         *,
         seed: int = 0,
         drop_unlabelled: bool = False,
@@ -94,7 +99,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey | int) -> Sample:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
             picture = self.picture(index) if self.decode == "exact" else self._tensor(index)
@@ -106,7 +111,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
             image = self.transform(picture)
         return {"image": image, "target": self.target(index), "index": index}
 
-    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         """Make a batch of samples; a loader's collate function."""
         return collate(samples)
 
@@ -145,7 +150,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         boxes = [[box.x - left, box.y - top, box.w, box.h] for box in record.boxes]
         return torch.tensor(boxes).reshape(-1, 4), torch.tensor([box.label for box in record.boxes], dtype=torch.int64)
 
-    def with_boxes(self, index: int) -> tuple[Any, Tensor, Tensor]:
+    def with_boxes(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """One transformed sample and where its boxes went: image, boxes (K, 4) as x, y, w, h, classes (K,).
 
         The transform must be made of torchvision v2 transforms, which move pictures and boxes together.
@@ -174,14 +179,14 @@ def seeded(*key: int) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
-def begin_batch(samples: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def begin_batch(samples: Sequence[Sample]) -> tuple[list[Sample], Sample]:
     """The samples that could be read, and a batch with their ids and the others' errors."""
     good = [sample for sample in samples if "error" not in sample]
     index = torch.tensor([sample["index"] for sample in good], dtype=torch.int64)
     return good, {"index": index, "errors": [sample["error"] for sample in samples if "error" in sample]}
 
 
-def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+def collate(samples: Sequence[Sample] | Sample) -> Sample:
     """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
 
     Skipped pictures only appear in `errors`; a batch of nothing else has an empty `index` and neither image nor target.

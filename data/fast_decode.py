@@ -9,19 +9,20 @@ very pixels of Pillow's in 0.7 of its time, but is deprecated since 0.29 and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from attnbias.data.transforms.basic import Transform
 
-def pil_step(transform: Callable[..., Any]) -> str | None:
+
+def pil_step(transform: Transform) -> str | None:
     """Name of a pipeline's first step that needs PIL pictures: any but torchvision's second version and ours on it."""
     return next((type(step).__name__ for step in _steps(transform) if not isinstance(step, v2.Transform)), None)
 
 
-def enough_pixels(transform: Callable[..., Any]) -> int | None:
+def enough_pixels(transform: Transform) -> int | None:
     """Pixels a side that are enough for a pipeline: twice what it resizes to, even from its smallest random crop.
 
     None where a step before its resize counts pixels (crops, borders), or nothing is resized.
@@ -35,7 +36,7 @@ def enough_pixels(transform: Callable[..., Any]) -> int | None:
     return None
 
 
-def _steps(transform: Callable[..., Any]) -> Iterator[Any]:
+def _steps(transform: Transform) -> Iterator[object]:
     """The steps of a pipeline, and of the pipelines in it."""
     if isinstance(transform, v2.Compose | transforms.Compose):
         for step in transform.transforms:

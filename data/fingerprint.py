@@ -10,11 +10,10 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from attnbias.data.index import Index, Orientation, Record, Task
 from attnbias.data.prepared import Prepared
-from attnbias.data.reading import FileName, Items, StoredModel, shown
+from attnbias.data.reading import FileName, Items, Json, StoredModel, shown
 
 DIGITS = 8
 """Hexadecimal digits of a record's CRC-32."""
@@ -29,7 +28,7 @@ class Fingerprint(StoredModel):
     classes: Items[FileName]
     orientation: Orientation
     label_values: Items[int] | None
-    settings: dict[str, Any]
+    settings: Json
     """What decided a generated set."""
     records: str
     """The CRC-32 of each record in turn: of its path, labels, crop, label map and text."""

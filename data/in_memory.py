@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset, SampleKey
+from attnbias.data.datasets import PictureDataset, Sample, SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
+from attnbias.data.transforms.basic import Transform
 
 
 class InMemoryPictures(PictureDataset):
@@ -22,9 +23,7 @@ class InMemoryPictures(PictureDataset):
     are those of a PictureDataset.
     """
 
-    def __init__(
-        self, index: Index, transform: Callable[..., Any], *, batched: Callable[..., Tensor], **policies: Any
-    ) -> None:
+    def __init__(self, index: Index, transform: Transform, *, batched: Callable[..., Tensor], **policies: Any) -> None:
         super().__init__(index, transform, **policies)
         self.batched = batched
         """(pixels, sample ids, epochs) -> what `transform` makes of each, for a whole batch on any device."""
@@ -52,7 +51,7 @@ class InMemoryPictures(PictureDataset):
             self._pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return self._pixels
 
-    def __getitems__(self, keys: Sequence[SampleKey | int]) -> dict[str, Any]:
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> Sample:
         """A whole batch of samples, each as in its epoch."""
         pairs = [key if isinstance(key, tuple) else (key, 0) for key in keys]
         index, epoch = torch.tensor(pairs, dtype=torch.int64).unbind(1)

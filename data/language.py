@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbias.data.datasets import PictureDataset, SampleKey, begin_batch, seeded
+from attnbias.data.datasets import PictureDataset, Sample, SampleKey, begin_batch, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text
 from attnbias.data.pictures import read_picture
 from attnbias.data.sets.words import FOLDER as WORDS
+from attnbias.data.transforms.basic import Transform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,7 @@ class LanguageDataset(PictureDataset):
     def __init__(
         self,
         index: Index,
-        transform: Callable[..., Any],
+        transform: Transform,
         *,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
@@ -85,7 +86,7 @@ class LanguageDataset(PictureDataset):
             if (false_image or false_texts) and len(self._first) < 2:
                 raise DataError(f"{index.dataset}/{index.split} has one picture only: there is no other to draw from")
 
-    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey | int) -> Sample:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         sample = super().__getitem__(SampleKey(index, epoch))
         if "error" in sample:
@@ -127,7 +128,7 @@ class LanguageDataset(PictureDataset):
         """Every text of a retrieval split, and the sample that it belongs to (with `pictures_once`)."""
         return Captions(*self.encode([_text(pair).sentence for pair in self.pairs]), torch.from_numpy(self._owner))
 
-    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         """Stack samples; pictures of different sizes are padded with zeros below and at the right."""
         assert not isinstance(samples, dict)
         good, batch = begin_batch(samples)

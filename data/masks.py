@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from attnbias.data.coco_file import read_coco_file, usable_segmentation
 from attnbias.data.errors import DataError
+from attnbias.data.reading import Json
 
 
 class Masks(NamedTuple):
@@ -60,7 +61,7 @@ def count_unmasked(annotations: Path) -> tuple[int, int]:
     return sum(usable_segmentation(item) is None for item in objects), len(objects)
 
 
-def _drawn(item: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+def _drawn(item: Json, height: int, width: int) -> NDArray[np.bool_]:
     """The mask (H, W) of one object: the union of its polygons, or its run lengths, compressed or not.
 
     Raises:
@@ -98,9 +99,9 @@ def _run_lengths(text: str) -> list[int]:
     return lengths
 
 
-def read_categories(annotations: Path) -> list[dict[str, Any]]:
+def read_categories(annotations: Path) -> list[Json]:
     """Categories as the file lists them, each with its id, name and, in most files, supercategory."""
-    categories: list[dict[str, Any]] = _open(annotations)[0].dataset["categories"]
+    categories: list[Json] = _open(annotations)[0].dataset["categories"]
     return categories
 
 

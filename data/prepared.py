@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,7 +19,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.owned import first_foreign, remove_owned
-from attnbias.data.reading import FileName, Items, StoredModel, read_json, reading, shown
+from attnbias.data.reading import FileName, Items, Json, StoredModel, read_json, reading, shown
 from attnbias.data.tally import Counted
 
 MANIFEST = "prepared.json"
@@ -54,7 +54,7 @@ class Prepared(StoredModel):
     """"train" and "val" -> the split that plays the part."""
     source: FileName | None = None
     """The folder that the pictures stand in, where they were not made or fetched here."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Json = Field(default_factory=dict)
     """What decided a generated set; the same settings give the same set."""
     left_out: dict[str, Counted] = Field(default_factory=dict)
     """Files and folders of the source that do not count: reason -> how many, and the first of them."""
@@ -117,7 +117,7 @@ def is_ready(folder: Path) -> bool:
     return all(index_path(folder, split).is_file() for split in prepared.splits)
 
 
-def standing(folder: Path, source: Path | None, settings: Mapping[str, Any], *, replace: bool) -> Prepared | None:
+def standing(folder: Path, source: Path | None, settings: Mapping[str, object], *, replace: bool) -> Prepared | None:
     """The manifest of a set that was prepared here from the same source with the same settings; None where none was.
 
     Raises:
@@ -148,7 +148,7 @@ def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
     remove_owned(folder, owned.fullmatch, parts)
 
 
-def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _different(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     """The settings that differ, as they were."""
     different = [f"{name} {value}" for name, value in before.items() if now.get(name) != value]
     return ", ".join(different + [f"no {name}" for name in now if name not in before])

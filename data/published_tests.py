@@ -5,10 +5,7 @@ The set says so wherever it is read: by `--dataset`, by a flag such as `--imagen
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from torchvision.transforms import v2
 
 from attnbias.data.facts import DatasetFacts
@@ -30,7 +27,7 @@ def competing_classes(index: Index) -> tuple[int, ...] | None:
     return imagenet.subset_indices(index.dataset) if facts is not None and facts.subset else None
 
 
-def competing_scores(scores: NDArray[Any], classes: tuple[int, ...]) -> NDArray[Any]:
+def competing_scores(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
     """Probabilities (N, C) with 0 for every class that does not compete, so that it cannot win."""
     kept = np.zeros_like(scores)
     kept[:, classes] = scores[:, classes]

@@ -108,6 +108,10 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         raise Unfit(f"it is not UTF-8 text: byte {error.start}") from None
 
 
+Json = dict[str, Any]
+"""A JSON object, or what becomes one."""
+
+
 def read_json(path: Path, largest: int = LARGEST) -> Any:
     """Read a JSON file; errors are those of `read_text` and `parse_json`."""
     return parse_json(read_text(path, largest))
@@ -137,7 +141,7 @@ def parse_json(text: str) -> Any:
     return content
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]

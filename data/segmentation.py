@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset, SampleKey, begin_batch, seeded
+from attnbias.data.datasets import PictureDataset, Sample, SampleKey, begin_batch, seeded
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.label_maps import check_size, open_label_map
@@ -44,7 +44,7 @@ class LabelMapDataset(PictureDataset):
             raise DataError(f"{index.dataset}/{index.split} is a {index.task} set; segmentation needs label maps")
         super().__init__(index, transform, seed=seed, on_bad_image=on_bad_image)
 
-    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey | int) -> Sample:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
             picture, labels = self.picture(index), self.label_map(index)
@@ -61,7 +61,7 @@ class LabelMapDataset(PictureDataset):
         """The class of each pixel of one sample as stored, (H, W) with 255 = ignored."""
         return open_label_map(self.index, index)
 
-    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         """Gather samples into a batch: image (B, 3, h, w), target (B, h', w'), index (B,), errors: list of str.
 
         Images, or targets, of different sizes (in evaluation) stay a list, one entry a sample. A batch in which every
@@ -74,7 +74,7 @@ class LabelMapDataset(PictureDataset):
         return batch
 
 
-def _stacked(values: list[Any]) -> Tensor | list[Any]:
+def _stacked(values: list[Tensor]) -> Tensor | list[Tensor]:
     """Tensors of one size as one; others as they are."""
     alike = all(isinstance(value, Tensor) and value.shape == values[0].shape for value in values)
     return torch.stack(values) if alike else values

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.index import Index, Record, Task
 from attnbias.data.label_maps import count_pixels
+from attnbias.data.reading import Json
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = N
     )
 
 
-def _shares(index: Index, pixels: NDArray[np.int64]) -> dict[str, Any]:
+def _shares(index: Index, pixels: NDArray[np.int64]) -> Json:
     """`shares` and `ignored` of a split with label maps."""
     *each, ignored = pixels.sum(axis=0)
     labelled = max(sum(each), 1)

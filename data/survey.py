@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.pictures import Header, read_header
 from attnbias.data.progress import Progress, silent
+from attnbias.data.reading import Json
 from attnbias.data.tally import SHOWN, Tally
 
 UNREADABLE = "image that cannot be read"
@@ -95,9 +95,9 @@ def _inside(record: Record, size: tuple[int, int]) -> bool:
     )
 
 
-def _stated_sizes(annotations: Path) -> dict[Any, tuple[int, int]]:
+def _stated_sizes(annotations: Path) -> dict[object, tuple[int, int]]:
     """Width and height that a COCO file states of each image id, where it does."""
-    images: Iterable[dict[str, Any]] = read_coco_file(annotations)["images"]
+    images: Iterable[Json] = read_coco_file(annotations)["images"]
     return {
         image["id"]: (image["width"], image["height"]) for image in images if image.get("width") and image.get("height")
     }

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Checkpoint:
     """Metadata of a safetensors file, such as the recipe and the class names."""
     layout: str
     """What was found, in words for a person: "state_dict, module. stripped"."""
-    extra: dict[str, Any]
+    extra: dict[str, object]
     """Plain values beside the weights: the epoch, the best score, the fields of `args`."""
     left_out: tuple[str, ...] = ()
     """Names of tensors that are not of the model: the weights of a loss, the state of a metric."""
@@ -83,6 +83,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         raise WeightsError(f"{path} is a folder, expected a weight file" if path.is_dir() else f"no weight file {path}")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty (0 bytes); fetch it again")
+    content: object
     metadata: dict[str, str] = {}
     if path.suffix == ".safetensors":
         content, metadata = _read_safetensors(path)
@@ -125,7 +126,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path} is damaged or no safetensors file ({_first_line(error)}); fetch it again") from None
 
 
-def _read_pickle(path: Path, trust: bool) -> Any:
+def _read_pickle(path: Path, trust: bool) -> object:
     try:
         if not trust:
             if is_archive(path):
@@ -197,7 +198,7 @@ class _Found:
     left_out: tuple[str, ...]
 
 
-def _find_state(content: Any, entry: Entry, depth: int = 0) -> _Found | None:
+def _find_state(content: object, entry: Entry, depth: int = 0) -> _Found | None:
     """The state dict that `content` is or holds under one of the entry's names."""
     if entry == "model" and (state := _as_state(content)) is not None:
         return _unwrapped(state)
@@ -208,7 +209,7 @@ def _find_state(content: Any, entry: Entry, depth: int = 0) -> _Found | None:
     return None
 
 
-def _as_state(content: Any) -> dict[str, Tensor] | None:
+def _as_state(content: object) -> dict[str, Tensor] | None:
     if isinstance(content, nn.Module):  # a whole model; only a trusted pickle can hold one
         content = content.state_dict()
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
@@ -239,7 +240,7 @@ def _strip_wrappers(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return state, f", {stripped} stripped" if stripped else ""
 
 
-def _plain_values(content: Any) -> dict[str, Any]:
+def _plain_values(content: object) -> dict[str, object]:
     values = dict(content) if isinstance(content, Mapping) else {}
     if isinstance(values.get("args"), argparse.Namespace):
         values["args"] = _plain_values(vars(values["args"]))
@@ -247,14 +248,14 @@ def _plain_values(content: Any) -> dict[str, Any]:
     return {name: v for name, v in scalars.items() if _is_plain(v) or (name == "args" and isinstance(v, dict))}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether a value is a number or a text, or a flat list of them: lists in lists can grow without end when shown."""
     if isinstance(value, list | tuple):
         return not any(isinstance(each, list | tuple) for each in value) and all(map(_is_plain, value))
     return value is None or isinstance(value, int | float | str)
 
 
-def _describe(content: Any) -> str:
+def _describe(content: object) -> str:
     return ", ".join(map(_printable, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
 
 

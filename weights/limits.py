@@ -120,7 +120,7 @@ class ScalarType:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def scalar(kind: ScalarType, content: bytes) -> Any:
+def scalar(kind: ScalarType, content: bytes) -> object:
     """Stands for NumPy's scalar constructor: one number out of its bytes."""
     if not (isinstance(kind, ScalarType) and len(content) == kind.dtype.itemsize):
         raise UnpicklingError("a NumPy scalar that is no number")

@@ -34,7 +34,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import Archive
 from attnbias.data.lock import only_writer
 from attnbias.data.progress import Progress, silent
-from attnbias.data.reading import StoredModel, read_json, reading
+from attnbias.data.reading import Json, StoredModel, read_json, reading
 
 MANIFEST = "manifest.json"
 LOG = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class _Store:
                 known = TypeAdapter(dict[str, _Known]).validate_python(read_json(path))
         except FileNotFoundError:
             known = {}
-        self.manifest: dict[str, dict[str, Any]] = {name: facts.model_dump() for name, facts in known.items()}
+        self.manifest: dict[str, Json] = {name: facts.model_dump() for name, facts in known.items()}
 
     # Verifying ----------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class _Store:
         if entry != self.manifest.get(archive.file):
             self._record(archive.file, entry)
 
-    def check(self, archive: Archive, path: Path) -> dict[str, Any]:
+    def check(self, archive: Archive, path: Path) -> Json:
         """Size, time and digest of a file; raise DataError where they differ from what is known."""
         stat = path.stat()
         known = self.manifest.get(archive.file, {})
@@ -219,7 +219,7 @@ class _Store:
                 self.progress(f"verifying {path.name.removesuffix('.part')}", file.tell(), size)
         return f"{algorithm}:{state.hexdigest()}"
 
-    def _record(self, name: str, entry: dict[str, Any]) -> None:
+    def _record(self, name: str, entry: Json) -> None:
         with self.lock:
             self.manifest[name] = entry
             with replacing(self.notes / MANIFEST) as file:
@@ -372,7 +372,7 @@ def _one_line(words: object) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in first[:160])
 
 
-def _extent(answer: Any, have: int) -> tuple[int, int | None]:
+def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
     """Where the answer's first byte belongs, and the size of the whole file; (0, ...) where the server starts over.
 
     Raises:
@@ -389,7 +389,7 @@ def _extent(answer: Any, have: int) -> tuple[int, int | None]:
     return 0, int(length) if length else None
 
 
-def _version(answer: Any) -> str:
+def _version(answer: http.client.HTTPResponse) -> str:
     """A strong mark of the file's version that If-Range accepts, or an empty string."""
     tag: str = answer.headers.get("ETag", "")
     mark: str = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")

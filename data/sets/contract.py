@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
 from attnbias.data.progress import Progress, silent
+from attnbias.data.reading import Json
 from attnbias.data.tally import Tally
 
 
@@ -71,7 +72,7 @@ FurtherFiles = Callable[[Sequence[Index]], Mapping[str, str]]
 """All splits that were read -> text files for the dataset's folder, as a published program has them: {file: text}."""
 
 
-def chosen_settings(facts: DatasetFacts, options: Options) -> dict[str, Any]:
+def chosen_settings(facts: DatasetFacts, options: Options) -> Json:
     """All settings of a set that is not generated, and how its roles were decided; those that are None are left out."""
     roles = {
         "train_split": options.train_split,

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
 from attnbias.data.prepared import PREPARED, discard, standing
+from attnbias.data.reading import Json
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.contract import Options, Reading
 
@@ -255,7 +255,7 @@ def _packaged(package: str, file: str) -> Path:
     return path
 
 
-def draw(folder: Path, split: str, number: int, settings: Settings) -> dict[str, Any]:
+def draw(folder: Path, split: str, number: int, settings: Settings) -> Json:
     """Make one picture of a split, write it, and return its COCO entry: {"image": ..., "annotations": [...]}.
 
     Args:
@@ -281,7 +281,7 @@ def draw(folder: Path, split: str, number: int, settings: Settings) -> dict[str,
     return {"image": image, "annotations": annotations}
 
 
-def _annotation(placed: Placed) -> dict[str, Any]:
+def _annotation(placed: Placed) -> Json:
     rows, columns = np.flatnonzero(placed.mask.any(1)), np.flatnonzero(placed.mask.any(0))
     top, left = int(rows[0]), int(columns[0])
     return {
@@ -312,7 +312,7 @@ def generate(folder: Path, splits: Sequence[str], settings: Settings, options: O
     ]
     for split in splits:
         (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-    entries: dict[str, list[dict[str, Any]]] = {split: [] for split in splits}
+    entries: dict[str, list[Json]] = {split: [] for split in splits}
     for done, ((split, _), drawn) in enumerate(
         zip(chunks, _drawn(chunks, folder, settings, options.workers), strict=True)
     ):
@@ -323,9 +323,7 @@ def generate(folder: Path, splits: Sequence[str], settings: Settings, options: O
             file.write(_coco_file(split, entries[split], settings))
 
 
-def _drawn(
-    chunks: Sequence[tuple[str, range]], folder: Path, settings: Settings, workers: int
-) -> Iterator[list[dict[str, Any]]]:
+def _drawn(chunks: Sequence[tuple[str, range]], folder: Path, settings: Settings, workers: int) -> Iterator[list[Json]]:
     """The entries of each chunk in order, drawn here or by several processes."""
     draw_chunk = partial(_draw_chunk, folder=folder, settings=settings)
     if workers == 1:
@@ -335,12 +333,12 @@ def _drawn(
             yield from pool.map(draw_chunk, chunks)
 
 
-def _draw_chunk(chunk: tuple[str, range], folder: Path, settings: Settings) -> list[dict[str, Any]]:
+def _draw_chunk(chunk: tuple[str, range], folder: Path, settings: Settings) -> list[Json]:
     split, numbers = chunk
     return [draw(folder, split, number, settings) for number in numbers]
 
 
-def _coco_file(split: str, entries: Sequence[dict[str, Any]], settings: Settings) -> str:
+def _coco_file(split: str, entries: Sequence[Json], settings: Settings) -> str:
     annotations = [annotation for entry in entries for annotation in entry["annotations"]]
     content = {
         "info": {

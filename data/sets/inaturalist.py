@@ -9,7 +9,7 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
 from attnbias.data.sets.contract import Options, Reading, check_counts
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
@@ -67,7 +67,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     return Reading(indexes, check_counts(facts, indexes))
 
 
-def _join(content: Mapping[str, Any], path: Path) -> dict[int, int]:
+def _join(content: Json, path: Path) -> dict[int, int]:
     """Image id -> category id; each image must have one annotation where the file has any."""
     annotations = content.get("annotations") or ()
     category_of = {annotation["image_id"]: int(annotation["category_id"]) for annotation in annotations}
@@ -78,7 +78,7 @@ def _join(content: Mapping[str, Any], path: Path) -> dict[int, int]:
     return category_of
 
 
-def _names(root: Path, content: Mapping[str, Any], category_of: Mapping[int, int]) -> tuple[str, ...]:
+def _names(root: Path, content: Json, category_of: Mapping[int, int]) -> tuple[str, ...]:
     """Species by category id, from categories.json or the file's own list; numbers where neither is there."""
     listed = _load(root / "categories.json") if (root / "categories.json").is_file() else content.get("categories", ())
     name_of = {int(category["id"]): str(category["name"]) for category in listed}

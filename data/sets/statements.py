@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
+from attnbias.data.reading import Json
 from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
@@ -104,7 +104,7 @@ def _reading(facts: DatasetFacts, indexes: list[Index]) -> Reading:
     return Reading(indexes, check_counts(facts, indexes), files=words)
 
 
-def _lines(path: Path, keys: tuple[str, ...], labels: tuple[str, ...], label: str) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, keys: tuple[str, ...], labels: tuple[str, ...], label: str) -> Iterator[Json]:
     """The JSON object on each line of a file, checked to hold the keys and one of the labels."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
-from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
 from attnbias.data.sets.answers import MIN_ANSWERS, answer_classes, scored_answers
 from attnbias.data.sets.contract import Options, Reading, first_existing
 from attnbias.data.sets.words import word_tokenizer
@@ -120,7 +119,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     )
 
 
-def _record(entry: dict[str, Any], split: str, answers: Mapping[int, tuple[tuple[int, float], ...]]) -> Record:
+def _record(entry: Json, split: str, answers: Mapping[int, tuple[tuple[int, float], ...]]) -> Record:
     identifier, number, folder = entry["question_id"], entry["image_id"], PICTURES[split]
     if split in ANSWERED and identifier not in answers:
         raise DataError(f"question {identifier} of {split} has no entry in the annotation file; fetch both again")
@@ -145,9 +144,9 @@ def _pictures(source: Path) -> Path:
     return source / "images" if (source / "images").is_dir() else source
 
 
-def _load(path: Path, key: str) -> list[dict[str, Any]]:
+def _load(path: Path, key: str) -> list[Json]:
     try:
-        entries: list[dict[str, Any]] = read_json(path, LARGEST_ANNOTATIONS)[key]
+        entries: list[Json] = read_json(path, LARGEST_ANNOTATIONS)[key]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no VQA file of {key}, or cut short ({type(error).__name__} {error})") from None
     return entries

@@ -7,6 +7,7 @@ beside a picture.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,13 @@ def square_resize(image_size: int) -> v2.Transform:
     return v2.Resize((image_size, image_size), interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
+Transform = Callable[..., Any]
+"""PIL picture -> float tensor (3, H, W); with boxes or label maps beside it, the same of those."""
+
+Params = dict[str, Any]
+"""What a step of torchvision's draws once for all of its inputs."""
+
+
 class ShortSideResize(v2.Resize):
     """Resize the shorter side to `size`, keeping the sides' ratio; antialiased. A crop of the centre comes next.
 
@@ -47,13 +55,13 @@ class ShortSideResize(v2.Resize):
     def __init__(self, size: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR) -> None:
         super().__init__(size, interpolation=interpolation, antialias=True)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> Params:
         """Height and width of the middle that is taken, None where that is the whole."""
         sides = v2.functional.get_size(flat_inputs[0])
         longest = self.THIN * min(sides)
         return {"middle": [min(side, longest) for side in sides] if max(sides) > longest else None}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
         """Transform the picture, or what is given beside it."""
         if params["middle"] is not None:
             inpt = self._call_kernel(v2.functional.center_crop, inpt, params["middle"])
@@ -74,7 +82,7 @@ class ToNormalizedTensor(v2.Transform):
         self.mean, self.std = mean, std
         self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
-    def transform(self, inpt: Image.Image | Tensor, params: dict[str, Any]) -> Tensor:
+    def transform(self, inpt: Image.Image | Tensor, params: Params) -> Tensor:
         pixels = inpt if isinstance(inpt, Tensor) else torch.from_numpy(np.array(inpt)).permute(2, 0, 1)  # (3, H, W)
         return (
             pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self._mean).div_(self._std)
@@ -88,12 +96,12 @@ class RandomShift(v2.Transform):
         super().__init__()
         self.pixels = pixels
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> Params:
         dy, dx = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"top": dy, "left": dx, "height": height, "width": width}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
         return self._call_kernel(v2.functional.crop, inpt, **params)
 
 
@@ -122,7 +130,7 @@ def train_transform(
         resized_crop: a part of 70 to 100 % of the area, aspect 3/4 to 4/3.
         shift: move the resized picture by up to this many pixels each way (ours, for the demo).
     """
-    steps: list[Any] = []
+    steps: list[Transform] = []
     if flip:
         steps.append(v2.RandomHorizontalFlip(0.5))
     if color_jitter:

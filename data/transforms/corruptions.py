@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 
-from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
+from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, normalization
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 """A picture (H, W, 3) or a layer (H, W), in [0, 1] before and about there after."""
 
 PUBLISHED_SIZE = 224
@@ -51,11 +51,11 @@ class Corrupted:
     generator, which `PictureDataset` seeds by sample, so that a picture is corrupted alike in every run.
     """
 
-    def __init__(self, transform: Callable[[Any], Tensor], corruption: str, severity: int, normalize: str) -> None:
+    def __init__(self, transform: Transform, corruption: str, severity: int, normalize: str) -> None:
         self.transform, self.corruption, self.severity = transform, corruption, severity
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in normalization(normalize))
 
-    def __call__(self, picture: Any) -> Tensor:
+    def __call__(self, picture: Image.Image) -> Tensor:
         """Transform, corrupt, normalise again."""
         image = self.transform(picture) * self.std + self.mean
         pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, 3)
@@ -67,7 +67,7 @@ class Corrupted:
 def precropped_transform(image_size: int, normalize: str) -> v2.Compose:
     """The transform of the published corrupted pictures: they are cut already, so the centre 224 x 224 is taken as it
     is (black around smaller ones); resized only for a network of another size."""
-    steps: list[Any] = [v2.CenterCrop(PUBLISHED_SIZE)]
+    steps: list[Transform] = [v2.CenterCrop(PUBLISHED_SIZE)]
     if image_size != PUBLISHED_SIZE:
         steps.append(v2.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC))
     return v2.Compose([*steps, ToNormalizedTensor(*normalization(normalize))])

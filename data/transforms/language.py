@@ -5,13 +5,13 @@ All of AbSViT's runs use `clip` and `clip_randaug`: CLIP's statistics, although 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
-from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
+from attnbias.data.transforms.basic import Params, ShortSideResize, ToNormalizedTensor, Transform, normalization
 from attnbias.data.transforms.pillow_operations import Apply, autocontrast, enhance, equalize, solarize
 
 STATISTICS = {
@@ -105,13 +105,13 @@ class LimitedResize(v2.Transform):
         super().__init__()
         self.shorter, self.longer = shorter, int(1333 / 800 * shorter)
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> Params:
         sides = v2.functional.get_size(flat_inputs[0])
         scale = self.shorter / min(sides)
         scale = min(scale, self.longer / max(sides))
         return {"size": [max(int(side * scale + 0.5) // 32, 1) * 32 for side in sides]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Image.Image, params: Params) -> Image.Image:
         return self._call_kernel(
             v2.functional.resize, inpt, params["size"], interpolation=InterpolationMode.BICUBIC, antialias=True
         )
@@ -123,7 +123,7 @@ def language_transform(name: str, image_size: int) -> v2.Compose:
     `pixelbert` keeps the whole picture instead. In training nothing but RandAugment is drawn: no flip, no random crop.
     """
     basic = name.removesuffix(RANDAUGMENT)
-    steps: list[Any] = [DrawnOperations()] if basic != name else []
+    steps: list[Transform] = [DrawnOperations()] if basic != name else []
     if basic == "pixelbert":
         steps.append(LimitedResize(image_size))
     else:

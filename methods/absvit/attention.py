@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.data.transforms.basic import normalization
@@ -177,7 +177,7 @@ def joint_attention(
     """
     joint: Tensor | None = None
     for block, x in zip(model.blocks, stream, strict=False):
-        weights = attention_weights(cast(Block, block), x)
+        weights = attention_weights(block, x)
         weights = weights.mean(1) if head is None else weights[:, head]  # (B, T, T)
         step = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
         if joint is not None:

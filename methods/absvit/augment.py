@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from timm.data.distributed_sampler import RepeatAugSampler
@@ -16,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from attnbias.data.transforms.basic import (
     ShortSideResize,
     ToNormalizedTensor,
+    Transform,
     eval_transform,
     normalization,
     train_transform,
@@ -27,12 +25,12 @@ SMALL = 32
 """Pictures up to this side are cropped with a border in training and not resized in evaluation (CIFAR)."""
 
 
-def training_transform(recipe: AbSViTRecipe) -> Callable[[Any], Any]:
+def training_transform(recipe: AbSViTRecipe) -> Transform:
     """PIL picture -> augmented tensor (3, H, W). Draws from python's, NumPy's and torch's global generators."""
     if recipe.pipeline == "shift":
         return train_transform(recipe.image_size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
     mean, std = normalization(recipe.normalize)
-    chain: Callable[[Any], Any] = create_transform(
+    chain: Transform = create_transform(
         recipe.image_size,
         is_training=True,
         scale=(recipe.crop_area, 1.0),
@@ -55,7 +53,7 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
     size = recipe.image_size
     if recipe.pipeline == "shift":
         return eval_transform(size, recipe.normalize)
-    geometry: list[Any] = []
+    geometry: list[Transform] = []
     if size > SMALL:
         geometry = [ShortSideResize(int(256 / 224 * size), InterpolationMode.BICUBIC), v2.CenterCrop(size)]
     return v2.Compose([*geometry, ToNormalizedTensor(*normalization(recipe.normalize))])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.files import load_start
 
 
@@ -20,7 +20,7 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("head_dist.")}
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Tell the architecture, the second pass and the number of classes; {} where these are not our weights."""
     if not {"pos_embed", "patch_embed.proj.weight", "head.weight"} <= state.keys():
         return {}
@@ -36,7 +36,7 @@ def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool 
     """
     width, _, patch, _ = state[f"{prefix}patch_embed.proj.weight"].shape
     depth = sum(name.startswith(prefix) and name.endswith(".attn.qkv.weight") for name in state)
-    wanted: dict[str, Any] = {"patch_size": patch, "embed_dim": width, "depth": depth}
+    wanted: Fields = {"patch_size": patch, "embed_dim": width, "depth": depth}
     if pooled:
         wanted["global_pool"] = "avg" if f"{prefix}fc_norm.weight" in state else "token"
     return next((name for name, options in ARCHITECTURES.items() if wanted.items() <= options.items()), None)

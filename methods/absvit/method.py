@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, arange, nn
 
 from attnbias.data.index import Task
+from attnbias.data.transforms.basic import Transform
 from attnbias.methods.absvit import AbSViTDescription
 from attnbias.methods.absvit.attention import attention_maps
 from attnbias.methods.absvit.augment import (
@@ -29,7 +29,7 @@ from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
-from attnbias.methods.engine.types import Batch, BatchTransform
+from attnbias.methods.engine.types import Batch, BatchTransform, ParamGroups
 
 
 class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
@@ -47,13 +47,13 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         passes = model(images, passes=True)
         return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight)
 
-    def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> ParamGroups:
         """Vectors, biases, position embedding and class token without decay first, then matrices (the program's)."""
         return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in ("pos_embed", "cls_token"))
 
     schedule = staticmethod(schedule)
 
-    def transform(self, recipe: AbSViTRecipe, train: bool) -> Callable[[Any], Any]:
+    def transform(self, recipe: AbSViTRecipe, train: bool) -> Transform:
         """DeiT's pipelines, or a squeezed picture with small moves."""
         return training_transform(recipe) if train else evaluation_transform(recipe)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import Curve, by_epoch, by_step, cosine, epoch_length, step, warm_up
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 Architecture = Literal[
     "tiny_patch16", "small_patch16", "base_patch16", "tiny_patch8_gap", "mini_patch8", "mini_patch8_token"
 ]
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, Fields] = {
     "tiny_patch16": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3, "global_pool": "token"},
     "small_patch16": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6, "global_pool": "token"},
     "base_patch16": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12, "global_pool": "token"},
@@ -122,7 +122,7 @@ def schedule(recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
 README = "README of the authors' program: 8 processes x 128, warm-up 10, everything else at its default"
 AMP = "the program trains in fp16 (--amp fp16)"
 
-DEMO: dict[str, Any] = {
+DEMO: Fields = {
     "image_size": 64,
     "architecture": "mini_patch8",
     "pipeline": "shift",

@@ -7,11 +7,11 @@ Ours: backbone.NAME (backbone.model.NAME for timm's networks) and classifier.wei
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.errors import WeightsError
 
 HEAD = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight")
@@ -53,7 +53,7 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Read backbone, heads and classes off converted weights; {} where they are not CSRA's. `lam` cannot be told."""
     weight = state.get("classifier.weight")
     backbone = _resnet(state) or _vit(state)
@@ -62,13 +62,13 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     return {**backbone, "num_heads": len(weight), "num_classes": weight.shape[1]}
 
 
-def _resnet(state: dict[str, Tensor]) -> dict[str, Any]:
+def _resnet(state: dict[str, Tensor]) -> Fields:
     blocks = [{n.split(".")[2] for n in state if n.startswith(f"backbone.layer{stage}.")} for stage in (1, 2, 3, 4)]
     shape = ("backbone.layer1.0.conv3.weight" in state, tuple(len(names) for names in blocks))
     return {"backbone": RESNETS[shape]} if shape in RESNETS else {}
 
 
-def _vit(state: dict[str, Tensor]) -> dict[str, Any]:
+def _vit(state: dict[str, Tensor]) -> Fields:
     if "backbone.model.pos_embed" not in state:
         return {}
     width = state["backbone.model.pos_embed"].shape[-1]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -20,7 +19,7 @@ from attnbias.methods.engine.backbones import build_backbone, fit_resolution, lo
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
 
 
 class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
@@ -36,7 +35,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
         """Mean binary cross-entropy over all labels; cross-entropy on single-label sets."""
         return {"loss": classification_loss(model(batch["image"]), batch["target"], task)}
 
-    def param_groups(self, model: CSRA, recipe: CSRARecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: CSRA, recipe: CSRARecipe) -> ParamGroups:
         """The backbone, then the heads at `head_lr_scale` times its rate; weight decay on everything."""
         rates = {"backbone": recipe.lr, "classifier": recipe.lr * recipe.head_lr_scale}
         return [
@@ -75,7 +74,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
         """The whole backbone: its output is what the heads see."""
         return model.get_submodule("backbone")
 
-    def measure(self, recipe: CSRARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: CSRARecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """The shared measures by the program's rules: average precision goes by the order of the samples where scores
         are equal, and unknown labels count as negative in WIDER's precision and recall."""
         if task == "multilabel":

@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 MAX = 99.0
 """The temperature that stands for infinity, as in the published program: the maximum over locations."""
@@ -61,7 +61,7 @@ class CSRARecipe(Recipe):
 
     @field_validator("temperatures", mode="before")
     @classmethod
-    def _infinite(cls, values: Any) -> Any:
+    def _infinite(cls, values: object) -> object:
         return tuple(MAX if value == inf else value for value in values) if isinstance(values, tuple | list) else values
 
     @field_validator("temperatures")
@@ -119,9 +119,9 @@ VIT_COCO = (
     "those here are its ViT defaults"
 )
 
-COCO: dict[str, Any] = {}
-VOC07: dict[str, Any] = {"dataset": "voc07", "drop_unlabelled": False, "num_heads": 1, "lam": 0.1, "decay_epochs": 4}
-WIDER: dict[str, Any] = {
+COCO: Fields = {}
+VOC07: Fields = {"dataset": "voc07", "drop_unlabelled": False, "num_heads": 1, "lam": 0.1, "decay_epochs": 4}
+WIDER: Fields = {
     "dataset": "wider",
     "drop_unlabelled": False,
     "unknown_in_f1": "negative",
@@ -131,10 +131,10 @@ WIDER: dict[str, Any] = {
     "num_heads": 1,
     "lam": 0.3,
 }
-VIT_L_448: dict[str, Any] = {"backbone": "vit_l16", "num_heads": 8, "lam": 0.3}
+VIT_L_448: Fields = {"backbone": "vit_l16", "num_heads": 8, "lam": 0.3}
 
 # The demonstration: the built-in set, for two CPU cores and a few minutes.
-DEMO: dict[str, Any] = {
+DEMO: Fields = {
     "drop_unlabelled": False,
     "image_size": 64,
     "flip": False,

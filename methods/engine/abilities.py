@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.types import LogLine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,7 @@ class OrdersEpochs(Protocol[R]):
 class StopsEarly(Protocol[R]):
     """The paper has a rule to stop by."""
 
-    def should_stop(self, recipe: R, history: list[dict[str, Any]]) -> bool:
+    def should_stop(self, recipe: R, history: list[LogLine]) -> bool:
         """Whether to stop, asked after each evaluation. `history` holds {"epoch", "raw", "ema"?} with the measure that
         decides; it is asked on the main process and told to all."""
 
@@ -101,5 +102,5 @@ class ShowsChannels(Protocol[M]):
 class PublishesLog(Protocol[R]):
     """Its runs have the log that the paper's program writes."""
 
-    def published_log(self, recipe: R, records: list[dict[str, Any]]) -> tuple[str, str] | None:
+    def published_log(self, recipe: R, records: list[LogLine]) -> tuple[str, str] | None:
         """Name and content of that log, as a view of the lines of metrics.jsonl; None where the program has none."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor, sqrt
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ HEADLINE = "area_matched"
 class Focus(NamedTuple):
     """Focus against object; arrays (N, T) over thresholds, or (N,) at one."""
 
-    pixels: NDArray[Any]
+    pixels: np.ndarray
     precision: Floats
     recall: Floats
     iou: Floats
@@ -72,7 +72,7 @@ class HeldMaps:
 # Formulas -------------------------------------------------------------------------------------------------------------
 
 
-def flat(planes: NDArray[Any]) -> NDArray[Any]:
+def flat(planes: np.ndarray) -> np.ndarray:
     """Planes (N, H, W) as rows (N, P)."""
     return planes.reshape(len(planes), -1)
 
@@ -135,7 +135,7 @@ def _centroid_shift(energy: Floats, masks: Bools, valid: Bools) -> Floats:
     weights = np.where(empty[:, None, None], valid, energy)
     rows, columns = np.arange(height), np.arange(width)
 
-    def centre(mass: NDArray[Any]) -> tuple[Floats, Floats]:
+    def centre(mass: np.ndarray) -> tuple[Floats, Floats]:
         total = mass.sum((1, 2))
         return mass.sum(2) @ rows / total, mass.sum(1) @ columns / total
 

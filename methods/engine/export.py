@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ def export(
 
 def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, told: str) -> None:
     # torch's translation knows attention over (B, heads, N, d) only; three dimensions become products and a softmax.
-    table: dict[Any, Callable[..., Any]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+    table: dict[object, Callable[..., object]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
     program = program.run_decompositions(table)
     converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[*OUTPUTS])
     assert converted is not None
@@ -173,10 +173,10 @@ def _attention(
     key: Tensor,
     value: Tensor,
     mask: Tensor | None = None,
-    *_: Any,
+    *_: object,
     scale: float | None = None,
-    **__: Any,
-) -> Any:
+    **__: object,
+) -> object:
     if query.ndim != 3 or mask is not None:
         return NotImplemented
     return (query * (scale or query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(-1) @ value

@@ -11,11 +11,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, TorchvisionFeatures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Described, Loaded, describe, load_run, owners, preprocessing, weights_metadata
 from attnbias.methods.engine.published import locate, shown
 from attnbias.methods.engine.stored import PLAIN
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.files import Entry, StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED
 
@@ -39,7 +41,7 @@ class Inspection:
     tensors: int
     parameters: int
     has_average: bool
-    extra: dict[str, Any]
+    extra: dict[str, object]
     """Plain values beside the weights, such as the epoch."""
     left_out: tuple[str, ...]
     """Tensors that are not of the model, such as the weights of a loss."""
@@ -48,7 +50,7 @@ class Inspection:
     published: tuple[str, ...]
     """Names of the manifest whose file is called like this one."""
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         """All of it as plain values, for JSON."""
         return {
             "path": str(self.path),
@@ -125,7 +127,7 @@ def convert_weights(
     method: str,
     load_from: str,
     to: Path,
-    overrides: dict[str, Any],
+    overrides: Fields,
     *,
     recipe_name: str | None = None,
     entry: Entry | None = None,

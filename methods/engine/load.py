@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
 from attnbias.data.index import MOST_CLASSES, Index, Task
-from attnbias.data.reading import FileName, Items, StoredModel, parse_json, reading
+from attnbias.data.reading import FileName, Items, Json, StoredModel, parse_json, reading
 from attnbias.data.reading import shown as shown_text
 from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import readable
@@ -34,6 +34,7 @@ from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.manifest import PUBLISHED
@@ -77,7 +78,7 @@ def weights_metadata(method: AnyMethod, recipe: Recipe, classes: tuple[str, ...]
     return {KEY: json.dumps(values)}
 
 
-def preprocessing(method: AnyMethod, recipe: Recipe) -> dict[str, Any]:
+def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
     """What is done to a picture before the model sees it, for those who load the weights without this program."""
     mean, std = normalization(recipe.normalize)
     steps: list[str] = []
@@ -124,7 +125,7 @@ class Described:
 def describe(
     method_name: str,
     load_from: str,
-    overrides: dict[str, Any],
+    overrides: Fields,
     *,
     recipe_name: str | None = None,
     entry: Entry | None = None,
@@ -158,7 +159,7 @@ def describe(
 def load_run(
     method_name: str,
     load_from: str,
-    overrides: dict[str, Any],
+    overrides: Fields,
     device: torch.device | str = "cpu",
     *,
     recipe_name: str | None = None,
@@ -370,13 +371,11 @@ class _Metadata(StoredModel, extra="ignore"):
 
     method: Annotated[str, AfterValidator(known_method)]
     task: Task
-    recipe: dict[str, Any]
+    recipe: Fields
     classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]
 
 
-def _read_published(
-    method: AnyMethod, state: dict[str, Tensor], path: Path
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_published(method: AnyMethod, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Fields]:
     """Weights under our names, and the fields that they tell; no fields where they are another model's."""
     try:
         converted = method.convert(state)
@@ -398,9 +397,9 @@ def _fitted(method: AnyMethod, model: nn.Module, state: dict[str, Tensor]) -> di
 def _describe_published(
     method: AnyMethod,
     state: dict[str, Tensor],
-    inferred: dict[str, Any],
+    inferred: Fields,
     path: Path,
-    overrides: dict[str, Any],
+    overrides: Fields,
     recipe_name: str | None,
     data_root: Path | None,
 ) -> tuple[Recipe, tuple[str, ...], Task]:
@@ -438,7 +437,7 @@ def _belongs_to(method: AnyMethod, state: dict[str, Tensor], path: Path) -> bool
         return False
 
 
-def _nearest_recipe(method: AnyMethod, num_classes: int, inferred: dict[str, Any], overrides: dict[str, Any]) -> str:
+def _nearest_recipe(method: AnyMethod, num_classes: int, inferred: Fields, overrides: Fields) -> str:
     """The first named recipe that agrees with the flags' dataset, the number of classes, and most inferred fields."""
 
     def disagreement(name: str) -> tuple[bool, bool, int]:

@@ -7,12 +7,12 @@ stands here, and what abilities.py adds for some methods, and knows no method by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from numpy.typing import NDArray
+import numpy as np
 from torch import Tensor, nn, sigmoid, softmax
 
 from attnbias.data.datasets import PictureDataset
@@ -21,12 +21,13 @@ from attnbias.data.in_memory import InMemoryPictures
 from attnbias.data.index import Index, Task
 from attnbias.data.pictures import Decode
 from attnbias.data.published_tests import own_transform
+from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import TransformsBatches
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.types import Batch, BatchTransform, Schedule
+from attnbias.methods.engine.types import Batch, BatchTransform, Fields, Metrics, ParamGroups, Schedule
 
 R = TypeVar("R", bound=Recipe)
 M = TypeVar("M", bound=nn.Module)
@@ -46,7 +47,7 @@ class Method(Description, ABC, Generic[R, M]):
         """Return named scalar terms, `loss` among them: a mean over the samples of the batch (times a constant),
         so that shards of a batch can be weighted by their sizes. `model` may be wrapped: call it only as model(...)."""
 
-    def param_groups(self, model: M, recipe: R) -> list[dict[str, Any]]:
+    def param_groups(self, model: M, recipe: R) -> ParamGroups:
         """Optimiser groups {"params": [...], "lr": ..., "weight_decay": ...}; default: one group."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         return [{"params": parameters, "lr": recipe.lr, "weight_decay": recipe.weight_decay}]
@@ -57,7 +58,7 @@ class Method(Description, ABC, Generic[R, M]):
         after `recipe.steps`: take `total_steps` and `epoch_length` from schedules.py."""
 
     @abstractmethod
-    def transform(self, recipe: R, train: bool) -> Callable[[Any], Any]:
+    def transform(self, recipe: R, train: bool) -> Transform:
         """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
 
     def batch_transform(self, recipe: R, num_classes: int) -> BatchTransform | None:
@@ -128,15 +129,13 @@ class Method(Description, ABC, Generic[R, M]):
         """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
         raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
 
-    def measure(self, recipe: R, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: R, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""
         return multilabel_measures(targets, scores) if task == "multilabel" else singlelabel_measures(targets, scores)
 
-    def measure_all(
-        self, recipe: R, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
+    def measure_all(self, recipe: R, targets: np.ndarray, scores: Mapping[str, np.ndarray], task: Task) -> Metrics:
         """Measures of everything that `answer` gave for a split: those of `scores`, and of others as NAME/MEASURE."""
-        measures: dict[str, Any] = {}
+        measures: Metrics = {}
         for name, values in scores.items():
             found = self.measure(recipe, targets, values, task)
             measures |= found if name == "scores" else {f"{name}/{key}": value for key, value in found.items()}
@@ -156,7 +155,7 @@ class Method(Description, ABC, Generic[R, M]):
         """Fill the backbone of a fresh model from published backbone weights; every key it needs must be there."""
         raise UsageError(f"method '{self.name}' takes no --backbone-weights")
 
-    def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
+    def infer(self, state: dict[str, Tensor]) -> Fields:
         """Recipe fields that converted weights tell by their names and shapes, plus `num_classes`."""
         return {}
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, mean_precision
+from attnbias.methods.engine.types import Metrics
 
 Rule = Literal["grouped", "mean", "interpolated"]
 """Average precision: the mean of the precision at each positive with equal scores taken together (scikit-learn), or one
@@ -42,13 +43,13 @@ class F1(NamedTuple):
 
 
 def multilabel_measures(
-    targets: NDArray[Any],
-    scores: NDArray[Any],
+    targets: np.ndarray,
+    scores: np.ndarray,
     *,
     rule: Rule = "grouped",
     unknown_in_f1: Unknown = "ignore",
     absent_in_f1: Absent = "ignore",
-) -> dict[str, Any]:
+) -> Metrics:
     """Measure multi-label scores, in per cent.
 
     Returns mAP; CP, CR, CF1, OP, OR, OF1 over all labels and, with `@3`, over each sample's three highest scores; `AP`
@@ -74,7 +75,7 @@ def multilabel_measures(
     }
 
 
-def singlelabel_measures(targets: NDArray[Any], scores: NDArray[Any]) -> dict[str, Any]:
+def singlelabel_measures(targets: np.ndarray, scores: np.ndarray) -> Metrics:
     """Measure single-label scores: top-1 and top-5 accuracy in per cent.
 
     Raises:
@@ -83,7 +84,7 @@ def singlelabel_measures(targets: NDArray[Any], scores: NDArray[Any]) -> dict[st
     return _of_table("singlelabel", targets, scores)
 
 
-def real_accuracy(scores: NDArray[Any], labels: Sequence[Collection[int]]) -> dict[str, Any]:
+def real_accuracy(scores: np.ndarray, labels: Sequence[Collection[int]]) -> Metrics:
     """Top-1 and top-5 accuracy in per cent where any of a picture's labels is right (ReaL, arXiv:2006.07159).
 
     `samples` counts the pictures that were rated: those without any label are left out. Of equal scores the first class
@@ -102,7 +103,7 @@ def real_accuracy(scores: NDArray[Any], labels: Sequence[Collection[int]]) -> di
     return {"samples": len(places), **shares}
 
 
-def average_precision(targets: NDArray[Any], scores: NDArray[Any], rule: Rule = "grouped") -> NDArray[np.float64]:
+def average_precision(targets: np.ndarray, scores: np.ndarray, rule: Rule = "grouped") -> NDArray[np.float64]:
     """Average precision (C,) of each class over its known samples; NaN where a class has no positive one.
 
     Where a rule goes by the order of the samples, equal scores keep it. (The programs leave ties to an unstable sort.)
@@ -113,7 +114,7 @@ def average_precision(targets: NDArray[Any], scores: NDArray[Any], rule: Rule = 
     return _Ranking(targets, scores).average_precision(rule)
 
 
-def f1(targets: NDArray[Any], scores: NDArray[Any], unknown: Unknown = "ignore", absent: Absent = "ignore") -> F1:
+def f1(targets: np.ndarray, scores: np.ndarray, unknown: Unknown = "ignore", absent: Absent = "ignore") -> F1:
     """Precision, recall and F1 of labels with a score of at least 0.5.
 
     Classes without a positive sample are left out of every figure: a prediction of them cannot be right. As in the
@@ -147,7 +148,7 @@ def f1(targets: NDArray[Any], scores: NDArray[Any], unknown: Unknown = "ignore",
     )
 
 
-def keep_highest(scores: NDArray[Any], count: int) -> NDArray[Any]:
+def keep_highest(scores: np.ndarray, count: int) -> np.ndarray:
     """Set all but each sample's `count` highest scores to 0; among equal ones the first classes are kept."""
     place = scores.shape[1] - min(count, scores.shape[1])
     last = np.partition(scores, place, axis=1)[:, place : place + 1]  # (N, 1)
@@ -156,7 +157,7 @@ def keep_highest(scores: NDArray[Any], count: int) -> NDArray[Any]:
     return np.where(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)), scores, 0)
 
 
-def among_highest(targets: NDArray[Any], scores: NDArray[Any], count: int) -> NDArray[np.bool_]:
+def among_highest(targets: np.ndarray, scores: np.ndarray, count: int) -> NDArray[np.bool_]:
     """Whether each sample's class (N,) is among its `count` highest scores; of equal scores the first class leads.
 
     Raises:
@@ -173,7 +174,7 @@ def _harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def _check_finite(scores: NDArray[Any]) -> None:
+def _check_finite(scores: np.ndarray) -> None:
     if not np.isfinite(scores).all():
         raise RunError("scores hold NaN or infinity; the weights are damaged, or --amp is too coarse for them")
 
@@ -181,7 +182,7 @@ def _check_finite(scores: NDArray[Any]) -> None:
 class _Ranking:
     """Samples of each class by descending score; equal scores keep their order, and are known as a group."""
 
-    def __init__(self, targets: NDArray[Any], scores: NDArray[Any]) -> None:
+    def __init__(self, targets: np.ndarray, scores: np.ndarray) -> None:
         """Sort targets (N, C), 1, 0 or -1 = unknown, by scores (N, C)."""
         labels = (targets > 0).astype(np.uint8) + 2 * (targets < 0).astype(np.uint8)
         keys, labels = _in_descending_order(scores.T, labels.T)
@@ -217,7 +218,7 @@ class _Ranking:
         return np.add.reduceat(flags.reshape(-1), self.starts, dtype=np.int32)
 
 
-def _in_descending_order(scores: NDArray[Any], labels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+def _in_descending_order(scores: np.ndarray, labels: NDArray[np.uint8]) -> tuple[np.ndarray, NDArray[np.uint8]]:
     """Sort each row's scores and labels (C, N), numbers below 4, by descending score; equal scores keep their order.
 
     Instead of scores, keys may come back that are equal where scores are.
@@ -249,9 +250,9 @@ class Metric:
     """What it says, for the documentation."""
     better: Literal["higher", "lower"] = "higher"
     labels: Literal["multilabel", "singlelabel"] | None = None
-    of_sample: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.bool_]] | None = None
+    of_sample: Callable[[np.ndarray, np.ndarray], NDArray[np.bool_]] | None = None
     """(targets, scores) -> (N,): true or false of each sample; the share is reported."""
-    of_all: Callable[[NDArray[Any], NDArray[Any]], Estimate | None] | None = None
+    of_all: Callable[[np.ndarray, np.ndarray], Estimate | None] | None = None
     """(targets, scores) -> a fraction of all samples together, and how it depends on each; None where it has none."""
     brief: bool = False
     """Whether the lines of a training run show it; metrics.jsonl holds all."""
@@ -262,14 +263,14 @@ class Metric:
     of_class: bool = False
     """Whether it is a figure of each class, for `val --per-class`."""
 
-    def of(self, targets: NDArray[Any], scores: NDArray[Any]) -> float | None:
+    def of(self, targets: np.ndarray, scores: np.ndarray) -> float | None:
         """Its value, in per cent, by its formula; None where it has none."""
         if self.of_sample is not None:
             return float(100 * (np.count_nonzero(self.of_sample(targets, scores)) / max(len(targets), 1)))
         found = self.of_all(targets, scores) if self.of_all else None
         return 100 * found.value if found else None
 
-    def change(self, one: tuple[NDArray[Any], NDArray[Any]], two: tuple[NDArray[Any], NDArray[Any]]) -> Change | None:
+    def change(self, one: tuple[np.ndarray, np.ndarray], two: tuple[np.ndarray, np.ndarray]) -> Change | None:
         """How much more the second (targets, scores) has, in per cent, of the same images in one order."""
         if self.of_sample is not None:
             first, second = (Ratio.mean(self.of_sample(*each)) for each in (one, two))
@@ -322,7 +323,7 @@ METRICS: tuple[Metric, ...] = (
 labels leads: gaps between splits are of it, and intervals of robustness."""
 
 
-def _of_table(labels: str, targets: NDArray[Any], scores: NDArray[Any], but: str = "") -> dict[str, float | None]:
+def _of_table(labels: str, targets: np.ndarray, scores: np.ndarray, but: str = "") -> dict[str, float | None]:
     return {metric.name: metric.of(targets, scores) for metric in by_formula(labels) if metric.name != but}
 
 

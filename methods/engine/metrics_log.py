@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import in_words, parse_json, read_bytes, reading
+from attnbias.methods.engine.types import LogLine
 from attnbias.weights.errors import WeightsError
 
 NAME = "metrics.jsonl"
@@ -45,7 +45,7 @@ class MetricsLog:
     def __init__(self, run: Path) -> None:
         self.path = run / NAME
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[LogLine]:
         """Every line, parsed; a torn last one is left out.
 
         Raises:
@@ -53,7 +53,7 @@ class MetricsLog:
         """
         return [parse_json(line) for line in self._whole_lines()]
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: LogLine) -> None:
         """Write one line; an OSError passes."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import Unfit, shown
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.yaml_files import plain_value, read_yaml
 
 R = TypeVar("R", bound="Recipe")
@@ -141,13 +142,13 @@ class NamedRecipe:
     """The published weights that the backbone starts from, by their name in `attnbias list weights`; None = random."""
 
 
-def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[Any, Any]]:
+def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[object, object]]:
     """Return {field: (value, reference value)} where the two differ."""
     values, others = recipe.model_dump(), reference.model_dump()
     return {name: (value, others.get(name)) for name, value in values.items() if value != others.get(name)}
 
 
-def revise(recipe: R, changes: dict[str, Any]) -> R:
+def revise(recipe: R, changes: Fields) -> R:
     """Return the recipe with some fields changed, checked as a whole.
 
     Raises:
@@ -156,7 +157,7 @@ def revise(recipe: R, changes: dict[str, Any]) -> R:
     return parse(type(recipe), {**recipe.model_dump(), **changes})
 
 
-def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
+def parse(recipe_type: type[R], values: Fields) -> R:
     """Build a recipe from plain values; errors name the field, the value and what was expected."""
     values = todays_names(recipe_type, values)
     unknown = [name for name in values if name not in recipe_type.model_fields]
@@ -174,13 +175,13 @@ def parse(recipe_type: type[R], values: dict[str, Any]) -> R:
         raise UsageError(f"recipe field '{place}' = {shown(first['input'])}: {message}" if place else message) from None
 
 
-def todays_names(recipe_type: type[Recipe], values: dict[str, Any]) -> dict[str, Any]:
+def todays_names(recipe_type: type[Recipe], values: Fields) -> Fields:
     """Return the values with fields that have an old name (`OLD_NAMES`) under today's.
 
     Raises:
         UsageError: a field is there under both names.
     """
-    found: dict[str, Any] = {}
+    found: Fields = {}
     for name, value in values.items():
         today = OLD_NAMES.get(name, name)
         today = today if today in recipe_type.model_fields else name
@@ -216,7 +217,7 @@ def write_recipe(path: Path, recipe: Recipe, method: str) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def _yaml_line(value: Any) -> str:
+def _yaml_line(value: object) -> str:
     """A value as YAML on one line, however long it is and whatever a text holds."""
     quotes = '"' if isinstance(value, str) and not (value.isprintable() and plain_value(value) == value) else None
     return yaml.safe_dump(value, default_flow_style=True, default_style=quotes, width=inf).splitlines()[0]

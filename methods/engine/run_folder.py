@@ -17,7 +17,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydantic import Field, field_validator
@@ -29,6 +29,7 @@ from attnbias.data.reading import StoredModel, in_words, read_json, reading, sho
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.stored_evaluations import STORED
+from attnbias.methods.engine.types import LogLine
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.names import check_name
 
@@ -341,7 +342,7 @@ class RunFolder:
 
     # The metrics log -------------------------------------------------------------------------------------------------
 
-    def log(self, line: dict[str, Any]) -> None:
+    def log(self, line: LogLine) -> None:
         """Append one line to metrics.jsonl.
 
         Raises:

@@ -45,7 +45,7 @@ class _Console(Console):
         """Go on without a word where nobody reads any more (`| head`): a run that trains must not end of it."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
-    def write(self, *content: Any, **options: Any) -> None:
+    def write(self, *content: object, **options: Any) -> None:
         """Print, or raise RunError where the stream takes no more."""
         try:
             self.print(*content, **options)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Ratio(NamedTuple):
     under: Floats
 
     @classmethod
-    def mean(cls, values: NDArray[Any]) -> Ratio:
+    def mean(cls, values: np.ndarray) -> Ratio:
         """The mean of values (N,)."""
         return cls(np.asarray(values, dtype=np.float64), np.ones(len(values)))
 
@@ -103,7 +103,7 @@ class Change:
         return replace(self, difference=factor * self.difference, interval_95=scaled)
 
 
-def macro(values: Floats, classes: NDArray[Any]) -> float:
+def macro(values: Floats, classes: np.ndarray) -> float:
     """Mean over classes of the mean over a class's samples."""
     _, inverse = np.unique(classes, return_inverse=True)
     return float((np.bincount(inverse, values) / np.bincount(inverse)).mean())
@@ -112,7 +112,7 @@ def macro(values: Floats, classes: NDArray[Any]) -> float:
 # Means and ratios of means --------------------------------------------------------------------------------------------
 
 
-def interval(samples: Ratio, images: NDArray[Any], *, flags: bool = False) -> Interval | None:
+def interval(samples: Ratio, images: np.ndarray, *, flags: bool = False) -> Interval | None:
     """95 % interval of a ratio whose samples (N,) are of `images` (N,); None where there is but one image.
 
     `flags` says that the values are true or false (1 or 0).
@@ -124,7 +124,7 @@ def interval(samples: Ratio, images: NDArray[Any], *, flags: bool = False) -> In
 
 
 def change(
-    first: Ratio, second: Ratio, images: NDArray[Any], *, flags: bool = False, exchanges: int = EXCHANGES
+    first: Ratio, second: Ratio, images: np.ndarray, *, flags: bool = False, exchanges: int = EXCHANGES
 ) -> Change:
     """Hold two runs against each other on the same samples (N,) of `images` (N,).
 
@@ -177,7 +177,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _by_image(images: NDArray[Any], *samples: Ratio) -> list[Ratio]:
+def _by_image(images: np.ndarray, *samples: Ratio) -> list[Ratio]:
     """The sums of each image's samples."""
     _, inverse = np.unique(images, return_inverse=True)
     sums = [[np.bincount(inverse, part).astype(np.float64) for part in each] for each in samples]
@@ -229,7 +229,7 @@ def _exchanges(images: int, most: int) -> Iterator[Floats]:
 # Average precision ----------------------------------------------------------------------------------------------------
 
 
-def mean_precision(targets: NDArray[Any], scores: NDArray[Any]) -> Estimate | None:
+def mean_precision(targets: np.ndarray, scores: np.ndarray) -> Estimate | None:
     """Mean average precision over the classes that have a positive image, equal scores taken together; None without.
 
     Targets (N, C) hold 1, 0, -1 = ignore; scores (N, C). An image's influence is the derivative by its weight.
@@ -261,7 +261,7 @@ def mean_precision(targets: NDArray[Any], scores: NDArray[Any]) -> Estimate | No
     return Estimate(float(precision[rated].mean()), influence[rated].mean(0), float(positives[rated].mean()))
 
 
-def _ends_of_ties(ranked: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _ends_of_ties(ranked: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places (C, N) of the first and the last image with the same score, of scores in descending order."""
     places = np.arange(ranked.shape[1])
     new = np.ones(ranked.shape, dtype=np.bool_)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Batch = dict[str, Any]
@@ -14,11 +15,24 @@ work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup
 CPU; errors, what could not be read. A dataset of another task may give more tensors, also in lists and dictionaries; in
 evaluation `image` may be a list where sizes differ."""
 
+Fields = dict[str, Any]
+"""Fields of a recipe by their names, as plain values."""
+
+Metrics = dict[str, Any]
+"""What an evaluation measures: names -> a number, None where there is none, one a class, or what explains them."""
+
+LogLine = dict[str, Any]
+"""A line of metrics.jsonl: step, epoch, split, and loss terms or metrics; as an entry of a history, the metric that
+decides as `raw` and `ema`."""
+
+ParamGroups = list[dict[str, Any]]
+"""An optimiser's groups: params, lr, weight_decay and what else they have of their own."""
+
 Schedule = Callable[[int], dict[str, float]]
 """Optimiser step (from 0) -> settings in force at that step: `lr` is a factor on each group's own base learning rate;
 `beta1`, where present, replaces Adam's first beta or SGD's momentum. A pure function: resuming cannot shift it."""
 
-BatchTransform = Callable[["Tensor", "Tensor", Any], tuple["Tensor", "Tensor"]]
+BatchTransform = Callable[["Tensor", "Tensor", "np.random.Generator"], tuple["Tensor", "Tensor"]]
 """(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
 
 BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Task
 from attnbias.data.published_tests import own_rules
+from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.context import ContextProbe, GroupsProbe
 from attnbias.methods.engine.bias.faithfulness import FaithfulnessProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
@@ -34,7 +34,7 @@ from attnbias.methods.engine.targets import SCORES, check_targets, requested
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
 """Tasks whose evaluation says nothing of a single image."""
 
-Result = dict[str, Any]
+Result = Json
 """One checkpoint on one split: what `val --json` writes and its table shows."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attnbias.data.reading import Unfit, is_text, read_text, shown
+from attnbias.data.reading import Json, Unfit, is_text, read_text, shown
 
 LARGEST = 256 << 10
 """Bytes; the longest recipe of ours has some thousand."""
@@ -27,7 +27,7 @@ _WORDS = {
 }
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Json:
     """Read a mapping of names to plain values or lists of them.
 
     Raises:
@@ -60,12 +60,12 @@ def plain_value(text: str) -> Any:
     return text
 
 
-def _document(events: Iterator[yaml.Event]) -> dict[str, Any]:
+def _document(events: Iterator[yaml.Event]) -> Json:
     """The one mapping of a file; an empty file is refused."""
     next(events)  # the stream's start
     if not isinstance(next(events), yaml.DocumentStartEvent) or not isinstance(next(events), yaml.MappingStartEvent):
         raise Unfit("expected a mapping of field names to values, such as `lr: 0.01`")
-    content: dict[str, Any] = {}
+    content: Json = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         name = str(_scalar(event, quoted=True))
         if name in content:
@@ -77,16 +77,16 @@ def _document(events: Iterator[yaml.Event]) -> dict[str, Any]:
     return content
 
 
-def _value(event: yaml.Event, events: Iterator[yaml.Event]) -> Any:
+def _value(event: yaml.Event, events: Iterator[yaml.Event]) -> object:
     if not isinstance(event, yaml.SequenceStartEvent):
         return _scalar(event)
-    values: list[Any] = []
+    values: list[object] = []
     while not isinstance(event := next(events), yaml.SequenceEndEvent):
         values.append(_scalar(event))
     return values
 
 
-def _scalar(event: yaml.Event, quoted: bool = False) -> Any:
+def _scalar(event: yaml.Event, quoted: bool = False) -> object:
     """A text, number, true, false or null; `quoted` takes it as a text in any case."""
     if not isinstance(event, yaml.ScalarEvent) or event.tag is not None or event.anchor is not None:
         raise _unfit(event, "expected a plain value or a list of plain values, without &, * and !")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnbias.methods.engine.backbones import swin_to_timm
+from attnbias.methods.engine.types import Fields
 
 RESNET_PARTS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """The program's ResNet is a list of torchvision's children."""
@@ -56,9 +56,9 @@ def _rename_resnet(name: str) -> str:
     return re.sub(r"^backbone\.resnet_layer\.(\d)\.", lambda match: f"backbone.{RESNET_PARTS[match[1]]}.", name)
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Read what converted weights tell: backbone, head, samples, light or heavy, and the number of classes."""
-    fields: dict[str, Any] = {}
+    fields: Fields = {}
     if "head.layers.0.qkv.weight" in state:
         samples, classes, _ = state["head.weight"].shape
         fields = {"classifier": "interventional", "samples": samples, "heavy": "head.out_proj.weight" in state}

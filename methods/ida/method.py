@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -18,7 +17,7 @@ from attnbias.methods.engine.backbones import build_backbone, fit_resolution, lo
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import Batch, LogLine, Metrics, ParamGroups
 from attnbias.methods.ida import IDADescription
 from attnbias.methods.ida.attention import spatial_attention, token_attention
 from attnbias.methods.ida.convert import coco_to_voc, convert, infer
@@ -49,7 +48,7 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
         """Binary cross-entropy or the asymmetric loss; cross-entropy on single-label sets."""
         return {"loss": classification_loss(model(batch["image"]), batch["target"], recipe, task)}
 
-    def param_groups(self, model: IDA, recipe: IDARecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: IDA, recipe: IDARecipe) -> ParamGroups:
         """Two groups in the program's order (without decay first; the backbone first), or one."""
         if recipe.param_groups == "single":
             return super().param_groups(model, recipe)
@@ -82,7 +81,7 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
             steps = [basic.square_resize(size), *cutout, RandAugmentPolicy()]
         return v2.Compose([*steps, basic.ToNormalizedTensor(*basic.normalization(recipe.normalize))])
 
-    def should_stop(self, recipe: IDARecipe, history: list[dict[str, Any]]) -> bool:
+    def should_stop(self, recipe: IDARecipe, history: list[LogLine]) -> bool:
         """The program's rule, where the recipe sets a patience."""
         return recipe.patience is not None and should_stop(history, recipe.patience)
 
@@ -107,7 +106,7 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
         """The whole backbone: its output is what the classifier sees."""
         return model.get_submodule("backbone")
 
-    def measure(self, recipe: IDARecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: IDARecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """The shared measures; average precision by the program's rule (all-point interpolation)."""
         if task == "multilabel":
             return multilabel_measures(targets, scores, rule="interpolated")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, LogLine, Schedule
 
 
 class IDARecipe(Recipe):
@@ -120,7 +120,7 @@ class Best(NamedTuple):
     weights: str
 
 
-def best_of(history: Sequence[Mapping[str, Any]], weights: Iterable[str] = ("raw", "ema")) -> Best | None:
+def best_of(history: Sequence[LogLine], weights: Iterable[str] = ("raw", "ema")) -> Best | None:
     """Return the highest measure among some weights; the earliest of equals, raw before averaged."""
     entries = [
         Best(place, entry[name], name) for place, entry in enumerate(history) for name in weights if name in entry
@@ -128,7 +128,7 @@ def best_of(history: Sequence[Mapping[str, Any]], weights: Iterable[str] = ("raw
     return max(entries, key=lambda best: best.value, default=None)
 
 
-def should_stop(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+def should_stop(history: Sequence[LogLine], patience: int) -> bool:
     """Whether to stop: for more than `patience` evaluations neither the best of both weights nor the best of the raw
     weights was improved, and the average has fallen below its own best.
 
@@ -139,7 +139,7 @@ def should_stop(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
     if both is None or raw is None:
         return False
     waited = len(history) - 1 - max(both.place, raw.place)
-    averages = [entry.get("ema", entry["raw"]) for entry in history]
+    averages = [entry["ema"] if "ema" in entry else entry["raw"] for entry in history]
     return waited > patience and averages[-1] < max(averages)
 
 
@@ -161,13 +161,13 @@ INIT = {
 }
 """What the published program starts each backbone from."""
 
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: dict[str, Fields] = {
     "resnet101-448": {},
     "resnet101-576": {"image_size": 576},
     "swinb-384": {"backbone": "swin_base_patch4_window12_384", "image_size": 384},
     "swinl-384": {"backbone": "swin_large_patch4_window12_384", "image_size": 384},
 }
-HEADS: dict[str, dict[str, Any]] = {"heavy": {}, "light": {"heavy": False}, "linear": {"classifier": "linear"}}
+HEADS: dict[str, Fields] = {"heavy": {}, "light": {"heavy": False}, "linear": {"classifier": "linear"}}
 
 PAPER: dict[tuple[str, str], Figures] = {
     ("resnet101-448", "heavy"): (84.8, 78.7, 80.9, 73.9, 77.4),
@@ -199,7 +199,7 @@ def _coco(size: str, head: str) -> NamedRecipe:
 
 
 # The demonstration: the built-in set, at the budget of CSRA's, so that the heads can be compared.
-DEMO: dict[str, Any] = {
+DEMO: Fields = {
     "image_size": 64,
     "normalize": "unit",
     "augmentation": "shift",

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.methods.engine.types import Fields
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import SIZES
 from attnbias.weights.errors import WeightsError
@@ -79,7 +79,7 @@ def _rename(name: str, rules: Rules) -> str:
     return name
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Read recipe fields and the number of classes from a converted LLB state dict; {} where it is none.
 
     What names and shapes cannot tell apart (augreg from SWAG, both token-pooled) is left to the recipe's name.
@@ -92,7 +92,7 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     if size is None:
         raise WeightsError(f"no ViT of width {dim}, depth {depth} and patch {patch} is among: {', '.join(SIZES)}")
     side = round((state["backbone.pos_embed"].shape[1] - 1) ** 0.5)
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "size": size,
         "image_size": side * patch,
         "objects": len(state["branch.objects.embeddings"]),

@@ -6,35 +6,36 @@ Probabilities are (N, C) float; targets are (N,) class numbers, in multi-label w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
+from attnbias.methods.engine.types import Metrics
 from attnbias.methods.llb.loss import usage_entropy
-
-Array = NDArray[Any]
 
 ALPHAS = tuple(step / 10 for step in range(11))
 
 
-def mix(visual: Array, branch: Array, alpha: float) -> Array:
+def mix(visual: np.ndarray, branch: np.ndarray, alpha: float) -> np.ndarray:
     """Mixture of both branches' probabilities; alpha weighs the visual one."""
     return alpha * visual + (1 - alpha) * branch
 
 
 def alpha_sweep(
-    targets: Array, visual: Array, branch: Array, task: Task = "singlelabel", alphas: Iterable[float] = ALPHAS
-) -> dict[float, dict[str, Any]]:
+    targets: np.ndarray,
+    visual: np.ndarray,
+    branch: np.ndarray,
+    task: Task = "singlelabel",
+    alphas: Iterable[float] = ALPHAS,
+) -> dict[float, Metrics]:
     """Measure the mixture at every alpha. Training does not depend on alpha: one pass over the pictures gives all."""
     measure = multilabel_measures if task == "multilabel" else singlelabel_measures
     return {alpha: measure(targets, mix(visual, branch, alpha)) for alpha in alphas}
 
 
-def agreement(targets: Array, visual: Array, branch: Array) -> dict[str, Array]:
+def agreement(targets: np.ndarray, visual: np.ndarray, branch: np.ndarray) -> dict[str, np.ndarray]:
     """Which samples both branches classify rightly, only one does, or neither: four disjoint masks (N,)."""
     seen, known = visual.argmax(-1) == targets, branch.argmax(-1) == targets
     return {
@@ -45,13 +46,13 @@ def agreement(targets: Array, visual: Array, branch: Array) -> dict[str, Array]:
     }
 
 
-def negative_log_likelihood(targets: Array, probabilities: Array) -> float:
+def negative_log_likelihood(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log of the true class's probability: the loss of a mixture."""
     chosen = probabilities[np.arange(len(targets)), targets].astype(np.float64)
     return float(-np.log(np.maximum(chosen, np.finfo(np.float32).tiny)).mean())
 
 
-def program_loss(targets: Array, probabilities: Array) -> float:
+def program_loss(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """The figure that the published program prints as its evaluation loss: softmax once more, over probabilities.
 
     It lies near log C whatever the model does and compares with nothing but itself.
@@ -61,7 +62,7 @@ def program_loss(targets: Array, probabilities: Array) -> float:
     return float((log_sum - logits[np.arange(len(targets)), targets]).mean())
 
 
-def object_measures(usage: Array) -> dict[str, Any]:
+def object_measures(usage: np.ndarray) -> Metrics:
     """Measure the usage (O,) of latent objects: how many are in use, how many are dead, which lead.
 
     `perplexity` is exp of the usage entropy, 1 ... O; `dead` counts objects below a hundredth of an even share;

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, RandAugment, v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization
+from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, Transform, normalization
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import Batch, Metrics
 from attnbias.methods.llb import LLBDescription
 from attnbias.methods.llb.attention import attention
 from attnbias.methods.llb.convert import convert, fit_resolution, infer, load_backbone
@@ -36,13 +35,13 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
 
     schedule = staticmethod(schedule)
 
-    def transform(self, recipe: LLBRecipe, train: bool) -> Callable[[Any], Any]:
+    def transform(self, recipe: LLBRecipe, train: bool) -> Transform:
         """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""
         side = round(recipe.image_size / recipe.crop_ratio)
         mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
         squashed = v2.Resize((side, side), interpolation=mode, antialias=True)
         resize = squashed if recipe.squash and not train else ShortSideResize(side, mode)
-        steps: list[Any] = [resize, v2.CenterCrop(recipe.image_size)]
+        steps: list[Transform] = [resize, v2.CenterCrop(recipe.image_size)]
         if train and recipe.randaugment_ops:
             # The first version's: the second draws its operations in another order, so seeds would give other pictures.
             steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
@@ -54,7 +53,7 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         scores = {"scores": mixed, "visual": visual, "branch": branch}
         return scores if usage is None else scores | {"objects": usage}
 
-    def measure(self, recipe: LLBRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: LLBRecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """In single-label work also the loss of the mixture, and the figure that the program prints as its loss."""
         measures = super().measure(recipe, targets, scores, task)
         if task == "singlelabel":
@@ -63,8 +62,8 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         return measures
 
     def measure_all(
-        self, recipe: LLBRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
+        self, recipe: LLBRecipe, targets: np.ndarray, scores: Mapping[str, np.ndarray], task: Task
+    ) -> Metrics:
         """Also the deciding measure at every alpha, how the branches agree (single-label), and object usage."""
         probabilities = {name: values for name, values in scores.items() if name != "objects"}
         measures = super().measure_all(recipe, targets, probabilities, task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -18,7 +18,7 @@ from attnbias.methods.engine.schedules import (
     oscillating,
     step,
 )
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 Family = Literal["augreg", "mae", "swag"]
 Size = Literal["demo", "tiny", "small", "base", "large"]
@@ -176,7 +176,7 @@ DATASETS = {"imagenet": "imagenet", "places365": "places", "inat2018": "inat"}
 
 
 def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:
-    fields: dict[str, Any] = {"dataset": dataset, "family": family, "size": size}
+    fields: Fields = {"dataset": dataset, "family": family, "size": size}
     notes = []
     if family == "swag":
         # The program feeds 384 pixels to SWAG L and stops at its size check; the weights ask for 512.
@@ -208,7 +208,7 @@ def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:
 
 
 # Demonstrations: a tiny ViT learns on the built-in set together with its branch (nothing pretrained to freeze).
-DEMO: dict[str, Any] = {
+DEMO: Fields = {
     "image_size": 64,
     "crop_ratio": 1.0,
     "size": "demo",

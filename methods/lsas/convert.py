@@ -7,10 +7,11 @@ child called se (layer3.0.se.fc.0, layer3.0.se.w). Ours: layer3.0.attention.fc.0
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
+from attnbias.methods.engine.types import Fields
 from attnbias.methods.lsas.recipe import IMAGENET_BLOCKS, Block
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ def convert(state: dict[str, T]) -> dict[str, T]:
     return {our_name(name): value for name, value in state.items()}
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Recipe fields that weights under our names tell, plus `num_classes`.
 
     A network of the small family cannot be told from a cifar one by its weights: a stride leaves no trace in them.
@@ -54,7 +55,7 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     counts = tuple(len(blocks[stage]) for stage in sorted(blocks))
     bottleneck = "layer1.0.conv3.weight" in state
     kind: Block = "bottleneck" if bottleneck else "basic"
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "num_classes": len(state["fc.bias"]),
         "block": kind,
         "order": order,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+from attnbias.methods.engine.types import LogLine
 
 COLUMNS = ("Learning Rate", "Train Loss", "Valid Loss", "Train Acc.", "Valid Acc.")
 COLUMNS_TOP5 = (*COLUMNS[:4], "Train Acc.5", *COLUMNS[4:], "Valid Acc.5")
@@ -21,7 +22,7 @@ SOURCES = {
 """Column -> split and measure of metrics.jsonl."""
 
 
-def log_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+def log_text(records: Iterable[LogLine], columns: Sequence[str] = COLUMNS) -> str:
     """Return the whole log.txt of a single-label run from the records of its metrics.jsonl: raw weights, first
     evaluation split."""
     rows, windows, last_step, valid = [], [], 0, None
@@ -50,7 +51,7 @@ def weighted_mean(updates: Iterable[tuple[float, int]]) -> float:
     return total / weight if weight else float("nan")
 
 
-def _epoch_values(windows: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, float]:
+def _epoch_values(windows: Sequence[tuple[LogLine, int]]) -> dict[str, float]:
     """Means over an epoch's training records, each weighted by its steps; the rate is the last record's."""
     if not windows:
         return {}
@@ -59,5 +60,5 @@ def _epoch_values(windows: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str,
     return _values("train", {**means, "lr": last["lr"][0]})
 
 
-def _values(split: str, record: Mapping[str, Any]) -> dict[str, float]:
+def _values(split: str, record: LogLine) -> dict[str, float]:
     return {column: record[key] for column, (part, key) in SOURCES.items() if part == split}

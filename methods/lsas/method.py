@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -17,7 +16,7 @@ from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
 from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
-from attnbias.methods.engine.types import Batch, BatchTransform
+from attnbias.methods.engine.types import Batch, BatchTransform, LogLine, Metrics, ParamGroups
 from attnbias.methods.lsas import LSASDescription
 from attnbias.methods.lsas.attention import attention_maps, channel_attention
 from attnbias.methods.lsas.convert import convert, infer
@@ -43,7 +42,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
         loss = smoothed_cross_entropy(logits, target, recipe.label_smoothing)
         return {"loss": loss, **top_accuracies(logits, target)}
 
-    def param_groups(self, model: ResNet, recipe: LSASRecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: ResNet, recipe: LSASRecipe) -> ParamGroups:
         """Without decay first, then with; one group where `no_decay` is empty (the programs' order)."""
         groups = decay_groups(model, recipe, lambda name, p: decay_rule(name, p.ndim) in recipe.no_decay)
         return [group for group in groups if group["params"]]
@@ -105,7 +104,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
             for seen in channel_attention(model, images)
         }
 
-    def measure(self, recipe: LSASRecipe, targets: NDArray[Any], scores: NDArray[Any], task: Task) -> dict[str, Any]:
+    def measure(self, recipe: LSASRecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """The task's measures; for single-label sets also the loss, which the programs log beside the accuracy."""
         measures = super().measure(recipe, targets, scores, task)
         if task == "singlelabel":
@@ -113,7 +112,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
             measures["loss"] = float(smoothed_cross_entropy(logits, labels, recipe.label_smoothing))
         return measures
 
-    def published_log(self, recipe: LSASRecipe, records: list[dict[str, Any]]) -> tuple[str, str] | None:
+    def published_log(self, recipe: LSASRecipe, records: list[LogLine]) -> tuple[str, str] | None:
         """The programs' log.txt; they know single-label sets only."""
         if not all("top1" in record for record in records):
             return None

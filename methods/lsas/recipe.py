@@ -16,7 +16,7 @@ from attnbias.methods.engine.schedules import (
     total_steps,
     warm_up,
 )
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 Network = Literal["cifar", "small", "imagenet"]
 Block = Literal["bottleneck", "basic"]
@@ -144,9 +144,9 @@ def imagenet_lr(batch_size: int) -> float:
 
 README = "README of the published program"
 OURS = "ours: a small run on the built-in set"
-SENET: dict[str, Any] = {"order": 0, "stages": (1, 2, 3)}
-STL10: dict[str, Any] = {"dataset": "stl10", "batch_size": 16, "drop_last": True}
-IMAGENET: dict[str, Any] = {
+SENET: Fields = {"order": 0, "stages": (1, 2, 3)}
+STL10: Fields = {"dataset": "stl10", "batch_size": 16, "drop_last": True}
+IMAGENET: Fields = {
     "dataset": "imagenet",
     "image_size": 224,
     "normalize": "imagenet",
@@ -160,7 +160,7 @@ IMAGENET: dict[str, Any] = {
     "depth": 50,
     "stages": (3, 4),
 }
-DEMO: dict[str, Any] = {
+DEMO: Fields = {
     "image_size": 64,
     "pipeline": "square",
     "padding": 6,

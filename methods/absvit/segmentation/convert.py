@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from attnbias.methods.absvit.convert import architecture_of
 from attnbias.methods.absvit.convert import fit_resolution as fit_vision
 from attnbias.methods.absvit.segmentation.model import DenseViT, Segmenter
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.files import load_start
 
 POSITIONS = "backbone.pos_embed"
@@ -21,7 +21,7 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Tell the architecture, the second pass, prompts, sizes and classes; {} where these are not our weights."""
     needed = {POSITIONS, "backbone.patch_embed.proj.weight", "decode_head.conv_seg.weight"}
     if not {*needed, "auxiliary_head.conv_seg.weight"} <= state.keys():

@@ -5,7 +5,7 @@ Counts are sums over a whole split, so the figures do not depend on batches or p
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnbias.data.label_maps import IGNORE
+from attnbias.methods.engine.types import Metrics
 
 LEVELS = 256
 """Values that a label map's pixels can have."""
@@ -35,7 +36,7 @@ def count_areas(prediction: Tensor, target: Tensor, classes: int) -> Areas:
 
 
 def class_measures(
-    intersect: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]
+    intersect: np.ndarray, predicted: np.ndarray, labelled: np.ndarray
 ) -> dict[str, NDArray[np.float64]]:
     """Measure each class by the pixels of a whole split, (K,) each: fractions, NaN where one is 0 / 0.
 
@@ -54,7 +55,7 @@ def class_measures(
         }
 
 
-def area_measures(intersect: NDArray[Any], predicted: NDArray[Any], labelled: NDArray[Any]) -> dict[str, Any]:
+def area_measures(intersect: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> Metrics:
     """Measure a split by its pixels, a row a picture and a column a class, (N, K) each; all figures in per cent.
 
     Returns mIoU; aAcc, the share of pixels that are right; mAcc, mDice, mFscore, mPrecision and mRecall; and the IoU

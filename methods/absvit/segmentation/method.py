@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index, Task
 from attnbias.data.pictures import Decode
 from attnbias.data.segmentation import LabelMapDataset
+from attnbias.data.transforms.basic import Transform
 from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
 from attnbias.methods.absvit.convert import say_fresh
 from attnbias.methods.absvit.segmentation import SegmentationDescription
@@ -28,7 +29,7 @@ from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, sche
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
 
 NO_DECAY = ("pos_embed", "cls_token", "norm")
 """Parameters whose names hold one of these have no weight decay. BatchNorm is called `bn`, so it has."""
@@ -67,14 +68,14 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         weights = recipe.decode_weight, recipe.aux_weight
         return segmentation_loss(logits, auxiliary, batch["target"], weights, recipe.avg_non_ignore)
 
-    def param_groups(self, model: Segmenter, recipe: SegmentationRecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: Segmenter, recipe: SegmentationRecipe) -> ParamGroups:
         """Parameters with decay, then those without, by their names (the program's rule); frozen ones in neither."""
         free, decayed = decay_groups(model, recipe, lambda name, _: any(part in name for part in NO_DECAY))
         return [decayed, free]
 
     schedule = staticmethod(schedule)
 
-    def transform(self, recipe: SegmentationRecipe, train: bool) -> Callable[..., Any]:
+    def transform(self, recipe: SegmentationRecipe, train: bool) -> Transform:
         """A picture alone, fitted into a square, for maps; `open_dataset` has the paper's pipelines."""
         return FitSquare(recipe.image_size)
 
@@ -118,8 +119,8 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         return {"intersect": intersect, "predicted": predicted, "targets": labelled}
 
     def measure_all(
-        self, recipe: SegmentationRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
+        self, recipe: SegmentationRecipe, targets: np.ndarray, scores: Mapping[str, np.ndarray], task: Task
+    ) -> Metrics:
         """Intersection over union and its kin, from the pixels of the whole split."""
         return area_measures(scores["intersect"], scores["predicted"], targets)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from attnbias.data.transforms.basic import Params
 from attnbias.data.transforms.opencv import rescaled, resize_picture
 from attnbias.data.transforms.segmentation import normalized
 
@@ -28,12 +29,12 @@ class FitSquare(v2.Transform):
         super().__init__()
         self.size = size
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[object]) -> Params:
         """Height and width of the resized picture."""
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"size": rescaled((height, width), (self.size, self.size))}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Tensor:
+    def transform(self, inpt: Any, params: Params) -> Tensor:
         """Transform the picture, or its boxes."""
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             return v2.functional.resize(inpt, list(params["size"]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 
@@ -124,7 +124,7 @@ def schedule(recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
 # Named recipes --------------------------------------------------------------------------------------------------------
 
 SOURCE = "configuration of the authors' program for MMSegmentation; 8 processes x 2 pictures"
-DATASETS: dict[str, dict[str, Any]] = {
+DATASETS: dict[str, Fields] = {
     "voc12seg": {"steps": 20000, "eval_steps": 2000},
     "cityscapes": {"steps": 40000, "eval_steps": 4000, "scale": (2048, 1024), "crop": (512, 1024)},
     "ade20k": {"steps": 160000, "eval_steps": 16000},
@@ -134,7 +134,7 @@ NOTES = {
     "cityscapes": "crops are 512 x 1024, whatever the file's name says; the configuration says 8 pictures a process",
     "ade20k": "2 pictures a process are the README's; the configuration says 8",
 }
-MINI: dict[str, Any] = {
+MINI: Fields = {
     "image_size": 64,
     "scale": (256, 64),
     "ratio": (0.75, 1.5),

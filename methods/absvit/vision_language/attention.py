@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import cast
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from attnbias.methods.absvit.attention import residual_stream
@@ -55,7 +54,7 @@ def class_attention(
     """Weights (B, N) with which the class token attends to the patches in the last block, summed over heads."""
     last = len(vision.blocks) - 1
     x = next(islice(residual_stream(vision, patches, feedback), last, None))  # what the last block receives
-    weights = attention_weights(cast(Block, vision.blocks[last]), x)[:, :, 0, vision.num_prefix_tokens :]
+    weights = attention_weights(vision.blocks[last], x)[:, :, 0, vision.num_prefix_tokens :]
     if head is not None and not 0 <= head < weights.shape[1]:
         raise UsageError(f"--head {head}: the last block has heads 0 to {weights.shape[1] - 1}")
     return weights.sum(1) if head is None else weights[:, head]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from attnbias.methods.absvit.convert import architecture_of
 from attnbias.methods.absvit.convert import fit_resolution as fit_vision
 from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import TEXT_ENCODERS
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.errors import WeightsError
 
 VISION, TEXT = "vit_model.", "text_transformer."
@@ -60,12 +60,12 @@ def _share_match(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | shared
 
 
-def infer(state: dict[str, Tensor]) -> dict[str, Any]:
+def infer(state: dict[str, Tensor]) -> Fields:
     """Tell task, sizes and number of classes; {} where these are not our weights."""
     if not {f"{VISION}pos_embed", f"{TEXT}embeddings.word_embeddings.weight"} <= state.keys():
         return {}
     words = state[f"{TEXT}embeddings.word_embeddings.weight"]
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "top_down": f"{VISION}prompt_decoder.weight" in state,
         "vocabulary": len(words),
         "fusion_width": len(state["cross_modal_text_transform.weight"]),
@@ -87,7 +87,7 @@ def infer(state: dict[str, Tensor]) -> dict[str, Any]:
     return {**fields, "task": "retrieval", "num_classes": 0} if "rank_output.weight" in state else {}
 
 
-def _fusion_mlp(state: dict[str, Tensor]) -> dict[str, Any]:
+def _fusion_mlp(state: dict[str, Tensor]) -> Fields:
     hidden = state.get("cross_modal_text_layers.0.intermediate.dense.weight")
     return {} if hidden is None else {"fusion_mlp": max(1, len(hidden) // hidden.shape[1])}
 

@@ -5,11 +5,11 @@ A second method of the same paper; `attnbias train absvit --task vqa` leads here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
-from numpy.typing import NDArray
+import numpy as np
 from torch import Tensor, nn
 
 from attnbias.data.datasets import PictureDataset
@@ -17,6 +17,7 @@ from attnbias.data.index import Index, Task
 from attnbias.data.language import LanguageDataset, encode, load_tokenizer
 from attnbias.data.pictures import Decode
 from attnbias.data.prepared import index_path
+from attnbias.data.transforms.basic import Transform
 from attnbias.data.transforms.language import RANDAUGMENT, language_transform
 from attnbias.methods.absvit.convert import say_fresh
 from attnbias.methods.absvit.vision_language import VisionLanguageDescription
@@ -31,7 +32,7 @@ from attnbias.methods.absvit.vision_language.retrieval import rank_captions
 from attnbias.methods.absvit.vision_language.text import load_text
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
 
 BETAS = 0.9, 0.98
 """The program's AdamW."""
@@ -57,7 +58,7 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         answers = model(batch, match=match, reconstruct=weight > 0)
         return task_loss(answers, target, recipe.task, weight, match)
 
-    def param_groups(self, model: VisionLanguageModel, recipe: VisionLanguageRecipe) -> list[dict[str, Any]]:
+    def param_groups(self, model: VisionLanguageModel, recipe: VisionLanguageRecipe) -> ParamGroups:
         """The program's groups: the rest, head, fusion and feedback, each with and without decay."""
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         return [
@@ -72,7 +73,7 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
 
     schedule = staticmethod(schedule)
 
-    def transform(self, recipe: VisionLanguageRecipe, train: bool) -> Callable[[Any], Any]:
+    def transform(self, recipe: VisionLanguageRecipe, train: bool) -> Transform:
         """METER's pipelines; only RandAugment draws."""
         name = "vit" if recipe.normalize == "half" else recipe.normalize
         return language_transform(name + (RANDAUGMENT if train and recipe.rand_augment else ""), recipe.image_size)
@@ -123,7 +124,8 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         """Each class's probability; of vqa the answer that was chosen and the score that it earns; of retrieval a
         picture's fit with every caption."""
         if recipe.task == "retrieval":
-            return rank_captions(model, batch, cast("LanguageDataset", dataset).captions())
+            assert isinstance(dataset, LanguageDataset)
+            return rank_captions(model, batch, dataset.captions())
         logits = model(batch).logits.float()
         if recipe.task != "vqa":
             return {"scores": logits.softmax(1)}
@@ -132,8 +134,8 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         return {"answer": chosen, "targets": batch["target"].gather(1, chosen[:, None])[:, 0]}
 
     def measure_all(
-        self, recipe: VisionLanguageRecipe, targets: NDArray[Any], scores: Mapping[str, NDArray[Any]], task: Task
-    ) -> dict[str, Any]:
+        self, recipe: VisionLanguageRecipe, targets: np.ndarray, scores: Mapping[str, np.ndarray], task: Task
+    ) -> Metrics:
         """VQA score, accuracy, or recall among the first 1, 5 and 10 both ways, in per cent."""
         if task == "vqa":
             return {"vqa_score": 100 * float(targets.mean())}
@@ -165,8 +167,8 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         """How well each answer fits (vqa: on its own, else beside the others); a caption has no answers."""
         if task == "retrieval":
             return None
-        logits = model(batch).logits.float()
-        return cast("Tensor", logits.sigmoid() if task == "vqa" else logits.softmax(-1))
+        logits: Tensor = model(batch).logits.float()
+        return logits.sigmoid() if task == "vqa" else logits.softmax(-1)
 
     def text_attention(self, model: VisionLanguageModel, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """The program's maps (`attention.text_maps`)."""

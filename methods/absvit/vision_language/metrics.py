@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 RANKS = (1, 5, 10)
 
 
-def soft_score(logits: NDArray[Any], targets: NDArray[Any]) -> float:
+def soft_score(logits: np.ndarray, targets: np.ndarray) -> float:
     """Mean score in [0, 1] of each question's highest answer; of equal logits the first counts. Both (N, classes)."""
     return float(targets[np.arange(len(logits)), logits.argmax(1)].mean())
 
 
-def accuracy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
+def accuracy(logits: np.ndarray, targets: np.ndarray) -> float:
     """Share of right answers among those with a class number, (N,); -100 = unknown, left out."""
     known = targets != -100
     return float((logits.argmax(1) == targets)[known].mean())
 
 
-def recall(scores: NDArray[Any], belongs: NDArray[Any]) -> dict[str, float]:
+def recall(scores: np.ndarray, belongs: np.ndarray) -> dict[str, float]:
     """Recall of a ranking of images x texts (N, M), as fractions; `belongs` (N, M) is True for an image's own texts.
 
     ir_rK: share of the texts whose image is among their K best images; tr_rK: share of the images with one of their

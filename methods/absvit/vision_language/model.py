@@ -10,7 +10,7 @@ channels, P patches, N texts of a picture.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +154,8 @@ class VisionLanguageModel(nn.Module):
     @property
     def steered(self) -> TextSteeredViT:
         """The vision side where the text steers it."""
-        return cast(TextSteeredViT, self.vit_model)
+        assert isinstance(self.vit_model, TextSteeredViT)
+        return self.vit_model
 
     # Parts -----------------------------------------------------------------------------------------------------------
 

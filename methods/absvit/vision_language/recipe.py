@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, cosine, polynomial, total_steps, warm_up
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import Fields, Schedule
 
 TextTask = Literal["vqa", "snli-ve", "nlvr2", "retrieval"]
 TextEncoder = Literal["roberta-base", "roberta-large", "tiny"]
@@ -133,7 +133,7 @@ def schedule(recipe: VisionLanguageRecipe, steps_per_epoch: int) -> Schedule:
 README = "README of the authors' program"
 CONFIG = "task settings of the authors' program; pictures of 224 pixels, the only size that its ViTs take"
 
-TASKS: dict[str, dict[str, Any]] = {
+TASKS: dict[str, Fields] = {
     "vqa": {},
     "snli-ve": {
         "task": "snli-ve",
@@ -185,7 +185,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-TINY: dict[str, Any] = {
+TINY: Fields = {
     "image_size": 64,
     "architecture": "mini_patch8",
     "tokenizer": "words",

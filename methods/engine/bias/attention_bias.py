@@ -9,7 +9,6 @@ maps of a call share one picture plane.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ CONSTANT = 1e-12
 # The plane ------------------------------------------------------------------------------------------------------------
 
 
-def box_mask(boxes: NDArray[Any], height: int, width: int) -> Bools:
+def box_mask(boxes: np.ndarray, height: int, width: int) -> Bools:
     """Union (H, W) of boxes (K, 4) as x1, y1, x2, y2, half-open: a pixel belongs where its centre lies inside."""
     x1, y1, x2, y2 = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T)[..., None]  # (K, 1) each
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
@@ -37,7 +36,7 @@ def box_mask(boxes: NDArray[Any], height: int, width: int) -> Bools:
     return np.any(inside_rows[:, :, None] & inside_columns[:, None, :], axis=0)
 
 
-def on_plane(maps: NDArray[Any], height: int, width: int) -> Floats:
+def on_plane(maps: np.ndarray, height: int, width: int) -> Floats:
     """Non-negative part of maps (N, h, w), resized to (N, H, W): bilinear, align_corners=False.
 
     Raises:
@@ -78,12 +77,12 @@ def skip_reason(mask: Bools, valid: Bools, visible: float = 1.0) -> str | None:
 
 
 def measure_maps(
-    maps: NDArray[Any],
+    maps: np.ndarray,
     masks: Bools,
     ignore: Bools | None = None,
     *,
     tau: float = 0.5,
-    tolerance: float | NDArray[Any] = 15.0,
+    tolerance: float | np.ndarray = 15.0,
 ) -> dict[str, Floats]:
     """Measure maps (N, h, w) against the object's masks (N, H, W); one column (N,) a measure.
 
@@ -126,14 +125,14 @@ def _focus(level: Floats, mask: Bools, valid: Bools, taus: Floats) -> Focus:
 # Pixel average precision ----------------------------------------------------------------------------------------------
 
 
-def step_average_precision(scores: NDArray[Any], positive: Bools) -> float:
+def step_average_precision(scores: np.ndarray, positive: Bools) -> float:
     """Average precision over distinct scores, equal ones together (scikit-learn's rule); NaN without positives."""
     values, inverse = np.unique(-scores, return_inverse=True)
     totals = np.bincount(inverse, minlength=len(values))
     return _average_precision(np.bincount(inverse[positive], minlength=len(values)), totals)
 
 
-def _average_precision(positives: NDArray[Any], totals: NDArray[Any]) -> float:
+def _average_precision(positives: np.ndarray, totals: np.ndarray) -> float:
     """Average precision from counts at descending scores."""
     hits = positives.cumsum()
     if not len(hits) or hits[-1] == 0:
@@ -154,7 +153,7 @@ class PixelHistogram:
         self.totals = np.zeros(bins or 0, np.int64)
         self.kept: list[tuple[Floats, Bools]] = []
 
-    def add(self, maps: NDArray[Any], masks: Bools, ignore: Bools | None = None) -> None:
+    def add(self, maps: np.ndarray, masks: Bools, ignore: Bools | None = None) -> None:
         """Count the valid pixels of maps (N, h, w) on the plane of masks (N, H, W)."""
         level = stretched(on_plane(maps, *masks.shape[1:]))
         valid = np.ones_like(masks) if ignore is None else ~ignore | masks

@@ -7,7 +7,7 @@ Worst group: Sagawa et al., ICLR 2020.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.probe import Measured, Probe, score_split
+from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, score_split
+from attnbias.methods.engine.types import Metrics
 
 
 class Pair(NamedTuple):
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def biased_pairs(
-    labels: NDArray[Any], scores: NDArray[Any], *, count: int = 20, min_cooccurrence: float = 0.1
+    labels: np.ndarray, scores: np.ndarray, *, count: int = 20, min_cooccurrence: float = 0.1
 ) -> list[Pair]:
     """Find the `count` most biased classes in held-out training data: labels (N, C) in {0, 1}, scores (N, C).
 
@@ -59,7 +60,7 @@ def biased_pairs(
     ]
 
 
-def pair_precision(labels: NDArray[Any], scores: NDArray[Any], pair: Pair) -> tuple[float, float]:
+def pair_precision(labels: np.ndarray, scores: np.ndarray, pair: Pair) -> tuple[float, float]:
     """Average precision of a pair's class with its context, and without it, each against all pictures that lack the
     class. NaN where there is no such picture."""
     own, context = labels[:, pair.target] > 0, labels[:, pair.context] > 0
@@ -70,9 +71,7 @@ def pair_precision(labels: NDArray[Any], scores: NDArray[Any], pair: Pair) -> tu
     return values[0], values[1]
 
 
-def pair_measures(
-    labels: NDArray[Any], scores: NDArray[Any], pairs: Sequence[Pair], classes: Sequence[str]
-) -> dict[str, Any]:
+def pair_measures(labels: np.ndarray, scores: np.ndarray, pairs: Sequence[Pair], classes: Sequence[str]) -> Metrics:
     """Measure pairs on a split, in per cent: the means over pairs, their gap, and each pair.
 
     A pair without a positive of one kind is left out of the means and counted in `skipped`. A large gap says that the
@@ -101,7 +100,7 @@ def pair_measures(
     }
 
 
-def group_measures(targets: NDArray[Any], scores: NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
+def group_measures(targets: np.ndarray, scores: np.ndarray, groups: Sequence[str]) -> Metrics:
     """Top-1 accuracy, in per cent, of each group of a single-label split, of the worst one, and its distance to the
     whole split's."""
     right = 100.0 * (scores.argmax(1) == targets)
@@ -133,14 +132,14 @@ class GroupsProbe(Probe):
     def wanted(self, job: Job) -> bool:
         return True
 
-    def measure(self, measured: Measured) -> dict[str, Any] | None:
+    def measure(self, measured: Measured) -> Content | None:
         records, found = measured.dataset.records, measured.evaluation
         if measured.dataset.index.task != "singlelabel" or not all(record.group for record in records):
             return None
         groups = [records[sample].group or "" for sample in found.ids]
         return group_measures(found.targets, found.scores["scores"], groups)
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float | str]:
+    def figures(self, content: Content) -> Mapping[str, float | str]:
         return {name: content[name] for name in ("worst_group", "worst_group_top1", "group_gap")}
 
 
@@ -160,7 +159,7 @@ class ContextProbe(Probe):
         if dataset.index.task != "multilabel":
             raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Content:
         if self.pairs is None:
             assert measured.job.context is not None
             held_out = score_split(measured.job, measured.loaded, measured.job.context, measured.accelerator)
@@ -169,16 +168,16 @@ class ContextProbe(Probe):
         classes = measured.dataset.index.classes
         return pair_measures(_present(found.targets), found.scores["scores"], self.pairs, classes)
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Content) -> str:
         return f"context ({len(content['pairs'])} pairs)"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+    def figures(self, content: Content) -> Mapping[str, float | None]:
         return {name: content[name] for name in ("cooccur_AP", "exclusive_AP", "context_gap")}
 
-    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+    def remarks(self, content: Content) -> Sequence[str]:
         skipped = content["skipped"]
         return [f"{skipped} pairs left out, which occur only together or only apart"] if skipped else []
 
 
-def _present(targets: NDArray[Any]) -> NDArray[np.int64]:
+def _present(targets: np.ndarray) -> NDArray[np.int64]:
     return (targets == 1).astype(np.int64)

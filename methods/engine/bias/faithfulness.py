@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.objects import gathered, true_labels
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.probe import Measured, Probe
+from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, upsample
 from attnbias.methods.engine.statistics import Ratio, interval
+from attnbias.methods.engine.types import Metrics
 
 
 class Curves(NamedTuple):
@@ -78,7 +79,7 @@ def measure_faithfulness(
     *,
     kind: str | None = None,
     batch_size: int = 64,
-) -> dict[str, Any]:
+) -> Metrics:
     """Areas under both curves, of the model's maps and of random ones, means over `count` samples.
 
     Samples (a positive class of a scored picture) are taken evenly from the whole split. Each costs four times as many
@@ -123,7 +124,7 @@ class FaithfulnessProbe(Probe):
     def wanted(self, job: Job) -> bool:
         return job.faithfulness is not None
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Content:
         job = measured.job
         assert job.faithfulness is not None
         return measure_faithfulness(
@@ -136,9 +137,9 @@ class FaithfulnessProbe(Probe):
             batch_size=job.batch_size,
         )
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Content) -> str:
         return f"faithfulness ({content['map']})"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+    def figures(self, content: Content) -> Mapping[str, float]:
         means: Mapping[str, float] = content["means"]
         return means

@@ -185,7 +185,7 @@ def _boxes(planes: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _transformed(dataset: PictureDataset, *inputs: Any) -> Any:
     """Every pipeline takes a picture alone, and torchvision's, which evaluation is made of, boxes and masks beside."""
-    transform: Any = dataset.transform
+    transform = dataset.transform
     image, boxes, *masks = transform(*inputs)
     return image, boxes.as_subclass(Tensor), *masks
 

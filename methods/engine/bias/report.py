@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregat
 from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
+from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
@@ -105,7 +105,7 @@ class BiasReport:
             if kept.any()
         }
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Content:
         """Means, intervals, groups, baselines, what was left out, and the settings: what bias.json holds."""
         return {
             "map": self.map,
@@ -125,7 +125,7 @@ class BiasReport:
     def write(self, folder: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
         """Write bias.json (everything but the samples) and bias_samples.csv (a row a sample)."""
         folder.mkdir(parents=True, exist_ok=True)
-        rows: list[list[Any]] = [["picture", "path", "class", "right", *self.rows[0].values]]
+        rows: list[list[object]] = [["picture", "path", "class", "right", *self.rows[0].values]]
         for row in self.rows:
             figures = (f"{value:.8g}" for value in row.values.values())
             rows.append([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
@@ -241,7 +241,7 @@ class BiasProbe(Probe):
     def wanted(self, job: Job) -> bool:
         return job.bias
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Content:
         job, dataset = measured.job, measured.dataset
         report = measure_bias(
             measured.loaded,
@@ -260,15 +260,15 @@ class BiasProbe(Probe):
             report.write(folder, [record.path for record in dataset.records], dataset.index.classes)
         return report.content()
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Content) -> str:
         return f"attention ({content['map']}, {content['truth']})"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+    def figures(self, content: Content) -> Mapping[str, float | None]:
         return {name: content["means"][name] for name in shown_names()}
 
-    def baselines(self, content: dict[str, Any]) -> Mapping[str, Mapping[str, float | None]]:
+    def baselines(self, content: Content) -> Mapping[str, Mapping[str, float | None]]:
         baselines: Mapping[str, Mapping[str, float | None]] = content["baselines"]
         return baselines
 
-    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+    def remarks(self, content: Content) -> Sequence[str]:
         return left_out_of(self.name, content)

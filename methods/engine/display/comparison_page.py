@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
@@ -91,7 +89,7 @@ def comparison_page(
     )
 
 
-def _samples(run: Run, split: str, kind: str) -> dict[str, NDArray[Any]]:
+def _samples(run: Run, split: str, kind: str) -> dict[str, np.ndarray]:
     stored = run.evaluations.get(split)
     if stored is None or stored.bias(run.map(kind)) is None:
         raise UsageError(
@@ -101,7 +99,7 @@ def _samples(run: Run, split: str, kind: str) -> dict[str, NDArray[Any]]:
     return stored.bias_samples(run.map(kind))
 
 
-def _worst_first(tables: Sequence[dict[str, NDArray[Any]]]) -> list[int]:
+def _worst_first(tables: Sequence[dict[str, np.ndarray]]) -> list[int]:
     """Pictures by ascending mean of HEADLINE over classes and runs; equal ones keep the order of the split."""
     pictures = np.concatenate([table["picture"] for table in tables])
     values = np.concatenate([table[HEADLINE] for table in tables])
@@ -110,7 +108,7 @@ def _worst_first(tables: Sequence[dict[str, NDArray[Any]]]) -> list[int]:
     return places[np.argsort(means, kind="stable")].tolist()
 
 
-def _figures(table: dict[str, NDArray[Any]], classes: Sequence[str]) -> dict[int, dict[int, str]]:
+def _figures(table: dict[str, np.ndarray], classes: Sequence[str]) -> dict[int, dict[int, str]]:
     """Picture -> class -> what was measured of the map."""
     found: dict[int, dict[int, str]] = {}
     written = [csv_text(name) for name in classes]

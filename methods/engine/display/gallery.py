@@ -7,12 +7,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.display.overlay import COLOUR_TABLES, FOCUS
 from attnbias.methods.engine.display.segments import Labels, Segments
 from attnbias.methods.engine.text import fill_template, html_text, json_in_script
@@ -31,7 +32,7 @@ class GalleryRun:
     map: str
     """Which map is drawn, in words."""
     normalisation: str
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Json = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     """What was measured of the run: name -> value, as text."""
 
@@ -104,7 +105,7 @@ class GalleryPage:
         }
         return fill_template(page, parts)
 
-    def _content(self) -> dict[str, Any]:
+    def _content(self) -> Json:
         return {
             "source": self.source,
             "date": self.date,
@@ -136,7 +137,7 @@ def thumbnail(picture: Image.Image) -> Image.Image:
     return small
 
 
-def _item(item: GalleryItem) -> dict[str, Any]:
+def _item(item: GalleryItem) -> Json:
     jpeg = io.BytesIO()
     item.picture.convert("RGB").save(jpeg, "JPEG", quality=88)
     return {
@@ -162,7 +163,7 @@ def _item(item: GalleryItem) -> dict[str, Any]:
     }
 
 
-def _segments(segments: Segments, size: tuple[int, int]) -> dict[str, Any]:
+def _segments(segments: Segments, size: tuple[int, int]) -> Json:
     """Label maps as small PNGs in their classes' colours, and the legend's lines.
 
     They are clear where there is no class, and where its colour is black (VOC's background).
@@ -185,7 +186,7 @@ def _segments(segments: Segments, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _map(values: NDArray[np.float32]) -> dict[str, Any]:
+def _map(values: NDArray[np.float32]) -> Json:
     """A map as 8-bit levels; the page resizes and colours it, so its size stays that of the network's grid."""
     levels = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
     return {"height": levels.shape[0], "width": levels.shape[1], "data": _base64(levels.tobytes())}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Index
 from attnbias.data.published_tests import competing_classes, competing_scores, own_transform
 from attnbias.data.segmentation import LabelMapDataset
+from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
@@ -117,9 +117,7 @@ def photo_of(dataset: PictureDataset, place: int) -> Photo:
     )
 
 
-def place_input(
-    transform: Callable[..., Any], picture: Image.Image
-) -> tuple[Tensor, tuple[float, float, float, float]]:
+def place_input(transform: Transform, picture: Image.Image) -> tuple[Tensor, tuple[float, float, float, float]]:
     """Transform a picture, and find which part of it (x, y, width, height, as shares) the network's input covers.
 
     A box in the middle of the picture goes through the transform too; where it lands tells scale and offset.
@@ -199,7 +197,7 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
     return [Seen(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
 
 
-def _transform_of(photo: Photo, loaded: Loaded) -> Callable[..., Any]:
+def _transform_of(photo: Photo, loaded: Loaded) -> Transform:
     recipe = loaded.recipe
     own = own_transform(photo.index, recipe.image_size, recipe.normalize) if photo.index is not None else None
     return loaded.method.transform(recipe, train=False) if own is None else own

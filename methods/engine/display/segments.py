@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from attnbias.data.label_maps import IGNORE
 from attnbias.data.sets.palettes import palette
 
-Labels = NDArray[Any]
+Labels = np.ndarray
 """Class of each pixel (H, W), 255 = none."""
 
 OPACITY = 0.5

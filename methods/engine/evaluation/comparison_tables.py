@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.evaluation.comparison import Line, Run, reading_aid
 from attnbias.methods.engine.statistics import Change
 from attnbias.methods.engine.text import markdown_cell
@@ -33,7 +33,7 @@ def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
-def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
+def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> Json:
     """Runs with their curves and recipes, and all lines."""
     return {
         "runs": [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +27,8 @@ class Cost:
     LSAS program prints as FLOPs. It counts no additions of shortcuts and no multiplication by attention."""
 
 
-def _elements(times: int) -> Any:
-    def count(input_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+def _elements(times: int) -> object:
+    def count(input_shape: Sequence[int], *_: object, out_shape: object = None, **__: object) -> int:
         return times * prod(input_shape)
 
     return count

@@ -23,6 +23,7 @@ from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.text import write_csv
+from attnbias.methods.engine.types import Metrics
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
@@ -33,7 +34,7 @@ class Answers:
     """What a model said to each sample. Rows are in the order of the index, each sample once."""
 
     ids: NDArray[np.int64]
-    targets: NDArray[Any]
+    targets: np.ndarray
     scores: dict[str, NDArray[np.float32]]
     """The method's answers by name, a row a sample: of a classifier, probabilities (N, C), `scores` first."""
     skipped: list[str]
@@ -44,7 +45,7 @@ class Answers:
 class Evaluation(Answers):
     """Answers of one split, and its measures."""
 
-    measures: dict[str, Any]
+    measures: Metrics
 
 
 def evaluate(
@@ -90,7 +91,7 @@ def answer_all(
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
     loader = batches(dataset, sampler, workers=workers, device=device)
     model.eval()
-    mine: list[tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[np.float32]]]] = []
+    mine: list[tuple[np.ndarray, np.ndarray, dict[str, NDArray[np.float32]]]] = []
     skipped: list[str] = []
     mine_of = iter(loader)
     for _ in range(-(-len(dataset) // (batch_size * processes))):  # the same number of rounds in every process

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from attnbias.data.pictures import Decode
+from attnbias.data.reading import Json
 from attnbias.data.transforms.corruptions import SEVERITIES
-from attnbias.methods.engine.types import Truth
+from attnbias.methods.engine.types import Fields, Truth
 from attnbias.weights.files import Entry
 
 
@@ -21,7 +22,7 @@ class Job:
     load_from: Sequence[str]
     splits: Sequence[str]
     recipe: str | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     entry: Entry | None = None
     trust: bool = False
     real_labels: bool = False
@@ -39,7 +40,7 @@ class Job:
     """How many samples."""
     published_tests: Sequence[str] = ()
     """Of imagenet-c, imagenet-a, imagenet-r, imagenet-sketch."""
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attacks: dict[str, Json] = field(default_factory=dict)
     """Name of an attack -> the fields of its strength that differ from the program's."""
     corruptions: Sequence[str] = ()
     severities: Sequence[int] = SEVERITIES

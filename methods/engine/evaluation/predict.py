@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import PictureDataset, Sample
 from attnbias.data.index import Index, Record
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import answer_all
@@ -35,7 +35,7 @@ class Predictions:
 class OwnPictures(PictureDataset):
     """Files without labels, of whatever sizes."""
 
-    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
         if len({sample["image"].shape for sample in good}) > 1:
             raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")

@@ -82,7 +82,7 @@ class Probe(ABC):
         return ()
 
 
-def left_out_of(name: str, content: Mapping[str, Any]) -> list[str]:
+def left_out_of(name: str, content: Content) -> list[str]:
     """The remarks of a measure against objects: why its truth is not the usual one, and samples that were left out."""
     told = [content["truth_reason"]] if content.get("truth_reason") else []
     if content["skipped"]:

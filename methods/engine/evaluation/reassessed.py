@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.sets.imagenet import real_labels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.job import Job
-from attnbias.methods.engine.evaluation.probe import Measured, Probe
+from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.metrics import real_accuracy
 
 
@@ -30,14 +29,14 @@ class ReassessedProbe(Probe):
                 f"split '{index.split}' of dataset '{index.dataset}' holds others; name them with --dataset"
             )
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Content:
         labels = real_labels(measured.dataset.index)
         assert labels is not None
         found = measured.evaluation
         return real_accuracy(found.scores["scores"], [labels[sample] for sample in found.ids])
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Content) -> str:
         return "ReaL labels"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+    def figures(self, content: Content) -> Mapping[str, float]:
         return {name: content[name] for name in ("real_top1", "real_top5")}

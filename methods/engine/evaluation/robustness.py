@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from attnbias.data.atomic import replacing
 from attnbias.data.index import Index
 from attnbias.data.pictures import Decode
+from attnbias.data.reading import Json
 from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
-from attnbias.data.transforms.basic import normalization
+from attnbias.data.transforms.basic import Transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
@@ -35,7 +36,7 @@ from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import write_csv
 
-Row = dict[str, Any]
+Row = Json
 """`test` (what was measured) and its measures by name."""
 
 ALEXNET_ERROR: dict[str, float] = {
@@ -183,7 +184,7 @@ class Bench:
     def _evaluate(
         self,
         index: Index,
-        change: Callable[[Callable[[Any], Tensor]], Callable[[Any], Tensor]] | None = None,
+        change: Callable[[Transform], Transform] | None = None,
         perturb: Perturbation | None = None,
     ) -> Evaluation:
         """Evaluate a split, with another transform made of its own, or with pictures changed in the batch."""

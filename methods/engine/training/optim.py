@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.types import Schedule
+from attnbias.methods.engine.types import ParamGroups, Schedule
 
 
-def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(groups: ParamGroups, recipe: Recipe, *, fused: bool = False) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over a method's parameter groups.
 
     Each group keeps its own base rate in `initial_lr`; `apply_schedule` multiplies it. `fused` picks the single-kernel
@@ -33,7 +32,7 @@ def build_optimizer(groups: list[dict[str, Any]], recipe: Recipe, *, fused: bool
     return kind(groups, lr=recipe.lr, fused=fused)
 
 
-def decay_groups(model: nn.Module, recipe: Recipe, free: Callable[[str, nn.Parameter], bool]) -> list[dict[str, Any]]:
+def decay_groups(model: nn.Module, recipe: Recipe, free: Callable[[str, nn.Parameter], bool]) -> ParamGroups:
     """Two groups of the parameters that learn: those that are `free` of weight decay, by name and shape, then the rest.
 
     (timm's param_groups_weight_decay makes one group of all where the decay is 0: stored optimisers would not fit.)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from accelerate import Accelerator
 
 from attnbias.methods.engine.metrics import names
 from attnbias.methods.engine.screen import say, training_bar
 from attnbias.methods.engine.training.sampler import Plan
+from attnbias.methods.engine.types import LogLine
 
 
 class Reporter:
@@ -51,7 +51,7 @@ class Reporter:
         if self.bar:
             self.bar.update(self.task, advance=1, epoch=self.plan.epoch_of(self.done), speed=self.speed)
 
-    def line(self, line: dict[str, Any]) -> None:
+    def line(self, line: LogLine) -> None:
         """Show one line of the metrics log, and pass its numbers to the trackers."""
         training = "weights" not in line  # an evaluated split may be called "train" too
         split = line["split"] if training else f"{line['split']}/{line['weights']}"

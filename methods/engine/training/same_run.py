@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.fingerprint import Fingerprint, class_difference
 from attnbias.data.index import Index
-from attnbias.data.reading import StoredModel, read_json, reading, shown
+from attnbias.data.reading import Json, StoredModel, read_json, reading, shown
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_facts
@@ -115,7 +114,7 @@ def check_processes_agree(control: Control, method: AnyMethod, recipe: Recipe, o
     Raises:
         UsageError: in every process alike, naming what differs.
     """
-    told: dict[str, Any] = {"method": method.name, **recipe.model_dump(mode="json")}
+    told: Json = {"method": method.name, **recipe.model_dump(mode="json")}
     told |= {name: value for name, value in asdict(options).items() if name not in OF_A_MACHINE}
     told |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
     everyone = control.gather(told)

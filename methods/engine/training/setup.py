@@ -16,6 +16,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from attnbias.data.index import Index
+from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
@@ -51,7 +52,7 @@ def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, ac
     return plan
 
 
-def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) -> dict[str, Any]:
+def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) -> Json:
     """What a run reads, for its environment.json: the split that trains, and what each evaluated one really is."""
     return {
         "dataset": dataset,
@@ -119,7 +120,7 @@ def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
     return accelerator
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """What a run was started by and on; it stands beside its recipe."""
     return {
         "command": [shown(word) for word in sys.argv],

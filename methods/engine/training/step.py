@@ -177,7 +177,7 @@ def mean_in_rank_order(processes: int, bucket: Any) -> torch.futures.Future[Tens
     mine = bucket.buffer()
     parts = [torch.empty_like(mine) for _ in range(processes)]
 
-    def mean(_: torch.futures.Future[Any]) -> Tensor:
+    def mean(_: torch.futures.Future[Tensor]) -> Tensor:
         total = parts[0]
         for part in parts[1:]:
             total += part

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -48,6 +48,7 @@ from attnbias.methods.engine.training.setup import (
     training_data_warning,
 )
 from attnbias.methods.engine.training.step import Called, Stepper, mean_in_rank_order
+from attnbias.methods.engine.types import LogLine, Metrics
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
 
@@ -58,7 +59,7 @@ class Outcome:
 
     progress: Progress
     out: Path
-    measures: dict[str, Any] = field(default_factory=dict)
+    measures: Metrics = field(default_factory=dict)
 
 
 def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
@@ -120,7 +121,7 @@ class _Run:
             processes=accelerator.num_processes, accumulation=options.accumulation, data=self.data.digests()
         )
         self.pending: list[dict[str, Tensor]] = []
-        self.measures: dict[str, Any] = {}
+        self.measures: Metrics = {}
 
         torch.manual_seed(recipe.seed)
         if options.deterministic:
@@ -341,7 +342,7 @@ class _Run:
         }
         self._record(line)
 
-    def _record(self, line: dict[str, Any]) -> None:
+    def _record(self, line: LogLine) -> None:
         self.progress.log_lines += 1
         if self.reporter:
             self.folder.log(line)
@@ -383,9 +384,9 @@ class _Run:
                 for buffer in model.buffers():
                     torch.distributed.broadcast(buffer, src=0)
 
-    def _evaluate(self, epoch: int) -> dict[str, Any]:
+    def _evaluate(self, epoch: int) -> LogLine:
         self._share_buffers()
-        entry: dict[str, Any] = {"epoch": epoch}
+        entry: LogLine = {"epoch": epoch}
         for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
             if model is None:
                 continue
