@@ -90,6 +90,15 @@ def _command(method: Description) -> Callable[..., None]:
                 help="Start the backbone from a file, such as torchvision's or the CutMix one, or from a run folder.",
             ),
         ] = None,
+        pretrained: Annotated[
+            bool,
+            typer.Option(
+                "--pretrained",
+                rich_help_panel=START,
+                help="Start the backbone from the weights that timm or torchvision publishes under its name; images "
+                "are then made as these weights know them, unless typed.",
+            ),
+        ] = False,
         from_scratch: Annotated[
             bool,
             typer.Option(
@@ -163,10 +172,20 @@ def _command(method: Description) -> Callable[..., None]:
 
         cpu, count = world(gpus, processes)
         typed_weights = {"--load-from": load_from, "--backbone-weights": backbone_weights}
-        if from_scratch and any(typed_weights.values()):
-            flag = next(name for name, value in typed_weights.items() if value)
-            raise UsageError(f"--from-scratch starts at random, and {flag} does not: give one of them")
-        why_random = ""
+        starts = [name for name, value in typed_weights.items() if value]
+        starts += ["--pretrained"] * pretrained + ["--from-scratch"] * from_scratch
+        if from_scratch and len(starts) > 1:
+            raise UsageError(f"--from-scratch starts at random, and {starts[0]} does not: give one of them")
+        if pretrained and len(starts) > 1:
+            raise UsageError(f"--pretrained and {starts[0]} are two ways to start: give one of them")
+        why_random = images = ""
+        if pretrained or (backbone_weights and "backbone" in typed):
+            from attnbias.methods.engine.pretrained import follow_pretrained, pretrained_source
+
+            if pretrained:
+                backbone_weights = pretrained_source(resolved)
+            if named is not None:  # a file says how images are made
+                resolved, images = follow_pretrained(resolved, typed, published=pretrained)
         if load_from is None and backbone_weights is None and not from_scratch:
             backbone_weights, why_random = recipe_weights(resolved, named)
         options = Options(
@@ -199,6 +218,8 @@ def _command(method: Description) -> Callable[..., None]:
         show_recipe(method, resolved, name, named)
         where = "" if resume is None else ", where no checkpoint is resumed"
         say(f"starting weights: {shown(load_from or backbone_weights or 'random')}{why_random}{where}")
+        if images:
+            say(images)
         if dry_run:
             from attnbias.cli.dry_run import dry_run as show
 
@@ -236,8 +257,8 @@ def recipe_weights(recipe: Recipe, named: NamedRecipe | None) -> tuple[str | Non
         return None, ""
     for field, (value, known) in changed(recipe, named.recipe).items():
         if field in NETWORK:
-            why = f" (the recipe's {named.init} are of {field} {known}; --backbone-weights gives {value} its own)"
-            return None, why
+            mend = "--pretrained" if field == "backbone" else "--backbone-weights"
+            return None, f" (the recipe's {named.init} are of {field} {known}; {mend} gives {value} its own)"
     return named.init, ""
 
 

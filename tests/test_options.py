@@ -55,6 +55,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_cli.py::test_dry_run_shows_the_arithmetic_and_writes_nothing": "--dry-run",
         "test_cli.py::test_another_number_of_classes": "--load-from --reset-head",
         "test_cli.py::test_unreadable_pictures_are_left_out_and_counted": "--on-bad-image",
+        "test_pretrained.py::test_pretrained_weights_come_through_the_hub_with_their_images_and_it_is_said": (
+            "--pretrained"
+        ),
         "test_absvit.py::test_a_run_is_a_start_for_another_size_and_a_second_pass": "--backbone-weights",
         "test_starting_weights.py::test_another_network_than_the_recipe_starts_from_begins_at_random_and_says_why": (
             "--from-scratch"

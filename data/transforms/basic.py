@@ -31,9 +31,9 @@ def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, f
     return NORMALIZATIONS[name]
 
 
-def square_resize(image_size: int) -> v2.Transform:
-    """Squeeze the whole picture into a square: Pillow's antialiased bilinear; the aspect ratio is not kept."""
-    return v2.Resize((image_size, image_size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+def square_resize(image_size: int, interpolation: str = "bilinear") -> v2.Transform:
+    """Squeeze the whole picture into a square by Pillow's antialiased filter; the aspect ratio is not kept."""
+    return v2.Resize((image_size, image_size), interpolation=InterpolationMode(interpolation), antialias=True)
 
 
 Transform = Callable[..., Any]
@@ -105,9 +105,25 @@ class RandomShift(v2.Transform):
         return self._call_kernel(v2.functional.crop, inpt, **params)
 
 
-def eval_transform(image_size: int, normalize: str) -> v2.Compose:
-    """The evaluation pipeline of CSRA and IDA: square resize only, no centre crop."""
-    return v2.Compose([square_resize(image_size), ToNormalizedTensor(*normalization(normalize))])
+def fitted_square(
+    image_size: int, interpolation: str = "bilinear", crop_ratio: float | None = None
+) -> list[v2.Transform]:
+    """Make a picture square: squeezed, or the centre of it, `crop_ratio` = the crop's side over the resized short side.
+
+    The short side becomes the whole part of image_size / crop_ratio, as in timm.
+    """
+    if crop_ratio is None:
+        return [square_resize(image_size, interpolation)]
+    short = ShortSideResize(int(image_size / crop_ratio + 1e-6), InterpolationMode(interpolation))
+    return [short, v2.CenterCrop(image_size)]
+
+
+def eval_transform(
+    image_size: int, normalize: str, interpolation: str = "bilinear", crop_ratio: float | None = None
+) -> v2.Compose:
+    """The evaluation pipeline of CSRA and IDA: the papers' squeeze the whole picture into a square."""
+    square = fitted_square(image_size, interpolation, crop_ratio)
+    return v2.Compose([*square, ToNormalizedTensor(*normalization(normalize))])
 
 
 def train_transform(
@@ -118,6 +134,8 @@ def train_transform(
     color_jitter: bool = False,
     resized_crop: bool = True,
     shift: int = 0,
+    interpolation: str = "bilinear",
+    crop_ratio: float | None = None,
 ) -> v2.Compose:
     """CSRA's training pipeline, always in this order: flip, colour jitter, random resized crop, square resize.
 
@@ -129,6 +147,8 @@ def train_transform(
         color_jitter: brightness, contrast and saturation by a factor in [0.5, 1.5]; no hue.
         resized_crop: a part of 70 to 100 % of the area, aspect 3/4 to 4/3.
         shift: move the resized picture by up to this many pixels each way (ours, for the demo).
+        interpolation: of every resize.
+        crop_ratio: as in evaluation, where no random part is taken; None squeezes the whole picture.
     """
     steps: list[Transform] = []
     if flip:
@@ -136,8 +156,10 @@ def train_transform(
     if color_jitter:
         steps.append(v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5))
     if resized_crop:
-        steps.append(v2.RandomResizedCrop((image_size, image_size), scale=(0.7, 1.0), antialias=True))
-    steps.append(square_resize(image_size))
+        mode = InterpolationMode(interpolation)
+        size = (image_size, image_size)
+        steps.append(v2.RandomResizedCrop(size, scale=(0.7, 1.0), interpolation=mode, antialias=True))
+    steps += fitted_square(image_size, interpolation, None if resized_crop else crop_ratio)
     if shift:
         steps.append(RandomShift(shift))
     return v2.Compose([*steps, ToNormalizedTensor(*normalization(normalize))])

@@ -48,7 +48,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
     def transform(self, recipe: CSRARecipe, train: bool) -> v2.Compose:
         """Square resize; for training also flip, colour jitter, random resized crop, shift, as the recipe says."""
         if not train:
-            return basic.eval_transform(recipe.image_size, recipe.normalize)
+            return basic.eval_transform(recipe.image_size, recipe.normalize, recipe.interpolation, recipe.crop_ratio)
         return basic.train_transform(
             recipe.image_size,
             recipe.normalize,
@@ -56,6 +56,8 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
             color_jitter=recipe.color_jitter,
             resized_crop=recipe.resized_crop,
             shift=recipe.shift,
+            interpolation=recipe.interpolation,
+            crop_ratio=recipe.crop_ratio,
         )
 
     def attention(

@@ -37,6 +37,15 @@ class CSRARecipe(Recipe):
         "Classes without a positive label in precision and F1; the program counts them, its sets have none.",
         "Data",
     )
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "Filter of every resize.", "Data")
+    crop_ratio: float | None = option(
+        None,
+        "Side of the centre crop over the resized short side, as pretrained weights may want it; none (the paper's) "
+        "squeezes the whole image into the square.",
+        "Data",
+        gt=0,
+        le=1,
+    )
     flip: bool = option(True, "Mirror training pictures with probability one half.", "Data")
     resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of pictures.", "Data")
     color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training pictures.", "Data")

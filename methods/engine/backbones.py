@@ -163,23 +163,41 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         return TinyFeatures()
     if name == "tiny_vit":
         return TimmFeatures(partial(VisionTransformer, image_size, **TINY_VIT), image_size)
-    chains = [n for n in torchvision.models.list_models(torchvision.models) if not n.startswith(NOT_A_CHAIN)]
-    if name in chains:
+    if is_torchvision(name):
         return TorchvisionFeatures(name)
     timm_name = ALIASES.get(name, name)
     if not timm.is_model(timm_name):
-        known = ["tiny", "tiny_vit", *ALIASES, *chains, *timm.list_models()]
+        known = ["tiny", "tiny_vit", *ALIASES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
             "expected tiny, tiny_vit, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
         )
+    config = timm_config(timm_name)
     try:
-        config = timm.get_pretrained_cfg(timm_name)
         size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
         return TimmFeatures(partial(timm.create_model, timm_name, **size), image_size)
     except REFUSED as error:
         why = str(error) or f"{type(error).__name__} inside it"
         raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {why}") from None
+
+
+def is_torchvision(name: str) -> bool:
+    """Whether a backbone is torchvision's; timm has networks of the same names, as NAME.TAG."""
+    return name in torchvision.models.list_models(torchvision.models) and not name.startswith(NOT_A_CHAIN)
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of the weights ARCHITECTURE.TAG, or of an architecture's first ones; None where it knows nothing.
+
+    Raises:
+        UsageError: there are no such weights of this architecture.
+    """
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        network, _, tag = name.partition(".")
+        known = [each.partition(".")[2] for each in timm.list_models(f"{network}.*", pretrained=True)]
+        raise UsageError(f"timm has no weights '{tag}' of {network}; it has: {', '.join(known) or 'none'}") from None
 
 
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> None:

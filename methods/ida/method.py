@@ -69,16 +69,24 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
 
     def transform(self, recipe: IDARecipe, train: bool) -> v2.Compose:
         """Square resize for evaluation. For training also cutout and RandAugment (no flip), or crop and flip."""
-        size = recipe.image_size
+        size, filter, crop = recipe.image_size, recipe.interpolation, recipe.crop_ratio
         if not train:
-            return basic.eval_transform(size, recipe.normalize)
+            return basic.eval_transform(size, recipe.normalize, filter, crop)
         if recipe.augmentation == "shift":
-            return basic.train_transform(size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
+            return basic.train_transform(
+                size,
+                recipe.normalize,
+                flip=False,
+                resized_crop=False,
+                shift=recipe.shift,
+                interpolation=filter,
+                crop_ratio=crop,
+            )
         if recipe.augmentation == "multiscale_crop":
-            steps = [basic.square_resize(size + MARGIN), MultiScaleCrop(size), v2.RandomHorizontalFlip()]
+            steps = [basic.square_resize(size + MARGIN, filter), MultiScaleCrop(size), v2.RandomHorizontalFlip()]
         else:
             cutout = [RandomCutout(round(recipe.cutout * size))] if recipe.cutout else []
-            steps = [basic.square_resize(size), *cutout, RandAugmentPolicy()]
+            steps = [*basic.fitted_square(size, filter, crop), *cutout, RandAugmentPolicy()]
         return v2.Compose([*steps, basic.ToNormalizedTensor(*basic.normalization(recipe.normalize))])
 
     def should_stop(self, recipe: IDARecipe, history: list[LogLine]) -> bool:

@@ -15,7 +15,16 @@ from attnbias.methods.engine.types import Fields, LogLine, Schedule
 class IDARecipe(Recipe):
     """Everything that decides an IDA run. Defaults are the program's README: ResNet-101, 448 px, heavy, on COCO."""
 
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "imagenet")
+    normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "imagenet")
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "Filter of every resize.", "Data")
+    crop_ratio: float | None = option(
+        None,
+        "Side of the centre crop over the resized short side, as pretrained weights may want it; none (the paper's) "
+        "squeezes the whole image into the square.",
+        "Data",
+        gt=0,
+        le=1,
+    )
     unknown_eval: Literal["negative", "ignore"] = option(
         "negative", "Unknown labels in evaluation: negative (the program), or left out of the class's measures.", "Data"
     )

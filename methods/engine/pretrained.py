@@ -1,0 +1,109 @@
+"""Pretrained weights of a backbone by its name: where timm or torchvision keeps them, and how their images are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torchvision
+from torchvision.transforms import InterpolationMode
+
+from attnbias.data.transforms.basic import NORMALIZATIONS
+from attnbias.methods.engine.backbones import ALIASES, is_torchvision, timm_config
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.published import HUB
+from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.weights.manifest import PUBLISHED
+
+R = TypeVar("R", bound=Recipe)
+
+Statistics = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a library publishes for a network."""
+
+    source: str | None
+    """What `--backbone-weights` takes; None where no weights are published."""
+    image_size: int
+    mean: Statistics
+    std: Statistics
+    interpolation: str
+    crop_ratio: float | None
+    """Side of the centre crop over the resized short side; None = the whole image is squeezed."""
+
+    def recipe_fields(self) -> dict[str, Any]:
+        """The recipe fields that make images as these weights know them; `normalize` None where it has no name here."""
+        names = [name for name, values in NORMALIZATIONS.items() if values == (self.mean, self.std)]
+        return {
+            "image_size": self.image_size,
+            "normalize": names[0] if names else None,
+            "interpolation": self.interpolation,
+            "crop_ratio": self.crop_ratio,
+        }
+
+
+def pretrained(name: str) -> Pretrained | None:
+    """The default weights of a network of torchvision, or those of timm's `ARCHITECTURE.TAG`; None for other names.
+
+    Raises:
+        UsageError: timm has no such tag of this architecture.
+    """
+    if is_torchvision(name):
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        made = weights.transforms()
+        url = next((known for known, entry in PUBLISHED.items() if entry.url == weights.url), weights.url)
+        (crop,), (resized,) = made.crop_size, made.resize_size
+        mode = InterpolationMode(made.interpolation).value
+        return Pretrained(url, crop, tuple(made.mean), tuple(made.std), mode, crop / resized)
+    if (config := timm_config(ALIASES.get(name, name))) is None:
+        return None
+    source = f"{HUB}{config.hf_hub_id}/{config.hf_hub_filename or 'model.safetensors'}" if config.hf_hub_id else None
+    crop_ratio = None if config.crop_mode == "squash" else config.crop_pct
+    return Pretrained(
+        source or config.url or None, config.input_size[-1], config.mean, config.std, config.interpolation, crop_ratio
+    )
+
+
+def pretrained_source(recipe: Recipe) -> str:
+    """Where the weights of the recipe's backbone lie, as `--backbone-weights` takes it.
+
+    Raises:
+        UsageError: the method builds its own network, or nobody publishes weights of this one.
+    """
+    name = getattr(recipe, "backbone", None)
+    if name is None:
+        raise UsageError("--pretrained is for methods that take any backbone; this one's: --backbone-weights")
+    found = pretrained(name)
+    if found is None or found.source is None:
+        raise UsageError(
+            f"neither timm nor torchvision publishes weights of '{name}'; --backbone-weights takes a file of yours"
+        )
+    return found.source
+
+
+def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -> tuple[R, str]:
+    """The recipe with images made as its backbone's weights know them, where nothing else was typed; and a line on it.
+
+    A file of one's own (not `published`) for a network of the papers is taken with the paper's images.
+
+    Raises:
+        UsageError: the weights' normalisation has no name here, and none was typed.
+    """
+    name = getattr(recipe, "backbone", "")
+    of_papers = is_torchvision(name) or name in ALIASES
+    found = None if of_papers and not published else pretrained(name)
+    if found is None:
+        return recipe, ""
+    known = {name: value for name, value in found.recipe_fields().items() if name in type(recipe).model_fields}
+    taken = {name: value for name, value in known.items() if name not in typed}
+    if "normalize" in taken and taken["normalize"] is None:
+        raise UsageError(
+            f"the weights of {name} want images normalised by mean {found.mean} and std "
+            f"{found.std}, which has no name here; say which comes nearest: --normalize {' or '.join(NORMALIZATIONS)}"
+        )
+    words = ", ".join(f"{name} {value}" for name, value in taken.items())
+    kept = ", ".join(f"{name} {typed[name]}" for name in known if name in typed)
+    return revise(recipe, taken), f"images as its weights know them: {words}{f'; typed: {kept}' if kept else ''}"
