@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from torchvision.models import resnet101
 
 from attnbias.methods import METHODS
+from attnbias.methods.absvit.recipe import ARCHITECTURES
+from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.registry import get_method
+from attnbias.weights.files import write_weights
 from attnbias.weights.manifest import PUBLISHED
 
 SMALL = ["--dataset", "demo", "--image-size", 32, "--batch-size", 2, "--steps", 1, "--gpus", 0, "--threads", 1]
@@ -105,3 +108,19 @@ def test_weights_are_only_written_where_they_can_be_read_again(demo_root: Path, 
         assert "need names in UTF-8" in attnbias(*command, expect=3).line
     run.rename(strange)
     assert "rename it" in attnbias("val", "csra", "--load-from", strange, "--data-root", demo_root, expect=3).line
+
+
+@pytest.mark.parametrize(("heads", "code"), [(4, 3), (2, 0)])
+def test_a_backbone_with_other_heads_is_refused_although_its_shapes_agree(
+    heads: int, code: int, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = get_method("absvit")
+    monkeypatch.setitem(ARCHITECTURES["mini_patch8_token"], "num_heads", heads)
+    fields = {"architecture": "mini_patch8_token", "top_down": False, "image_size": 32, "dataset": "demo"}
+    recipe = method.recipe_type.model_validate(fields)
+    classes = tuple(map(str, range(10)))
+    state = method.build_model(recipe, len(classes), "multilabel").state_dict()
+    write_weights(tmp_path / "vit.safetensors", state, weights_metadata(method, recipe, classes, "multilabel"))
+    run = ["train", "llb", "--recipe", "demo", *SMALL, "--data-root", demo_root, "--out", tmp_path / "run"]
+    said = attnbias(*run, "--backbone-weights", tmp_path / "vit.safetensors", expect=code)
+    assert code == 0 or "is of a network with 4 attention heads, and the recipe's has 2" in said.line

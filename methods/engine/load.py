@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, Field
 from safetensors import safe_open
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from attnbias.data.errors import DataError
@@ -281,9 +282,36 @@ def initial_weights(
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         checkpoint = _read(path, trust=trust)
+        _check_heads(model, checkpoint, path)
         method.load_backbone(model, recipe, checkpoint.state, path)
         return _left_out(path, checkpoint)
     return []
+
+
+def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse weights of one of our models with another number of attention heads, which shapes do not tell.
+
+    Raises:
+        WeightsError: the numbers differ.
+    """
+    if (name := stored_method(path)) is None:
+        return
+    owner = get_method(name)
+    if (said := _said(path, checkpoint.metadata, owner)) is None:
+        return
+    with torch.device("meta"):
+        given = _heads(owner.build_model(said.recipe, len(said.classes), said.task))
+    own = _heads(model)
+    if None not in (given, own) and given != own:
+        raise WeightsError(
+            f"{path} is of a network with {given} attention heads, and the recipe's has {own}: the shapes agree, but "
+            f"the weights would mean something else; choose a size with {given} heads"
+        )
+
+
+def _heads(model: nn.Module) -> int | None:
+    """The heads of a model's first block of self-attention; None where it has none."""
+    return next((block.num_heads for block in model.modules() if isinstance(block, Attention)), None)
 
 
 def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
