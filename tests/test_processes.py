@@ -1,4 +1,8 @@
-"""What a run promises across processes, through the command line: kill and recover, signals, one against two."""
+"""What a run promises across processes, through the command line: kill and recover, signals, one against two.
+
+What a test is about starts as a person starts it; what it is held against, and what goes on after it, is forked. Losses
+that do not depend on the number of processes are in test_same_batch.py.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import ForkedRun
 
 from attnbias.methods.engine.run_folder import RunFolder
 
@@ -31,6 +36,11 @@ def attnbias(*arguments: Any, expect: int = 0) -> str:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def forked(log: Path, *arguments: Any, processes: int = 1) -> None:
+    """The same without the cost of a start; `log` gets what is printed."""
+    assert ForkedRun(arguments, log, processes).wait() == [0] * processes, log.read_text()
 
 
 def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any]:
@@ -96,19 +106,24 @@ def same_checkpoint(one: Path, other: Path, step: int = 8) -> bool:
 @pytest.fixture(scope="module")
 def straight(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight") / "run"
-    attnbias(*train(out, demo_root))
+    forked(out.with_suffix(".log"), *train(out, demo_root))
     return out
 
 
 def test_killed_run_resumes_to_the_same_bytes(demo_root: Path, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     moment = random.Random(1)
-    for step in (1, 3, 6):
-        process = start(train(out, demo_root, "--resume", "auto", "--workers", 2))
-        wait_for_step(out, step, process)
+    again = train(out, demo_root, "--resume", "auto", "--workers", 2)
+    process = start(again)
+    wait_for_step(out, 1, process)
+    time.sleep(moment.uniform(0, 0.05))
+    kill(process)
+    for step in (3, 6):
+        run = ForkedRun(again, tmp_path / "log")
+        assert run.wait_until(lambda step=step: bool(RunFolder(out).steps() and RunFolder(out).steps()[-1] >= step))
         time.sleep(moment.uniform(0, 0.05))
-        kill(process)
-    attnbias(*train(out, demo_root, "--resume", "auto", "--workers", 2))
+        run.kill()
+    forked(tmp_path / "log", *again)
     assert same_checkpoint(out, straight)
     assert (out / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
@@ -124,7 +139,7 @@ def test_signal_saves_says_how_to_resume_and_leaves_nobody(
     printed = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 128 + stop, printed
     assert "--resume auto" in printed
-    attnbias(*train(out, demo_root, "--resume", "auto"))
+    forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"))
     assert same_checkpoint(out, straight)
 
 
@@ -165,29 +180,18 @@ def test_one_of_two_processes_dies_and_the_other_stops(demo_root: Path, tmp_path
 
 def test_two_processes_resume_to_the_same_bytes(demo_root: Path, tmp_path: Path) -> None:
     straight, out = tmp_path / "straight", tmp_path / "run"
-    attnbias(*train(straight, demo_root, "--processes", 2))
+    forked(tmp_path / "log", *train(straight, demo_root), processes=2)
     process = start(train(out, demo_root, "--processes", 2))
     wait_for_step(out, 3, process)
     kill(process)
     time.sleep(1)  # the kernel takes the children of a killed parent
-    attnbias(*train(out, demo_root, "--processes", 2, "--resume", "auto"))
+    forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"), processes=2)
     assert same_checkpoint(out, straight)
 
 
-def test_evaluation_does_not_depend_on_the_number_of_processes(demo_root: Path, straight: Path) -> None:
+def test_evaluation_does_not_depend_on_the_number_of_processes(demo_root: Path, straight: Path, tmp_path: Path) -> None:
     common = ["val", "csra", "--load-from", straight, "--data-root", demo_root, "--split", "val,counter"]
-    common += ["--gpus", "0", "--threads", "1", "--eval-batch-size", "5", "--json", "-"]
-    alone, shared = (json.loads(attnbias(*common, "--processes", count)) for count in (1, 2))
-    assert alone == shared
-
-
-def test_training_losses_do_not_depend_on_the_number_of_processes(demo_root: Path, tmp_path: Path) -> None:
-    """A model without BatchNorm: the same global batches, cut in 1 x 1, 2 x 1 and 2 x 2 shares."""
-    losses = []
-    for cut in (["--processes", 1], ["--processes", 2], ["--processes", 2, "--accumulation", 2]):
-        out = tmp_path / "-".join(map(str, cut))
-        attnbias(*train(out, demo_root, *cut, backbone="test_vit"))
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        losses.append([line["loss"] for line in lines if line["split"] == "train"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    common += ["--gpus", "0", "--threads", "1", "--eval-batch-size", "5", "--json"]
+    forked(tmp_path / "log", *common, tmp_path / "alone.json")
+    shared = json.loads(attnbias(*common, "-", "--processes", 2))
+    assert json.loads((tmp_path / "alone.json").read_text()) == shared
