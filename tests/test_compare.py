@@ -18,6 +18,7 @@ from command_line import attnbias
 from sklearn.metrics import average_precision_score
 
 from attnbias.methods.engine.evaluation.comparison import compared, read_run
+from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored_evaluations import StoredEvaluation, stored_evaluations
@@ -248,7 +249,11 @@ def test_plots_show_every_run_and_the_authors_own_curves(runs: list[Path], tmp_p
     assert labels == [f"{run}, {split}" for run in runs for split in ("val", "counter")]
     scatter = accuracy_against_attention(read, compared(read))
     assert [axes.get_title() for axes in scatter.axes] == ["demo/counter", "demo/val"]
-    assert all(len(axes.lines) == len(runs) for axes in scatter.axes)
+    found = {(line.split, line.measure): line.values for line in compared(read)}
+    for axes in scatter.axes:
+        points = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines]
+        split = axes.get_title()
+        assert points == list(zip(found[split, "area_matched"], found[split, "mAP"], strict=True))
     ida = get_method("ida")
     curves = ida.reference_curves(ida.named_recipe(ida.default_recipe("coco")).recipe)
     assert max(max(curve.values()) for curve in curves.values()) == pytest.approx(84.74, abs=0.01)
@@ -306,10 +311,25 @@ def page(runs: list[Path], demo_root: Path, tmp_path_factory: pytest.TempPathFac
     return out / "comparison.html"
 
 
-def test_the_page_holds_as_many_images_of_the_split_as_typed(page: Path) -> None:
+def content(page: Path) -> dict[str, Any]:
+    """What the page holds."""
     found = re.search(r'id="page">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found
-    items = json.loads(found.group(1))["items"]
+    return dict(json.loads(found.group(1)))
+
+
+def test_every_run_on_the_page_has_its_own_figures(runs: list[Path], page: Path) -> None:
+    lines = [line for line in compared([read_run(run) for run in runs]) if line.split == "demo/counter"]
+    shown = [run["figures"] for run in content(page)["runs"]]
+    assert all(figures != shown[0] for figures in shown[1:])
+    for place, figures in enumerate(shown):
+        own = {line.measure.replace("_", " "): line.values[place] for line in lines}
+        expected = {measure: number(value) for measure, value in own.items() if value is not None}
+        assert {measure: figures[measure] for measure in expected} == expected
+
+
+def test_the_page_holds_as_many_images_of_the_split_as_typed(page: Path) -> None:
+    items = content(page)["items"]
     assert len(items) == 6
     assert all(item["name"].startswith("counter_") for item in items)
 

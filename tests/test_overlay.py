@@ -80,6 +80,15 @@ def test_without_opacity_the_picture_is_untouched(picture: Image.Image) -> None:
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(picture))
 
 
+@pytest.mark.parametrize("opacity", [0.25, 1.0])
+def test_the_image_s_own_colours_fade_as_opacity_grows(picture: Image.Image, opacity: float) -> None:
+    """At 1 it is grey where the map is empty, as CSS's grayscale() of the page makes it."""
+    drawn = np.asarray(draw(picture, np.zeros((4, 6), np.float32), opacity=opacity))
+    colour = np.asarray(picture, dtype=float)
+    grey = (colour @ [0.2126, 0.7152, 0.0722])[..., None]
+    np.testing.assert_allclose(drawn, (1 - opacity) * colour + opacity * grey, atol=1)
+
+
 @pytest.mark.parametrize("colours", COLOUR_TABLES)
 def test_the_map_is_drawn_where_it_is_high(picture: Image.Image, colours: str) -> None:
     none = np.asarray(draw(picture, np.zeros((4, 6), np.float32), colours=colours)).astype(int)

@@ -122,4 +122,25 @@ FAULTS = (
         "_corners(view.frame, photo.picture)",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
+    Fault(
+        "the image below a map keeps its colours",
+        "methods/engine/display/overlay.py",
+        "    photo += opacity * ((photo @ LUMA)[..., None] - photo)\n",
+        "",
+        ("tests/test_overlay.py::test_the_image_s_own_colours_fade_as_opacity_grows",),
+    ),
+    Fault(
+        "axes of a plot change places",
+        "methods/engine/display/plots.py",
+        'axes.plot(x, y, "o"',
+        'axes.plot(y, x, "o"',
+        ("tests/test_compare.py::test_plots_show_every_run_and_the_authors_own_curves",),
+    ),
+    Fault(
+        "every run on the page has the first one's figures",
+        "methods/engine/display/comparison_page.py",
+        "_run_figures(lines, split, place)",
+        "_run_figures(lines, split, 0)",
+        ("tests/test_compare.py::test_every_run_on_the_page_has_its_own_figures",),
+    ),
 )
