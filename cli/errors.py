@@ -12,7 +12,7 @@ import typer
 
 from attnbias.data.errors import DataError
 from attnbias.methods.engine.errors import Interrupted, RunError, Stopped, UsageError, did_you_mean
-from attnbias.methods.engine.text import visible
+from attnbias.methods.engine.text import brief, visible
 from attnbias.weights.errors import WeightsError
 
 EXIT_CODES: dict[type[BaseException], int] = {UsageError: 2, DataError: 3, WeightsError: 3, RunError: 1}
@@ -24,7 +24,7 @@ TypedWrong = typer.BadParameter.__mro__[1]
 def describe(error: BaseException) -> tuple[int, str]:
     """(exit code, one line) of an error; the traceback goes before it where `--debug` asks for it."""
     code, line = _one_line(error)
-    line = visible(line)
+    line = visible(brief(line))
     if os.environ.get("ATTNBIAS_DEBUG"):
         told = "".join(traceback.format_exception(error)).splitlines()
         line = "\n".join([*map(visible, told), line])

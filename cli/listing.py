@@ -124,7 +124,8 @@ def weights(
             of = entry.methods[0] if entry.recipe else "backbone"
             size = f"{entry.megabytes:.0f}" if entry.megabytes else "?"
             figures = ", ".join(f"{key} {value}" for key, value in entry.paper.items()) or "-"
-            table.row(entry.name, of, size, figures, "by hand" if entry.browser else "fetched")
+            obtained = "does not load" if entry.refused else "by hand" if entry.browser else "fetched"
+            table.row(entry.name, of, size, figures, obtained)
         table.show()
     say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
 
@@ -142,5 +143,6 @@ def _facts(entry: Published) -> dict[str, str]:
         "checksum": f"{entry.algorithm} {entry.digest}..." if entry.digest else "none published",
         "link": entry.url,
         "put at": str(cache_folder() / entry.name / entry.file) if entry.browser else "",
-        "use": f"{entry.option} {entry.name}",
+        "use": "" if entry.refused else f"{entry.option} {entry.name}",
+        "refused": entry.refused,
     }

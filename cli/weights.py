@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ SHOWN = 10
 Method = Annotated[
     str | None,
     typer.Option("--method", help="Whose weights they are.", show_default="told", autocompletion=lambda: list(METHODS)),
+]
+
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
 ]
 
 
@@ -54,19 +58,27 @@ def fetch(
             say(fetch_published(PUBLISHED[name], progress))
 
 
-@weights.command(no_args_is_help=True)
+@weights.command(cls=WithRecipeFlags, no_args_is_help=True)
 def inspect(
+    context: typer.Context,
     file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
     method: Method = None,
+    recipe: RecipeName = None,
     trust_checkpoint: TrustCheckpoint = False,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on standard output.")] = False,
 ) -> None:
-    """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe."""
+    """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe.
+
+    Flags of the method's recipe go before what the file tells, as in val; attnbias val METHOD --help lists them.
+    """
     if method is not None and method not in METHODS:
         raise UsageError(f"unknown method '{method}'{did_you_mean(method, METHODS)}; one of: {', '.join(METHODS)}")
-    from attnbias.methods.engine.inspection import inspect_weights
+    from attnbias.methods.engine.inspection import inspect_weights, owner
 
-    found = inspect_weights(file, method=method, trust=trust_checkpoint)
+    fields: dict[str, Any] = {}
+    if (flags := recipe_flags(context)) or recipe is not None:
+        method, fields = read_flags(method or owner(file, trust=trust_checkpoint), flags)
+    found = inspect_weights(file, method=method, overrides=fields, recipe_name=recipe, trust=trust_checkpoint)
     if as_json:
         say_json(found.content())
     else:
@@ -79,9 +91,7 @@ def convert(
     file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
     to: Annotated[Path, typer.Option("--to", metavar="FILE.safetensors", help="What to write.")],
     method: Method = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
-    ] = None,
+    recipe: RecipeName = None,
     entry: Weights = None,
     to_plain: Annotated[
         bool,

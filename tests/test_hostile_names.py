@@ -15,7 +15,15 @@ import pytest
 from command_line import Result, attnbias
 from PIL import Image
 
-from attnbias.methods.engine.text import fill_template, json_in_script, markdown_cell, read_csv, visible, write_csv
+from attnbias.methods.engine.text import (
+    brief,
+    fill_template,
+    json_in_script,
+    markdown_cell,
+    read_csv,
+    visible,
+    write_csv,
+)
 
 CLASSES = (
     *(
@@ -178,3 +186,44 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""
+
+
+NAMED = [
+    ("train", "NAME"),
+    ("train", "csra", "--dataset", "NAME"),
+    ("train", "csra", "--recipe", "NAME"),
+    ("train", "csra", "--NAME", "1"),
+    ("train", "csra", "--recipe", "demo", "--backbone", "NAME", "--dry-run"),
+    ("val", "csra", "--load-from", "NAME"),
+    ("val", "csra", "--load-from", "x", "--corrupt", "NAME"),
+    ("predict", "--load-from", "x", "NAME"),
+    ("prepare-data", "NAME"),
+    ("prepare-data", "demo", "--root", "NAME"),
+    ("prepare-data", ".", "--name", "NAME"),
+    ("compare", "NAME"),
+    ("weights", "fetch", "NAME"),
+    ("weights", "inspect", "NAME"),
+    ("list", "weights", "NAME"),
+]
+"""Commands that name what cannot be."""
+
+
+@pytest.mark.parametrize("command", NAMED, ids=" ".join)
+def test_a_name_without_end_is_shown_in_part(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x" * 5000, "x y " * 1250, "\xe9/" * 2500):
+        done = attnbias(*(word.replace("NAME", name) for word in command))
+        assert done.code in (2, 3)
+        assert len(done.line) <= 2100
+        assert name not in done.line
+
+
+def test_a_long_path_that_can_be_is_shown_whole() -> None:
+    path = "/".join(["x" * 255] * 4)
+    assert brief(f"no file {path}; give another") == f"no file {path}; give another"
+    assert brief("x" * 300 + " is none") == "x" * 40 + "...(300 letters)..." + "x" * 40 + " is none"
+    cut = brief("word " * 1000 + "and the command that mends it")
+    assert len(cut) < 2000
+    assert cut.endswith("and the command that mends it")

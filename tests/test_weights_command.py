@@ -60,8 +60,10 @@ def test_every_published_file_is_listed_with_its_link_and_licence(cache: Path) -
     long = attnbias("list", "weights", "--verbose", expect=0).out
     for name, entry in PUBLISHED.items():
         assert name in short
-        for part in (entry.url, entry.licence, f"{entry.option} {name}"):
+        for part in (entry.url, entry.licence, entry.refused or f"{entry.option} {name}"):
             assert part in long
+        (line,) = (line for line in short.splitlines() if line.split()[:1] == [name])
+        assert line.rstrip().endswith("does not load") == (name in ("csra-coco-vitl", "csra-coco-vitl-v2"))
     form = PUBLISHED["csra-voc07-resnet101"]
     assert f"put at    {cache / form.name / form.file}" in long
     ours = attnbias("list", "weights", "lsas", expect=0).out
@@ -92,6 +94,16 @@ def test_an_authors_file_is_told_apart(tmp_path: Path) -> None:
     assert method["missing"] == method["unexpected"] == method["misshapen"] == []
     assert len(method["classes"]) == 20
     assert "is no checkpoint of 'ida'" in attnbias("weights", "inspect", path, "--method", "ida", expect=3).line
+
+
+def test_what_a_file_does_not_tell_can_be_said_as_in_val(tmp_path: Path) -> None:
+    path = authors_file(tmp_path / "w.pth.tar", "csra/fwd_r18_h2", epoch=7)
+    assumed = attnbias("weights", "inspect", path, expect=0).err
+    assert "lam 0.1; say otherwise with --recipe, --image-size, --normalize, --lam" in assumed
+    said = attnbias("weights", "inspect", path, "--recipe", "coco-resnet101", "--lam", 0.7, "--json", expect=0)
+    assert "lam" not in said.err.partition("assumed")[2]
+    assert json.loads(said.out)["methods"][0]["recipe"]["lam"] == 0.7
+    assert "no such option --samples" in attnbias("weights", "inspect", path, "--samples", 4, expect=2).line
 
 
 def test_our_file_says_what_it_is(tmp_path: Path) -> None:

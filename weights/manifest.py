@@ -36,6 +36,8 @@ class Published:
     """Measures that its authors report for this very file."""
     browser: bool = False
     """The link is a form (Google Drive's): a person fetches the file and puts it into the cache."""
+    refused: str = ""
+    """Why it does not load, where it does not."""
 
     @property
     def option(self) -> str:
@@ -103,6 +105,7 @@ def _csra() -> list[Published]:
         ("wider-vitl", "1da8D7UP9cMCgKO0bb1gyRvVqYoZ3Wh7O", "vitl_wider_head1_90.2.pth", 1213, 90.2),
     )
     licence = "AGPL-3.0 (that of its repository)"
+    strange = "users report heads head1 to head8 with biases, which the published program has not"
     found = [
         Published(
             f"csra-{recipe}",
@@ -114,6 +117,7 @@ def _csra() -> list[Published]:
             size,
             paper={"mAP": figure},
             browser=True,
+            refused=strange if recipe.startswith("coco-vitl") else "",
         )
         for recipe, drive, file, size, figure in models
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -77,15 +79,25 @@ class Inspection:
         }
 
 
-def inspect_weights(load_from: str, *, method: str | None = None, trust: bool = False) -> Inspection:
+def inspect_weights(
+    load_from: str,
+    *,
+    method: str | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    recipe_name: str | None = None,
+    trust: bool = False,
+) -> Inspection:
     """Read a weight file and hold it against the models of every method that it can belong to, or of one.
+
+    `overrides` and `recipe_name`, of the one `method`, are those of `load_run`.
 
     Raises:
         WeightsError: it is missing, damaged or refused, or not of the `method` that was named.
     """
     path = locate(load_from)
     names = [method] if method else owners(load_from, trust=trust)
-    fits = sorted((_fit(name, load_from, trust) for name in names), key=lambda fit: not fit.match)
+    found = [_fit(name, load_from, dict(overrides), recipe_name, trust) for name in names]
+    fits = sorted(found, key=lambda fit: not fit.match)
     file = fits[0].found.path if fits else path
     checkpoint = read_checkpoint(file, trust=trust)
     return Inspection(
@@ -101,8 +113,8 @@ def inspect_weights(load_from: str, *, method: str | None = None, trust: bool = 
     )
 
 
-def _fit(name: str, load_from: str, trust: bool) -> Fit:
-    found = describe(name, load_from, {}, trust=trust)
+def _fit(name: str, load_from: str, overrides: dict[str, Any], recipe_name: str | None, trust: bool) -> Fit:
+    found = describe(name, load_from, overrides, recipe_name=recipe_name, trust=trust)
     with torch.device("meta"):  # names and shapes, without memory
         model = found.method.build_model(found.recipe, len(found.classes), found.task)
     state, own = found.method.fit_resolution(model, found.state), model.state_dict()

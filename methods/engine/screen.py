@@ -27,7 +27,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.text import visible
+from attnbias.methods.engine.text import brief, visible
 
 __all__ = ["Progress", "Table", "literal", "prepare_output", "say", "say_json", "styled", "training_bar", "waiting_bar"]
 
@@ -68,10 +68,10 @@ class _Log(logging.Handler):
 
 
 def say(*lines: object, style: str = "", error: bool = False) -> None:
-    """Print each text as a line of its own, however long, on standard output or standard error."""
+    """Print each text as a line of its own, however long; on standard error, which people read, no longer than that."""
     console = _Console(error)
     for line in lines:
-        console.write(Text(visible(line), style), soft_wrap=True)
+        console.write(Text(visible(brief(line) if error else line), style), soft_wrap=True)
 
 
 def say_json(content: object) -> None:

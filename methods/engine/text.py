@@ -33,6 +33,25 @@ FORMULA = re.compile(r"'*[=+\-@\t\n\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.ASCII | re.IGNORECASE)
 
 
+LONGEST_NAME, LONGEST_LINE = 260, 2000
+"""Letters that are shown of a name, as long as a file system's can be with marks around it, and of a whole line."""
+
+LONG_NAME = re.compile(rf"[^\s/]{{{LONGEST_NAME + 1},}}")
+
+
+def brief(text: object) -> str:
+    """A line about an error, short enough to be read, whatever names a person or a file put into it.
+
+    The beginning and the end stay: the end says what mends it. The path of any file stays whole.
+    """
+    words = LONG_NAME.sub(lambda name: _shortened(name[0], 80), str(text))
+    return words if len(words) <= LONGEST_LINE else _shortened(words, LONGEST_LINE - 50)
+
+
+def _shortened(words: str, letters: int) -> str:
+    return f"{words[: letters // 2]}...({len(words):,} letters)...{words[-letters // 2 :]}"
+
+
 def visible(text: object) -> str:
     r"""Return the text in one line that any terminal and file takes: `\n`, `\x1b`, `\u202e`, `\xff` as written here.
 
