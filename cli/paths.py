@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attnbias.data.owned import first_foreign, remove_owned
+from attnbias.data.reading import read_json
 from attnbias.data.tally import Tally
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -69,8 +70,8 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
 def _written_before(folder: Path) -> set[str]:
     """What an earlier run of a command wrote into a folder; nothing where that cannot be told."""
     try:
-        names = json.loads((folder / WRITTEN).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        names = read_json(folder / WRITTEN)
+    except (OSError, ValueError):
         return set()
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import collector_paused
 from attnbias.data.index_check import LARGEST_SIDE
-from attnbias.data.reading import Json, shown
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_bytes, shown
 
 KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
 """What each entry of each list must have."""
@@ -27,7 +27,9 @@ def read_coco_file(path: Path) -> Json:
         DataError: the file is missing, is no COCO instances file, or contradicts itself.
     """
     try:
-        content = json.loads(path.read_bytes())  # in UTF-8, 16 or 32, with a byte-order mark or without
+        content = json.loads(
+            read_bytes(path, LARGEST_ANNOTATIONS)
+        )  # in UTF-8, 16 or 32, with a byte-order mark or without
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -169,10 +169,13 @@ def load_tokenizer(name: str, home: Path | None = None) -> PreTrainedTokenizerBa
         name = str(home / WORDS)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
+    except OSError:
         raise DataError(
             f"no tokenizer '{name}' on this machine; give a folder with tokenizer.json, or run: hf download {name}"
         ) from None
+    except Exception as error:  # a damaged file makes the tokenizers' parser raise nearly any type
+        first, *_ = [*str(error).splitlines(), ""]
+        raise DataError(f"the tokenizer '{name}' is damaged ({first}); prepare the set, or fetch it, again") from None
     return tokenizer
 
 

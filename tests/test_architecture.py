@@ -109,6 +109,38 @@ def test_whatever_is_said_goes_through_one_place() -> None:
             assert not last & written, path
 
 
+PARSERS = {
+    ("json.load", "json.loads"): {
+        "data/reading.py",
+        "data/coco_file.py",  # in three encodings, and of half a gigabyte
+        "data/fingerprint.py",  # the others parse what this process, or its parent, has just written
+        "cli/predict.py",
+        "cli/val.py",
+        "methods/engine/training/options.py",
+        "methods/engine/export.py",
+        "methods/engine/inspection.py",
+        "data/sets/imagenet.py",  # a file of timm's own
+    },
+    ("yaml.load", "yaml.safe_load", "yaml.parse"): {"methods/engine/yaml_files.py"},
+    ("torch.load",): {"weights/files.py", "methods/engine/training/train.py"},
+    ("np.load", "numpy.load"): {"methods/engine/stored_evaluations.py", "weights/flax.py"},
+    ("pickle.load", "pickle.loads"): set(),
+}
+"""What parses a file -> the modules that may call it."""
+
+
+@pytest.mark.parametrize("calls", PARSERS, ids=lambda calls: calls[0])
+def test_stored_files_are_parsed_in_few_places(calls: tuple[str, ...]) -> None:
+    """Whatever is in a file that is read back, the answer is one line: data/reading.py sees to that."""
+    found = set()
+    for room in ("cli", "data", "methods", "weights"):
+        for path in (REPO / room).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            if {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)} & {*calls}:
+                found.add(path.relative_to(REPO).as_posix())
+    assert found <= PARSERS[calls]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

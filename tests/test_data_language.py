@@ -516,6 +516,21 @@ def test_no_tokenizer_says_what_to_do(tmp_path: Path) -> None:
         load_tokenizer("nobody/nothing")
 
 
+@pytest.mark.parametrize("content", ["", "5", "[]", "{}", "no JSON", "[" * 100_000], ids=lambda content: content[:5])
+def test_a_damaged_tokenizer_is_one_line(content: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from attnbias.data.language import load_tokenizer
+
+    for file, text in word_tokenizer(["a cat"]).items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    load_tokenizer("words", tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match=f"the tokenizer '{tmp_path}/tokenizer' is damaged") as damaged:
+        load_tokenizer("words", tmp_path)
+    assert "\n" not in str(damaged.value)
+
+
 def test_word_files_do_not_depend_on_the_order_of_texts() -> None:
     texts = ["A dog, a cat.", "Two dogs!", "Ein Hündchen"]
     assert word_tokenizer(texts) == word_tokenizer(reversed(texts))

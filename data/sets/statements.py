@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
-from attnbias.data.reading import Json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, parse_json, read_text, shown
 from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
@@ -107,18 +106,18 @@ def _reading(facts: DatasetFacts, indexes: list[Index]) -> Reading:
 def _lines(path: Path, keys: tuple[str, ...], labels: tuple[str, ...], label: str) -> Iterator[Json]:
     """The JSON object on each line of a file, checked to hold the keys and one of the labels."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"annotation file {path}: {getattr(error, 'strerror', None) or 'no text'}") from None
+        lines = read_text(path, LARGEST_ANNOTATIONS).split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"annotation file {path}: {getattr(error, 'strerror', None) or error}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
-            raise DataError(f"{path}:{number}: no JSON object; is the file cut short?") from None
+            row = parse_json(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: no JSON object ({error}); is the file cut short?") from None
         if not isinstance(row, dict) or not set(keys) <= set(row):
             raise DataError(f"{path}:{number}: expected a JSON object with {', '.join(keys)}")
         if row[label] not in labels:
-            raise DataError(f"{path}:{number}: {label} is {row[label]!r}, expected one of {', '.join(labels)}")
+            raise DataError(f"{path}:{number}: {label} is {shown(row[label])}, expected one of {', '.join(labels)}")
         yield row
