@@ -60,8 +60,10 @@ def test_each_name_is_there_once_and_of_one_kind() -> None:
     assert len({*places}) == len(places)
     for measure in ATTENTION:
         assert measure.of_sample is None or measure.of_all is None, measure.name
-        assert measure.of_sample or measure.compared != "paired", measure.name
-        assert measure.compared == "paired" or not measure.flag, measure.name
+        assert measure.of_sample or measure.ratio or measure.compared != "paired", measure.name
+        assert not measure.ratio or {*measure.ratio} <= {each.name for each in ATTENTION if each.of_sample}
+        assert measure.of_sample or not measure.between, measure.name
+        assert measure.of_sample or not measure.flag, measure.name
     (headline,) = (measure for measure in ATTENTION if measure.name == HEADLINE)
     assert (headline.better, headline.compared) == ("higher", "paired")  # pages show the lowest first
 

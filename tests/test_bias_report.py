@@ -22,6 +22,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS
+from attnbias.methods.engine.bias.attention_bias import centre_map
 from attnbias.methods.engine.bias.context import Pair, group_measures, pair_measures
 from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
 from attnbias.methods.engine.bias.objects import regions
@@ -139,6 +140,25 @@ def test_a_uniform_map_is_the_uniform_baseline(squares: Index) -> None:
     assert report.baselines["centre"]["degenerate"] == 0
 
 
+@pytest.mark.parametrize("cell", [1, 4])
+def test_the_oracle_of_a_map_s_grid_scores_one_between_the_baselines_and_the_centre_nothing(
+    squares: Index, cell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best that a coarse grid allows is not 1, and no fault of the model."""
+    objects = LOOKS["perfect"]
+    middle = torch.from_numpy(centre_map(SIDE, SIDE))
+    monkeypatch.setitem(LOOKS, "oracle", lambda maps: nn.functional.avg_pool2d(objects(maps), cell))
+    monkeypatch.setitem(LOOKS, "centre", lambda maps: middle.expand(*maps.shape[:2], -1, -1))
+    oracle, centre = (bias_of(known(look), squares) for look in ("oracle", "centre"))
+    assert oracle.summary() == pytest.approx(oracle.baselines["oracle"], nan_ok=True)
+    for name in ("energy", "area_matched", "iou", "pxap", "energy_lift", "position_biased", "centroid_shift"):
+        assert oracle.between()[name] == pytest.approx(1), name
+        assert centre.between()[name] == pytest.approx(0, abs=1e-9), name
+    if cell == 4:
+        assert oracle.summary()["energy"] < 0.9
+        assert oracle.summary()["range_biased"] > 0.5  # however right it is
+
+
 def test_batches_change_nothing(squares: Index) -> None:
     whole, single = (bias_of(known("inverted"), squares, batch_size=size) for size in (8, 1))
     assert whole.rows == single.rows
@@ -202,12 +222,18 @@ def test_the_files_hold_what_the_report_says(squares: Index, tmp_path: Path) -> 
     content = json.loads((tmp_path / "bias.json").read_text())
     assert content["means"] == report.summary()
     assert (content["map"], content["truth"], content["tau"], content["samples"]) == ("score", "boxes", 0.5, 16)
-    assert set(content["baselines"]) == {"uniform", "centre"}
+    assert set(content["baselines"]) == {"uniform", "centre", "oracle"}
+    assert content["between"]["energy"] == report.between()["energy"]
     with (tmp_path / "bias_samples.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["class"]) for row in rows[:2]] == [
         ("0.png", COLOURS[label]) for label in np.flatnonzero(squares.records[0].target)
     ]
+    for name in ("energy", "area_matched"):  # what compare pairs is what is reported
+        own, centre, oracle = (
+            np.array([float(row[c]) for row in rows]) for c in (name, f"centre:{name}", f"oracle:{name}")
+        )
+        assert (own - centre).sum() / (oracle - centre).sum() == pytest.approx(content["between"][name])
     assert float(rows[0]["area_share"]) == pytest.approx(report.rows[0].values["area_share"])
 
 
@@ -405,7 +431,8 @@ def test_one_and_two_processes_write_the_same_files(demo_root: Path, tmp_path: P
 
 def test_a_report_needs_no_wrong_prediction() -> None:
     rows = [
-        Row(n, 0, True, {"area_share": 0.1, "spill": 1.0, "position_biased": 1.0, "range_biased": 0.0}) for n in "ab"
+        Row(n, 0, True, {"area_share": 0.1, "energy": 0.1, "spill": 1.0, "position_biased": 1.0, "range_biased": 0.0})
+        for n in "ab"
     ]
-    report = BiasReport(rows, {}, 0.5, {}, "score", "boxes", 0.5)
+    report = BiasReport(rows, {}, 0.5, {}, {}, "score", "boxes", 0.5)
     assert set(report.groups()) == {"prediction right", "small objects"}

@@ -19,6 +19,9 @@ Bools = NDArray[np.bool_]
 
 TIE = 1e-6
 
+SCALED = 0.03
+"""Tolerance of the pointing game, of the longer side."""
+
 HEADLINE = "area_matched"
 """The one measure that a plot, and the order of a page of cases, go by."""
 
@@ -92,8 +95,8 @@ def _pointing(level: Floats, valid: Bools, target: Bools) -> Floats:
     return np.asarray((points & target).sum(1) / points.sum(1))
 
 
-def _near(held: HeldMaps) -> Floats:
-    return _pointing(flat(held.level), flat(held.valid), flat(dilated(held.masks, held.tolerance)))
+def _near(held: HeldMaps, radius: Floats) -> Floats:
+    return _pointing(flat(held.level), flat(held.valid), flat(dilated(held.masks, radius)))
 
 
 def dilated(masks: Bools, radius: Floats) -> Bools:
@@ -172,11 +175,16 @@ class AttentionMeasure:
     of_sample: Callable[[HeldMaps], Floats] | None = None
     """-> (N,): a column of bias_samples.csv."""
     of_all: Callable[[Mapping[str, Floats]], float] | None = None
-    """From the columns of all samples. A measure with neither is counted pixel by pixel (PxAP)."""
+    """From the columns of all samples. A measure with none of the three is counted pixel by pixel (PxAP)."""
     shown: int | None = None
     """Its place in the table of `val`, ascending; None: only in the files."""
     compared: Literal["paired", "value"] | None = None
     """Whether `compare` shows it, with differences on the samples that two runs have in common, or alone."""
+    ratio: tuple[str, str] | None = None
+    """Or the mean of one column by the mean of another."""
+    between: bool = False
+    """Whether its place between the centre map (0) and the oracle of the map's own grid (1) is shown and compared too;
+    bias.json has it of all measures."""
     flag: bool = False
     """Whether it is true or false of each sample (or, of equal highest pixels, partly true): intervals are then those
     of shares."""
@@ -244,12 +252,13 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         of_sample=lambda held: held.on_object,
         shown=40,
         compared="paired",
+        between=True,
     ),
     AttentionMeasure(
         "energy_lift",
-        "energy over area_share: 1 is chance",
+        "mean energy by mean area_share: 1 is chance",
         "higher",
-        of_sample=lambda held: held.on_object / held.share,
+        ratio=("energy", "area_share"),
         shown=50,
         compared="paired",
     ),
@@ -258,7 +267,14 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         "pointing game: the highest pixel is on the object, or within 15 pixels of the stored image",
         "higher",
         ZHANG,
-        of_sample=_near,
+        of_sample=lambda held: _near(held, held.tolerance),
+        flag=True,
+    ),
+    AttentionMeasure(
+        "pointing_scaled",
+        "the same, within 3 % of the longer side: 15 pixels of 500, as published, whatever the images' size",
+        "higher",
+        of_sample=lambda held: _near(held, np.full(len(held.masks), SCALED * max(held.masks.shape[1:]))),
         shown=60,
         compared="paired",
         flag=True,
@@ -280,6 +296,7 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         of_sample=lambda held: _area_matched(flat(held.level), flat(held.masks), flat(held.valid)),
         shown=80,
         compared="paired",
+        between=True,
     ),
     AttentionMeasure(
         "soft_iou",
@@ -341,6 +358,19 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
     ),
 )
 """In the order of the files."""
+
+
+def between(value: float | None, centre: float | None, oracle: float | None) -> float | None:
+    """Where a figure lies between that of the centre map (0) and that of the oracle (1); None where the oracle's is not
+    another, or one of them is not defined."""
+    if value is None or centre is None or oracle is None or abs(oracle - centre) < 1e-6:
+        return None
+    return (value - centre) / (oracle - centre)
+
+
+def between_name(name: str) -> str:
+    """How the place of a measure between both baselines is called."""
+    return f"{name} (centre 0, oracle 1)"
 
 
 def shown_names() -> list[str]:

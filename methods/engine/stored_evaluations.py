@@ -109,7 +109,8 @@ class StoredEvaluation:
     def bias_samples(self, kind: str) -> Samples:
         """bias_samples.csv by column."""
         said = (self.bias(kind) or {"means": {}})["means"]
-        needed = {measure.name for measure in compared_measures() if measure.compared == "paired"} & {*said}
+        paired = [measure for measure in compared_measures() if measure.compared == "paired" and measure.name in said]
+        needed = {column for measure in paired for column in measure.ratio or [measure.name]}
         return _samples(self.bias_folder(kind) / BIAS_SAMPLES, needed)
 
     def reliance_samples(self) -> Samples | None:
@@ -252,6 +253,7 @@ class Bias(_Open):
     truth: str
     tau: float
     means: dict[str, float | None]
+    between: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Row(_Open):

@@ -65,6 +65,12 @@ def centre_map(height: int, width: int) -> Floats:
     return np.exp(-(rows[:, None] ** 2 + columns**2) / (2 * (height / 4) ** 2))[None]
 
 
+def oracle_maps(masks: Bools, height: int, width: int) -> Floats:
+    """The best maps (N, h, w) of a grid: the share of each cell that is object, of masks (N, H, W)."""
+    planes = torch.from_numpy(masks.astype(np.float64))[:, None]
+    return F.adaptive_avg_pool2d(planes, (height, width))[:, 0].numpy()
+
+
 def skip_reason(mask: Bools, valid: Bools, visible: float = 1.0) -> str | None:
     """Why a sample says nothing about bias, or None: `empty` (less than 25 % of the object or 1 pixel left by the
     crop; `visible` is that share), `full` (the object covers more than 90 % of what counts)."""
@@ -179,4 +185,10 @@ class PixelHistogram:
 def aggregate(columns: Mapping[str, Floats]) -> dict[str, float]:
     """Means of all columns, and what else the table has of the samples together."""
     means = {name: float(values.mean()) for name, values in columns.items()}
-    return means | {measure.name: measure.of_all(columns) for measure in attention_measures.ATTENTION if measure.of_all}
+    for measure in attention_measures.ATTENTION:
+        if measure.of_all:
+            means[measure.name] = measure.of_all(columns)
+        elif measure.ratio:
+            over, under = measure.ratio
+            means[measure.name] = means[over] / means[under]
+    return means

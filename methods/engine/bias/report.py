@@ -21,8 +21,15 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine import attention_measures
-from attnbias.methods.engine.attention_measures import shown_names
-from attnbias.methods.engine.bias.attention_bias import PixelHistogram, aggregate, centre_map, measure_maps, uniform_map
+from attnbias.methods.engine.attention_measures import between, between_name, shown_names
+from attnbias.methods.engine.bias.attention_bias import (
+    PixelHistogram,
+    aggregate,
+    centre_map,
+    measure_maps,
+    oracle_maps,
+    uniform_map,
+)
 from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.job import Job
@@ -32,6 +39,9 @@ from attnbias.methods.engine.maps import attention_maps
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
+
+BASELINES = ("uniform", "centre", "oracle")
+"""Maps that know nothing of the image, that always look at its middle, and the best that the map's own grid allows."""
 
 POINTING_RADIUS = 15.0
 """Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""
@@ -61,7 +71,9 @@ class BiasReport:
     pxap: float
     """Pixel average precision of all maps together."""
     baselines: dict[str, Means]
-    """Means, as in `summary`, of maps that know nothing of the picture: uniform, centre."""
+    """Means, as in `summary`, of BASELINES."""
+    beside: Mapping[str, Sequence[Row]]
+    """The samples' figures of BASELINES."""
     map: str
     truth: Truth
     tau: float
@@ -81,11 +93,15 @@ class BiasReport:
         """95 % intervals of the means, over images."""
         images = np.array([row.picture for row in self.rows])
         columns = _columns(self.rows)
-        return {
-            measure.name: interval(Ratio.mean(columns[measure.name]), images, flags=measure.flag)
+        figures = {
+            measure.name: Ratio(*(columns[name] for name in measure.ratio))
+            if measure.ratio
+            else Ratio.mean(columns[measure.name])
             for measure in attention_measures.ATTENTION
-            if measure.name in columns
+            if measure.ratio or measure.name in columns
         }
+        flags = {measure.name: measure.flag for measure in attention_measures.ATTENTION}
+        return {name: interval(figure, images, flags=flags[name]) for name, figure in figures.items()}
 
     def groups(self) -> dict[str, Means]:
         """The summary, without PxAP, of samples that the model names or not, and of thirds by the object's size."""
@@ -120,14 +136,36 @@ class BiasReport:
             "macro": self.macro(),
             "groups": self.groups(),
             "baselines": self.baselines,
+            "between": self.between(),
         }
+
+    def between(self) -> Means:
+        """Where each mean lies between the centre map's (0) and that of the oracle of the map's own grid (1)."""
+        own, centre, oracle = self.summary(), self.baselines["centre"], self.baselines["oracle"]
+        names = [measure.name for measure in attention_measures.ATTENTION if measure.better]
+        return {name: between(own[name], centre[name], oracle[name]) for name in names}
 
     def write(self, folder: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
         """Write bias.json (everything but the samples) and bias_samples.csv (a row a sample)."""
         folder.mkdir(parents=True, exist_ok=True)
-        rows: list[list[object]] = [["picture", "path", "class", "right", *self.rows[0].values]]
-        for row in self.rows:
-            figures = (f"{value:.8g}" for value in row.values.values())
+        kept = [
+            (f"{name}:{measure.name}", measure.name, self.beside[name])
+            for name in ("centre", "oracle")
+            for measure in attention_measures.ATTENTION
+            if measure.between
+        ]
+        header: list[object] = [
+            "picture",
+            "path",
+            "class",
+            "right",
+            *self.rows[0].values,
+            *(column for column, _, _ in kept),
+        ]
+        rows: list[list[object]] = [header]
+        for number, row in enumerate(self.rows):
+            beside = (of[number].values[name] for _, name, of in kept)
+            figures = (f"{value:.8g}" for value in (*row.values.values(), *beside))
             rows.append([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
         write_csv(folder / "bias_samples.csv", rows)
         (folder / "bias.json").write_text(json.dumps(self.content(), indent=1) + "\n")
@@ -154,9 +192,9 @@ def measure_bias(
     """
     against = resolve_truth(dataset, truth)
     right = _named(evaluation)
-    mine: list[tuple[Row, Row, Row]] = []
+    mine: list[list[Row]] = []
     skipped: Counter[str] = Counter()
-    pixels = [PixelHistogram() for _ in range(3)]
+    pixels = [PixelHistogram() for _ in range(1 + len(BASELINES))]
     places = evaluation.ids.tolist()
     for batch in object_batches(dataset, places, against.kind, accelerator, skipped, batch_size=batch_size):
         mine += _measure(loaded, batch, kind, tau, right, pixels)
@@ -169,7 +207,7 @@ def measure_bias(
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
     histograms = gathered(accelerator, [[(p.positives, p.totals) for p in pixels]])
     pxap = []
-    for place in range(3):
+    for place in range(len(pixels)):
         whole = PixelHistogram()
         for part in histograms:
             whole.positives += part[place][0]
@@ -177,11 +215,12 @@ def measure_bias(
         pxap.append(whole.value())
     baselines = {
         name: {**_means([each[place] for each in rows]), "pxap": pxap[place]}
-        for place, name in ((1, "uniform"), (2, "centre"))
+        for place, name in enumerate(BASELINES, start=1)
     }
+    beside = {name: [each[place] for each in rows] for place, name in enumerate(BASELINES, start=1)}
     used = kind or loaded.method.default_map(loaded.recipe)
     return BiasReport(
-        [each[0] for each in rows], dict(counts), pxap[0], baselines, used, against.kind, tau, against.reason
+        [each[0] for each in rows], dict(counts), pxap[0], baselines, beside, used, against.kind, tau, against.reason
     )
 
 
@@ -199,8 +238,8 @@ def _measure(
     tau: float,
     right: Mapping[int, NDArray[np.bool_]],
     pixels: Sequence[PixelHistogram],
-) -> list[tuple[Row, Row, Row]]:
-    """Rows of one batch: the model's, the uniform baseline's, the centre baseline's. Counts their pixels too."""
+) -> list[list[Row]]:
+    """Rows of one batch, each the model's and those of BASELINES. Counts their pixels too."""
     images, samples = batch
     asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
     most = max(map(len, asked))
@@ -211,6 +250,7 @@ def _measure(
     ignore = np.stack([sample.region.ignore for sample in samples])
     radius = POINTING_RADIUS * np.array([sample.scale for sample in samples])
     known = [np.broadcast_to(m, (len(samples), *m.shape[1:])) for m in (uniform_map(), centre_map(*masks.shape[1:]))]
+    known.append(oracle_maps(masks, *chosen.shape[1:]))
     tables = []
     for some, histogram in zip((chosen, *known), pixels, strict=True):
         tables.append(measure_maps(some, masks, ignore, tau=tau, tolerance=radius))
@@ -221,7 +261,7 @@ def _measure(
         values = {name: float(column[number]) for name, column in table.items()}
         return Row(picture, label, bool(right[picture][label]), values)
 
-    return [(row(n, tables[0]), row(n, tables[1]), row(n, tables[2])) for n in range(len(samples))]
+    return [[row(n, table) for table in tables] for n in range(len(samples))]
 
 
 def _columns(rows: Sequence[Row]) -> Columns:
@@ -264,11 +304,14 @@ class BiasProbe(Probe):
         return f"attention ({content['map']}, {content['truth']})"
 
     def figures(self, content: Content) -> Mapping[str, float | None]:
-        return {name: content["means"][name] for name in shown_names()}
+        means, places = content["means"], content["between"]
+        extra = [measure.name for measure in attention_measures.ATTENTION if measure.between]
+        return {name: means[name] for name in shown_names()} | {between_name(name): places[name] for name in extra}
 
     def baselines(self, content: Content) -> Mapping[str, Mapping[str, float | None]]:
-        baselines: Mapping[str, Mapping[str, float | None]] = content["baselines"]
-        return baselines
+        ends: dict[str, float | None] = {"uniform": None, "centre": 0.0, "oracle": 1.0}
+        names = [between_name(measure.name) for measure in attention_measures.ATTENTION if measure.between]
+        return {name: means | dict.fromkeys(names, ends[name]) for name, means in content["baselines"].items()}
 
     def remarks(self, content: Content) -> Sequence[str]:
         return left_out_of(self.name, content)

@@ -15,7 +15,7 @@ import numpy as np
 
 from attnbias.data.index import Task
 from attnbias.data.reading import reading
-from attnbias.methods.engine.attention_measures import compared_measures
+from attnbias.methods.engine.attention_measures import between_name, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names
@@ -240,20 +240,35 @@ def _attention(
     lines = []
     for measure in compared_measures():
         values = [content["means"].get(measure.name) if content else None for content in contents]
+        over, under = measure.ratio or (measure.name, None)
+        if under:  # runs stored before it was a ratio of means have the mean of each sample's ratio
+            values = [Ratio(table[over], table[under]).value if table else None for table in samples]
         changes: list[Change | None] = [None] * len(runs)
-        if samples[0] is not None and measure.compared == "paired":
-            for place, other in enumerate(samples[1:], start=1):
-                changes[place] = None if other is None else _paired(samples[0], other, measure.name, flags=measure.flag)
+        if measure.compared == "paired":
+            changes[1:] = [_paired(samples[0], table, over, under, flags=measure.flag) for table in samples[1:]]
         lines.append(Line(split, measure.name, values, changes))
+        if measure.between and any(content and measure.name in content["between"] for content in contents):
+            values = [content["between"].get(measure.name) if content else None for content in contents]
+            placed = [table and _placed(table, measure.name) for table in samples]
+            changes = [None, *(_paired(placed[0], table, "gained", "room") for table in placed[1:])]
+            lines.append(Line(split, between_name(measure.name), values, changes))
     return lines
 
 
+def _placed(table: Samples, name: str) -> Samples:
+    """With what a map has gained over the centre map, and what room the oracle of its grid leaves."""
+    centre, oracle = (table.get(f"{baseline}:{name}") for baseline in ("centre", "oracle"))
+    if centre is None or oracle is None:
+        return table
+    return table | {"gained": table[name] - centre, "room": oracle - centre}
+
+
 def _paired(
-    first: Samples, other: Samples, over: str, under: str | None = None, *, flags: bool = False
+    first: Samples | None, other: Samples | None, over: str, under: str | None = None, *, flags: bool = False
 ) -> Change | None:
     """The change, of a mean or of a ratio of means, on samples (picture and class) that both have, where both were
     measured so."""
-    if not {over, under or over} <= first.keys() & other.keys():
+    if first is None or other is None or not {over, under or over} <= first.keys() & other.keys():
         return None
     keys = [list(zip(table["picture"].tolist(), table["class"].tolist(), strict=True)) for table in (first, other)]
     places = {key: place for place, key in enumerate(keys[1])}
