@@ -12,6 +12,7 @@ from text_samples import samples
 from torch import Tensor
 
 from attnbias.data.index import Task
+from attnbias.methods import METHODS
 from attnbias.methods.absvit.vision_language.convert import publish
 from attnbias.methods.engine.errors import UsageError
 
@@ -106,3 +107,7 @@ class TestVisionLanguage(Contract):
     def test_every_map_is_of_the_asked_classes_and_not_negative(self, small: Small) -> None:
         with pytest.raises(UsageError, match="classes alone say nothing"):
             super().test_every_map_is_of_the_asked_classes_and_not_negative(small)
+
+
+def test_every_method_has_an_entry() -> None:
+    assert {entry.method for entry in Contract.__subclasses__()} == set(METHODS)
