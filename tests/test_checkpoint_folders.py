@@ -72,8 +72,11 @@ def test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start(tmp_path: Pat
     shutil.copytree(folder.folder(10), folder.checkpoints / ".tmp-old-step-00000010")
     folder.folder(20).rename(folder.checkpoints / ".tmp-old-step-00000020")
     assert folder.latest() == folder.folder(10)
+    for name in (".environment.json.7.part", ".notes.part"):
+        (tmp_path / name).write_text("{")
     with opened(tmp_path, resume=True):
         pass
+    assert [path.name for path in tmp_path.glob(".*.part")] == [".notes.part"], "of what is not a run's nothing goes"
     assert sorted(folder.checkpoints.iterdir()) == [folder.folder(10), folder.folder(20)]
     assert folder.latest() == folder.folder(20)
 

@@ -216,6 +216,8 @@ class RunFolder:
             # What tells that this is a run goes last: a kill in between leaves a folder that can be overwritten.
             remove_owned(self.path, lambda name: name not in (LOCK, ENVIRONMENT) and OWNED.fullmatch(name))
             (self.path / ENVIRONMENT).unlink()
+        for half in filter(lambda path: OWNED.fullmatch(path.name), self.path.glob(".*.part")):
+            half.unlink()  # killed while it was written
         self.checkpoints.mkdir(exist_ok=True)
         for leftover in self.checkpoints.glob(".tmp-*"):
             name = leftover.name.removeprefix(".tmp-old-")
