@@ -16,7 +16,7 @@ from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
-from attnbias.cli.options import literal_help
+from attnbias.cli.options import literal_help, with_options
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.recipe_flags import WithRecipeFlags
@@ -25,6 +25,7 @@ from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
 from attnbias.methods.engine.errors import Interrupted
+from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest
 from attnbias.methods.engine.screen import prepare_output, say
 
 app = typer.Typer(
@@ -58,13 +59,13 @@ def common(
         os.environ["ATTNBIAS_OFFLINE"] = "1"
 
 
-app.command("prepare-data", no_args_is_help=True)(prepare_data)
+app.command("prepare-data", no_args_is_help=True)(with_options(prepare_data, PrepareRequest))
 app.add_typer(train, name="train")
 app.add_typer(val, name="val")
 app.add_typer(visualize, name="visualize")
 app.add_typer(export, name="export")
-app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(predict)
-app.command("compare", no_args_is_help=True)(compare)
+app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
+app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
 app.command("cite", no_args_is_help=True)(cite)
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")

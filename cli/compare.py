@@ -7,13 +7,12 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from attnbias.cli.paths import output_folder
-from attnbias.cli.shared import DataRoot, Overwrite
+from attnbias.cli.options import read_request
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.output_folder import output_folder
+from attnbias.methods.engine.requests import CompareRequest
 from attnbias.methods.engine.screen import Table, say
 from attnbias.methods.engine.text import write_csv
 
@@ -29,69 +28,58 @@ WRITTEN = (
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the reference.")],
-    map_kind: Annotated[
-        str, typer.Option("--map", help="Whose attention bias: own, gradcam, or a map's name.")
-    ] = "own",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Load the models: parameters, MACs, time a picture on this machine.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for comparison.md, .csv and .json, and for page and plots.")
-    ] = None,
-    page: Annotated[
-        bool, typer.Option("--page", help="Load the models: the same pictures under each, worst cases first, as HTML.")
-    ] = False,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Split of the page.", show_default="the first one with attention bias")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Pictures on the page.")] = 48,
-    plots: Annotated[
-        bool, typer.Option("--plots", help="Learning curves, and accuracy against attention (needs matplotlib).")
-    ] = False,
-    data_root: DataRoot = None,
-    overwrite: Overwrite = False,
-) -> None:
+def compare(**typed: Any) -> None:
     """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
     and their 95 % intervals over resampled pictures."""
-    if (page or plots) and out is None:
-        raise UsageError("--page and --plots write files; say where with --out DIR")
-    if plots and importlib.util.find_spec("matplotlib") is None:
+    request = read_request(CompareRequest, typed)
+    out = request.out
+    if request.plots and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
-    with contextlib.nullcontext() if out is None else output_folder(out, overwrite, WRITTEN) as folder:
+    with contextlib.nullcontext() if out is None else output_folder(out, request.overwrite, WRITTEN) as folder:
         from attnbias.methods.engine.evaluation.comparison import compared, read_run
         from attnbias.methods.engine.evaluation.comparison_tables import as_csv, as_json, as_markdown
 
-        read = [read_run(path) for path in runs]
-        lines = compared(read, map_kind)
+        read = [read_run(path) for path in request.runs]
+        lines = compared(read, request.map)
         models = []
-        if measure or page:
+        if request.measure or request.page:
             from attnbias.methods.engine.display.comparison_page import comparison_page, cost_lines, load_models
 
-            models = load_models(read, data_root)
-            lines += cost_lines(models) if measure else []
+            models = load_models(read, request.data_root)
+            lines += cost_lines(models) if request.measure else []
         _show(read, lines)
         if out is None or folder is None:
             return
         (folder / "comparison.md").write_text(as_markdown(read, lines), encoding="utf-8")
         (folder / "comparison.json").write_text(json.dumps(as_json(read, lines), indent=1) + "\n")
         write_csv(folder / "comparison.csv", as_csv(read, lines))
-        if page:
-            chosen = _page_split(lines, split)
-            shown = comparison_page(read, models, lines, split=chosen, kind=map_kind, limit=limit, data_root=data_root)
+        if request.page:
+            chosen = _page_split(lines, request.split)
+            shown = comparison_page(
+                read,
+                models,
+                lines,
+                split=chosen,
+                kind=request.map,
+                limit=request.limit,
+                data_root=request.data_root,
+            )
             (folder / "comparison.html").write_text(shown.html(), encoding="utf-8")
-        if plots:
-            from attnbias.methods.engine.attention_measures import HEADLINE
-            from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
-
-            learning_curves(read).savefig(folder / "learning-curves.png", dpi=150)
-            if any(line.measure == HEADLINE for line in lines):
-                accuracy_against_attention(read, lines).savefig(folder / "accuracy-attention.png", dpi=150)
-            else:
-                say("no accuracy-attention.png: no attention bias is kept; run attnbias val with --bias --store first")
+        if request.plots:
+            _plot(read, lines, folder)
         written = ", ".join(str(out / path.name) for path in sorted(folder.iterdir()))
     say(f"written: {written}")
+
+
+def _plot(runs: Sequence[Run], lines: Sequence[Line], folder: Path) -> None:
+    from attnbias.methods.engine.attention_measures import HEADLINE
+    from attnbias.methods.engine.display.plots import accuracy_against_attention, learning_curves
+
+    learning_curves(runs).savefig(folder / "learning-curves.png", dpi=150)
+    if any(line.measure == HEADLINE for line in lines):
+        accuracy_against_attention(runs, lines).savefig(folder / "accuracy-attention.png", dpi=150)
+    else:
+        say("no accuracy-attention.png: no attention bias is kept; run attnbias val with --bias --store first")
 
 
 def _page_split(lines: Sequence[Line], asked: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,17 +20,12 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
-    NamedRecipe,
-    Recipe,
-    parse,
-    read_recipe,
-    revise,
     todays_names,
 )
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.requests import Q, Request, flags_of, spelled
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
-from attnbias.methods.engine.types import Fields
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
@@ -87,8 +82,107 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
     return parameters
 
 
-def _parameter(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def request_parameters(kind: type[Request], method: Description | None) -> list[inspect.Parameter]:
+    """One keyword parameter an option of a request, its own before those that it shares with other commands."""
+    names = dict.fromkeys(name for part in kind.__mro__ for name in inspect.get_annotations(part))
+    told = {name: spelled(kind, name) for name in names if name in kind.model_fields}
+    return [_request_parameter(kind, name, how, method) for name, how in told.items() if how is not None]
+
+
+def _request_parameter(
+    kind: type[Request], name: str, how: dict[str, Any], method: Description | None
+) -> inspect.Parameter:
+    info, words = kind.model_fields[name], _words(method)
+    annotation: Any = info.annotation
+    limits = info.metadata
+    default: Any = inspect.Parameter.empty if info.is_required() else info.default
+    if get_origin(annotation) is list:
+        (one,) = get_args(annotation)
+        if get_origin(one) is Annotated:
+            one, ranged = get_args(one)
+            annotation, limits = types.GenericAlias(list, one), ranged.metadata
+    elif get_origin(_required(annotation)) is tuple:
+        annotation, default = str | None, ",".join(map(str, default or ())) or None
+    if default == [] or (info.is_required() and "shown" in how):
+        annotation, default = annotation | None, None
+    flags = flags_of(kind, name)
+    if annotation is bool and default:
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+    keywords: dict[str, Any] = {"help": _filled(info.description or "", words), "rich_help_panel": how["panel"] or None}
+    for limit in limits:
+        keywords |= {"min": limit.ge} if hasattr(limit, "ge") else {"max": limit.le} if hasattr(limit, "le") else {}
+    if "metavar" in how:
+        keywords["metavar"] = how["metavar"]
+    if "shown" in how:
+        keywords["show_default"] = _filled(how["shown"], words)
+    if "complete" in how:
+        keywords["autocompletion"] = lambda: _completed(how["complete"], method)
+    if "argument" in how:
+        return _parameter(name, Annotated[annotation, typer.Argument(**keywords)], default)
+    hidden = "needs" in how and not getattr(method, how["needs"])
+    return _parameter(name, Annotated[annotation, typer.Option(*flags, hidden=hidden, **keywords)], default)
+
+
+def _required(annotation: Any) -> Any:
+    """A type without the None that stands beside it."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return parts[0] if get_origin(annotation) in (Union, types.UnionType) and len(parts) == 1 else annotation
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    for name, word in words.items():
+        text = text.replace(f"{{{name}}}", word)
+    return text
+
+
+def _words(method: Description | None) -> dict[str, str]:
+    """What help texts say of a method, by the names that stand for it."""
+    if method is None:
+        return {}
+
+    def listed(maps: Mapping[str, str]) -> str:
+        return "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
+
+    more = {} if method.reads_texts else {"gradcam": "Grad-CAM"}
+    return {
+        "method": method.name,
+        "maps": listed(method.maps),
+        "maps and gradcam": listed({**method.maps, **more}),
+        "map names": ", ".join(method.maps),
+        "default map": next(iter(method.maps)),
+        "default maps": " and ".join(method.default_maps(next(iter(method.recipes.values())).recipe)),
+    }
+
+
+def _completed(what: str, method: Description | None) -> list[Any]:
+    """What completes an option's value: names, or names with what they are of."""
+    if what == "datasets":
+        return [(name, facts.title) for name, facts in DATASETS.items()]
+    if method is None:
+        return list(METHODS)
+    return list(method.recipes) if what == "recipes" else [*method.maps, "gradcam"]
+
+
+def read_request(kind: type[Q], typed: Mapping[str, Any], **known: Any) -> Q:
+    """The request that a command's keyword arguments ask for; `known` is what the command itself tells.
+
+    Raises:
+        UsageError: as `Request.of`.
+    """
+    values: dict[str, Any] = {}
+    for name, info in kind.model_fields.items():
+        if (value := typed.get(name)) is None:
+            continue
+        shape = _required(info.annotation)
+        if get_origin(shape) is tuple:
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+            value = tuple(int(part) if get_args(shape)[0] is int and part.isdecimal() else part for part in parts)
+        values[name] = value
+    return kind.of({**values, **known})
 
 
 def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
@@ -113,23 +207,15 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
     return annotation, {}
 
 
-def typed_fields(method: Description, values: Fields) -> Fields:
-    """The recipe fields that a person typed, out of all keyword arguments of a command."""
+def typed_fields(method: Description, values: dict[str, Any], kind: type[Request] = Request) -> dict[str, Any]:
+    """The recipe fields that a person typed, out of all keyword arguments of a command; an option of its request that
+    is called like a field, such as --decode of val, is none."""
     fields = method.recipe_type.model_fields
-    typed = {name: values[name] for name in (*fields, *OLD_NAMES) if values.get(name) is not None}
+    names = [name for name in (*fields, *OLD_NAMES) if name not in kind.model_fields]
+    typed = {name: values[name] for name in names if values.get(name) is not None}
     typed = todays_names(method.recipe_type, typed)
     off = [name for name, value in typed.items() if value == UNSET and type(None) in get_args(fields[name].annotation)]
     return {name: None if name in off else value for name, value in typed.items()}
-
-
-def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> tuple[Recipe, str, NamedRecipe | None]:
-    """The recipe in force, its name, and the named recipe it came from: name or file, then flags over it."""
-    path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
-    if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
-        return revise(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None
-    name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
-    named = method.named_recipe(name)
-    return parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named
 
 
 def of_task(arguments: list[str]) -> list[str]:
@@ -200,12 +286,23 @@ def per_method(build: Callable[[Description], Callable[..., None]]) -> type[Type
     return MethodGroup
 
 
-def with_recipe_options(command: Callable[..., Any], method: Description, *, training: bool) -> Callable[..., Any]:
-    """Give a command's signature the method's recipe fields beside its own parameters, those of training if asked."""
+def with_options(
+    command: Callable[..., Any],
+    kind: type[Request] | None,
+    method: Description | None = None,
+    *,
+    training: bool = False,
+) -> Callable[..., Any]:
+    """Give a command's signature the options of its request beside its own parameters, and the method's recipe fields,
+    those of training if asked."""
     signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    names = {p.name for p in own}
-    return with_parameters(command, [*own, *(p for p in recipe_parameters(method, training) if p.name not in names)])
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    asked = request_parameters(kind, method) if kind else []
+    of_recipe = recipe_parameters(method, training) if method else []
+    for more in (asked, of_recipe):
+        names = {p.name for p in parameters}
+        parameters += [p for p in more if p.name not in names]
+    return with_parameters(command, parameters)
 
 
 def with_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:

@@ -8,16 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from attnbias.cli.shared import DataRoot
+from attnbias.cli.options import read_request
 from attnbias.data.names import unfit_name
-from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.screen import Table, say, waiting_bar
 from attnbias.methods.engine.text import visible
 
@@ -26,100 +24,15 @@ if TYPE_CHECKING:
     from attnbias.data.progress import Progress
     from attnbias.data.summary import Summary
 
-DEMO = "Demo sets"
 ORIENTATIONS: dict[str, str] = {
     "stored": "as their pixels are stored, whatever EXIF orientation they have",
     "upright": "upright, as their EXIF orientation says",
 }
-ROLES = "Which split does what"
 NAMED = 20
 """Classes are listed up to this many."""
 
 
-def _names(incomplete: str) -> list[tuple[str, str]]:
-    return [(name, facts.title) for name, facts in DATASETS.items() if name.startswith(incomplete)]
-
-
-def prepare_data(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="Dataset (see attnbias list datasets), or a folder, .csv or COCO .json of your own.",
-            autocompletion=_names,
-        ),
-    ],
-    source: Annotated[Path | None, typer.Option(help="Folder that holds the dataset's official files.")] = None,
-    called: Annotated[
-        str | None,
-        typer.Option("--name", help="Sets of your own: what the set is called.", show_default="as its folder or file"),
-    ] = None,
-    root: DataRoot = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Decode every picture and name the broken ones.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what was prepared from another source or settings.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check; write nothing.")] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the official archives, or go on fetching them.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Verify every byte of the archives; fetch nothing.")
-    ] = False,
-    splits: Annotated[str | None, typer.Option(help="Only these splits, separated by commas.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that make or decode pictures.", min=1)] = None,
-    min_answers: Annotated[
-        int | None,
-        typer.Option(
-            help="vqav2: questions whose majority answer an answer must be to become a class.",
-            show_default="9; fewer for small sets",
-            min=1,
-        ),
-    ] = None,
-    masks: Annotated[
-        Literal["category", "supercategory"] | None,
-        typer.Option(help="Make a set in COCO layout one for segmentation: its masks, named by ..."),
-    ] = None,
-    orientation: Annotated[
-        Literal["upright", "stored"] | None,
-        typer.Option(
-            help="Sets of your own: read pictures as their EXIF orientation says, or as their pixels are stored.",
-            show_default="upright",
-        ),
-    ] = None,
-    train_split: Annotated[
-        str | None, typer.Option(help="The split that trains, where its name does not tell.", rich_help_panel=ROLES)
-    ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="The split that evaluates, where its name does not tell.", rich_help_panel=ROLES)
-    ] = None,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Hold out this share of the training files to evaluate on: by chance (--seed), of each label alike.",
-            rich_help_panel=ROLES,
-        ),
-    ] = None,
-    preset: Annotated[
-        Literal["easy", "medium", "hard", "even"] | None,
-        typer.Option(help="How strong the bias is; even = none.", show_default="medium", rich_help_panel=DEMO),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Pixels a side.", show_default="64", min=32, rich_help_panel=DEMO)
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Decides every scene, or what --val-fraction takes.", show_default="0", min=0, rich_help_panel=DEMO
-        ),
-    ] = None,
-    train: Annotated[
-        int | None, typer.Option(help="Training pictures.", show_default="3000", min=1, rich_help_panel=DEMO)
-    ] = None,
-    evaluation: Annotated[
-        int | None,
-        typer.Option("--eval", help="Pictures of each other split.", show_default="400", min=1, rich_help_panel=DEMO),
-    ] = None,
-) -> None:
+def prepare_data(**typed: Any) -> None:
     """Check a dataset, write its index files, and show what is in it.
 
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
@@ -128,83 +41,113 @@ def prepare_data(
     images/ and labels/ with a PNG of class numbers for each picture. Pictures of your own are read upright, as their
     EXIF orientation says. What is left out, and the same picture twice, is counted and named.
     """
+    request = read_request(PrepareRequest, typed)
+    name = request.name
     own = name not in DATASETS and Path(name).exists()
     if name not in DATASETS and not own:
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
-    drawn = None if val_fraction is not None else seed
-    typed = {"preset": preset, "size": size, "seed": drawn, "train": train, "eval": evaluation}
-    settings: Json = {option: value for option, value in typed.items() if value is not None}
-    if own and (source is not None or download or offline):
-        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
-    if called is not None and not own:
-        raise UsageError(f"--name belongs to sets of your own; '{name}' keeps its name")
-    if called is not None and (reason := unfit_name(called)):
-        raise UsageError(f"--name {called[:50]!r}: the name {reason}")
-    if download and offline:
-        raise UsageError("--download fetches and --offline forbids it: give one of them")
-    generated = not own and DATASETS[name].acquisition == "generated"
-    if generated and source is not None:
-        raise UsageError(f"'{name}' is made on the spot: it takes no --source")
-    if not generated and settings:
-        raise UsageError(
-            f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
-        )
-    roles = {"--train-split": train_split, "--val-split": val_split, "--val-fraction": val_fraction}
-    fixed = generated or (not own and DATASETS[name].train is None)
-    if fixed and (given := next((flag for flag, value in roles.items() if value is not None), None)):
-        raise UsageError(f"{given} is for sets whose splits may play other roles; those of '{name}' are fixed")
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise UsageError(f"--val-fraction {val_fraction:g} must lie between 0 and 1")
-    if min_answers is not None:
-        if own or "min_answers" not in DATASETS[name].settings:
-            raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
-        settings["min_answers"] = min_answers
-
-    if masks is not None:
-        from attnbias.data.sets.own import own_facts
-
-        facts = own_facts(Path(name), called) if own else DATASETS[name]
-        if "masks" not in facts.settings:
-            raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
-        settings["masks"] = masks
-    if orientation is not None:
-        if not own:
-            raise UsageError(f"--orientation belongs to sets of your own; '{name}' is read as the papers' programs do")
-        settings["orientation"] = orientation
-
+    settings = _settings(request, own)
     from attnbias.data.prepare import available_cores, prepare
     from attnbias.data.prepared import data_root
     from attnbias.data.sets.contract import Options
     from attnbias.methods.engine.targets import check_place
 
-    check_place(data_root(root) / (called or Path(name).name))
+    check_place(data_root(request.data_root) / (request.called or Path(name).name))
     with fetch_progress() as progress:
         options = Options(
-            verify=verify,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            download=download,
-            offline=offline,
-            splits=tuple(splits.split(",")) if splits else (),
-            workers=workers or available_cores(),
+            verify=request.verify,
+            overwrite=request.overwrite,
+            dry_run=request.dry_run,
+            download=request.download,
+            offline=request.offline,
+            splits=request.splits,
+            workers=request.workers or available_cores(),
             settings=settings,
-            name=called,
-            train_split=train_split,
-            val_split=val_split,
-            val_fraction=val_fraction,
-            val_seed=seed or 0,
+            name=request.called,
+            train_split=request.train_split,
+            val_split=request.val_split,
+            val_fraction=request.val_fraction,
+            val_seed=request.seed or 0,
             progress=progress,
         )
-        try:
-            report = prepare(name, source, root, options)
-        except OSError as error:
-            place = error.filename or dataset_folder(called or name, root)
-            if isinstance(error, FileExistsError | NotADirectoryError):
-                raise UsageError(f"{place} cannot be a folder: {error.strerror}; choose another --root") from None
-            if error.errno == errno.ENAMETOOLONG:
-                raise  # of a path that was typed
-            raise RunError(f"{place}: {error.strerror or error}") from None
-    _show(report, dry_run)
+        with _written_below(dataset_folder(request.called or name, request.data_root)):
+            report = prepare(name, request.source, request.data_root, options)
+    _show(report, request.dry_run)
+
+
+def _settings(request: PrepareRequest, own: bool) -> dict[str, Any]:
+    """What is typed for some sets only, where this is one of them.
+
+    Raises:
+        UsageError: it is not, or two options contradict each other.
+    """
+    name = request.name
+    facts = None if own else DATASETS[name]
+    _check_source(request, own)
+    drawn = None if request.val_fraction is not None else request.seed
+    typed = {
+        "preset": request.preset,
+        "size": request.size,
+        "seed": drawn,
+        "train": request.train,
+        "eval": request.eval,
+    }
+    settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
+    generated = facts is not None and facts.acquisition == "generated"
+    if generated and request.source is not None:
+        raise UsageError(f"'{name}' is made on the spot: it takes no --source")
+    if not generated and settings:
+        raise UsageError(
+            f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
+        )
+    roles = ("train_split", "val_split", "val_fraction")
+    given = next((role for role in roles if getattr(request, role) is not None), None)
+    if given and facts is not None and (generated or facts.train is None):
+        flag = "--" + given.replace("_", "-")
+        raise UsageError(f"{flag} is for sets whose splits may play other roles; those of '{name}' are fixed")
+    if request.val_fraction is not None and not 0 < request.val_fraction < 1:
+        raise UsageError(f"--val-fraction {request.val_fraction:g} must lie between 0 and 1")
+    if request.min_answers is not None:
+        if facts is None or "min_answers" not in facts.settings:
+            raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
+        settings["min_answers"] = request.min_answers
+    if request.masks is not None:
+        from attnbias.data.sets.own import own_facts
+
+        if "masks" not in (facts or own_facts(Path(name), request.called)).settings:
+            raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
+        settings["masks"] = request.masks
+    if request.orientation is not None:
+        if not own:
+            raise UsageError(f"--orientation belongs to sets of your own; '{name}' is read as the papers' programs do")
+        settings["orientation"] = request.orientation
+    return settings
+
+
+def _check_source(request: PrepareRequest, own: bool) -> None:
+    name, called = request.name, request.called
+    if own and (request.source is not None or request.download or request.offline):
+        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
+    if called is not None and not own:
+        raise UsageError(f"--name belongs to sets of your own; '{name}' keeps its name")
+    if called is not None and (reason := unfit_name(called)):
+        raise UsageError(f"--name {called[:50]!r}: the name {reason}")
+    if request.download and request.offline:
+        raise UsageError("--download fetches and --offline forbids it: give one of them")
+
+
+@contextmanager
+def _written_below(folder: Path) -> Iterator[None]:
+    """Say what cannot be written, and what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UsageError(f"{place} cannot be a folder: {error.strerror}; choose another --root") from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise  # of a path that was typed
+        raise RunError(f"{place}: {error.strerror or error}") from None
 
 
 @contextmanager
@@ -213,7 +156,7 @@ def fetch_progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
     with waiting_bar(error=True) as bar:
-        tasks: Json = {}
+        tasks: dict[str, Any] = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:

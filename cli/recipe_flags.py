@@ -15,8 +15,8 @@ from attnbias.cli.options import (
     recipe_parameters,
     typed_fields,
     value_of,
+    with_options,
     with_parameters,
-    with_recipe_options,
 )
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.registry import get_description
@@ -65,7 +65,7 @@ def read_flags(method: str, flags: list[str]) -> tuple[str, Fields]:
         return typed_fields(known, values)
 
     reader = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    reader.command()(with_recipe_options(fields, known, training=False))
+    reader.command()(with_options(fields, None, known))
     command = get_command(reader)
     return name, command.main(args=words, prog_name=f"attnbias val {name}", standalone_mode=False)
 

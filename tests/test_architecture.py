@@ -52,7 +52,7 @@ def test_a_file_beside_the_engines_folders_stands_below_all_of_them_or_above() -
     engine = {name: imported(path, modules) for name, path in modules.items() if name.startswith(folder)}
     beside = [name for name in engine if "." not in name.removeprefix(folder)]
     above = {name for name in beside if any(to.startswith(folder) and to not in beside for to in engine[name])}
-    assert {"methods.engine.export", "methods.engine.validate"} <= above
+    assert "methods.engine.validate" in above
     assert not above & set().union(*engine.values())
 
 
@@ -114,9 +114,6 @@ PARSERS = {
         "data/reading.py",
         "data/coco_file.py",  # in three encodings, and of half a gigabyte
         "data/fingerprint.py",  # the others parse what this process, or its parent, has just written
-        "cli/predict.py",
-        "cli/val.py",
-        "methods/engine/training/options.py",
         "methods/engine/export.py",
         "methods/engine/inspection.py",
         "data/sets/imagenet.py",  # a file of timm's own

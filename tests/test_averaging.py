@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from safetensors.torch import load_file
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import Recipe, revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 
 DECAY = 0.8
@@ -25,8 +26,8 @@ def recipe(ema_epoch: int) -> Recipe:
 
 
 def run(out: Path, root: Path, ema_epoch: int = 1, resume: str | None = None) -> RunFolder:
-    options = Options(out, root, cpu=True, save_steps=1, keep=100, resume=resume)
-    train("ida", recipe(ema_epoch), options)
+    how: dict[str, Any] = {"gpus": 0, "save_steps": 1, "keep": 100, "resume": resume}
+    train(TrainRequest(method="ida", recipe=recipe(ema_epoch), out=out, data_root=root, **how))
     return RunFolder(out)
 
 

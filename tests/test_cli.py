@@ -27,12 +27,13 @@ from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
 from attnbias.cli.errors import describe
-from attnbias.cli.options import resolve_recipe, typed_fields, with_recipe_options
+from attnbias.cli.options import typed_fields, with_options
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import Recipe, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.resolve import resolve_recipe
 from attnbias.methods.engine.run_folder import RunFolder, is_complete
 
 TINY = ["--recipe", "demo", "--epochs", 1, "--batch-size", 20, "--image-size", 32]
@@ -174,7 +175,7 @@ def recipe_command(method_name: str) -> Any:
         return resolve_recipe(method, None, typed_fields(method, fields))[0]
 
     single = typer.Typer(add_completion=False)
-    single.command()(with_recipe_options(resolve, method, training=True))
+    single.command()(with_options(resolve, None, method, training=True))
     return get_command(single)
 
 

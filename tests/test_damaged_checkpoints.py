@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import attnbias
@@ -14,8 +15,8 @@ from safetensors.torch import load_file
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -27,7 +28,7 @@ STEPS = 3
 def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps with a checkpoint after each, evaluated after the second and the third."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    train("csra", recipe(), options(out, demo_root))
+    train(asked(out, demo_root))
     assert RunFolder(out).steps() == [1, 2, 3]
     return out
 
@@ -37,9 +38,9 @@ def recipe() -> object:
     return get_method("csra").recipes["demo"].recipe.model_copy(update={**fields, "ema_decay": 0.5, "lr": 1e-12})
 
 
-def options(out: Path, root: Path, resume: str | None = None) -> Options:
-    fixed = {"cpu": True, "workers": 0, "save_steps": 1, "keep": 9, "data_root": root}
-    return Options(out=out, resume=resume, **fixed)  # type: ignore[arg-type]
+def asked(out: Path, root: Path, resume: str | None = None) -> TrainRequest:
+    fixed: dict[str, Any] = {"gpus": 0, "workers": 0, "save_steps": 1, "keep": 9, "data_root": root}
+    return TrainRequest(method="csra", recipe=recipe(), out=out, resume=resume, **fixed)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_one_byte_that_changed_is_noticed_by_whoever_reads_it(run: Path, demo_ro
     flip(best / file)
     assert (best / file).stat().st_size == size
     with pytest.raises(WeightsError, match=f"{best} is no complete checkpoint folder: {file}"):
-        train("csra", recipe(), options(run, demo_root, resume=str(best)))
+        train(asked(run, demo_root, resume=str(best)))
     if file == "optimizer.pt":  # only training reads it
         return
     weights = "ema" if file.startswith("ema") else "raw"
@@ -154,7 +155,7 @@ def test_resuming_goes_back_to_an_older_one_and_says_what_was_left(
     run: Path, demo_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(RunFolder(run).folder(3) / "optimizer.pt")
-    train("csra", recipe(), options(run, demo_root, resume="auto"))
+    train(asked(run, demo_root, resume="auto"))
     said = " ".join("".join(capsys.readouterr()).split())
     assert "step-00000003 is damaged: optimizer.pt is not as it was written" in said
     assert "step-00000002" in said.split("going on from")[1]
@@ -167,7 +168,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_started_anew(run: Path, demo_ro
         spoil(RunFolder(run).folder(step), how)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(WeightsError, match=r"no checkpoint of .* can be resumed: .*step-00000003 is damaged"):
-        train("csra", recipe(), options(run, demo_root, resume="auto"))
+        train(asked(run, demo_root, resume="auto"))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -176,7 +177,7 @@ def test_strange_names_among_checkpoints_do_no_harm(run: Path, demo_root: Path, 
     shutil.copytree(RunFolder(run).folder(1), run / "checkpoints" / name)
     (run / "checkpoints" / "step-00000099").write_text("a file")
     assert RunFolder(run).steps() == [1, 2, 3]
-    train("csra", recipe(), options(run, demo_root, resume="auto"))
+    train(asked(run, demo_root, resume="auto"))
     assert load_run("csra", str(run), {}).source
     assert (run / "checkpoints" / name).is_dir()
 
@@ -200,7 +201,7 @@ def test_a_file_that_is_neither_there_nor_in_the_manifest_is_missed(run: Path, d
     (newest / "complete.json").write_text(json.dumps(manifest))
     (newest / name).unlink()
     with pytest.raises(WeightsError, match=f"step-00000003 is damaged: .*{name}"):
-        train("csra", recipe(), options(run, demo_root, resume="auto"))
+        train(asked(run, demo_root, resume="auto"))
 
 
 def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path) -> None:

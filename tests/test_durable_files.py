@@ -16,8 +16,8 @@ import pytest
 from attnbias.data.atomic import replacing
 from attnbias.methods.engine.recipe import revise, write_recipe
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.train import train
 
 CHECKPOINT = {"model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json"}
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_bears_its_name(demo_root: Path, t
     out = tmp_path / "run"
     demo = get_method("csra").named_recipe("demo").recipe
     fields = {"backbone": "tiny", "image_size": 32, "batch_size": 20, "steps": 1, "ema_decay": 0.9}
-    train("csra", revise(demo, fields), Options(out=out, data_root=demo_root, cpu=True, threads=1))
+    train(TrainRequest(method="csra", recipe=revise(demo, fields), out=out, data_root=demo_root, gpus=0, threads=1))
     folder = RunFolder(out)
     final = folder.folder(1)
     renamed = disk.place("rename", final)

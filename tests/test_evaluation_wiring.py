@@ -18,7 +18,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from attnbias.cli.val import _strength
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepared import Prepared
@@ -33,6 +32,7 @@ from attnbias.methods.engine.evaluation.robustness import Bench
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.weights.files import write_weights
 
 SIDE = 32
@@ -148,10 +148,14 @@ def test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation(
 
 
 def test_the_strength_of_an_attack_is_typed_in_levels_of_255() -> None:
-    assert _strength("pgd", 8, 2, 3) == {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 3}
-    assert _strength("fgsm", 4, None, None) == {"epsilon": 4 / 255, "step_size": 4 / 255}
-    assert _strength("fgsm", 4, 1, None) == {"epsilon": 4 / 255, "step_size": 1 / 255}
-    assert _strength("pgd", None, None, None) == {}
+    def strength(attack: str, epsilon: Any = None, step: Any = None, steps: Any = None) -> dict[str, Any]:
+        typed = {"epsilon": epsilon, "attack_step": step, "attack_steps": steps}
+        return ValRequest(method="csra", load_from=["run"], **typed).strength(attack)
+
+    assert strength("pgd", 8, 2, 3) == {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 3}
+    assert strength("fgsm", 4) == {"epsilon": 4 / 255, "step_size": 4 / 255}
+    assert strength("fgsm", 4, 1) == {"epsilon": 4 / 255, "step_size": 1 / 255}
+    assert strength("pgd") == {}
 
 
 def starts(folder: Path, batch_size: int) -> list[Tensor]:

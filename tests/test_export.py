@@ -15,7 +15,7 @@ from PIL import Image
 from small_model import write_model
 
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.export import compare, export, pictures_for_check, runner, wrap
+from attnbias.methods.engine.export import compare, pictures_for_check, runner, wrap, write_graph
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
@@ -175,7 +175,7 @@ def test_what_does_not_agree_is_found_and_not_kept(
     monkeypatch.setattr("attnbias.methods.engine.export.runner", lambda path, form: wrong)
     out = tmp_path / "out" / "m.pt2"
     with pytest.raises(RunError, match=r"does not agree with the model: .*; it was not kept"):
-        export(exported, loaded, "torch-export", out, dataset)
+        write_graph(exported, loaded, "torch-export", out, dataset)
     assert not out.exists()
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -31,10 +30,9 @@ from attnbias.data.transforms.basic import (
 )
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.recipe import read_recipe, revise
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.requests import TrainRequest, ValRequest
 from attnbias.methods.engine.training.train import train
 from attnbias.methods.engine.validate import validate
 
@@ -164,14 +162,14 @@ def test_a_run_is_marked_and_evaluated_exactly_unless_asked(demo_root: Path, tmp
     method = get_method("csra")
     changes = {"epochs": 1, "batch_size": 24, "image_size": 40, "decode": "fast"}
     recipe = revise(method.named_recipe("demo").recipe, changes)
-    options = Options(out=tmp_path / "run", data_root=demo_root, cpu=True, threads=1)
-    outcome = train("csra", recipe, options)
+    machine: dict[str, Any] = {"method": "csra", "data_root": demo_root, "gpus": 0, "threads": 1}
+    outcome = train(TrainRequest(recipe=recipe, out=tmp_path / "run", **machine))
     assert read_recipe(tmp_path / "run" / "recipe.yaml", method.recipe_type, "csra").decode == "fast"
     scores = set()
     for decode in ("exact", "fast"):
         table = tmp_path / f"{decode}.csv"
-        job = Job("csra", [str(tmp_path / "run")], ["val"], data_root=str(demo_root), decode=decode, csv=str(table))
-        (result,) = validate(job, Accelerator(cpu=True))
+        asked = ValRequest(load_from=[str(tmp_path / "run")], decode=decode, csv_file=table, **machine)
+        (result,) = validate(asked)
         assert result["decode"] == decode
         if decode == "exact":
             assert result["measures"]["mAP"] == outcome.measures["val/raw"]["mAP"]

@@ -70,7 +70,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "--trust-checkpoint"
         ),
         "test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
-            "--gpus --processes"
+            "--gpus --processes --device"
         ),
         "test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
         "test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
@@ -120,7 +120,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_compare.py::test_nothing_stored_is_replaced_unasked": "--overwrite",
         "test_cli.py::test_unreadable_pictures_are_left_out_and_counted": "--on-bad-image",
         "test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
-            "--gpus --processes"
+            "--gpus --processes --device"
         ),
         "test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
         "test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
@@ -140,7 +140,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_weights_options.py::test_classes_are_named_as_the_set_where_the_data_lie": "--data-root",
         "test_weights_options.py::test_top_k_and_threshold_choose_what_predict_names": "--top-k --threshold",
         "test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
-            "--gpus --processes"
+            "--gpus --processes --device"
         ),
         "test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
         "test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
@@ -156,6 +156,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_visualize.py::test_an_unreadable_picture_is_named_or_left_out_by_request": "--on-bad-image",
         "test_visualize.py::test_wrong_requests_are_refused_in_one_line": "--device",
         "test_visualize_questions.py::test_questions_of_a_photograph": "--question",
+        "test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus",
+        "test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
+        "test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
         "test_display.py::test_opacity_and_contour_are_drawn_as_typed": "--opacity --contour",
         "test_display.py::test_boxes_of_the_drawn_class_are_drawn_unless_refused": "--boxes",
         "test_display.py::test_maps_are_stretched_or_divided_as_typed": "--normalisation",
@@ -169,6 +172,9 @@ SHOWN: dict[str, dict[str, str]] = {
     "export": {
         "test_export.py::test_maps_of_classes_that_were_named": "--load-from --format --out --classes --head",
         "test_export.py::test_torch_export_answers_as_the_model": "PATHS --check",
+        "test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus --device",
+        "test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
+        "test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
         "test_export.py::test_maps_checks_and_classes_are_as_typed": "--map --top-k --limit --data-root",
         "test_selection.py::test_visualize_and_export_take_the_weights_that_were_asked_for": "--weights",
         "test_weights_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
@@ -362,7 +368,7 @@ def test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val(
     for recipe, chosen in changes(method):
         flags = [typed(field, value) for field, value in chosen.items()]
         attnbias("train", name, "--recipe", recipe, *flags, *two, expect=0)
-        resolved = parse(method.recipe_type, json.loads(started.pop().splitlines()[1]))
+        resolved = parse(method.recipe_type, json.loads(started.pop())["recipe"])
         told = resolved.model_dump()
         assert {field: told[field] for field in chosen} == chosen
         write_recipe(tmp_path / "recipe.yaml", resolved, name)
@@ -376,5 +382,5 @@ def test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val(
         }
         flags = [typed(field, value) for field, value in data.items()]
         attnbias("val", name, "--load-from", "weights", *flags, *two, expect=0)
-        handed = json.loads(started.pop())["job"]["fields"]
+        handed = json.loads(started.pop())["fields"]
         assert handed == json.loads(json.dumps(data))

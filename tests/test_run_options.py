@@ -1,7 +1,8 @@
-"""What is typed about how a run is carried out reaches it: in train, val and predict alike."""
+"""What is typed about how a run is carried out reaches it: in all commands that compute alike."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,7 +47,15 @@ def commands(demo_root: Path, model: Path, tmp_path: Path) -> dict[str, Callable
         images = demo_root / "demo" / "images" / "val"
         return attnbias("predict", "--load-from", model, images, "--gpus", 0, *more, expect=0)
 
-    return {"train": train, "val": val, "predict": predict}
+    def visualize(*more: Any) -> Any:
+        options = ("--limit", 2, "--data-root", demo_root, "--out", tmp_path / "gallery", "--overwrite", *more)
+        return attnbias("visualize", "csra", "--load-from", model, *options, expect=0)
+
+    def export(*more: Any) -> Any:
+        options = ("--format", "torch-export", "--check", "--limit", 2, "--data-root", demo_root, "--overwrite", *more)
+        return attnbias("export", "csra", "--load-from", model, "--out", tmp_path / "g.pt2", *options, expect=0)
+
+    return {"train": train, "val": val, "predict": predict, "visualize": visualize, "export": export}
 
 
 @dataclass
@@ -67,7 +76,7 @@ def observed() -> Iterator[Observed]:
     seen = Observed()
 
     def watch(module: nn.Module, inputs: Any) -> None:
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and not torch.compiler.is_exporting():
             (seen.training if module.training else seen.evaluation).append(len(inputs[0]))
             seen.threads.add(torch.get_num_threads())
             seen.deterministic.add(torch.are_deterministic_algorithms_enabled())
@@ -80,12 +89,13 @@ def observed() -> Iterator[Observed]:
     torch.use_deterministic_algorithms(False)
 
 
-# All three commands ---------------------------------------------------------------------------------------------------
+# All commands ---------------------------------------------------------------------------------------------------------
 
 COMMANDS = ("train", "val", "predict")
+"""Those that may share their work among processes."""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export"])
 def test_threads_are_those_that_were_typed(command: str, commands: dict[str, Callable[..., Any]]) -> None:
     with observed() as seen:
         commands[command]("--threads", 3)
@@ -102,7 +112,7 @@ def test_evaluation_takes_as_many_images_at_once_as_typed(
     assert seen.training == ([12] if command == "train" else [])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export"])
 def test_loaders_have_as_many_workers_as_typed(
     command: str, commands: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,10 +127,56 @@ def test_loaders_have_as_many_workers_as_typed(
     assert set(made) == {1}
 
 
+@pytest.mark.parametrize("command", ["visualize", "export"])
+def test_one_process_computes_on_the_device_that_was_typed(
+    command: str, commands: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are GPUs, by what torch says of the machine."""
+    asked: list[torch.device] = []
+
+    def record(model: nn.Module, device: torch.device | str) -> nn.Module:
+        asked.append(torch.device(device))
+        return model
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(nn.Module, "to", record)
+    for typed in (("--gpus", 0), ("--device", "cpu")):
+        commands[command](*typed)
+    assert {device.type for device in asked} == {"cpu"}
+    made = torch.empty
+
+    def empty(*size: Any, device: Any = None, **how: Any) -> torch.Tensor:
+        return made(*size, device=None if str(device).startswith("cuda") else device, **how)
+
+    with monkeypatch.context() as there:
+        there.setattr(torch, "empty", empty)
+        there.setattr(torch.cuda, "set_device", lambda device: None)
+        for typed in (("--gpus", 1), ("--device", "cuda:0")):
+            asked.clear()
+            with contextlib.suppress(AssertionError):  # the images cannot go there
+                commands[command](*typed)
+            assert asked[-1].type == "cuda"
+
+
+@pytest.mark.parametrize("command", ["visualize", "export"])
+def test_a_device_that_is_missing_or_contradicted_is_refused(command: str, model: Path) -> None:
+    words = (command, "csra", "--load-from", model)
+    if not torch.cuda.is_available():
+        assert "--gpus 1 asked for, but this machine has no GPU" in attnbias(*words, "--gpus", 1, expect=2).line
+    assert "--device cpu contradicts --gpus 1" in attnbias(*words, "--gpus", 1, "--device", "cpu", expect=2).line
+    assert "--device gpu: " in attnbias(*words, "--device", "gpu", expect=2).line
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("typed", "processes", "cpu"),
-    [(("--gpus", 2), 2, False), (("--gpus", 0, "--processes", 3), 3, True), (("--processes", 2), 2, True)],
+    [
+        (("--gpus", 2), 2, False),
+        (("--gpus", 0, "--processes", 3), 3, True),
+        (("--processes", 2), 2, True),
+        (("--device", "cpu", "--processes", 2), 2, True),
+    ],
 )
 def test_as_many_processes_start_as_typed_on_the_device_that_was_typed(
     typed: tuple[Any, ...],
@@ -148,7 +204,7 @@ def test_as_many_processes_start_as_typed_on_the_device_that_was_typed(
     attnbias(*words[command], *typed, expect=0)
     ((count, job),) = started
     assert count == processes
-    assert json.loads(job.splitlines()[-1])["cpu"] is cpu
+    assert (json.loads(job)["gpus"] == 0) is cpu
 
 
 # train ----------------------------------------------------------------------------------------------------------------

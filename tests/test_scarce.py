@@ -20,8 +20,8 @@ from attnbias.data.registry import open_split
 from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder, is_complete
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import shuffled
 from attnbias.methods.engine.training.train import train
 
@@ -114,16 +114,18 @@ def test_a_worker_that_hangs_ends_the_run(demo_root: Path, tmp_path: Path, monke
     monkeypatch.setattr(batches, "LONGEST_WAIT", 2.0)
     changes = {"epochs": 2, "batch_size": 20, "image_size": 32}
     recipe = revise(get_method("csra").named_recipe("demo").recipe, changes)
-    options = Options(tmp_path / "run", tmp_path, cpu=True, workers=2, save_steps=1)
+    request = TrainRequest(
+        method="csra", recipe=recipe, out=tmp_path / "run", data_root=tmp_path, gpus=0, workers=2, save_steps=1
+    )
     before = children_of(os.getpid())
     with pytest.raises(RuntimeError) as raised:
-        train("csra", recipe, options)
+        train(request)
     code, line = describe(raised.value)
     del raised  # and with it the loader
     assert code == 1
     assert line.startswith("error: DataLoader timed out after 2")
-    assert RunFolder(options.out).steps()[-1] == 3
-    assert all_complete(options.out)
+    assert RunFolder(request.out).steps()[-1] == 3
+    assert all_complete(request.out)
     assert set(children_of(os.getpid())) <= set(before)
 
 

@@ -13,9 +13,9 @@ from attnbias.data.index import Task
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator
 from attnbias.methods.engine.training.train import _Run
 
@@ -59,9 +59,10 @@ def test_a_step_of_the_engine_waits_once(accumulation: int, demo_root: Path, tmp
     method = get_method("csra")
     changes = {"image_size": 32, "batch_size": 12, "ema_decay": 0.9, "clip_grad": 1.0, "optimizer": "sgd"}
     recipe = revise(method.named_recipe("demo").recipe, changes)
-    options = Options(tmp_path / "run", demo_root, cpu=True, accumulation=accumulation)
-    accelerator = build_accelerator(recipe, options)
-    run = _Run(method, recipe, options, accelerator, RunFolder(options.out), Control())
+    request = TrainRequest(
+        method="csra", recipe=recipe, out=tmp_path / "run", data_root=demo_root, gpus=0, accumulation=accumulation
+    )
+    run = _Run(request, build_accelerator(request), RunFolder(request.out), Control())
     run._prepare(run._open_folder())
     for step in range(3):
         with Waits() as waits:

@@ -18,8 +18,8 @@ from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.recipe import Recipe, revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import Progress, RunFolder, is_complete
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.methods.engine.training.train import Outcome, train
 
@@ -29,13 +29,13 @@ def tiny_recipe(**changes: Any) -> Recipe:
     return revise(recipe, {"epochs": 2, "batch_size": 20, "image_size": 32, "ema_decay": 0.9, **changes})
 
 
-def tiny_options(out: Path, root: Path, **changes: Any) -> Options:
-    options = Options(out=out, data_root=root, cpu=True, log_every=3, threads=1, eval_batch_size=16)
-    return replace(options, **changes)
+def asked(out: Path, root: Path, recipe: Recipe, **changes: Any) -> TrainRequest:
+    usual = {"method": "csra", "gpus": 0, "log_every": 3, "threads": 1, "eval_batch_size": 16}
+    return TrainRequest(out=out, data_root=root, recipe=recipe, **{**usual, **changes})
 
 
 def run(out: Path, root: Path, recipe: Recipe | None = None, **changes: Any) -> Outcome:
-    return train("csra", recipe or tiny_recipe(), tiny_options(out, root, **changes))
+    return train(asked(out, root, recipe or tiny_recipe(), **changes))
 
 
 def same_state(one: Path, other: Path) -> bool:
@@ -215,7 +215,7 @@ def test_gradient_checkpointing_changes_no_step(demo_root: Path, tmp_path: Path)
     states = []
     for saving in (False, True):
         out = tmp_path / f"saving-{saving}"
-        outcome = train("absvit", recipe, tiny_options(out, demo_root, grad_checkpointing=saving))
+        outcome = train(asked(out, demo_root, recipe, method="absvit", grad_checkpointing=saving))
         states.append(load_file(RunFolder(out).folder(outcome.progress.step) / "model.safetensors"))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6, msg=name)

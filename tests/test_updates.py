@@ -20,9 +20,9 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.optim import build_optimizer
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator, synchronized
 from attnbias.methods.engine.training.train import _Run
 from attnbias.methods.engine.types import Batch
@@ -92,10 +92,12 @@ def prepared(
     """A run of the demo set that is ready for its first step: 12 samples a step, in three micro-batches."""
     fields = {"image_size": 32, "batch_size": 12, "optimizer": "sgd", "momentum": 0.0, **changes}
     recipe = revise(method.named_recipe("demo").recipe, fields)
-    options = Options(out, root, cpu=True, accumulation=3, **how)
-    accelerator = build_accelerator(recipe, options)
+    request = TrainRequest(method="csra", recipe=recipe, out=out, data_root=root, gpus=0, accumulation=3, **how)
+    accelerator = build_accelerator(request)
     accelerator.scaler = scaler
-    return _Run(method, recipe, options, accelerator, RunFolder(out), Control())
+    run = _Run(request, accelerator, RunFolder(out), Control())
+    run.method = method
+    return run
 
 
 def weights(run: _Run) -> Tensor:

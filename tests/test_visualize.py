@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 
 from attnbias.cli.app import app
 from attnbias.cli.errors import describe
-from attnbias.cli.visualize import parse_classes
 from attnbias.data.transforms.basic import eval_transform
 from attnbias.methods.engine.display.look import place_input
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import weights_metadata
+from attnbias.methods.engine.load import class_numbers, weights_metadata
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
@@ -183,12 +182,12 @@ def test_the_network_s_input_is_found_on_the_picture(size: tuple[int, int]) -> N
 
 
 def test_class_names_go_before_numbers() -> None:
-    assert parse_classes("dog, 3,0, dog", ("cat", "dog", "3", "owl", "hen")) == [1, 2, 0]
-    assert parse_classes(None, ("cat",)) == []
+    assert class_numbers(["dog", "3", "0", "dog"], ("cat", "dog", "3", "owl", "hen")) == [1, 2, 0]
+    assert class_numbers([], ("cat",)) == []
     with pytest.raises(UsageError, match="did you mean 'dog'"):
-        parse_classes("dogg", ("cat", "dog"))
+        class_numbers(["dogg"], ("cat", "dog"))
     with pytest.raises(UsageError, match="no class '7'"):
-        parse_classes("7", ("cat", "dog"))
+        class_numbers(["7"], ("cat", "dog"))
 
 
 def test_an_unreadable_picture_is_named_or_left_out_by_request(model: Path, photos: Path, tmp_path: Path) -> None:

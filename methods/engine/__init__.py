@@ -9,5 +9,5 @@ Folders: `training/`, `evaluation/` (scores of a split, robustness, comparison),
 faithfulness; stands on `evaluation/`) and `display/` (overlays, galleries, pages).
 
 A file beside the folders either imports none of them, and is for all of them, or stands above them and is for the
-command line alone: `validate.py`, `export.py`.
+command line alone: `validate.py`.
 """

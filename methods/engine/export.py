@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +23,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import PictureDataset
+from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.predict import open_own
-from attnbias.methods.engine.load import Loaded, open_split_of, weights_metadata
+from attnbias.methods.engine.launch import place, start
+from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
+from attnbias.methods.engine.own_images import find_pictures, open_own
+from attnbias.methods.engine.requests import ExportRequest
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
+from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
 from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
@@ -35,6 +40,9 @@ INPUT, OUTPUTS = "images", ("scores", "maps", "classes")
 
 SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
 """Largest differences that pass as rounding, as shares of the highest probability and of the highest map's value."""
+
+CHECKED = 4
+"""Pictures of --check at once."""
 
 LARGEST_ONNX = 1_800_000_000
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB); more go into a file beside it."""
@@ -115,16 +123,57 @@ def wrap(
     return Exported(loaded, kind, head, classes, top_k).eval()
 
 
+@dataclass(frozen=True)
+class Graph:
+    """What was exported."""
+
+    file: Path
+    image_size: int
+    map: str
+    """Kind of its maps."""
+    classes: int
+    parity: Parity | None
+    """How it agrees with the model, where that was asked."""
+
+
+def export(request: ExportRequest) -> Graph:
+    """Load a checkpoint, write it as one graph, and hold it against the model where that is asked.
+
+    Raises:
+        UsageError: something asked for cannot be had, or would replace what is not the command's own.
+        DataError, WeightsError: a picture or the checkpoint cannot be read. RunError: as `write_graph`.
+    """
+    found, _ = find_pictures(request.paths)
+    suffix = SUFFIXES[request.format]
+    file = request.out or Path(request.method + suffix)
+    if file.suffix != suffix:
+        raise UsageError(f"--out {file}: expected a name that ends in {suffix}")
+    weights_file = file.with_name(f"{file.name}.data") if request.format == "onnx" else None
+    reads: list[str | Path] = [request.load_from, *request.paths, *([request.recipe] if request.recipe else [])]
+    check_targets(requested((file, GRAPH), (weights_file, GRAPH_DATA)), reads, request.overwrite)
+    request = place(request if request.device or request.gpus else request.model_copy(update={"gpus": 0}))
+    device = start(request)
+    loaded = load_asked(request, request.method, request.load_from)
+    numbers = class_numbers(request.classes, loaded.classes)
+    exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k)
+    pictures = None
+    if request.check:
+        pictures = pictures_for_check(loaded, [str(path) for _, path in found], request.data_root)
+    check = partial(compare, limit=request.limit, workers=request.workers or 0, device=device)
+    parity = write_graph(exported, loaded, request.format, file, pictures, check)
+    return Graph(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity)
+
+
 @torch.no_grad()
-def export(
+def write_graph(
     exported: Exported,
     loaded: Loaded,
     form: Format,
     out: Path,
-    check: PictureDataset | None = None,
-    limit: int = 16,
+    pictures: PictureDataset | None = None,
+    check: Callable[[Exported, Runner, PictureDataset], Parity] | None = None,
 ) -> Parity | None:
-    """Write `out`, and hold it against the model on the first `limit` pictures of `check`.
+    """Write `out`, and hold it against the model by `check` where there are `pictures`.
 
     Nothing is written under the name of `out` before it is whole and, where that is asked, found equal.
 
@@ -151,7 +200,7 @@ def export(
             _write_onnx(program, exported, part, told)
         else:
             torch.export.save(program, part, extra_files={EXPORTED: told})
-        parity = None if check is None else compare(exported, runner(part, form), check, limit)
+        parity = None if pictures is None else (check or compare)(exported, runner(part, form), pictures)
         if parity is not None and not parity:
             raise RunError(f"what was exported does not agree with the model: {parity}; it was not kept")
     return parity
@@ -243,13 +292,26 @@ def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | N
 
 
 @torch.no_grad()
-def compare(exported: Exported, run: Runner, dataset: PictureDataset, limit: int, batch_size: int = 4) -> Parity:
-    """Ask both the same pictures, in batches of another size than the one that was traced."""
+def compare(
+    exported: Exported,
+    run: Runner,
+    dataset: PictureDataset,
+    limit: int = 16,
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Parity:
+    """Ask both the first `limit` pictures, in batches of another size than the one that was traced; the model on
+    `device`, with as many loader processes."""
     count = min(limit, len(dataset))
     scores, maps, reordered = [torch.zeros(2)], [torch.zeros(2)], 0  # largest differences and values, by batch
-    for start in range(0, count, batch_size):
-        images = torch.stack([dataset[place]["image"] for place in range(start, min(start + batch_size, count))])
-        expected, found = exported(images), run(images)
+    cuts = [range(start, min(start + CHECKED, count)) for start in range(0, count, CHECKED)]
+    exported.to(device)
+    for batch in batches(dataset, cuts, workers=workers, device=torch.device("cpu")):
+        images = batch["image"]
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
+            expected = [answer.cpu() for answer in exported(images.to(device))]
+        found = run(images)
         scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
         same = expected[2] == found[2]  # (B, K)
         reordered += int((~same).sum())

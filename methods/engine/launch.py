@@ -11,13 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
+from attnbias.methods.engine.requests import Machine, Processes
 from attnbias.methods.engine.screen import prepare_output, say
 
 PEER_GRACE = 10.0
@@ -38,17 +41,76 @@ def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
     outer = int(os.environ.get("WORLD_SIZE", "1"))
     if gpus is None:
         gpus = 0 if present == 0 or processes is not None else max(1, min(outer, present))
-    if gpus > present and outer == 1:
-        have = f"{present} GPU{'s' if present > 1 else ''}" if present else "no GPU"
-        raise UsageError(f"--gpus {gpus} asked for, but this machine has {have}; use --gpus {present}")
+    if outer == 1:
+        _check_present(gpus, present)
+    if outer > 1:
+        if processes not in (None, outer):
+            raise UsageError(f"--processes {processes} asked for under a launcher that started {outer}; leave it out")
+        return gpus == 0, outer
     if gpus and processes not in (None, gpus):
         raise UsageError(f"--processes {processes} contradicts --gpus {gpus}: one process a GPU; leave --processes out")
-    count = gpus or processes or 1
-    if outer > 1:
-        if processes is not None and count != outer:
-            raise UsageError(f"--processes {count} asked for under a launcher that started {outer}; leave it out")
-        count = outer
-    return gpus == 0, count
+    return gpus == 0, gpus or processes or 1
+
+
+def _check_present(gpus: int, present: int) -> None:
+    if gpus > present:
+        have = f"{present} GPU{'s' if present > 1 else ''}" if present else "no GPU"
+        raise UsageError(f"--gpus {gpus} asked for, but this machine has {have}; use --gpus {present}")
+
+
+M = TypeVar("M", bound=Machine)
+
+
+def place(request: M) -> M:
+    """Fill in what the machine decides where the person did not: GPUs, device, processes and loader workers. A placed
+    request stays as it is.
+
+    Raises:
+        UsageError: there is no such device, or the numbers contradict each other or an outer launcher.
+    """
+    gpus, device, filled = request.gpus, request.device, dict[str, Any]()
+    if device is not None:
+        gpus = _gpus_of(device, gpus)
+    if isinstance(request, Processes):
+        cpu, count = world(gpus, request.processes)
+        filled["processes"] = count
+    else:
+        _check_present(gpus or 0, torch.cuda.device_count())
+        cpu, count = not (torch.cuda.is_available() if gpus is None else gpus), 1
+    if device is not None and device not in ("cpu", "cuda") and (count > 1 or (cpu and isinstance(request, Processes))):
+        raise UsageError(f"--device {device} is for one process on a GPU; use --gpus, or cpu or cuda")
+    filled["gpus"] = 0 if cpu else min(count, torch.cuda.device_count())
+    filled["device"] = device or ("cpu" if cpu else "cuda")
+    if request.workers is None:
+        filled["workers"] = 0 if cpu else min(8, (os.cpu_count() or 1) // count)  # on a CPU the model needs its cores
+    return request.model_copy(update=filled)
+
+
+def _gpus_of(device: str, gpus: int | None) -> int:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    on_gpu = torch.device(device).type == "cuda"
+    if gpus is not None and on_gpu != bool(gpus):
+        raise UsageError(f"--device {device} contradicts --gpus {gpus}: leave one of them out")
+    return (gpus or 1) if on_gpu else 0
+
+
+def start(request: Machine) -> torch.device:
+    """Set this process up as a placed request says: its threads and its device, which is returned."""
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    device = torch.device(request.device or "cpu")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def accelerate(request: Processes, **how: Any) -> Accelerator:
+    """Start Accelerate for this process of a placed request; `how` is of Accelerator."""
+    start(request)
+    return Accelerator(cpu=request.gpus == 0, **how)
 
 
 def _join_slurm(gpus: int) -> None:
@@ -68,12 +130,13 @@ def _join_slurm(gpus: int) -> None:
     )
 
 
-def launch(worker: Callable[[str], None], job: str, processes: int, describe: Describe) -> int:
-    """Run `worker(job)` in `processes` processes and return an exit code.
+def launch(worker: Callable[[str], None], request: Processes, describe: Describe) -> int:
+    """Run `worker` on the JSON of a placed request, in its processes, and return an exit code.
 
     One process, or an outer launcher's (WORLD_SIZE is set): runs here. Otherwise torch's elastic launcher spawns them
     with a free port; the first failing process's line is shown once, and no process is left behind.
     """
+    job, processes = request.model_dump_json(), request.processes or 1
     if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _call(worker, job, describe)
     for name in list(logging.root.manager.loggerDict):
@@ -149,6 +212,6 @@ def _call(worker: Callable[[str], None], job: str, describe: Describe, report: P
     return 0
 
 
-def default_workers(cpu: bool, processes: int) -> int:
-    """Loader processes of each process where nobody says: none on a CPU, whose cores the model needs."""
-    return 0 if cpu else min(8, (os.cpu_count() or 1) // processes)
+def is_main() -> bool:
+    """Tell whether this process is the first, or the only one, of its command."""
+    return os.environ.get("RANK", "0") == "0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,11 +29,12 @@ from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
 from attnbias.methods.engine.abilities import LoadsParts, PicksClasses
-from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, parse, revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import FromWeights
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.types import Fields
@@ -62,6 +64,26 @@ class Loaded:
     task: Task
     source: str
     """Where the weights came from, in words for a person."""
+
+
+def class_numbers(words: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Class numbers of names or numbers, each once; a name goes before a number that it looks like.
+
+    Raises:
+        UsageError: no such class; the nearest name is offered.
+    """
+    numbers = []
+    for word in words:
+        if word in classes:
+            numbers.append(classes.index(word))
+        elif word.isdecimal() and int(word) < len(classes):
+            numbers.append(int(word))
+        else:
+            raise UsageError(
+                f"no class '{word}'{did_you_mean(word, classes)}; the model knows {len(classes)}: "
+                f"{', '.join(classes[:8])}{' ...' if len(classes) > 8 else ''}"
+            )
+    return list(dict.fromkeys(numbers))
 
 
 def weights_metadata(method: AnyMethod, recipe: Recipe, classes: tuple[str, ...], task: Task) -> dict[str, str]:
@@ -199,6 +221,22 @@ def load_run(
     model = method.build_model(recipe, len(found.classes), found.task)
     load_strict(model, _fitted(method, model, found.state), path)
     return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
+
+
+def load_asked(
+    request: FromWeights, method_name: str, load_from: str, device: torch.device | str = "cpu", *, own: bool = True
+) -> Loaded:
+    """Load weights as a request says; what it says of one method's recipe is for its `own` weights only."""
+    return load_run(
+        method_name,
+        load_from,
+        request.fields if own else {},
+        device,
+        recipe_name=request.recipe if own else None,
+        entry=request.entry,
+        trust=request.trust_checkpoint,
+        data_root=request.data_root,
+    )
 
 
 def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: str | None = None) -> Index:

@@ -48,9 +48,17 @@ BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Kinds of range that an option can have, and their signs."""
 
 
-def option(default: Any, description: str, panel: str = "Method", **constraints: Any) -> Any:
-    """Declare a recipe field: default, help text, group in `--help`, and range (`ge=`, `gt=`, `le=`, `lt=`)."""
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **constraints)
+SPELLED = ("flags", "metavar", "shown", "argument", "complete", "needs")
+"""What else an option may say of how it is typed: its flags where they are not its name, the word for its value, the
+words for its default, that it stands without a flag, what is offered to complete it, and the ability of a method
+without which it is hidden."""
+
+
+def option(default: Any, description: str, panel: str = "Method", **more: Any) -> Any:
+    """Declare an option, a recipe's field or a request's: default, help text, group in `--help`, range (`ge=`, `gt=`,
+    `le=`, `lt=`), and how it is typed (`SPELLED`)."""
+    spelled = {name: more.pop(name) for name in SPELLED if name in more}
+    return Field(default, description=description, json_schema_extra={"panel": panel, **spelled}, **more)
 
 
 class Recipe(BaseModel):

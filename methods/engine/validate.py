@@ -1,4 +1,4 @@
-"""One `val` job: checkpoints on splits, their scores and metrics, and what was asked for beside them.
+"""One `val` request: checkpoints on splits, their scores and metrics, and what was asked for beside them.
 
 Reading order: `validate`, then `_Point`, one checkpoint on one split. Everything that can be refused is refused before
 the first image is scored. A new kind of measure is one probe in its own file and one line in `probes`.
@@ -6,12 +6,14 @@ the first image is scored. A new kind of measure is one probe in its own file an
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
+from attnbias.data.atomic import replacing
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.index import Task
 from attnbias.data.published_tests import own_rules
@@ -22,14 +24,24 @@ from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, write_scores
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
-from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, write_table
-from attnbias.methods.engine.load import Loaded, load_run
+from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
+from attnbias.methods.engine.launch import accelerate, place
+from attnbias.methods.engine.load import Loaded, load_asked
 from attnbias.methods.engine.published import on_disk, shown
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
-from attnbias.methods.engine.targets import SCORES, check_targets, requested
+from attnbias.methods.engine.targets import (
+    BIAS,
+    RESULTS,
+    ROBUSTNESS,
+    SCORES,
+    Target,
+    check_folder,
+    check_targets,
+    requested,
+)
 
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
 """Tasks whose evaluation says nothing of a single image."""
@@ -51,41 +63,60 @@ def probes() -> tuple[Probe, ...]:
     )
 
 
-def validate(job: Job, accelerator: Accelerator) -> list[Result]:
+def validate(request: ValRequest) -> list[Result]:
     """Evaluate every checkpoint on every split; the main process writes the files that were asked for.
 
     Raises:
         UsageError: a checkpoint and a set do not fit together, or a file would be replaced without `overwrite`.
     """
-    wanted = [probe for probe in probes() if probe.wanted(job)]
-    checkpoints = [(load_from, _load(job, load_from, accelerator)) for load_from in job.load_from]
-    pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in job.splits]
+    _check(request)
+    request = place(request)
+    accelerator = accelerate(request)
+    wanted = [probe for probe in probes() if probe.wanted(request)]
+    checkpoints = [(load_from, _load(request, load_from, accelerator)) for load_from in request.load_from]
+    pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
     points = {}
-    for place, (load_from, loaded, split) in enumerate(pairs, start=1):
-        dataset = open_dataset(job, loaded, split)
-        number = f"{place}-{dataset.index.split}" if len(pairs) > 1 else ""
-        points[load_from, split] = _Point(job, accelerator, load_from, loaded, dataset, split, number)
+    for number, (load_from, loaded, split) in enumerate(pairs, start=1):
+        dataset = open_dataset(request, loaded, split)
+        told = f"{number}-{dataset.index.split}" if len(pairs) > 1 else ""
+        points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, told)
     for point in points.values():
         point.check(wanted)
 
     results: list[Result] = []
     for load_from, loaded in checkpoints:
-        if job.published_tests:
-            bench = Bench.of(job, loaded, accelerator)
-            rows = [row for name in job.published_tests for row in bench.published(name)]
+        if request.published_tests:
+            bench = Bench.of(request, loaded, accelerator)
+            rows = [row for name in request.published_tests for row in bench.published(name)]
             results.append({"load_from": shown(load_from), "source": loaded.source, "robustness": rows})
-        results += [points[load_from, split].measure(wanted) for split in job.splits]
-    if job.robustness_out and accelerator.is_main_process:
+        results += [points[load_from, split].measure(wanted) for split in request.splits]
+    if request.robustness_out and accelerator.is_main_process:
         rows = [{"weights": r["load_from"], **row} for r in results for row in r.get("robustness", ())]
-        write_table(Path(job.robustness_out), rows)
+        write_table(request.robustness_out, rows)
+    if request.json_file not in (None, "-") and accelerator.is_main_process:
+        with replacing(Path(request.json_file)) as to:
+            to.write(json.dumps(results, indent=1) + "\n")
     return results
+
+
+def _check(request: ValRequest) -> None:
+    """Refuse, before any work, what there is not, and what cannot or must not be written."""
+    corruptions(request)
+    reads = [*request.load_from, *([request.recipe] if request.recipe else [])]
+    files = (request.json_file, RESULTS), (request.csv_file, SCORES), (request.robustness_out, ROBUSTNESS)
+    check_targets(requested(*files), reads, request.overwrite)
+    if request.bias_out is not None:
+        # Several checkpoints or splits have a folder each.
+        folders = [request.bias_out, *(path for path in request.bias_out.glob("*") if path.is_dir())]
+        held = [Target(folder / name, kind) for folder in folders for name, kind in BIAS.items()]
+        check_folder(request.bias_out, request.overwrite, held, reads)
 
 
 @dataclass(frozen=True)
 class _Point:
     """One checkpoint on one split."""
 
-    job: Job
+    request: ValRequest
     accelerator: Accelerator
     load_from: str
     loaded: Loaded
@@ -103,7 +134,11 @@ class _Point:
     @property
     def map(self) -> str | None:
         """The kind of map whose bias is measured; None without --bias."""
-        return (self.job.map or self.loaded.method.default_map(self.loaded.recipe)) if self.job.bias else None
+        return (
+            (self.request.kind or self.loaded.method.default_map(self.loaded.recipe))
+            if self.request.measures_bias
+            else None
+        )
 
     @property
     def stored(self) -> Path:
@@ -113,9 +148,9 @@ class _Point:
     @property
     def table(self) -> Path | None:
         """The file of --csv, with the point's number in its name."""
-        if self.job.csv is None:
+        file = self.request.csv_file
+        if file is None:
             return None
-        file = Path(self.job.csv)
         return file.with_name(f"{file.stem}-{self.number}{file.suffix}") if self.number else file
 
     def check(self, wanted: list[Probe]) -> None:
@@ -124,20 +159,20 @@ class _Point:
         if table is not None and index.task in WITHOUT_ROWS:
             raise UsageError(f"--csv: an evaluation of {index.task} keeps no row a picture; use --json")
         if table is not None:
-            check_targets(requested((table, SCORES)), self.job.load_from, self.job.overwrite)
-        if self.job.store:
-            check_storing(self.stored, self.weights, self.map, self.job.overwrite)
+            check_targets(requested((table, SCORES)), self.request.load_from, self.request.overwrite)
+        if self.request.store:
+            check_storing(self.stored, self.weights, self.map, self.request.overwrite)
         for probe in wanted:
-            probe.check(self.job, self.dataset)
+            probe.check(self.request, self.dataset)
 
     def measure(self, wanted: list[Probe]) -> Result:
         """Score the split, run the probes, and write what was asked for."""
-        job, dataset, index = self.job, self.dataset, self.dataset.index
+        request, dataset, index = self.request, self.dataset, self.dataset.index
         writes = self.accelerator.is_main_process
-        storing = job.store and writes
+        storing = request.store and writes
         if storing:
             make_room(self.stored, self.weights, self.map)
-        found = score(job, self.loaded, dataset, self.accelerator)
+        found = score(request, self.loaded, dataset, self.accelerator)
         result: Result = {
             "load_from": shown(self.load_from),
             "source": self.loaded.source,
@@ -146,7 +181,7 @@ class _Point:
             "split": index.split,
             "samples": len(found.ids),
             "skipped": found.skipped,
-            "decode": job.decode,
+            "decode": request.decode,
             "rules": own_rules(index),
             "classes": index.classes,
             "recipe": self.loaded.recipe.model_dump(mode="json"),
@@ -155,7 +190,7 @@ class _Point:
         if self.table is not None and writes:
             write_scores(self.table, found, dataset)
         measured = Measured(
-            job,
+            request,
             self.loaded,
             dataset,
             self.accelerator,
@@ -176,21 +211,12 @@ class _Point:
         return result
 
 
-def _load(job: Job, load_from: str, accelerator: Accelerator) -> Loaded:
-    if job.store and on_disk(f"{load_from}/checkpoints") is None:
+def _load(request: ValRequest, load_from: str, accelerator: Accelerator) -> Loaded:
+    if request.store and on_disk(f"{load_from}/checkpoints") is None:
         raise UsageError(
             f"--store keeps results in a run folder, and {shown(load_from)} is none; use --json or --bias-out"
         )
-    return load_run(
-        job.method,
-        load_from,
-        job.fields,
-        accelerator.device,
-        recipe_name=job.recipe,
-        entry=job.entry,
-        trust=job.trust,
-        data_root=job.root,
-    )
+    return load_asked(request, request.method, load_from, accelerator.device)
 
 
 def _scores(found: Evaluation, dataset: PictureDataset) -> Scores | None:

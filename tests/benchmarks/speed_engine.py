@@ -23,8 +23,8 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.recipe import revise
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.setup import build_accelerator
 from attnbias.methods.engine.training.train import _Run
 
@@ -43,8 +43,9 @@ def started(root: Path, out: Path, resume: str | None = None, workers: int = 0, 
     """A run of the engine that is ready for its first step."""
     method = get_method("csra")
     recipe = revise(method.named_recipe("demo").recipe, {"batch_size": BATCH, "epochs": 100, **changes})
-    options = Options(out, root, cpu=True, workers=workers, resume=resume, overwrite=resume is None)
-    run = _Run(method, recipe, options, build_accelerator(recipe, options), RunFolder(out), Control())
+    asked = {"data_root": root, "gpus": 0, "workers": workers, "resume": resume, "overwrite": resume is None}
+    request = TrainRequest(method="csra", recipe=recipe, out=out, **asked)
+    run = _Run(request, build_accelerator(request), RunFolder(out), Control())
     run.reporter = None
     run._read_start()
     run._prepare(run._open_folder())

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, score_split
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.types import Metrics
 
 
@@ -129,7 +129,7 @@ class GroupsProbe(Probe):
     name = "groups"
     decimals = 2
 
-    def wanted(self, job: Job) -> bool:
+    def wanted(self, request: ValRequest) -> bool:
         return True
 
     def measure(self, measured: Measured) -> Content | None:
@@ -152,17 +152,17 @@ class ContextProbe(Probe):
     def __init__(self) -> None:
         self.pairs: list[Pair] | None = None
 
-    def wanted(self, job: Job) -> bool:
-        return job.context is not None
+    def wanted(self, request: ValRequest) -> bool:
+        return request.context is not None
 
-    def check(self, job: Job, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
         if dataset.index.task != "multilabel":
             raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
 
     def measure(self, measured: Measured) -> Content:
         if self.pairs is None:
-            assert measured.job.context is not None
-            held_out = score_split(measured.job, measured.loaded, measured.job.context, measured.accelerator)
+            assert measured.request.context is not None
+            held_out = score_split(measured.request, measured.loaded, measured.request.context, measured.accelerator)
             self.pairs = biased_pairs(_present(held_out.targets), held_out.scores["scores"])
         found = measured.evaluation
         classes = measured.dataset.index.classes

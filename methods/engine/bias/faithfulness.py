@@ -14,10 +14,10 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.bias.objects import gathered, true_labels
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, upsample
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval
 from attnbias.methods.engine.types import Metrics
 
@@ -121,20 +121,20 @@ class FaithfulnessProbe(Probe):
 
     name = "faithfulness"
 
-    def wanted(self, job: Job) -> bool:
-        return job.faithfulness is not None
+    def wanted(self, request: ValRequest) -> bool:
+        return request.faithfulness is not None
 
     def measure(self, measured: Measured) -> Content:
-        job = measured.job
-        assert job.faithfulness is not None
+        request = measured.request
+        assert request.faithfulness is not None
         return measure_faithfulness(
             measured.loaded,
             measured.dataset,
             measured.evaluation,
             measured.accelerator,
-            job.faithfulness,
-            kind=job.map,
-            batch_size=job.batch_size,
+            request.faithfulness,
+            kind=request.kind,
+            batch_size=request.eval_batch_size,
         )
 
     def heading(self, content: Content) -> str:

@@ -27,9 +27,9 @@ from attnbias.data.datasets import PictureDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
 from attnbias.methods.engine.stored_evaluations import RELIANCE_SAMPLES, RELIANCE_SHARES
 from attnbias.methods.engine.text import write_csv
@@ -208,18 +208,18 @@ class RelianceProbe(Probe):
 
     name = "reliance"
 
-    def wanted(self, job: Job) -> bool:
-        return job.reliance
+    def wanted(self, request: ValRequest) -> bool:
+        return request.reliance
 
     def measure(self, measured: Measured) -> dict[str, Any]:
-        job = measured.job
+        request = measured.request
         return measure_reliance(
             measured.loaded,
             measured.dataset,
             measured.evaluation,
             measured.accelerator,
-            truth=job.truth,
-            batch_size=job.batch_size,
+            truth=request.truth,
+            batch_size=request.eval_batch_size,
             table=measured.stored / RELIANCE_SAMPLES if measured.stored else None,
         )
 

@@ -32,10 +32,10 @@ from attnbias.methods.engine.bias.attention_bias import (
 )
 from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
@@ -278,24 +278,24 @@ class BiasProbe(Probe):
 
     name = "bias"
 
-    def wanted(self, job: Job) -> bool:
-        return job.bias
+    def wanted(self, request: ValRequest) -> bool:
+        return request.measures_bias
 
     def measure(self, measured: Measured) -> Content:
-        job, dataset = measured.job, measured.dataset
+        request, dataset = measured.request, measured.dataset
         report = measure_bias(
             measured.loaded,
             dataset,
             measured.evaluation,
             measured.accelerator,
-            kind=job.map,
-            truth=job.truth,
-            tau=job.tau,
-            batch_size=job.batch_size,
+            kind=request.kind,
+            truth=request.truth,
+            tau=request.tau,
+            batch_size=request.eval_batch_size,
         )
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
-        if job.bias_out and measured.accelerator.is_main_process:
-            folders.append(Path(job.bias_out) / measured.number)
+        if request.bias_out and measured.accelerator.is_main_process:
+            folders.append(request.bias_out / measured.number)
         for folder in folders:
             report.write(folder, [record.path for record in dataset.records], dataset.index.classes)
         return report.content()

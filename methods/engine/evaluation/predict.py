@@ -2,78 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import numpy as np
-from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
-from attnbias.data.datasets import PictureDataset, Sample
-from attnbias.data.index import Index, Record
+from attnbias.data.atomic import replacing
+from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import answer_all
-from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.inspection import owner
+from attnbias.methods.engine.launch import accelerate, place
+from attnbias.methods.engine.load import Loaded, load_asked
+from attnbias.methods.engine.own_images import find_pictures, open_own, say_how_read
+from attnbias.methods.engine.requests import PredictRequest
+from attnbias.methods.engine.targets import PREDICTED_SCORES, PREDICTIONS, check_targets, requested
+from attnbias.methods.engine.text import write_csv
 
 TOP_K = 5
 """Classes of a picture that are named in single-label work where nothing else is asked for."""
+
+
+class Prediction(NamedTuple):
+    """What a model says of one picture."""
+
+    path: str
+    classes: dict[str, float]
+    """The classes that are worth naming -> their probabilities, the highest first."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of each picture that could be read, in the order asked for."""
 
-    paths: tuple[str, ...]
+    loaded: Loaded
+    pictures: list[Prediction]
     scores: NDArray[np.float32]
-    """Probabilities (N, C)."""
+    """Probabilities (N, C) of all classes."""
     skipped: list[str]
     """Why each other picture could not be read; each names its path."""
+    left_out: Tally
+    """What else is in the folders, by reason."""
+    remarks: Tally
+    """How pictures were read that may be read in several ways."""
+
+    def content(self) -> dict[str, Any]:
+        """All of it but the scores of classes that are not named, as plain values for JSON."""
+        named = [
+            {"path": path, "classes": [{"class": name, "score": score} for name, score in classes.items()]}
+            for path, classes in self.pictures
+        ]
+        return {
+            "weights": self.loaded.source,
+            "method": self.loaded.method.name,
+            "task": self.loaded.task,
+            "pictures": named,
+            "skipped": self.skipped,
+            "left_out": self.left_out,
+            "remarks": self.remarks,
+        }
 
 
-class OwnPictures(PictureDataset):
-    """Files without labels, of whatever sizes."""
-
-    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
-        good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
-        if len({sample["image"].shape for sample in good}) > 1:
-            raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")
-        return super().collate(samples)
-
-
-def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnPictures:
-    """Files as a model wants them, upright whatever the model's own dataset is; their labels mean nothing."""
-    target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
-    records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
-    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
-    return OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
-
-
-def predict_pictures(
-    loaded: Loaded,
-    paths: Sequence[str],
-    accelerator: Accelerator,
-    *,
-    batch_size: int = 64,
-    workers: int = 0,
-    on_bad_image: Literal["error", "skip"] = "error",
-) -> Predictions:
-    """Score every file once; the processes share them, and each has all scores in the end.
+def predict(request: PredictRequest) -> Predictions:
+    """Score every file once; the processes share them, and each has all scores in the end. The main process writes the
+    files that were asked for.
 
     Raises:
-        UsageError: the model's task is not to name classes.
-        DataError: a picture cannot be read (with "error"; it is named), or none can.
+        UsageError: the model's task is not to name classes, or something asked for cannot be had or written.
+        DataError: a picture cannot be read (with "error"; it is named), or none can. WeightsError: as `load_run`.
     """
+    reads: list[str | Path] = [request.load_from, *request.paths, *([request.recipe] if request.recipe else [])]
+    files = requested((request.json_file, PREDICTIONS), (request.csv_file, PREDICTED_SCORES))
+    check_targets(files, reads, request.overwrite)
+    request = place(request)
+    accelerator = accelerate(request)
+    # Found once: processes that see different files would wait for each other.
+    (found,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
+    paths, left_out, remarks = found
+    method = request.method or owner(request.load_from, trust=request.trust_checkpoint)
+    loaded = load_asked(request, method, request.load_from, accelerator.device)
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(
             f"predict names the classes of pictures, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
         )
-    dataset = open_own(loaded, paths, on_bad_image)
-    found = answer_all(
-        loaded.method, loaded.model, dataset, loaded.recipe, accelerator, batch_size=batch_size, workers=workers
+    answers = answer_all(
+        loaded.method,
+        loaded.model,
+        open_own(loaded, paths, request.on_bad_image),
+        loaded.recipe,
+        accelerator,
+        batch_size=request.eval_batch_size,
+        workers=request.workers or 0,
     )
-    return Predictions(tuple(paths[sample] for sample in found.ids), found.scores["scores"], found.skipped)
+    scores, pictures = answers.scores["scores"], []
+    for sample, row in zip(answers.ids, scores, strict=True):
+        labels = chosen(row, loaded.task == "multilabel", request.top_k, request.threshold)
+        pictures.append(Prediction(paths[sample], {loaded.classes[n]: round(float(row[n]), 6) for n in labels}))
+    predictions = Predictions(loaded, pictures, scores, answers.skipped, left_out, remarks)
+    if accelerator.is_main_process:
+        _write(request, predictions)
+    return predictions
+
+
+def _find(paths: Sequence[Path]) -> tuple[list[str], Tally, Tally]:
+    found, left_out = find_pictures(paths)
+    return [str(path) for _, path in found], left_out, say_how_read([path for _, path in found])
+
+
+def _write(request: PredictRequest, predictions: Predictions) -> None:
+    if request.csv_file:
+        rows = zip(predictions.pictures, predictions.scores, strict=True)
+        scored: Iterable[list[str]] = ([picture.path, *(f"{score:.6f}" for score in row)] for picture, row in rows)
+        write_csv(request.csv_file, chain([["path", *predictions.loaded.classes]], scored))
+    if request.json_file not in (None, "-"):
+        with replacing(Path(request.json_file)) as file:
+            file.write(json.dumps(predictions.content(), indent=1) + "\n")
 
 
 def chosen(scores: NDArray[np.float32], multilabel: bool, top_k: int | None, threshold: float | None) -> list[int]:

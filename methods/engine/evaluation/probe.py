@@ -16,8 +16,8 @@ from accelerate import Accelerator
 
 from attnbias.data.datasets import PictureDataset
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.requests import ValRequest
 
 Content = Any
 """What a probe found, as JSON: a mapping, or the rows of a table."""
@@ -27,7 +27,7 @@ Content = Any
 class Measured:
     """One checkpoint on one split, scored: what a probe looks at."""
 
-    job: Job
+    request: ValRequest
     loaded: Loaded
     dataset: PictureDataset
     accelerator: Accelerator
@@ -48,10 +48,10 @@ class Probe(ABC):
     decimals: ClassVar[int] = 3
 
     @abstractmethod
-    def wanted(self, job: Job) -> bool:
+    def wanted(self, request: ValRequest) -> bool:
         """Whether the person asked for it."""
 
-    def check(self, job: Job, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
         """Look before any work whether it can be measured here.
 
         Raises:
@@ -91,13 +91,13 @@ def left_out_of(name: str, content: Content) -> list[str]:
     return told
 
 
-def open_dataset(job: Job, loaded: Loaded, split: str) -> PictureDataset:
+def open_dataset(request: ValRequest, loaded: Loaded, split: str) -> PictureDataset:
     """The samples of a split of the model's dataset, as the person asked."""
-    index = open_split_of(loaded, split, job.root)
-    return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=job.on_bad_image, decode=job.decode)
+    index = open_split_of(loaded, split, request.data_root)
+    return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image, decode=request.decode)
 
 
-def score(job: Job, loaded: Loaded, dataset: PictureDataset, accelerator: Accelerator) -> Evaluation:
+def score(request: ValRequest, loaded: Loaded, dataset: PictureDataset, accelerator: Accelerator) -> Evaluation:
     """Score every sample of a split and measure."""
     return evaluate(
         loaded.method,
@@ -105,11 +105,11 @@ def score(job: Job, loaded: Loaded, dataset: PictureDataset, accelerator: Accele
         dataset,
         loaded.recipe,
         accelerator,
-        batch_size=job.batch_size,
-        workers=job.workers,
+        batch_size=request.eval_batch_size,
+        workers=request.workers or 0,
     )
 
 
-def score_split(job: Job, loaded: Loaded, split: str, accelerator: Accelerator) -> Evaluation:
+def score_split(request: ValRequest, loaded: Loaded, split: str, accelerator: Accelerator) -> Evaluation:
     """Score another split than the one that is measured."""
-    return score(job, loaded, open_dataset(job, loaded, split), accelerator)
+    return score(request, loaded, open_dataset(request, loaded, split), accelerator)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from attnbias.data.datasets import PictureDataset
 from attnbias.data.sets.imagenet import real_labels
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.metrics import real_accuracy
+from attnbias.methods.engine.requests import ValRequest
 
 
 class ReassessedProbe(Probe):
@@ -18,10 +18,10 @@ class ReassessedProbe(Probe):
     name = "real"
     decimals = 2
 
-    def wanted(self, job: Job) -> bool:
-        return job.real_labels
+    def wanted(self, request: ValRequest) -> bool:
+        return request.real_labels
 
-    def check(self, job: Job, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
         index = dataset.index
         if real_labels(index) is None:
             raise UsageError(

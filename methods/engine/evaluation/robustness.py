@@ -29,9 +29,9 @@ from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrup
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
-from attnbias.methods.engine.evaluation.job import Job
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import write_csv
@@ -102,9 +102,17 @@ class Bench:
     decode: Decode = "exact"
 
     @classmethod
-    def of(cls, job: Job, loaded: Loaded, accelerator: Accelerator) -> Bench:
+    def of(cls, request: ValRequest, loaded: Loaded, accelerator: Accelerator) -> Bench:
         """A model on the bench, as the person asked."""
-        return cls(loaded, accelerator, job.root, job.batch_size, job.workers, job.on_bad_image, job.decode)
+        return cls(
+            loaded,
+            accelerator,
+            request.data_root,
+            request.eval_batch_size,
+            request.workers or 0,
+            request.on_bad_image,
+            request.decode,
+        )
 
     def clean(self, split: str) -> list[Row]:
         """The split of the recipe's dataset as it is."""
@@ -238,22 +246,34 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     write_csv(path, [columns, *([row.get(name, "") for name in columns] for row in rows)])
 
 
+def corruptions(request: ValRequest) -> list[str]:
+    """The corruptions that are asked for; `all` is the fifteen of ImageNet-C.
+
+    Raises:
+        UsageError: there is no such one; the nearest name is offered.
+    """
+    for name in request.corrupt:
+        if name not in (*CORRUPTIONS, "all"):
+            raise UsageError(f"--corrupt: unknown corruption '{name}'{did_you_mean(name, CORRUPTIONS)}")
+    return list(CORRUPTIONS) if "all" in request.corrupt else list(request.corrupt)
+
+
 class RobustnessProbe(Probe):
     """`val --attack` and `--corrupt`: a split as it is, under each attack, and corrupted on the fly."""
 
     name = "robustness"
 
-    def wanted(self, job: Job) -> bool:
-        return bool(job.attacks or job.corruptions)
+    def wanted(self, request: ValRequest) -> bool:
+        return bool(request.attack or request.corrupt)
 
     def measure(self, measured: Measured) -> list[Row]:
-        job, split = measured.job, measured.split
-        bench = Bench.of(job, measured.loaded, measured.accelerator)
+        request, split = measured.request, measured.split
+        bench = Bench.of(request, measured.loaded, measured.accelerator)
         rows = bench.clean(split)
-        for name, strength in job.attacks.items():
-            rows += bench.attacked(split, name, replace(ATTACKS[name], **strength))
-        if job.corruptions:
-            rows += bench.corrupted(split, job.corruptions, job.severities)
+        for name in dict.fromkeys(request.attack):
+            rows += bench.attacked(split, name, replace(ATTACKS[name], **request.strength(name)))
+        if request.corrupt:
+            rows += bench.corrupted(split, corruptions(request), request.severity)
         if measured.stored:
             write_table(measured.stored / ROBUSTNESS, rows)
         return rows

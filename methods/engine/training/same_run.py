@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attnbias.data.fingerprint import Fingerprint, class_difference
 from attnbias.data.index import Index
-from attnbias.data.reading import Json, StoredModel, read_json, reading, shown
+from attnbias.data.reading import StoredModel, read_json, reading, shown
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_facts
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe, changed
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
-from attnbias.methods.engine.training.options import Options
 from attnbias.weights.errors import WeightsError
 
 DATA = "data.json"
 
-OF_A_MACHINE = {"out", "data_root", "workers", "threads", "load_from", "backbone_weights"}
+OF_A_MACHINE = {
+    *("out", "data_root", "load_from", "backbone_weights"),
+    *("gpus", "device", "processes", "workers", "threads"),
+}
 """Options that may differ between the machines of a run: where things lie there, and how much work it takes on."""
 
 
@@ -108,14 +112,14 @@ def _described(checkpoint: Path) -> Mapping[str, Fingerprint]:
         return {}
 
 
-def check_processes_agree(control: Control, method: AnyMethod, recipe: Recipe, options: Options, data: Data) -> None:
+def check_processes_agree(control: Control, request: TrainRequest, data: Data) -> None:
     """Check that all processes were started with the same method, recipe, options and data.
 
     Raises:
         UsageError: in every process alike, naming what differs.
     """
-    told: Json = {"method": method.name, **recipe.model_dump(mode="json")}
-    told |= {name: value for name, value in asdict(options).items() if name not in OF_A_MACHINE}
+    told: dict[str, Any] = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
+    told |= request.model_dump(mode="json", exclude=OF_A_MACHINE | {"recipe"})
     told |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
     everyone = control.gather(told)
     for name in dict.fromkeys(name for one in everyone for name in one):

@@ -19,10 +19,11 @@ from attnbias.data.index import Index
 from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.training.options import Options
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan, shuffled
 
 
@@ -93,29 +94,28 @@ def synchronized(model: nn.Module) -> nn.Module:
     return converted
 
 
-def build_accelerator(recipe: Recipe, options: Options) -> Accelerator:
+def build_accelerator(request: TrainRequest) -> Accelerator:
     """Start Accelerate for this process.
 
     Raises:
         UsageError: the precision or a tracker asked for does not exist here.
     """
-    if options.cpu and recipe.amp == "fp16":
+    recipe, on_cpu = request.recipe, request.gpus == 0
+    if on_cpu and recipe.amp == "fp16":
         raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
     trackers = [str(name) for name in get_available_trackers()]
-    if absent := [name for name in options.trackers if name not in trackers]:
+    if absent := [name for name in request.log_with if name not in trackers]:
         raise UsageError(
             f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
             f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
         )
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    accelerator = Accelerator(
-        cpu=options.cpu,
+    accelerator = accelerate(
+        request,
         mixed_precision=recipe.amp,
-        log_with=list(options.trackers) or None,
-        project_dir=options.out if options.trackers else None,
+        log_with=list(request.log_with) or None,
+        project_dir=request.out if request.log_with else None,
     )
-    if recipe.sync_bn and options.cpu and accelerator.num_processes > 1:  # torch has no such layer for the CPU
+    if recipe.sync_bn and on_cpu and accelerator.num_processes > 1:  # torch has no such layer for the CPU
         raise UsageError("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")
     return accelerator
 

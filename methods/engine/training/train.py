@@ -27,14 +27,14 @@ from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.load import initial_weights, weights_metadata
-from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
-from attnbias.methods.engine.recipe import Recipe, write_recipe
+from attnbias.methods.engine.recipe import write_recipe
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_whole, damage
 from attnbias.methods.engine.training.optim import build_optimizer
-from attnbias.methods.engine.training.options import Options
 from attnbias.methods.engine.training.progress import Reporter
 from attnbias.methods.engine.training.same_run import DATA, Data, check_goes_on, check_processes_agree
 from attnbias.methods.engine.training.sampler import StepSampler
@@ -62,7 +62,7 @@ class Outcome:
     measures: Metrics = field(default_factory=dict)
 
 
-def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
+def train(request: TrainRequest) -> Outcome:
     """Train a method by a recipe, or continue a run; returns when done.
 
     Raises:
@@ -70,13 +70,13 @@ def train(method_name: str, recipe: Recipe, options: Options) -> Outcome:
         RunError: a non-finite loss, a full disk.
         Stopped: a signal asked to stop; the state was saved.
     """
-    method = get_method(method_name)
-    accelerator = build_accelerator(recipe, options)
-    folder = RunFolder(options.out, options.keep)
+    request = place(request)
+    accelerator = build_accelerator(request)
+    folder = RunFolder(request.out, request.keep)
     control = Control()
     try:
         with control.signals():
-            return _Run(method, recipe, options, accelerator, folder, control).fit()
+            return _Run(request, accelerator, folder, control).fit()
     finally:
         folder.close()
 
@@ -88,46 +88,39 @@ class _Run:
     What a checkpoint must hold beside tensors is in `progress`.
     """
 
-    def __init__(
-        self,
-        method: AnyMethod,
-        recipe: Recipe,
-        options: Options,
-        accelerator: Accelerator,
-        folder: RunFolder,
-        control: Control,
-    ) -> None:
-        self.method, self.recipe, self.options = method, recipe, options
+    def __init__(self, request: TrainRequest, accelerator: Accelerator, folder: RunFolder, control: Control) -> None:
+        method, recipe = get_method(request.method), request.recipe
+        self.method, self.recipe, self.request = method, recipe, request
         self.accelerator, self.folder, self.control = accelerator, folder, control
         self.main = accelerator.is_main_process
 
-        index = open_split(recipe.dataset, "train", options.data_root)
-        evaluated = {split: open_split(recipe.dataset, split, options.data_root) for split in options.eval_splits}
+        index = open_split(recipe.dataset, "train", request.data_root)
+        evaluated = {split: open_split(recipe.dataset, split, request.data_root) for split in request.eval_splits}
         self.data = Data.of({"train": index, **evaluated})
-        check_processes_agree(control, method, recipe, options, self.data)
+        check_processes_agree(control, request, self.data)
         self.task, self.classes = index.task, index.classes
         self.dataset = method.open_dataset(
-            recipe, index, train=True, on_bad_image=options.on_bad_image, decode=recipe.decode
+            recipe, index, train=True, on_bad_image=request.on_bad_image, decode=recipe.decode
         )
-        self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, options.accumulation)
+        self.plan = plan_run(method, recipe, len(self.dataset), accelerator.num_processes, request.accumulation)
         self.eval_sets = [
-            (split, method.open_dataset(recipe, index, on_bad_image=options.on_bad_image))
+            (split, method.open_dataset(recipe, index, on_bad_image=request.on_bad_image))
             for split, index in evaluated.items()
         ]
         self.splits = describe_splits(recipe.dataset, index, evaluated)
         warning = training_data_warning(index, evaluated)
         self.warnings = [warning] if warning else []
         self.progress = Progress(
-            processes=accelerator.num_processes, accumulation=options.accumulation, data=self.data.digests()
+            processes=accelerator.num_processes, accumulation=request.accumulation, data=self.data.digests()
         )
         self.pending: list[dict[str, Tensor]] = []
         self.measures: Metrics = {}
 
         torch.manual_seed(recipe.seed)
-        if options.deterministic:
+        if request.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.model = method.build_model(recipe, len(self.classes), self.task)
-        if options.grad_checkpointing:
+        if request.grad_checkpointing:
             checkpoint_gradients(method, self.model)
 
     # Set-up ----------------------------------------------------------------------------------------------------------
@@ -136,7 +129,7 @@ class _Run:
         self._read_start()
         checkpoint = self._open_folder()
         self._prepare(checkpoint)
-        if self.options.trackers and self.main:
+        if self.request.log_with and self.main:
             self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
         self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
         if self.reporter:
@@ -152,8 +145,8 @@ class _Run:
 
     def _read_start(self) -> None:
         """Check the checkpoint to resume, or read the starting weights: what is refused leaves the folder untouched."""
-        options = self.options
-        if options.resume == "auto":
+        request = self.request
+        if request.resume == "auto":
             checkpoint, damaged = self.folder.newest_whole()
             if checkpoint is None and damaged:
                 raise WeightsError(
@@ -162,7 +155,7 @@ class _Run:
                 )
             self.warnings += [f"warning: {each}; going on from an older one, {checkpoint}" for each in damaged]
         else:
-            checkpoint = None if options.resume is None else Path(options.resume)
+            checkpoint = None if request.resume is None else Path(request.resume)
             if checkpoint is not None and (why := damage(checkpoint)) is not None:
                 raise WeightsError(
                     f"{checkpoint} is no complete checkpoint folder: {why}; --resume auto takes the newest one of --out"
@@ -174,10 +167,10 @@ class _Run:
                 self.method,
                 self.model,
                 self.recipe,
-                load_from=options.load_from,
-                backbone_weights=options.backbone_weights,
-                reset_head=options.reset_head,
-                trust=options.trust_checkpoint,
+                load_from=request.load_from,
+                backbone_weights=request.backbone_weights,
+                reset_head=request.reset_head,
+                trust=request.trust_checkpoint,
                 classes=self.data.indices["train"].classes,
                 task=self.data.indices["train"].task,
             )
@@ -185,13 +178,13 @@ class _Run:
     def _open_folder(self) -> Path | None:
         """Open the run folder on the main process; return the checkpoint to resume from, if any."""
         if self.main:
-            self.folder.open(resume=self.options.resume is not None, overwrite=self.options.overwrite)
+            self.folder.open(resume=self.request.resume is not None, overwrite=self.request.overwrite)
         self.accelerator.wait_for_everyone()
         checkpoint = None
-        if self.options.resume == "auto":
+        if self.request.resume == "auto":
             checkpoint = self.folder.latest()
-        elif self.options.resume is not None:
-            checkpoint = Path(self.options.resume)
+        elif self.request.resume is not None:
+            checkpoint = Path(self.request.resume)
         if checkpoint is not None:
             check_goes_on(checkpoint, self.method, self.recipe, self.data)
         start = Progress() if checkpoint is None else RunFolder.read_progress(checkpoint)
@@ -204,8 +197,8 @@ class _Run:
         self.log_lines = start.log_lines
         if self.main:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
-            options = self.options
-            weights = shown(options.load_from or options.backbone_weights or "random")
+            request = self.request
+            weights = shown(request.load_from or request.backbone_weights or "random")
             facts = {**environment(), "data": self.splits, "starting_weights": weights}
             with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
                 file.write(json.dumps(facts, indent=1))
@@ -215,13 +208,13 @@ class _Run:
         return checkpoint
 
     def _prepare(self, checkpoint: Path | None) -> None:
-        recipe, options, accelerator = self.recipe, self.options, self.accelerator
+        recipe, request, accelerator = self.recipe, self.request, self.accelerator
         if checkpoint is not None:
             self.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
         if recipe.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has no other
             self.model = synchronized(self.model)
         self.model.to(accelerator.device)
-        if options.channels_last:
+        if request.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.ema = None
         if recipe.ema_decay is not None:
@@ -231,7 +224,7 @@ class _Run:
                 self.ema.module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
         groups = self.method.param_groups(self.model, recipe)
         optimizer = build_optimizer(groups, recipe, fused=accelerator.device.type == "cuda")
-        called = cast("nn.Module", torch.compile(self.model)) if options.compile else self.model
+        called = cast("nn.Module", torch.compile(self.model)) if request.compile else self.model
         wrapped, self.optimizer = accelerator.prepare(Called(called), optimizer)
         if isinstance(wrapped, DistributedDataParallel) and accelerator.device.type == "cpu":
             # A lambda: torch compares a hook's annotations, which are texts here, with its types.
@@ -241,7 +234,7 @@ class _Run:
         if checkpoint is not None:
             self._restore(checkpoint)
         sampler = StepSampler(self.plan, accelerator.process_index, self.progress.step)
-        loader = batches(self.dataset, sampler, workers=options.workers, device=accelerator.device)
+        loader = batches(self.dataset, sampler, workers=request.workers or 0, device=accelerator.device)
         self.stepper = Stepper(
             method=self.method,
             recipe=recipe,
@@ -258,7 +251,7 @@ class _Run:
             optimizer=self.optimizer,
             ema=self.ema,
             folder=self.folder,
-            channels_last=options.channels_last,
+            channels_last=request.channels_last,
         )
 
     def _restore(self, checkpoint: Path) -> None:
@@ -269,7 +262,7 @@ class _Run:
                 f"warning: {self.folder.metrics.path} holds {self.log_lines} of the {counted} lines up to this "
                 "checkpoint; the run goes on behind them"
             )
-        now = (self.accelerator.num_processes, self.options.accumulation)
+        now = (self.accelerator.num_processes, self.request.accumulation)
         then = (self.progress.processes, self.progress.accumulation)
         if now != then and self.progress.step % self.plan.steps_per_epoch:
             raise UsageError(
@@ -297,7 +290,7 @@ class _Run:
             if signal_number:
                 self._save()
                 raise Stopped(signal_number)
-            if self.options.save_steps and progress.step % self.options.save_steps == 0:
+            if self.request.save_steps and progress.step % self.request.save_steps == 0:
                 self._save()
 
     def _is_milestone(self, step: int) -> bool:
@@ -310,7 +303,7 @@ class _Run:
         self.pending.append(terms)
         if self.reporter:
             self.reporter.skipped(errors)
-        if self.progress.step % self.options.log_every == 0 or self._is_milestone(self.progress.step):
+        if self.progress.step % self.request.log_every == 0 or self._is_milestone(self.progress.step):
             self._log_training()
         if self.reporter:
             self.reporter.step(self.recipe.batch_size)
@@ -353,7 +346,7 @@ class _Run:
         progress, plan = self.progress, self.plan
         epoch = plan.epoch_of(progress.step)
         last = progress.step == plan.total_steps
-        if self.recipe.eval_steps or epoch % self.options.eval_every == 0 or last:
+        if self.recipe.eval_steps or epoch % self.request.eval_every == 0 or last:
             lines = progress.log_lines
             try:
                 entry = self._evaluate(epoch)
@@ -390,15 +383,15 @@ class _Run:
         for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
             if model is None:
                 continue
-            for place, (split, dataset) in enumerate(self.eval_sets):
+            for number, (split, dataset) in enumerate(self.eval_sets):
                 found = evaluate(
                     self.method,
                     model,
                     dataset,
                     self.recipe,
                     self.accelerator,
-                    batch_size=self.options.eval_batch_size,
-                    workers=self.options.workers,
+                    batch_size=self.request.eval_batch_size,
+                    workers=self.request.workers or 0,
                     control=self.control,
                 )
                 if found.skipped and self.reporter:
@@ -407,7 +400,7 @@ class _Run:
                 line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
                 self._record(line)
                 self.measures[f"{split}/{weights}"] = measures
-                if place == 0:  # the first split decides
+                if number == 0:  # the first split decides
                     entry[weights] = measures[self.method.deciding_measure(self.task)]
         return entry
 

@@ -129,7 +129,7 @@ FAULTS = (
     ),
     Fault(
         "predict ignores the orientation",
-        "methods/engine/evaluation/predict.py",
+        "methods/engine/own_images.py",
         'orientation="upright"',
         'orientation="stored"',
         ("tests/test_orientation.py::test_val_and_predict_agree_on_turned_pictures",),

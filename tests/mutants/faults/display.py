@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-VISUALIZE = "cli/visualize.py"
+VISUALIZE = "methods/engine/display/visualize.py"
 EXHIBIT = "methods/engine/display/exhibit.py"
 LOOK = "methods/engine/display/look.py"
 DISPLAY = "tests/test_display.py"
@@ -13,21 +13,21 @@ FAULTS = (
     Fault(
         "--opacity ignored",
         VISUALIZE,
-        "        opacity=request.opacity,\n",
+        "            opacity=request.opacity,\n",
         "",
         (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
     ),
     Fault(
         "--contour ignored",
         VISUALIZE,
-        "        contour=request.contour,\n",
+        "            contour=request.contour,\n",
         "",
         (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
     ),
     Fault(
         "--no-boxes ignored",
         VISUALIZE,
-        "        boxes=request.boxes,\n",
+        "            boxes=request.boxes,\n",
         "",
         (f"{DISPLAY}::test_boxes_of_the_drawn_class_are_drawn_unless_refused",),
     ),
@@ -75,9 +75,9 @@ FAULTS = (
     ),
     Fault(
         "visualize forgets typed fields",
-        VISUALIZE,
-        "fields=typed_fields(method, fields)",
-        "fields={}",
+        "cli/visualize.py",
+        "method=method.name, fields=fields",
+        "method=method.name, fields={}",
         (f"{DISPLAY}::test_fields_of_the_recipe_are_those_that_were_typed",),
     ),
     Fault(

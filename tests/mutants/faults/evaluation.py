@@ -97,7 +97,7 @@ FAULTS = (
     Fault(
         "batches of an evaluation are of one size",
         "methods/engine/evaluation/probe.py",
-        "batch_size=job.batch_size,",
+        "batch_size=request.eval_batch_size,",
         "batch_size=64,",
         (
             "tests/test_evaluation_wiring.py::test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figure",
@@ -183,7 +183,7 @@ FAULTS = (
     Fault(
         "pairs are of the split that is measured",
         CONTEXT,
-        "measured.job.context, measured",
+        "measured.request.context, measured",
         "measured.split, measured",
         (f"{OF_VAL}::test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint",),
     ),

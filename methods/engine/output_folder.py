@@ -1,4 +1,4 @@
-"""Paths that a person types: pictures to read, files and folders to write."""
+"""The folder that a command writes: whole or not at all, and replaced only where the same command wrote before."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
-from attnbias.data.tally import Tally
-from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.targets import check_place
 
 WRITTEN = ".written.json"
@@ -74,48 +70,3 @@ def _written_before(folder: Path) -> set[str]:
     except (OSError, ValueError):
         return set()
     return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
-
-
-class Found(NamedTuple):
-    """Pictures that a person named, each with a name to show, and what was left out of the folders, by reason."""
-
-    pictures: list[tuple[str, Path]]
-    left_out: Tally
-
-
-def find_pictures(paths: Sequence[Path]) -> Found:
-    """Named files, and the pictures below named folders; says on standard error what is left out of these.
-
-    Raises:
-        UsageError: a path does not exist, or a folder holds no picture. DataError: a folder may not be read.
-    """
-    found: list[tuple[str, Path]] = []
-    left_out = Tally()
-    for path in paths:
-        if path.is_dir():
-            others = Tally()
-            pictures = walk_images(path, others, f"{path}/")
-            if not pictures:
-                instead = f", only {'; '.join(others.lines())}" if others else ""
-                raise UsageError(f"folder {path} holds no picture ({', '.join(SUFFIXES)}){instead}")
-            found += [(picture, path / picture) for picture in sorted(pictures, key=lambda name: Path(name).parts)]
-            left_out.merge(others)
-        elif path.is_file():
-            found.append((path.name, path))
-        else:
-            raise UsageError(f"no file or folder {path}")
-    for line in left_out.lines():
-        say(f"left out: {line}", error=True)
-    return Found(found, left_out)
-
-
-def say_how_read(pictures: Sequence[Path]) -> Tally:
-    """Say on standard error, and return, which of one's own pictures are turned upright or hold several frames."""
-    from attnbias.data.prepare import available_cores
-    from attnbias.data.survey import UNREADABLE, read_headers, remarks
-
-    noticed = remarks(read_headers(pictures, available_cores()), "upright")
-    noticed.pop(UNREADABLE, None)  # said of each when it is read
-    for line in noticed.lines():
-        say(line, error=True)
-    return noticed

@@ -1,0 +1,77 @@
+"""Images that a person names by files and folders, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from attnbias.data.datasets import PictureDataset
+from attnbias.data.index import Index, Record
+from attnbias.data.prepare import available_cores
+from attnbias.data.survey import UNREADABLE, read_headers, remarks
+from attnbias.data.tally import Tally
+from attnbias.data.walk import SUFFIXES, walk_images
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.screen import say
+
+
+class Found(NamedTuple):
+    """Pictures that a person named, each with a name to show, and what was left out of the folders, by reason."""
+
+    pictures: list[tuple[str, Path]]
+    left_out: Tally
+
+
+def find_pictures(paths: Sequence[Path]) -> Found:
+    """Named files, and the pictures below named folders; says on standard error what is left out of these.
+
+    Raises:
+        UsageError: a path does not exist, or a folder holds no picture. DataError: a folder may not be read.
+    """
+    found: list[tuple[str, Path]] = []
+    left_out = Tally()
+    for path in paths:
+        if path.is_dir():
+            others = Tally()
+            pictures = walk_images(path, others, f"{path}/")
+            if not pictures:
+                instead = f", only {'; '.join(others.lines())}" if others else ""
+                raise UsageError(f"folder {path} holds no picture ({', '.join(SUFFIXES)}){instead}")
+            found += [(picture, path / picture) for picture in sorted(pictures, key=lambda name: Path(name).parts)]
+            left_out.merge(others)
+        elif path.is_file():
+            found.append((path.name, path))
+        else:
+            raise UsageError(f"no file or folder {path}")
+    for line in left_out.lines():
+        say(f"left out: {line}", error=True)
+    return Found(found, left_out)
+
+
+def say_how_read(pictures: Sequence[Path]) -> Tally:
+    """Say on standard error, and return, which of one's own pictures are turned upright or hold several frames."""
+    noticed = remarks(read_headers(pictures, available_cores()), "upright")
+    noticed.pop(UNREADABLE, None)  # said of each when it is read
+    for line in noticed.lines():
+        say(line, error=True)
+    return noticed
+
+
+class OwnPictures(PictureDataset):
+    """Files without labels, of whatever sizes."""
+
+    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
+        if len({sample["image"].shape for sample in good}) > 1:
+            raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")
+        return super().collate(samples)
+
+
+def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnPictures:
+    """Files as a model wants them, upright whatever the model's own dataset is; their labels mean nothing."""
+    target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
+    records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
+    index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
+    return OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)

@@ -1,0 +1,480 @@
+"""What a command is asked to do: one typed request each, without torch.
+
+A request's fields are the options of its command (`option` in recipe.py, as for recipes): their names, help texts,
+groups and ranges stand here and nowhere else. The engine takes the request, the command line only fills it, and its
+JSON is what each process of the command gets. Python callers fill it themselves.
+
+In help texts, `{name}` is filled in for each method (cli/options.py): its name, its kinds of map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from attnbias.data.reading import shown
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.recipe import option as recipe_option
+from attnbias.methods.engine.registry import get_description
+
+Q = TypeVar("Q", bound="Request")
+
+option = partial(recipe_option, panel="")
+"""Declare an option outside of any group."""
+RUN = "Run (does not change the numbers)"
+run_option = partial(recipe_option, panel=RUN)
+
+SPLIT_LIMIT = 48
+"""Pictures of a split that are drawn where --limit says nothing."""
+
+
+class Request(BaseModel):
+    """What one command is asked to do. A tuple is typed with commas, a list by repeating the option."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls: type[Q], values: Mapping[str, Any]) -> Q:
+        """Build a request; what does not fit is named by its option.
+
+        Raises:
+            UsageError: a value is of the wrong kind or out of range, or two of them contradict each other.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
+            if name not in cls.model_fields:
+                raise UsageError(
+                    f"{cls.__name__} has no field '{name}'{did_you_mean(name, cls.model_fields)}"
+                ) from None
+            value = ",".join(map(str, first["input"])) if isinstance(first["input"], tuple) else first["input"]
+            raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: {message}") from None
+
+
+def spelled(kind: type[BaseModel], name: str) -> dict[str, Any] | None:
+    """What an option says of how it is typed (`option`); None of a field that is none."""
+    extra = kind.model_fields[name].json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else None
+
+
+def flags_of(kind: type[BaseModel], name: str) -> list[str]:
+    """What a person types for a field: `--data-root` or `--root`."""
+    return str((spelled(kind, name) or {}).get("flags") or "--" + name.replace("_", "-")).split()
+
+
+# What several commands have in common ---------------------------------------------------------------------------------
+
+
+class Datasets(Request):
+    """A command that reads prepared datasets."""
+
+    data_root: Path | None = run_option(
+        None, "Where prepared datasets stand.", flags="--data-root --root", shown="$ATTNBIAS_DATA or ./datasets"
+    )
+
+
+class Overwriting(Request):
+    """A command that may write again what it wrote before."""
+
+    overwrite: bool = run_option(False, "Replace what an earlier run of the command wrote.")
+
+
+class Reading(Datasets):
+    """A command that reads weights."""
+
+    trust_checkpoint: bool = option(False, "Read pickles that may run code.")
+
+
+class Images(Reading):
+    """A command that reads images."""
+
+    on_bad_image: Literal["error", "skip"] = run_option(
+        "error", "An unreadable picture: stop, or leave out and say so."
+    )
+
+
+class FromWeights(Reading, Overwriting):
+    """A command that answers with weights: which ones, and what they do not tell of themselves."""
+
+    recipe: str | None = option(
+        None, "Named recipe for what a published file does not tell (lam, normalisation).", complete="recipes"
+    )
+    weights: Literal["raw", "ema"] | None = option(
+        None, "Which weights of a checkpoint.", shown="those of the best measure"
+    )
+    fields: dict[str, Any] = {}
+    """Fields of the recipe that go before what the weights say."""
+
+    @property
+    def entry(self) -> Literal["model", "ema"] | None:
+        """The part of a weight file that is read."""
+        return "model" if self.weights == "raw" else self.weights
+
+
+class Machine(Request):
+    """What a command computes on; in all of them alike."""
+
+    gpus: int | None = run_option(None, "GPUs: 0 = CPU, or 1.", ge=0, le=1, shown="1 if there is one")
+    device: str | None = run_option(None, "cpu, cuda, cuda:1 ...", shown="cuda if there is one")
+    threads: int | None = run_option(None, "CPU threads a process.", ge=1, le=4096)
+    workers: int | None = run_option(
+        None, "Loader processes a process.", ge=0, le=4096, shown="0 on CPU, up to 8 a GPU"
+    )
+
+
+class Processes(Machine):
+    """A command that may share its work among processes."""
+
+    gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one")
+    processes: int | None = run_option(None, "Processes on the CPU (with --gpus 0).", ge=1, le=4096)
+    eval_batch_size: int = run_option(64, "Pictures at once in evaluation, a process.", ge=1, le=2**31)
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+
+
+class VisualizeRequest(FromWeights, Images, Machine):
+    """Draw where models look, into a folder."""
+
+    method: str
+    load_from: list[str] = option(
+        ..., "A run folder, .safetensors or published file; repeat to compare, METHOD:FILE for another method."
+    )
+    paths: list[Path] = option(
+        [], "Pictures or folders of them. None: a split of the dataset.", argument=True, metavar="PATH"
+    )
+    split: str = option("val", "Split of the dataset.")
+    limit: int | None = option(None, "Only the first N pictures.", ge=1, shown=f"{SPLIT_LIMIT} of a split")
+    top: int | None = option(
+        None, "Look at all, draw only the N pictures whose first map (before normalisation) peaks highest.", ge=1
+    )
+    classes: tuple[str, ...] = option(
+        (), "Classes to draw, names or numbers, comma-separated.", shown="true and predicted ones"
+    )
+    questions: list[str] = option(
+        [],
+        "What to ask of every picture (or a hypothesis, or a caption); repeat for several.",
+        flags="--question",
+        shown="a split's own texts",
+        needs="reads_texts",
+    )
+    maps: list[str] = option(
+        [], "{maps and gradcam}. Repeat for several.", flags="--map", shown="{default maps}", complete="maps"
+    )
+    heads: list[Annotated[int, Field(ge=0)]] = option(
+        [], "One head, from 0; repeat for several.", flags="--head", shown="all together"
+    )
+    out: Path = option(Path("gallery"), "Folder for what is written.")
+    npz: bool = option(False, "Also write the raw maps, as maps.npz.")
+    normalisation: Literal["minmax", "max"] = option(
+        "minmax", "Stretch each map between its extremes, or divide by its maximum."
+    )
+    style: Literal["blend", "published"] = option(
+        "blend", "Overlays blended at full size, or 224 x 224 as CSRA's program draws them."
+    )
+    opacity: float = option(0.7, "Strength of the map.", ge=0, le=1)
+    boxes: bool = option(True, "Annotated boxes of the class.")
+    contour: bool = option(False, "Ring the focus, values of at least 0.5.")
+
+
+class ExportRequest(FromWeights, Machine):
+    """Write a checkpoint as one graph."""
+
+    method: str
+    load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
+    paths: list[Path] = option(
+        [], "Pictures for --check, or folders. None: the evaluation split.", argument=True, metavar="PATH"
+    )
+    format: Literal["onnx", "torch-export"] = option("onnx", "onnx (needs attnbias[export]), or torch-export (.pt2).")
+    out: Path | None = option(None, "What to write.", metavar="FILE", shown="{method}.onnx or .pt2")
+    check: bool = option(False, "Run it on real pictures and hold it against the model.")
+    limit: int = option(16, "Pictures of --check.", ge=1)
+    map: str | None = option(None, "{maps}.", shown="{default map}")
+    head: int | None = option(None, "One head, from 0.", ge=0, shown="all together")
+    classes: tuple[str, ...] = option(
+        (),
+        "Classes that maps are of, names or numbers, comma-separated.",
+        shown="the --top-k best of each picture",
+    )
+    top_k: int = option(5, "Maps a picture, of its best classes.", ge=1)
+    gpus: int | None = run_option(None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0")
+    device: str | None = run_option(None, "Where --check asks the model: cpu, cuda, cuda:1 ...", shown="cpu")
+
+    @model_validator(mode="after")
+    def _checks_what_is_named(self) -> Self:
+        if self.paths and not self.check:
+            raise UsageError("pictures are for --check; add it, or leave them out")
+        return self
+
+
+class PredictRequest(FromWeights, Images, Processes):
+    """Name the classes of one's own pictures."""
+
+    load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
+    paths: list[Path] = option(..., "Pictures, or folders of them.", argument=True, metavar="PATH")
+    method: str | None = option(None, "Whose checkpoint it is.", shown="the checkpoint says", complete="methods")
+    recipe: str | None = option(None, "Named recipe for what a published file does not tell (lam ...).")
+    top_k: int | None = option(None, "At most so many classes a picture.", ge=1, shown="single-label 5")
+    threshold: float | None = option(None, "Only classes of at least this score.", ge=0, le=1, shown="multi-label 0.5")
+    json_file: str | None = option(
+        None, "Write the classes as JSON; - is standard output.", flags="--json", metavar="FILE"
+    )
+    csv_file: Path | None = option(
+        None, "Write the scores of all classes, one row a picture.", flags="--csv", metavar="FILE"
+    )
+
+
+BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
+bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
+
+
+class ValRequest(FromWeights, Images, Processes):
+    """Score checkpoints on splits, and measure what else is asked for."""
+
+    method: str
+    load_from: list[str] = option(..., "A run folder, .safetensors or published file; repeat to compare.")
+    split: tuple[str, ...] | None = option(
+        None, "Splits, comma-separated.", shown="val; none where --imagenet-* sets are asked for"
+    )
+    per_class: bool = option(False, "Also show the measure of each class.")
+    real_labels: bool = option(False, "Also measure by ImageNet's reassessed labels (ReaL).")
+    json_file: str | None = option(
+        None, "Write all measures as JSON; - is standard output.", flags="--json", metavar="FILE"
+    )
+    csv_file: Path | None = option(None, "Write scores, one row a sample.", flags="--csv", metavar="FILE")
+    bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
+    map: str = bias_option("own", "own, gradcam, or one of: {map names}.")
+    truth: Literal["masks", "boxes"] | None = bias_option(None, "What objects are.", shown="masks, else boxes")
+    tau: float = bias_option(0.5, "Threshold of the focus.", ge=0, le=1)
+    bias_out: Path | None = bias_option(None, "Write bias.json and bias_samples.csv.", metavar="DIR")
+    context: str | None = context_option(
+        None,
+        "Find classes that lean on their company in this split, with the first checkpoint's scores, and measure them "
+        "with and without it.",
+        metavar="SPLIT",
+    )
+    reliance: bool = context_option(False, "Also score the object and the context alone.")
+    faithfulness: int | None = context_option(
+        None, "Deletion and insertion curves of N samples (some 4 x 224 passes each).", metavar="N", ge=1
+    )
+    imagenet_c: bool = robust_option(False, "The 75 corrupted sets: mCE.")
+    imagenet_a: bool = robust_option(False, "Natural adversarial examples.")
+    imagenet_r: bool = robust_option(False, "Renditions.")
+    imagenet_sketch: bool = robust_option(False, "Sketches.")
+    attack: list[str] = robust_option([], "White-box attack on each split; repeat for both.", metavar="fgsm|pgd")
+    epsilon: float | None = robust_option(None, "Largest change, in levels of 255.", ge=0, shown="1")
+    attack_step: float | None = robust_option(None, "A step, in levels.", ge=0, shown="fgsm 1, pgd 0.5")
+    attack_steps: int | None = robust_option(None, "Steps of pgd.", ge=1, shown="5")
+    corrupt: tuple[str, ...] = robust_option(
+        (),
+        "Corrupt each split on the fly, all severities averaged (made here, not the published pictures).",
+        metavar="NAME,...|all",
+    )
+    severity: tuple[int, ...] = robust_option((1, 2, 3, 4, 5), "Severities of --corrupt.")
+    robustness_out: Path | None = robust_option(None, "The table, .json or .csv.", metavar="FILE")
+    store: bool = option(False, "Keep the results in the run folder (RUN/evaluations), for compare.")
+    decode: Literal["exact", "fast"] = option(
+        "exact", "Reading of pictures: exact = the papers' pixels; fast = about a level off."
+    )
+
+    @field_validator("attack")
+    @classmethod
+    def _are_attacks(cls, values: list[str]) -> list[str]:
+        for name in values:
+            if name not in ("fgsm", "pgd"):
+                raise UsageError(f"--attack {name}: expected fgsm or pgd")
+        return values
+
+    @field_validator("severity")
+    @classmethod
+    def _are_severities(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(values) <= {1, 2, 3, 4, 5}:
+            raise ValueError("expected numbers from 1 to 5, comma-separated")
+        return values
+
+    @property
+    def published_tests(self) -> list[str]:
+        """The published test sets that are asked for, of imagenet-c, imagenet-a, imagenet-r, imagenet-sketch."""
+        asked = {
+            "imagenet-c": self.imagenet_c,
+            "imagenet-a": self.imagenet_a,
+            "imagenet-r": self.imagenet_r,
+            "imagenet-sketch": self.imagenet_sketch,
+        }
+        return [name for name, wanted in asked.items() if wanted]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are scored."""
+        return self.split if self.split is not None else () if self.published_tests else ("val",)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of map that is measured; None = each model's own."""
+        return None if self.map == "own" else self.map
+
+    @property
+    def measures_bias(self) -> bool:
+        """Whether the attention is held against objects."""
+        return self.bias or self.bias_out is not None
+
+    def strength(self, attack: str) -> dict[str, Any]:
+        """What differs from the program's strength of an attack; FGSM is one step."""
+        epsilon, step = self.epsilon and self.epsilon / 255, self.attack_step and self.attack_step / 255
+        typed: dict[str, Any] = {"epsilon": epsilon, "step_size": step}
+        if attack == "pgd":
+            typed["steps"] = self.attack_steps
+        elif step is None:
+            typed["step_size"] = epsilon
+        return {field: value for field, value in typed.items() if value is not None}
+
+
+START = "Starting weights"
+start_option = partial(recipe_option, panel=START)
+
+
+class TrainRequest(Images, Processes):
+    """Train a method by a recipe. Nothing else changes what is computed, up to the rounding of other kernels."""
+
+    method: str
+    recipe: SerializeAsAny[Recipe]
+    out: Path = run_option(..., "Run folder.", flags="--out -o", shown="runs/METHOD/RECIPE")
+    accumulation: int = run_option(1, "Cut each process's share of a batch into this many pieces.", ge=1)
+    resume: str | None = run_option(None, "`auto` continues the run in --out (or starts it), or a checkpoint folder.")
+    overwrite: bool = run_option(False, "Replace the run in --out; nothing but a run.")
+    load_from: str | None = start_option(
+        None, "Start from a whole model: a run folder, .safetensors or published file."
+    )
+    backbone_weights: str | None = start_option(
+        None, "Start the backbone from a file, such as torchvision's or the CutMix one, or from a run folder."
+    )
+    pretrained: bool = start_option(
+        False,
+        "Start the backbone from the weights that timm or torchvision publishes under its name; images are then made "
+        "as these weights know them, unless typed.",
+    )
+    from_scratch: bool = start_option(False, "Start at random, whatever the recipe starts from.")
+    reset_head: bool = start_option(False, "Fresh weights where shapes depend on the number of classes.")
+    eval_splits: tuple[str, ...] = run_option(
+        ("val",), "Splits to evaluate, comma-separated; the first decides the best."
+    )
+    eval_every: int = run_option(1, "Epochs between evaluations.", ge=1)
+    save_steps: int | None = run_option(None, "Also save every so many steps.", ge=1)
+    keep: int = run_option(2, "Checkpoints kept beside the best.", ge=1)
+    log_every: int = run_option(50, "Steps between lines of metrics.jsonl.", ge=1)
+    log_with: tuple[str, ...] = run_option((), "Trackers beside metrics.jsonl: tensorboard,wandb.")
+    compile: bool = run_option(False, "torch.compile the model.")
+    channels_last: bool = run_option(False, "NHWC memory format.")
+    grad_checkpointing: bool = run_option(
+        False, "Less memory, about a third more time: transformers compute activations twice."
+    )
+    deterministic: bool = run_option(False, "Deterministic GPU kernels where there are some.")
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+        """Out of JSON, a recipe is one of the request's method."""
+        if isinstance(value, Recipe):
+            return value
+        return get_description(info.data["method"]).recipe_type.model_validate_json(json.dumps(value))
+
+    @model_validator(mode="after")
+    def _contradicts_nothing(self) -> Self:
+        if self.resume is not None and self.overwrite:
+            raise UsageError("--resume continues a run and --overwrite deletes it; leave one of them out")
+        flags = ("--load-from", "--backbone-weights", "--pretrained", "--from-scratch")
+        asked = (self.load_from, self.backbone_weights, self.pretrained, self.from_scratch)
+        starts = [flag for flag, value in zip(flags, asked, strict=True) if value]
+        if self.from_scratch and len(starts) > 1:
+            raise UsageError(f"--from-scratch starts at random, and {starts[0]} does not: give one of them")
+        if self.pretrained and len(starts) > 1:
+            raise UsageError(f"--pretrained and {starts[0]} are two ways to start: give one of them")
+        return self
+
+
+class CompareRequest(Datasets, Overwriting):
+    """Hold runs side by side."""
+
+    runs: list[Path] = option(..., "Run folders; the first is the reference.", argument=True, metavar="RUN...")
+    map: str = option("own", "Whose attention bias: own, gradcam, or a map's name.")
+    measure: bool = option(False, "Load the models: parameters, MACs, time a picture on this machine.")
+    out: Path | None = option(None, "Folder for comparison.md, .csv and .json, and for page and plots.")
+    page: bool = option(False, "Load the models: the same pictures under each, worst cases first, as HTML.")
+    split: str | None = option(None, "Split of the page.", shown="the first one with attention bias")
+    limit: int = option(48, "Pictures on the page.", ge=1)
+    plots: bool = option(False, "Learning curves, and accuracy against attention (needs matplotlib).")
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        if (self.page or self.plots) and self.out is None:
+            raise UsageError("--page and --plots write files; say where with --out DIR")
+        return self
+
+
+DEMO, ROLES = "Demo sets", "Which split does what"
+demo_option, role_option = partial(recipe_option, panel=DEMO), partial(recipe_option, panel=ROLES)
+
+
+class PrepareRequest(Datasets):
+    """Check a dataset and write its index files."""
+
+    name: str = option(
+        ...,
+        "Dataset (see attnbias list datasets), or a folder, .csv or COCO .json of your own.",
+        argument=True,
+        complete="datasets",
+    )
+    source: Path | None = option(None, "Folder that holds the dataset's official files.")
+    called: str | None = option(
+        None, "Sets of your own: what the set is called.", flags="--name", shown="as its folder or file"
+    )
+    verify: bool = option(False, "Decode every picture and name the broken ones.")
+    overwrite: bool = option(False, "Replace what was prepared from another source or settings.")
+    dry_run: bool = option(False, "Read and check; write nothing.")
+    download: bool = option(False, "Fetch the official archives, or go on fetching them.")
+    offline: bool = option(False, "Verify every byte of the archives; fetch nothing.")
+    splits: tuple[str, ...] = option((), "Only these splits, separated by commas.")
+    workers: int | None = option(None, "Processes that make or decode pictures.", ge=1)
+    min_answers: int | None = option(
+        None,
+        "vqav2: questions whose majority answer an answer must be to become a class.",
+        ge=1,
+        shown="9; fewer for small sets",
+    )
+    masks: Literal["category", "supercategory"] | None = option(
+        None, "Make a set in COCO layout one for segmentation: its masks, named by ..."
+    )
+    orientation: Literal["upright", "stored"] | None = option(
+        None,
+        "Sets of your own: read pictures as their EXIF orientation says, or as their pixels are stored.",
+        shown="upright",
+    )
+    train_split: str | None = role_option(None, "The split that trains, where its name does not tell.")
+    val_split: str | None = role_option(None, "The split that evaluates, where its name does not tell.")
+    val_fraction: float | None = role_option(
+        None, "Hold out this share of the training files to evaluate on: by chance (--seed), of each label alike."
+    )
+    preset: Literal["easy", "medium", "hard", "even"] | None = demo_option(
+        None, "How strong the bias is; even = none.", shown="medium"
+    )
+    size: int | None = demo_option(None, "Pixels a side.", ge=32, shown="64")
+    seed: int | None = demo_option(None, "Decides every scene, or what --val-fraction takes.", ge=0, shown="0")
+    train: int | None = demo_option(None, "Training pictures.", ge=1, shown="3000")
+    eval: int | None = demo_option(None, "Pictures of each other split.", ge=1, shown="400")
