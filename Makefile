@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all lint typecheck wheel-check bench bench-bias mutants clean
+.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check bench bench-bias mutants clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: setup ## Run the test suite (at most 12 minutes on 2 cores)
 test-all: setup ## Run every test, also the slow ones
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
+test-oldest: setup ## Run the test suite with the lowest versions that are declared (an environment of its own)
+	$(BIN)/python tests/oldest.py
+
 lint: setup ## Check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +65,4 @@ mutants: setup ## Put small faults in, one at a time, and count those that the t
 	$(BIN)/python tests/mutants/run.py
 
 clean: ## Remove what was built, but not data or runs
-	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
+	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .venv-oldest $(VENV)

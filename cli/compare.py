@@ -30,7 +30,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 def compare(**typed: Any) -> None:
     """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
-    and their 95 % intervals over resampled pictures."""
+    and their 95 % intervals over images."""
     request = read_request(CompareRequest, typed)
     out = request.out
     if request.plots and importlib.util.find_spec("matplotlib") is None:
