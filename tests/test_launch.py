@@ -12,12 +12,13 @@ import pytest
 from attnbias.cli.errors import describe
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.launch import launch
+from attnbias.methods.engine.requests import ValRequest
 
 
 def fail_one_after_the_other(job: str) -> None:
     """The second process fails first; the other one, which cannot be stopped, fails because it is gone."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    failing = Path(job)
+    (failing,) = map(Path, ValRequest.model_validate_json(job).load_from)
     if os.environ["RANK"] == "1":
         failing.touch()
         raise UsageError("the cause")
@@ -33,5 +34,6 @@ def test_the_first_of_two_failures_is_shown(
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launch(fail_one_after_the_other, str(tmp_path / "failing"), 2, describe) == 2
+    request = ValRequest(method="csra", load_from=[str(tmp_path / "failing")], gpus=0, processes=2)
+    assert launch(fail_one_after_the_other, request, describe) == 2
     assert capsys.readouterr().err == "error: the cause\n"
