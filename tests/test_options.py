@@ -197,6 +197,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "weights fetch": {"test_weights_command.py::test_fetching_what_only_a_browser_gets": "NAMES"},
     "weights inspect": {
         "test_weights_command.py::test_an_authors_file_is_told_apart": "FILE --method --json",
+        "test_weights_command.py::test_what_a_file_does_not_tell_can_be_said_as_in_val": "--recipe",
         "test_weights_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
         ),
