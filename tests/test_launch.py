@@ -20,12 +20,17 @@ def fail_one_after_the_other(job: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (failing,) = map(Path, ValRequest.model_validate_json(job).load_from)
     if os.environ["RANK"] == "1":
-        failing.touch()
+        failing.write_text(str(os.getpid()))
         raise UsageError("the cause")
-    while not failing.exists():
+    while not failing.exists() or not failing.read_text() or runs(failing.read_text()):
         time.sleep(0.01)
-    time.sleep(0.3)
     raise RunError("what followed from it")
+
+
+def runs(process: str) -> bool:
+    """Whether a process is there and has not ended yet."""
+    stat = Path("/proc", process, "stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][:1] not in "ZX"
 
 
 def test_the_first_of_two_failures_is_shown(
