@@ -706,3 +706,12 @@ def test_what_cannot_be_read_is_not_called_unwritable(trained: Path, here: Path,
     line = refused(3, "visualize", "csra", "--load-from", "q" * 300, "--out", here / "out")
     assert "cannot write" not in line
     assert "q" * 300 in line
+
+
+@pytest.mark.parametrize("command", ["val", "visualize", "export"])
+@pytest.mark.parametrize("paper", ["csra", "absvit"])  # one task, several
+def test_a_command_with_nothing_after_its_method_says_what_it_needs(
+    command: str, paper: str, refused: Callable[..., str]
+) -> None:
+    line = refused(2, command, paper)
+    assert line == f"error: missing option '--load-from'; see: attnbias {command} {paper} --help"

@@ -280,3 +280,18 @@ def test_two_files_of_one_name_are_both_named(desk: Path, monkeypatch: pytest.Mo
     words = f"{VAL} --json new.json --csv new.csv --robustness-out new.json --attack fgsm"
     said = attnbias(*words.split(), expect=2).line
     assert "new.json cannot take a table of robustness and results of val" in said
+
+
+def test_visualize_draws_into_the_current_folder_where_it_is_empty(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = desk / "seen"
+    seen.mkdir()
+    monkeypatch.chdir(seen)
+    words = f"visualize csra --load-from {desk / 'run'} {desk / 'photo.png'} --out ."
+    attnbias(*words.split(), expect=0)
+    drawn = tree(seen)
+    assert "gallery.html" in {path.name for path in seen.iterdir()}
+    (seen / "mine.txt").write_text("mine")
+    assert "add --overwrite" in attnbias(*words.split(), expect=2).line
+    attnbias(*words.split(), "--overwrite", expect=0)
+    assert tree(seen).keys() == drawn.keys() | {"mine.txt"}  # what is not its own stays
+    assert (seen / "mine.txt").read_text() == "mine"
