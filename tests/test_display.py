@@ -142,7 +142,7 @@ def test_as_many_of_one_s_own_images_are_drawn_as_typed(model: Path, image: Path
 def test_the_highest_peaks_are_looked_for_in_the_whole_split(
     model: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attnbias.cli.visualize.SPLIT_LIMIT", 3)
+    monkeypatch.setattr("attnbias.methods.engine.display.visualize.SPLIT_LIMIT", 3)
     common = ("--load-from", model, "--data-root", demo_root)
     assert visualize(*common, out=tmp_path / "out")["source"] == "demo, split val, first 3 of 24"
     assert visualize(*common, "--top", 1, out=tmp_path / "out")["source"].startswith("demo, split val, first 24 of 24")
