@@ -22,44 +22,6 @@ DataRoot = Annotated[
         show_default="$ATTNBIAS_DATA or ./datasets",
     ),
 ]
-Gpus = Annotated[
-    int | None,
-    typer.Option(
-        "--gpus", min=0, rich_help_panel=RUN, help="GPUs of this machine; 0 = CPU.", show_default="1 if there is one"
-    ),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option("--processes", min=1, max=4096, rich_help_panel=RUN, help="Processes on the CPU (with --gpus 0)."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        max=4096,
-        rich_help_panel=RUN,
-        help="Loader processes a process.",
-        show_default="0 on CPU, up to 8 a GPU",
-    ),
-]
-EvalBatchSize = Annotated[
-    int,
-    typer.Option(
-        "--eval-batch-size", min=1, max=2**31, rich_help_panel=RUN, help="Pictures at once in evaluation, a process."
-    ),
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=4096, rich_help_panel=RUN, help="CPU threads a process.")
-]
-OnBadImage = Annotated[
-    Literal["error", "skip"],
-    typer.Option("--on-bad-image", rich_help_panel=RUN, help="An unreadable picture: stop, or leave out and say so."),
-]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", rich_help_panel=RUN, help="cpu, cuda, cuda:1 ...", show_default="cuda if there is one"),
-]
 Weights = Annotated[
     Literal["raw", "ema"] | None,
     typer.Option("--weights", help="Which weights of a checkpoint.", show_default="those of the best measure"),
