@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.export import export, runner, wrap
+from attnbias.methods.engine.export import runner, wrap, write_graph
 from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM, attention_maps
 from attnbias.methods.engine.recipe import Recipe, read_recipe, revise, write_recipe
@@ -295,7 +295,7 @@ class Contract:
                 wrap(loaded)
             return
         exported = wrap(loaded, top_k=2)
-        export(exported, loaded, "torch-export", tmp_path / "m.pt2")
+        write_graph(exported, loaded, "torch-export", tmp_path / "m.pt2")
         images = self.batch(small, 4)["image"]
         with torch.no_grad():
             for ours, theirs in zip(exported(images), runner(tmp_path / "m.pt2", "torch-export")(images), strict=True):
