@@ -39,7 +39,7 @@ def run_job(text: str) -> None:
     from attnbias.methods.engine.evaluation.predict import predict
     from attnbias.methods.engine.launch import is_main
 
-    request = PredictRequest.model_validate_json(text)
+    request = PredictRequest.from_json(text)
     found = predict(request)
     if not is_main():
         return

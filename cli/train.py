@@ -98,7 +98,7 @@ def run_job(text: str) -> None:
     from attnbias.methods.engine.launch import is_main
     from attnbias.methods.engine.training.train import train
 
-    request = TrainRequest.model_validate_json(text)
+    request = TrainRequest.from_json(text)
     outcome = train(request)
     if is_main():
         progress = outcome.progress

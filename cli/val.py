@@ -45,7 +45,7 @@ def run_job(text: str) -> None:
     from attnbias.methods.engine.launch import is_main
     from attnbias.methods.engine.validate import validate
 
-    request = ValRequest.model_validate_json(text)
+    request = ValRequest.from_json(text)
     results = validate(request)
     if request.json_file == "-" and is_main():
         say_json(results)

@@ -153,8 +153,8 @@ class Index:
                 header = _Header.model_validate(content)
                 if not isinstance(records, list):
                     raise Unfit("it holds no list of records")
-                inside = not Path(header.root).is_absolute()
-                check_records(records, header.task, len(header.classes), inside)
+                root = None if Path(header.root).is_absolute() else header.root
+                check_records(records, header.task, len(header.classes), root)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         return cls(

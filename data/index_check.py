@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 from math import isfinite
-from pathlib import PurePosixPath
+from posixpath import join, normpath
 from typing import Any, NoReturn
 
 from attnbias.data.reading import Unfit, shown
@@ -48,11 +48,12 @@ class _Column:
         if not set(map(len, self.values)) <= {length}:
             self._refuse(lambda value: len(value) == length, expected)
 
-    def lie_inside(self, inside: bool) -> None:
-        """Refuse the first absolute path, and where all are `inside` the dataset's own folder one that leads out."""
-        fit = partial(_leads_on, inside=inside)
+    def lie_inside(self, root: str | None) -> None:
+        """Refuse the first absolute path, and from a `root` in the dataset's own folder one that leads out of that."""
+        fit = partial(_leads_on, root=root)
         if not all(map(fit, (value for value in self.values if value[:1] == "/" or ".." in value))):
-            self._refuse(fit, f"a path {'inside' if inside else 'relative to'} the folder of the images")
+            expected = "relative to the folder of the images" if root is None else "inside the dataset's own folder"
+            self._refuse(fit, f"a path {expected}")
 
     def parts(self, *names: str) -> list[_Column]:
         """The items of every value, which are lists as long as there are names."""
@@ -78,15 +79,18 @@ class _Column:
         raise Unfit(f"record {self.record(place)}: {self.what} is {found}, expected {expected}")
 
 
-def _leads_on(path: str, inside: bool) -> bool:
-    return not path.startswith("/") and not (inside and ".." in PurePosixPath(path).parts)
+def _leads_on(path: str, root: str | None) -> bool:
+    if path.startswith("/"):
+        return False
+    return root is None or normpath(join(root, path)).split("/")[0] != ".."
 
 
-def check_records(records: list[Any], task: str, classes: int, inside: bool) -> None:
+def check_records(records: list[Any], task: str, classes: int, root: str | None) -> None:
     """Check the records of a split, as JSON gives them, before they are made.
 
-    `inside` says that the images stand in the dataset's own folder, which may come from a stranger: no path leads out.
-    Elsewhere `..` is what `prepare-data` writes where a table or COCO file lists images beside its own folder.
+    `root` is the folder of the images where it is in the dataset's own folder, which may come from a stranger: no path
+    leads out of that. Elsewhere `..` is what `prepare-data` writes where a table or COCO file lists images beside its
+    own folder.
 
     Raises:
         Unfit: there are none, or one is not as `Index.write` writes it or contradicts the task or number of classes.
@@ -109,7 +113,7 @@ def check_records(records: list[Any], task: str, classes: int, inside: bool) -> 
     paths.hold(str, expected="a text")
     if not all(paths.values):
         raise Unfit(f"record {paths.values.index('')}: the path is empty")
-    paths.lie_inside(inside)
+    paths.lie_inside(root)
     _check_targets(targets, task, classes)
     boxes.hold(list, expected="a list")
     _check_boxes(boxes.given().flat("a box"), classes)
@@ -118,9 +122,9 @@ def check_records(records: list[Any], task: str, classes: int, inside: bool) -> 
     image_ids.hold(int, NOTHING, expected="a number or null")
     groups.hold(str, NOTHING, expected="a text or null")
     label_maps.hold(str, NOTHING, expected="a path or null")
-    label_maps.given().lie_inside(inside)
+    label_maps.given().lie_inside(root)
     texts.hold(list, NOTHING, expected="a list or null")
-    _check_texts(texts.given(), classes, inside)
+    _check_texts(texts.given(), classes, root)
 
 
 def _check_targets(targets: _Column, task: str, classes: int) -> None:
@@ -170,14 +174,14 @@ def _check_rectangle(sides: list[_Column]) -> None:
         side.lie(0 if place > 1 else -LARGEST_SIDE, LARGEST_SIDE, "a number of pixels")
 
 
-def _check_texts(texts: _Column, classes: int, inside: bool) -> None:
+def _check_texts(texts: _Column, classes: int, root: str | None) -> None:
     texts.have(4, "sentence, answers, second path, id")
     sentences, lists, second_paths, identifiers = texts.parts(
         "the sentence", "the list of answers", "the second path", "the id of the text"
     )
     sentences.hold(str, expected="a text")
     second_paths.hold(str, NOTHING, expected="a path or null")
-    second_paths.given().lie_inside(inside)
+    second_paths.given().lie_inside(root)
     identifiers.hold(str, NOTHING, expected="a text or null")
     lists.hold(list, expected="a list")
     answers = lists.given().flat("an answer")

@@ -78,7 +78,7 @@ def test_a_uniform_map_is_chance_and_degenerate(sample: Any) -> None:
     columns = measure_maps(np.broadcast_to(uniform_map(), (3, 1, 1)), masks, ignore, tolerance=0)
     np.testing.assert_array_equal(columns["degenerate"], 1)
     np.testing.assert_array_equal(columns["focus_area"], 0)
-    np.testing.assert_allclose(columns["energy_lift"], 1)
+    np.testing.assert_allclose(aggregate(columns)["energy_lift"], 1)
     for name in ("energy", "pointing", "area_matched"):
         np.testing.assert_allclose(columns[name], columns["area_share"], err_msg=name)
     assert aggregate(columns)["position_biased"] == 1  # it stays in the mean

@@ -140,7 +140,7 @@ def test_a_set_inside_its_own_folder_can_be_moved(tmp_path: Path) -> None:
     assert (moved.root, moved.annotations) == (tmp_path / "demo" / "images", tmp_path / "demo" / "a.json")
 
 
-@pytest.mark.parametrize("path", ["/etc/1.jpg", "//1.jpg", "../../x.jpg", "a/../../../x.jpg", "a/.."])
+@pytest.mark.parametrize("path", ["/etc/1.jpg", "//1.jpg", "../../x.jpg", "a/../../../x.jpg", "a/../.."])
 @pytest.mark.parametrize("field", ["path", "label_map", "second"])
 def test_no_path_leads_out_of_a_set_in_its_own_folder_nor_is_absolute(tmp_path: Path, path: str, field: str) -> None:
     """A table of one's own may list images beside its folder; a folder that is passed on holds all that it names."""

@@ -136,7 +136,7 @@ def launch(worker: Callable[[str], None], request: Processes, describe: Describe
     One process, or an outer launcher's (WORLD_SIZE is set): runs here. Otherwise torch's elastic launcher spawns them
     with a free port; the first failing process's line is shown once, and no process is left behind.
     """
-    job, processes = request.model_dump_json(), request.processes or 1
+    job, processes = request.to_json(), request.processes or 1
     if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _call(worker, job, describe)
     for name in list(logging.root.manager.loggerDict):

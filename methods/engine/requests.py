@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from attnbias.data.reading import shown
+from attnbias.data.reading import parse_json, shown
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.recipe import option as recipe_option
@@ -66,6 +66,15 @@ class Request(BaseModel):
                 ) from None
             value = ",".join(map(str, first["input"])) if isinstance(first["input"], tuple) else first["input"]
             raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: {message}") from None
+
+    def to_json(self) -> str:
+        """Its JSON, for another process. Pydantic's own writer refuses file names that are not UTF-8."""
+        return json.dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Undo `to_json`."""
+        return cls.model_validate(parse_json(text), strict=False)
 
 
 def spelled(kind: type[BaseModel], name: str) -> dict[str, Any] | None:

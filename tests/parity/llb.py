@@ -332,7 +332,7 @@ def metrics(case: Golden) -> dict[str, Any]:
         return torch.from_numpy(case.input(name)).softmax(-1).numpy()
 
     def accuracies(scores: np.ndarray, labels: np.ndarray) -> list[float]:
-        return [100 * among_highest(labels, scores, k).mean() for k in (1, 5)]
+        return [100 * among_highest(labels, scores, k).sum() / max(len(labels), 1) for k in (1, 5)]
 
     def shares(kind: str | None) -> Tensor:
         values = torch.from_numpy(case.input("assign_logits"))
