@@ -140,7 +140,7 @@ def _gaps(runs: Sequence[Run], reference: str, other: str) -> Table:
     }
     highest = max((value for curve in gaps.values() for value in curve.values() if value > 0), default=1)
     epochs = sorted({epoch for curve in gaps.values() for epoch in curve})
-    shown = sorted({epochs[place * (len(epochs) - 1) // 4] for place in range(5)})
+    shown = sorted({epochs[position * (len(epochs) - 1) // 4] for position in range(5)})
     table = Table("run", "epochs", title=f"gap {reference} - {other} over epochs (full bar: {highest:.1f})")
     for epoch in shown:
         table.column(f"@{epoch}", justify="right")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def show_dry_run(found: DryRun) -> None:
-    """Print the parameter count, the pictures, the batch arithmetic and the learning-rate table."""
+    """Print the parameter count, the images, the batch arithmetic and the learning-rate table."""
     request, plan, train = found.request, found.plan, found.train
     processes, batch_size = plan.processes, plan.batch_size
     say(f"model: {found.parameters:,} parameters, {found.classes} classes ({found.task})")
@@ -21,7 +21,7 @@ def show_dry_run(found: DryRun) -> None:
             f"lr {group.lr:g}, weight decay {group.weight_decay:g}",
         )
     share = batch_size / (processes * request.accumulation)
-    say(f"data: {found.images:,} training pictures of '{train.dataset}/{train.split}'")
+    say(f"data: {found.images:,} training images of '{train.dataset}/{train.split}'")
     say(
         f"batch: global {batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
         f"{request.accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
@@ -35,7 +35,7 @@ def show_dry_run(found: DryRun) -> None:
         if found.by_epoch
         else f"learning rate over the {plan.total_steps:,} steps of the run, the first and the last among them"
     )
-    for column in ("epoch", "step", *(f"group {place}" for place in range(len(found.groups))), "beta1"):
+    for column in ("epoch", "step", *(f"group {position}" for position in range(len(found.groups))), "beta1"):
         table.column(column, justify="right")
     for row in found.rates:
         beta = "-" if row.beta1 is None else f"{row.beta1:.4f}"

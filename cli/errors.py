@@ -26,8 +26,8 @@ def describe(error: BaseException) -> tuple[int, str]:
     code, line = _one_line(error)
     line = visible(brief(line))
     if os.environ.get("ATTNBIAS_DEBUG"):
-        told = "".join(traceback.format_exception(error)).splitlines()
-        line = "\n".join([*map(visible, told), line])
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        line = "\n".join([*map(visible, lines), line])
     return code, line
 
 

@@ -1,4 +1,4 @@
-"""What `attnbias val` prints: all measures, a column a checkpoint and split, and what was left out of them."""
+"""What `attnbias val` prints: all measures, one column per checkpoint and split, and what was left out of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def show_results(results: list[Json], per_class: bool) -> None:
 
 
 def _show_robustness(results: list[Json]) -> None:
-    """One table of all tests: a row a test, a column a run and measure."""
+    """One table of all tests: one row per test, one column per run and measure."""
     from attnbias.methods.engine.metrics import names
 
     shown = names(lambda metric: metric.robustness)
@@ -80,21 +80,21 @@ def _show_robustness(results: list[Json]) -> None:
 
 def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
-    split, told = result["split"], list(result["rules"])
+    split, remarks = result["split"], list(result["rules"])
     if result["decode"] == "fast":
-        told.append("pictures were read with --decode fast")
+        remarks.append("images were read with --decode fast")
     if result["skipped"]:
-        told.append(f"{len(result['skipped'])} unreadable pictures left out")
+        remarks.append(f"{len(result['skipped'])} unreadable images left out")
     if missing := result["measures"].get("without_positives"):
-        told.append(f"left out of the means, no positive label: {', '.join(result['classes'][p] for p in missing)}")
+        remarks.append(f"left out of the means, no positive label: {', '.join(result['classes'][p] for p in missing)}")
     ties = result["measures"].get("ties", {"scores": 0})
     if ties["scores"]:
         rule = {"grouped": "equal scores are taken together"}.get(
             ties["rule"], "by the paper's rule the order of the samples decides among them; compare takes them together"
         )
-        told.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
-    told += [line for probe in probes for line in probe.remarks(result[probe.name])]
-    for line in dict.fromkeys(told):
+        remarks.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
+    remarks += [line for probe in probes for line in probe.remarks(result[probe.name])]
+    for line in dict.fromkeys(remarks):
         say(f"{split}: {line}", style="yellow")
 
 
@@ -109,8 +109,8 @@ def _show_per_class(results: list[Json]) -> None:
     table = Table("class")
     for result in results:
         table.column(f"{Path(result['load_from']).name}/{result['split']} {measure}", justify="right")
-    for place, name in enumerate(results[0]["classes"]):
-        values = [result["measures"][measure][place] for result in results]
+    for position, name in enumerate(results[0]["classes"]):
+        values = [result["measures"][measure][position] for result in results]
         table.row(name, *map(_number, values))
     table.show()
 

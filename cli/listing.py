@@ -13,7 +13,7 @@ from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:
-    from attnbias.data.facts import DatasetFacts
+    from attnbias.data.info import DatasetInfo
     from attnbias.weights.manifest import Published
 
 OBTAINED = {"generated": "made here", "auto": "--download", "manual": "by hand"}
@@ -61,37 +61,37 @@ def datasets(
     from attnbias.data.registry import DATASETS, ready
 
     if verbose:
-        for facts in DATASETS.values():
-            say(f"{facts.name}  {facts.title}", style="bold")
-            _details(facts, root).show()
+        for info in DATASETS.values():
+            say(f"{info.name}  {info.title}", style="bold")
+            _details(info, root).show()
             say("")
         return
     table = Table("dataset", "what", "task", "size", "obtained", "ready")
-    for name, facts in DATASETS.items():
+    for name, info in DATASETS.items():
         state = styled("yes", "green") if ready(name, root) else "no"
-        table.row(name, facts.title, facts.task, facts.size, OBTAINED[facts.acquisition], state)
+        table.row(name, info.title, info.task, info.size, OBTAINED[info.acquisition], state)
     table.show()
     say("", "licences, pages, files and what to type: attnbias list datasets -v")
 
 
-def _details(facts: DatasetFacts, root: Path | None) -> Table:
+def _details(info: DatasetInfo, root: Path | None) -> Table:
     """Everything else that is known of a dataset, a fact a line."""
     from attnbias.data.fetch.acquire import named
     from attnbias.data.registry import ready
 
-    many = len(facts.splits) > 8
-    splits = f"{len(facts.splits)}, {facts.splits[0]} to {facts.splits[-1]}" if many else ", ".join(facts.splits)
+    many = len(info.splits) > 8
+    splits = f"{len(info.splits)}, {info.splits[0]} to {info.splits[-1]}" if many else ", ".join(info.splits)
     lines = {
-        "task": f"{facts.task}; classes: {facts.classes_in_words}",
+        "task": f"{info.task}; classes: {info.classes_in_words}",
         "splits": splits,
-        "size": facts.size,
-        "licence": facts.licence,
-        "cite": facts.citation,
-        "page": facts.page,
-        "files": ", ".join(named(archive) for archive in facts.archives),
-        "or folders": facts.layout,
-        "ready": "yes" if ready(facts.name, root) else "no",
-        "run": f"attnbias prepare-data {facts.name}{facts.arguments}",
+        "size": info.size,
+        "licence": info.licence,
+        "cite": info.citation,
+        "page": info.page,
+        "files": ", ".join(named(archive) for archive in info.archives),
+        "or folders": info.layout,
+        "ready": "yes" if ready(info.name, root) else "no",
+        "run": f"attnbias prepare-data {info.name}{info.arguments}",
     }
     table = Table("", "", header=False)
     for name, text in lines.items():
@@ -117,7 +117,7 @@ def weights(
     if verbose:
         for entry in entries:
             say(entry.name, style="bold")
-            say(*(f"  {name:<10}{text}" for name, text in _facts(entry).items() if text), "")
+            say(*(f"  {name:<10}{text}" for name, text in _info(entry).items() if text), "")
     else:
         table = Table("weights", "of", "MB", "reports", "obtained")
         for entry in entries:
@@ -130,7 +130,7 @@ def weights(
     say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
 
 
-def _facts(entry: Published) -> dict[str, str]:
+def _info(entry: Published) -> dict[str, str]:
     """Everything that is known of a published file."""
     from attnbias.weights.cache import cache_folder
 

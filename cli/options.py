@@ -72,8 +72,8 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         flags = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
         shown = getattr(default, name)
         shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
-        facts = f"[{allowed}] " if allowed else ""
-        help_text = f"{info.description} {facts}[paper: {shown}]"
+        limits_text = f"[{allowed}] " if allowed else ""
+        help_text = f"{info.description} {limits_text}[paper: {shown}]"
         option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
         for old in (old for old, today in OLD_NAMES.items() if today == name):
@@ -161,7 +161,7 @@ def _words(method: Description | None) -> dict[str, str]:
 def _completed(what: str, method: Description | None) -> list[Any]:
     """What completes an option's value: names, or names with what they are of."""
     if what == "datasets":
-        return [(name, facts.title) for name, facts in DATASETS.items()]
+        return [(name, info.title) for name, info in DATASETS.items()]
     if method is None:
         return list(METHODS)
     return list(method.recipes) if what == "recipes" else [*method.maps, "gradcam"]
@@ -239,8 +239,8 @@ def of_task(arguments: list[str]) -> list[str]:
             f"--task {task}: {paper} has no such task{did_you_mean(task, tasks)}; one of: {', '.join(tasks)}"
         )
     if "task" not in get_description(tasks[task]).recipe_type.model_fields:
-        place = next(i for i, word in enumerate(rest) if word.split("=")[0] == "--task")
-        del rest[place : place + (1 if "=" in rest[place] else 2)]
+        position = next(i for i, word in enumerate(rest) if word.split("=")[0] == "--task")
+        del rest[position : position + (1 if "=" in rest[position] else 2)]
     return [tasks[task], *rest]
 
 
@@ -253,7 +253,7 @@ def value_of(option: str, arguments: list[str]) -> str | None:
 
 
 def literal_help(command: Any) -> Any:
-    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is no markup."""
+    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup."""
     for place in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             if text := getattr(place, name, None):

@@ -1,4 +1,4 @@
-"""`attnbias predict`: the classes of a person's own pictures, by a checkpoint that says what it is."""
+"""`attnbias predict`: the classes of a person's own images, by a checkpoint that says what it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnbias.methods.engine.screen import say, say_json
 
 
 def predict(context: typer.Context, **typed: Any) -> None:
-    """Name the classes of your own pictures. The method is read from the checkpoint.
+    """Name the classes of your own images. The method is read from the checkpoint.
 
     Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.
     """
@@ -46,7 +46,7 @@ def run_job(text: str) -> None:
     if request.json_file == "-":
         say_json(found.content())
     else:
-        for path, classes in found.pictures:
+        for path, classes in found.images:
             words = ", ".join(f"{name} {score:.3f}" for name, score in classes.items())
             say(f"{path}: {words or '-'}")
     for line in found.skipped:

@@ -21,7 +21,7 @@ from attnbias.methods.engine.text import visible
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Report
-    from attnbias.data.progress import Progress
+    from attnbias.data.progress import ProgressCallback
     from attnbias.data.summary import Summary
 
 ORIENTATIONS: dict[str, str] = {
@@ -36,10 +36,10 @@ def prepare_data(**typed: Any) -> None:
     """Check a dataset, write its index files, and show what is in it.
 
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
-    your own holds a folder of pictures for each class (below train/ and val/, if you have both), annotations in COCO
+    your own holds a folder of images for each class (below train/ and val/, if you have both), annotations in COCO
     layout, one table with the columns path and label (or labels, separated by ";"), and perhaps split and group, or
-    images/ and labels/ with a PNG of class numbers for each picture. Pictures of your own are read upright, as their
-    EXIF orientation says. What is left out, and the same picture twice, is counted and named.
+    images/ and labels/ with a PNG of class numbers for each image. Images of your own are read upright, as their
+    EXIF orientation says. What is left out, and the same image twice, is counted and named.
     """
     request = read_request(PrepareRequest, typed)
     name = request.name
@@ -49,12 +49,12 @@ def prepare_data(**typed: Any) -> None:
     settings = _settings(request, own)
     from attnbias.data.prepare import available_cores, prepare
     from attnbias.data.prepared import data_root
-    from attnbias.data.sets.contract import Options
-    from attnbias.methods.engine.targets import check_place
+    from attnbias.data.sets.contract import PrepareOptions
+    from attnbias.methods.engine.targets import check_location
 
-    check_place(data_root(request.data_root) / (request.called or Path(name).name))
+    check_location(data_root(request.data_root) / (request.called or Path(name).name))
     with fetch_progress() as progress:
-        options = Options(
+        options = PrepareOptions(
             verify=request.verify,
             overwrite=request.overwrite,
             dry_run=request.dry_run,
@@ -82,7 +82,7 @@ def _settings(request: PrepareRequest, own: bool) -> dict[str, Any]:
         UsageError: it is not, or two options contradict each other.
     """
     name = request.name
-    facts = None if own else DATASETS[name]
+    info = None if own else DATASETS[name]
     _check_source(request, own)
     drawn = None if request.val_fraction is not None else request.seed
     typed = {
@@ -93,28 +93,26 @@ def _settings(request: PrepareRequest, own: bool) -> dict[str, Any]:
         "eval": request.eval,
     }
     settings: dict[str, Any] = {option: value for option, value in typed.items() if value is not None}
-    generated = facts is not None and facts.acquisition == "generated"
+    generated = info is not None and info.acquisition == "generated"
     if generated and request.source is not None:
         raise UsageError(f"'{name}' is made on the spot: it takes no --source")
     if not generated and settings:
-        raise UsageError(
-            f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its pictures from --source"
-        )
+        raise UsageError(f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its images from --source")
     roles = ("train_split", "val_split", "val_fraction")
     given = next((role for role in roles if getattr(request, role) is not None), None)
-    if given and facts is not None and (generated or facts.train is None):
+    if given and info is not None and (generated or info.train is None):
         flag = "--" + given.replace("_", "-")
         raise UsageError(f"{flag} is for sets whose splits may play other roles; those of '{name}' are fixed")
     if request.val_fraction is not None and not 0 < request.val_fraction < 1:
         raise UsageError(f"--val-fraction {request.val_fraction:g} must lie between 0 and 1")
     if request.min_answers is not None:
-        if facts is None or "min_answers" not in facts.settings:
+        if info is None or "min_answers" not in info.settings:
             raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
         settings["min_answers"] = request.min_answers
     if request.masks is not None:
-        from attnbias.data.sets.own import own_facts
+        from attnbias.data.sets.own import own_info
 
-        if "masks" not in (facts or own_facts(Path(name), request.called)).settings:
+        if "masks" not in (info or own_info(Path(name), request.called)).settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
         settings["masks"] = request.masks
     if request.orientation is not None:
@@ -142,16 +140,16 @@ def _written_below(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename or folder
+        location = error.filename or folder
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise UsageError(f"{place} cannot be a folder: {error.strerror}; choose another --root") from None
+            raise UsageError(f"{location} cannot be a folder: {error.strerror}; choose another --root") from None
         if error.errno == errno.ENAMETOOLONG:
             raise  # of a path that was typed
-        raise RunError(f"{place}: {error.strerror or error}") from None
+        raise RunError(f"{location}: {error.strerror or error}") from None
 
 
 @contextmanager
-def fetch_progress() -> Iterator[Progress]:
+def fetch_progress() -> Iterator[ProgressCallback]:
     """A progress bar on a terminal; elsewhere a line where an archive is begun, and one where it is done."""
     if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
@@ -173,7 +171,7 @@ def _show(report: Report, dry_run: bool) -> None:
     name = report.prepared.dataset
     summaries = [summarize(index, pixels=report.pixels.get(index.split)) for index in report.indexes]
     classes = len(report.indexes[0].classes)
-    say(f"{report.facts.title}: {classes} classes" if classes else report.facts.title)
+    say(f"{report.info.title}: {classes} classes" if classes else report.info.title)
     table = Table("split", "role", ruled=True)
     for column in _figures(summaries[0]):
         table.column(column, justify="right")
@@ -198,7 +196,7 @@ def _show(report: Report, dry_run: bool) -> None:
             f"  {pair.first} + {pair.second}: {pair.given_first:.0%} of {pair.first}, "
             f"{pair.given_second:.0%} of {pair.second} (phi {pair.correlation:.2f})"
         )
-    say(f"pictures are read {ORIENTATIONS[report.indexes[0].orientation]}")
+    say(f"images are read {ORIENTATIONS[report.indexes[0].orientation]}")
     for line in Tally(report.prepared.left_out).lines():
         say(f"left out: {line}")
     for line in Tally(report.prepared.remarks).lines():
@@ -216,14 +214,14 @@ def _figures(summary: Summary) -> dict[str, str]:
     absent = f"{len(summary.absent):,}"
     if summary.shares:
         return {
-            "pictures": f"{summary.pictures:,}",
-            "classes a picture": f"{summary.labels / summary.samples:.1f}",
+            "images": f"{summary.images:,}",
+            "classes per image": f"{summary.labels / summary.samples:.1f}",
             "ignored pixels": f"{summary.ignored:.1%}",
             "absent classes": absent,
         }
     if summary.texts:
         return {
-            "pictures": f"{summary.pictures:,}",
+            "images": f"{summary.images:,}",
             "samples": f"{summary.samples:,}",
             "texts": f"{summary.texts:,}",
             "labels": f"{summary.labels:,}",
@@ -231,7 +229,7 @@ def _figures(summary: Summary) -> dict[str, str]:
             "absent classes": absent,
         }
     return {
-        "pictures": f"{summary.pictures:,}",
+        "images": f"{summary.images:,}",
         "samples": f"{summary.samples:,}",
         "labels": f"{summary.labels:,}",
         "boxes": f"{summary.boxes:,}",

@@ -41,10 +41,10 @@ def _command(method: Description) -> Callable[..., None]:
         request, why_random, images = _started(request, resolved, fields)
         from attnbias.methods.engine.launch import launch, place
         from attnbias.methods.engine.published import shown
-        from attnbias.methods.engine.targets import check_place
+        from attnbias.methods.engine.targets import check_location
 
         request = place(request)
-        check_place(request.out)
+        check_location(request.out)
         show_recipe(method, request.recipe, resolved.name, resolved.named)
         where = "" if request.resume is None else ", where no checkpoint is resumed"
         weights = shown(request.load_from or request.backbone_weights or "random")

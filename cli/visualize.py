@@ -20,9 +20,9 @@ def _command(method: Description) -> Callable[..., None]:
         from attnbias.methods.engine.display.visualize import visualize
 
         done = visualize(request)
-        say(f"{done.pictures} pictures, {done.overlays} overlays")
+        say(f"{done.images} images, {done.overlays} overlays")
         if done.skipped:
-            say(f"{len(done.skipped)} unreadable pictures left out: " + "; ".join(done.skipped))
+            say(f"{len(done.skipped)} unreadable images left out: " + "; ".join(done.skipped))
         say(f"open {done.page} in a browser")
 
     return with_options(command, VisualizeRequest, method)

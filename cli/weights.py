@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch published weights, look into weight files, convert them.")
 
-SHOWN = 10
+CLASSES_SHOWN = 10
 """Names of tensors and classes that are shown; --json has all."""
 
 Method = Annotated[
@@ -78,11 +78,11 @@ def inspect(
     fields: dict[str, Any] = {}
     if (flags := recipe_flags(context)) or recipe is not None:
         method, fields = read_flags(method or owner(file, trust=trust_checkpoint), flags)
-    found = inspect_weights(file, method=method, overrides=fields, recipe_name=recipe, trust=trust_checkpoint)
+    inspection = inspect_weights(file, method=method, overrides=fields, recipe_name=recipe, trust=trust_checkpoint)
     if as_json:
-        say_json(found.content())
+        say_json(inspection.content())
     else:
-        _show(found)
+        _show(inspection)
 
 
 @weights.command(cls=WithRecipeFlags, no_args_is_help=True)
@@ -125,29 +125,34 @@ def convert(
     say(f"{to}: {words}", f"from {loaded.source}")
 
 
-def _show(found: Inspection) -> None:
-    average = ", an average beside them" if found.has_average else ""
-    say(f"{found.path}: {found.layout}; {found.tensors} tensors, {found.parameters:,} parameters{average}")
-    if found.published:
-        say(f"called like the published: {', '.join(found.published)}")
-    if told := {name: value for name, value in found.extra.items() if isinstance(value, (bool, int, float, str))}:
-        say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in told.items()))
-    if found.left_out:
-        more = " ..." if len(found.left_out) > SHOWN else ""
-        say(f"not of the model, and left out: {', '.join(found.left_out[:SHOWN])}{more}")
-    for fit in found.fits:
+def _show(inspection: Inspection) -> None:
+    average = ", an average beside them" if inspection.has_average else ""
+    say(
+        f"{inspection.path}: {inspection.layout}; {inspection.tensors} tensors, {inspection.parameters:,} "
+        f"parameters{average}"
+    )
+    if inspection.published:
+        say(f"called like the published: {', '.join(inspection.published)}")
+    if metadata := {
+        name: value for name, value in inspection.extra.items() if isinstance(value, (bool, int, float, str))
+    }:
+        say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in metadata.items()))
+    if inspection.left_out:
+        more = " ..." if len(inspection.left_out) > CLASSES_SHOWN else ""
+        say(f"not of the model, and left out: {', '.join(inspection.left_out[:CLASSES_SHOWN])}{more}")
+    for fit in inspection.fits:
         _show_fit(fit)
-    if not found.fits:
+    if not inspection.fits:
         say("no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE")
 
 
 def _show_fit(fit: Fit) -> None:
-    described = fit.found
+    described = fit.described
     state = "fits" if fit.match else "does not fit"
     say("", f"{described.method.name} ({described.task}): {state}, {fit.matched} tensors matched")
     if not fit.match:
         say(f"  {fit.match}")
     classes = described.classes
-    say(f"  {len(classes)} classes: {', '.join(classes[:SHOWN])}{' ...' if len(classes) > SHOWN else ''}")
+    say(f"  {len(classes)} classes: {', '.join(classes[:CLASSES_SHOWN])}{' ...' if classes[CLASSES_SHOWN:] else ''}")
     recipe = {"dataset": described.recipe.dataset, **described.recipe.model_dump(exclude_defaults=True)}
     say("  recipe, beside the defaults: " + ", ".join(f"{name} {value}" for name, value in recipe.items()))

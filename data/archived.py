@@ -53,7 +53,7 @@ class Archived(NamedTuple):
 
 
 STL10 = "stl10_binary"
-# The archive names them too, but only behind 2.7 GB of unlabelled pictures.
+# The archive names them too, but only behind 2.7 GB of unlabelled images.
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
@@ -123,7 +123,7 @@ class _ArraysOnly(pickle.Unpickler):
             return allowed[name]
         if (module, name) == ("_codecs", "encode"):
             return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
 
 
 def _unpickle(content: bytes) -> Json:

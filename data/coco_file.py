@@ -21,10 +21,10 @@ KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotation
 def read_coco_file(path: Path) -> Json:
     """Read an instances file whose categories, images and annotations fit together.
 
-    Image ids that are no whole numbers are replaced by the places in the file's list.
+    Image ids that are not whole numbers are replaced by the positions in the file's list.
 
     Raises:
-        DataError: the file is missing, is no COCO instances file, or contradicts itself.
+        DataError: the file is missing, is not a COCO instances file, or contradicts itself.
     """
     try:
         content = json.loads(
@@ -33,11 +33,11 @@ def read_coco_file(path: Path) -> Json:
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
+        raise DataError(f"annotation file {path} is not a JSON, or cut short ({error})") from None
     try:
         _check(content)
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{path} is no COCO instances file: {error}") from None
+        raise DataError(f"{path} is not a COCO instances file: {error}") from None
     checked: Json = content
     return checked
 
@@ -53,22 +53,22 @@ def usable_segmentation(annotation: Json) -> list[list[float]] | Json | None:
 
 
 def _check(content: Json) -> None:
-    """Raise ValueError where the lists do not fit together; number the images where their ids are no numbers."""
+    """Raise ValueError where the lists do not fit together; number the images where their ids are not numbers."""
     for kind, keys in KEYS.items():
         entries = content.get(kind) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise ValueError(f"it has no list '{kind}'")
-        for place, entry in enumerate(entries):
+        for position, entry in enumerate(entries):
             if not isinstance(entry, dict) or any(key not in entry for key in keys):
-                raise ValueError(f"entry {place} of '{kind}' lacks {' or '.join(map(repr, keys))}")
+                raise ValueError(f"entry {position} of '{kind}' has no {' or '.join(map(repr, keys))}")
             if any(not isinstance(entry[key], (str, int)) for key in keys):
-                raise ValueError(f"entry {place} of '{kind}' has {shown([entry[key] for key in keys])} as {keys}")
+                raise ValueError(f"entry {position} of '{kind}' has {shown([entry[key] for key in keys])} as {keys}")
     categories, images, annotations = (content[kind] for kind in KEYS)
     for kind, key in (("categories", "id"), ("categories", "name"), ("images", "id")):
         counts = Counter(str(entry[key]) if key == "name" else entry[key] for entry in content[kind])
         if twice := [value for value, count in counts.items() if count > 1]:
             raise ValueError(f"it lists {kind} of the same {key}: {shown(twice[0])}")
-    number = {image["id"]: place for place, image in enumerate(images)}
+    number = {image["id"]: position for position, image in enumerate(images)}
     known = {category["id"] for category in categories}
     strays = {annotation["image_id"] for annotation in annotations} - number.keys()
     if strays:
@@ -88,8 +88,8 @@ def _check(content: Json) -> None:
     if not all(type(image["id"]) is int for image in images):
         for annotation in annotations:
             annotation["image_id"] = number[annotation["image_id"]]
-        for place, image in enumerate(images):
-            image["id"] = place
+        for position, image in enumerate(images):
+            image["id"] = position
 
 
 def _is_box(box: object) -> bool:

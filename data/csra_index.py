@@ -39,7 +39,7 @@ def of_wider(indexes: Sequence[Index]) -> dict[str, str]:
 
 
 def csra_coco(train: Index, val: Index, data_path: str) -> dict[str, str]:
-    """CSRA's COCO files: pictures without annotation left out; always 80 labels.
+    """CSRA's COCO files: images without annotation left out; always 80 labels.
 
     Args:
         train, val: read with `class_order="file"`.
@@ -66,7 +66,7 @@ def csra_coco(train: Index, val: Index, data_path: str) -> dict[str, str]:
 def csra_voc(trainval: Index, test: Index, data_path: str) -> dict[str, str]:
     """CSRA's VOC2007 files: in trainval difficult = 0 = negative; in test -1 negative, 0 difficult, 1 positive.
 
-    Records are sorted by file name; pictures without any object are left out. `data_path` is the VOCdevkit folder.
+    Records are sorted by file name; images without any object are left out. `data_path` is the VOCdevkit folder.
     """
     shared = {record.path for record in trainval.records}
     files: dict[str, str] = {}

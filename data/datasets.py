@@ -19,8 +19,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from attnbias.data.archived import read_archive
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels
+from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
-from attnbias.data.pictures import Decode, read_picture
 from attnbias.data.transforms.basic import Transform
 
 
@@ -35,7 +35,7 @@ Sample = dict[str, Any]
 """What a dataset gives of an image, and its batches hold of many: see `Batch` in methods/engine/types.py."""
 
 
-class PictureDataset(Dataset[Sample]):
+class ImageDataset(Dataset[Sample]):
     """The samples of one split, in the order of its index.
 
     `dataset[SampleKey(sample, epoch)]` (or `dataset[index]`, epoch 0) gives {"image": whatever the transform returns,
@@ -43,18 +43,18 @@ class PictureDataset(Dataset[Sample]):
     key gives the same sample in any worker and any process: the transform draws from generators seeded by (seed, epoch,
     index), and the surrounding generators are left as they were.
 
-    With `on_bad_image="skip"` a picture that cannot be read gives {"index": int, "error": str} instead; `collate`
+    With `on_bad_image="skip"` an image that cannot be read gives {"index": int, "error": str} instead; `collate`
     leaves it out of the batch and reports it. Nothing is put in its place.
 
     Args:
         index: the split as `prepare-data` wrote it.
-        transform: PIL picture (RGB), or uint8 tensor (3, H, W) with fast decoding -> tensor (3, H, W).
+        transform: PIL image (RGB), or uint8 tensor (3, H, W) with fast decoding -> tensor (3, H, W).
         seed: decides the augmentation, together with epoch and index.
         drop_unlabelled: leave out samples without any positive label.
         unknown: unknown labels (-1 in the index) stay -1 = ignore, or become negative.
         on_bad_image: raise DataError naming the path, or skip.
-        decode: what the transform gets: exact = the PIL picture, as in the papers' programs; fast = a uint8 tensor, of
-            fewer pixels where the file has far more than are asked for (data/fast_decode.py). `picture` and
+        decode: what the transform gets: exact = the PIL image, as in the papers' programs; fast = a uint8 tensor, of
+            fewer pixels where the file has far more than are asked for (data/fast_decode.py). `image` and
             `with_boxes` are always exact.
     """
 
@@ -71,7 +71,7 @@ class PictureDataset(Dataset[Sample]):
     ) -> None:
         self.index = index
         self.archived = index.root.is_file()
-        """Whether the pictures are read out of an archive, into memory."""
+        """Whether the images are read out of an archive, into memory."""
         if self.archived:
             read_archive(index.root, index.split)  # before workers are started, which then share it
         self.transform = transform
@@ -102,13 +102,13 @@ class PictureDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey | int) -> Sample:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
-            picture = self.picture(index) if self.decode == "exact" else self._tensor(index)
+            original = self.image(index) if self.decode == "exact" else self._tensor(index)
         except DataError as error:
             if self.on_bad_image == "error":
                 raise
             return {"index": index, "error": str(error)}
         with seeded(self.seed, epoch, index):
-            image = self.transform(picture)
+            image = self.transform(original)
         return {"image": image, "target": self.target(index), "index": index}
 
     def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
@@ -120,31 +120,31 @@ class PictureDataset(Dataset[Sample]):
         target = torch.as_tensor(self.targets[index])
         return target.float() if self.index.task == "multilabel" else target
 
-    def picture(self, index: int) -> Image.Image:
-        """Decode one sample: the RGB picture, or its crop where the sample is a part (one person of WIDER-Attribute).
+    def image(self, index: int) -> Image.Image:
+        """Decode one sample: the RGB image, or its crop where the sample is a part (one person of WIDER-Attribute).
 
-        The crop is Pillow's: float corners are rounded, and what lies outside the picture is black (CSRA, section 4.4
+        The crop is Pillow's: float corners are rounded, and what lies outside the image is black (CSRA, section 4.4
         of its description; golden prep_wider).
         """
         record = self.records[index]
         if self.archived:
             return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(record.path)])
-        picture = read_picture(self.index.root / record.path, self.index.orientation)
+        image = read_image(self.index.root / record.path, self.index.orientation)
         if record.crop is not None:
             x, y, w, h = record.crop
-            picture = picture.crop((x, y, x + w, y + h))
-        return picture
+            image = image.crop((x, y, x + w, y + h))
+        return image
 
     def _tensor(self, index: int) -> Tensor:
-        """`picture(index)` as uint8 (3, H, W), or the whole picture of fewer pixels where more would be of no use."""
+        """`image(index)` as uint8 (3, H, W), or the whole image of fewer pixels where more would be of no use."""
         record = self.records[index]
-        if self.archived or record.crop is not None:  # crops are given in pixels of the whole picture
-            return pil_to_tensor(self.picture(index))
+        if self.archived or record.crop is not None:  # crops are given in pixels of the whole image
+            return pil_to_tensor(self.image(index))
         path, enough = self.index.root / record.path, enough_pixels(self.transform)
-        return pil_to_tensor(read_picture(path, self.index.orientation, enough))
+        return pil_to_tensor(read_image(path, self.index.orientation, enough))
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes (K, 4) float32 as x, y, w, h in pixels of `picture(index)`, and their classes (K,) int64."""
+        """Boxes (K, 4) float32 as x, y, w, h in pixels of `image(index)`, and their classes (K,) int64."""
         record = self.records[index]
         left, top = record.crop[:2] if record.crop is not None else (0.0, 0.0)
         boxes = [[box.x - left, box.y - top, box.w, box.h] for box in record.boxes]
@@ -153,13 +153,13 @@ class PictureDataset(Dataset[Sample]):
     def with_boxes(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """One transformed sample and where its boxes went: image, boxes (K, 4) as x, y, w, h, classes (K,).
 
-        The transform must be made of torchvision v2 transforms, which move pictures and boxes together.
+        The transform must be made of torchvision v2 transforms, which move images and boxes together.
         """
-        picture = self.picture(index)
+        original = self.image(index)
         boxes, labels = self.boxes(index)
-        placed = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(picture.height, picture.width))
+        placed = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(original.height, original.width))
         with seeded(self.seed, 0, index):
-            image, moved = self.transform(picture, placed)
+            image, moved = self.transform(original, placed)
         return image, moved.as_subclass(Tensor), labels
 
 
@@ -189,8 +189,8 @@ def begin_batch(samples: Sequence[Sample]) -> tuple[list[Sample], Sample]:
 def collate(samples: Sequence[Sample] | Sample) -> Sample:
     """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
 
-    Skipped pictures only appear in `errors`; a batch of nothing else has an empty `index` and neither image nor target.
-    A whole batch, as InMemoryPictures gives it, passes.
+    Skipped images only appear in `errors`; a batch of nothing else has an empty `index` and neither image nor target.
+    A whole batch, as InMemoryImages gives it, passes.
     """
     if isinstance(samples, dict):
         return samples

@@ -1,9 +1,9 @@
-"""Which pipelines work on uint8 tensors, and how small a picture is enough for them (`--decode fast`).
+"""Which pipelines work on uint8 tensors, and how small an image is enough for them (`--decode fast`).
 
-Fast decoding hands the pipeline a tensor in place of a PIL picture, so that torchvision resizes it, and lets Pillow
+Fast decoding hands the pipeline a tensor in place of a PIL image, so that torchvision resizes it, and lets Pillow
 decode JPEG files that are far too large at a part of their size (from the file to the tensor, on one core, `make bench`
 has: COCO photographs 0.8 of the exact path's time, 12 megapixels 0.4). Resized pixels are a level off at most; those of
-pictures decoded smaller 0.7 on average, and up to 64 at sharp coloured edges. torchvision's own JPEG decoder gives the
+images decoded smaller 0.7 on average, and up to 64 at sharp coloured edges. torchvision's own JPEG decoder gives the
 very pixels of Pillow's in 0.7 of its time, but is deprecated since 0.29 and is to be removed.
 """
 
@@ -18,7 +18,7 @@ from attnbias.data.transforms.basic import Transform
 
 
 def pil_step(transform: Transform) -> str | None:
-    """Name of a pipeline's first step that needs PIL pictures: any but torchvision's second version and ours on it."""
+    """Name of a pipeline's first step that needs PIL images: any but torchvision's second version and ours on it."""
     return next((type(step).__name__ for step in _steps(transform) if not isinstance(step, v2.Transform)), None)
 
 

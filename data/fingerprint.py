@@ -36,7 +36,7 @@ class Fingerprint(StoredModel):
     @classmethod
     def of(cls, index: Index) -> Fingerprint:
         """The fingerprint of a split."""
-        settings = {} if index.home is None else Prepared.read(index.home).settings
+        settings = {} if index.dataset_dir is None else Prepared.read(index.dataset_dir).settings
         return cls(
             dataset=index.dataset,
             split=index.split,
@@ -68,28 +68,28 @@ class Fingerprint(StoredModel):
 
     def each_record(self) -> list[str]:
         """The CRC-32 of each record."""
-        return [self.records[place : place + DIGITS] for place in range(0, len(self.records), DIGITS)]
+        return [self.records[position : position + DIGITS] for position in range(0, len(self.records), DIGITS)]
 
 
 def class_difference(then: Sequence[str], now: Sequence[str]) -> str:
     """How two lists of classes differ, in words; empty where they do not."""
     if len(then) != len(now):
         return f"{len(then)} then, {len(now)} now"
-    places = [place for place, (one, other) in enumerate(zip(then, now, strict=True)) if one != other]
-    if not places:
+    positions = [position for position, (one, other) in enumerate(zip(then, now, strict=True)) if one != other]
+    if not positions:
         return ""
-    first = places[0]
+    first = positions[0]
     order = ", the same names in another order" if sorted(then) == sorted(now) else ""
-    return f"class {first} was {shown(then[first])} and is {shown(now[first])} ({len(places)} of {len(now)}{order})"
+    return f"class {first} was {shown(then[first])} and is {shown(now[first])} ({len(positions)} of {len(now)}{order})"
 
 
 def _record_difference(then: list[str], now: list[str], index: Index) -> str:
     """In words; a changed record counts once, and the first new one is named."""
     lost, new = (Counter(one) - Counter(other) for one, other in ((then, now), (now, then)))
     if new:
-        first = shown(index.records[next(place for place, record in enumerate(now) if record in new)].path)
+        first = shown(index.records[next(position for position, record in enumerate(now) if record in new)].path)
     elif lost:
-        first = f"number {next(place for place, record in enumerate(then) if record in lost)} is gone"
+        first = f"number {next(position for position, record in enumerate(then) if record in lost)} is gone"
     else:
         return "the order of the records differs"
     many = max(lost.total(), new.total())

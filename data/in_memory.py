@@ -1,4 +1,4 @@
-"""A split of small pictures of one size, decoded once and kept as one uint8 tensor."""
+"""A split of small images of one size, decoded once and kept as one uint8 tensor."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset, Sample, SampleKey
+from attnbias.data.datasets import ImageDataset, Sample, SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.transforms.basic import Transform
 
 
-class InMemoryPictures(PictureDataset):
-    """A PictureDataset that hands out whole batches of pixels; they are augmented and normalised on the device.
+class InMemoryImages(ImageDataset):
+    """An ImageDataset that hands out whole batches of pixels; they are augmented and normalised on the device.
 
     `dataset.__getitems__(keys)`, which a DataLoader calls once a batch, gives the batch that `collate` would make of
     its samples, with "image" (B, 3, H, W) uint8 as decoded and "epoch" (B,) int64 beside it. Single samples
-    are those of a PictureDataset.
+    are those of an ImageDataset.
     """
 
     def __init__(self, index: Index, transform: Transform, *, batched: Callable[..., Tensor], **policies: Any) -> None:
@@ -31,23 +31,23 @@ class InMemoryPictures(PictureDataset):
 
     @property
     def pixels(self) -> Tensor:
-        """All pictures, (N, 3, H, W) uint8, decoded when first asked for.
+        """All images, (N, 3, H, W) uint8, decoded when first asked for.
 
         Raises:
-            DataError: pictures of different sizes, or one that cannot be read (a gap in a tensor cannot be skipped).
+            DataError: images of different sizes, or one that cannot be read (a gap in a tensor cannot be skipped).
         """
         if self._pixels is None:
-            width, height = self.picture(0).size
+            width, height = self.image(0).size
             pixels = np.empty((len(self), height, width, 3), np.uint8)
             for index in range(len(self)):
-                picture = self.picture(index)
-                if picture.size != (width, height):
+                image = self.image(index)
+                if image.size != (width, height):
                     raise DataError(
-                        f"{self.index.root / self.records[index].path} is {picture.width} x {picture.height} pixels, "
+                        f"{self.index.root / self.records[index].path} is {image.width} x {image.height} pixels, "
                         f"expected {width} x {height} like the rest of {self.index.dataset}/{self.index.split}; "
                         "choose a pipeline that resizes, such as --pipeline square"
                     )
-                pixels[index] = np.asarray(picture)
+                pixels[index] = np.asarray(image)
             self._pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return self._pixels
 

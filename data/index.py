@@ -1,6 +1,6 @@
-"""The one index format that every dataset is read from: pictures, labels, and boxes where the set has them.
+"""The one index format that every dataset is read from: images, labels, and boxes where the set has them.
 
-`attnbias prepare-data NAME` writes one file a split to DATA_ROOT/NAME/index/SPLIT.json; training and evaluation read
+`attnbias prepare-data NAME` writes one file per split to DATA_ROOT/NAME/index/SPLIT.json; training and evaluation read
 nothing else. Label values: 1 positive, 0 negative, -1 unknown (VOC difficult, WIDER unspecified).
 """
 
@@ -27,10 +27,10 @@ LARGEST = 2 << 30
 """Bytes of the largest index that is read; ImageNet's has a twentieth of it."""
 
 MOST_CLASSES = 100_000
-"""The largest sets of pictures have a fifth of it."""
+"""The largest sets of images have a fifth of it."""
 
 Task = Literal["multilabel", "singlelabel", "segmentation", "vqa", "snli-ve", "nlvr2", "retrieval"]
-"""What is asked of a picture: its labels, its label, the class of each pixel, or something about a text beside it."""
+"""What is asked of an image: its labels, its label, the class of each pixel, or something about a text beside it."""
 
 Orientation = Literal["stored", "upright"]
 """How pixels are read: as they lie in the file, or turned as its EXIF orientation says."""
@@ -49,7 +49,7 @@ def collector_paused() -> Iterator[None]:
 
 
 class Box(NamedTuple):
-    """One annotated object. `x, y, w, h` in pixels of the picture as it is read (`Index.orientation`), continuous, from
+    """One annotated object. `x, y, w, h` in pixels of the image as it is read (`Index.orientation`), continuous, from
     its upper left corner."""
 
     label: int
@@ -62,14 +62,14 @@ class Box(NamedTuple):
 
 
 class Text(NamedTuple):
-    """What is said about a picture, in the vision-language tasks."""
+    """What is said about an image, in the vision-language tasks."""
 
     sentence: str
     """The question, the hypothesis, the statement or the caption."""
     answers: tuple[tuple[int, float], ...] = ()
     """Answers that people gave (class, score in [0, 1]), where a question has several."""
     second_path: str | None = None
-    """The right picture, where a statement is about two."""
+    """The right image, where a statement is about two."""
     identifier: str | None = None
     """Id of the question, statement or caption in the set's own files."""
 
@@ -82,7 +82,7 @@ class Record(NamedTuple):
     target: int | tuple[int, ...]
     boxes: tuple[Box, ...] = ()
     crop: tuple[float, float, float, float] | None = None
-    """The part of the picture that is the sample (x, y, w, h), such as one person of WIDER-Attribute."""
+    """The part of the image that is the sample (x, y, w, h), such as one person of WIDER-Attribute."""
     image_id: int | None = None
     """Id in the set's own annotation file, where masks are looked up."""
     group: str | None = None
@@ -92,8 +92,8 @@ class Record(NamedTuple):
     text: Text | None = None
 
     @property
-    def pictures(self) -> tuple[str, ...]:
-        """Path of its picture, or of both where the text is about two."""
+    def images(self) -> tuple[str, ...]:
+        """Path of its image, or of both where the text is about two."""
         second = self.text.second_path if self.text is not None else None
         return (self.path,) if second is None else (self.path, second)
 
@@ -114,21 +114,21 @@ class Index:
     label_values: tuple[int, ...] | None = None
     """Class of each value 0..255 in the files of the label maps (255 = ignored), where the value is not the class."""
     orientation: Orientation = "stored"
-    """How every command reads the set's pictures. An index of before this field was written means "stored"."""
-    home: Path | None = field(default=None, compare=False)
+    """How every command reads the set's images. An index of before this field was written means "stored"."""
+    dataset_dir: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""
-        home = path.absolute().parent.parent
+        dataset_dir = path.absolute().parent.parent
         header = {
             "format": FORMAT,
             "dataset": self.dataset,
             "split": self.split,
             "task": self.task,
             "classes": self.classes,
-            "root": _stored(self.root, home),
-            "annotations": _stored(self.annotations, home) if self.annotations else None,
+            "root": _stored(self.root, dataset_dir),
+            "annotations": _stored(self.annotations, dataset_dir) if self.annotations else None,
             "label_values": self.label_values,
             "orientation": self.orientation,
         }
@@ -145,7 +145,7 @@ class Index:
         Raises:
             DataError: the file is missing, truncated, or of another format version.
         """
-        home = path.absolute().parent.parent
+        dataset_dir = path.absolute().parent.parent
         try:
             with reading(path, "run prepare-data again"):
                 content = read_json(path, LARGEST)
@@ -162,8 +162,8 @@ class Index:
             split=header.split,
             task=header.task,
             classes=header.classes,
-            root=home / header.root,
-            annotations=home / header.annotations if header.annotations else None,
+            root=dataset_dir / header.root,
+            annotations=dataset_dir / header.annotations if header.annotations else None,
             label_values=header.label_values,
             orientation=header.orientation,
             records=tuple(
@@ -179,7 +179,7 @@ class Index:
                 )
                 for path, target, boxes, crop, image_id, group, label_map, text in records
             ),
-            home=home,
+            dataset_dir=dataset_dir,
         )
 
 
@@ -229,7 +229,7 @@ def _text(item: list[Any]) -> Text:
     return Text(sentence, tuple((answer, score) for answer, score in answers), second_path, identifier)
 
 
-def _stored(path: Path, home: Path) -> str:
+def _stored(path: Path, dataset_dir: Path) -> str:
     """Path as written: relative inside the dataset's folder, so that a generated set can be moved; else absolute."""
     path = path.absolute()
-    return path.relative_to(home).as_posix() if path.is_relative_to(home) else str(path)
+    return path.relative_to(dataset_dir).as_posix() if path.is_relative_to(dataset_dir) else str(path)

@@ -19,7 +19,7 @@ UNLABELLED = ("segmentation", "vqa", "retrieval")
 """Tasks whose target is 0 in every record: a label map or a text tells all."""
 
 LARGEST_SIDE = 1e6
-"""Pixels; no picture that Pillow reads is larger."""
+"""Pixels; no image that Pillow reads is larger."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Column:
     """Place of a value -> number of the record that it is of."""
 
     def hold(self, *kinds: type, expected: str) -> None:
-        """Refuse the first value of another type; true and false are no numbers here."""
+        """Refuse the first value of another type; true and false are not numbers here."""
         if not set(map(type, self.values)) <= {*kinds}:
             self._refuse(lambda value: type(value) in kinds, expected)
 
@@ -64,19 +64,23 @@ class _Column:
         """Those values that are not None and not empty."""
         if not any(self.values):  # as in most columns of a large set
             return _Column(self.what, [], self.record)
-        places = [place for place, value in enumerate(self.values) if value]
-        return _Column(self.what, [self.values[place] for place in places], lambda place: self.record(places[place]))
+        positions = [position for position, value in enumerate(self.values) if value]
+        return _Column(
+            self.what,
+            [self.values[position] for position in positions],
+            lambda position: self.record(positions[position]),
+        )
 
     def flat(self, what: str) -> _Column:
         """What the values, which are lists, hold."""
         ends = list(accumulate(map(len, self.values)))
         values = list(chain.from_iterable(self.values))
-        return _Column(what, values, lambda place: self.record(bisect_right(ends, place)))
+        return _Column(what, values, lambda position: self.record(bisect_right(ends, position)))
 
     def _refuse(self, right: Callable[[Any], bool], expected: str) -> NoReturn:
-        place = next(place for place, value in enumerate(self.values) if not right(value))
-        found = shown(self.values[place])
-        raise Unfit(f"record {self.record(place)}: {self.what} is {found}, expected {expected}")
+        position = next(position for position, value in enumerate(self.values) if not right(value))
+        found = shown(self.values[position])
+        raise Unfit(f"record {self.record(position)}: {self.what} is {found}, expected {expected}")
 
 
 def _leads_on(path: str, root: str | None) -> bool:
@@ -169,9 +173,9 @@ def _check_crops(crops: _Column) -> None:
 
 
 def _check_rectangle(sides: list[_Column]) -> None:
-    for place, side in enumerate(sides):  # x, y, w, h
+    for position, side in enumerate(sides):  # x, y, w, h
         side.hold(int, float, expected="a number")
-        side.lie(0 if place > 1 else -LARGEST_SIDE, LARGEST_SIDE, "a number of pixels")
+        side.lie(0 if position > 1 else -LARGEST_SIDE, LARGEST_SIDE, "a number of pixels")
 
 
 def _check_texts(texts: _Column, classes: int, root: str | None) -> None:

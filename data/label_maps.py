@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.errors import DataError
+from attnbias.data.images import read_header
 from attnbias.data.index import Index
-from attnbias.data.pictures import read_header
-from attnbias.data.progress import Progress, silent
+from attnbias.data.progress import ProgressCallback, silent
 
 IGNORE = 255
 """The label of pixels that belong to no class: they count neither in the loss nor in the measures."""
@@ -24,13 +24,13 @@ def read_label_map(path: Path) -> NDArray[np.uint8]:
     SBD's MATLAB files (*.mat) are read too, through scipy.
 
     Raises:
-        DataError: the file is missing, broken, or a picture of colours.
+        DataError: the file is missing, broken, or an image of colours.
     """
     if path.suffix == ".mat":
         return _read_sbd(path)
     try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture)
+        with Image.open(path) as image:
+            values = np.asarray(image)
     except FileNotFoundError:
         raise DataError(f"label map {path} is missing; run prepare-data again with the folder it is in") from None
     except (OSError, ValueError, SyntaxError) as error:
@@ -50,41 +50,41 @@ def open_label_map(index: Index, sample: int) -> NDArray[np.uint8]:
         DataError: the file cannot be read, or holds a class that the set does not have.
     """
     record = index.records[sample]
-    place: Path | str
+    location: Path | str
     if record.label_map is not None:
-        place = index.root / record.label_map
-        values = read_label_map(place)
+        location = index.root / record.label_map
+        values = read_label_map(location)
     else:
         if index.annotations is None or record.image_id is None:
             raise DataError(f"{index.dataset}/{index.split} has no label maps; expected a segmentation dataset")
         from attnbias.data.masks import draw_masks  # pycocotools is of no use to the other sets
 
-        place = f"of {record.path} in {index.annotations}"
+        location = f"of {record.path} in {index.annotations}"
         size = read_header(index.root / record.path).size(index.orientation)
         values = draw_masks(index.annotations, record.image_id, size)
     labels = values if index.label_values is None else np.array(index.label_values, np.uint8)[values]
     if (strange := _largest(labels)) >= len(index.classes):
         raise DataError(
-            f"label map {place} holds class {strange}; "
+            f"label map {location} holds class {strange}; "
             f"{index.dataset} has 0 to {len(index.classes) - 1}, and 255 for pixels that do not count"
         )
     return labels
 
 
-def count_pixels(index: Index, workers: int = 1, progress: Progress = silent) -> NDArray[np.int64]:
+def count_pixels(index: Index, workers: int = 1, progress: ProgressCallback = silent) -> NDArray[np.int64]:
     """Count the pixels of each class in each sample, (N, C + 1); the last column counts the ignored ones.
 
     Raises:
-        DataError: a label map cannot be read, holds an unknown class, or has another size than its picture.
+        DataError: a label map cannot be read, holds an unknown class, or has another size than its image.
     """
-    places = [*range(len(index.classes)), IGNORE]
+    values_counted = [*range(len(index.classes)), IGNORE]
 
     def counted(sample: int) -> NDArray[np.int64]:
         labels = open_label_map(index, sample)
         check_size(index, sample, read_header(index.root / index.records[sample].path).size(index.orientation), labels)
-        return np.bincount(labels.ravel(), minlength=256)[places]
+        return np.bincount(labels.ravel(), minlength=256)[values_counted]
 
-    counts = np.zeros((len(index.records), len(places)), np.int64)
+    counts = np.zeros((len(index.records), len(values_counted)), np.int64)
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter lock
         for done, row in enumerate(pool.map(counted, range(len(counts)))):
             counts[done] = row
@@ -93,7 +93,7 @@ def count_pixels(index: Index, workers: int = 1, progress: Progress = silent) ->
 
 
 def check_size(index: Index, sample: int, size: tuple[int, int], labels: NDArray[np.uint8]) -> None:
-    """Hold a label map (H, W) against its picture's (width, height).
+    """Hold a label map (H, W) against its image's (width, height).
 
     Raises:
         DataError: they differ.
@@ -103,11 +103,9 @@ def check_size(index: Index, sample: int, size: tuple[int, int], labels: NDArray
         hint = ""
         if size == (height, width):
             rest = "stored" if index.orientation == "upright" else "upright"
-            hint = (
-                f"; pictures are read {index.orientation}: was it labelled {rest} (prepare-data --orientation {rest})?"
-            )
+            hint = f"; images are read {index.orientation}: was it labelled {rest} (prepare-data --orientation {rest})?"
         raise DataError(
-            f"picture {index.root / index.records[sample].path} and its label map differ in size: "
+            f"image {index.root / index.records[sample].path} and its label map differ in size: "
             f"{size[0]} x {size[1]} and {width} x {height}{hint}"
         )
 

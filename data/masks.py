@@ -19,31 +19,31 @@ from attnbias.data.reading import Json
 
 
 class Masks(NamedTuple):
-    """All annotated objects of one picture."""
+    """All annotated objects of one image."""
 
     masks: NDArray[np.bool_]
-    """(K, H, W), in pixels of the stored picture."""
+    """(K, H, W), in pixels of the stored image."""
     labels: NDArray[np.int64]
-    """(K,) class numbers: places in the file's list of categories."""
+    """(K,) class numbers: positions in the file's list of categories."""
     crowd: NDArray[np.bool_]
     """(K,) whether a mask covers a crowd instead of one object."""
 
 
 def read_masks(annotations: Path, image_id: int, size: tuple[int, int]) -> Masks:
-    """Read the masks of one picture.
+    """Read the masks of one image.
 
     Args:
-        size: width and height of the picture as it is read, where the file does not state them.
+        size: width and height of the image as it is read, where the file does not state them.
 
     Raises:
-        DataError: the annotation file is missing, holds no such picture, or lacks a mask of one of its objects.
+        DataError: the annotation file is missing, holds no such image, or does not have a mask of one of its objects.
     """
     file, labels = _open(annotations)
     if image_id not in file.imgs:
-        raise DataError(f"{annotations} holds no picture {image_id}; run prepare-data again")
+        raise DataError(f"{annotations} holds no image {image_id}; run prepare-data again")
     objects = file.imgToAnns[image_id]
-    facts = file.imgs[image_id]
-    width, height = facts.get("width") or size[0], facts.get("height") or size[1]
+    info = file.imgs[image_id]
+    width, height = info.get("width") or size[0], info.get("height") or size[1]
     try:
         masks = [_drawn(item, height, width) for item in objects]
     except (ValueError, TypeError) as error:
@@ -65,7 +65,7 @@ def _drawn(item: Json, height: int, width: int) -> NDArray[np.bool_]:
     """The mask (H, W) of one object: the union of its polygons, or its run lengths, compressed or not.
 
     Raises:
-        ValueError, TypeError: it has neither, or they do not fit the picture.
+        ValueError, TypeError: it has neither, or they do not fit the image.
     """
     shape = usable_segmentation(item)
     if shape is None:
@@ -74,7 +74,7 @@ def _drawn(item: Json, height: int, width: int) -> NDArray[np.bool_]:
         runs = mask.merge(mask.frPyObjects(shape, height, width))
     else:
         if list(shape["size"]) != [height, width]:
-            raise ValueError(f"its run lengths are for {shape['size']}, the picture is {[height, width]}")
+            raise ValueError(f"its run lengths are for {shape['size']}, the image is {[height, width]}")
         lengths = shape["counts"] if isinstance(shape["counts"], list) else _run_lengths(shape["counts"])
         if sum(lengths) != height * width or min(lengths) < 0:  # pycocotools would read on beyond them
             raise ValueError(f"its run lengths do not sum to {height * width} pixels")
@@ -106,13 +106,13 @@ def read_categories(annotations: Path) -> list[Json]:
 
 
 def draw_masks(annotations: Path, image_id: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw the masks of one picture as a label map (H, W): 0 = no object, k + 1 = category k, 255 = several categories.
+    """Draw the masks of one image as a label map (H, W): 0 = no object, k + 1 = category k, 255 = several categories.
 
     Args:
         size: see `read_masks`.
 
     Raises:
-        DataError: the annotation file is missing or holds no such picture.
+        DataError: the annotation file is missing or holds no such image.
     """
     masks, labels, _ = read_masks(annotations, image_id, size)
     highest = np.where(masks, labels[:, None, None] + 1, 0).max(axis=0, initial=0)
@@ -128,4 +128,4 @@ def _open(annotations: Path) -> tuple[Any, dict[int, int]]:
     file.dataset = read_coco_file(annotations)
     with redirect_stdout(io.StringIO()):  # pycocotools reports its work there
         file.createIndex()
-    return file, {category["id"]: place for place, category in enumerate(file.dataset["categories"])}
+    return file, {category["id"]: position for position, category in enumerate(file.dataset["categories"])}

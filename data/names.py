@@ -8,7 +8,7 @@ TABLES = (".csv", ".tsv")
 LONGEST = 200
 """Bytes; file systems take 255, and ".json" and a temporary file's ending are added."""
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
-"""Names that are no files on Windows, with whatever ending."""
+"""Names that are not files on Windows, with whatever ending."""
 
 
 def unfit_name(name: str) -> str | None:

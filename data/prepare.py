@@ -1,4 +1,4 @@
-"""`prepare-data`: from a folder of pictures and annotations to checked index files, in the same steps for every set."""
+"""`prepare-data`: from a folder of images and annotations to checked index files, in the same steps for every set."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts, named
 from attnbias.data.fetch.acquire import acquire, instructions
+from attnbias.data.images import read_image
 from attnbias.data.index import Index
+from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.lock import LOCK, only_writer
 from attnbias.data.names import unfit_name
 from attnbias.data.owned import first_foreign
-from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import MANIFEST, PREPARED, Prepared, data_root, discard, index_path, is_ready, standing
 from attnbias.data.registry import DATASETS
 from attnbias.data.repeats import find_repeats
-from attnbias.data.sets.contract import FurtherFiles, Options, Preparer, Reading, chosen_settings
-from attnbias.data.sets.own import own_facts
+from attnbias.data.sets.contract import FurtherFiles, PrepareOptions, Preparer, Reading, chosen_settings
+from attnbias.data.sets.own import own_info
 from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally
@@ -36,7 +36,7 @@ from attnbias.data.tally import Tally
 class Report:
     """What `prepare` did: the set as it now stands."""
 
-    facts: DatasetFacts
+    info: DatasetInfo
     folder: Path
     prepared: Prepared
     indexes: Sequence[Index]
@@ -46,7 +46,9 @@ class Report:
     """
 
 
-def prepare(name: str, source: Path | None = None, root: Path | None = None, options: Options | None = None) -> Report:
+def prepare(
+    name: str, source: Path | None = None, root: Path | None = None, options: PrepareOptions | None = None
+) -> Report:
     """Read a dataset, check it, and write its index files. Running it again does the same checks and changes nothing.
 
     Args:
@@ -55,18 +57,18 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, opt
         root: DATA_ROOT.
 
     Raises:
-        DataError: annotations or pictures are missing or damaged, or the set stands prepared from something else.
+        DataError: annotations or images are missing or damaged, or the set stands prepared from something else.
     """
-    options = options or Options()
+    options = options or PrepareOptions()
     if name in DATASETS:
-        facts = DATASETS[name]
+        info = DATASETS[name]
     else:
-        facts, source = own_facts(Path(name), options.name), Path(name)
-    folder = data_root(root) / facts.name
+        info, source = own_info(Path(name), options.name), Path(name)
+    folder = data_root(root) / info.name
     if options.dry_run:
-        return _prepare(facts, source, folder, options)
+        return _prepare(info, source, folder, options)
     with _only_one(folder):
-        return _prepare(facts, source, folder, options)
+        return _prepare(info, source, folder, options)
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def _only_one(folder: Path) -> Iterator[None]:
     Raises:
         DataError: another process prepares the set.
     """
-    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    made = [location for location in (folder, *folder.absolute().parents) if not location.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         try:
@@ -84,31 +86,31 @@ def _only_one(folder: Path) -> Iterator[None]:
         finally:
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # it holds something
-                for place in made:
-                    place.rmdir()
+                for location in made:
+                    location.rmdir()
 
 
-def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Report:
-    own = facts.name not in DATASETS
+def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Report:
+    own = info.name not in DATASETS
     if own and (foreign := _foreign(folder)):
         raise DataError(f"{foreign} was not written by prepare-data; call the set otherwise with --name NAME")
-    source, reading = _read(facts, source, folder, options)
-    files = {**reading.files, **_further_files(facts, reading.indexes)}
+    source, reading = _read(info, source, folder, options)
+    files = {**reading.files, **_further_files(info, reading.indexes)}
     indexes = _chosen(reading.indexes, options.splits)
     if options.val_fraction is not None:
         indexes = _with_held_out(indexes, options)
-    orientation = options.settings.get("orientation") or facts.orientation
+    orientation = options.settings.get("orientation") or info.orientation
     indexes = [replace(index, orientation=orientation) for index in indexes]
 
     warnings = list(reading.warnings)
-    if not (options.dry_run and facts.acquisition == "generated"):
+    if not (options.dry_run and info.acquisition == "generated"):
         mend = (
-            f"run: attnbias prepare-data {facts.name} --overwrite" if source is None else f"is {source} unpacked whole?"
+            f"run: attnbias prepare-data {info.name} --overwrite" if source is None else f"is {source} unpacked whole?"
         )
         if own:
             mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
-            check_pictures(index, options, mend)
+            check_images(index, options, mend)
     noticed = Tally()
     noticed.merge(reading.remarks)
     pixels = {
@@ -116,7 +118,7 @@ def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Op
         for index in indexes
         if index.task == "segmentation"
     }
-    roles, said = _roles(facts, indexes, options)
+    roles, said = _roles(info, indexes, options)
     warnings += said
     if own:
         noticed.merge(_notice(indexes, options))
@@ -125,11 +127,11 @@ def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Op
         played = [index for index in indexes if index.split in roles.values()]
         noticed.merge(find_repeats(played, options.workers, options.progress))
     prepared = Prepared(
-        dataset=facts.name,
+        dataset=info.name,
         splits=tuple(index.split for index in indexes),
         roles=roles,
         source=str(source) if source else None,
-        settings={**chosen_settings(facts, options), **reading.settings},
+        settings={**chosen_settings(info, options), **reading.settings},
         left_out=reading.left_out,
         remarks=noticed,
     )
@@ -142,12 +144,12 @@ def _prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Op
             with replacing(folder / file) as target:
                 target.write(text)
         prepared.write(folder)
-    return Report(facts, folder, prepared, indexes, warnings, pixels)
+    return Report(info, folder, prepared, indexes, warnings, pixels)
 
 
-def _notice(indexes: Sequence[Index], options: Options) -> Tally:
-    """What a person should know of their own pictures."""
-    paths = dict.fromkeys(f"{index.root}/{path}" for index in indexes for r in index.records for path in r.pictures)
+def _notice(indexes: Sequence[Index], options: PrepareOptions) -> Tally:
+    """What a person should know of their own images."""
+    paths = dict.fromkeys(f"{index.root}/{path}" for index in indexes for r in index.records for path in r.images)
     headers = read_headers(list(paths), options.workers, options.progress)
     noticed = remarks(headers, indexes[0].orientation)
     for index in indexes:
@@ -155,17 +157,17 @@ def _notice(indexes: Sequence[Index], options: Options) -> Tally:
     return noticed
 
 
-def check_pictures(index: Index, options: Options, mend: str) -> None:
-    """Check that every picture and label map is there and, on `verify`, that every picture decodes.
+def check_images(index: Index, options: PrepareOptions, mend: str) -> None:
+    """Check that every image and label map is there and, on `verify`, that every image decodes.
 
     Raises:
         DataError: some are missing or broken; the message counts them and names the first ten.
     """
     if index.root.is_file():
         return  # an archive, verified and read whole
-    paths = list(dict.fromkeys(f"{index.root}/{path}" for record in index.records for path in record.pictures))
+    paths = list(dict.fromkeys(f"{index.root}/{path}" for record in index.records for path in record.images))
     maps = [f"{index.root}/{record.label_map}" for record in index.records if record.label_map is not None]
-    for what, files in (("pictures", paths), ("label maps", maps)):
+    for what, files in (("images", paths), ("label maps", maps)):
         if missing := _missing(files):
             raise DataError(f"{_listed(index, what, 'missing', missing, len(files))}; {mend}")
     if options.verify:
@@ -176,7 +178,7 @@ def check_pictures(index: Index, options: Options, mend: str) -> None:
                 if reason:
                     broken.append(reason)
         if broken:
-            raise DataError(f"{_listed(index, 'pictures', 'broken', broken, len(paths))}; {mend}")
+            raise DataError(f"{_listed(index, 'images', 'broken', broken, len(paths))}; {mend}")
 
 
 def available_cores() -> int:
@@ -205,7 +207,7 @@ def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index
     return [index for index in indexes if not splits or index.split in splits]
 
 
-def _with_held_out(indexes: Sequence[Index], options: Options) -> Sequence[Index]:
+def _with_held_out(indexes: Sequence[Index], options: PrepareOptions) -> Sequence[Index]:
     """The same splits, but a part of the training split is one for validation."""
     assert options.val_fraction is not None
     splits = [index.split for index in indexes]
@@ -215,75 +217,77 @@ def _with_held_out(indexes: Sequence[Index], options: Options) -> Sequence[Index
     if train is None:
         raise DataError(f"--val-fraction divides the split that trains, and there is none: {', '.join(splits)}")
     names = ("train" if len(splits) == 1 else train, "val")
-    place = splits.index(train)
+    location = splits.index(train)
     return [
-        *indexes[:place],
-        *hold_out(indexes[place], options.val_fraction, options.val_seed, names),
-        *indexes[place + 1 :],
+        *indexes[:location],
+        *hold_out(indexes[location], options.val_fraction, options.val_seed, names),
+        *indexes[location + 1 :],
     ]
 
 
-def _roles(facts: DatasetFacts, indexes: Sequence[Index], options: Options) -> tuple[dict[str, str], list[str]]:
+def _roles(info: DatasetInfo, indexes: Sequence[Index], options: PrepareOptions) -> tuple[dict[str, str], list[str]]:
     """Which split plays which role, and what a person should know of it.
 
     In a published set its papers decide, where their splits are there; else the names of the splits do.
     """
     splits = tuple(index.split for index in indexes)
-    published = facts.name in DATASETS
+    published = info.name in DATASETS
     train, val = options.train_split, options.val_split
     if published:
-        train = train or (facts.train if facts.train in splits else None)
-        val = val or (facts.val if facts.val in splits else None)
-    if facts.train is None:
+        train = train or (info.train if info.train in splits else None)
+        val = val or (info.val if info.val in splits else None)
+    if info.train is None:
         return {"val": val or splits[-1]}, []
     roles = assign_roles(splits, train, val)
-    said = []
+    warnings = []
     if indexes[0].task == "singlelabel" and len(indexes[0].classes) == 1:
-        said.append(f"only one class, '{indexes[0].classes[0]}': every model is right; a folder for others is missing")
+        warnings.append(
+            f"only one class, '{indexes[0].classes[0]}': every model is right; a folder for others is missing"
+        )
     if len(splits) == 1:
-        said.append(
+        warnings.append(
             f"only one split, '{splits[0]}': training and evaluation both read it; --val-fraction 0.2 holds a part out"
         )
     elif "train" not in roles:
-        said.append(f"no split is for training ({', '.join(splits)}); --train-split NAME says which one is")
+        warnings.append(f"no split is for training ({', '.join(splits)}); --train-split NAME says which one is")
     if not published and len(splits) > 1 and part_named(roles["val"]) == "test" and options.val_split is None:
-        said.append(
+        warnings.append(
             f"no split is for validation: '{roles['val']}' chooses the best checkpoint; --val-fraction 0.2 holds out "
             "a part of the training split for that"
         )
-    return roles, said
+    return roles, warnings
 
 
-def _further_files(facts: DatasetFacts, indexes: Sequence[Index]) -> Mapping[str, str]:
-    make: FurtherFiles | None = named(facts.further_files) if facts.further_files else None
+def _further_files(info: DatasetInfo, indexes: Sequence[Index]) -> Mapping[str, str]:
+    make: FurtherFiles | None = named(info.further_files) if info.further_files else None
     return make(indexes) if make else {}
 
 
-def _read(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> tuple[Path | None, Reading]:
+def _read(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> tuple[Path | None, Reading]:
     """Read the source as it is where that can be, else the archives that it holds or that are fetched."""
-    preparer: Preparer = named(facts.prepare)
-    if facts.acquisition == "generated":
-        return None, preparer(facts, None, folder, options)
+    preparer: Preparer = named(info.prepare)
+    if info.acquisition == "generated":
+        return None, preparer(info, None, folder, options)
     if source is not None and not source.exists():
-        raise DataError(f"source folder {source} does not exist; it should hold {facts.layout}")
-    if source is not None and facts.unpack and not (options.download or options.offline):
+        raise DataError(f"source folder {source} does not exist; it should hold {info.layout}")
+    if source is not None and info.unpack and not (options.download or options.offline):
         source = source.absolute()
         try:
-            reading = preparer(facts, source, folder, options)
+            reading = preparer(info, source, folder, options)
         except DataError:
-            if not any((source / archive.file).is_file() for archive in facts.archives):
+            if not any((source / archive.file).is_file() for archive in info.archives):
                 raise
         else:
-            standing(folder, source, chosen_settings(facts, options), replace=options.overwrite or options.dry_run)
+            standing(folder, source, chosen_settings(info, options), replace=options.overwrite or options.dry_run)
             return source, reading
-    source = _source(facts, source, folder, options)
-    return source, preparer(facts, source, folder, options)
+    source = _source(info, source, folder, options)
+    return source, preparer(info, source, folder, options)
 
 
-def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Path:
+def _source(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Path:
     """The source folder, absolute: what archives were unpacked to, the given one, or the one from before."""
     source = acquire(
-        facts,
+        info,
         source.absolute() if source else None,
         folder.absolute(),
         download=options.download,
@@ -296,14 +300,14 @@ def _source(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         before = Prepared.read(folder).source
         source = Path(before) if before else None
     if source is None:
-        if facts.acquisition == "manual":
-            raise DataError(f"dataset '{facts.name}' needs --source DIR: {instructions(facts)}")
+        if info.acquisition == "manual":
+            raise DataError(f"dataset '{info.name}' needs --source DIR: {instructions(info)}")
         raise DataError(
-            f"dataset '{facts.name}' needs --download ({facts.size}), or --source DIR, a folder with {facts.layout}"
+            f"dataset '{info.name}' needs --download ({info.size}), or --source DIR, a folder with {info.layout}"
         )
     if not source.exists():
         raise DataError(f"{folder} was prepared from {source}, which is gone; give --source DIR")
-    standing(folder, source, chosen_settings(facts, options), replace=options.overwrite or options.dry_run)
+    standing(folder, source, chosen_settings(info, options), replace=options.overwrite or options.dry_run)
     return source
 
 
@@ -312,7 +316,7 @@ def _missing(paths: Sequence[str]) -> list[str]:
     missing = []
     for path in paths:
         parent, _, file = path.rpartition("/")
-        if parent not in listing:  # one listing a folder instead of one stat a picture
+        if parent not in listing:  # one listing a folder instead of one stat an image
             try:
                 listing[parent] = {entry.name for entry in Path(parent).iterdir()}
             except (FileNotFoundError, NotADirectoryError):
@@ -326,13 +330,13 @@ def _missing(paths: Sequence[str]) -> list[str]:
 
 def _broken(path: str) -> str:
     try:
-        read_picture(Path(path))
+        read_image(Path(path))
     except DataError as error:
         return str(error)
     return ""
 
 
 def _listed(index: Index, what: str, fault: str, items: Sequence[str], total: int) -> str:
-    """How many pictures or label maps have the fault, and the first ten of them."""
+    """How many images or label maps have the fault, and the first ten of them."""
     more = f" and {len(items) - 10:,} more" if len(items) > 10 else ""
     return f"split '{index.split}': {len(items):,} of {total:,} {what} are {fault}: {', '.join(items[:10])}{more}"

@@ -53,13 +53,13 @@ class Prepared(StoredModel):
     roles: dict[str, Split]
     """"train" and "val" -> the split that plays the part."""
     source: FileName | None = None
-    """The folder that the pictures stand in, where they were not made or fetched here."""
+    """The folder that the images stand in, where they were not made or fetched here."""
     settings: Json = Field(default_factory=dict)
     """What decided a generated set; the same settings give the same set."""
     left_out: dict[str, Counted] = Field(default_factory=dict)
     """Files and folders of the source that do not count: reason -> how many, and the first of them."""
     remarks: dict[str, Counted] = Field(default_factory=dict)
-    """What was noticed of a person's own pictures: reason -> how many, and the first of them."""
+    """What was noticed of a person's own images: reason -> how many, and the first of them."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest atomically."""
@@ -85,7 +85,7 @@ class Prepared(StoredModel):
         if not self.splits:
             raise ValueError("it names no splits")
         if unknown := [split for split in self.roles.values() if split not in self.splits]:
-            raise ValueError(f"a role is given to {shown(unknown[0])}, which is no split")
+            raise ValueError(f"a role is given to {shown(unknown[0])}, which is not a split")
         return self
 
     def open(self, folder: Path, split: str) -> Index:

@@ -1,4 +1,4 @@
-"""What a published test set says about its own evaluation: pictures that are cut already, classes that alone compete.
+"""What a published test set says about its own evaluation: images that are cut already, classes that alone compete.
 
 The set says so wherever it is read: by `--dataset`, by a flag such as `--imagenet-c`, when it is looked at.
 """
@@ -8,23 +8,23 @@ from __future__ import annotations
 import numpy as np
 from torchvision.transforms import v2
 
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
+from attnbias.data.info import DatasetInfo
 from attnbias.data.registry import DATASETS
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.corruptions import PUBLISHED_SIZE, precropped_transform
 
 
 def own_transform(index: Index, image_size: int, normalize: str) -> v2.Compose | None:
-    """The transform that the set's pictures want in place of a method's, or None."""
-    facts = _facts(index)
-    return precropped_transform(image_size, normalize) if facts is not None and facts.precropped else None
+    """The transform that the set's images want in place of a method's, or None."""
+    info = _info(index)
+    return precropped_transform(image_size, normalize) if info is not None and info.precropped else None
 
 
 def competing_classes(index: Index) -> tuple[int, ...] | None:
     """The class numbers, ascending, that alone compete on the set; None = all."""
-    facts = _facts(index)
-    return imagenet.subset_indices(index.dataset) if facts is not None and facts.subset else None
+    info = _info(index)
+    return imagenet.subset_indices(index.dataset) if info is not None and info.subset else None
 
 
 def competing_scores(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
@@ -36,14 +36,14 @@ def competing_scores(scores: np.ndarray, classes: tuple[int, ...]) -> np.ndarray
 
 def own_rules(index: Index) -> list[str]:
     """The set's rules in words, to be said beside its figures."""
-    facts, rules = _facts(index), []
-    if facts is not None and facts.precropped:
-        rules.append(f"pictures are taken as published ({PUBLISHED_SIZE} x {PUBLISHED_SIZE}, not resized and cropped)")
+    info, rules = _info(index), []
+    if info is not None and info.precropped:
+        rules.append(f"images are taken as published ({PUBLISHED_SIZE} x {PUBLISHED_SIZE}, not resized and cropped)")
     if (classes := competing_classes(index)) is not None:
         rules.append(f"only its {len(classes)} classes of {len(index.classes)} compete")
     return rules
 
 
-def _facts(index: Index) -> DatasetFacts | None:
+def _info(index: Index) -> DatasetInfo | None:
     """Facts of a set over ImageNet's 1000 classes; another set may bear the same name."""
     return DATASETS.get(index.dataset) if index.classes == imagenet.class_names() else None

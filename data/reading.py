@@ -69,11 +69,11 @@ def in_words(error: ValueError) -> str:
     if not isinstance(error, ValidationError):  # a library's, which may quote the whole file
         return shown(str(error))[1:-1]
     first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) if isinstance(part, int) else shown(part)[1:-1] for part in first["loc"])
+    where = ".".join(str(part) if isinstance(part, int) else shown(part)[1:-1] for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    if not place:
+    if not where:
         return message
-    return f"'{place}': {message}" if first["type"] == "missing" else f"'{place}' is {shown(first['input'])}: {message}"
+    return f"'{where}': {message}" if first["type"] == "missing" else f"'{where}' is {shown(first['input'])}: {message}"
 
 
 def shown(value: object) -> str:
@@ -85,10 +85,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """Read a file whole.
 
     Raises:
-        OSError: it is missing or not readable. Unfit: it is no regular file, or too large.
+        OSError: it is missing or not readable. Unfit: it is not a regular file, or too large.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never ends
-        raise Unfit("it is a folder" if path.is_dir() else "it is no regular file")
+        raise Unfit("it is a folder" if path.is_dir() else "it is not a regular file")
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -100,7 +100,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     """Read a UTF-8 file (a byte-order mark is left out).
 
     Raises:
-        OSError: it is missing or not readable. Unfit: it is no regular file, too large, or not UTF-8.
+        OSError: it is missing or not readable. Unfit: it is not a regular file, too large, or not UTF-8.
     """
     try:
         return read_bytes(path, largest).decode("utf-8-sig")
@@ -121,7 +121,7 @@ def parse_json(text: str) -> Any:
     """Parse JSON; NaN and infinities pass, and are for the model of the content to refuse.
 
     Raises:
-        Unfit: it is no JSON, nested too deep, names a key twice, or holds a text that is none (a NUL, half a
+        Unfit: it is not a JSON, nested too deep, names a key twice, or holds a text that is none (a NUL, half a
             character). Bytes of a file name that are no UTF-8 are kept as Python keeps them (surrogateescape).
     """
     if not text or text.isspace():

@@ -9,18 +9,18 @@ from types import MappingProxyType
 
 from attnbias.data.catalogue import ENTRIES
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts, named
 from attnbias.data.index import Index
+from attnbias.data.info import DatasetInfo, named
 from attnbias.data.names import own_name
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, is_ready
 
-DATASETS: Mapping[str, DatasetFacts] = MappingProxyType({facts.name: facts for facts in ENTRIES})
+DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in ENTRIES})
 
 
 def known_class_names(dataset: str) -> tuple[str, ...]:
     """The classes of a set in its order, empty where they are only known from its files."""
-    facts = DATASETS.get(dataset)
-    names: tuple[str, ...] = named(facts.class_names)() if facts and facts.class_names else ()
+    info = DATASETS.get(dataset)
+    names: tuple[str, ...] = named(info.class_names)() if info and info.class_names else ()
     return names
 
 
@@ -65,16 +65,16 @@ def read_prepared(name_or_path: str, root: Path | None = None) -> Prepared:
         return Prepared.read(folder)
     except FileNotFoundError:
         pass
-    facts = DATASETS.get(name_or_path)
-    if facts is not None:
+    info = DATASETS.get(name_or_path)
+    if info is not None:
         place = f" --root {root}" if root is not None else ""
         raise DataError(
             f"dataset '{name_or_path}' is not prepared in {folder}; "
-            f"run: attnbias prepare-data {name_or_path}{place}{facts.arguments}"
+            f"run: attnbias prepare-data {name_or_path}{place}{info.arguments}"
         )
     if "/" in name_or_path or folder.is_dir():
         mend = f"; run: attnbias prepare-data {name_or_path}" if folder.exists() else ""
-        raise DataError(f"{folder} is no prepared dataset: it holds no {MANIFEST}{mend}")
+        raise DataError(f"{folder} is not a prepared dataset: it holds no {MANIFEST}{mend}")
     near = difflib.get_close_matches(name_or_path, DATASETS, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise DataError(f"unknown dataset '{name_or_path}'{hint}; see: attnbias list datasets")

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 from attnbias.data.index import Index, Record
-from attnbias.data.progress import Progress, silent
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.tally import Tally
 
 TASKS = ("multilabel", "singlelabel", "segmentation")
@@ -25,7 +25,7 @@ TAIL = 4096
 def find_repeats(
     indexes: Sequence[Index],
     workers: int = 1,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> Tally:
     """Count samples whose files hold the same bytes, whatever they are called; each is named with its first double.
 

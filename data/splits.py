@@ -113,10 +113,10 @@ def hold_out(index: Index, fraction: float, seed: int, names: tuple[str, str]) -
         DataError: nothing can be held out so.
     """
     samples: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, record in enumerate(index.records):
-        samples[record.pictures].append(place)
+    for position, record in enumerate(index.records):
+        samples[record.images].append(position)
     files = list(samples.values())
-    labels = [{label for place in file for label in _labels(index.records[place])} for file in files]
+    labels = [{label for position in file for label in _labels(index.records[position])} for file in files]
     left = Counter(label for own in labels for label in own)
     order = np.random.default_rng(seed).permutation(len(files)).tolist()
     order.sort(key=lambda number: sorted((left[label], label) for label in labels[number]))
@@ -134,8 +134,8 @@ def hold_out(index: Index, fraction: float, seed: int, names: tuple[str, str]) -
             "each label needs a file that trains and one that evaluates"
         )
     parts: tuple[list[Record], list[Record]] = ([], [])
-    for place, record in enumerate(index.records):
-        parts[place in held].append(record)
+    for position, record in enumerate(index.records):
+        parts[position in held].append(record)
     trains, evaluates = (
         replace(index, split=name, records=tuple(part)) for name, part in zip(names, parts, strict=True)
     )

@@ -32,7 +32,7 @@ class Summary:
 
     split: str
     samples: int
-    pictures: int
+    images: int
     labels: int
     """Positive labels."""
     boxes: int
@@ -55,7 +55,7 @@ def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = N
 
     Args:
         pixels: what `count_pixels` gives for a segmentation split, where that is known already. Its labels are the
-            classes that a picture shows.
+            classes that an image shows.
     """
     targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
     if index.task == "segmentation":
@@ -72,7 +72,7 @@ def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = N
     return Summary(
         split=index.split,
         samples=len(index.records),
-        pictures=len({path for record in index.records for path in record.pictures}),
+        images=len({path for record in index.records for path in record.images}),
         labels=int(counts.sum()),
         boxes=sum(len(record.boxes) for record in index.records),
         unlabelled=unlabelled,

@@ -1,4 +1,4 @@
-"""What the headers of a person's own pictures tell before anything is decoded: orientation, frames, and whether the
+"""What the headers of a person's own images tell before anything is decoded: orientation, frames, and whether the
 annotated boxes fit."""
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
+from attnbias.data.images import Header, read_header
 from attnbias.data.index import Index, Orientation, Record
-from attnbias.data.pictures import Header, read_header
-from attnbias.data.progress import Progress, silent
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
-from attnbias.data.tally import SHOWN, Tally
+from attnbias.data.tally import NAMES_SHOWN, Tally
 
 UNREADABLE = "image that cannot be read"
 TURNED = "image turned upright, as its EXIF orientation says"
@@ -23,13 +23,13 @@ OUTSIDE = "image with a box that reaches out of it"
 RESIZED = "image of another size than its COCO file states, which boxes and masks are of"
 
 SLACK = 1.0
-"""Pixels that a box may reach out of its picture: annotation tools round."""
+"""Pixels that a box may reach out of its image: annotation tools round."""
 
 
 def read_headers(
     paths: Sequence[str | Path],
     workers: int = 1,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> dict[str, Header | None]:
     """Read the headers of different files, None for one that cannot be read."""
     found: dict[str, Header | None] = {}
@@ -41,7 +41,7 @@ def read_headers(
 
 
 def remarks(headers: Mapping[str, Header | None], orientation: Orientation) -> Tally:
-    """What a person should know of how these pictures are read, by reason."""
+    """What a person should know of how these images are read, by reason."""
     tally = Tally()
     for path, header in headers.items():
         if header is None:
@@ -55,10 +55,10 @@ def remarks(headers: Mapping[str, Header | None], orientation: Orientation) -> T
 
 
 def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) -> Tally:
-    """Hold boxes, and the sizes that a COCO file states, against the pictures as they are read; count what reaches out.
+    """Hold boxes, and the sizes that a COCO file states, against the images as they are read; count what reaches out.
 
     Raises:
-        DataError: the annotations of some pictures fit them in the other orientation alone.
+        DataError: the annotations of some images fit them in the other orientation alone.
     """
     tally, other = Tally(), []
     stated = _stated_sizes(index.annotations) if index.annotations is not None else {}
@@ -79,7 +79,7 @@ def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) ->
         elif not fits:
             tally.add(OUTSIDE, record.path)
     if other:
-        names = ", ".join(other[:SHOWN]) + (" ..." if len(other) > SHOWN else "")
+        names = ", ".join(other[:NAMES_SHOWN]) + (" ..." if len(other) > NAMES_SHOWN else "")
         raise DataError(
             f"split '{index.split}': boxes or masks of {len(other):,} images fit them {rest} alone, and this set is "
             f"read {index.orientation} ({names}); add --orientation {rest}, or save the images without EXIF orientation"

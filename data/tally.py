@@ -8,7 +8,7 @@ from attnbias.data.reading import FileName
 
 NAMED = 10
 """Names kept of each reason."""
-SHOWN = 3
+NAMES_SHOWN = 3
 """Names shown in a line."""
 
 
@@ -45,7 +45,7 @@ class Tally(dict[str, Counted]):
     def lines(self) -> list[str]:
         """One line a reason, such as "broken link: 4 (a.jpg, b.jpg, c.jpg ...)"."""
         return [
-            f"{reason}: {counted['count']:,} ({', '.join(counted['first'][:SHOWN])}"
-            f"{' ...' if counted['count'] > SHOWN else ''})"
+            f"{reason}: {counted['count']:,} ({', '.join(counted['first'][:NAMES_SHOWN])}"
+            f"{' ...' if counted['count'] > NAMES_SHOWN else ''})"
             for reason, counted in self.items()
         ]

@@ -80,20 +80,20 @@ def walk_images(root: Path, left_out: Tally, below: str = "") -> list[str]:
     found: list[tuple[str, str]] = []
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset([_identity(root)]))]
     while pending:
-        place, above = pending.pop()
-        folders, files = list_folder(root / place, left_out, below + place)
-        found += [(place, name) for name in files if is_image(name)]
+        location, above = pending.pop()
+        folders, files = list_folder(root / location, left_out, below + location)
+        found += [(location, name) for name in files if is_image(name)]
         for name in files:
             if not is_image(name):
-                left_out.add(OTHER, f"{below}{place}{name}")
+                left_out.add(OTHER, f"{below}{location}{name}")
         for name in reversed(folders):
-            identity = _identity(root / place / name)
+            identity = _identity(root / location / name)
             if identity in above:
-                left_out.add(LOOP, f"{below}{place}{name}")
+                left_out.add(LOOP, f"{below}{location}{name}")
             else:
-                pending.append((f"{place}{name}/", above | {identity}))
+                pending.append((f"{location}{name}/", above | {identity}))
     # "b-1/" comes before "b/", as "b-1" comes behind "b".
-    return [place + name for place, name in sorted(found, key=lambda path: (path[0][:-1], path[1]))]
+    return [location + name for location, name in sorted(found, key=lambda path: (path[0][:-1], path[1]))]
 
 
 def _identity(folder: Path) -> tuple[int, int]:

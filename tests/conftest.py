@@ -1,4 +1,4 @@
-"""What every test shares: the `--goldens` option, one thread per process, and where real pictures lie."""
+"""What every test shares: the `--goldens` option, one thread per process, and where real images lie."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def real_data() -> Path:
     """Folder of small real data sets in their official layouts, which stands beside a working copy, never in it."""
     folder = HERE.parent.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real pictures at {folder}")
+        pytest.skip(f"no real images at {folder}")
     return folder
 
 
@@ -59,13 +59,13 @@ def coco_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with small demo sets (72 training and 24 evaluation pictures a split)."""
+    """A data root with small demo sets (72 training and 24 evaluation images a split)."""
     from attnbias.data.prepare import prepare
-    from attnbias.data.sets.contract import Options
+    from attnbias.data.sets.contract import PrepareOptions
 
     root = tmp_path_factory.mktemp("datasets")
     for name in ("demo", "demo-single"):
-        prepare(name, None, root, Options(settings={"train": 72, "eval": 24}))
+        prepare(name, None, root, PrepareOptions(settings={"train": 72, "eval": 24}))
     return root
 
 

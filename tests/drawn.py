@@ -45,38 +45,38 @@ def draw_coco(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     categories = coco_categories()
     ids = {category["name"]: category["id"] for category in categories}
-    pictures = folder / "images" / "train2017"
-    pictures.mkdir(parents=True)
+    originals = folder / "images" / "train2017"
+    originals.mkdir(parents=True)
     images, annotations = [], []
-    for place in range(IMAGES):
-        size = SIZES[place % len(SIZES)]
+    for position in range(IMAGES):
+        size = SIZES[position % len(SIZES)]
         image = photograph(size, rng)
-        name = f"{1000 - place:012}.jpg"
-        for label in labels_of(place, rng):
-            crowd = place % 8 == 5
+        name = f"{1000 - position:012}.jpg"
+        for label in labels_of(position, rng):
+            crowd = position % 8 == 5
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": 1000 - place,
+                    "image_id": 1000 - position,
                     "category_id": ids[label],
                     **draw_object(image, CLASSES.index(label), crowd, rng),
                 }
             )
-        image.save(pictures / name, quality=90)
-        images.append({"id": 1000 - place, "file_name": name, "width": size[0], "height": size[1]})
+        image.save(originals / name, quality=90)
+        images.append({"id": 1000 - position, "file_name": name, "width": size[0], "height": size[1]})
     file = folder / "annotations" / "instances_train2017.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return folder
 
 
-def labels_of(place: int, rng: np.random.Generator) -> list[str]:
+def labels_of(position: int, rng: np.random.Generator) -> list[str]:
     """What one image shows."""
-    if place in EMPTY:
+    if position in EMPTY:
         return []
-    if place == CROWD_ALONE:
+    if position == CROWD_ALONE:
         return ["person"]
-    together = ["couch", "remote"] if place % 6 == 0 else []
+    together = ["couch", "remote"] if position % 6 == 0 else []
     return together + [str(label) for label in rng.choice(CLASSES[:5], rng.integers(1, 4))]
 
 

@@ -16,17 +16,17 @@ from torch import nn
 from attnbias.data.index import Index
 from attnbias.weights.files import write_weights
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
-def encoded(picture: Image.Image, kind: str, **how: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **how)
+    image.save(file, kind, **how)
     return file.getvalue()
 
 
 def colours(mode: str = "RGB") -> Image.Image:
-    """A picture of noise, 24 wide and 16 high."""
+    """An image of noise, 24 wide and 16 high."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 

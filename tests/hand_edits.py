@@ -129,14 +129,14 @@ def edited(content: bytes, other: bytes, draw: random.Random) -> tuple[str, byte
 
 
 def _with_byte(content: bytes, draw: random.Random) -> bytes:
-    place = draw.randrange(len(content) or 1)
-    return content[:place] + bytes([draw.randrange(256)]) + content[place + 1 :]
+    position = draw.randrange(len(content) or 1)
+    return content[:position] + bytes([draw.randrange(256)]) + content[position + 1 :]
 
 
 def _lines(content: bytes, draw: random.Random, change: Callable[[bytes], list[bytes]]) -> bytes:
     lines = content.splitlines(keepends=True) or [b""]
-    place = draw.randrange(len(lines))
-    return b"".join([*lines[:place], *change(lines[place]), *lines[place + 1 :]])
+    position = draw.randrange(len(lines))
+    return b"".join([*lines[:position], *change(lines[position]), *lines[position + 1 :]])
 
 
 def _structured(content: bytes, draw: random.Random) -> tuple[str, bytes] | None:
@@ -161,16 +161,16 @@ def _structured(content: bytes, draw: random.Random) -> tuple[str, bytes] | None
         lines = content.decode().splitlines()
     except UnicodeDecodeError:
         return None
-    place = draw.randrange(len(lines))
-    if lines[place].startswith("{"):
-        words, value = _edit_value(json.loads(lines[place]), draw)
-        lines[place] = json.dumps(value)
+    position = draw.randrange(len(lines))
+    if lines[position].startswith("{"):
+        words, value = _edit_value(json.loads(lines[position]), draw)
+        lines[position] = json.dumps(value)
     else:
-        name, _, _ = lines[place].partition(":")
+        name, _, _ = lines[position].partition(":")
         value = draw.choice(
             [*map(json.dumps, VALUES[:-1]), "*a", "&a [*a]", "!!int 3", "[1, 2]", "{a: 1}", "|", ".inf"]
         )
-        words, lines[place] = f"{name}: {value[:40]}", f"{name}: {value}"
+        words, lines[position] = f"{name}: {value[:40]}", f"{name}: {value}"
     return words, "\n".join(lines).encode()
 
 
@@ -197,7 +197,7 @@ def _edit_value(content: Any, draw: random.Random) -> tuple[str, Any]:
 
 
 def replaced(path: Path, draw: random.Random) -> str:
-    """Put something in a file's place that is no file, or none."""
+    """Put something in a file's place that is not a file, or none."""
     path.unlink()
     kind = draw.choice(["gone", "a folder", "a link to itself", "a link to nothing", "a pipe", "a device"])
     if kind == "a folder":

@@ -36,7 +36,7 @@ def imported(path: Path, modules: Mapping[str, Path]) -> set[str]:
     found = set()
     for name in imports(path):
         name = name.removeprefix("attnbias.")
-        module = name.rpartition(".")[0]  # of what is no module itself
+        module = name.rpartition(".")[0]  # of what is not a module itself
         keys = (name, f"{name}.__init__", module, f"{module}.__init__")
         found.add(next((key for key in keys if key in modules), None))
     return {module for module in found if module}

@@ -20,7 +20,7 @@ from attnbias.data import prepare as preparing
 from attnbias.data.fetch import download
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import DATASETS
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 Offer = Callable[[str, dict[str, bytes]], None]
 
@@ -74,11 +74,11 @@ def offering(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Offer:
             )
             for archive in DATASETS[name].archives
         )
-        facts = replace(DATASETS[name], archives=archives)
-        monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, name: facts})
+        info = replace(DATASETS[name], archives=archives)
+        monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, name: info})
 
     return offer
 
 
 def fetched(name: str, root: Path) -> Report:
-    return prepare(name, root=root, options=Options(download=True, verify=True))
+    return prepare(name, root=root, options=PrepareOptions(download=True, verify=True))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from attnbias.methods.engine.load import weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -21,7 +21,7 @@ def write_model(
 ) -> Path:
     """Write a multi-label model of the method's demo recipe, with some fields changed."""
     found = get_method(method)
-    recipe = revise(found.named_recipe("demo").recipe, fields)
+    recipe = override(found.named_recipe("demo").recipe, fields)
     torch.manual_seed(seed)
     model = found.build_model(recipe, len(classes), "multilabel")
     write_weights(path, model.state_dict(), weights_metadata(found, recipe, classes, "multilabel"))

@@ -33,7 +33,7 @@ from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.weights.errors import WeightsError
 
@@ -42,7 +42,7 @@ DEMO = RECIPES["demo-single"].recipe
 
 def small(seed: int = 0, **changes: Any) -> AbSViT:
     torch.manual_seed(seed)
-    model = METHOD.build_model(revise(DEMO, {"image_size": 32, **changes}), 5, "singlelabel")
+    model = METHOD.build_model(override(DEMO, {"image_size": 32, **changes}), 5, "singlelabel")
     # Fresh decoders say almost nothing, and a fresh residual stream looks the same everywhere.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,7 +53,7 @@ def small(seed: int = 0, **changes: Any) -> AbSViT:
     return model.eval()
 
 
-def pictures(count: int = 2, size: int = 32) -> Tensor:
+def make_images(count: int = 2, size: int = 32) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -61,7 +61,7 @@ def pictures(count: int = 2, size: int = 32) -> Tensor:
 
 
 def test_without_gradients_the_decoders_are_folded_and_nothing_else_changes() -> None:
-    model, images = small(), pictures()
+    model, images = small(), make_images()
     with_gradients = model(images)
     with torch.no_grad():
         folded = model(images)
@@ -69,7 +69,7 @@ def test_without_gradients_the_decoders_are_folded_and_nothing_else_changes() ->
 
 
 def test_folded_decoders_follow_every_change_of_the_weights() -> None:
-    model, other, images = small(), small(seed=5), pictures()
+    model, other, images = small(), small(seed=5), make_images()
 
     def holds() -> bool:
         with torch.no_grad():
@@ -102,8 +102,8 @@ def test_the_signal_reaches_only_values_and_their_bias_counts_twice() -> None:
     torch.testing.assert_close(block(x, topdown=nothing), block(x))
 
 
-def test_a_prior_is_the_prompt_classes_or_vectors_of_each_picture() -> None:
-    model, images = small(), pictures(3)
+def test_a_prior_is_the_prompt_classes_or_vectors_of_each_image() -> None:
+    model, images = small(), make_images(3)
     classes = torch.tensor([4, 0, 2])
     with torch.no_grad():
         steered = model(images, prior=classes)
@@ -116,7 +116,7 @@ def test_a_prior_is_the_prompt_classes_or_vectors_of_each_picture() -> None:
 
 
 def test_without_feedback_the_second_pass_still_counts_its_bias() -> None:
-    model, images = small(), pictures()
+    model, images = small(), make_images()
     with torch.no_grad():
         first = model(images, passes=True).first
         assert not torch.allclose(model(images, gain=0.0), first)
@@ -128,15 +128,15 @@ def test_without_feedback_the_second_pass_still_counts_its_bias() -> None:
 
 def test_reconstruction_trains_the_first_decoder_matrices_alone() -> None:
     model = small().train()
-    model(pictures(), passes=True).errors.sum().backward()
+    model(make_images(), passes=True).errors.sum().backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert moved == {f"decoders.{d}.linear.weight" for d in range(4)}
 
 
 def test_the_criterion_is_both_passes_and_the_reconstruction() -> None:
-    recipe = revise(DEMO, {"image_size": 32})
+    recipe = override(DEMO, {"image_size": 32})
     model = METHOD.build_model(recipe, 5, "singlelabel").train()
-    terms = METHOD.loss(model, {"image": pictures(), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
+    terms = METHOD.loss(model, {"image": make_images(), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
     expected = (terms["first"] + terms["second"]) / 2 + terms["reconstruction"]
     assert terms["loss"].item() == pytest.approx(expected.item())
 
@@ -145,20 +145,20 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     plain, saving = small().train(), small().train()
     saving.set_grad_checkpointing(True)
     for model in (plain, saving):
-        model(pictures(), passes=True).second.square().sum().backward()
+        model(make_images(), passes=True).second.square().sum().backward()
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(saving.get_parameter(name).grad, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_unknown_labels_are_out_of_the_multi_label_loss() -> None:
-    recipe = revise(DEMO, {"image_size": 32})
+    recipe = override(DEMO, {"image_size": 32})
     model = small().eval()
     target = torch.tensor([[1.0, 0, -1, 0, 1], [0, 0, 1, -1, 0]])
-    before = METHOD.loss(model, {"image": pictures(), "target": target}, recipe, "multilabel")["loss"]
+    before = METHOD.loss(model, {"image": make_images(), "target": target}, recipe, "multilabel")["loss"]
     with torch.no_grad():
         known = target >= 0
         model.head.bias[4] += 0.0
-        passes = model(pictures(), passes=True)
+        passes = model(make_images(), passes=True)
         for logits in (passes.first, passes.second):
             logits[~known] = 100.0
     from attnbias.methods.absvit.loss import two_pass_loss
@@ -168,12 +168,12 @@ def test_unknown_labels_are_out_of_the_multi_label_loss() -> None:
 
 
 def test_the_plain_counterpart_is_timms_vit_of_the_same_size() -> None:
-    recipe = revise(DEMO, {"top_down": False})
+    recipe = override(DEMO, {"top_down": False})
     plain = METHOD.build_model(recipe, 10, "singlelabel")
     assert type(plain) is VisionTransformer
     extra = METHOD.build_model(DEMO, 10, "singlelabel").state_dict().keys() - plain.state_dict().keys()
     assert len(extra) == 1 + 2 * len(plain.blocks)
-    terms = METHOD.loss(plain, {"image": pictures(2, 64), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
+    terms = METHOD.loss(plain, {"image": make_images(2, 64), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
     assert terms.keys() == {"loss"}
 
 
@@ -191,9 +191,9 @@ def test_the_default_recipe_is_the_readmes_command() -> None:
     assert recipe.lr == pytest.approx(5e-4 * 1024 / 512)
 
 
-def test_a_picture_that_patches_do_not_tile_is_refused() -> None:
-    with pytest.raises(UsageError, match="no multiple of its patch size, 16"):
-        revise(AbSViTRecipe(), {"image_size": 230})
+def test_a_image_that_patches_do_not_tile_is_refused() -> None:
+    with pytest.raises(UsageError, match="not a multiple of its patch size, 16"):
+        override(AbSViTRecipe(), {"image_size": 230})
 
 
 def test_the_programs_schedule_wastes_two_epochs_and_the_smooth_one_does_not() -> None:
@@ -201,7 +201,7 @@ def test_the_programs_schedule_wastes_two_epochs_and_the_smooth_one_does_not() -
     stepped = METHOD.schedule(recipe, 10)
     assert stepped(0)["lr"] == stepped(19)["lr"] == recipe.warmup_lr / recipe.lr
     assert stepped(199)["lr"] * recipe.lr > 1.2 * recipe.min_lr
-    smooth = METHOD.schedule(revise(recipe, {"scheduler": "smooth"}), 10)
+    smooth = METHOD.schedule(override(recipe, {"scheduler": "smooth"}), 10)
     assert smooth(1)["lr"] > smooth(0)["lr"]
     assert smooth(200)["lr"] * recipe.lr == pytest.approx(recipe.min_lr)
     # A pure function: asking twice, or out of order, changes nothing.
@@ -216,13 +216,13 @@ def test_a_small_set_has_steps_and_a_large_one_a_multiple_of_256() -> None:
     assert len(set(order.tolist())) == 256
     assert not np.array_equal(order, repeated_augmentation_order(1000, 5))
     assert not np.array_equal(order, repeated_augmentation_order(1000, 4, seed=1))
-    assert METHOD.epoch_order(revise(DEMO, {"repeats": 1}), 1000) is None
+    assert METHOD.epoch_order(override(DEMO, {"repeats": 1}), 1000) is None
     epoch_order = METHOD.epoch_order(AbSViTRecipe(), 1000)
     assert epoch_order is not None
     assert np.array_equal(epoch_order(4), order)
 
 
-def test_the_views_of_a_picture_are_augmented_differently() -> None:
+def test_the_views_of_a_image_are_augmented_differently() -> None:
     plan = Plan(512, 64, 2, partial(repeated_augmentation_order, 600), drop_last=True)
     epochs = [[key for step in range(8) for key in batch(plan, 8 * epoch + step)] for epoch in range(2)]
     for keys in epochs:
@@ -243,7 +243,7 @@ def test_mixing_follows_the_given_generator_alone() -> None:
     targets = torch.tensor([0, 1, 2])  # an odd batch, too
 
     def mixed(seed: int) -> tuple[Tensor, Tensor]:
-        return mixing(pictures(3), targets, np.random.default_rng(seed))
+        return mixing(make_images(3), targets, np.random.default_rng(seed))
 
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
@@ -265,40 +265,40 @@ def test_mixing_of_pairs_and_of_single_images_is_timms() -> None:
         results = []
         for mixing in (ours, theirs):
             np.random.seed(2)
-            results.append(mixing(pictures(4), targets))
+            results.append(mixing(make_images(4), targets))
         for mixed, expected in zip(*results, strict=True):
             torch.testing.assert_close(mixed, expected)
         assert len({tuple(row) for row in results[0][1].tolist()}) == 4  # each image has a share of its own
     odd = batch_mixing(AbSViTRecipe(mixup_mode="pair"), 5)
     assert odd is not None
     with pytest.raises(UsageError, match="--mixup-mode pair mixes two images at a time, and a batch has 3"):
-        odd(pictures(3), targets[:3])
+        odd(make_images(3), targets[:3])
 
 
 def test_mixing_keeps_unknown_labels_unknown() -> None:
     mixing = METHOD.batch_transform(AbSViTRecipe(), 3)
     assert mixing is not None
     targets = torch.tensor([[1.0, 0, 0], [0, -1, 1]])
-    _, mixed = mixing(pictures(2), targets, np.random.default_rng(0))
+    _, mixed = mixing(make_images(2), targets, np.random.default_rng(0))
     assert (mixed == -1).tolist() == [[False, True, False]] * 2
     assert ((mixed >= 0) | (mixed == -1)).all()
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_transforms_give_normalised_pictures_of_the_asked_size(size: int) -> None:
+def test_transforms_give_normalised_images_of_the_asked_size(size: int) -> None:
     recipe = AbSViTRecipe(image_size=size)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
     with seeded(1):
-        one = training_transform(recipe)(picture)
+        one = training_transform(recipe)(image)
     with seeded(1):
-        assert torch.equal(one, training_transform(recipe)(picture))
-    assert one.shape == evaluation_transform(recipe)(picture).shape == (3, size, size)
+        assert torch.equal(one, training_transform(recipe)(image))
+    assert one.shape == evaluation_transform(recipe)(image).shape == (3, size, size)
 
 
 def test_the_evaluation_transform_moves_boxes() -> None:
-    picture = Image.new("RGB", (448, 224))
+    original = Image.new("RGB", (448, 224))
     boxes = tv_tensors.BoundingBoxes([[112.0, 0, 224, 224]], format="XYWH", canvas_size=(224, 448))
-    image, moved = evaluation_transform(AbSViTRecipe())(picture, boxes)
+    image, moved = evaluation_transform(AbSViTRecipe())(original, boxes)
     assert image.shape == (3, 224, 224)
     assert moved.tolist() == [[0.0, 0.0, 224.0, 224.0]]
 
@@ -317,7 +317,7 @@ def published(folder: Path, recipe: AbSViTRecipe, classes: int = 10) -> tuple[Pa
 
 
 def test_a_published_file_loads_by_itself_raw_or_averaged(tmp_path: Path) -> None:
-    path, state = published(tmp_path, revise(DEMO, {"image_size": 64}))
+    path, state = published(tmp_path, override(DEMO, {"image_size": 64}))
     raw = load_run("absvit", str(path), {"dataset": "demo-single"})
     ema = load_run("absvit", str(path), {"dataset": "demo-single"}, entry="ema")
     assert isinstance(raw.model, AbSViT)
@@ -327,7 +327,7 @@ def test_a_published_file_loads_by_itself_raw_or_averaged(tmp_path: Path) -> Non
 
 
 def test_the_plain_vit_is_told_from_absvit_by_its_weights(tmp_path: Path) -> None:
-    path, _ = published(tmp_path, revise(DEMO, {"top_down": False}))
+    path, _ = published(tmp_path, override(DEMO, {"top_down": False}))
     assert type(load_run("absvit", str(path), {"dataset": "demo-single"}).model) is VisionTransformer
 
 
@@ -341,7 +341,9 @@ def test_other_resolutions_resize_the_position_embedding(tmp_path: Path) -> None
 
 def test_deits_weights_start_absvit_and_the_new_tensors_are_named(caplog: pytest.LogCaptureFixture) -> None:
     recipe = AbSViTRecipe(architecture="tiny_patch16", image_size=64)
-    deit = METHOD.build_model(revise(recipe, {"top_down": False, "image_size": 224}), 1000, "singlelabel").state_dict()
+    deit = METHOD.build_model(
+        override(recipe, {"top_down": False, "image_size": 224}), 1000, "singlelabel"
+    ).state_dict()
     model = METHOD.build_model(recipe, 1000, "singlelabel")
     with caplog.at_level(logging.WARNING):
         METHOD.load_backbone(model, recipe, deit, Path("deit.pth"))
@@ -366,17 +368,17 @@ def test_deits_weights_do_not_start_a_model_of_other_patches() -> None:
 
 
 def test_many_classes_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, classes = small(), pictures(2), torch.arange(5)
+    model, images, classes = small(), make_images(2), torch.arange(5)
     whole = METHOD.attention(model, images, classes)
     monkeypatch.setattr(attention, "SEQUENCES", 3)
     torch.testing.assert_close(METHOD.attention(model, images, classes), whole, rtol=1e-3, atol=1e-4)
 
 
 def test_object_vectors_find_the_objects_that_they_were_made_from() -> None:
-    model, images = small(), pictures(6)
+    model, images = small(), make_images(6)
     masks = torch.zeros(6, 2, 16)
-    for picture in range(6):
-        masks[picture, picture % 2, picture : picture + 2] = 1
+    for image in range(6):
+        masks[image, image % 2, image : image + 2] = 1
     with torch.no_grad():
         tokens = model.encode(model.patch_embed(images))
         tokens[:, 1:] += 5 * torch.einsum("bkn,kc->bnc", masks, torch.eye(128)[:2])
@@ -392,19 +394,19 @@ def test_object_vectors_find_the_objects_that_they_were_made_from() -> None:
 def test_rollout_is_a_share_of_attention() -> None:
     model = small()
     with torch.no_grad():
-        shares = attention.rollout(model, model.patch_embed(pictures()))
+        shares = attention.rollout(model, model.patch_embed(make_images()))
     assert (shares.sum(1) < 1).all()  # the rest stays with the class token
-    uniform = METHOD.attention(small(), pictures(), torch.tensor([0]), kind="rollout", head=2)
+    uniform = METHOD.attention(small(), make_images(), torch.tensor([0]), kind="rollout", head=2)
     assert uniform.shape == (2, 1, 4, 4)
 
 
 def test_a_plain_vit_has_no_steered_map_and_says_which_it_has() -> None:
     plain = small(top_down=False)
-    assert METHOD.attention(plain, pictures(), torch.tensor([1])).shape == (2, 1, 4, 4)
+    assert METHOD.attention(plain, make_images(), torch.tensor([1])).shape == (2, 1, 4, 4)
     with pytest.raises(UsageError, match="rollout"):
-        METHOD.attention(plain, pictures(), torch.tensor([1]), kind="steered")
+        METHOD.attention(plain, make_images(), torch.tensor([1]), kind="steered")
     with pytest.raises(UsageError, match="0 to 3"):
-        METHOD.attention(plain, pictures(), torch.tensor([1]), kind="rollout", head=4)
+        METHOD.attention(plain, make_images(), torch.tensor([1]), kind="rollout", head=4)
 
 
 def test_a_run_is_a_start_for_another_size_and_a_second_pass(

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.prepared import Prepared
 from attnbias.data.published_tests import competing_scores
@@ -28,14 +28,14 @@ from attnbias.methods.engine.evaluation.robustness import (
     write_table,
 )
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 
 MEAN, STD = normalization("imagenet")
 
 
 class Normalised(nn.Module):
-    """A small classifier of normalised pictures, and the same one of pixels in [0, 1]."""
+    """A small classifier of normalised images, and the same one of pixels in [0, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,14 +142,14 @@ def scenery(size: int = 96) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_keeps_the_shape_repeats_by_seed_and_grows_with_severity(name: str) -> None:
-    picture = scenery()
+    image = scenery()
     damage = []
     for severity in SEVERITIES:
-        once, again = (corrupt(picture, name, severity, np.random.default_rng(7)) for _ in range(2))
-        assert once.shape == picture.shape
+        once, again = (corrupt(image, name, severity, np.random.default_rng(7)) for _ in range(2))
+        assert once.shape == image.shape
         assert once.dtype == np.uint8
         assert np.array_equal(once, again)
-        damage.append(np.abs(once.astype(float) - picture).mean())
+        damage.append(np.abs(once.astype(float) - image).mean())
     assert min(damage) > 0.5
     if name != "elastic_transform":  # its published strengths change in kind, from wide to local
         assert damage[4] > damage[0]
@@ -157,9 +157,9 @@ def test_a_corruption_keeps_the_shape_repeats_by_seed_and_grows_with_severity(na
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("size", [(32, 32), (40, 57)])
-def test_a_corruption_takes_small_and_oblong_pictures(name: str, size: tuple[int, int]) -> None:
-    picture = scenery()[: size[0], : size[1]]
-    assert corrupt(picture, name, 5, np.random.default_rng(0)).shape == picture.shape
+def test_a_corruption_takes_small_and_oblong_images(name: str, size: tuple[int, int]) -> None:
+    image = scenery()[: size[0], : size[1]]
+    assert corrupt(image, name, 5, np.random.default_rng(0)).shape == image.shape
 
 
 def test_every_corruption_has_an_alexnet_error() -> None:
@@ -174,24 +174,24 @@ def test_noise_and_brightness_have_the_published_strength() -> None:
     assert np.mean(corrupt(grey, "brightness", 2, rng) / 255) == pytest.approx(128 / 255 + 0.2, abs=0.003)
 
 
-def test_corrupted_pictures_follow_the_sample_not_the_order(tmp_path: Path) -> None:
-    for place in range(3):
-        Image.fromarray(np.roll(scenery(), place, 0)).save(tmp_path / f"{place}.png")
-    records = tuple(Record(f"{place}.png", place) for place in range(3))
+def test_corrupted_images_follow_the_sample_not_the_order(tmp_path: Path) -> None:
+    for position in range(3):
+        Image.fromarray(np.roll(scenery(), position, 0)).save(tmp_path / f"{position}.png")
+    records = tuple(Record(f"{position}.png", position) for position in range(3))
     index = Index("x", "val", "singlelabel", ("a", "b", "c"), tmp_path, records)
-    dataset = PictureDataset(index, Corrupted(eval_transform(48, "imagenet"), "gaussian_noise", 3, "imagenet"))
-    first = [dataset[place]["image"] for place in range(3)]
+    dataset = ImageDataset(index, Corrupted(eval_transform(48, "imagenet"), "gaussian_noise", 3, "imagenet"))
+    first = [dataset[position]["image"] for position in range(3)]
     assert torch.equal(dataset[2]["image"], first[2])
     assert first[0].shape == (3, 48, 48)
-    clean = PictureDataset(index, eval_transform(48, "imagenet"))[0]["image"]
+    clean = ImageDataset(index, eval_transform(48, "imagenet"))[0]["image"]
     assert 0.05 < ((first[0] - clean) * torch.tensor(STD).view(3, 1, 1)).std() < 0.3
 
 
-def test_published_corrupted_pictures_are_not_resized() -> None:
-    picture = Image.fromarray(scenery(240))
-    at_224, at_160 = (precropped_transform(size, "unit")(picture) for size in (224, 160))
+def test_published_corrupted_images_are_not_resized() -> None:
+    image = Image.fromarray(scenery(240))
+    at_224, at_160 = (precropped_transform(size, "unit")(image) for size in (224, 160))
     assert at_160.shape == (3, 160, 160)
-    expected = np.asarray(picture.crop((8, 8, 232, 232)), dtype=np.float32) / 255
+    expected = np.asarray(image.crop((8, 8, 232, 232)), dtype=np.float32) / 255
     np.testing.assert_allclose(at_224.permute(1, 2, 0).numpy(), expected, atol=1e-6)
 
 
@@ -216,15 +216,15 @@ def test_only_the_competing_classes_can_win() -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tiny AbSViT with random weights over a prepared set of six pictures."""
+    """A tiny AbSViT with random weights over a prepared set of six images."""
     folder = tmp_path / "shapes"
     folder.mkdir()
-    for place in range(6):
-        Image.fromarray(np.roll(scenery(64), 9 * place, 1)).save(folder / f"{place}.png")
-    records = tuple(Record(f"{place}.png", place % 3) for place in range(6))
+    for position in range(6):
+        Image.fromarray(np.roll(scenery(64), 9 * position, 1)).save(folder / f"{position}.png")
+    records = tuple(Record(f"{position}.png", position % 3) for position in range(6))
     prepare(folder, Index(str(folder), "val", "singlelabel", ("a", "b", "c"), folder, records))
     method = get_method("absvit")
-    recipe = revise(method.named_recipe("demo-single").recipe, {"dataset": str(folder)})
+    recipe = override(method.named_recipe("demo-single").recipe, {"dataset": str(folder)})
     torch.manual_seed(0)
     model = method.build_model(recipe, 3, "singlelabel").eval()
     loaded = Loaded(method, recipe, model, ("a", "b", "c"), "singlelabel", "fresh")
@@ -236,7 +236,7 @@ def prepare(folder: Path, index: Index) -> None:
     Prepared(dataset=folder.name, splits=("val",), roles={"val": "val"}).write(folder)
 
 
-def test_one_table_for_clean_attacked_and_corrupted_pictures(bench: Bench, tmp_path: Path) -> None:
+def test_one_table_for_clean_attacked_and_corrupted_images(bench: Bench, tmp_path: Path) -> None:
     rows = [
         *bench.clean("val"),
         *bench.attacked("val", "pgd", ATTACKS["pgd"]),

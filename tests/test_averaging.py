@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
@@ -22,7 +22,7 @@ STEPS_PER_EPOCH = 4
 
 def recipe(ema_epoch: int) -> Recipe:
     changes = {"epochs": 2, "batch_size": 20, "image_size": 32, "ema_decay": DECAY, "ema_epoch": ema_epoch}
-    return revise(get_method("ida").named_recipe("demo").recipe, changes)
+    return override(get_method("ida").named_recipe("demo").recipe, changes)
 
 
 def run(out: Path, root: Path, ema_epoch: int = 1, resume: str | None = None) -> RunFolder:

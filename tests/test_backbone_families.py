@@ -96,7 +96,7 @@ REFUSED = {
     "coat_tiny": "no single feature map",
     "crossvit_tiny_240": "cannot take images of 64 pixels",
     "inception_v3": "cannot take images of 64 pixels",
-    "pit_ti_224": "its 1 token is no grid of patches",
+    "pit_ti_224": "its 1 token is not a grid of patches",
 }
 """Networks without one grid of features, or none at this size, and what is said of them."""
 

@@ -1,4 +1,4 @@
-"""Backbones by name: feature maps of any network, fresh or from published weights, and other picture sizes."""
+"""Backbones by name: feature maps of any network, fresh or from published weights, and other image sizes."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbias.data.errors import DataError
+from attnbias.data.images import read_image
 from attnbias.data.index import Index
-from attnbias.data.pictures import read_picture
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
@@ -34,7 +34,7 @@ from attnbias.methods.engine.stored import stored_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 def bomb() -> bytes:
@@ -59,27 +59,27 @@ BAD: dict[str, tuple[bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_every_kind_of_picture_comes_as_stored_in_three_colours(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"  # the name does not decide
+def test_every_kind_of_image_comes_as_stored_in_three_colours(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"  # the name does not decide
     path.write_bytes(GOOD[kind])
-    picture = read_picture(path)
-    assert (picture.mode, picture.size) == ("RGB", (24, 16))
-    low, high = np.asarray(picture).min(), np.asarray(picture).max()
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (24, 16))
+    low, high = np.asarray(image).min(), np.asarray(image).max()
     assert low < 60
     assert high > 160
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_picture_is_named_in_one_line(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+def test_what_is_no_image_is_named_in_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
     content, words = BAD[kind]
     if content is not None:
         path.write_bytes(content)
-    assert words in refusal(DataError, read_picture, path)
+    assert words in refusal(DataError, read_image, path)
 
 
-def test_a_folder_in_place_of_a_picture(tmp_path: Path) -> None:
-    assert "cannot be read" in refusal(DataError, read_picture, tmp_path)
+def test_a_folder_in_place_of_a_image(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(DataError, read_image, tmp_path)
 
 
 def refusal(kind: type[Exception], read: Callable[[Path], Any], path: Path) -> str:
@@ -112,23 +112,23 @@ def read_annotations(content: Any, folder: Path) -> Index:
     [
         (("annotations", 0, "bbox"), [0, math.nan, 1, 1], "a box of image 1 is [0, nan, 1, 1]"),
         (("annotations", 0, "bbox"), [0, 1e308, 1e308, 1], "a box of image 1 is"),
-        (("annotations", 0, "bbox"), [0, 0, 1], "is no COCO instances file"),
-        (("annotations", 0, "bbox"), ["a", "b", "c", "d"], "is no COCO instances file"),
-        (("annotations", 0, "bbox"), 5, "is no COCO instances file"),
+        (("annotations", 0, "bbox"), [0, 0, 1], "is not a COCO instances file"),
+        (("annotations", 0, "bbox"), ["a", "b", "c", "d"], "is not a COCO instances file"),
+        (("annotations", 0, "bbox"), 5, "is not a COCO instances file"),
         (("annotations", 0, "category_id"), 99, "names category 99, which is not listed"),
-        (("annotations", 0, "category_id"), [7], "is no COCO instances file"),
+        (("annotations", 0, "category_id"), [7], "is not a COCO instances file"),
         (("annotations", 0, "image_id"), 99, "annotations name 1 images that it does not list (99)"),
         (("annotations", 0, "image_id"), "1", "annotations name 1 images that it does not list ('1')"),
-        (("annotations", 0), "text", "is no COCO instances file"),
-        (("annotations",), None, "is no COCO instances file"),
+        (("annotations", 0), "text", "is not a COCO instances file"),
+        (("annotations",), None, "is not a COCO instances file"),
         (("images", 0, "id"), 1, "lists images of the same id: 1"),
-        (("images", 0, "id"), None, "is no COCO instances file"),
-        (("images", 0, "file_name"), 5, "is no COCO instances file"),
-        (("images", 0), {"file_name": "x.jpg"}, "entry 0 of 'images' lacks 'id'"),
+        (("images", 0, "id"), None, "is not a COCO instances file"),
+        (("images", 0, "file_name"), 5, "is not a COCO instances file"),
+        (("images", 0), {"file_name": "x.jpg"}, "entry 0 of 'images' has no 'id'"),
         (("categories", 0, "id"), 4, "lists categories of the same id: 4"),
-        (("categories", 0), {"id": 7}, "entry 0 of 'categories' lacks 'id' or 'name'"),
-        ((), [], "is no COCO instances file"),
-        ((), "text", "is no COCO instances file"),
+        (("categories", 0), {"id": 7}, "entry 0 of 'categories' has no 'id' or 'name'"),
+        ((), [], "is not a COCO instances file"),
+        ((), "text", "is not a COCO instances file"),
     ],
 )
 def test_annotations_that_make_no_sense(where: tuple[Any, ...], value: Any, words: str, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_annotations_that_make_no_sense(where: tuple[Any, ...], value: Any, word
 def test_annotations_nested_without_end(tmp_path: Path) -> None:
     path = tmp_path / "deep.json"
     path.write_text("[" * 100_000)
-    assert "is no JSON" in refusal(DataError, lambda file: read_coco(file, tmp_path), path)
+    assert "is not a JSON" in refusal(DataError, lambda file: read_coco(file, tmp_path), path)
 
 
 JSON = st.recursive(

@@ -119,7 +119,7 @@ def test_increasing_rescaling_keeps_order_measures(sample: Any) -> None:
 
 @quick
 @given(samples())
-def test_mirroring_picture_and_map_changes_nothing(sample: Any) -> None:
+def test_mirroring_image_and_map_changes_nothing(sample: Any) -> None:
     maps, masks, ignore = sample
     first = measure_maps(maps, masks, ignore, tolerance=2)
     second = measure_maps(maps[..., ::-1].copy(), masks[..., ::-1], ignore[..., ::-1], tolerance=2)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
@@ -30,7 +30,7 @@ from attnbias.methods.engine.bias.reliance import measure_reliance
 from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -39,7 +39,7 @@ COLOURS = ("red", "lime", "blue")  # class k is a square that fills colour chann
 
 
 class Squares(nn.Module):
-    """Finds a class by its colour anywhere, or, blind to objects, by the corner of the picture."""
+    """Finds a class by its colour anywhere, or, blind to objects, by the corner of the image."""
 
     def __init__(self, blind: bool = False) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ LOOKS = {
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Eight pictures with a square each of two classes, whose corner has the colours of the two as well."""
+    """Eight images with a square each of two classes, whose corner has the colours of the two as well."""
     folder = tmp_path_factory.mktemp("squares")
     rng = np.random.default_rng(0)
     records = []
@@ -83,9 +83,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Index:
         pixels = np.full((SIDE, SIDE, 3), 40, np.uint8)
         classes = sorted(rng.choice(3, 2, replace=False).tolist())
         boxes = []
-        for place, label in enumerate(classes):
+        for position, label in enumerate(classes):
             side, x, y = (int(v) for v in rng.integers([3, 2, 2], [9, 6, 20]))
-            x += 16 * place
+            x += 16 * position
             pixels[y : y + side, x : x + side, label] = 255
             boxes.append(Box(label, x, y, side, side))
         pixels[0, 0, classes] = 220  # 0.86: named by the blind model, not part of an object
@@ -97,7 +97,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def known(look: str = "perfect", blind: bool = False) -> Loaded:
     method = Looking(LOOKS[look])
-    recipe = revise(method.named_recipe("demo").recipe, {"image_size": SIDE})
+    recipe = override(method.named_recipe("demo").recipe, {"image_size": SIDE})
     return Loaded(method, recipe, Squares(blind).eval(), COLOURS, "multilabel", "none")
 
 
@@ -179,7 +179,7 @@ def test_samples_left_out_are_counted_by_reason(squares: Index) -> None:
     index = Index("squares", "val", "multilabel", COLOURS, squares.root, records)
     report = bias_of(known(), index)
     assert report.skipped == {"unannotated": 2, "full": 1, "empty": 1}
-    assert [(row.picture, row.label) for row in report.rows] == [(0, classes[0][0]), (1, classes[1][1])]
+    assert [(row.image, row.label) for row in report.rows] == [(0, classes[0][0]), (1, classes[1][1])]
     with pytest.raises(DataError, match="no boxes"):
         bias_of(known(), Index("squares", "val", "multilabel", COLOURS, squares.root, (first._replace(boxes=()),)))
     with pytest.raises(DataError, match="has no masks"):
@@ -190,7 +190,7 @@ def test_what_a_crop_cuts_off_is_seen(squares: Index) -> None:
     crop = v2.Compose([v2.CenterCrop(16), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
     box = Box(0, 0, 8, 12, 8)  # of 12 columns 8 to 12 stay
     index = Index("s", "val", "multilabel", COLOURS, squares.root, (squares.records[0]._replace(boxes=(box,)),))
-    image, (region,), scale = regions(PictureDataset(index, crop), 0, "boxes")
+    image, (region,), scale = regions(ImageDataset(index, crop), 0, "boxes")
     assert image.shape == (3, 16, 16)
     assert scale == pytest.approx(1)
     assert region.visible == pytest.approx(1 / 3)
@@ -283,12 +283,12 @@ def test_an_object_that_is_taken_away_leaves_no_silhouette(tmp_path: Path) -> No
         records.append(Record(f"{number}.png", (1 - label, label), (Box(label, x, y, width, height),)))
     index = Index("bars", "val", "multilabel", ("lying", "standing"), tmp_path, tuple(records))
     method = get_method("csra")
-    recipe = revise(method.named_recipe("demo").recipe, {"image_size": SIDE})
+    recipe = override(method.named_recipe("demo").recipe, {"image_size": SIDE})
     loaded = Loaded(method, recipe, Silhouettes().eval(), index.classes, "multilabel", "none")
     dataset, accelerator = method.open_dataset(recipe, index), Accelerator(cpu=True)
     painted = []
-    for place in range(len(dataset)):
-        image, (region,), _ = regions(dataset, place, "boxes")
+    for position in range(len(dataset)):
+        image, (region,), _ = regions(dataset, position, "boxes")
         image[:, region.mask] = 0
         painted.append(loaded.model(image[None]).sigmoid()[0, region.label].item())
     assert np.mean(painted) > 0.9
@@ -375,11 +375,11 @@ def test_masks_and_boxes_say_different_things_of_the_same_photographs(photograph
     method = get_method("csra")
     recipe = method.named_recipe("demo").recipe
     dataset = method.open_dataset(recipe, photographs)
-    for place in range(len(dataset)):
-        _, by_mask, scale = regions(dataset, place, "masks")
-        _, by_box, same = regions(dataset, place, "boxes")
+    for position in range(len(dataset)):
+        _, by_mask, scale = regions(dataset, position, "masks")
+        _, by_box, same = regions(dataset, position, "boxes")
         assert scale == pytest.approx(same)
-        assert scale == pytest.approx(64 / dataset.picture(place).height, rel=1e-3)
+        assert scale == pytest.approx(64 / dataset.image(position).height, rel=1e-3)
         for mask, box in zip(by_mask, by_box, strict=True):
             assert mask.label == box.label
             assert mask.mask.sum() <= 1.2 * box.mask.sum() + 8  # up to rounding at this size

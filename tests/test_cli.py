@@ -106,7 +106,7 @@ def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("prepare-data coco --source nowhere", 3, "nowhere does not exist"),
         ("val csra", 2, "'--load-from'; see: attnbias val csra --help"),
         ("visualize csra --load-from nowhere", 3, "no checkpoint nowhere"),
-        ("compare nowhere", 3, "nowhere is no run folder"),
+        ("compare nowhere", 3, "nowhere is not a run folder"),
         # Commands of the README, typed before there is anything:
         ("prepare-data coco", 3, "needs --download (20 GB), or --source DIR"),
         ("val csra --load-from ckpt", 3, "no checkpoint ckpt; give a run folder, a .safetensors or a published .pth"),
@@ -253,9 +253,9 @@ def test_what_was_typed_is_in_the_run_folder_and_in_its_weights(demo_root: Path,
 def test_every_named_recipe_builds(name: str) -> None:
     method = get_method(name)
     for title, named in method.recipes.items():
-        recipe, facts = named.recipe, DATASETS[named.recipe.dataset]
+        recipe, info = named.recipe, DATASETS[named.recipe.dataset]
         with torch.device("meta"):
-            model = method.build_model(recipe, facts.classes or 0, facts.task)
+            model = method.build_model(recipe, info.classes or 0, info.task)
         grouped = [p for group in method.param_groups(model, recipe) for p in group["params"]]
         trained = [p for p in model.parameters() if p.requires_grad]
         assert sorted(map(id, grouped)) == sorted(map(id, trained)), title
@@ -316,7 +316,7 @@ def test_dry_run_shows_the_arithmetic_and_writes_nothing(here: Path, demo_root: 
     method = get_method("csra")
     model = method.build_model(method.recipes["demo"].recipe, 10, "multilabel")
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in shown
-    assert "72 training pictures" in shown
+    assert "72 training images" in shown
     assert "global 20 = 2 processes x 5 x 2 accumulation; 4 steps an epoch, 12 in all" in shown
     table = shown.split("learning rate at the first step of each epoch")[1].splitlines()[2:]
     assert [row.split()[:2] for row in table if row.strip()] == [["1", "0"], ["2", "4"], ["3", "8"]]
@@ -348,7 +348,7 @@ def damaged(kind: str, run: Path, folder: Path) -> tuple[Path, str]:
         "empty pth": (".pth", b"", "is empty (0 bytes)"),
         "no checkpoint": (".pth", b"some words", "is damaged or no checkpoint"),
         "web page": (".pth", b"<!DOCTYPE html><html></html>", "web page"),
-        "nobody's": (".pth", zipped.read_bytes(), "is no checkpoint of 'csra'"),
+        "nobody's": (".pth", zipped.read_bytes(), "is not a checkpoint of 'csra'"),
     }[kind]
     zipped.unlink()
     path = folder / f"file{suffix}"
@@ -378,7 +378,7 @@ def test_training_from_damaged_weights_leaves_no_folder(
     torn = here / "step-00000004"
     shutil.copytree(newest(trained), torn)
     (torn / "optimizer.pt").write_bytes(b"")
-    assert "is no complete checkpoint" in refused(3, *common, "--resume", torn)
+    assert "is not a complete checkpoint" in refused(3, *common, "--resume", torn)
     precious = here / "run" / "precious"
     precious.parent.mkdir()
     precious.write_text("mine")
@@ -444,12 +444,12 @@ def resnet18_names() -> dict[str, torch.Tensor]:
 def three_classes(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A prepared set of one's own with 3 classes: (its folder, the data root)."""
     folder, root = tmp_path_factory.mktemp("own") / "pets", tmp_path_factory.mktemp("root")
-    pictures = iter(sorted((demo_root / "demo" / "images" / "train").iterdir()))
+    images = iter(sorted((demo_root / "demo" / "images" / "train").iterdir()))
     for split in ("train", "val"):
         for label in ("cat", "dog", "owl"):
             (folder / split / label).mkdir(parents=True)
             for _ in range(4):
-                shutil.copy(next(pictures), folder / split / label)
+                shutil.copy(next(images), folder / split / label)
     attnbias("prepare-data", folder, "--root", root, expect=0)
     return folder, root
 
@@ -501,12 +501,12 @@ def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused:
         assert words in refused(3, "val", "csra", "--load-from", path)
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def spoiled(demo_root: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A data root in which one training and one validation picture are torn: (root, the one, the other)."""
+    """A data root in which one training and one validation image are torn: (root, the one, the other)."""
     root = tmp_path / "datasets"
     shutil.copytree(demo_root, root)
     torn = [sorted((root / "demo" / "images" / split).iterdir())[5] for split in ("train", "val")]
@@ -515,12 +515,12 @@ def spoiled(demo_root: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
     return root, torn[0], torn[1]
 
 
-def test_an_unreadable_picture_is_named(spoiled: tuple[Path, Path, Path], trained: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(spoiled: tuple[Path, Path, Path], trained: Path, tmp_path: Path) -> None:
     root, in_training, in_validation = spoiled
     start = ["train", "csra", *TINY, *CPU, "--data-root", root]
     for workers in (0, 1):  # a loader's worker hands its error over in a traceback
         line = attnbias(*start, "--out", tmp_path / f"run{workers}", "--workers", workers, expect=3).line
-        assert line.startswith(f"error: picture {in_training} cannot be read")
+        assert line.startswith(f"error: image {in_training} cannot be read")
         assert not RunFolder(tmp_path / f"run{workers}").steps()
     evaluated = ["csra", "--load-from", trained, "--data-root", root]
     assert str(in_validation) in attnbias("val", *evaluated, *CPU, expect=3).line
@@ -528,7 +528,7 @@ def test_an_unreadable_picture_is_named(spoiled: tuple[Path, Path, Path], traine
     assert not (tmp_path / "seen").exists()
 
 
-def test_unreadable_pictures_are_left_out_and_counted(
+def test_unreadable_images_are_left_out_and_counted(
     spoiled: tuple[Path, Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     root, in_training, in_validation = spoiled
@@ -536,22 +536,22 @@ def test_unreadable_pictures_are_left_out_and_counted(
     shown = attnbias(*start, "--out", tmp_path / "run", expect=0).out
     assert str(in_training) in shown
     assert str(in_validation) in shown
-    assert "2 times an unreadable picture was left out" in shown
+    assert "2 times an unreadable image was left out" in shown
     evaluated = ["val", "csra", "--load-from", trained, "--data-root", root, *CPU, "--on-bad-image", "skip"]
     (result,) = json.loads(attnbias(*evaluated, "--json", "-", expect=0).out)
     assert result["samples"] == 23
     assert len(result["skipped"]) == 1
     assert str(in_validation) in result["skipped"][0]
-    assert "1 unreadable pictures left out" in attnbias(*evaluated, expect=0).out
+    assert "1 unreadable images left out" in attnbias(*evaluated, expect=0).out
 
 
-def test_a_batch_of_nothing_but_unreadable_pictures(spoiled: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_batch_of_nothing_but_unreadable_images(spoiled: tuple[Path, Path, Path], tmp_path: Path) -> None:
     root, _, _ = spoiled
     for path in (root / "demo" / "images" / "train").iterdir():
         path.write_bytes(b"")
     start = ["train", "csra", *TINY, *CPU, "--data-root", root, "--on-bad-image", "skip", "--out", tmp_path / "run"]
     result = attnbias(*start, expect=3)
-    assert "no picture of step 0 could be read" in result.line
+    assert "no image of step 0 could be read" in result.line
 
 
 # Where it is written --------------------------------------------------------------------------------------------------
@@ -631,17 +631,17 @@ def test_a_file_that_cannot_be_written_whole_keeps_the_last_checkpoint(
 @pytest.fixture
 def small_disk(tmp_path: Path, trained: Path) -> Iterator[Path]:
     """A file system with room for one checkpoint and a half."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    location = tmp_path / "disk"
+    location.mkdir()
     size = 3 * sum(path.stat().st_size for path in newest(trained).iterdir()) // 2
     mount = shutil.which("mount")
     made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", location], capture_output=True, check=False
     )
     if not made or made.returncode:
         pytest.skip("a small file system can only be mounted by root")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    yield location
+    subprocess.run(["umount", location], check=True)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path, demo_root: Path) -> None:
@@ -674,7 +674,7 @@ def test_two_processes_give_one_line(spoiled: tuple[Path, Path, Path], trained: 
     )
     line = Result(done.returncode, done.stdout, done.stderr).line
     assert done.returncode == 3
-    assert line.startswith(f"error: picture {in_validation} cannot be read")
+    assert line.startswith(f"error: image {in_validation} cannot be read")
 
 
 def test_a_full_gpu_says_how_to_cut_the_same_batch() -> None:

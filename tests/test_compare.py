@@ -224,8 +224,8 @@ def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
     assert {path.name for path in out.glob("[!.]*")} == {"comparison.md", "comparison.csv", "comparison.json"}
     content = json.loads((out / "comparison.json").read_text())
     figures = {(line["split"], line["measure"]): line for line in content["lines"]}
-    assert figures["", "parameters"]["values"][0] == figures["", "parameters"]["values"][1]  # lam is no parameter
-    assert all(value > 0 for value in figures["", "MACs"]["values"] + figures["", "ms a picture"]["values"])
+    assert figures["", "parameters"]["values"][0] == figures["", "parameters"]["values"][1]  # lam is not a parameter
+    assert all(value > 0 for value in figures["", "MACs"]["values"] + figures["", "ms an image"]["values"])
     with (out / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(runs) * len(content["lines"])
@@ -322,8 +322,8 @@ def test_every_run_on_the_page_has_its_own_figures(runs: list[Path], page: Path)
     lines = [line for line in compared([read_run(run) for run in runs]) if line.split == "demo/counter"]
     shown = [run["figures"] for run in content(page)["runs"]]
     assert all(figures != shown[0] for figures in shown[1:])
-    for place, figures in enumerate(shown):
-        own = {line.measure.replace("_", " "): line.values[place] for line in lines}
+    for position, figures in enumerate(shown):
+        own = {line.measure.replace("_", " "): line.values[position] for line in lines}
         expected = {measure: number(value) for measure, value in own.items() if value is not None}
         assert {measure: figures[measure] for measure in expected} == expected
 
@@ -334,7 +334,7 @@ def test_the_page_holds_as_many_images_of_the_split_as_typed(page: Path) -> None
     assert all(item["name"].startswith("counter_") for item in items)
 
 
-def test_the_page_shows_the_worst_pictures_first(runs: list[Path], page: Path, browser: Browser) -> None:
+def test_the_page_shows_the_worst_images_first(runs: list[Path], page: Path, browser: Browser) -> None:
     tables = [
         evaluation(run, "demo/counter").bias_samples(kind)
         for run, kind in zip(runs, ("score", "score", "prompt"), strict=True)
@@ -367,7 +367,7 @@ def test_every_column_has_a_map_and_figures(runs: list[Path], page: Path, browse
     assert browser.run(drawn) == [True] * len(runs)
 
 
-def test_chips_and_filters_change_figures_and_pictures(page: Path, browser: Browser) -> None:
+def test_chips_and_filters_change_figures_and_images(page: Path, browser: Browser) -> None:
     browser.open(page)
     below = "return [...document.querySelectorAll('.card:first-child .figure')].map(figure => figure.textContent)"
     before = browser.run(below)

@@ -32,11 +32,11 @@ def one_head(weight: Tensor, maps: Tensor, temperature: float, lam: float) -> Te
     """The paper's equations on features, as written there: logit = <w, g + lam * a> with w of length 1."""
     logits = torch.empty(len(maps), len(weight), dtype=maps.dtype)
     for c, row in enumerate(weight / weight.norm(dim=1, keepdim=True)):
-        for b, picture in enumerate(maps.flatten(2)):  # (d, N)
-            scores = row @ picture
+        for b, image in enumerate(maps.flatten(2)):  # (d, N)
+            scores = row @ image
             share = F.one_hot(scores.argmax(), len(scores)) if temperature == 99 else (temperature * scores).softmax(0)
-            attended = picture @ share.to(picture.dtype)
-            logits[b, c] = row @ (picture.mean(1) + lam * attended)
+            attended = image @ share.to(image.dtype)
+            logits[b, c] = row @ (image.mean(1) + lam * attended)
     return logits
 
 
@@ -138,10 +138,10 @@ def test_the_schedule_is_that_of_two_schedulers_that_overwrite_each_other(warmup
     # As in the published program: a warm-up stepped after each iteration while it lasts, a decay after each epoch.
     rate, total = (0.0 if warmup else 1.0), steps * warmup + 1e-8
     for epoch in range(1, recipe.epochs + 1):
-        for place in range(steps):
-            assert schedule((epoch - 1) * steps + place)["lr"] == pytest.approx(rate, rel=1e-6, abs=1e-12)
+        for position in range(steps):
+            assert schedule((epoch - 1) * steps + position)["lr"] == pytest.approx(rate, rel=1e-6, abs=1e-12)
             if epoch <= warmup:
-                rate = ((epoch - 1) * steps + place + 1) / total
+                rate = ((epoch - 1) * steps + position + 1) / total
         if epoch % decay == 0:
             rate *= recipe.gamma
 

@@ -96,7 +96,7 @@ def test_one_byte_that_changed_is_noticed_by_whoever_reads_it(run: Path, demo_ro
     size = (best / file).stat().st_size
     flip(best / file)
     assert (best / file).stat().st_size == size
-    with pytest.raises(WeightsError, match=f"{best} is no complete checkpoint folder: {file}"):
+    with pytest.raises(WeightsError, match=f"{best} is not a complete checkpoint folder: {file}"):
         train(asked(run, demo_root, resume=str(best)))
     if file == "optimizer.pt":  # only training reads it
         return
@@ -148,7 +148,7 @@ def test_a_best_checkpoint_that_is_not_there_is_said(run: Path, caplog: pytest.L
     shutil.rmtree(RunFolder(run).folder(2))
     source = load_run("csra", str(run), {}).source
     assert "newest checkpoint, step 4, raw weights; the best, step 2, is missing" in source
-    assert "lacks its best checkpoint" in caplog.text
+    assert "does not have its best checkpoint" in caplog.text
 
 
 def test_resuming_goes_back_to_an_older_one_and_says_what_was_left(

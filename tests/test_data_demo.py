@@ -17,7 +17,7 @@ from attnbias.data.index import Index
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.data.sets import demo
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 SMALL = {"train": 120, "eval": 40}
 
@@ -30,8 +30,8 @@ def annotations(root: Path, split: str, name: str = "demo") -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
-    prepare("demo", root=root, options=Options(settings=SMALL))
-    prepare("demo-single", root=root, options=Options(settings={**SMALL, "preset": "easy"}))
+    prepare("demo", root=root, options=PrepareOptions(settings=SMALL))
+    prepare("demo-single", root=root, options=PrepareOptions(settings={**SMALL, "preset": "easy"}))
     return root
 
 
@@ -44,15 +44,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_seed_gives_the_same_bytes_with_any_number_of_processes(root: Path, tmp_path: Path) -> None:
-    prepare("demo", root=tmp_path, options=Options(settings=SMALL, workers=2))
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings=SMALL, workers=2))
     assert contents(tmp_path / "demo") == contents(root / "demo")
-    other = prepare("demo", root=tmp_path / "other", options=Options(settings={**SMALL, "seed": 1}))
+    other = prepare("demo", root=tmp_path / "other", options=PrepareOptions(settings={**SMALL, "seed": 1}))
     assert annotations(tmp_path / "other", "val")["annotations"] != annotations(root, "val")["annotations"]
     assert other.prepared.settings["seed"] == 1
 
 
-def test_more_pictures_leave_the_first_ones_as_they_were(root: Path, tmp_path: Path) -> None:
-    prepare("demo", root=tmp_path, options=Options(settings={"train": 1, "eval": 50}))
+def test_more_images_leave_the_first_ones_as_they_were(root: Path, tmp_path: Path) -> None:
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings={"train": 1, "eval": 50}))
     few, many = annotations(root, "counter")["images"], annotations(tmp_path, "counter")["images"]
     assert many[: len(few)] == few
 
@@ -90,8 +90,8 @@ def test_the_index_says_what_the_annotations_say(root: Path) -> None:
         assert record.target == tuple(int(digit in shown) for digit in range(10))
         assert record.group == image["context"]
         assert image["anchor"] in shown
-        with Image.open(index.root / record.path) as picture:
-            assert (picture.size, picture.mode) == ((64, 64), "RGB")
+        with Image.open(index.root / record.path) as original:
+            assert (original.size, original.mode) == ((64, 64), "RGB")
 
 
 @pytest.mark.parametrize(("preset", "own", "partner"), [("easy", 0.9, 0.6), ("medium", 0.95, 0.7), ("hard", 0.95, 0.8)])
@@ -153,7 +153,7 @@ def test_unbiased_draws_photographs_and_companions_evenly() -> None:
     assert partners == pytest.approx(others, rel=0.15)
 
 
-def test_single_has_one_labelled_digit_a_picture(root: Path) -> None:
+def test_single_has_one_labelled_digit_a_image(root: Path) -> None:
     for split in ("train", "val", "counter", "unbiased"):
         index = open_split("demo-single", split, root)
         assert index.task == "singlelabel"
@@ -164,30 +164,30 @@ def test_single_has_one_labelled_digit_a_picture(root: Path) -> None:
 
 def test_running_again_changes_nothing_and_other_settings_are_refused(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (root / "demo" / "images").rglob("*.jpg")}
-    report = prepare("demo", root=root, options=Options(settings=SMALL))
+    report = prepare("demo", root=root, options=PrepareOptions(settings=SMALL))
     assert {path: path.stat().st_mtime_ns for path in (root / "demo" / "images").rglob("*.jpg")} == before
     assert [len(index.records) for index in report.indexes] == [120, 40, 40, 40, 40, 40]
     with pytest.raises(DataError, match=r"was prepared with seed 0; add --overwrite"):
-        prepare("demo", root=root, options=Options(settings={**SMALL, "seed": 9}))
+        prepare("demo", root=root, options=PrepareOptions(settings={**SMALL, "seed": 9}))
 
 
 def test_overwrite_replaces_the_set_as_a_whole(tmp_path: Path) -> None:
-    prepare("demo", root=tmp_path, options=Options(settings={"train": 30, "eval": 4}))
-    prepare("demo", root=tmp_path, options=Options(settings={"train": 5, "eval": 3, "size": 96}, overwrite=True))
-    pictures = sorted((tmp_path / "demo" / "images" / "train").iterdir())
-    assert len(pictures) == 5
-    with Image.open(pictures[0]) as picture:
-        assert picture.size == (96, 96)
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings={"train": 30, "eval": 4}))
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings={"train": 5, "eval": 3, "size": 96}, overwrite=True))
+    images = sorted((tmp_path / "demo" / "images" / "train").iterdir())
+    assert len(images) == 5
+    with Image.open(images[0]) as image:
+        assert image.size == (96, 96)
 
 
-def test_a_lost_picture_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
+def test_a_lost_image_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
     settings = {"train": 5, "eval": 2}
-    report = prepare("demo", root=tmp_path, options=Options(settings=settings))
+    report = prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings))
     lost = report.indexes[0].root / report.indexes[0].records[2].path
     lost.unlink()
-    with pytest.raises(DataError, match=rf"1 of 5 pictures are missing: {lost}; run: .*prepare-data demo --overwrite"):
-        prepare("demo", root=tmp_path, options=Options(settings=settings))
-    prepare("demo", root=tmp_path, options=Options(settings=settings, overwrite=True))
+    with pytest.raises(DataError, match=rf"1 of 5 images are missing: {lost}; run: .*prepare-data demo --overwrite"):
+        prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings))
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings, overwrite=True))
     assert lost.is_file()
 
 
@@ -198,16 +198,16 @@ def test_an_interrupted_run_is_not_ready_and_is_made_again(tmp_path: Path) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare("demo", root=tmp_path, options=Options(settings=settings, progress=stop))
+        prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings, progress=stop))
     assert not ready("demo", tmp_path)
     with pytest.raises(DataError, match=r"'demo' is not prepared .*attnbias prepare-data demo"):
         open_split("demo", "val", tmp_path)
-    prepare("demo", root=tmp_path, options=Options(settings=settings))
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings))
     assert ready("demo", tmp_path)
 
 
 def test_a_dry_run_shows_the_labels_to_come_and_writes_nothing(root: Path, tmp_path: Path) -> None:
-    report = prepare("demo", root=tmp_path, options=Options(settings=SMALL, dry_run=True))
+    report = prepare("demo", root=tmp_path, options=PrepareOptions(settings=SMALL, dry_run=True))
     assert not any(tmp_path.iterdir())
     for index in report.indexes:
         made = open_split("demo", index.split, root)

@@ -1,4 +1,4 @@
-"""Pictures with texts: the official layouts through prepare-data, answers as classes, tokens, negatives, pipelines."""
+"""Images with texts: the official layouts through prepare-data, answers as classes, tokens, negatives, pipelines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from attnbias.data.index import Record, Text
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.answers import answer_classes, normalize_answer, scored_answers, soft_score
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.vqa import hold_out
 from attnbias.data.sets.words import word_tokenizer
 from attnbias.data.summary import summarize
@@ -38,7 +38,7 @@ from attnbias.data.transforms.language import PIPELINES, language_transform
 COLOURS = ("red", "green", "blue", "yellow")
 
 
-def picture(path: Path, colour: str = "red", size: tuple[int, int] = (40, 30)) -> None:
+def image(path: Path, colour: str = "red", size: tuple[int, int] = (40, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
 
@@ -49,12 +49,12 @@ def write(path: Path, content: Any, *, lines: bool = False) -> None:
 
 
 def vqa_tree(source: Path) -> Path:
-    """Two questions a picture: its colour, told by nine of ten people, and one whose answer nobody repeats."""
+    """Two questions per image: its colour, told by nine of ten people, and one whose answer nobody repeats."""
     for split, numbers in {"train2014": (7, 3, 12, 5), "val2014": (2, 9), "test2015": (1, 4)}.items():
         questions, annotations = [], []
-        for place, number in enumerate(numbers):
-            colour = COLOURS[place % 4]
-            picture(source / split / f"COCO_{split}_{number:012d}.jpg", colour)
+        for position, number in enumerate(numbers):
+            colour = COLOURS[position % 4]
+            image(source / split / f"COCO_{split}_{number:012d}.jpg", colour)
             for kind, question in enumerate(("What colour is it?", "Who took it?")):
                 identifier = 10 * number + kind
                 answers = [colour] * 9 + ["red"] if kind == 0 else [f"person {number} {i}" for i in range(10)]
@@ -76,7 +76,7 @@ def vqa_tree(source: Path) -> Path:
 
 def snli_tree(source: Path) -> Path:
     for name in ("11", "12"):
-        picture(source / "flickr30k-images" / f"{name}.jpg")
+        image(source / "flickr30k-images" / f"{name}.jpg")
     for split in ("train", "dev", "test"):
         rows = [
             {"Flickr30K_ID": name, "sentence1": "A premise.", "sentence2": f" It is {label}. ", "gold_label": label}
@@ -92,7 +92,7 @@ def nlvr2_tree(source: Path) -> Path:
         rows = []
         for pair in (f"{split}-1-0", f"{split}-2-0"):
             for side, colour in enumerate(("red", "green")):
-                picture(source / folder / f"{pair}-img{side}.png", colour)
+                image(source / folder / f"{pair}-img{side}.png", colour)
             place = {"directory": 5} if split == "train" else {}
             rows += [
                 {"identifier": f"{pair}-{k}", "sentence": "Left is red.", "label": label, **place}
@@ -103,14 +103,14 @@ def nlvr2_tree(source: Path) -> Path:
 
 
 def caption_tree(source: Path, name: str = "flickr30k") -> Path:
-    """Karpathy's file over pictures with two captions each; the first picture has its first caption twice."""
+    """Karpathy's file over images with two captions each; the first image has its first caption twice."""
     folders = {"flickr30k": ("flickr30k-images",) * 3, "coco-captions": ("train2014", "val2014", "val2014")}[name]
     splits = {"flickr30k": ("train", "val", "test"), "coco-captions": ("train", "restval", "test")}[name]
     images = []
     for split, folder in zip(splits, folders, strict=True):
         for number in (3, 1, 2):
             file = f"{split}{number}.jpg"
-            picture(source / folder / file, COLOURS[number])
+            image(source / folder / file, COLOURS[number])
             captions = [f"A {COLOURS[number]} square of {split}.", f"Something {COLOURS[number]}."]
             captions += captions[:1] if number == 1 else []
             images.append({"filename": file, "split": split, "sentences": [{"raw": c} for c in captions]})
@@ -130,7 +130,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"vqav2": {"min_answers": 1}}
 
 def prepared(name: str, tmp_path: Path, **options: Any) -> preparing.Report:
     source = TREES[name](tmp_path / "source")
-    return prepare(name, source, tmp_path / "root", Options(settings=SETTINGS.get(name, {}), **options))
+    return prepare(name, source, tmp_path / "root", PrepareOptions(settings=SETTINGS.get(name, {}), **options))
 
 
 def attnbias(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -198,7 +198,7 @@ def test_questions_whose_answers_are_no_classes_are_left_out(tmp_path: Path) -> 
     source = vqa_tree(tmp_path / "source")
     with pytest.raises(DataError, match=r"majority answer of 9 questions; give a lower --min-answers"):
         prepare("vqav2", source, tmp_path / "root")
-    report = prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 2}))
+    report = prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 2}))
     train = report.indexes[1]
     assert train.classes == ("red", "green")
     texts = [record.text for record in train.records]
@@ -210,8 +210,8 @@ def test_questions_whose_answers_are_no_classes_are_left_out(tmp_path: Path) -> 
     ]
     assert (summarize(train).unlabelled, summarize(train).labels) == (0, 5)
     with pytest.raises(DataError, match=r"was prepared with min_answers 2; add --overwrite"):
-        prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
-    prepare("vqav2", None, tmp_path / "root", Options(settings={"min_answers": 1}, overwrite=True))
+        prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}))
+    prepare("vqav2", None, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}, overwrite=True))
     assert len(open_split("vqav2", "train", tmp_path / "root").classes) > 2
 
 
@@ -221,9 +221,9 @@ def test_the_clean_choice_is_what_is_prepared_alone(tmp_path: Path) -> None:
         assert roles == {"train": splits[0], "val": splits[1]}
 
 
-def test_the_last_pictures_are_held_out_with_all_their_questions() -> None:
+def test_the_last_images_are_held_out_with_all_their_questions() -> None:
     records = tuple(Record(f"{k // 3}.jpg", 0, text=Text(str(k))) for k in range(12))
-    kept, rest = hold_out(records, pictures=2)
+    kept, rest = hold_out(records, images=2)
     assert (kept, rest) == (records[:6], records[6:])
 
 
@@ -238,8 +238,8 @@ def test_statements(tmp_path: Path) -> None:
     prepared("nlvr2", tmp_path / "nlvr2")
     index = open_split("nlvr2", "train", tmp_path / "nlvr2" / "root")
     assert [record.target for record in index.records] == [1, 0, 1, 0]
-    assert index.records[0].pictures == tuple(f"images/train/5/train-1-0-img{side}.png" for side in (0, 1))
-    assert summarize(index).pictures == 4
+    assert index.records[0].images == tuple(f"images/train/5/train-1-0-img{side}.png" for side in (0, 1))
+    assert summarize(index).images == 4
 
 
 def test_captions_and_the_split_that_the_program_trains_on(tmp_path: Path) -> None:
@@ -255,14 +255,14 @@ def test_captions_and_the_split_that_the_program_trains_on(tmp_path: Path) -> No
         assert names == ["train1.jpg"] * 3 + ["train2.jpg"] * 2 + ["train3.jpg"] * 2
 
 
-def test_captions_of_the_web_without_the_pictures_that_vanished(tmp_path: Path) -> None:
+def test_captions_of_the_web_without_the_images_that_vanished(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for split, name in (("train", "1"), ("train", "2"), ("val", "3")):
         (source / f"images_{split}" / "0000").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(source / f"images_{split}" / "0000" / name, "JPEG")
     write(source / "train_annot.json", [["http://a/2", "two"], ["http://a/9", "gone"], ["http://a/1", "one"]])
     write(source / "val_annot.json", [["3", "three"]])
-    train, val = prepare("cc3m", source, tmp_path / "root", Options(verify=True)).indexes
+    train, val = prepare("cc3m", source, tmp_path / "root", PrepareOptions(verify=True)).indexes
     assert [(r.path, r.text.sentence) for r in train.records if r.text] == [
         ("images_train/0000/1", "one"),
         ("images_train/0000/2", "two"),
@@ -278,17 +278,17 @@ def test_the_same_files_give_the_same_bytes(name: str, tmp_path: Path) -> None:
     done = attnbias("prepare-data", name, "--verify", "--root", tmp_path / "root", *extra, hash_seed="7")
     assert done.returncode == 0, done.stderr
     assert f"{name} is ready in" in done.stdout.replace("\n", " ")
-    assert re.search(r"pictures +samples +texts +labels", done.stdout)
+    assert re.search(r"images +samples +texts +labels", done.stdout)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_missing_pictures_and_damaged_annotations_are_named(name: str, tmp_path: Path) -> None:
+def test_missing_images_and_damaged_annotations_are_named(name: str, tmp_path: Path) -> None:
     source = TREES[name](tmp_path / "source")
-    options = Options(settings=SETTINGS.get(name, {}), dry_run=True)
+    options = PrepareOptions(settings=SETTINGS.get(name, {}), dry_run=True)
     lost = sorted(path for path in source.rglob("*") if path.suffix in (".jpg", ".png"))[-1]
     lost.unlink()
-    with pytest.raises(DataError, match=r"1 of \d+ pictures are missing"):
+    with pytest.raises(DataError, match=r"1 of \d+ images are missing"):
         prepare(name, source, tmp_path / "root", options)
     annotation = sorted(path for path in source.rglob("*") if path.suffix in (".json", ".jsonl"))[-1]
     annotation.write_text(annotation.read_text()[:-9])
@@ -310,16 +310,16 @@ def test_labels_that_are_none_and_questions_without_entry(tmp_path: Path) -> Non
     content = json.loads(path.read_text())
     write(path, {"annotations": content["annotations"][1:]})
     with pytest.raises(DataError, match="question 20 of val2014 has no entry"):
-        prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
+        prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}))
     path.unlink()
     with pytest.raises(DataError, match=r"questions of val2014, but no v2_mscoco_val2014_annotations\.json"):
-        prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
+        prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}))
 
 
-def test_test_questions_wait_for_their_pictures(tmp_path: Path) -> None:
+def test_test_questions_wait_for_their_images(tmp_path: Path) -> None:
     source = vqa_tree(tmp_path / "source")
     shutil.rmtree(source / "test2015")
-    report = prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
+    report = prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}))
     assert report.prepared.splits == ("trainval", "train2014", "val2014", "trainable", "rest_val")
     assert any("test-dev: left out" in warning for warning in report.warnings)
 
@@ -342,10 +342,10 @@ def test_vqa_from_the_official_archives(tmp_path: Path, monkeypatch: pytest.Monk
         with zipfile.ZipFile(source / name, "w") as archive:
             for file in files:
                 archive.write(tree / file, file)
-    facts = DATASETS["vqav2"]
-    facts = replace(facts, archives=tuple(replace(a, size=None, algorithm=None, digest=None) for a in facts.archives))
-    monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, "vqav2": facts})
-    report = prepare("vqav2", source, tmp_path / "root", Options(settings={"min_answers": 1}))
+    info = DATASETS["vqav2"]
+    info = replace(info, archives=tuple(replace(a, size=None, algorithm=None, digest=None) for a in info.archives))
+    monkeypatch.setattr(preparing, "DATASETS", {**DATASETS, "vqav2": info})
+    report = prepare("vqav2", source, tmp_path / "root", PrepareOptions(settings={"min_answers": 1}))
     assert [len(index.records) for index in report.indexes] == [12, 8, 4, 8, 4]
 
 
@@ -376,7 +376,7 @@ def opened(tmp_path: Path) -> Any:
         if not (tmp_path / "root" / name).exists():
             prepared(name, tmp_path)
         index = open_split(name, split, tmp_path / "root")
-        tokenizer = load_tokenizer("words", index.home)
+        tokenizer = load_tokenizer("words", index.dataset_dir)
         options = {"max_length": 12, **options}
         return LanguageDataset(index, transform or language_transform("clip", 32), tokenizer=tokenizer, **options)
 
@@ -411,7 +411,7 @@ def test_statements_as_a_batch(opened: Any) -> None:
     assert dataset[1]["text_ids"][-1] == 2  # what is cut keeps its end
 
 
-def test_a_second_picture_that_is_broken_is_skipped_and_named(opened: Any, tmp_path: Path) -> None:
+def test_a_second_image_that_is_broken_is_skipped_and_named(opened: Any, tmp_path: Path) -> None:
     dataset = opened("nlvr2", "dev", on_bad_image="skip")
     path = dataset.index.root / dataset.records[0].text.second_path
     path.write_bytes(b"")
@@ -422,7 +422,7 @@ def test_a_second_picture_that_is_broken_is_skipped_and_named(opened: Any, tmp_p
     assert dataset.collate([dataset[0]])["index"].tolist() == []
 
 
-def test_negatives_are_of_other_pictures_and_follow_from_the_key(opened: Any) -> None:
+def test_negatives_are_of_other_images_and_follow_from_the_key(opened: Any) -> None:
     dataset = opened("flickr30k", "trainval", false_image=True, false_texts=15, seed=3)
     own: dict[str, set[tuple[int, ...]]] = {}
     for pair in dataset.pairs:
@@ -456,7 +456,7 @@ def test_negatives_do_not_hang_on_hashes(opened: Any, tmp_path: Path) -> None:
         "from attnbias.data.transforms.language import language_transform\n"
         "index = open_split('flickr30k', 'karpathy-train', Path(sys.argv[1]))\n"
         "dataset = LanguageDataset(index, language_transform('clip', 32), max_length=12, false_texts=4,\n"
-        "    tokenizer=load_tokenizer('words', index.home))\n"
+        "    tokenizer=load_tokenizer('words', index.dataset_dir))\n"
         "print(json.dumps([dataset[k]['false_text_ids'].tolist() for k in range(len(dataset))]))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}  # this process has another one
@@ -465,32 +465,32 @@ def test_negatives_do_not_hang_on_hashes(opened: Any, tmp_path: Path) -> None:
     assert json.loads(done.stdout) == here, done.stderr
 
 
-def test_retrieval_is_evaluated_with_each_picture_and_each_text_once(opened: Any) -> None:
-    dataset = opened("flickr30k", "test", pictures_once=True)
+def test_retrieval_is_evaluated_with_each_image_and_each_text_once(opened: Any) -> None:
+    dataset = opened("flickr30k", "test", images_once=True)
     assert [record.path for record in dataset.records] == [f"flickr30k-images/test{k}.jpg" for k in (1, 2, 3)]
     captions = dataset.captions()
-    assert captions.pictures.tolist() == [0, 0, 1, 1, 2, 2]  # one of the seven stands twice
+    assert captions.images.tolist() == [0, 0, 1, 1, 2, 2]  # one of the seven stands twice
     assert captions.text_ids.shape == captions.text_mask.shape == (6, 12)
     assert torch.equal(dataset[1]["text_ids"], captions.text_ids[2])
     assert len(opened("flickr30k", "test")) == 6
 
 
-def test_one_picture_has_no_others(opened: Any) -> None:
+def test_one_image_has_no_others(opened: Any) -> None:
     from attnbias.data.language import LanguageDataset
 
     dataset = opened("flickr30k", "test")
     alone = replace(dataset.index, records=dataset.index.records[:2])
-    with pytest.raises(DataError, match="one picture only"):
+    with pytest.raises(DataError, match="one image only"):
         LanguageDataset(alone, dataset.transform, tokenizer=dataset.tokenizer, max_length=8, false_texts=1)
     untold = replace(dataset.index, records=(Record("flickr30k-images/test1.jpg", 0),))
     with pytest.raises(DataError, match="holds no texts"):
         LanguageDataset(untold, dataset.transform, tokenizer=dataset.tokenizer, max_length=8)
 
 
-def test_pictures_of_several_sizes_are_padded_into_a_batch(opened: Any) -> None:
+def test_images_of_several_sizes_are_padded_into_a_batch(opened: Any) -> None:
     dataset = opened("nlvr2", "dev", language_transform("pixelbert", 96))
-    picture(dataset.index.root / dataset.records[0].path, "white", (64, 40))
-    picture(dataset.index.root / dataset.records[2].path, "white", (40, 64))
+    image(dataset.index.root / dataset.records[0].path, "white", (64, 40))
+    image(dataset.index.root / dataset.records[2].path, "white", (40, 64))
     batch = dataset.collate([dataset[0], dataset[2]])
     assert batch["image"].shape == (2, 3, 128, 128)
     assert batch["image"][0, 0].count_nonzero(dim=1).tolist() == [128] * 96 + [0] * 32
@@ -540,7 +540,7 @@ def test_word_files_do_not_depend_on_the_order_of_texts() -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pipelines_take_pictures_of_any_shape(name: str) -> None:
+def test_pipelines_take_images_of_any_shape(name: str) -> None:
     for size in ((50, 40), (9, 300), (300, 9)):
         image = language_transform(name, 64)(Image.new("RGB", size, (200, 30, 60)))
         assert image.dtype == torch.float32
@@ -560,7 +560,7 @@ def test_augmentation_follows_from_the_key_and_changes_with_the_epoch(opened: An
     assert pil_step(dataset.transform) == "DrawnOperations"  # --decode fast is refused
 
 
-# Real pictures and texts ----------------------------------------------------------------------------------------------
+# Real images and texts ----------------------------------------------------------------------------------------------
 
 
 def test_real_questions(real_data: Path, tmp_path: Path, opened: Any) -> None:
@@ -572,7 +572,7 @@ def test_real_questions(real_data: Path, tmp_path: Path, opened: Any) -> None:
     write(source / "v2_OpenEnded_mscoco_train2014_questions.json", questions)
     write(source / "v2_mscoco_train2014_annotations.json", {"annotations": entries})
     (source / "train2014").symlink_to(real_data / "vl_fixtures" / "images" / "vqav2")
-    options = Options(settings={"min_answers": 1}, verify=True)
+    options = PrepareOptions(settings={"min_answers": 1}, verify=True)
     (index,) = prepare("vqav2", source, tmp_path / "root", options).indexes
     assert index.classes == ("net", "pitcher", "orange")
     assert [record.text.answers for record in index.records if record.text] == [
@@ -590,14 +590,14 @@ def test_real_statements(real_data: Path, tmp_path: Path) -> None:
     write(source / "x", {})
     shutil.copy(fixtures / "visual_entailment" / "sample_pairs.jsonl", source / "snli_ve_dev.jsonl")
     (source / "flickr30k-images").symlink_to(fixtures / "images" / "visual_entailment")
-    (index,) = prepare("snli-ve", source, tmp_path / "root", Options(verify=True)).indexes
+    (index,) = prepare("snli-ve", source, tmp_path / "root", PrepareOptions(verify=True)).indexes
     assert len(index.records) == 16
     assert Counter(int(str(record.target)) for record in index.records) == {0: 4, 1: 6, 2: 6}
     source = tmp_path / "nlvr2"
     write(source / "nlvr2" / "data" / "x", {})
     shutil.copy(fixtures / "nlvr2" / "tiny-dev.json", source / "nlvr2" / "data" / "dev.json")
     (source / "dev").symlink_to(fixtures / "images" / "nlvr2")
-    (index,) = prepare("nlvr2", source, tmp_path / "root", Options(verify=True)).indexes
+    (index,) = prepare("nlvr2", source, tmp_path / "root", PrepareOptions(verify=True)).indexes
     assert [record.target for record in index.records] == [0, 1, 0, 1, 1, 0, 0, 1]
 
 
@@ -614,7 +614,7 @@ def test_real_captions(real_data: Path, tmp_path: Path, opened: Any) -> None:
         )
     write(source / "dataset_flickr30k.json", {"images": images})
     (source / "flickr30k-images").symlink_to(fixtures / "images" / "flickr30k")
-    prepare("flickr30k", source, tmp_path / "root", Options(verify=True))
-    dataset = opened("flickr30k", "test", pictures_once=True)
+    prepare("flickr30k", source, tmp_path / "root", PrepareOptions(verify=True))
+    dataset = opened("flickr30k", "test", images_once=True)
     assert len(dataset) == 5
-    assert len(dataset.captions().pictures) == 25
+    assert len(dataset.captions().images) == 25

@@ -24,14 +24,14 @@ from command_line import attnbias as in_process
 from official_archives import Offer, fetched, jpeg, offering, pack_zip, tar, tree
 
 from attnbias.data import prepare as preparing
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.prepare import prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.sets.class_folders import read_class_folders
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.imagenet import CORRUPTIONS, class_names, read_flat_validation, subset_indices, synsets
 from attnbias.data.sets.inaturalist import read_inaturalist
 
@@ -88,7 +88,7 @@ def stl10_archive() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
-def test_pictures_inside_archives_are_those_that_torchvision_reads(
+def test_images_inside_archives_are_those_that_torchvision_reads(
     tmp_path: Path, offer: Offer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, reader = {
@@ -106,15 +106,15 @@ def test_pictures_inside_archives_are_those_that_torchvision_reads(
     monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *args: True)
     for split in ("train", "test"):
         index = open_split(name, split, tmp_path / "root")
-        ours = PictureDataset(index, lambda picture: picture)
+        ours = ImageDataset(index, lambda image: image)
         chosen = {"split": split} if name == "stl10" else {"train": split == "train"}
         theirs = reader(str(tmp_path / "torchvision"), **chosen)
         assert len(ours) == len(theirs) > 0
         assert list(index.classes) == list(theirs.classes)
         for i in range(len(ours)):
-            picture, label = theirs[i]
+            image, label = theirs[i]
             assert ours[i]["target"] == label
-            assert ours[i]["image"].tobytes() == picture.tobytes()
+            assert ours[i]["image"].tobytes() == image.tobytes()
     assert not list((tmp_path / "root").rglob("*batch*"))
 
 
@@ -127,9 +127,9 @@ def test_an_archive_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: 
 
     files = {"cifar-100-python/train": pickle.dumps({"data": Command()}, protocol=2), "cifar-100-python/meta": b""}
     source = tree(tmp_path / "source", {"cifar-100-python.tar.gz": tar(files, "w:gz")})
-    facts = replace(DATASETS["cifar100"], archives=(replace(DATASETS["cifar100"].archives[0], digest=None),))
-    monkeypatch.setattr(preparing, "DATASETS", {"cifar100": facts})
-    with pytest.raises(DataError, match=r"posix\.system, which is no array"):
+    info = replace(DATASETS["cifar100"], archives=(replace(DATASETS["cifar100"].archives[0], digest=None),))
+    monkeypatch.setattr(preparing, "DATASETS", {"cifar100": info})
+    with pytest.raises(DataError, match=r"posix\.system, which is not an array"):
         prepare("cifar100", source, tmp_path / "root")
     assert not mark.exists()
 
@@ -179,7 +179,7 @@ def test_imagenet_from_archives_that_a_person_fetched(tmp_path: Path, offer: Off
         fetched("imagenet", tmp_path / "root")
     source = tree(tmp_path / "mine", archives)
     before = {path.name for path in source.iterdir()}
-    report = prepare("imagenet", source, tmp_path / "root", Options(verify=True))
+    report = prepare("imagenet", source, tmp_path / "root", PrepareOptions(verify=True))
     assert {path.name for path in source.iterdir()} == before
     assert server.requests == []
     train, val = report.indexes
@@ -224,13 +224,13 @@ def test_renditions_are_labelled_by_synset_never_by_position(tmp_path: Path, off
         assert listed(report.indexes[0]) == [(f"{s}/x.jpg", synsets().index(s)) for s in chosen]
         assert [target for _, target in listed(report.indexes[0])] == [subset_indices(name)[i] for i in (0, 7, 199)]
         assert len(report.indexes[0].classes) == 1000
-        assert any("197 of 200 classes have no pictures" in warning for warning in report.warnings)
+        assert any("197 of 200 classes have no images" in warning for warning in report.warnings)
         assert report.prepared.roles == {"val": "val"}
         with pytest.raises(DataError, match="no split 'train'"):
             open_split(name, "train", tmp_path)
     stranger = next(s for s in synsets() if s not in synsets("imagenet-a"))
     source = tree(tmp_path / "s", {f"{stranger}/x.jpg": jpeg()})
-    with pytest.raises(DataError, match=f"no class of imagenet-a .{stranger}"):
+    with pytest.raises(DataError, match=f"not a class of imagenet-a .{stranger}"):
         prepare("imagenet-a", source, tmp_path / "second")
 
 
@@ -258,7 +258,7 @@ PLACES = {
 }
 
 
-def test_places_gets_its_classes_without_moving_a_picture(tmp_path: Path, offer: Offer) -> None:
+def test_places_gets_its_classes_without_moving_a_image(tmp_path: Path, offer: Offer) -> None:
     offer(
         "places365",
         {
@@ -329,7 +329,7 @@ def test_inaturalist_levels_order_and_contradictions(tmp_path: Path) -> None:
     (tmp_path / "val2018.json").write_text(json.dumps({**inat(), "annotations": swapped}))
     with pytest.raises(DataError, match="2 images stand in another category's folder"):
         read_inaturalist(tmp_path, "val", level="genus")
-    with pytest.raises(DataError, match="no taxonomic level"):
+    with pytest.raises(DataError, match="not a taxonomic level"):
         read_inaturalist(tmp_path, "val", level="genera")
 
 
@@ -382,7 +382,7 @@ def test_voc_and_coco_from_their_archives(tmp_path: Path, offer: Offer) -> None:
 
 @pytest.fixture
 def places(offer: Offer, server: ArchiveServer) -> ArchiveServer:
-    """Places365 with pictures of some size, so that there is something to interrupt."""
+    """Places365 with images of some size, so that there is something to interrupt."""
     noise = {f"val_256/Places365_val_0000000{i}.jpg": jpeg(i, 200) for i in (1, 2)}
     train = {f"data_256/{name}/00000001.jpg": jpeg(1, 200) for name in ("a/airfield", "b/beach")}
     offer(
@@ -458,24 +458,24 @@ def test_a_full_disk_is_never_ready(tmp_path: Path, places: ArchiveServer) -> No
 
 def test_offline_verifies_and_dry_run_writes_nothing(tmp_path: Path, places: ArchiveServer) -> None:
     with pytest.raises(DataError, match=r"dry run: train_256_places365standard\.tar \(.* kB\), .* would be fetched"):
-        prepare("places365", root=tmp_path, options=Options(download=True, dry_run=True))
+        prepare("places365", root=tmp_path, options=PrepareOptions(download=True, dry_run=True))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DataError, match=r"lacks train_256_places365standard\.tar"):
-        prepare("places365", root=tmp_path, options=Options(offline=True))
+    with pytest.raises(DataError, match=r"has no train_256_places365standard\.tar"):
+        prepare("places365", root=tmp_path, options=PrepareOptions(offline=True))
     folder = fetched("places365", tmp_path).folder
     asked = len(places.requests)
-    prepare("places365", root=tmp_path, options=Options(offline=True))
+    prepare("places365", root=tmp_path, options=PrepareOptions(offline=True))
     archive = folder / "archives" / "val_256.tar"
     archive.write_bytes(archive.read_bytes()[:-1] + b"!")
     with pytest.raises(DataError, match="published"):
-        prepare("places365", root=tmp_path, options=Options(offline=True))
+        prepare("places365", root=tmp_path, options=PrepareOptions(offline=True))
     assert len(places.requests) == asked
 
 
 def test_archives_are_fetched_or_only_verified_as_typed(tmp_path: Path, places: ArchiveServer) -> None:
     typed = ("prepare-data", "places365", "--root", tmp_path)
     assert "--download" in in_process(*typed, expect=3).line
-    assert "lacks train_256_places365standard.tar" in in_process(*typed, "--offline", expect=3).line
+    assert "has no train_256_places365standard.tar" in in_process(*typed, "--offline", expect=3).line
     assert not places.requests
     in_process(*typed, "--download", expect=0)
     asked = len(places.requests)
@@ -484,10 +484,10 @@ def test_archives_are_fetched_or_only_verified_as_typed(tmp_path: Path, places: 
 
 
 def test_chosen_splits_only(tmp_path: Path, places: ArchiveServer) -> None:
-    report = prepare("places365", root=tmp_path, options=Options(download=True, splits=("val",)))
+    report = prepare("places365", root=tmp_path, options=PrepareOptions(download=True, splits=("val",)))
     assert report.prepared.splits == ("val",)
     with pytest.raises(DataError, match="no split 'vall'; found: train, val"):
-        prepare("places365", root=tmp_path, options=Options(splits=("vall",), overwrite=True))
+        prepare("places365", root=tmp_path, options=PrepareOptions(splits=("vall",), overwrite=True))
 
 
 def test_what_needs_registration_says_what_to_do(tmp_path: Path) -> None:
@@ -545,9 +545,9 @@ def test_class_folders_are_read_as_image_folder_reads_them(tmp_path: Path) -> No
     assert list(index.classes) == theirs.classes
     assert [(str(tmp_path / path), label) for path, label in listed(index)] == theirs.samples
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"1 class folders hold no pictures \(empty\)"):
+    with pytest.raises(DataError, match=r"1 class folders hold no images \(empty\)"):
         read_class_folders(tmp_path)
-    with pytest.raises(DataError, match=r"1 folders that are no class of folder \(empty\)"):
+    with pytest.raises(DataError, match=r"1 folders that are not a class of folder \(empty\)"):
         read_class_folders(tmp_path, classes=index.classes)
     with pytest.raises(DataError, match="holds no class folders"):
         read_class_folders(tmp_path / "a")
@@ -579,7 +579,7 @@ def test_a_folder_a_table_and_a_coco_file_of_ones_own(tmp_path: Path) -> None:
         "annotations": [{"id": 1, "image_id": 9, "category_id": 3, "bbox": [0, 0, 4, 4]}],
     }
     tree(tmp_path, {"pets/mine.json": json.dumps(coco).encode()})
-    report = prepare(str(tmp_path / "pets" / "mine.json"), root=tmp_path / "root", options=Options(verify=True))
+    report = prepare(str(tmp_path / "pets" / "mine.json"), root=tmp_path / "root", options=PrepareOptions(verify=True))
     assert listed(report.indexes[0]) == [("test/dog/1.jpg", (1,))]
 
 
@@ -622,14 +622,14 @@ def test_paths_that_are_no_datasets(tmp_path: Path) -> None:
         open_split(str(tmp_path / "coco"), "train", tmp_path / "root")
 
 
-def test_real_voc_pictures_under_their_lists(tmp_path: Path, real_data: Path) -> None:
+def test_real_voc_images_under_their_lists(tmp_path: Path, real_data: Path) -> None:
     mini = real_data / "voc_mini"
     names = sorted(path.stem for path in (mini / "JPEGImages").glob("*.jpg"))
     lists = {"train": f"{names[0]}\n", "val": "".join(f"{name}\n" for name in names[1:])}
     voc = tree(tmp_path / "VOC2012", {f"ImageSets/Main/{split}.txt": text.encode() for split, text in lists.items()})
     for folder in ("JPEGImages", "Annotations"):
         (voc / folder).symlink_to(mini / folder)
-    indexes = prepare("voc12", tmp_path, tmp_path / "root", Options(verify=True)).indexes
+    indexes = prepare("voc12", tmp_path, tmp_path / "root", PrepareOptions(verify=True)).indexes
     assert [len(index.records) for index in indexes] == [1, len(names) - 1]
     for index in indexes:
         for record in index.records:
@@ -645,12 +645,12 @@ def test_many_classes_that_never_occur_are_counted(tmp_path: Path) -> None:
     assert "and 977 more" in " ".join(done.stdout.split()), done.stdout
 
 
-def test_real_pictures(tmp_path: Path, real_data: Path) -> None:
-    report = prepare("cifar10", real_data / "cifar10_mini", tmp_path, Options(verify=True))
+def test_real_images(tmp_path: Path, real_data: Path) -> None:
+    report = prepare("cifar10", real_data / "cifar10_mini", tmp_path, PrepareOptions(verify=True))
     assert [len(index.records) for index in report.indexes] == [2000, 500]
     assert report.indexes[0].classes == report.indexes[1].classes
     assert len(report.indexes[0].classes) == 10
-    report = prepare("imagenet", real_data / "imagenet_samples", tmp_path, Options(verify=True))
+    report = prepare("imagenet", real_data / "imagenet_samples", tmp_path, PrepareOptions(verify=True))
     labels = json.loads((real_data / "imagenet_samples" / "labels.json").read_text())
     assert len(report.indexes[0].records) == 100
     for record in report.indexes[0].records:

@@ -1,4 +1,4 @@
-"""A person's own pictures: a folder for each class, a table, a COCO file; prepared and trained on, no class typed."""
+"""A person's own images: a folder for each class, a table, a COCO file; prepared and trained on, no class typed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from attnbias.methods.engine.load import load_run
 
 CLASSES = ("ant", "bee", "cat")
 SPLITS = {"train": 4, "val": 2}
-"""Pictures of each class."""
+"""Images of each class."""
 
 SMALL: tuple[Any, ...] = ("--recipe", "demo", "--epochs", 1, "--batch-size", 6, "--image-size", 32, "--gpus", 0)
 
 
-def pictures(root: Path) -> list[tuple[str, str, Path]]:
-    """Pictures of one hue a class, each of another size, at ROOT/SPLIT/CLASS/NUMBER.jpg: (split, class, path)."""
+def images(root: Path) -> list[tuple[str, str, Path]]:
+    """Images of one hue a class, each of another size, at ROOT/SPLIT/CLASS/NUMBER.jpg: (split, class, path)."""
     made = []
     for (split, count), (hue, name) in product(SPLITS.items(), enumerate(CLASSES)):
         for number in range(count):
@@ -38,7 +38,7 @@ def pictures(root: Path) -> list[tuple[str, str, Path]]:
 
 
 def folders(root: Path) -> Path:
-    pictures(root / "insects")
+    images(root / "insects")
     return root / "insects"
 
 
@@ -46,7 +46,7 @@ def table(root: Path, column: str = "label") -> Path:
     with (root / "insects.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", column, "split"])
-        writer.writerows([path.relative_to(root), name, split] for split, name, path in pictures(root / "files"))
+        writer.writerows([path.relative_to(root), name, split] for split, name, path in images(root / "files"))
     return root / "insects.csv"
 
 
@@ -55,7 +55,7 @@ def several_labels(root: Path) -> Path:
 
 
 def coco_file(root: Path) -> Path:
-    made = pictures(root / "images")
+    made = images(root / "images")
     content = {
         "categories": [{"id": 10 * number, "name": name} for number, name in enumerate(CLASSES, start=1)],
         "images": [{"id": k, "file_name": str(p.relative_to(root / "images"))} for k, (_, _, p) in enumerate(made)],

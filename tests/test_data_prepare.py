@@ -17,21 +17,21 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Box
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split, ready
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.summary import summarize
 
 
-def picture(path: Path, size: tuple[int, int] = (30, 20)) -> None:
+def make_image(path: Path, size: tuple[int, int] = (30, 20)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (200, 30, 60)).save(path)
 
 
 def coco_tree(source: Path, splits: dict[str, int]) -> Path:
-    """A folder in COCO layout: `splits` pictures each, the last one without annotation."""
+    """A folder in COCO layout: `splits` images each, the last one without annotation."""
     for split, count in splits.items():
         images = [{"id": 10 * (count - k), "file_name": f"{split}_{k}.jpg"} for k in range(count)]
         for image in images:
-            picture(source / "images" / split / str(image["file_name"]))
+            make_image(source / "images" / split / str(image["file_name"]))
         annotations = [
             {"id": k, "image_id": image["id"], "category_id": 1 + 2 * (k % 2), "bbox": [k, 1, 5, 6.5], "iscrowd": k % 2}
             for k, image in enumerate(images[:-1])
@@ -45,7 +45,7 @@ def coco_tree(source: Path, splits: dict[str, int]) -> Path:
 
 
 def voc_tree(source: Path) -> Path:
-    """Four pictures in the official layout: difficult and not, one without a difficult tag."""
+    """Four images in the official layout: difficult and not, one without a difficult tag."""
     objects = {
         "000001": [("dog", "0"), ("dog", "1")],
         "000002": [("person", "1")],
@@ -58,7 +58,7 @@ def voc_tree(source: Path) -> Path:
     (home / "ImageSets" / "Main" / "test.txt").write_text("000003\n000004")
     (home / "Annotations").mkdir()
     for name, things in objects.items():
-        picture(home / "JPEGImages" / f"{name}.jpg")
+        make_image(home / "JPEGImages" / f"{name}.jpg")
         box = "<bndbox><xmin>3</xmin><ymin>2</ymin><xmax>12</xmax><ymax>9</ymax></bndbox>"
         text = "".join(
             f"<object><name>{label}</name>{'' if hard is None else f'<difficult>{hard}</difficult>'}{box}"
@@ -70,18 +70,18 @@ def voc_tree(source: Path) -> Path:
 
 
 def wider_tree(source: Path) -> Path:
-    """Two annotation files; trainval has a picture of two people from `train` and one of one from `val`."""
+    """Two annotation files; trainval has an image of two people from `train` and one of one from `val`."""
     people: dict[str, dict[str, list[list[float]]]] = {
         "trainval": {"train/0--Parade/a.jpg": [[1.5, 2, 10, 15.5], [0, 0, 5, 5]], "val/1--Run/b.jpg": [[3, 3, 8, 9]]},
         "test": {"test/0--Parade/c.jpg": [[-2, 4, 9, 30]]},
     }
-    for split, pictures in people.items():
+    for split, originals in people.items():
         images = [
             {"file_name": name, "targets": [{"bbox": box, "attribute": [1, -1, 0] + [-1] * 11} for box in boxes]}
-            for name, boxes in pictures.items()
+            for name, boxes in originals.items()
         ]
-        for name in pictures:
-            picture(source / "Image" / name)
+        for name in originals:
+            make_image(source / "Image" / name)
         path = source / "Annotations" / f"wider_attribute_{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"images": images}))
@@ -182,7 +182,7 @@ def test_running_again_changes_no_byte(name: str, tmp_path: Path) -> None:
     source = TREES[name](tmp_path / "source")
     folder = prepare(name, source, tmp_path / "root").folder
     first = contents(folder)
-    prepare(name, source, tmp_path / "root", Options(verify=True))
+    prepare(name, source, tmp_path / "root", PrepareOptions(verify=True))
     prepare(name, None, tmp_path / "root")  # the source is remembered
     assert contents(folder) == first
 
@@ -190,31 +190,31 @@ def test_running_again_changes_no_byte(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TREES)
 def test_a_dry_run_checks_and_writes_nothing(name: str, tmp_path: Path) -> None:
     source = TREES[name](tmp_path / "source")
-    assert len(prepare(name, source, tmp_path / "root", Options(dry_run=True)).indexes) == 2
+    assert len(prepare(name, source, tmp_path / "root", PrepareOptions(dry_run=True)).indexes) == 2
     assert not (tmp_path / "root").exists()
     next(source.rglob("*.jpg")).unlink()
     with pytest.raises(DataError, match="missing"):
-        prepare(name, source, tmp_path / "root", Options(dry_run=True))
+        prepare(name, source, tmp_path / "root", PrepareOptions(dry_run=True))
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_missing_pictures_are_counted_and_named(name: str, tmp_path: Path) -> None:
+def test_missing_images_are_counted_and_named(name: str, tmp_path: Path) -> None:
     source = TREES[name](tmp_path / "source")
     lost = sorted(source.rglob("*.jpg"))[0]
     lost.unlink()
-    with pytest.raises(DataError, match=rf"1 of \d pictures are missing: {lost}; "):
+    with pytest.raises(DataError, match=rf"1 of \d images are missing: {lost}; "):
         prepare(name, source, tmp_path / "root")
     assert not ready(name, tmp_path / "root")
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_broken_pictures_are_found_on_verify(name: str, tmp_path: Path) -> None:
+def test_broken_images_are_found_on_verify(name: str, tmp_path: Path) -> None:
     source = TREES[name](tmp_path / "source")
     broken = sorted(source.rglob("*.jpg"))[0]
     broken.write_bytes(broken.read_bytes()[:300])
     prepare(name, source, tmp_path / "root")
-    with pytest.raises(DataError, match=rf"1 of \d pictures are broken: picture {broken} cannot be read"):
-        prepare(name, source, tmp_path / "root", Options(verify=True, workers=2))
+    with pytest.raises(DataError, match=rf"1 of \d images are broken: image {broken} cannot be read"):
+        prepare(name, source, tmp_path / "root", PrepareOptions(verify=True, workers=2))
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -243,7 +243,7 @@ def test_damaged_and_missing_annotations_are_named(name: str, tmp_path: Path) ->
             "names category 5, which is not listed",
         ),
         ({"annotations": [{"image_id": 10, "category_id": 1, "bbox": [0, 0]}]}, "expected x, y, width and height"),
-        ({"categories": None}, "is no COCO instances file"),
+        ({"categories": None}, "is not a COCO instances file"),
     ],
 )
 def test_coco_files_that_contradict_themselves_are_refused(change: Any, message: str, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_another_source_needs_overwrite_and_leaves_nothing_of_the_old(tmp_path: 
     prepare("coco", official, tmp_path / "root")
     with pytest.raises(DataError, match=rf"was prepared from {official}; add --overwrite"):
         prepare("coco", other, tmp_path / "root")
-    folder = prepare("coco", other, tmp_path / "root", Options(overwrite=True)).folder
+    folder = prepare("coco", other, tmp_path / "root", PrepareOptions(overwrite=True)).folder
     assert sorted(contents(folder)) == ["index/train.json", "prepared.json"]
 
 
@@ -285,12 +285,12 @@ def test_a_prepared_folder_of_ones_own_is_opened_by_path(tmp_path: Path) -> None
 def test_a_coco_folder_in_figures(coco_source: Path, tmp_path: Path) -> None:
     content = json.loads((coco_source / "annotations" / "instances_train2017.json").read_text())
     images, objects = content["images"], content["annotations"]
-    report = prepare("coco", coco_source, tmp_path, Options(verify=True, workers=2))
+    report = prepare("coco", coco_source, tmp_path, PrepareOptions(verify=True, workers=2))
     index = open_split("coco", "train", tmp_path)
     summary = summarize(index)
     unlabelled = {image["id"] for image in images} - {entry["image_id"] for entry in objects}
     assert len(unlabelled) == 2
-    assert (summary.pictures, summary.boxes, summary.unlabelled) == (len(images), len(objects), 2)
+    assert (summary.images, summary.boxes, summary.unlabelled) == (len(images), len(objects), 2)
     assert len(index.classes) - len(summary.absent) == len({entry["category_id"] for entry in objects})
     crowds = sum(box.crowd for record in index.records for box in record.boxes)
     assert crowds == sum(entry["iscrowd"] for entry in objects) > 5
@@ -307,11 +307,11 @@ def test_a_coco_folder_in_figures(coco_source: Path, tmp_path: Path) -> None:
 def test_every_dataset_names_a_function_that_prepares_it_and_splits_that_it_has() -> None:
     from importlib import import_module
 
-    for facts in DATASETS.values():
-        module, function = facts.prepare.split(":")
+    for info in DATASETS.values():
+        module, function = info.prepare.split(":")
         assert callable(getattr(import_module(module), function))
-        assert {facts.train or facts.val, facts.val} <= set(facts.splits)
-        assert set(facts.counts) <= set(facts.splits)
+        assert {info.train or info.val, info.val} <= set(info.splits)
+        assert set(info.counts) <= set(info.splits)
 
 
 def attnbias(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -30,11 +30,11 @@ from attnbias.data.prepare import prepare
 from attnbias.data.prepared import is_ready
 from attnbias.data.registry import DATASETS, open_split
 from attnbias.data.segmentation import LabelMapDataset
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k, palette
 from attnbias.data.sets.segmentation_sets import FROM_LABEL_IDS, REDUCED
 from attnbias.data.summary import summarize
-from attnbias.data.transforms.opencv import from_hsv, rescaled, resize_labels, resize_picture, to_hsv
+from attnbias.data.transforms.opencv import from_hsv, rescaled, resize_image, resize_labels, to_hsv
 from attnbias.data.transforms.segmentation import Distortion, EvalTransform, TrainTransform, choose_crop
 
 SIDE = 8
@@ -42,11 +42,11 @@ SIDE = 8
 
 def labels(*values: int, mode: str = "L") -> bytes:
     """A label map of SIDE x SIDE pixels with these values in turn, as a PNG of levels or of palette indices."""
-    picture = Image.fromarray(np.resize(np.array(values, np.uint8), (SIDE, SIDE)))
+    image = Image.fromarray(np.resize(np.array(values, np.uint8), (SIDE, SIDE)))
     if mode == "P":
-        picture.putpalette(palette(VOC).tobytes())
+        image.putpalette(palette(VOC).tobytes())
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -147,7 +147,7 @@ def test_voc_in_the_order_of_its_lists(tmp_path: Path, offer: Offer, server: Arc
 def test_voc_with_the_label_maps_of_sbd(tmp_path: Path, offer: Offer) -> None:
     pytest.importorskip("scipy", reason="SBD's label maps are MATLAB files")
     offer("voc12seg", voc_archives())
-    options = Options(download=True, splits=("train_aug", "val"))
+    options = PrepareOptions(download=True, splits=("train_aug", "val"))
     report = prepare("voc12seg", None, tmp_path, options)
     assert report.prepared.roles == {"train": "train_aug", "val": "val"}
     train = open_split("voc12seg", "train", tmp_path)
@@ -161,12 +161,12 @@ def test_voc_with_the_label_maps_of_sbd(tmp_path: Path, offer: Offer) -> None:
     ("name", "text"),
     [("aug.txt", "2007_05\n2007_03\n"), ("trainaug.txt", "/JPEGImages/2007_05.jpg /SegmentationClassAug/2007_05.png")],
 )
-def test_voc_with_sbd_as_pictures(tmp_path: Path, name: str, text: str) -> None:
+def test_voc_with_sbd_as_images(tmp_path: Path, name: str, text: str) -> None:
     added = {f"SegmentationClassAug/2007_0{i}.png": labels(0, 9) for i in (3, 5)}
     lists = {f"ImageSets/Segmentation/{name}": text.encode()}
     source = tree(tmp_path / "VOCdevkit" / "VOC2012", {**VOC_FILES, **added, **lists})
     for inside in (source, source.parent, tmp_path):
-        report = prepare("voc12seg", inside, tmp_path / "root", Options(overwrite=True))
+        report = prepare("voc12seg", inside, tmp_path / "root", PrepareOptions(overwrite=True))
         assert report.prepared.splits == ("train", "train_aug", "val")
         augmented = open_split("voc12seg", "train_aug", tmp_path / "root")
         assert pairs(augmented)[2:] == [("2007_05.jpg", "SegmentationClassAug/2007_05.png")]
@@ -180,7 +180,7 @@ def test_cityscapes_from_either_kind_of_label_maps(tmp_path: Path, kind: str) ->
         for path in source.rglob("*_labelTrainIds.png"):
             path.write_bytes(labels(255, 0, 18, 255))
     before = {path.name for path in source.rglob("*")}
-    report = prepare("cityscapes", source, tmp_path / "root", Options(verify=True))
+    report = prepare("cityscapes", source, tmp_path / "root", PrepareOptions(verify=True))
     assert {path.name for path in source.rglob("*")} == before
     train = open_split("cityscapes", "train", tmp_path / "root")
     assert report.prepared.splits == ("train", "val")
@@ -215,12 +215,12 @@ def test_ade20k_counts_its_classes_from_one(tmp_path: Path, offer: Offer) -> Non
 def test_running_again_and_a_dry_run_change_nothing(tmp_path: Path, name: str) -> None:
     files = {"voc12seg": VOC_FILES, "cityscapes": cityscapes_files(), "ade20k": ade_files()}[name]
     source = tree(tmp_path / "VOC2012", files)
-    prepare(name, source, tmp_path / "root", Options(dry_run=True))
+    prepare(name, source, tmp_path / "root", PrepareOptions(dry_run=True))
     assert not (tmp_path / "root").exists()
-    report = prepare(name, source, tmp_path / "root", Options(verify=True))
+    report = prepare(name, source, tmp_path / "root", PrepareOptions(verify=True))
     folder, index = report.folder, report.indexes[0]
     first = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    prepare(name, None, tmp_path / "root", Options(verify=True))
+    prepare(name, None, tmp_path / "root", PrepareOptions(verify=True))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
     lost = index.root / str(index.records[0].label_map)
     lost.unlink()
@@ -249,15 +249,15 @@ def test_label_maps_that_make_no_sense_are_refused(tmp_path: Path, content: byte
 # Sets of one's own ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pictures", "maps"), [("images", "labels"), ("images", "annotations"), ("images", "masks")])
-def test_a_folder_of_pictures_and_one_of_label_maps(tmp_path: Path, pictures: str, maps: str) -> None:
+@pytest.mark.parametrize(("images", "maps"), [("images", "labels"), ("images", "annotations"), ("images", "masks")])
+def test_a_folder_of_images_and_one_of_label_maps(tmp_path: Path, images: str, maps: str) -> None:
     source = tree(
         tmp_path / "fields",
         {
-            f"{pictures}/train/a/1.jpg": jpeg(0, SIDE),
-            f"{pictures}/train/2.JPG": jpeg(0, SIDE),
-            f"{pictures}/train/without.png": png(),
-            f"{pictures}/val/3.png": png(),
+            f"{images}/train/a/1.jpg": jpeg(0, SIDE),
+            f"{images}/train/2.JPG": jpeg(0, SIDE),
+            f"{images}/train/without.png": png(),
+            f"{images}/val/3.png": png(),
             f"{maps}/train/a/1.png": labels(0, 1),
             f"{maps}/train/2.png": labels(0, 4, 255),
             f"{maps}/val/3.png": labels(2),
@@ -267,7 +267,7 @@ def test_a_folder_of_pictures_and_one_of_label_maps(tmp_path: Path, pictures: st
     assert report.prepared.left_out["image without a label map"]["count"] == 1
     train, val = (open_split(str(source), role, tmp_path / "root") for role in ("train", "val"))
     assert train.classes == tuple(f"class {i}" for i in range(5))
-    assert [record.path for record in train.records] == [f"{pictures}/train/2.JPG", f"{pictures}/train/a/1.jpg"]
+    assert [record.path for record in train.records] == [f"{images}/train/2.JPG", f"{images}/train/a/1.jpg"]
     assert (train.split, val.split, train.task) == ("train", "val", "segmentation")
     (source / "classes.txt").write_text("soil\nwheat\nweed\nstone\nroad\n")
     prepare(str(source), root=tmp_path / "root")
@@ -284,12 +284,12 @@ def test_a_folder_without_splits_and_masks_of_black_and_white(tmp_path: Path) ->
     (said,) = report.warnings
     assert said.startswith("only one split, 'train': training and evaluation both read it")
     (source / "images/1.jpg").rename(source / "images/2.jpg")
-    with pytest.raises(DataError, match=r"no picture of .*images has a label map in .*labels"):
+    with pytest.raises(DataError, match=r"no image of .*images has a label map in .*labels"):
         prepare(str(source), root=tmp_path / "root")
 
 
 def coco_source(folder: Path) -> Path:
-    """One picture of 6 x 4 pixels: a cat, a dog over its edge, and a lamp beside them."""
+    """One image of 6 x 4 pixels: a cat, a dog over its edge, and a lamp beside them."""
     boxes = {"cat": (0, 0, 3, 4), "dog": (2, 0, 2, 4), "lamp": (5, 1, 1, 2)}
     rectangles = [
         {"id": i, "image_id": 7, "category_id": 5 - i, "iscrowd": 0, "bbox": [x, y, w, h], "area": w * h}
@@ -323,14 +323,14 @@ def test_masks_of_a_coco_file(tmp_path: Path, by: str, classes: tuple[str, ...],
     for own in (source, source / "annotations/instances_train.json"):
         if own.is_file():
             shutil.copy(source / "images/train/a.png", source / "images/a.png")
-        prepare(str(own), None, tmp_path / "root", Options(settings={"masks": by}))
+        prepare(str(own), None, tmp_path / "root", PrepareOptions(settings={"masks": by}))
         index = open_split(own.stem, "train", tmp_path / "root")
         assert (index.task, index.classes) == ("segmentation", classes)
         assert open_label_map(index, 0)[1].tolist() == row
         assert LabelMapDataset(index, EvalTransform((12, 8)))[0]["target"].shape == (4, 6)
     with pytest.raises(DataError, match=f"was prepared with masks {by}; add --overwrite"):
         prepare(str(source), None, tmp_path / "root")
-    plain = prepare(str(source), None, tmp_path / "root", Options(overwrite=True))
+    plain = prepare(str(source), None, tmp_path / "root", PrepareOptions(overwrite=True))
     assert plain.indexes[0].task == "multilabel"
 
 
@@ -339,7 +339,7 @@ def test_coco_categories_without_groups(tmp_path: Path) -> None:
     path = source / "annotations/instances_train.json"
     path.write_text(path.read_text().replace("supercategory", "group"))
     with pytest.raises(DataError, match="category 'cat' names no supercategory; use --masks category"):
-        prepare(str(source), None, tmp_path / "root", Options(settings={"masks": "supercategory"}))
+        prepare(str(source), None, tmp_path / "root", PrepareOptions(settings={"masks": "supercategory"}))
 
 
 # Real pieces ----------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_coco_categories_without_groups(tmp_path: Path) -> None:
 
 def test_real_cityscapes(real_data: Path, tmp_path: Path) -> None:
     mini = real_data / "cityscapes_mini"
-    prepare("cityscapes", mini, tmp_path / "root", Options(verify=True))
+    prepare("cityscapes", mini, tmp_path / "root", PrepareOptions(verify=True))
     published = open_split("cityscapes", "val", tmp_path / "root")
     source = shutil.copytree(mini, tmp_path / "ids")
     next(source.rglob("*_labelTrainIds.png")).unlink()
@@ -369,7 +369,7 @@ def test_real_voc(real_data: Path, tmp_path: Path) -> None:
     source = shutil.copytree(mini, tmp_path / "VOC2012")
     lists = {"train": b"2011_000006\n2011_000003\n", "val": b"2011_000025\n"}
     tree(source / "ImageSets" / "Segmentation", {f"{split}.txt": text for split, text in lists.items()})
-    prepare("voc12seg", source, tmp_path / "root", Options(verify=True))
+    prepare("voc12seg", source, tmp_path / "root", PrepareOptions(verify=True))
     train, val = (open_split("voc12seg", split, tmp_path / "root") for split in ("train", "val"))
     assert [[train.classes[i] for i in values(train, k) if i < 255] for k in (0, 1)] == [
         ["background", "chair", "person", "sofa"],
@@ -382,7 +382,7 @@ def test_real_voc(real_data: Path, tmp_path: Path) -> None:
 
 
 def test_real_coco_masks(real_data: Path, tmp_path: Path) -> None:
-    prepare("coco", real_data / "coco128", tmp_path, Options(settings={"masks": "supercategory"}))
+    prepare("coco", real_data / "coco128", tmp_path, PrepareOptions(settings={"masks": "supercategory"}))
     index = open_split("coco", "train", tmp_path)
     summary = summarize(index)
     assert len(index.classes) == 13
@@ -412,10 +412,10 @@ def test_a_table_sends_each_value_to_its_class_whatever_stands_around_it(
 ) -> None:
     folder = tmp_path_factory.mktemp("map")
     Image.fromarray(np.array([content], np.uint8)).save(folder / "map.png")
-    Image.new("RGB", (len(content), 1)).save(folder / "picture.png")
+    Image.new("RGB", (len(content), 1)).save(folder / "image.png")
     classes = tuple(str(i) for i in range(255))
     index = Index(
-        "set", "val", "segmentation", classes, folder, (Record("picture.png", 0, label_map="map.png"),), None, table
+        "set", "val", "segmentation", classes, folder, (Record("image.png", 0, label_map="map.png"),), None, table
     )
     found = open_label_map(index, 0)[0].tolist()
     if table is REDUCED:
@@ -458,43 +458,43 @@ def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 )
 @settings(max_examples=60, deadline=None)
 def test_a_part_is_that_part_of_the_whole(h: int, w: int, height: int, width: int, top: int, flip: bool) -> None:
-    picture = photograph(h, w)
+    image = photograph(h, w)
     rows, columns = slice(top, top + 16), slice(top // 2, top // 2 + 16)
-    whole = resize_picture(picture, (height, width))
+    whole = resize_image(image, (height, width))
     assert whole.shape == (height, width, 3)
     step = -1 if flip else 1
-    part = resize_picture(picture, (height, width), rows, columns, flip)
+    part = resize_image(image, (height, width), rows, columns, flip)
     np.testing.assert_array_equal(part, whole[rows, columns][:, ::step])
-    whole_labels = resize_labels(picture[..., 0], (height, width))
-    part_labels = resize_labels(picture[..., 0], (height, width), rows, columns, flip)
+    whole_labels = resize_labels(image[..., 0], (height, width))
+    part_labels = resize_labels(image[..., 0], (height, width), rows, columns, flip)
     np.testing.assert_array_equal(part_labels, whole_labels[rows, columns][:, ::step])
 
 
 def test_resizing_agrees_with_torch_within_a_level() -> None:
-    picture = photograph(37, 53)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    image = photograph(37, 53)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     for size in ((20, 90), (74, 106), (18, 26), (37, 53)):
         theirs = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear").round()[0].permute(1, 2, 0)
-        assert np.abs(resize_picture(picture, size) - theirs.numpy()).max() <= 1
+        assert np.abs(resize_image(image, size) - theirs.numpy()).max() <= 1
 
 
 def test_colours_survive_hue_and_saturation() -> None:
-    picture = photograph(64, 64)
-    hue, saturation, value = to_hsv(picture)
+    image = photograph(64, 64)
+    hue, saturation, value = to_hsv(image)
     assert (hue.min(), hue.max(), saturation.max()) == (0, 179, 255)
-    assert np.abs(from_hsv(hue, saturation, value).astype(int) - picture).max() <= 5  # 180 hues are coarse
-    grey = np.repeat(picture[..., :1], 3, axis=2)
+    assert np.abs(from_hsv(hue, saturation, value).astype(int) - image).max() <= 5  # 180 hues are coarse
+    grey = np.repeat(image[..., :1], 3, axis=2)
     for distortion in (Distortion(saturation=1.5), Distortion(hue=17)):
         assert np.abs(distortion(grey).astype(int) - grey).max() <= 1
 
 
 def test_the_order_of_the_colour_steps() -> None:
-    picture = photograph(8, 8)
+    image = photograph(8, 8)
     every = Distortion(brightness=9.5, contrast=1.4, saturation=0.6, hue=-7)
     last = Distortion(brightness=9.5, contrast=1.4, saturation=0.6, hue=-7, contrast_last=True)
-    assert [name for name, _ in every.steps(picture)] == ["brightness", "contrast", "saturation", "hue"]
-    assert [name for name, _ in last.steps(picture)] == ["brightness", "saturation", "hue", "contrast"]
-    assert Distortion()(picture) is picture
+    assert [name for name, _ in every.steps(image)] == ["brightness", "contrast", "saturation", "hue"]
+    assert [name for name, _ in last.steps(image)] == ["brightness", "saturation", "hue", "contrast"]
+    assert Distortion()(image) is image
 
 
 def test_crops_avoid_one_class_and_give_up_after_ten() -> None:
@@ -528,15 +528,15 @@ def test_training_samples(tmp_path: Path) -> None:
     assert batch["index"].tolist() == [0] * 5
 
 
-def test_pictures_and_labels_stay_together() -> None:
-    """A picture that shows its own labels still does, but where two labels meet and colours are mixed."""
+def test_images_and_labels_stay_together() -> None:
+    """An image that shows its own labels still does, but where two labels meet and colours are mixed."""
     shown = np.kron(np.random.default_rng(0).integers(0, 4, (4, 6)), np.ones((16, 16))).astype(np.uint8)
-    picture = np.repeat(shown[..., None] * np.uint8(60), 3, axis=2)
+    original = np.repeat(shown[..., None] * np.uint8(60), 3, axis=2)
     transform = TrainTransform(scale=(192, 128), crop=(48, 64), distort=False)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     for seed in range(6):
         torch.manual_seed(seed)
-        image, target = transform(picture, shown)
+        image, target = transform(original, shown)
         levels = (image * std + mean)[0].round()
         same = (levels == target * 60) | (target == 255)
         assert same.float().mean() > 0.85
@@ -584,7 +584,7 @@ def test_unreadable_label_maps_are_skipped_or_named(tmp_path: Path) -> None:
 
 def test_what_is_known_of_the_sets() -> None:
     for name, classes in (("voc12seg", 21), ("cityscapes", 19), ("ade20k", 150)):
-        facts = DATASETS[name]
-        assert facts.task == "segmentation"
-        assert facts.classes == classes
+        info = DATASETS[name]
+        assert info.task == "segmentation"
+        assert info.classes == classes
     assert rescaled((375, 500), (2048, 512)) == (512, 683)

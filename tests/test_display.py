@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_model import DIGITS, write_model
 
+from attnbias.data.images import read_image
 from attnbias.data.index import Index
-from attnbias.data.pictures import read_picture
 from attnbias.data.prepared import index_path
 from attnbias.data.registry import dataset_folder
-from attnbias.methods.engine.display.exhibit import SMALLEST
-from attnbias.methods.engine.display.look import MOST_CLASSES
+from attnbias.methods.engine.display.inference import MOST_CLASSES
 from attnbias.methods.engine.display.overlay import DrawnBox, draw
+from attnbias.methods.engine.display.writer import SMALLEST
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def first_map(out: Path) -> NDArray[np.float32]:
 
 def enlarged(path: Path) -> Image.Image:
     """The image as overlays show it."""
-    image = read_picture(path)
+    image = read_image(path)
     assert image.width == image.height < SMALLEST
     return image.resize((SMALLEST, SMALLEST), Image.Resampling.BICUBIC)
 
@@ -108,7 +108,7 @@ def test_boxes_of_the_drawn_class_are_drawn_unless_refused(
     common = ("--load-from", model, "--data-root", demo_root, "--limit", 1, "--classes", label)
     page = visualize(*common, *typed, out=out)
     name = DIGITS[label]
-    scale = SMALLEST / read_picture(index.root / record.path).width
+    scale = SMALLEST / read_image(index.root / record.path).width
     boxes = [
         DrawnBox(*(scale * side for side in (box.x, box.y, box.x + box.w, box.y + box.h)), name)
         for box in record.boxes

@@ -18,9 +18,9 @@ import pytest
 from archive_server import ArchiveServer, serving
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import Archive
 from attnbias.data.fetch import download
 from attnbias.data.fetch.download import fetch, readable_size
+from attnbias.data.info import Archive
 
 CONTENT = bytes(range(256)) * 4000 + b"end"  # a little more than a megabyte
 
@@ -69,7 +69,7 @@ def test_a_stopped_run_is_continued_by_the_next(server: ArchiveServer, tmp_path:
     server.hold.clear()
     code = (
         "from pathlib import Path\nfrom attnbias.data.fetch.download import fetch\n"
-        "from attnbias.data.facts import Archive\n"
+        "from attnbias.data.info import Archive\n"
         f"fetch([Archive({server.url + 'set.tar'!r}, 'set.tar', {len(CONTENT)})], Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -166,7 +166,7 @@ def test_the_first_use_is_recorded_and_compared_later(server: ArchiveServer, tmp
 
 
 def test_offline_verifies_every_byte_and_fetches_nothing(server: ArchiveServer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"lacks set\.tar from http.*without --offline"):
+    with pytest.raises(DataError, match=r"has no set\.tar from http.*without --offline"):
         fetch([archive(server)], tmp_path, offline=True)
     path = tmp_path / "set.tar"
     path.write_bytes(CONTENT)

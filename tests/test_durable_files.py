@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from attnbias.data.atomic import replacing
-from attnbias.methods.engine.recipe import revise, write_recipe
+from attnbias.methods.engine.recipe import override, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
@@ -36,7 +36,7 @@ class Disk:
 
     def place(self, kind: str, path: Path) -> int:
         """Where in the order a path was last flushed, or renamed to."""
-        return max(place for place, (what, *paths) in enumerate(self.events) if what == kind and path in paths)
+        return max(position for position, (what, *paths) in enumerate(self.events) if what == kind and path in paths)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_bears_its_name(demo_root: Path, t
     out = tmp_path / "run"
     demo = get_method("csra").named_recipe("demo").recipe
     fields = {"backbone": "tiny", "image_size": 32, "batch_size": 20, "steps": 1, "ema_decay": 0.9}
-    train(TrainRequest(method="csra", recipe=revise(demo, fields), out=out, data_root=demo_root, gpus=0, threads=1))
+    train(TrainRequest(method="csra", recipe=override(demo, fields), out=out, data_root=demo_root, gpus=0, threads=1))
     folder = RunFolder(out)
     final = folder.folder(1)
     renamed = disk.place("rename", final)
@@ -75,11 +75,11 @@ def test_a_checkpoint_is_on_the_disk_before_it_bears_its_name(demo_root: Path, t
     manifest = disk.place("flush", part / "complete.json")
     assert {path.name for path in final.iterdir()} == {*CHECKPOINT, "complete.json"}
     for name in CHECKPOINT:
-        place = disk.place("flush", part / name)
-        size, beside = disk.events[place][2]
+        location = disk.place("flush", part / name)
+        size, beside = disk.events[location][2]
         assert size == (final / name).stat().st_size, name
         assert "complete.json" not in beside, name
-        assert place < manifest, name
+        assert location < manifest, name
     assert disk.events[manifest][2][0] == (final / "complete.json").stat().st_size
     assert manifest < disk.place("flush", part) < renamed < disk.place("flush", folder.checkpoints)
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from attnbias.data.sets.imagenet import class_names, synsets
 from attnbias.methods.engine.load import load_run, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -28,7 +28,7 @@ SMALL = ["--backbone", "tiny", "--image-size", 64, "--batch-size", 32, "--epochs
 
 def only(text: str) -> float:
     """Parse a number of JSON that JSON does not have."""
-    raise AssertionError(f"{text} is no JSON")
+    raise AssertionError(f"{text} is not a JSON")
 
 
 # COCO -----------------------------------------------------------------------------------------------------------------
@@ -51,19 +51,19 @@ class Facts:
 
 
 @pytest.fixture(scope="module")
-def facts(coco_source: Path) -> Facts:
+def info(coco_source: Path) -> Facts:
     found = Facts.of(coco_source)
     assert found.labelled < found.images  # what `drop_unlabelled` is for
     return found
 
 
 @pytest.fixture(scope="module")
-def coco(coco_source: Path, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco(coco_source: Path, info: Facts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with images prepared under COCO's name."""
     root = tmp_path_factory.mktemp("coco")
     done = attnbias("prepare-data", "coco", "--source", coco_source, "--root", root, "--verify", expect=0)
     assert "80 classes" in done.out
-    assert str(facts.images) in done.out
+    assert str(info.images) in done.out
     return root
 
 
@@ -76,9 +76,9 @@ def run(coco: Path) -> Path:
     return out
 
 
-def test_training_leaves_a_run_that_says_what_it_is(run: Path, facts: Facts) -> None:
+def test_training_leaves_a_run_that_says_what_it_is(run: Path, info: Facts) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == [-(-facts.labelled // 32)]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [-(-info.labelled // 32)]
     loaded = load_run("csra", str(run), {})
     assert loaded.recipe.dataset == "coco"
     assert loaded.recipe.image_size == 64
@@ -88,7 +88,7 @@ def test_training_leaves_a_run_that_says_what_it_is(run: Path, facts: Facts) -> 
 
 
 def test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images(
-    run: Path, coco: Path, facts: Facts, tmp_path: Path
+    run: Path, coco: Path, info: Facts, tmp_path: Path
 ) -> None:
     table = tmp_path / "scores.csv"
     done = attnbias(
@@ -97,13 +97,13 @@ def test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images(
         expect=0,
     )
     (result,) = json.loads(done.out, parse_constant=only)
-    assert result["samples"] == facts.labelled
+    assert result["samples"] == info.labelled
     assert 0 <= result["measures"]["mAP"] <= 100
-    assert len(result["measures"]["without_positives"]) == 80 - facts.classes
+    assert len(result["measures"]["without_positives"]) == 80 - info.classes
     assert result["bias"]["truth"] == "masks"
     assert 0 <= result["bias"]["means"]["pointing"] <= 1
     rows = list(csv.reader(table.read_text().splitlines()))
-    assert len(rows) == 1 + facts.labelled
+    assert len(rows) == 1 + info.labelled
     assert {len(row) for row in rows} == {1 + 80 + 80}
     trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert trained[-1]["mAP"] == result["measures"]["mAP"]  # `val` repeats what the run measured, with no flags
@@ -201,7 +201,7 @@ def check_published(
     folder: Path,
     flags: dict[str, Any] | None = None,
 ) -> None:
-    """A file loads with no flag but the picture's size, is what it should be, and answers."""
+    """A file loads with no flag but the image's size, is what it should be, and answers."""
     method = golden.split("/")[0]
     path = published(golden, goldens, form, folder)
     loaded = load_run(method, str(path), {"image_size": 64} if flags is None else flags)
@@ -215,7 +215,7 @@ def check_published(
     path.unlink()  # some are large
 
 
-def test_the_authors_checkpoint_scores_coco(coco: Path, facts: Facts, goldens: Path, tmp_path: Path) -> None:
+def test_the_authors_checkpoint_scores_coco(coco: Path, info: Facts, goldens: Path, tmp_path: Path) -> None:
     path = published("csra/fwd_r101_h4_coco", goldens, "module", tmp_path)
     done = attnbias(
         *("val", "csra", "--load-from", path, "--image-size", 64, "--data-root", coco, "--gpus", 0, "--threads", 1),
@@ -226,11 +226,11 @@ def test_the_authors_checkpoint_scores_coco(coco: Path, facts: Facts, goldens: P
     assert "module. stripped" in result["source"]
     assert result["recipe"]["num_heads"] == 4
     assert result["recipe"]["lam"] == 0.5  # from the recipe of its kind: the file cannot tell
-    assert result["samples"] == facts.labelled
+    assert result["samples"] == info.labelled
     assert 0 <= result["measures"]["mAP"] <= 100
 
 
-def test_the_authors_checkpoint_scores_real_small_pictures(real_data: Path, goldens: Path, tmp_path: Path) -> None:
+def test_the_authors_checkpoint_scores_real_small_images(real_data: Path, goldens: Path, tmp_path: Path) -> None:
     attnbias("prepare-data", "cifar10", "--source", real_data / "cifar10_mini", "--root", tmp_path, expect=0)
     path = published("lsas/fwd_cifar_lsas_d29_order2", goldens, "state_dict", tmp_path)
     done = attnbias(
@@ -252,18 +252,18 @@ def test_a_published_file_of_another_method_names_it(goldens: Path, tmp_path: Pa
 # ImageNet -------------------------------------------------------------------------------------------------------------
 
 
-def test_imagenets_validation_pictures_are_also_rated_by_their_reassessed_labels(tmp_path: Path) -> None:
+def test_imagenets_validation_images_are_also_rated_by_their_reassessed_labels(tmp_path: Path) -> None:
     real = json.loads((files("timm.data") / "_info" / "imagenet_real_labels.json").read_text())
     several = next(number for number, own in enumerate(real) if len(own) > 1)
     always = real[several][1]  # the class that the model always names
     chosen = [several, real.index([]), *(number for number in range(40) if always not in real[number])][:6]
     for number in chosen:
-        picture = tmp_path / "source" / "val" / synsets()[0] / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 40), (number % 256, 0, 0)).save(picture)
+        image = tmp_path / "source" / "val" / synsets()[0] / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number % 256, 0, 0)).save(image)
     attnbias("prepare-data", "imagenet", "--source", tmp_path / "source", "--root", tmp_path / "root", expect=0)
     method = get_method("llb")
-    recipe = revise(method.named_recipe("demo-single").recipe, {"dataset": "imagenet", "alpha": 1.0})
+    recipe = override(method.named_recipe("demo-single").recipe, {"dataset": "imagenet", "alpha": 1.0})
     model = method.build_model(recipe, 1000, "singlelabel")
     model.backbone.head.bias.data[always] = 1e3
     file = tmp_path / "model.safetensors"
@@ -271,15 +271,13 @@ def test_imagenets_validation_pictures_are_also_rated_by_their_reassessed_labels
     common = ["val", "llb", "--load-from", file, "--real-labels", "--gpus", 0, "--threads", 1, "--data-root"]
     (result,) = json.loads(attnbias(*common, tmp_path / "root", "--json", "-", expect=0).out)
     rated = [real[number] for number in chosen if real[number]]
-    assert result["samples"] == len(rated) + 1  # one picture has no label left
+    assert result["samples"] == len(rated) + 1  # one image has no label left
     assert result["real"]["samples"] == len(rated)
     assert result["real"]["real_top1"] == pytest.approx(100 * sum(always in own for own in rated) / len(rated))
     assert result["real"]["real_top1"] > result["measures"]["top1"] == 0
     assert "ReaL labels" in attnbias(*common, tmp_path / "root", expect=0).out
-    # One picture that is not ImageNet's.
+    # One image that is not ImageNet's.
     other = tmp_path / "source" / "val" / synsets()[0] / "mine.JPEG"
     Image.new("RGB", (40, 40)).save(other)
     attnbias("prepare-data", "imagenet", "--source", tmp_path / "source", "--root", tmp_path / "second", expect=0)
-    assert (
-        "--real-labels are of ImageNet's validation pictures" in attnbias(*common, tmp_path / "second", expect=2).line
-    )
+    assert "--real-labels are of ImageNet's validation images" in attnbias(*common, tmp_path / "second", expect=2).line

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepared import Prepared
 from attnbias.data.transforms.basic import normalization
@@ -30,13 +30,13 @@ from attnbias.methods.engine.evaluation.attacks import Attack
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate, write_scores
 from attnbias.methods.engine.evaluation.robustness import Bench
 from attnbias.methods.engine.load import Loaded, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.weights.files import write_weights
 
 SIDE = 32
-PICTURES = 6
+IMAGES = 6
 CSRA = get_method("csra")
 
 
@@ -69,22 +69,22 @@ class Pointing(type(CSRA)):  # type: ignore[misc]
 
 
 def index_of(folder: Path, side: int = SIDE, box: tuple[int, int, int, int] = (8, 8, 16, 16)) -> Index:
-    """Pictures with one object of class 0 each."""
+    """Images with one object of class 0 each."""
     rng = np.random.default_rng(0)
     records = []
-    for place in range(PICTURES):
-        name = f"{place}.png"
+    for position in range(IMAGES):
+        name = f"{position}.png"
         Image.fromarray(rng.integers(64, 192, (side, side, 3), dtype=np.uint8)).save(folder / name)
         records.append(Record(name, (1, 0, 0), (Box(0, *box),)))
     return Index(str(folder), "val", "multilabel", ("a", "b", "c"), folder, tuple(records))
 
 
 def loaded_with(method: Any = CSRA, **fields: Any) -> Loaded:
-    recipe = revise(CSRA.named_recipe("demo").recipe, {"image_size": SIDE, **fields})
+    recipe = override(CSRA.named_recipe("demo").recipe, {"image_size": SIDE, **fields})
     return Loaded(method, recipe, Watching().eval(), ("a", "b", "c"), "multilabel", "none")
 
 
-def evaluated(loaded: Loaded, index: Index) -> tuple[PictureDataset, Evaluation]:
+def evaluated(loaded: Loaded, index: Index) -> tuple[ImageDataset, Evaluation]:
     dataset = loaded.method.open_dataset(loaded.recipe, index)
     return dataset, evaluate(loaded.method, loaded.model, dataset, loaded.recipe, Accelerator(cpu=True))
 
@@ -141,7 +141,7 @@ def test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation(
     policies = {"unknown_train": policy, "unknown_eval": other} if train else {"unknown_eval": policy}
     loaded = loaded_with(**policies)
     dataset = loaded.method.open_dataset(loaded.recipe, replace(index, records=records), train=train)
-    assert dataset.targets[:, 1].tolist() == [expected] * PICTURES
+    assert dataset.targets[:, 1].tolist() == [expected] * IMAGES
 
 
 # Attacks --------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def starts(folder: Path, batch_size: int) -> list[Tensor]:
 
 
 def test_a_random_start_fills_the_whole_ball(tmp_path: Path) -> None:
-    (change,) = starts(tmp_path, PICTURES)
+    (change,) = starts(tmp_path, IMAGES)
     assert 0.99 < change.max() <= 1 + 1e-4
     assert -1 - 1e-4 <= change.min() < -0.99
     assert change.abs().mean() == pytest.approx(0.5, abs=0.01)
@@ -194,8 +194,8 @@ def test_every_batch_has_a_random_start_of_its_own_and_the_same_each_time(tmp_pa
 
 
 @pytest.mark.parametrize(("column", "hit"), [(8, 1), (12, 0)])
-def test_the_pointing_games_radius_shrinks_with_the_picture(tmp_path: Path, column: int, hit: int) -> None:
-    """15 pixels of the picture are 3.75 of a plane of a quarter of its size, where the box ends at 6."""
+def test_the_pointing_games_radius_shrinks_with_the_image(tmp_path: Path, column: int, hit: int) -> None:
+    """15 pixels of the image are 3.75 of a plane of a quarter of its size, where the box ends at 6."""
     index = index_of(tmp_path, side=4 * SIDE)
     loaded = loaded_with(Pointing(row=4, column=column))
     report = measure_bias(loaded, *evaluated(loaded, index), Accelerator(cpu=True))
@@ -207,8 +207,8 @@ def test_what_is_taken_away_comes_from_an_image_without_the_class(tmp_path: Path
     index = index_of(tmp_path)
     second = Box(1, 8, 8, 16, 16)
     records = [
-        record._replace(target=(0, 1, 0), boxes=(second,)) if place % 2 else record
-        for place, record in enumerate(index.records)
+        record._replace(target=(0, 1, 0), boxes=(second,)) if position % 2 else record
+        for position, record in enumerate(index.records)
     ]
     loaded = loaded_with()
     dataset, found = evaluated(loaded, Index("pairs", "val", "multilabel", index.classes, tmp_path, tuple(records)))
@@ -217,14 +217,14 @@ def test_what_is_taken_away_comes_from_an_image_without_the_class(tmp_path: Path
     model.seen.clear()
     measure_reliance(loaded, dataset, found, Accelerator(cpu=True), batch_size=2)
     assert [len(batch) for batch in model.seen] == [2] * 15  # five of each image; the batch is what was asked for
-    pictures = torch.stack([dataset[place]["image"] for place in range(2)])
+    images = torch.stack([dataset[position]["image"] for position in range(2)])
     whole, alone, context, tile, blur = (batch[0] for batch in model.seen[:5])
     hidden, mask = torch.zeros(SIDE, SIDE, dtype=torch.bool), torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[8:24, 8:24] = True
     hidden[6:26, 6:26] = True  # a sixteenth of 32 more on each side
-    assert torch.equal(whole, pictures[0])
-    assert torch.equal(alone, torch.where(mask, pictures[0], pictures[1]))
-    assert torch.equal(context, torch.where(hidden, pictures[1], pictures[0]))
+    assert torch.equal(whole, images[0])
+    assert torch.equal(alone, torch.where(mask, images[0], images[1]))
+    assert torch.equal(context, torch.where(hidden, images[1], images[0]))
     for filled in (tile, blur):
         assert torch.equal(filled[:, ~hidden], whole[:, ~hidden])
 
@@ -249,9 +249,11 @@ def test_faithfulness_takes_its_samples_from_the_whole_split(tmp_path: Path) -> 
     assert isinstance(model, Watching)
     model.seen.clear()
     faithfulness.measure_faithfulness(loaded, dataset, found, Accelerator(cpu=True), 3, batch_size=64)
-    pictures = [dataset[place]["image"] for place in range(PICTURES)]
+    images = [dataset[position]["image"] for position in range(IMAGES)]
     deletion = model.seen[::4]  # a sample's curves: deletion and insertion of its map, then of a random one
-    shown = [next(place for place in range(PICTURES) if torch.equal(pictures[place], batch[0])) for batch in deletion]
+    shown = [
+        next(position for position in range(IMAGES) if torch.equal(images[position], batch[0])) for batch in deletion
+    ]
     assert shown == [0, 2, 5]
 
 
@@ -267,7 +269,7 @@ def test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figur
 
     with register_module_forward_pre_hook(watch):
         single = val(weights, demo_root, *parts, "--eval-batch-size", 1)
-    assert largest < 10  # reliance has a picture for each object of one picture
+    assert largest < 10  # reliance has an image for each object of one image
     whole = val(weights, demo_root, *parts)
     for part in ("measures", "bias", "reliance", "faithfulness"):
         assert nearly(single[part], whole[part]), part
@@ -298,7 +300,7 @@ def test_unknown_labels_stay_unknown_in_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_are_refused_and_the_picture_is_named(tmp_path: Path, value: float) -> None:
+def test_scores_that_are_not_finite_are_refused_and_the_image_is_named(tmp_path: Path, value: float) -> None:
     class Broken(type(CSRA)):  # type: ignore[misc]
         def answer(self, model: nn.Module, batch: Any, dataset: Any, recipe: Any) -> dict[str, Tensor]:
             return {"scores": torch.where(batch["index"][:, None] == 4, value, torch.zeros(len(batch["index"]), 3))}
@@ -314,8 +316,8 @@ def test_val_and_predict_of_damaged_weights_end_in_one_line(weights: Path, demo_
     damaged = tmp_path / "damaged.safetensors"
     write_weights(damaged, state, metadata)
     common = ["--load-from", damaged, "--gpus", 0]
-    picture = next((demo_root / "demo").rglob("*.jpg"))
-    for command in (["val", "csra", *common, "--data-root", demo_root], ["predict", *common, picture]):
+    image = next((demo_root / "demo").rglob("*.jpg"))
+    for command in (["val", "csra", *common, "--data-root", demo_root], ["predict", *common, image]):
         failed = attnbias(*command)
         assert failed.code in (1, 3)
         assert "NaN" in failed.line

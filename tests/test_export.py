@@ -15,9 +15,9 @@ from PIL import Image
 from small_model import write_model
 
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.export import compare, pictures_for_check, runner, wrap, write_graph
+from attnbias.methods.engine.export import compare, images_for_check, runner, wrap, write_graph
 from attnbias.methods.engine.load import load_run, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import EXPORTED, KEY
 from attnbias.weights.files import write_weights
@@ -31,7 +31,7 @@ def checkpoint(path: Path, method: str, task: Any = "multilabel", **fields: Any)
     found = get_method(method)
     if method == "lsas":
         fields = {"pipeline": "square", **fields}  # photographs of any size
-    recipe = revise(found.recipes["demo"].recipe, fields)
+    recipe = override(found.recipes["demo"].recipe, fields)
     torch.manual_seed(0)
     model = found.build_model(recipe, len(NAMES), task)
     for parameter in model.parameters():  # zeros, as heads may start with, would hide what is compared
@@ -42,12 +42,12 @@ def checkpoint(path: Path, method: str, task: Any = "multilabel", **fields: Any)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six smooth colourful pictures."""
+    """Six smooth colourful images."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
-    for place in range(6):
+    for position in range(6):
         coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{place}.png")
+        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{position}.png")
     return folder
 
 
@@ -58,7 +58,7 @@ def test_torch_export_answers_as_the_model(photos: Path, tmp_path: Path) -> None
     done = attnbias(
         "export", method, "--load-from", weights, "--format", "torch-export", "--out", out, "--check", photos, expect=0
     )
-    assert "largest difference on 6 pictures" in done.out
+    assert "largest difference on 6 images" in done.out
     extra = {EXPORTED: ""}
     program = torch.export.load(out, extra_files=extra).module()
     said = json.loads(extra[EXPORTED])
@@ -87,7 +87,7 @@ def test_onnx_answers_as_the_model_in_onnxruntime(method: str, photos: Path, tmp
     weights = checkpoint(tmp_path / "w.safetensors", method)
     done = attnbias("export", method, "--load-from", weights, "--out", out, "--check", photos, expect=0)
     assert f"{out}: images (B, 3, " in done.out
-    assert "largest difference on 6 pictures" in done.out
+    assert "largest difference on 6 images" in done.out
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(("m.", "."))] == ["m.onnx"]
     model = onnx.load(out)
     assert [value.name for value in model.graph.output] == ["scores", "maps", "classes"]
@@ -146,7 +146,7 @@ def test_maps_checks_and_classes_are_as_typed(demo_root: Path, tmp_path: Path) -
     common = ("export", "csra", "--load-from", weights, "--format", "torch-export", "--out", out)
     done = attnbias(*common, *asked, expect=0)
     assert "map attention" in done.out
-    assert "largest difference on 2 pictures" in done.out
+    assert "largest difference on 2 images" in done.out
     images = torch.rand(2, 3, 64, 64)
     scores, maps, classes = torch.export.load(out).module()(images)
     assert torch.equal(classes, scores.topk(3).indices)
@@ -160,7 +160,7 @@ def test_what_does_not_agree_is_found_and_not_kept(
 ) -> None:
     loaded = load_run("csra", str(checkpoint(tmp_path / "w.safetensors", "csra")), {})
     exported = wrap(loaded)
-    dataset = pictures_for_check(loaded, [str(path) for path in sorted(photos.iterdir())], None)
+    dataset = images_for_check(loaded, [str(path) for path in sorted(photos.iterdir())], None)
 
     def wrong(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         scores, maps, classes = exported(images)
@@ -184,7 +184,7 @@ def test_what_does_not_go_is_said_in_a_line(photos: Path, tmp_path: Path) -> Non
     weights = checkpoint(tmp_path / "w.safetensors", "csra")
     common = ("export", "csra", "--load-from", weights)
     assert "ends in .onnx" in attnbias(*common, "--out", tmp_path / "m.pt2", expect=2).line
-    assert "pictures are for --check" in attnbias(*common, photos, expect=2).line
+    assert "images are for --check" in attnbias(*common, photos, expect=2).line
     assert "did you mean 'score'" in attnbias(*common, "--map", "scor", "--out", tmp_path / "m.onnx", expect=2).line
     assert "no class 'cat'" in attnbias(*common, "--classes", "cat", "--out", tmp_path / "m.onnx", expect=2).line
     (tmp_path / "m.onnx").write_bytes(b"")
@@ -201,5 +201,5 @@ def test_a_set_of_other_classes_checks_no_model(demo_root: Path, tmp_path: Path)
 
 def test_only_classifiers_are_exported(tmp_path: Path) -> None:
     loaded = load_run("csra", str(checkpoint(tmp_path / "w.safetensors", "csra")), {})
-    with pytest.raises(UsageError, match=r"models that classify pictures, and .* is for segmentation"):
+    with pytest.raises(UsageError, match=r"models that classify images, and .* is for segmentation"):
         wrap(replace(loaded, task="segmentation"))

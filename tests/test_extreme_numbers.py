@@ -11,7 +11,7 @@ import pytest
 from command_line import attnbias
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.registry import get_method
 
 RECIPES = {"csra": "demo", "ida": "demo", "lsas": "demo-single", "llb": "demo", "absvit": "demo"}
@@ -22,7 +22,7 @@ LARGE = [10**6, 2**63 - 1, 10**400]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     for name in ("demo", "demo-single"):
-        prepare(name, None, root, Options(settings={"train": 20, "eval": 10, "size": 32}))
+        prepare(name, None, root, PrepareOptions(settings={"train": 20, "eval": 10, "size": 32}))
     return root
 
 

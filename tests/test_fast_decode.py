@@ -1,4 +1,4 @@
-"""Fast decoding: the same pixels before a resize, a level off after it; refused where a pipeline needs PIL pictures."""
+"""Fast decoding: the same pixels before a resize, a level off after it; refused where a pipeline needs PIL images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from attnbias.data.datasets import PictureDataset, SampleKey, collate
+from attnbias.data.datasets import ImageDataset, SampleKey, collate
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels, pil_step
+from attnbias.data.images import read_image
 from attnbias.data.index import Index, Orientation, Record
-from attnbias.data.pictures import read_picture
 from attnbias.data.registry import open_split
 from attnbias.data.sets.demo import CONTEXTS, _photograph
 from attnbias.data.transforms.basic import (
@@ -30,7 +30,7 @@ from attnbias.data.transforms.basic import (
 )
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import read_recipe, revise
+from attnbias.methods.engine.recipe import override, read_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest, ValRequest
 from attnbias.methods.engine.training.train import train
@@ -49,23 +49,23 @@ def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     if request.param == "real":
         return sorted((request.getfixturevalue("real_data") / "coco128" / "images").rglob("*.jpg"))[:24]
     folder = tmp_path_factory.mktemp("packaged")
-    for place, name in enumerate(CONTEXTS):
-        _photograph(place, 427).save(folder / f"{name}.jpg", quality=92)
+    for position, name in enumerate(CONTEXTS):
+        _photograph(position, 427).save(folder / f"{name}.jpg", quality=92)
     return sorted(folder.iterdir())
 
 
 def samples(path: Path, transform: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-    """A file's picture read both ways, exact first."""
+    """A file's image read both ways, exact first."""
     index = Index("some", "val", "multilabel", ("a",), path.parent, (Record(path.name, (1,)),))
-    exact, fast = (PictureDataset(index, transform, decode=kind)[0]["image"] for kind in ("exact", "fast"))
+    exact, fast = (ImageDataset(index, transform, decode=kind)[0]["image"] for kind in ("exact", "fast"))
     return exact, fast
 
 
 @pytest.mark.parametrize("kind", ["RGB.jpg", "L.jpg", "CMYK.jpg", "RGB.png", "L.png", "P.png", "RGBA.png", "I;16.png"])
 def test_without_a_resize_nothing_changes(kind: str, tmp_path: Path) -> None:
     mode = kind.split(".")[0]
-    picture = photograph().convert("L").convert(mode) if mode == "I;16" else photograph().convert(mode)
-    picture.save(tmp_path / kind)
+    image = photograph().convert("L").convert(mode) if mode == "I;16" else photograph().convert(mode)
+    image.save(tmp_path / kind)
     exact, fast = samples(tmp_path / kind, v2.Compose([ToNormalizedTensor(*normalization("imagenet"))]))
     assert torch.equal(exact, fast)
 
@@ -79,7 +79,7 @@ def test_resized_photographs_are_a_level_off(photographs: list[Path]) -> None:
 def test_large_photographs_are_decoded_smaller_and_stay_close(photographs: list[Path]) -> None:
     means = []
     for path in photographs:
-        assert 112 <= min(read_picture(path, at_least=112).size) < 224
+        assert 112 <= min(read_image(path, at_least=112).size) < 224
         exact, fast = samples(path, eval_transform(56, "unit"))
         means.append(255 * float((fast - exact).abs().mean()))
     assert np.mean(means) < 1.5
@@ -94,12 +94,12 @@ def test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded(
     photograph().save(tmp_path / "a.jpg", exif=exif)
     index = Index("some", "val", "multilabel", ("a",), tmp_path, (Record("a.jpg", (1,)),), orientation=orientation)
     as_it_is = v2.Compose([ToNormalizedTensor(*normalization("unit"))])
-    exact, fast = (PictureDataset(index, as_it_is, decode=kind)[0]["image"] for kind in ("exact", "fast"))
+    exact, fast = (ImageDataset(index, as_it_is, decode=kind)[0]["image"] for kind in ("exact", "fast"))
     assert exact.shape == ((3, 150, 200) if orientation == "stored" else (3, 200, 150))
     assert torch.equal(exact, fast)
 
 
-def test_how_small_a_picture_may_be_decoded() -> None:
+def test_how_small_a_image_may_be_decoded() -> None:
     flip, shift, crop = v2.RandomHorizontalFlip(), RandomShift(2), v2.RandomCrop(32, padding=4)
     assert enough_pixels(v2.Compose([flip, v2.Resize(224), v2.CenterCrop(200)])) == 448
     assert enough_pixels(v2.Compose([v2.Compose([v2.RandomResizedCrop(64, scale=(0.25, 1))])])) == 256
@@ -112,15 +112,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
     index = Index("some", "val", "multilabel", ("a",), tmp_path, (Record("a.jpg", (1,)),))
     with pytest.raises(DataError, match=r"a\.jpg cannot be read"):
-        PictureDataset(index, eval_transform(16, "unit"), decode="fast")[0]
-    assert "error" in PictureDataset(index, eval_transform(16, "unit"), decode="fast", on_bad_image="skip")[0]
+        ImageDataset(index, eval_transform(16, "unit"), decode="fast")[0]
+    assert "error" in ImageDataset(index, eval_transform(16, "unit"), decode="fast", on_bad_image="skip")[0]
 
 
 def test_a_sample_depends_on_its_key_alone_and_crops_are_kept(tmp_path: Path) -> None:
     photograph().save(tmp_path / "a.jpg")
     records = (Record("a.jpg", (1,)), Record("a.jpg", (1,), crop=(19.6, -4.4, 90.0, 60.2)))
     index = Index("some", "train", "multilabel", ("a",), tmp_path, records)
-    dataset = PictureDataset(index, train_transform(24, "unit", color_jitter=True, shift=2), seed=1, decode="fast")
+    dataset = ImageDataset(index, train_transform(24, "unit", color_jitter=True, shift=2), seed=1, decode="fast")
     keys = [SampleKey(sample, epoch) for epoch in range(2) for sample in (1, 0)]
     one, other = (
         torch.cat([b["image"] for b in DataLoader(dataset, 2, sampler=keys, num_workers=n, collate_fn=collate)])
@@ -128,7 +128,7 @@ def test_a_sample_depends_on_its_key_alone_and_crops_are_kept(tmp_path: Path) ->
     )
     assert torch.equal(one, other)
     assert not torch.equal(one[0], one[2])
-    exact, fast = (PictureDataset(index, eval_transform(24, "unit"), decode=kind)[1] for kind in ("exact", "fast"))
+    exact, fast = (ImageDataset(index, eval_transform(24, "unit"), decode=kind)[1] for kind in ("exact", "fast"))
     torch.testing.assert_close(fast["image"], exact["image"], rtol=0, atol=1.5 / 255)
 
 
@@ -161,7 +161,7 @@ def test_every_pipeline_takes_tensors_or_says_that_it_cannot(method: str, tmp_pa
 def test_a_run_is_marked_and_evaluated_exactly_unless_asked(demo_root: Path, tmp_path: Path) -> None:
     method = get_method("csra")
     changes = {"epochs": 1, "batch_size": 24, "image_size": 40, "decode": "fast"}
-    recipe = revise(method.named_recipe("demo").recipe, changes)
+    recipe = override(method.named_recipe("demo").recipe, changes)
     machine: dict[str, Any] = {"method": "csra", "data_root": demo_root, "gpus": 0, "threads": 1}
     outcome = train(TrainRequest(recipe=recipe, out=tmp_path / "run", **machine))
     assert read_recipe(tmp_path / "run" / "recipe.yaml", method.recipe_type, "csra").decode == "fast"

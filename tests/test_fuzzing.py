@@ -14,7 +14,7 @@ import pytest
 from good_files import GOOD, KINDS, annotations, check_index, network, written
 
 from attnbias.data.errors import DataError
-from attnbias.data.pictures import read_picture
+from attnbias.data.images import read_image
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods.engine.stored import stored_method
 from attnbias.weights.errors import WeightsError
@@ -60,8 +60,8 @@ def coco_target(path: Path) -> None:
     check_index(read_coco(path, path.parent))
 
 
-def picture_target(path: Path) -> None:
-    assert read_picture(path).mode == "RGB"
+def image_target(path: Path) -> None:
+    assert read_image(path).mode == "RGB"
 
 
 def seeds_of(target: Callable[[Path], None], folder: Path) -> list[tuple[str, bytes]]:
@@ -103,7 +103,7 @@ def survives(target: Callable[[Path], None], folder: Path, seconds: float, seed:
     return int((folder / "tried").read_text())
 
 
-TARGETS = [checkpoint_target, coco_target, picture_target]
+TARGETS = [checkpoint_target, coco_target, image_target]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -32,19 +32,19 @@ def spot(row: int, column: int) -> np.ndarray:
 
 
 def a_page() -> GalleryPage:
-    """Three pictures, two runs: the first is right everywhere, the second only on the first picture."""
-    pictures = [Image.new("RGB", (120, 90), colour) for colour in ("teal", "tan", "gray")]
+    """Three images, two runs: the first is right everywhere, the second only on the first image."""
+    images = [Image.new("RGB", (120, 90), colour) for colour in ("teal", "tan", "gray")]
     truths = [(0,), (0, 1), (2,)]
     second = [(0,), (0,), (2, 1)]
     maps = {0: spot(1, 1), 1: spot(6, 6), 2: spot(1, 6)}
     items = []
-    for place, (picture, true, predicted) in enumerate(zip(pictures, truths, second, strict=True)):
+    for position, (image, true, predicted) in enumerate(zip(images, truths, second, strict=True)):
         views = tuple(
             View({label: 0.9 if label in told else 0.2 for label in maps}, told, maps, frame)
             for told, frame in ((true, (0, 0, 1, 1)), (predicted, (0.125, 0, 0.75, 1)))
         )
         boxes = (ShareBox(0, 0.1, 0.1, 0.3, 0.3), ShareBox(1, 0.6, 0.6, 0.3, 0.3))
-        items.append(GalleryItem(f"picture {place}.jpg", picture, views, true, (), boxes))
+        items.append(GalleryItem(f"image {position}.jpg", image, views, true, (), boxes))
     runs = (
         GalleryRun(
             "csra", "CSRA (ICCV 2021)", "runs/csra", "attention: softmax over locations", "minmax", {"lam": 0.5}
@@ -77,7 +77,7 @@ def test_what_must_be_known_is_written_into_the_page() -> None:
     assert (content["source"], content["date"]) == ("demo, split val", "2026-11-21")
 
 
-def test_a_page_of_many_large_pictures_stays_small() -> None:
+def test_a_page_of_many_large_images_stays_small() -> None:
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)).resize((2000, 1500))
     assert max(thumbnail(photo).size) == THUMBNAIL
@@ -122,8 +122,8 @@ def peak(browser: Browser, run: int = 0) -> tuple[float, float]:
     return row, column
 
 
-def test_the_page_shows_every_picture_and_every_run_without_complaints(opened: Browser) -> None:
-    assert opened.run(SHOWN) == ["picture 0.jpg", "picture 1.jpg", "picture 2.jpg"]
+def test_the_page_shows_every_image_and_every_run_without_complaints(opened: Browser) -> None:
+    assert opened.run(SHOWN) == ["image 0.jpg", "image 1.jpg", "image 2.jpg"]
     assert opened.run("return document.querySelectorAll('.card figure').length") == 6
     assert opened.run("return [...document.querySelectorAll('.run h2')].map(h => h.textContent)") == [
         "csra3 of 3 right",
@@ -146,7 +146,7 @@ def test_a_class_chip_moves_the_attention_in_every_run(opened: Browser) -> None:
         assert peak(opened, run) == pytest.approx((6.5 / 8, 6.5 / 8), abs=0.02)
 
 
-def test_the_map_lies_on_the_part_of_the_picture_that_the_run_saw(opened: Browser) -> None:
+def test_the_map_lies_on_the_part_of_the_image_that_the_run_saw(opened: Browser) -> None:
     place = """
     const frame = document.querySelectorAll('.frame')[%d].getBoundingClientRect();
     const image = document.querySelectorAll('.stage img')[%d].getBoundingClientRect();
@@ -155,19 +155,19 @@ def test_the_map_lies_on_the_part_of_the_picture_that_the_run_saw(opened: Browse
     assert opened.run(place % (1, 1)) == pytest.approx([0.125, 0.75, 1], abs=0.01)
 
 
-def test_filters_leave_the_pictures_they_name(opened: Browser) -> None:
+def test_filters_leave_the_images_they_name(opened: Browser) -> None:
     opened.click("button[value=wrong]")
-    assert opened.run(SHOWN) == ["picture 1.jpg", "picture 2.jpg"]
-    assert opened.run("return document.getElementById('count').textContent") == "2 of 3 pictures"
+    assert opened.run(SHOWN) == ["image 1.jpg", "image 2.jpg"]
+    assert opened.run("return document.getElementById('count').textContent") == "2 of 3 images"
     opened.click("button[value=right]")
-    assert opened.run(SHOWN) == ["picture 0.jpg"]
+    assert opened.run(SHOWN) == ["image 0.jpg"]
     opened.click("button[value=differ]")
-    assert opened.run(SHOWN) == ["picture 1.jpg", "picture 2.jpg"]
+    assert opened.run(SHOWN) == ["image 1.jpg", "image 2.jpg"]
     opened.click("#class option[value='0']")  # on this class the two runs agree everywhere
     assert opened.run(SHOWN) == []
     assert not opened.run("return document.getElementById('empty').hidden")
     opened.click("button[value=all]")
-    assert opened.run(SHOWN) == ["picture 0.jpg", "picture 1.jpg"]
+    assert opened.run(SHOWN) == ["image 0.jpg", "image 1.jpg"]
 
 
 def test_the_slider_changes_the_opacity_of_all_maps(opened: Browser) -> None:
@@ -197,9 +197,9 @@ def test_boxes_and_contour_come_and_go(opened: Browser) -> None:
 def test_the_keyboard_is_enough(opened: Browser) -> None:
     focused = "return document.activeElement.dataset.name"
     opened.press("jj")
-    assert opened.run(focused) == "picture 1.jpg"
+    assert opened.run(focused) == "image 1.jpg"
     opened.press("k")
-    assert opened.run(focused) == "picture 0.jpg"
+    assert opened.run(focused) == "image 0.jpg"
     opened.press("\ue014")  # arrow to the right: the next class
     assert peak(opened) == pytest.approx((6.5 / 8, 6.5 / 8), abs=0.02)
     opened.press("[c")
@@ -207,7 +207,7 @@ def test_the_keyboard_is_enough(opened: Browser) -> None:
     assert opened.run("return document.getElementById('contour').checked")
 
 
-def test_pictures_without_labels_have_no_verdict_and_no_such_filter(browser: Browser, tmp_path: Path) -> None:
+def test_images_without_labels_have_no_verdict_and_no_such_filter(browser: Browser, tmp_path: Path) -> None:
     view = View({1: 0.8}, (1,), {1: spot(2, 2)})
     item = GalleryItem("mine.jpg", Image.new("RGB", (80, 120), "navy"), (view,))
     page = tmp_path / "gallery.html"

@@ -42,7 +42,7 @@ CLASSES = (
     ),
     *("\x1b[2Jred", "one\ntwo", "\u202eevil", "\x9b31m", "line\u2028end", "-1.5"),
 )
-PICTURES = (
+IMAGES = (
     "[v2] [b].png",
     "=2+2.png",
     "\x1b]0;title\x07.png",
@@ -66,11 +66,11 @@ def harmless(result: Result) -> Result:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with hostile names, a COCO set of them, and two runs trained on it."""
     folder = tmp_path_factory.mktemp("hostile")
-    pictures = folder / "[b] set"
-    pictures.mkdir()
+    originals = folder / "[b] set"
+    originals.mkdir()
     images, boxes = [], []
-    for number, name in enumerate(PICTURES):
-        Image.new("RGB", (32, 32), (30 * number, 90, 20)).save(pictures / name)
+    for number, name in enumerate(IMAGES):
+        Image.new("RGB", (32, 32), (30 * number, 90, 20)).save(originals / name)
         images.append({"id": number, "file_name": name, "width": 32, "height": 32})
         for label in range(len(CLASSES)):
             if label and (number + label) % 3:
@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 }
                 boxes.append({"id": len(boxes), "image_id": number, "category_id": label, **box})
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES)]
-    table = pictures / "[x]=set.json"
+    table = originals / "[x]=set.json"
     table.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
     told = harmless(attnbias("prepare-data", table, "--root", folder / "ds", expect=0)).out
     assert f"never in train: {CLASSES[0]}\n" in told
@@ -109,7 +109,7 @@ def test_every_command_shows_them_as_they_are(place: Path, tmp_path: Path) -> No
         assert result["classes"] == list(CLASSES)
     header, *rows = read_csv(tmp_path / "=run.csv")
     assert header[1 : 1 + len(CLASSES)] == [f"target:{name}" for name in CLASSES]
-    assert sorted(row[0] for row in rows) == sorted(visible(name) if "\udcff" in name else name for name in PICTURES)
+    assert sorted(row[0] for row in rows) == sorted(visible(name) if "\udcff" in name else name for name in IMAGES)
 
     runs = [place / "_[i]", place / "=run"]
     compared = of(place, "compare", *runs, "--page", "--plots", "--out", tmp_path / "compared")
@@ -122,10 +122,10 @@ def test_every_command_shows_them_as_they_are(place: Path, tmp_path: Path) -> No
         assert data is not None
         content = json.loads(data[1])
         assert content["classes"] == [visible(name) for name in CLASSES]
-        assert {item["name"] for item in content["items"]} == {visible(name) for name in PICTURES}
+        assert {item["name"] for item in content["items"]} == {visible(name) for name in IMAGES}
 
     named = of(place, "predict", "--load-from", place / "=run", place / "[b] set", *CPU, "--threshold", 0)
-    assert len(named.out.splitlines()) == len(PICTURES)
+    assert len(named.out.splitlines()) == len(IMAGES)
     files = ["--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json"]
     of(place, "predict", "--load-from", place / "=run", place / "[b] set", *CPU, *files)
     assert next(read_csv(tmp_path / "p.csv")) == ["path", *CLASSES]
@@ -135,7 +135,7 @@ def test_every_command_shows_them_as_they_are(place: Path, tmp_path: Path) -> No
 
 def test_errors_and_logs_are_one_harmless_line(place: Path) -> None:
     bad = place / "bad\n\x1b[2J[b]\udcff.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     line = harmless(attnbias("predict", "--load-from", place / "=run", bad, *CPU, expect=3)).line
     assert r"bad\n\x1b[2J[b]\xff.png" in line
     assert r"'\x1b[/x]'" in harmless(attnbias("prepare-data", "\x1b[/x]", expect=2)).line

@@ -26,7 +26,7 @@ from attnbias.data.transforms.randaugment import OPERATIONS, RandAugmentPolicy, 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import initial_weights, load_run
 from attnbias.methods.engine.losses import binary_cross_entropy
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc
@@ -49,7 +49,7 @@ def features(count: int = 3, height: int = 2, width: int = 3) -> Tensor:
     return torch.randn(count, DIM, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def pictures(count: int = 2, side: int = 32) -> Tensor:
+def make_images(count: int = 2, side: int = 32) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
@@ -64,7 +64,7 @@ def classifier(classes: int = CLASSES, **options: Any) -> InterventionalClassifi
 
 def build(recipe: IDARecipe = SMALL, classes: int = CLASSES, **changes: Any) -> IDA:
     torch.manual_seed(0)
-    model = METHOD.build_model(revise(recipe, changes), classes, "multilabel")
+    model = METHOD.build_model(override(recipe, changes), classes, "multilabel")
     assert isinstance(model, IDA)
     return model.eval()
 
@@ -73,7 +73,7 @@ def build(recipe: IDARecipe = SMALL, classes: int = CLASSES, **changes: Any) -> 
 
 
 def described(head: InterventionalClassifier, x: Tensor) -> Tensor:
-    """The classifier as its description reads, picture by picture, class by class, sample by sample."""
+    """The classifier as its description reads, image by image, class by class, sample by sample."""
     samples, classes, width = head.weight.shape
     logits = torch.empty(len(x), classes)
     for b in range(len(x)):
@@ -201,7 +201,7 @@ def test_groups_spare_biases_and_normalisation_or_slow_the_backbone() -> None:
     names = {id(p): name for name, p in model.named_parameters()}
 
     def groups(**changes: Any) -> list[tuple[set[str], float, float]]:
-        found = METHOD.param_groups(model, revise(SMALL, {"weight_decay": 0.01, "lr": 1e-3, **changes}))
+        found = METHOD.param_groups(model, override(SMALL, {"weight_decay": 0.01, "lr": 1e-3, **changes}))
         return [({names[id(p)] for p in group["params"]}, group["lr"], group["weight_decay"]) for group in found]
 
     spared, decayed = groups(param_groups="no_decay_1d")
@@ -222,7 +222,7 @@ def test_groups_spare_biases_and_normalisation_or_slow_the_backbone() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 3), (3, 7), (4, 25)])
 def test_one_cycle_is_torchs(optimizer: Any, epochs: int, steps: int) -> None:
-    recipe = revise(SMALL, {"optimizer": optimizer, "epochs": epochs, "lr": 0.1})
+    recipe = override(SMALL, {"optimizer": optimizer, "epochs": epochs, "lr": 0.1})
     ours, theirs = (build_optimizer(METHOD.param_groups(build(), recipe), recipe) for _ in range(2))
     cycle = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.1, total_steps=epochs * steps, pct_start=0.2)
     schedule = METHOD.schedule(recipe, steps)
@@ -250,7 +250,7 @@ def test_a_run_never_stops_within_its_patience_or_at_its_best_average(
         recent = history[-patience - 1 :]
         best, best_raw = best_of(history), max(entry["raw"] for entry in history)
         assert best is not None
-        assert best.place < len(history) - 1 - patience
+        assert best.position < len(history) - 1 - patience
         assert all(entry["raw"] < best_raw for entry in recent) or best_raw in [
             e["raw"] for e in history[: -len(recent)]
         ]
@@ -286,7 +286,7 @@ def test_two_processes_stop_together(demo_root: Path, tmp_path: Path) -> None:
         {line["weights"]: line["mAP"] for line in progress if line["split"] == "val" and line["epoch"] == epoch}
         for epoch in sorted(set(epochs))
     ]
-    stops = [should_stop(history[: place + 1], 0) for place in range(len(history))]
+    stops = [should_stop(history[: position + 1], 0) for position in range(len(history))]
     assert stops == [False] * (len(history) - 1) + [True]
 
 
@@ -311,7 +311,7 @@ def test_both_forms_of_published_checkpoints_load_without_flags(prefix: str, hea
     assert len(loaded.classes) == 20
     assert (loaded.recipe.backbone, loaded.recipe.samples, loaded.recipe.heavy) == ("resnet18", 2, heavy)
     with torch.no_grad():
-        assert torch.equal(loaded.model(pictures(side=64)), model(pictures(side=64)))
+        assert torch.equal(loaded.model(make_images(side=64)), model(make_images(side=64)))
 
 
 def test_coco_classes_are_picked_by_name(coco_source: Path) -> None:
@@ -334,20 +334,20 @@ def test_coco_classifiers_start_voc() -> None:
         small = build(classes=20, classifier=head)
         small.load_state_dict(coco_to_voc(large.state_dict()))
         with torch.no_grad():
-            assert torch.allclose(small(pictures()), large(pictures())[:, list(COCO_TO_VOC)], atol=1e-6)
+            assert torch.allclose(small(make_images()), large(make_images())[:, list(COCO_TO_VOC)], atol=1e-6)
 
 
 def test_a_wrong_number_of_classes_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "coco.pth"
     torch.save(published_names.ida(build(backbone="resnet18", classes=80).state_dict()), path)
-    recipe = revise(SMALL, {"backbone": "resnet18"})
+    recipe = override(SMALL, {"backbone": "resnet18"})
 
     def start(dataset: str, classes: int, reset_head: bool = False) -> IDA:
         model = build(backbone="resnet18", classes=classes)
         initial_weights(
             METHOD,
             model,
-            revise(recipe, {"dataset": dataset}),
+            override(recipe, {"dataset": dataset}),
             load_from=str(path),
             backbone_weights=None,
             reset_head=reset_head,
@@ -368,7 +368,7 @@ def test_a_wrong_number_of_classes_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_maps_are_distributions_over_positions_by_sample_and_averaged() -> None:
-    model, images = build(), pictures()
+    model, images = build(), make_images()
     every = METHOD.attention(model, images)
     assert every.shape == (2, CLASSES, 4, 4)
     assert every.dtype == torch.float32
@@ -383,7 +383,7 @@ def test_maps_are_distributions_over_positions_by_sample_and_averaged() -> None:
 
 
 def test_the_baseline_shows_its_activation_maps() -> None:
-    model, images = build(classifier="linear"), pictures()
+    model, images = build(classifier="linear"), make_images()
     maps = METHOD.attention(model, images)
     with torch.no_grad():
         evidence = torch.einsum("bdhw,cd->bchw", model.backbone(images), model.head.fc.weight)
@@ -396,20 +396,20 @@ def test_the_baseline_shows_its_activation_maps() -> None:
 @pytest.mark.parametrize("heavy", [False, True])
 def test_token_attention_of_each_layer(heavy: bool) -> None:
     model, classes = build(heavy=heavy), torch.tensor([2, 0])
-    first, last = (METHOD.attention(model, pictures(), classes, kind="tokens", head=layer) for layer in (0, None))
+    first, last = (METHOD.attention(model, make_images(), classes, kind="tokens", head=layer) for layer in (0, None))
     assert first.shape == (2, 2, 4, 4)
     assert torch.allclose(first.sum(-1), torch.ones(2, 2, 4))
     assert torch.equal(first, last) is not heavy
     with torch.no_grad():
         layer = model.head.layers[0]
         assert isinstance(layer, AttentionLayer)
-        tokens = model.head.trace(model.backbone(pictures())).tokens.unflatten(0, (2, CLASSES))[:, classes]
+        tokens = model.head.trace(model.backbone(make_images())).tokens.unflatten(0, (2, CLASSES))[:, classes]
         assert torch.allclose(layer.attention(tokens.flatten(0, 1)).unflatten(0, (2, 2)), first, atol=1e-6)
     with pytest.raises(UsageError, match="layers 0 to"):
-        METHOD.attention(model, pictures(), kind="tokens", head=2)
+        METHOD.attention(model, make_images(), kind="tokens", head=2)
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 def scene(width: int = 120, height: int = 90) -> Image.Image:
@@ -418,7 +418,7 @@ def scene(width: int = 120, height: int = 90) -> Image.Image:
 
 
 @pytest.mark.parametrize("augmentation", ["randaugment", "multiscale_crop", "shift"])
-def test_training_pictures_follow_the_seed_and_keep_their_shape(augmentation: Any) -> None:
+def test_training_images_follow_the_seed_and_keep_their_shape(augmentation: Any) -> None:
     transform = METHOD.transform(IDARecipe(image_size=64, augmentation=augmentation), train=True)
 
     def draw(seed: int) -> Tensor:
@@ -440,17 +440,17 @@ def test_randaugment_magnitudes_are_the_packages() -> None:
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-@pytest.mark.parametrize("place", [1, 9])
-def test_every_operation_keeps_size_and_mode(name: str, place: int) -> None:
+@pytest.mark.parametrize("position", [1, 9])
+def test_every_operation_keeps_size_and_mode(name: str, position: int) -> None:
     for sign in (1, -1):
-        changed = apply_operation(scene(), name, place, sign)
+        changed = apply_operation(scene(), name, position, sign)
         assert (changed.size, changed.mode) == ((120, 90), "RGB")
 
 
-def test_a_quarter_of_the_pictures_passes_randaugment_unchanged() -> None:
+def test_a_quarter_of_the_images_passes_randaugment_unchanged() -> None:
     torch.manual_seed(0)
-    picture, policy = Image.new("RGB", (8, 8)), RandAugmentPolicy()
-    untouched = sum(policy(picture) is picture for _ in range(400))
+    image, policy = Image.new("RGB", (8, 8)), RandAugmentPolicy()
+    untouched = sum(policy(image) is image for _ in range(400))
     assert 60 < untouched < 140
 
 
@@ -475,11 +475,11 @@ def test_multiscale_crops_take_parts_of_several_shapes() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"heavy": False}, {"heavy": True}, {"loss": "asl"}, {"classifier": "linear"}])
-def test_a_few_steps_learn_a_few_pictures(changes: dict[str, Any]) -> None:
-    recipe = revise(SMALL, {"lr": 2e-3, "loss": "bce_mean", **changes})
+def test_a_few_steps_learn_a_few_images(changes: dict[str, Any]) -> None:
+    recipe = override(SMALL, {"lr": 2e-3, "loss": "bce_mean", **changes})
     model = build(recipe).train()
     target = (torch.rand(8, CLASSES, generator=torch.Generator().manual_seed(5)) < 0.4).float()
-    batch = {"image": pictures(8), "target": target}
+    batch = {"image": make_images(8), "target": target}
     optimizer = torch.optim.AdamW(METHOD.param_groups(model, recipe))
     losses = []
     for _ in range(40):

@@ -13,7 +13,7 @@ import pytest
 from forked import ForkedRun
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 TINY = ["--epochs", 3, "--batch-size", 8, "--ema-decay", 0.9, "--eval-batch-size", 5]
 RUN = ["--gpus", 0, "--threads", 1, "--save-steps", 1, "--log-every", 2, "--resume", "auto"]
@@ -29,11 +29,11 @@ CUTS += [(4, 0, 1)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root of 22 training pictures: the last step of an epoch has shares of unequal size."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root of 22 training images: the last step of an epoch has shares of unequal size."""
     root = tmp_path_factory.mktemp("pictures")
     for name in ("demo", "demo-single"):
-        prepare(name, None, root, Options(settings={"train": 22, "eval": 12}))
+        prepare(name, None, root, PrepareOptions(settings={"train": 22, "eval": 12}))
     return root
 
 
@@ -94,23 +94,23 @@ def storm(start: Callable[[Path], ForkedRun], folder: Path, kills: int, seed: st
     return survived
 
 
-def run_of(method: str, cut: tuple[int, int, int], pictures: Path) -> Callable[[Path], ForkedRun]:
+def run_of(method: str, cut: tuple[int, int, int], images: Path) -> Callable[[Path], ForkedRun]:
     processes, workers, accumulation = cut
-    words: list[Any] = ["train", method, *METHODS[method], *TINY, *RUN, "--data-root", pictures]
+    words: list[Any] = ["train", method, *METHODS[method], *TINY, *RUN, "--data-root", images]
     words += ["--workers", workers, "--accumulation", accumulation]
     return lambda out: ForkedRun([*words, "--out", out], out.with_suffix(".log"), processes)
 
 
 @pytest.mark.parametrize("cut", [(2, 2, 3)])
-def test_a_run_survives_kills(cut: tuple[int, int, int], pictures: Path, tmp_path: Path) -> None:
-    storm(run_of("csra", cut, pictures), tmp_path, 4, "quick")
+def test_a_run_survives_kills(cut: tuple[int, int, int], images: Path, tmp_path: Path) -> None:
+    storm(run_of("csra", cut, images), tmp_path, 4, "quick")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: "{}p-{}w-{}a".format(*cut))
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_survives_a_storm(method: str, cut: tuple[int, int, int], pictures: Path, tmp_path: Path) -> None:
+def test_every_method_survives_a_storm(method: str, cut: tuple[int, int, int], images: Path, tmp_path: Path) -> None:
     begun = time.monotonic()
-    survived = storm(run_of(method, cut, pictures), tmp_path, 5, f"{method} {cut}")
+    survived = storm(run_of(method, cut, images), tmp_path, 5, f"{method} {cut}")
     print(f"\n{method} {cut}: {dict(survived)} in {time.monotonic() - begun:.0f} s")

@@ -14,7 +14,7 @@ from PIL import Image
 from test_predict import CPU, checkpoint
 
 from attnbias.data.errors import DataError
-from attnbias.data.pictures import read_picture
+from attnbias.data.images import read_image
 from attnbias.data.prepare import prepare
 from attnbias.data.prepared import Prepared
 from attnbias.data.sets.segmentation_sets import list_pairs
@@ -97,12 +97,12 @@ def test_predict_and_visualize_take_the_same_images(pets: Path, tmp_path: Path) 
     weights, folder = checkpoint(tmp_path / "w.safetensors"), pets / "cat"
     done = attnbias("predict", "--load-from", weights, folder, "--json", "-", *CPU, expect=0)
     found = json.loads(done.out)
-    assert [picture["path"] for picture in found["pictures"]] == [f"{folder}/{name}" for name in TAKEN]
+    assert [image["path"] for image in found["pictures"]] == [f"{folder}/{name}" for name in TAKEN]
     assert counts(found["left_out"]) == LEFT_OUT
     assert f"left out: {BROKEN}: 1 ({folder}/broken.jpg)" in done.err
     drawn = attnbias("visualize", "csra", "--load-from", weights, folder, "--out", tmp_path / "gallery", expect=0)
     assert f"left out: {BROKEN}: 1 ({folder}/broken.jpg)" in drawn.err
-    assert drawn.out.startswith(f"{len(TAKEN)} pictures")
+    assert drawn.out.startswith(f"{len(TAKEN)} images")
     assert "files and folders left out: 10" in (tmp_path / "gallery" / "gallery.html").read_text()
 
 
@@ -113,7 +113,7 @@ def test_turned_and_animated_images_are_told(tmp_path: Path) -> None:
     for suffix in ("gif", "webp", "png"):
         path = tmp_path / "photos" / f"moving.{suffix}"
         save(path, save_all=True, append_images=[Image.new("RGB", (16, 16))])
-        assert np.asarray(read_picture(path)).any(), "the first frame is not black"
+        assert np.asarray(read_image(path)).any(), "the first frame is not black"
     done = attnbias("predict", "--load-from", weights, tmp_path / "photos", "--json", "-", *CPU, expect=0)
     assert counts(json.loads(done.out)["remarks"]) == {
         "image turned upright, as its EXIF orientation says": 1,
@@ -127,7 +127,7 @@ def test_nothing_but_other_files_is_said_with_the_reason(tmp_path: Path) -> None
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.heic").write_bytes(b"")
     line = attnbias("predict", "--load-from", weights, tmp_path / "photos", *CPU, expect=2).line
-    assert "holds no picture" in line
+    assert "holds no image" in line
     assert "1.heic" in line
     assert "1.heic" in attnbias("prepare-data", tmp_path / "photos", "--root", tmp_path / "root", expect=3).line
 
@@ -177,7 +177,7 @@ RAMP = np.linspace(0, 255, 48 * 64).reshape(48, 64).astype(np.uint8)
 )
 def test_grey_of_any_depth_shows_the_same_levels(name: str, values: Any, tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / name)
-    assert np.array_equal(np.asarray(read_picture(tmp_path / name)), np.stack([RAMP] * 3, -1))
+    assert np.array_equal(np.asarray(read_image(tmp_path / name)), np.stack([RAMP] * 3, -1))
 
 
 @pytest.mark.parametrize("worst", [np.nan, np.inf, -1.0, 256.0, 40_000.0])
@@ -188,4 +188,4 @@ def test_values_without_a_white_are_refused(worst: float, tmp_path: Path) -> Non
     with pytest.raises(
         DataError, match=r"float\.tif cannot be read \(its values go from .*expected 0\.\.1 or 0\.\.255"
     ):
-        read_picture(tmp_path / "float.tif")
+        read_image(tmp_path / "float.tif")

@@ -28,21 +28,21 @@ def test_a_line_a_dataset_at_80_columns(demo_root: Path) -> None:
     lines = shown("--root", demo_root)
     assert max(map(len, lines)) <= 80
     rows = {words[0]: words for line in lines[1:] if (words := line.split())}
-    for facts in DATASETS.values():
-        row = " ".join(rows[facts.name])
-        assert facts.title in row
-        assert facts.size in row
-        assert rows[facts.name][-1] == ("yes" if facts.acquisition == "generated" else "no")
+    for info in DATASETS.values():
+        row = " ".join(rows[info.name])
+        assert info.title in row
+        assert info.size in row
+        assert rows[info.name][-1] == ("yes" if info.acquisition == "generated" else "no")
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_terms_page_and_command_when_asked(name: str, tmp_path: Path) -> None:
-    facts, lines = DATASETS[name], shown("--verbose", "--root", tmp_path)
-    start = lines.index(f"{name}  {facts.title}")
+    info, lines = DATASETS[name], shown("--verbose", "--root", tmp_path)
+    start = lines.index(f"{name}  {info.title}")
     block = " ".join(" ".join(lines[start : lines.index("", start)]).split())
-    for part in (facts.licence, facts.page, f"attnbias prepare-data {name}{facts.arguments}"):
+    for part in (info.licence, info.page, f"attnbias prepare-data {name}{info.arguments}"):
         assert part in block
-    assert all(archive.file in block for archive in facts.archives)
+    assert all(archive.file in block for archive in info.archives)
 
 
 def test_which_datasets_are_ready_and_more_of_each(demo_root: Path, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from torchvision.models import VisionTransformer as TorchvisionTransformer
 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.metrics import singlelabel_measures
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.llb.attention import object_maps, survey_objects
-from attnbias.methods.llb.measures import agreement, alpha_sweep, object_measures
+from attnbias.methods.llb.metrics import agreement, alpha_sweep, object_measures
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import LLBRecipe
 from attnbias.weights.errors import WeightsError
@@ -33,7 +33,7 @@ SMALL = LLBRecipe(size="demo", image_size=32, objects=12, num_nv_layers=3)
 
 def build(recipe: LLBRecipe = SMALL, task: Any = "singlelabel", seed: int = 0, **changes: Any) -> LLB:
     torch.manual_seed(seed)
-    model = METHOD.build_model(revise(recipe, changes), CLASSES, task)
+    model = METHOD.build_model(override(recipe, changes), CLASSES, task)
     assert isinstance(model, LLB)
     return model.eval()
 
@@ -43,12 +43,12 @@ def golden_weights(model: nn.Module, salt: int = 3) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in golden.state_dict(layout, salt).items()}
 
 
-def pictures(count: int = 5, side: int = 32) -> Tensor:
+def make_images(count: int = 5, side: int = 32) -> Tensor:
     return torch.from_numpy(golden.normal("pictures", (count, 3, side, side), 1))
 
 
 def train_once(model: nn.Module, recipe: LLBRecipe) -> dict[str, Tensor]:
-    batch = {"image": pictures(4), "target": torch.tensor([0, 3, 3, 6])}
+    batch = {"image": make_images(4), "target": torch.tensor([0, 3, 3, 6])}
     terms = METHOD.loss(model.train(), batch, recipe, "singlelabel")
     terms["loss"].backward()
     return terms
@@ -65,7 +65,7 @@ def test_alpha_one_is_exactly_timms_own_model(family: str, pool: str) -> None:
     recipe = LLBRecipe(family=family, size="tiny", image_size=64, objects=16, num_nv_layers=2, alpha=1.0)
     model = build(recipe)
     METHOD.load_backbone(model, recipe, weights, Path("backbone.pth"))
-    images = pictures(6, 64)
+    images = make_images(6, 64)
     with torch.no_grad():
         logits, ours = stock(images), METHOD.predict(model, images, "singlelabel")
         ranked = model(images).argsort(dim=-1)
@@ -79,12 +79,12 @@ def test_torchvisions_port_of_swag_predicts_the_same() -> None:
     port = TorchvisionTransformer(32, 8, num_layers=4, num_heads=2, hidden_dim=128, mlp_dim=512, num_classes=CLASSES)
     weights = golden_weights(port)
     port.load_state_dict(weights)
-    recipe = revise(SMALL, {"family": "swag"})
+    recipe = override(SMALL, {"family": "swag"})
     model = build(recipe)
     METHOD.load_backbone(model, recipe, weights, Path("vit_b_16_swag.pth"))
     with torch.no_grad():
-        expected = port.eval()(pictures()).softmax(-1)
-        torch.testing.assert_close(METHOD.predict(model, pictures(), "singlelabel")["visual"], expected)
+        expected = port.eval()(make_images()).softmax(-1)
+        torch.testing.assert_close(METHOD.predict(model, make_images(), "singlelabel")["visual"], expected)
 
 
 def test_stock_names_of_timm_stay_timms() -> None:
@@ -100,22 +100,24 @@ def test_stock_names_of_timm_stay_timms() -> None:
 def test_logits_are_those_of_the_mixture(task: Any, alpha: float) -> None:
     model = build(task=task, alpha=alpha)
     with torch.no_grad():
-        logits, found = model(pictures()), METHOD.predict(model, pictures(), task)
+        logits, found = model(make_images()), METHOD.predict(model, make_images(), task)
     activated = logits.sigmoid() if task == "multilabel" else logits.softmax(-1)
     torch.testing.assert_close(activated, found["scores"])
     torch.testing.assert_close(found["scores"], alpha * found["visual"] + (1 - alpha) * found["branch"])
 
 
-def test_a_picture_is_classified_alike_in_any_batch() -> None:
+def test_a_image_is_classified_alike_in_any_batch() -> None:
     with torch.no_grad():
         model = build(SMALL, family="swag")
         nn.init.normal_(model.branch.head.weight)
-        together, alone = (METHOD.predict(model, images, "singlelabel") for images in (pictures(), pictures()[:1]))
+        together, alone = (
+            METHOD.predict(model, images, "singlelabel") for images in (make_images(), make_images()[:1])
+        )
         torch.testing.assert_close(together["branch"][:1], alone["branch"])
         legacy = build(SMALL, family="swag", legacy_swag_axis=True)
         nn.init.normal_(legacy.branch.head.weight)
         first, reordered = (
-            METHOD.predict(legacy, x, "singlelabel")["branch"] for x in (pictures(), pictures().flip(0))
+            METHOD.predict(legacy, x, "singlelabel")["branch"] for x in (make_images(), make_images().flip(0))
         )
     # As in the program, whatever comes first in a batch gets one constant vote.
     torch.testing.assert_close(first[0], reordered[0])
@@ -146,7 +148,7 @@ def count_passes(model: LLB, recipe: LLBRecipe) -> tuple[dict[str, int], dict[st
 
 
 def test_frozen_training_stops_at_the_tapped_block_and_keeps_nothing() -> None:
-    recipe = revise(SMALL, {"target_layer": 2})
+    recipe = override(SMALL, {"target_layer": 2})
     model = build(recipe)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tapped: list[Tensor] = []
@@ -164,9 +166,9 @@ def test_frozen_training_stops_at_the_tapped_block_and_keeps_nothing() -> None:
 
 def test_cost_in_block_passes_at_base_size() -> None:
     # By the usual count: a backward pass costs two forward ones. Depths are those of the README's recipe.
-    recipe = revise(METHOD.named_recipe("imagenet-augreg-base").recipe, {"image_size": 32, "objects": 8})
+    recipe = override(METHOD.named_recipe("imagenet-augreg-base").recipe, {"image_size": 32, "objects": 8})
     frozen_forward, frozen_backward = count_passes(build(recipe), recipe)
-    free = revise(recipe, {"freeze": False})
+    free = override(recipe, {"freeze": False})
     free_forward, free_backward = count_passes(build(free), free)
     frozen = sum(frozen_forward.values()) + 2 * sum(frozen_backward.values())
     assert frozen / (3 * recipe.vit.depth) <= 0.85
@@ -183,7 +185,7 @@ def one_process_group(tmp_path: Path) -> Any:
 @pytest.mark.usefixtures("one_process_group")
 @pytest.mark.parametrize("changes", [{"freeze": False}, {"freeze": False, "visual_weight": 1.0}, {}])
 def test_several_processes_can_train_it(changes: dict[str, Any]) -> None:
-    recipe = revise(SMALL, {"target_layer": 2, **changes})
+    recipe = override(SMALL, {"target_layer": 2, **changes})
     wrapped = nn.parallel.DistributedDataParallel(build(recipe))
     for _ in range(2):  # DDP notices parameters without a gradient on the second step
         train_once(wrapped, recipe)
@@ -191,7 +193,7 @@ def test_several_processes_can_train_it(changes: dict[str, Any]) -> None:
 
 
 def test_unfrozen_training_reaches_the_backbone_up_to_the_tap() -> None:
-    recipe = revise(SMALL, {"target_layer": 2, "freeze": False})
+    recipe = override(SMALL, {"target_layer": 2, "freeze": False})
     model = build(recipe)
     train_once(model, recipe)
     trained = {name for name, p in model.backbone.named_parameters() if p.grad is not None}
@@ -204,18 +206,20 @@ def test_multilabel_loss_leaves_unknown_labels_out() -> None:
     known = torch.tensor([[1.0, 0, 0, 1, 0, 0, 1]]).repeat(2, 1)
     targets = torch.stack([known[0], torch.full((CLASSES,), -1.0)])
     losses = [
-        METHOD.loss(model, {"image": pictures(2), "target": t}, SMALL, "multilabel")["classification"]
+        METHOD.loss(model, {"image": make_images(2), "target": t}, SMALL, "multilabel")["classification"]
         for t in (targets, known)
     ]
-    expected = nn.functional.binary_cross_entropy_with_logits(model(pictures(2), output="training").branch[0], known[0])
+    expected = nn.functional.binary_cross_entropy_with_logits(
+        model(make_images(2), output="training").branch[0], known[0]
+    )
     torch.testing.assert_close(losses[0], expected / 2)  # a mean over samples: the unknown one adds nothing
     assert losses[0] < losses[1]
 
 
 def test_plain_cosine_falls_once_and_the_readmes_rises_again() -> None:
-    recipe = revise(SMALL, {"epochs": 40, "lr": 1e-4, "min_lr": 5e-5})
+    recipe = override(SMALL, {"epochs": 40, "lr": 1e-4, "min_lr": 5e-5})
     rates = {
-        name: [METHOD.schedule(revise(recipe, {"scheduler": name}), 10)(10 * e + 9)["lr"] for e in range(40)]
+        name: [METHOD.schedule(override(recipe, {"scheduler": name}), 10)(10 * e + 9)["lr"] for e in range(40)]
         for name in ("oscillating", "cosine")
     }
     assert np.all(np.diff(rates["cosine"]) < 0)
@@ -236,7 +240,7 @@ def test_plain_cosine_falls_once_and_the_readmes_rises_again() -> None:
 )
 def test_impossible_recipes_are_one_line(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=expected) as error:
-        revise(SMALL, changes)
+        override(SMALL, changes)
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 120
 
@@ -249,7 +253,7 @@ def backbone_state(model: LLB) -> dict[str, Tensor]:
 
 
 def test_a_backbone_with_a_missing_key_is_refused_and_changes_nothing() -> None:
-    recipe = revise(SMALL, {"family": "mae"})
+    recipe = override(SMALL, {"family": "mae"})
     model, donor = build(recipe), backbone_state(build(recipe, seed=1))
     before = model.state_dict()["backbone.pos_embed"].clone()
     pretraining = {name: v for name, v in donor.items() if not name.startswith(("fc_norm", "head"))}
@@ -279,18 +283,18 @@ def test_our_own_names_need_no_translation() -> None:
     assert METHOD.convert(state) is state
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------------------------
 
 
 def test_evaluation_transform_moves_boxes_and_training_draws_anew() -> None:
-    picture = Image.fromarray(golden.image("photo", 300, 400))
+    original = Image.fromarray(golden.image("photo", 300, 400))
     recipe = METHOD.named_recipe("imagenet-augreg-base").recipe
     box = tv_tensors.BoundingBoxes([[100, 100, 150, 150]], format="XYXY", canvas_size=(300, 400))
-    image, moved = METHOD.transform(recipe, train=False)(picture, box)
+    image, moved = METHOD.transform(recipe, train=False)(original, box)
     assert image.shape == (3, 224, 224)
     # The short side 300 becomes 256; then 224 of 341 x 256 pixels are cut out of the middle.
     assert moved[0].tolist() == pytest.approx([85.3 - 58.7, 85.3 - 16, 128 - 58.7, 128 - 16], abs=1)
-    first, second = (METHOD.transform(recipe, train=True)(picture) for _ in range(2))
+    first, second = (METHOD.transform(recipe, train=True)(original) for _ in range(2))
     assert first.shape == (3, 224, 224)
     assert not torch.equal(first, second)
 
@@ -300,31 +304,31 @@ def test_evaluation_transform_moves_boxes_and_training_draws_anew() -> None:
 
 def test_heads_and_objects_can_be_picked() -> None:
     model, one = build(), torch.tensor([0])
-    heads = [METHOD.attention(model, pictures(), one, kind="visual", head=head) for head in (0, 1)]
-    torch.testing.assert_close(sum(heads) / 2, METHOD.attention(model, pictures(), one, kind="visual"))
-    shares = torch.cat([METHOD.attention(model, pictures(), one, kind="objects", head=o) for o in range(12)], dim=1)
+    heads = [METHOD.attention(model, make_images(), one, kind="visual", head=head) for head in (0, 1)]
+    torch.testing.assert_close(sum(heads) / 2, METHOD.attention(model, make_images(), one, kind="visual"))
+    shares = torch.cat([METHOD.attention(model, make_images(), one, kind="objects", head=o) for o in range(12)], dim=1)
     torch.testing.assert_close(shares.sum(1), torch.ones(5, 4, 4))
-    found = object_maps(model, pictures())
+    found = object_maps(model, make_images())
     assert torch.equal(found.strongest, shares.argmax(1))
-    torch.testing.assert_close(found.share, METHOD.attention(model, pictures(), one, kind="objects")[:, 0])
+    torch.testing.assert_close(found.share, METHOD.attention(model, make_images(), one, kind="objects")[:, 0])
     with pytest.raises(UsageError, match="object 12 does not exist: there are 12"):
-        METHOD.attention(model, pictures(), one, kind="objects", head=12)
+        METHOD.attention(model, make_images(), one, kind="objects", head=12)
     with pytest.raises(UsageError, match="legacy_swag_axis"):
-        object_maps(build(family="swag", legacy_swag_axis=True), pictures())
+        object_maps(build(family="swag", legacy_swag_axis=True), make_images())
 
 
 def test_branch_attention_comes_from_the_branchs_last_block() -> None:
     model, one = build(), torch.tensor([0])
-    before = METHOD.attention(model, pictures(), one, kind="branch")
+    before = METHOD.attention(model, make_images(), one, kind="branch")
     with torch.no_grad():
         model.branch.blocks[-1].attn.qkv.weight.zero_()
-    after = METHOD.attention(model, pictures(), one, kind="branch")
+    after = METHOD.attention(model, make_images(), one, kind="branch")
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, torch.full_like(after, 1 / 17))  # 16 patches and the class token alike
 
 
-def test_survey_counts_usage_and_finds_the_pictures_an_object_fills() -> None:
-    model, images, ids = build(), pictures(5), torch.arange(100, 105)
+def test_survey_counts_usage_and_finds_the_images_an_object_fills() -> None:
+    model, images, ids = build(), make_images(5), torch.arange(100, 105)
     batches = [(images[:2], ids[:2]), (images[2:], ids[2:])]
     survey = survey_objects(model, batches, count=2)
     with torch.no_grad():
@@ -332,7 +336,7 @@ def test_survey_counts_usage_and_finds_the_pictures_an_object_fills() -> None:
     torch.testing.assert_close(survey.usage, shares.mean((0, 1)))
     torch.testing.assert_close(METHOD.predict(model, images, "singlelabel")["objects"], shares.mean(1))
     best = shares.mean(1).topk(2, dim=0)  # (2, O)
-    assert torch.equal(survey.pictures, ids[best.indices].T)
+    assert torch.equal(survey.images, ids[best.indices].T)
     torch.testing.assert_close(survey.filled, best.values.T)
 
 
@@ -368,7 +372,7 @@ def test_object_measures_count_objects_in_use() -> None:
 
 @pytest.mark.parametrize(("task", "deciding"), [("singlelabel", "top1"), ("multilabel", "mAP")])
 def test_one_evaluation_gives_every_figure(task: Any, deciding: str) -> None:
-    model, images = build(task=task), pictures(20)
+    model, images = build(task=task), make_images(20)
     with torch.no_grad():
         scores = {name: value.numpy() for name, value in METHOD.predict(model, images, task).items()}
     labels = golden.integers("labels", (20,), CLASSES)

@@ -12,9 +12,9 @@ from command_line import attnbias
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
-from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.index import Index, Record
 from attnbias.data.transforms.batched import BatchedTransform, draw
 from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
@@ -23,7 +23,7 @@ from attnbias.methods.engine.display.panels import GAP, HEIGHT, LABEL, STRIP, dr
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.log import COLUMNS_TOP5, log_text
@@ -38,7 +38,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def tiny(**changes: object) -> ResNet:
     torch.manual_seed(0)
-    return build_model(revise(TINY, changes), 4).eval()
+    return build_model(override(TINY, changes), 4).eval()
 
 
 # The formula ----------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_zero_init_starts_every_branch_at_zero() -> None:
 )
 def test_impossible_networks_are_refused_with_what_is_possible(changes: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        revise(TINY, changes)
+        override(TINY, changes)
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------
@@ -166,13 +166,13 @@ def test_the_readmes_runs_are_named_and_print_their_targets() -> None:
 
 def test_the_name_of_a_recipe_does_not_decide_the_network() -> None:
     lsas, order_0 = (METHOD.recipes[name].recipe for name in ("cifar10", "cifar10-order0"))
-    assert revise(lsas, {"order": 0}) == order_0
+    assert override(lsas, {"order": 0}) == order_0
 
 
 def test_the_learning_rate_of_imagenet_is_written_out_and_honoured() -> None:
     recipe = METHOD.recipes["imagenet"].recipe
     assert recipe.lr == imagenet_lr(recipe.batch_size) == 0.1
-    assert revise(recipe, {"batch_size": 1024, "lr": 0.05}).lr == 0.05
+    assert override(recipe, {"batch_size": 1024, "lr": 0.05}).lr == 0.05
 
 
 def test_a_resumed_run_has_the_rates_of_an_unbroken_one() -> None:
@@ -187,7 +187,7 @@ def test_no_decay_by_each_rule() -> None:
     assert {rules[n] for n in ("fc.bias", "bn1.bias")} == {"bias"}
     assert (rules["bn1.weight"], rules["fc.weight"], rules["conv1.weight"]) == ("bn", "fc", "conv")
     for rule in ("bias", "bn", "fc", "conv", "sub_attention"):
-        recipe = revise(TINY, {"attention": "srm", "no_decay": (rule,)})
+        recipe = override(TINY, {"attention": "srm", "no_decay": (rule,)})
         without, with_decay = METHOD.param_groups(model, recipe)
         assert (without["weight_decay"], with_decay["weight_decay"]) == (0, 1e-4)
         assert len(without["params"]) == list(rules.values()).count(rule)
@@ -239,7 +239,7 @@ def test_weights_tell_their_network(changes: dict[str, object]) -> None:
     assert METHOD.convert(state).keys() == state.keys()
     told = METHOD.infer(state)
     assert told.pop("num_classes") == 4
-    assert revise(LSASRecipe(), told) == revise(TINY, changes)
+    assert override(LSASRecipe(), told) == override(TINY, changes)
 
 
 # Where it looks -------------------------------------------------------------------------------------------------------
@@ -334,16 +334,16 @@ def test_cutout_blanks_one_square_for_the_batch() -> None:
 
 def test_a_sample_is_augmented_alike_in_any_batch() -> None:
     transform = BatchedTransform((0.5,) * 3, (0.5,) * 3, seed=3, size=12, padding=2, flip=True)
-    pictures, samples = torch.randint(0, 256, (9, 3, 12, 12), dtype=torch.uint8), torch.arange(9) * 1000
-    whole = transform(pictures, samples, epoch=4)
-    parts = torch.cat([transform(pictures[i : i + 4], samples[i : i + 4], torch.tensor(4)) for i in (0, 4, 8)])
+    images, samples = torch.randint(0, 256, (9, 3, 12, 12), dtype=torch.uint8), torch.arange(9) * 1000
+    whole = transform(images, samples, epoch=4)
+    parts = torch.cat([transform(images[i : i + 4], samples[i : i + 4], torch.tensor(4)) for i in (0, 4, 8)])
     assert torch.equal(whole, parts)
-    assert not torch.equal(whole, transform(pictures, samples, epoch=5))
+    assert not torch.equal(whole, transform(images, samples, epoch=5))
 
 
-def test_batched_crops_are_those_of_the_padded_picture() -> None:
-    picture = torch.randint(1, 256, (1, 3, 8, 8), dtype=torch.uint8)
-    padded = torch.nn.functional.pad(picture, (2,) * 4)
+def test_batched_crops_are_those_of_the_padded_image() -> None:
+    image = torch.randint(1, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    padded = torch.nn.functional.pad(image, (2,) * 4)
     possible = [
         variant[..., top : top + 8, left : left + 8]
         for variant in (padded, padded.flip(-1))
@@ -351,7 +351,7 @@ def test_batched_crops_are_those_of_the_padded_picture() -> None:
         for left in range(5)
     ]
     transform = BatchedTransform((0.0,) * 3, (1.0,) * 3, size=8, padding=2, flip=True)
-    results = transform(picture.expand(400, -1, -1, -1), torch.arange(400), 0).mul(255).round().to(torch.uint8)
+    results = transform(image.expand(400, -1, -1, -1), torch.arange(400), 0).mul(255).round().to(torch.uint8)
     found = {next(i for i, p in enumerate(possible) if torch.equal(p[0], result)) for result in results}
     assert len(found) == 50  # every crop, mirrored or not, and nothing else
 
@@ -373,23 +373,23 @@ def write_split(root: Path, sizes: list[tuple[int, int]]) -> Index:
     return Index("mini", "train", "singlelabel", ("a", "b"), root, tuple(records))
 
 
-def in_memory(index: Index, recipe: LSASRecipe, train: bool) -> InMemoryPictures:
+def in_memory(index: Index, recipe: LSASRecipe, train: bool) -> InMemoryImages:
     batched = METHOD.batched_transform(recipe, train)
     assert batched is not None
-    return InMemoryPictures(index, METHOD.transform(recipe, train), batched=batched)
+    return InMemoryImages(index, METHOD.transform(recipe, train), batched=batched)
 
 
-def test_batches_in_memory_are_the_pictures_on_disk(tmp_path: Path) -> None:
+def test_batches_in_memory_are_the_images_on_disk(tmp_path: Path) -> None:
     index = write_split(tmp_path, [(10, 8)] * 5)
-    pictures = in_memory(index, METHOD.recipes["cifar10"].recipe, train=False)
-    got = pictures.__getitems__([3, 1])
-    one_by_one = PictureDataset(index, pictures.transform)
+    originals = in_memory(index, METHOD.recipes["cifar10"].recipe, train=False)
+    got = originals.__getitems__([3, 1])
+    one_by_one = ImageDataset(index, originals.transform)
     images = torch.stack([one_by_one[3]["image"], one_by_one[1]["image"]])
-    torch.testing.assert_close(pictures.batched(got["image"], got["index"], got["epoch"]), images)
+    torch.testing.assert_close(originals.batched(got["image"], got["index"], got["epoch"]), images)
     assert got["target"].tolist() == [1, 1]
 
 
-def test_pictures_of_two_sizes_are_named(tmp_path: Path) -> None:
+def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
     index = write_split(tmp_path, [(10, 8), (10, 8), (9, 8)])
     with pytest.raises(DataError, match=r"2\.png is 9 x 8 pixels, expected 10 x 8"):
         _ = in_memory(index, METHOD.recipes["cifar10"].recipe, train=True).pixels
@@ -439,10 +439,10 @@ def test_cifar_images_train_and_validate(cifar: Path) -> None:
 
 def test_cifar_images_through_the_command_line(cifar: Path, tmp_path: Path) -> None:
     source, machine = tmp_path / "few", ("--gpus", 0, "--threads", 1)
-    for picture in cifar.glob("*/*/000*.jpg"):
-        copy = source / picture.relative_to(cifar)
+    for image in cifar.glob("*/*/000*.jpg"):
+        copy = source / image.relative_to(cifar)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.symlink_to(picture.resolve())
+        copy.symlink_to(image.resolve())
     attnbias("prepare-data", "cifar10", "--source", source, "--root", tmp_path, expect=0)
     small = ("--block", "basic", "--depth", 8, "--epochs", 1)
     runs = {"senet": "cifar10-senet", "lsas": "cifar10"}
@@ -456,12 +456,12 @@ def test_cifar_images_through_the_command_line(cifar: Path, tmp_path: Path) -> N
         assert found["measures"]["top1"] == trained["top1"]
         assert (tmp_path / name / "log.txt").is_file()
 
-    pictures = sorted((source / "test" / "frog").iterdir())[:2]
+    images = sorted((source / "test" / "frog").iterdir())[:2]
     loads = [argument for name in runs for argument in ("--load-from", tmp_path / name)]
     seen = tmp_path / "seen"
-    attnbias("visualize", "lsas", *loads, *pictures, "--classes", "frog", "--device", "cpu", "--out", seen, expect=0)
+    attnbias("visualize", "lsas", *loads, *images, "--classes", "frog", "--device", "cpu", "--out", seen, expect=0)
     for name, rows in {"senet": 3 * 2, "lsas": 1 * 3}.items():  # attended blocks: the attention and each factor
-        stems = [f"{place:04d}_{picture.stem}" for place, picture in enumerate(pictures)]
+        stems = [f"{position:04d}_{image.stem}" for position, image in enumerate(images)]
         assert sorted(file.name for file in (seen / "overlays" / name).iterdir()) == [f"{s}.frog.png" for s in stems]
         assert sorted(file.name for file in (seen / "panels" / name).iterdir()) == [f"{s}.png" for s in stems]
         with Image.open(seen / "panels" / name / f"{stems[0]}.png") as panel:

@@ -44,19 +44,19 @@ def test_grad_cam_of_average_pooling_and_a_linear_layer_is_cam_over_the_number_o
 
 
 @pytest.mark.parametrize("layer", ["first", "second"])
-def test_grad_cam_follows_its_definition_class_by_class_and_picture_by_picture(images: Tensor, layer: str) -> None:
+def test_grad_cam_follows_its_definition_class_by_class_and_image_by_image(images: Tensor, layer: str) -> None:
     model = Small().eval()
     classes = torch.tensor([[0, 3], [2, 2], [4, 1]])
     maps = grad_cam(model, images, classes, getattr(model, layer))
-    for picture in range(3):
-        for place in range(2):
-            first = model.first(images[picture : picture + 1])
+    for image in range(3):
+        for position in range(2):
+            first = model.first(images[image : image + 1])
             second = model.second(first.relu())
             features = first if layer == "first" else second
-            score = model.head(second.mean((-2, -1)))[0, classes[picture, place]]
+            score = model.head(second.mean((-2, -1)))[0, classes[image, position]]
             (gradient,) = torch.autograd.grad(score, features)
             expected = (gradient.mean((-2, -1), keepdim=True) * features).sum(1).relu()[0]
-            torch.testing.assert_close(maps[picture, place], expected.detach(), atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(maps[image, position], expected.detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_grad_cam_leaves_the_model_as_it_was_and_works_where_gradients_are_off(images: Tensor) -> None:
@@ -76,8 +76,8 @@ def test_grad_cam_leaves_the_model_as_it_was_and_works_where_gradients_are_off(i
 
 def test_grad_cam_lays_vit_tokens_out_as_a_grid() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), num_classes=4, depth=2).eval()
-    pictures = torch.randn(2, 3, 64, 96)
-    assert grad_cam(model, pictures, torch.tensor([3]), model.blocks[-1].norm1).shape == (2, 1, 4, 6)
+    images = torch.randn(2, 3, 64, 96)
+    assert grad_cam(model, images, torch.tensor([3]), model.blocks[-1].norm1).shape == (2, 1, 4, 6)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_each_rule_keeps_its_word() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_map_that_is_not_finite_is_an_error_not_a_picture(value: float) -> None:
+def test_a_map_that_is_not_finite_is_an_error_not_a_image(value: float) -> None:
     maps = torch.zeros(1, 1, 4, 4)
     maps[0, 0, 2, 2] = value
     with pytest.raises(RunError, match="NaN"):

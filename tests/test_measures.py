@@ -37,9 +37,11 @@ def tie_free(samples: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def mean_precision(targets: list[int], scores: list[float]) -> float:
     """CSRA's definition, word by word, for one class."""
-    ranked = [t for _, _, t in sorted((-s, place, t) for place, (s, t) in enumerate(zip(scores, targets, strict=True)))]
+    ranked = [
+        t for _, _, t in sorted((-s, position, t) for position, (s, t) in enumerate(zip(scores, targets, strict=True)))
+    ]
     known = [t for t in ranked if t >= 0]
-    precisions = [sum(known[: place + 1]) / (place + 1) for place, t in enumerate(known) if t == 1]
+    precisions = [sum(known[: position + 1]) / (position + 1) for position, t in enumerate(known) if t == 1]
     return sum(precisions) / len(precisions) if precisions else float("nan")
 
 
@@ -180,9 +182,9 @@ def test_the_kept_scores_are_the_first_of_a_stable_sort(size: tuple[int, int, in
     scores = np.random.default_rng(seed).choice(np.array([0.1, 0.5, 0.9], np.float32), (samples, classes))
     kept = keep_highest(scores, count)
     for row, ours in zip(scores, kept, strict=True):
-        places = sorted(range(classes), key=lambda place: (-row[place], place))[:count]
-        assert np.flatnonzero(ours).tolist() == sorted(places)
-        assert (ours[places] == row[places]).all()
+        positions = sorted(range(classes), key=lambda place: (-row[place], place))[:count]
+        assert np.flatnonzero(ours).tolist() == sorted(positions)
+        assert (ours[positions] == row[positions]).all()
 
 
 def test_without_ties_the_order_of_the_samples_does_not_matter_to_the_last_digit() -> None:
@@ -199,7 +201,7 @@ def test_the_highest_are_counted_from_the_first_class_and_clamp_to_the_number_of
     assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3, "top5": 100})
 
 
-def test_real_accuracy_is_timms_and_leaves_out_pictures_without_labels(tmp_path: Path) -> None:
+def test_real_accuracy_is_timms_and_leaves_out_images_without_labels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = [rng.choice(20, size, replace=False).tolist() for size in rng.integers(0, 4, 200)]
     scores = rng.random((200, 20), np.float32)

@@ -91,7 +91,7 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_that_counts_it(
 
     monkeypatch.setattr(os, "fsync", watched)
     train(demo_root, tmp_path / "run")
-    manifests = [place for place, name in enumerate(flushed) if name == "complete.json"]
+    manifests = [position for position, name in enumerate(flushed) if name == "complete.json"]
     assert len(manifests) == 2
     for begin, end in zip([0, *manifests], manifests, strict=False):
         assert "metrics.jsonl" in flushed[begin:end]

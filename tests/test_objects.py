@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.transforms.basic import eval_transform
@@ -36,7 +36,7 @@ def annotation(label: int, place: tuple[float, ...], size: tuple[int, int], crow
     return {**found, "segmentation": [outline]}
 
 
-def coco(folder: Path, size: tuple[int, int]) -> PictureDataset:
+def coco(folder: Path, size: tuple[int, int]) -> ImageDataset:
     """One image with an object and a crowd of `cat`, and a crowd alone of `dog`; classes neither by id nor by name."""
     Image.new("RGB", size).save(folder / "1.png")
     content = {
@@ -47,7 +47,7 @@ def coco(folder: Path, size: tuple[int, int]) -> PictureDataset:
     for number, entry in enumerate(content["annotations"], start=1):
         entry["id"] = number
     (folder / "pets.json").write_text(json.dumps(content))
-    return PictureDataset(read_coco(folder / "pets.json", folder), eval_transform(SIDE, "unit"))
+    return ImageDataset(read_coco(folder / "pets.json", folder), eval_transform(SIDE, "unit"))
 
 
 def plane(place: tuple[float, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -79,6 +79,6 @@ def test_difficult_objects_are_neither_object_nor_background(tmp_path: Path) -> 
     Image.new("RGB", (40, 80)).save(tmp_path / "1.png")
     boxes = (Box(0, *pixels(PLACE, (40, 80))), Box(0, *pixels(CROWD, (40, 80)), difficult=True))
     index = Index("voc", "val", "multilabel", ("dog",), tmp_path, (Record("1.png", (1,), boxes),))
-    _, (dog,), _ = regions(PictureDataset(index, eval_transform(SIDE, "unit")), 0, "boxes")
+    _, (dog,), _ = regions(ImageDataset(index, eval_transform(SIDE, "unit")), 0, "boxes")
     assert (dog.mask == plane(PLACE)).all()
     assert (dog.ignore == plane(CROWD)).all()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import stored_facts
+from attnbias.methods.engine.load import stored_info
 from attnbias.methods.engine.recipe import OLD_NAMES, Recipe, parse, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import KEY
@@ -54,7 +54,7 @@ def test_a_checkpoint_with_old_names_is_read(method: str, tmp_path: Path) -> Non
     path = tmp_path / "model.safetensors"
     said = {"method": method, "recipe": written, "classes": ["a", "b"], "task": "singlelabel"}
     save_file({}, path, {KEY: json.dumps(said)})
-    assert stored_facts(path, get_method(method)).recipe == recipe
+    assert stored_info(path, get_method(method)).recipe == recipe
 
 
 def test_an_old_flag_is_another_name_of_todays(demo_root: Path) -> None:

@@ -54,7 +54,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_cli.py::test_what_was_typed_is_in_the_run_folder_and_in_its_weights": "--recipe --out --data-root",
         "test_cli.py::test_dry_run_shows_the_arithmetic_and_writes_nothing": "--dry-run",
         "test_cli.py::test_another_number_of_classes": "--load-from --reset-head",
-        "test_cli.py::test_unreadable_pictures_are_left_out_and_counted": "--on-bad-image",
+        "test_cli.py::test_unreadable_images_are_left_out_and_counted": "--on-bad-image",
         "test_pretrained.py::test_pretrained_weights_come_through_the_hub_with_their_images_and_it_is_said": (
             "--pretrained"
         ),
@@ -109,16 +109,16 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_val_options.py::test_corrupted_images_are_measured_and_written_where_that_is_typed": (
             "--corrupt --robustness-out"
         ),
-        "test_end_to_end.py::test_imagenets_validation_pictures_are_also_rated_by_their_reassessed_labels": (
+        "test_end_to_end.py::test_imagenets_validation_images_are_also_rated_by_their_reassessed_labels": (
             "--real-labels"
         ),
-        "test_orientation.py::test_val_and_predict_agree_on_turned_pictures": "--csv",
+        "test_orientation.py::test_val_and_predict_agree_on_turned_images": "--csv",
         "test_evaluation_wiring.py::test_tau_and_truth_reach_the_measures_of_attention": "--truth --tau",
         "test_evaluation_wiring.py::test_the_severities_that_are_typed_are_measured": "--severity",
         "test_own_coco.py::test_bias_is_held_against_boxes_where_masks_lack_and_says_so": "--bias-out",
         "test_compare.py::test_bias_is_kept_by_map": "--store",
         "test_compare.py::test_nothing_stored_is_replaced_unasked": "--overwrite",
-        "test_cli.py::test_unreadable_pictures_are_left_out_and_counted": "--on-bad-image",
+        "test_cli.py::test_unreadable_images_are_left_out_and_counted": "--on-bad-image",
         "test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
             "--gpus --processes --device"
         ),
@@ -129,7 +129,7 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "predict": {
         "test_predict.py::test_class_names_and_scores_are_the_models": "--load-from PATHS --json --csv",
-        "test_predict.py::test_bad_pictures_are_named": "--on-bad-image",
+        "test_predict.py::test_bad_images_are_named": "--on-bad-image",
         "test_selection.py::test_predict_scores_with_the_weights_that_were_asked_for": "--weights",
         "test_weights_options.py::test_what_a_file_does_not_tell_comes_from_the_recipe_that_was_typed": "--recipe",
         "test_weights_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
@@ -147,13 +147,13 @@ SHOWN: dict[str, dict[str, str]] = {
         "test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
     },
     "visualize": {
-        "test_visualize.py::test_a_folder_of_pictures_becomes_overlays_a_page_and_raw_maps": (
+        "test_visualize.py::test_a_folder_of_images_becomes_overlays_a_page_and_raw_maps": (
             "PATHS --classes --npz --out"
         ),
         "test_visualize.py::test_runs_maps_and_heads_stand_side_by_side": "--load-from --map --head --overwrite",
-        "test_visualize.py::test_the_pictures_where_a_map_peaks_highest_come_first": "--top",
+        "test_visualize.py::test_the_images_where_a_map_peaks_highest_come_first": "--top",
         "test_visualize.py::test_the_published_style_draws_as_the_papers_program": "--style",
-        "test_visualize.py::test_an_unreadable_picture_is_named_or_left_out_by_request": "--on-bad-image",
+        "test_visualize.py::test_an_unreadable_image_is_named_or_left_out_by_request": "--on-bad-image",
         "test_visualize.py::test_wrong_requests_are_refused_in_one_line": "--device",
         "test_visualize_questions.py::test_questions_of_a_photograph": "--question",
         "test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus",

@@ -1,4 +1,4 @@
-"""One rule of orientation for each dataset: a paper's pictures as stored, one's own upright, by every command alike."""
+"""One rule of orientation for each dataset: a paper's images as stored, one's own upright, by every command alike."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from command_line import attnbias
 from PIL import Image, ImageOps
 
 from attnbias.data.errors import DataError
+from attnbias.data.images import read_header, read_image
 from attnbias.data.index import Index
-from attnbias.data.pictures import read_header, read_picture
 from attnbias.data.prepare import prepare
 from attnbias.data.prepared import Prepared
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
@@ -31,12 +31,12 @@ def noise(width: int = 48, height: int = 32, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels.repeat(8, 0).repeat(8, 1))
 
 
-def save_turned(picture: Image.Image, path: Path, orientation: int = 6) -> None:
+def save_turned(image: Image.Image, path: Path, orientation: int = 6) -> None:
     """Save the pixels as they are, with a tag that asks for turning them."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
 
 
 def chunk_behind_pixels(path: Path) -> None:
@@ -51,14 +51,14 @@ def chunk_behind_pixels(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "png, EXIF at the end"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_upright_is_what_pillow_makes_upright(kind: str, orientation: int, tmp_path: Path) -> None:
-    path = tmp_path / f"picture.{kind[:4].strip(',')}"
+    path = tmp_path / f"image.{kind[:4].strip(',')}"
     save_turned(noise(), path, orientation)
     if "EXIF" in kind:
         chunk_behind_pixels(path)
     with Image.open(path) as opened:
         opened.load()
         expected = ImageOps.exif_transpose(opened).convert("RGB")
-    upright, stored = read_picture(path, "upright"), read_picture(path)
+    upright, stored = read_image(path, "upright"), read_image(path)
     assert np.array_equal(np.asarray(upright), np.asarray(expected))
     header = read_header(path)
     assert (header.size("upright"), header.size("stored")) == (upright.size, stored.size)
@@ -66,9 +66,9 @@ def test_upright_is_what_pillow_makes_upright(kind: str, orientation: int, tmp_p
         assert stored.size == (48, 32)
 
 
-def test_damaged_exif_hides_no_picture(tmp_path: Path) -> None:
+def test_damaged_exif_hides_no_image(tmp_path: Path) -> None:
     noise().save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert read_picture(tmp_path / "odd.jpg", "upright").size == read_header(tmp_path / "odd.jpg").stored == (48, 32)
+    assert read_image(tmp_path / "odd.jpg", "upright").size == read_header(tmp_path / "odd.jpg").stored == (48, 32)
 
 
 def scores(table: Path) -> dict[str, list[float]]:
@@ -76,14 +76,14 @@ def scores(table: Path) -> dict[str, list[float]]:
     return {Path(row["path"]).name: [float(row.get(name) or row[f"score:{name}"]) for name in CLASSES] for row in rows}
 
 
-def test_val_and_predict_agree_on_turned_pictures(tmp_path: Path) -> None:
+def test_val_and_predict_agree_on_turned_images(tmp_path: Path) -> None:
     for number in range(4):
         save_turned(noise(seed=number), tmp_path / "phone" / f"{number}.jpg", 6 if number else 3)
     rows = ["path,labels", *(f"phone/{number}.jpg,{CLASSES[number % 2]}" for number in range(4))]
     (tmp_path / "phone.csv").write_text("\n".join(rows))
     root, weights = tmp_path / "root", tmp_path / "w.safetensors"
     done = attnbias("prepare-data", tmp_path / "phone.csv", "--root", root, expect=0)
-    assert "pictures are read upright" in done.out
+    assert "images are read upright" in done.out
     assert "image turned upright, as its EXIF orientation says: 4" in done.out
     method = get_method("csra")
     recipe = method.recipes["demo"].recipe
@@ -99,7 +99,7 @@ def test_val_and_predict_agree_on_turned_pictures(tmp_path: Path) -> None:
 
 
 def coco(folder: Path, box: tuple[int, int, int, int], **size: int) -> Path:
-    """One turned picture, stored 48 x 32 and seen 32 x 48, and its box."""
+    """One turned image, stored 48 x 32 and seen 32 x 48, and its box."""
     save_turned(noise(), folder / "images" / "1.jpg")
     content: dict[str, Any] = {
         "categories": [{"id": 1, "name": "cat"}],
@@ -110,18 +110,18 @@ def coco(folder: Path, box: tuple[int, int, int, int], **size: int) -> Path:
     return folder / "pets.json"
 
 
-def test_boxes_of_stored_pixels_are_refused_for_upright_pictures(tmp_path: Path) -> None:
+def test_boxes_of_stored_pixels_are_refused_for_upright_images(tmp_path: Path) -> None:
     inside_both, stored_alone, upright_alone = (1, 1, 20, 20), (10, 1, 36, 20), (1, 10, 20, 36)
     for box, size in ((stored_alone, {}), (inside_both, {"width": 48, "height": 32})):
         source = coco(tmp_path, box, **size)
         with pytest.raises(DataError, match=r"1 images fit them stored alone.*\(1\.jpg\).*--orientation stored"):
-            prepare(str(source), root=tmp_path / "root", options=Options(overwrite=True))
-        options = Options(settings={"orientation": "stored"}, overwrite=True)
+            prepare(str(source), root=tmp_path / "root", options=PrepareOptions(overwrite=True))
+        options = PrepareOptions(settings={"orientation": "stored"}, overwrite=True)
         stored = prepare(str(source), root=tmp_path / "root", options=options)
         assert stored.indexes[0].orientation == "stored"
         assert list(stored.prepared.remarks) == ["image with an EXIF orientation that is not applied"]
     for box, size in ((upright_alone, {}), (inside_both, {}), (inside_both, {"width": 32, "height": 48})):
-        options = Options(overwrite=True)  # the source is the same, what it holds is not
+        options = PrepareOptions(overwrite=True)  # the source is the same, what it holds is not
         report = prepare(str(coco(tmp_path, box, **size)), root=tmp_path / "root", options=options)
         assert Index.read(report.folder / "index" / "train.json").orientation == "upright"
         assert Prepared.read(report.folder) == report.prepared
@@ -133,21 +133,21 @@ def test_images_that_were_resized_after_they_were_annotated_are_named(tmp_path: 
     """Their boxes are of the size that the file states, and lie elsewhere in them."""
     for size, resized in (({"width": 64, "height": 96}, True), ({"width": 32, "height": 48}, False), ({}, False)):
         source = coco(tmp_path, (1, 1, 20, 20), **size)
-        remarks = prepare(str(source), root=tmp_path / "root", options=Options(overwrite=True)).prepared.remarks
+        remarks = prepare(str(source), root=tmp_path / "root", options=PrepareOptions(overwrite=True)).prepared.remarks
         found = [reason for reason in remarks if reason.startswith("image of another size than its COCO file states")]
         assert bool(found) == resized
 
 
-def test_label_maps_of_stored_pixels_are_refused_for_upright_pictures(tmp_path: Path) -> None:
+def test_label_maps_of_stored_pixels_are_refused_for_upright_images(tmp_path: Path) -> None:
     save_turned(noise(), tmp_path / "roads" / "images" / "1.jpg")
     labels = tmp_path / "roads" / "labels" / "1.png"
     labels.parent.mkdir()
     Image.new("L", (48, 32), 1).save(labels)
     with pytest.raises(DataError, match=r"differ in size: 32 x 48 and 48 x 32.*--orientation stored"):
         prepare(str(tmp_path / "roads"), root=tmp_path / "root")
-    prepare(str(tmp_path / "roads"), root=tmp_path / "root", options=Options(settings={"orientation": "stored"}))
+    prepare(str(tmp_path / "roads"), root=tmp_path / "root", options=PrepareOptions(settings={"orientation": "stored"}))
     Image.new("L", (32, 48), 1).save(labels)
-    prepare(str(tmp_path / "roads"), root=tmp_path / "root", options=Options(overwrite=True))
+    prepare(str(tmp_path / "roads"), root=tmp_path / "root", options=PrepareOptions(overwrite=True))
 
 
 def test_papers_sets_and_older_indexes_are_read_as_stored(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 SIZE = (40, 30)
 SQUARE = [1, 1, 21, 1, 21, 21, 1, 21]
@@ -109,7 +109,7 @@ def test_every_kind_of_file_gives_the_same_labels_and_masks(
     change: Callable[[Content], object], encoding: str, home: Path
 ) -> None:
     path = write(home, change, encoding=encoding)
-    prepare(str(path), root=home / "root", options=Options(verify=True))
+    prepare(str(path), root=home / "root", options=PrepareOptions(verify=True))
     index = open_split("mine", "train", home / "root")
     assert [record.target for record in index.records] == [(1, 0), (0, 1)] * 3
     for record in index.records:
@@ -123,7 +123,7 @@ def test_every_kind_of_file_gives_the_same_labels_and_masks(
     [
         (lambda whole: whole["categories"][1].update(name="a"), "categories of the same name: 'a'"),
         (lambda whole: whole["categories"][1].update(id=1), "categories of the same id: 1"),
-        (lambda whole: whole["categories"][1].pop("id"), "entry 1 of 'categories' lacks 'id' or 'name'"),
+        (lambda whole: whole["categories"][1].pop("id"), "entry 1 of 'categories' has no 'id' or 'name'"),
         (lambda whole: whole.pop("annotations"), "no list 'annotations'"),
         (lambda whole: whole.update(images={}), "no list 'images'"),
         (lambda whole: whole["annotations"][0].update(image_id=99), r"does not list \(99\)"),
@@ -131,7 +131,7 @@ def test_every_kind_of_file_gives_the_same_labels_and_masks(
         (lambda whole: whole["annotations"][0].update(category_id=[2]), "entry 0 of 'annotations' has"),
         (every("bbox", [20, 20, -10, -10]), "the last two not negative"),
         (every("bbox", ["1", "1", "9", "9"]), "expected x, y, width and height"),
-        (every("bbox", [1, 1, 10**400, 9]), "is no COCO instances file"),
+        (every("bbox", [1, 1, 10**400, 9]), "is not a COCO instances file"),
         (lambda whole: whole["images"][0].update(width=0), "width and height of image 0"),
         (lambda whole: whole["images"][0].update(file_name="a\0b"), "the file name of image 0"),
     ],
@@ -169,7 +169,7 @@ def test_objects_without_masks_are_counted_and_make_no_label_maps(segmentation: 
     path = write(home, every("segmentation", segmentation))
     assert count_unmasked(path) == (6, 6)
     with pytest.raises(DataError, match="6 of 6 objects have no mask"):
-        prepare(str(path), root=home / "root", options=Options(settings={"masks": "category"}))
+        prepare(str(path), root=home / "root", options=PrepareOptions(settings={"masks": "category"}))
 
 
 def test_bias_is_held_against_boxes_where_masks_lack_and_says_so(home: Path) -> None:

@@ -14,7 +14,7 @@ from attnbias.data.index import Index
 from attnbias.data.names import unfit_name
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import open_split
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 NAMES = [f"p/sub dir/é{k}.png" for k in range(4)]
 ROWS = [(name, "ab"[k % 2]) for k, name in enumerate(NAMES)]
@@ -72,7 +72,7 @@ def test_every_kind_of_table_gives_the_same_samples_and_says_what_it_is(
     ("text", "encoding", "reason"),
     [
         ("path,label\np/1.png,a\n", "utf-16", "is UTF-16, expected UTF-8"),
-        ("path,label\np/1.png,a\n", "utf-16-le", "is no text, expected UTF-8"),
+        ("path,label\np/1.png,a\n", "utf-16-le", "is not text, expected UTF-8"),
         ("path,label\np/1.png,a\np/é.png,a\n", "latin-1", r"t\.csv:3: no UTF-8"),
         ("path,label\np/1.png,a,b\n", "utf-8", r"t\.csv:2: expected 2 values, found 3"),
         ("path,label\np/1.png,a\np/2.png\n", "utf-8", r"t\.csv:3: expected 2 values, found 1"),
@@ -102,7 +102,7 @@ def test_paths_below_links_are_found_where_they_are(home: Path) -> None:
     for k, prefix in enumerate((f"{home}/", "../../", f"{link}/../../")):
         name = f"t{k}.csv"
         (link / name).write_text("path,label\n" + "".join(f"{prefix}{path},{label}\n" for path, label in ROWS))
-        prepare(str(link / name), root=home / "root", options=Options(verify=True))
+        prepare(str(link / name), root=home / "root", options=PrepareOptions(verify=True))
         index = open_split(f"t{k}", "train", home / "root")
         assert [(index.root / record.path).resolve() for record in index.records] == [home / name for name in NAMES]
 
@@ -124,7 +124,7 @@ def test_a_set_is_called_after_its_whole_folder_or_as_asked(tmp_path: Path) -> N
     for place in (".", "..", "cat/.."):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path / "pets.v1" / ("cat" if place == ".." else ""))
-            assert prepare(place, root=tmp_path / f"root{len(place)}").facts.name == "pets.v1"
+            assert prepare(place, root=tmp_path / f"root{len(place)}").info.name == "pets.v1"
     done = attnbias("prepare-data", "./coco", "--root", root, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "'coco' is the name of a known dataset; call yours otherwise with --name" in done.stderr
@@ -143,7 +143,7 @@ def test_no_name_leads_out_of_the_data_root(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "pets" / "cat" / "0.png")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(DataError, match="a dataset cannot be called"):
-        prepare(str(tmp_path / "pets"), root=tmp_path / "root", options=Options(name=name))
+        prepare(str(tmp_path / "pets"), root=tmp_path / "root", options=PrepareOptions(name=name))
     assert sorted(tmp_path.rglob("*")) == before
     if name in ("..", "a/b", "-x"):
         done = attnbias("prepare-data", "pets", f"--name={name}", cwd=tmp_path)
@@ -166,6 +166,6 @@ def test_a_person_who_works_in_the_folder_of_their_classes_gets_those_alone(tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         for _ in range(2):  # the second time there is a folder "datasets" from the first
-            report = prepare(".", options=Options(name="mine"))
+            report = prepare(".", options=PrepareOptions(name="mine"))
     assert report.indexes[0].classes == ("cat",)
     assert any("only one class, 'cat'" in warning for warning in report.warnings)

@@ -20,7 +20,7 @@ from attnbias.methods.engine.stored_evaluations import (
     stored_evaluations,
 )
 
-PICTURES = 200
+IMAGES = 200
 
 
 def made_up(folder: Path, targets: np.ndarray, scores: np.ndarray) -> Run:
@@ -45,7 +45,7 @@ def changed(line: Line) -> Change:
 @pytest.mark.parametrize("single", [False, True])
 def test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero(tmp_path: Path, single: bool) -> None:
     rng = np.random.default_rng(0)
-    hot = rng.random((PICTURES, 4)) < 0.3
+    hot = rng.random((IMAGES, 4)) < 0.3
     noise = rng.random(hot.shape)
     targets = hot.argmax(1) if single else hot.astype(np.int64)
     truth = np.eye(4)[targets] if single else targets
@@ -60,9 +60,9 @@ def test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero(tmp_
         assert 0 < low < sign * change.difference < high
 
 
-def test_runs_whose_labels_or_pictures_differ_are_not_paired(tmp_path: Path) -> None:
+def test_runs_whose_labels_or_images_differ_are_not_paired(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    targets = (rng.random((PICTURES, 3)) < 0.4).astype(np.int64)
+    targets = (rng.random((IMAGES, 3)) < 0.4).astype(np.int64)
     scores = rng.random(targets.shape)
     first, same = (made_up(tmp_path / name, targets, scores) for name in "ab")
     relabelled = targets.copy()
@@ -80,7 +80,7 @@ def test_runs_whose_labels_or_pictures_differ_are_not_paired(tmp_path: Path) -> 
 
 def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    targets = (rng.random((PICTURES, 2)) < 0.3).astype(np.int64)
+    targets = (rng.random((IMAGES, 2)) < 0.3).astype(np.int64)
     constant, sorted_last = np.full(targets.shape, 0.5), np.argsort(targets[:, 0], kind="stable")
     runs = [made_up(tmp_path / str(k), targets[order], constant) for k, order in enumerate((slice(None), sorted_last))]
     assert accuracy(runs).values == pytest.approx([100 * targets.mean()] * 2)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest, ValRequest
 from attnbias.methods.engine.training.train import train
@@ -28,7 +28,7 @@ def another_precision() -> Iterator[None]:
 @pytest.mark.parametrize("name", ["absvit", "csra", "ida", "llb", "lsas"])
 def test_evaluation_while_training_in_bf16_is_what_val_finds(name: str, demo_root: Path, tmp_path: Path) -> None:
     changes = {"epochs": 1, "batch_size": 24, "image_size": 32, "amp": "bf16", "ema_decay": 0.5}
-    recipe = revise(get_method(name).named_recipe("demo").recipe, changes)
+    recipe = override(get_method(name).named_recipe("demo").recipe, changes)
     out = tmp_path / "run"
     machine: dict[str, Any] = {"method": name, "data_root": demo_root, "gpus": 0}
     train(TrainRequest(recipe=recipe, out=out, **machine))

@@ -1,4 +1,4 @@
-"""`attnbias predict`: one's own pictures, with the checkpoint's class names, whatever the number of processes."""
+"""`attnbias predict`: one's own images, with the checkpoint's class names, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from attnbias.methods.engine.evaluation.predict import chosen
 from attnbias.methods.engine.load import load_run, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -27,7 +27,7 @@ NAMES = ("cat", "dog", "owl", "rat", "yak", "zebra")
 
 def checkpoint(path: Path, method: str = "csra", task: Any = "multilabel", recipe: str = "demo", **fields: Any) -> Path:
     found = get_method(method)
-    values = revise(found.recipes[recipe].recipe, fields)
+    values = override(found.recipes[recipe].recipe, fields)
     torch.manual_seed(0)
     model = found.build_model(values, len(NAMES), task)
     write_weights(path, model.state_dict(), weights_metadata(found, values, NAMES, task))
@@ -35,29 +35,30 @@ def checkpoint(path: Path, method: str = "csra", task: Any = "multilabel", recip
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Seven pictures of several sizes in nested folders, and a file that is none."""
+def make_images(tmp_path: Path) -> Path:
+    """Seven images of several sizes in nested folders, and a file that is none."""
     folder = tmp_path / "photos"
     generator = np.random.default_rng(0)
-    for place in range(7):
-        pixels = generator.integers(0, 256, (40 + 7 * place, 60, 3), dtype=np.uint8)
-        path = folder / ("a" if place % 2 else "b") / f"{place}.png"
+    for position in range(7):
+        pixels = generator.integers(0, 256, (40 + 7 * position, 60, 3), dtype=np.uint8)
+        path = folder / ("a" if position % 2 else "b") / f"{position}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
-def test_class_names_and_scores_are_the_models(pictures: Path, tmp_path: Path) -> None:
+def test_class_names_and_scores_are_the_models(make_images: Path, tmp_path: Path) -> None:
     weights, table = checkpoint(tmp_path / "w.safetensors"), tmp_path / "scores.csv"
     done = attnbias(
-        *("predict", "--load-from", weights, pictures, "--json", "-", "--csv", table, "--threshold", 0, *CPU), expect=0
+        *("predict", "--load-from", weights, make_images, "--json", "-", "--csv", table, "--threshold", 0, *CPU),
+        expect=0,
     )
     found = json.loads(done.out)
     assert (found["method"], found["task"], found["skipped"]) == ("csra", "multilabel", [])
-    assert f"left out: file of another kind: 1 ({pictures}/notes.txt)" in done.err
-    files = sorted(path for path in pictures.rglob("*.png"))
-    assert [picture["path"] for picture in found["pictures"]] == [str(path) for path in files]
+    assert f"left out: file of another kind: 1 ({make_images}/notes.txt)" in done.err
+    files = sorted(path for path in make_images.rglob("*.png"))
+    assert [image["path"] for image in found["pictures"]] == [str(path) for path in files]
     loaded = load_run("csra", str(weights), {})
     transform = loaded.method.transform(loaded.recipe, train=False)
     with torch.no_grad():
@@ -67,8 +68,8 @@ def test_class_names_and_scores_are_the_models(pictures: Path, tmp_path: Path) -
     assert rows[0] == ["path", *NAMES]
     assert [row[0] for row in rows[1:]] == [str(path) for path in files]
     assert np.allclose(np.array([row[1:] for row in rows[1:]], dtype=float), expected, atol=2e-6)
-    for picture, scores in zip(found["pictures"], expected, strict=True):
-        assert [c["class"] for c in picture["classes"]] == [NAMES[i] for i in np.argsort(-scores)]
+    for image, scores in zip(found["pictures"], expected, strict=True):
+        assert [c["class"] for c in image["classes"]] == [NAMES[i] for i in np.argsort(-scores)]
 
 
 def test_every_image_of_folders_that_are_nested_deep(tmp_path: Path) -> None:
@@ -101,24 +102,26 @@ def test_which_classes_are_named() -> None:
     assert chosen(scores, True, None, 0.95) == []
 
 
-def test_a_line_a_picture_for_people(pictures: Path, tmp_path: Path) -> None:
+def test_a_line_a_image_for_people(make_images: Path, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "w.safetensors", "lsas", "singlelabel", "demo-single", pipeline="square")
-    lines = attnbias("predict", "--load-from", weights, pictures / "a", "--top-k", 2, *CPU, expect=0).out.splitlines()
+    lines = attnbias(
+        "predict", "--load-from", weights, make_images / "a", "--top-k", 2, *CPU, expect=0
+    ).out.splitlines()
     assert len(lines) == 3
-    for line, path in zip(lines, sorted((pictures / "a").iterdir()), strict=True):
+    for line, path in zip(lines, sorted((make_images / "a").iterdir()), strict=True):
         place, _, words = line.partition(": ")
         assert place == str(path)
         assert len(words.split(", ")) == 2
         assert words.split()[0] in NAMES
 
 
-def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+def test_images_are_turned_upright(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "w.safetensors")
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    picture.save(tmp_path / "upright.png")
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    image.save(tmp_path / "upright.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     done = attnbias(
         "predict", "--load-from", weights, tmp_path / "upright.png", tmp_path / "turned.png", "--threshold", 0, *CPU
     )
@@ -126,10 +129,10 @@ def test_pictures_are_turned_upright(tmp_path: Path) -> None:
     assert upright.split(": ")[1] == turned.split(": ")[1]
 
 
-def test_bad_pictures_are_named(pictures: Path, tmp_path: Path) -> None:
-    weights, bad = checkpoint(tmp_path / "w.safetensors"), pictures / "b" / "3bad.jpg"
+def test_bad_images_are_named(make_images: Path, tmp_path: Path) -> None:
+    weights, bad = checkpoint(tmp_path / "w.safetensors"), make_images / "b" / "3bad.jpg"
     bad.write_bytes(b"\xff\xd8 cut off")
-    common = ("predict", "--load-from", weights, pictures, "--json", "-", *CPU)
+    common = ("predict", "--load-from", weights, make_images, "--json", "-", *CPU)
     assert str(bad) in attnbias(*common, expect=3).err
     done = attnbias(*common, "--on-bad-image", "skip", expect=0)
     found = json.loads(done.out)
@@ -139,26 +142,29 @@ def test_bad_pictures_are_named(pictures: Path, tmp_path: Path) -> None:
     assert f"left out: {found['skipped'][0]}" in done.err
 
 
-def test_what_does_not_go_is_said_in_a_line(pictures: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_is_said_in_a_line(make_images: Path, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "w.safetensors")
     assert "no file or folder" in attnbias("predict", "--load-from", weights, tmp_path / "none", *CPU, expect=2).line
     assert (
-        "did you mean 'csra'" in attnbias("predict", "--load-from", weights, pictures, "--method", "csr", expect=2).line
+        "did you mean 'csra'"
+        in attnbias("predict", "--load-from", weights, make_images, "--method", "csr", expect=2).line
     )
-    assert "no checkpoint nowhere" in attnbias("predict", "--load-from", "nowhere", pictures / "a", *CPU, expect=3).line
+    assert (
+        "no checkpoint nowhere" in attnbias("predict", "--load-from", "nowhere", make_images / "a", *CPU, expect=3).line
+    )
     native = checkpoint(tmp_path / "n.safetensors", "lsas", "singlelabel", "demo-single", pipeline="native")
-    line = attnbias("predict", "--load-from", native, pictures / "a", *CPU, expect=2).line
+    line = attnbias("predict", "--load-from", native, make_images / "a", *CPU, expect=2).line
     assert "add --eval-batch-size 1" in line
-    attnbias("predict", "--load-from", native, pictures / "a", "--eval-batch-size", 1, *CPU, expect=0)
+    attnbias("predict", "--load-from", native, make_images / "a", "--eval-batch-size", 1, *CPU, expect=0)
 
 
 @pytest.mark.slow
-def test_processes_share_a_folder_and_change_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_processes_share_a_folder_and_change_nothing(make_images: Path, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "w.safetensors")
     contents = []
     for processes in (1, 2, 3):
         out = tmp_path / f"{processes}.json"
-        command = [sys.executable, "-m", "attnbias", "predict", "--load-from", weights, pictures, "--json", out]
+        command = [sys.executable, "-m", "attnbias", "predict", "--load-from", weights, make_images, "--json", out]
         options = ["--gpus", "0", "--processes", str(processes), "--threads", "1", "--eval-batch-size", "2"]
         subprocess.run([*map(str, command), *options], check=True, stdout=subprocess.DEVNULL)
         contents.append(out.read_text())

@@ -62,8 +62,8 @@ def small_folder(tmp_path: Path, splits: tuple[str, ...] = ("a", "b")) -> Path:
         for name in ("cat", "dog"):
             folder = tmp_path / "pets" / split / name
             folder.mkdir(parents=True)
-            for place in range(6):
-                Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(folder / f"{place}.png")
+            for position in range(6):
+                Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(folder / f"{position}.png")
     return tmp_path / "pets"
 
 
@@ -71,9 +71,9 @@ def small_folder(tmp_path: Path, splits: tuple[str, ...] = ("a", "b")) -> Path:
 def table(tmp_path: Path) -> Path:
     """A table of two images in each of the splits a, b and c."""
     rows = ["path,label,split"]
-    for place, split in enumerate("aabbcc"):
-        Image.new("RGB", (24, 24), (40 * place, 90, 60)).save(tmp_path / f"{place}.png")
-        rows.append(f"{place}.png,{'cat' if place % 2 else 'dog'},{split}")
+    for position, split in enumerate("aabbcc"):
+        Image.new("RGB", (24, 24), (40 * position, 90, 60)).save(tmp_path / f"{position}.png")
+        rows.append(f"{position}.png,{'cat' if position % 2 else 'dog'},{split}")
     (tmp_path / "pets.csv").write_text("\n".join(rows) + "\n")
     return tmp_path / "pets.csv"
 
@@ -95,8 +95,8 @@ def test_only_the_splits_that_were_typed_are_prepared(table: Path, tmp_path: Pat
 def test_the_share_that_was_typed_is_held_out_by_the_seed_that_was_typed(tmp_path: Path) -> None:
     source = small_folder(tmp_path, ("train",))
     held = []
-    for place, (fraction, seed) in enumerate(((0.25, 0), (0.25, 1), (0.5, 0))):
-        root = tmp_path / f"root{place}"
+    for position, (fraction, seed) in enumerate(((0.25, 0), (0.25, 1), (0.5, 0))):
+        root = tmp_path / f"root{position}"
         attnbias("prepare-data", source, "--root", root, "--val-fraction", fraction, "--seed", seed, expect=0)
         held.append([record.path for record in open_split("pets", "val", root).records])
         assert len(open_split("pets", "train", root).records) + len(held[-1]) == 12
@@ -138,14 +138,14 @@ def coco(tmp_path: Path) -> Path:
     (folder / "images").mkdir(parents=True)
     categories = [{"id": i + 1, "name": n, "supercategory": "animal"} for i, n in enumerate(("cat", "dog"))]
     images, annotations = [], []
-    for place in range(2):
-        Image.new("RGB", (40, 30), (90 * place, 80, 70)).save(folder / "images" / f"{place}.png")
-        images.append({"id": place, "file_name": f"{place}.png", "width": 40, "height": 30})
+    for position in range(2):
+        Image.new("RGB", (40, 30), (90 * position, 80, 70)).save(folder / "images" / f"{position}.png")
+        images.append({"id": position, "file_name": f"{position}.png", "width": 40, "height": 30})
         for label in (1, 2):
             x = 4 + 16 * (label - 1)
             outline = [x, 5, x + 10, 5, x + 10, 20, x, 20]
             box = {"bbox": [x, 5, 10, 15], "area": 150, "iscrowd": 0, "segmentation": [outline]}
-            annotations.append({"id": len(annotations) + 1, "image_id": place, "category_id": label, **box})
+            annotations.append({"id": len(annotations) + 1, "image_id": position, "category_id": label, **box})
     content: dict[str, Any] = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "shapes.json").write_text(json.dumps(content))
     return folder / "shapes.json"

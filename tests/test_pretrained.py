@@ -32,9 +32,9 @@ def test_images_are_made_as_timm_makes_them_for_these_weights(name: str) -> None
     found = pretrained(name)
     assert found is not None
     values = np.random.default_rng(0).integers(0, 256, (300, 431, 3), dtype=np.uint8)
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     oracle = create_transform(**resolve_data_config(pretrained_cfg=config.to_dict()))
-    torch.testing.assert_close(eval_transform(**found.recipe_fields())(picture), oracle(picture))
+    torch.testing.assert_close(eval_transform(**found.recipe_fields())(image), oracle(image))
 
 
 def hub(folder: Path, name: str) -> dict[str, Any]:

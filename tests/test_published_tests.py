@@ -17,14 +17,14 @@ from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import open_split
 from attnbias.data.sets.imagenet import CORRUPTIONS, SEVERITIES, class_names, subset_indices, synsets
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods.engine.display.look import Column, look, photo_of
+from attnbias.methods.engine.display.inference import Column, predict_samples, sample_of
 from attnbias.methods.engine.evaluation.robustness import ALEXNET_ERROR, Bench
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 
 
-def picture(path: Path, seed: int, size: int = 224) -> None:
+def image(path: Path, seed: int, size: int = 224) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(path, "PNG")
@@ -32,7 +32,7 @@ def picture(path: Path, seed: int, size: int = 224) -> None:
 
 def folders(root: Path, names: list[str]) -> Path:
     for seed, name in enumerate(names):
-        picture(root / name / "x.JPEG", seed)
+        image(root / name / "x.JPEG", seed)
     return root
 
 
@@ -40,7 +40,7 @@ def folders(root: Path, names: list[str]) -> Path:
 def loaded() -> Loaded:
     """A small ViT with random weights over ImageNet's classes."""
     method = get_method("absvit")
-    recipe = revise(
+    recipe = override(
         method.named_recipe("demo-single").recipe, {"dataset": "imagenet", "image_size": 224, "pipeline": "deit"}
     )
     torch.manual_seed(0)
@@ -51,12 +51,12 @@ def loaded() -> Loaded:
 
 
 def of(loaded: Loaded, dataset: str) -> Loaded:
-    recipe = revise(loaded.recipe, {"dataset": dataset})
+    recipe = override(loaded.recipe, {"dataset": dataset})
     return Loaded(loaded.method, recipe, loaded.model, loaded.classes, loaded.task, loaded.source)
 
 
 def logits(loaded: Loaded, root: Path, split: Any, crop: bool) -> torch.Tensor:
-    """What the papers' programs compute: published pictures as they are, others resized and cropped."""
+    """What the papers' programs compute: published images as they are, others resized and cropped."""
     index = open_split(loaded.recipe.dataset, split, root)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
     images = []
@@ -80,11 +80,13 @@ def test_only_the_sets_own_classes_compete_by_name_and_by_flag(loaded: Loaded, t
     bench = Bench(asked, Accelerator(cpu=True), tmp_path)
     assert bench.clean("val")[0]["top1"] == bench.published(name)[0]["top1"] == pytest.approx(top1)
     dataset = asked.method.open_dataset(asked.recipe, open_split(name, "val", tmp_path))
-    seen = look([photo_of(dataset, place) for place in range(2)], [Column("x", asked, "gradcam", None)], [], "minmax")
+    seen = predict_samples(
+        [sample_of(dataset, place) for place in range(2)], [Column("x", asked, "gradcam", None)], [], "minmax"
+    )
     assert [each.views[0].predicted[0] for each in seen] == [subset_indices(name)[place] for place in expected[:2]]
 
 
-def test_published_corrupted_pictures_are_taken_as_they_are_by_name_and_by_flag(loaded: Loaded, tmp_path: Path) -> None:
+def test_published_corrupted_images_are_taken_as_they_are_by_name_and_by_flag(loaded: Loaded, tmp_path: Path) -> None:
     folders(tmp_path / "source" / "snow" / "5", list(synsets()[:6]))
     prepare("imagenet-c", tmp_path / "source", tmp_path)
     asked = of(loaded, "imagenet-c")
@@ -95,7 +97,7 @@ def test_published_corrupted_pictures_are_taken_as_they_are_by_name_and_by_flag(
     np.testing.assert_allclose(found.scores["scores"], expected, atol=1e-5)
     assert np.abs(found.scores["scores"] - cropped).max() > 0.01
     dataset = asked.method.open_dataset(asked.recipe, index)
-    (seen,) = look([photo_of(dataset, 0)], [Column("x", asked, "gradcam", None)], [], "minmax")
+    (seen,) = predict_samples([sample_of(dataset, 0)], [Column("x", asked, "gradcam", None)], [], "minmax")
     assert seen.views[0].predicted == (int(expected[0].argmax()),)
     assert seen.views[0].frame == pytest.approx((0, 0, 1, 1), abs=1e-6)
 
@@ -120,7 +122,7 @@ def test_the_whole_imagenet_c_keeps_75_accuracies_beside_its_means(loaded: Loade
         for severity in SEVERITIES:
             folders(tmp_path / "source" / corruption / str(severity), [synsets()[0]])
     prepare("imagenet-c", tmp_path / "source", tmp_path)
-    small = revise(loaded.recipe, {"image_size": 32})
+    small = override(loaded.recipe, {"image_size": 32})
     torch.manual_seed(0)
     model = loaded.method.build_model(small, 1000, "singlelabel").eval()
     tiny = Loaded(loaded.method, small, model, loaded.classes, loaded.task, "fresh")
@@ -136,5 +138,5 @@ def test_a_set_says_which_rules_it_brings_and_another_of_its_name_has_none(tmp_p
     prepare("imagenet-c", tmp_path / "c", tmp_path)
     hard, corrupted = open_split("imagenet-a", "val", tmp_path), open_split("imagenet-c", "snow-5", tmp_path)
     assert own_rules(hard) == ["only its 200 classes of 1000 compete"]
-    assert own_rules(corrupted) == ["pictures are taken as published (224 x 224, not resized and cropped)"]
+    assert own_rules(corrupted) == ["images are taken as published (224 x 224, not resized and cropped)"]
     assert own_rules(replace(hard, classes=("a", "b"))) == []

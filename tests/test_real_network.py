@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.published_tests import competing_scores
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.imagenet import read_synset_folders, subset_indices
@@ -98,10 +98,10 @@ def test_grad_cam_points_at_objects_more_often_than_the_centre_or_chance(network
         real_data / "coco128" / "annotations" / "instances_train2017.json",
         real_data / "coco128" / "images" / "train2017",
     )
-    photographs = PictureDataset(index, eval_transform(224, "half", "bicubic"))
+    photographs = ImageDataset(index, eval_transform(224, "half", "bicubic"))
     hits, centre, chance = [], [], []
-    for place in range(len(photographs)):
-        image, boxes, _ = photographs.with_boxes(place)
+    for position in range(len(photographs)):
+        image, boxes, _ = photographs.with_boxes(position)
         if not len(boxes):
             continue
         covered = torch.zeros(224, 224, dtype=torch.bool)

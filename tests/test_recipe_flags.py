@@ -14,7 +14,7 @@ from safetensors import safe_open
 from small_model import DIGITS, write_model
 
 from attnbias.methods import METHODS
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 
 CPU = ("--gpus", 0, "--threads", 1)
@@ -26,7 +26,7 @@ KNOWN = ("--dataset", "demo", "--image-size", 32)
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with weights alone, as authors publish them."""
     csra = get_method("csra")
-    recipe = revise(csra.named_recipe("demo").recipe, {"backbone": "resnet18", "num_heads": 2})
+    recipe = override(csra.named_recipe("demo").recipe, {"backbone": "resnet18", "num_heads": 2})
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("published") / "w.pth"
     torch.save(csra.build_model(recipe, len(DIGITS), "multilabel").state_dict(), path)

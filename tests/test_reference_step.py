@@ -20,7 +20,7 @@ from attnbias.data.registry import open_split
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.batches import on_device
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import Recipe, revise, write_recipe
+from attnbias.methods.engine.recipe import Recipe, override, write_recipe
 from attnbias.methods.engine.registry import get_method
 
 SAMPLES = 72
@@ -49,7 +49,7 @@ def epoch_keys(method: Method, recipe: Recipe, epoch: int) -> list[SampleKey]:
         return [SampleKey(int(sample), epoch) for sample in permutation]
     samples = order(epoch).tolist()
     views = max(samples.count(sample) for sample in samples)
-    return [SampleKey(s, epoch * views + samples[:place].count(s)) for place, s in enumerate(samples)]
+    return [SampleKey(s, epoch * views + samples[:position].count(s)) for position, s in enumerate(samples)]
 
 
 def optimizer_of(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -173,7 +173,7 @@ def test_training_equals_a_loop_by_hand(
     processes: int, accumulation: int, repeats: int, demo_root: Path, tmp_path: Path
 ) -> None:
     method = get_method("absvit")
-    recipe = revise(method.named_recipe("demo").recipe, {**EVERYTHING, "repeats": repeats})
+    recipe = override(method.named_recipe("demo").recipe, {**EVERYTHING, "repeats": repeats})
     hand = train_by_hand(method, recipe, demo_root, 16, processes=processes, accumulation=accumulation)
     assert hand.clipped
     assert len({line["lr"][0] for line in hand.lines}) > 8
@@ -188,7 +188,7 @@ def test_training_equals_a_loop_by_hand(
 @pytest.mark.parametrize("name", ["csra", "ida", "lsas", "llb", "absvit"])
 def test_three_steps_of_each_demo_recipe_equal_a_loop_by_hand(name: str, demo_root: Path, tmp_path: Path) -> None:
     method = get_method(name)
-    recipe = revise(method.named_recipe("demo").recipe, {"steps": 3, "batch_size": 24, "ema_decay": 0.9})
+    recipe = override(method.named_recipe("demo").recipe, {"steps": 3, "batch_size": 24, "ema_decay": 0.9})
     hand = train_by_hand(method, recipe, demo_root, 3)
     last = train_by_command(name, recipe, demo_root, tmp_path / "run")
     assert_logged(tmp_path / "run", hand.lines)

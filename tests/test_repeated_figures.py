@@ -23,7 +23,7 @@ from attnbias.data.index import Index, Record
 from attnbias.data.prepared import index_path
 from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.evaluation.evaluate import evaluate
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 
 SMALL = ["--recipe", "demo", "--image-size", 32, "--batch-size", 24]
@@ -116,19 +116,19 @@ class Uncertain(nn.Module):
 
 def test_models_are_evaluated_without_dropout_and_their_statistics_stay(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for place in range(5):
-        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{place}.png")
-    records = tuple(Record(f"{place}.png", (place % 2, 1, 0)) for place in range(5))
+    for position in range(5):
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{position}.png")
+    records = tuple(Record(f"{position}.png", (position % 2, 1, 0)) for position in range(5))
     index = Index("some", "val", "multilabel", ("a", "b", "c"), tmp_path, records)
     method = get_method("csra")
-    recipe = revise(method.named_recipe("demo").recipe, {"image_size": 16})
+    recipe = override(method.named_recipe("demo").recipe, {"image_size": 16})
     dataset = method.open_dataset(recipe, index)
     model = Uncertain().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = evaluate(method, model, dataset, recipe, Accelerator(cpu=True), batch_size=2).scores["scores"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
-        expected = model.eval()(torch.stack([dataset[place]["image"] for place in range(5)])).sigmoid()
+        expected = model.eval()(torch.stack([dataset[position]["image"] for position in range(5)])).sigmoid()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

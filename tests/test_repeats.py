@@ -15,7 +15,7 @@ from attnbias.data import repeats
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import prepare
 from attnbias.data.repeats import CONTRADICTION, find_repeats
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 
 def save(path: Path, seed: int) -> Path:
@@ -113,7 +113,7 @@ def test_of_two_preparations_at_once_the_second_is_refused(pets: Path, tmp_path:
         if not refused:
             refused.append(attnbias("prepare-data", pets, "--root", root, expect=3).line)
 
-    prepare(str(pets), root=root, options=Options(progress=second))
+    prepare(str(pets), root=root, options=PrepareOptions(progress=second))
     assert refused == [f"error: another process is at work in {root}/pets; wait for it, or stop it"]
     assert sorted(path.name for path in (root / "pets").iterdir()) == ["index", "prepared.json"]
     attnbias("prepare-data", pets, "--root", root, expect=0)

@@ -13,7 +13,7 @@ from forked import FORKS, ForkedRun, enter, free_port
 from PIL import Image
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options as PrepareOptions
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.run_folder import MANIFEST, RunFolder, crc32
 
 RUN = ["--recipe", "demo", "--epochs", 2, "--batch-size", 6, "--image-size", 32, "--gpus", 0, "--threads", 1]
@@ -22,8 +22,8 @@ RUN = ["--recipe", "demo", "--epochs", 2, "--batch-size", 6, "--image-size", 32,
 def make_images(folder: Path, classes: tuple[str, ...] = ("cat", "dog")) -> None:
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
-        for place in range(6):
-            Image.new("RGB", (32, 32), (40 * place, 90 * number, 20)).save(folder / name / f"{place}.png")
+        for position in range(6):
+            Image.new("RGB", (32, 32), (40 * position, 90 * number, 20)).save(folder / name / f"{position}.png")
 
 
 def prepare_images(root: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from forked import ForkedRun
 from attnbias.cli.errors import describe
 from attnbias.data.registry import open_split
 from attnbias.methods.engine import batches
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder, is_complete
@@ -106,14 +106,14 @@ def test_an_error_that_a_worker_meets_is_no_lost_worker(demo_root: Path, monkeyp
 
 
 def test_a_worker_that_hangs_ends_the_run(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its picture never comes, as from a dead network disk: a pipe that nobody writes to."""
+    """Its image never comes, as from a dead network disk: a pipe that nobody writes to."""
     shutil.copytree(demo_root / "demo", tmp_path / "demo")
-    picture = sorted((tmp_path / "demo" / "images" / "train").iterdir())[int(shuffled(72, 0)(0)[70])]
-    picture.unlink()
-    os.mkfifo(picture)
+    image = sorted((tmp_path / "demo" / "images" / "train").iterdir())[int(shuffled(72, 0)(0)[70])]
+    image.unlink()
+    os.mkfifo(image)
     monkeypatch.setattr(batches, "LONGEST_WAIT", 2.0)
     changes = {"epochs": 2, "batch_size": 20, "image_size": 32}
-    recipe = revise(get_method("csra").named_recipe("demo").recipe, changes)
+    recipe = override(get_method("csra").named_recipe("demo").recipe, changes)
     request = TrainRequest(
         method="csra", recipe=recipe, out=tmp_path / "run", data_root=tmp_path, gpus=0, workers=2, save_steps=1
     )

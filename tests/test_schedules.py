@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from attnbias.methods import METHODS
-from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.schedules import (
     Curve,
@@ -108,7 +108,7 @@ def rates(method: str, recipe: Recipe, steps: int) -> list[float]:
 
 
 def recipe_of(method: str, changes: dict[str, Any]) -> Recipe:
-    return revise(next(iter(get_method(method).recipes.values())).recipe, changes)
+    return override(next(iter(get_method(method).recipes.values())).recipe, changes)
 
 
 @pytest.mark.parametrize(("method", "changes"), BY_EPOCH, ids=lambda value: str(value)[:40])
@@ -117,7 +117,7 @@ def test_a_schedule_by_epochs_is_played_within_the_steps(method: str, changes: d
     """The same course as over whole epochs: at the same share of the run, the same rate."""
     recipe = recipe_of(method, {"steps": None, **changes})
     whole = rates(method, recipe, 12 * STEPS_PER_EPOCH)
-    found = rates(method, revise(recipe, {"steps": steps}), steps)
+    found = rates(method, override(recipe, {"steps": steps}), steps)
     epochs = [found[steps * epoch // 12] for epoch in range(12)]
     assert epochs == pytest.approx([whole[STEPS_PER_EPOCH * epoch] for epoch in range(12)], rel=0.3, abs=0.02)
     assert max(found) == pytest.approx(max(whole), rel=0.02)

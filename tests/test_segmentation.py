@@ -1,4 +1,4 @@
-"""AbSViT's segmentation: pictures of any size, published files, measures, and a run through the command line."""
+"""AbSViT's segmentation: images of any size, published files, measures, and a run through the command line."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from PIL import Image
 from torch import Tensor
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.absvit.method import METHOD as CLASSIFIER
 from attnbias.methods.absvit.recipe import AbSViTRecipe
+from attnbias.methods.absvit.segmentation.images import FitSquare
 from attnbias.methods.absvit.segmentation.inference import segment, slide_logits, whole_logits
-from attnbias.methods.absvit.segmentation.measures import area_measures, count_areas
 from attnbias.methods.absvit.segmentation.method import METHOD
+from attnbias.methods.absvit.segmentation.metrics import area_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import Segmenter
-from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import RECIPES, SegmentationRecipe
-from attnbias.methods.engine.display.look import place_input
+from attnbias.methods.engine.display.inference import place_input
 from attnbias.methods.engine.display.segments import paint
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.weights.errors import WeightsError
 
 MINI = RECIPES["mini"].recipe
@@ -38,11 +38,11 @@ SMALL = {"channels": 8, "aux_channels": 4}
 
 
 def segmenter(classes: int = 5, seed: int = 0, **changes: Any) -> tuple[Segmenter, SegmentationRecipe]:
-    recipe = revise(MINI, {**SMALL, **changes})
+    recipe = override(MINI, {**SMALL, **changes})
     torch.manual_seed(seed)
     model = METHOD.build_model(recipe, classes, "segmentation")
     assert isinstance(model, Segmenter)
-    # Fresh classifiers and decoders say almost nothing, and all pictures would look the same.
+    # Fresh classifiers and decoders say almost nothing, and all images would look the same.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "decoders" in name or name.endswith("conv_seg.weight"):
@@ -50,7 +50,7 @@ def segmenter(classes: int = 5, seed: int = 0, **changes: Any) -> tuple[Segmente
     return model.eval(), recipe
 
 
-def pictures(count: int, height: int, width: int) -> Tensor:
+def make_images(count: int, height: int, width: int) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -58,16 +58,16 @@ def pictures(count: int, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 83), (20, 130)])
-def test_pictures_of_any_size_get_a_class_for_each_of_their_pixels(height: int, width: int) -> None:
+def test_images_of_any_size_get_a_class_for_each_of_their_pixels(height: int, width: int) -> None:
     model, recipe = segmenter()
-    logits = model(pictures(2, height, width))
+    logits = model(make_images(2, height, width))
     assert logits.shape == (2, 5, -(-height // 8), -(-width // 8))
-    assert segment(model, [pictures(1, height, width)[0]], (31, 17), recipe).shape == (31, 17)
+    assert segment(model, [make_images(1, height, width)[0]], (31, 17), recipe).shape == (31, 17)
 
 
 def test_the_prompt_steers_the_second_pass() -> None:
     model, _ = segmenter()
-    images = pictures(1, 64, 64)
+    images = make_images(1, 64, 64)
     with torch.no_grad():
         # Straight against every token, the prompt lets nothing through: no signal, but the value bias counts twice.
         tokens = model.backbone.encode(model.backbone.patch_embed(images))
@@ -78,9 +78,9 @@ def test_the_prompt_steers_the_second_pass() -> None:
     assert (steered - silent).abs().max() > 1e-3 * silent.std()
 
 
-def test_windows_that_cover_the_picture_are_the_whole_picture() -> None:
+def test_windows_that_cover_the_image_are_the_whole_image() -> None:
     model, _ = segmenter()
-    images = pictures(2, 48, 60)
+    images = make_images(2, 48, 60)
     with torch.no_grad():
         torch.testing.assert_close(slide_logits(model, images, (64, 64), (43, 43)), whole_logits(model, images))
 
@@ -90,33 +90,33 @@ def test_windows_reach_every_pixel_and_overlaps_are_averaged() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images[:, :1]
 
-    images = pictures(1, 50, 71)
-    # A model that answers a pixel with itself gives the picture back, whatever the windows.
+    images = make_images(1, 50, 71)
+    # A model that answers a pixel with itself gives the image back, whatever the windows.
     torch.testing.assert_close(slide_logits(Constant(), images, (32, 32), (20, 13)), images[:, :1])
 
 
 def test_mirror_images_at_test_time_make_the_answer_symmetric() -> None:
     model, recipe = segmenter()
-    views = [pictures(1, 40, 56)[0], pictures(1, 64, 88)[0]]
+    views = [make_images(1, 40, 56)[0], make_images(1, 64, 88)[0]]
     answer = segment(model, views, (40, 56), recipe)
     mirrored = segment(model, [view.flip(-1) for view in views], (40, 56), recipe)
     assert torch.equal(answer, mirrored.flip(-1))
 
 
-def test_one_picture_cannot_train() -> None:
+def test_one_image_cannot_train() -> None:
     model, recipe = segmenter()
-    batch = {"image": pictures(1, 64, 64), "target": torch.zeros(1, 64, 64, dtype=torch.int64)}
-    with pytest.raises(UsageError, match=r"two pictures .*--batch-size"):
+    batch = {"image": make_images(1, 64, 64), "target": torch.zeros(1, 64, 64, dtype=torch.int64)}
+    with pytest.raises(UsageError, match=r"two images .*--batch-size"):
         METHOD.loss(model.train(), batch, recipe, "segmentation")
 
 
 def test_each_heads_loss_has_a_weight() -> None:
     model, recipe = segmenter(head_dropout=0.0)
     target = torch.randint(5, (2, 64, 64), generator=torch.Generator().manual_seed(0))
-    batch = {"image": pictures(2, 64, 64), "target": target}
+    batch = {"image": make_images(2, 64, 64), "target": target}
 
     def terms(**weights: float) -> dict[str, Tensor]:
-        return METHOD.loss(model.train(), batch, revise(recipe, weights), "segmentation")
+        return METHOD.loss(model.train(), batch, override(recipe, weights), "segmentation")
 
     plain, weighted = terms(), terms(decode_weight=0.25, aux_weight=0.8)
     torch.testing.assert_close(weighted["decode"], 0.25 * plain["decode"])
@@ -126,7 +126,7 @@ def test_each_heads_loss_has_a_weight() -> None:
 
 def test_only_sets_with_label_maps_train() -> None:
     with pytest.raises(UsageError, match="'coco' is a multilabel set"):
-        METHOD.build_model(revise(MINI, {"dataset": "coco"}), 80, "multilabel")
+        METHOD.build_model(override(MINI, {"dataset": "coco"}), 80, "multilabel")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_transfer_types_say_what_of_the_backbone_learns(transfer: str, trained: 
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.SGD(METHOD.param_groups(model, recipe), lr=1.0)
     target = torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(2))
-    batch = {"image": pictures(2, 64, 64), "target": target}
+    batch = {"image": make_images(2, 64, 64), "target": target}
     METHOD.loss(model.train(), batch, recipe, "segmentation")["loss"].backward()
     optimizer.step()
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
@@ -152,7 +152,7 @@ def test_transfer_types_say_what_of_the_backbone_learns(transfer: str, trained: 
 
 
 def test_activations_that_are_made_anew_change_nothing() -> None:
-    batch = {"image": pictures(2, 64, 64), "target": torch.zeros(2, 64, 64, dtype=torch.int64)}
+    batch = {"image": make_images(2, 64, 64), "target": torch.zeros(2, 64, 64, dtype=torch.int64)}
     gradients = []
     for again in (False, True):
         model, recipe = segmenter(head_dropout=0.0)
@@ -175,7 +175,7 @@ def test_a_training_file_of_mmsegmentation_is_read_as_it_is(tmp_path: Path, chan
     fields = {"image_size": 96, "architecture": "mini_patch8", **SMALL, **changes}
     assert {name: getattr(loaded.recipe, name) for name in fields} == fields
     assert len(loaded.classes) == 5
-    images = pictures(1, 72, 100)
+    images = make_images(1, 72, 100)
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(images), model(images))
         # Another size of the square resizes the position embedding.
@@ -202,7 +202,7 @@ def test_an_imagenet_model_starts_the_backbone(tmp_path: Path, caplog: pytest.Lo
 # Measures and maps ----------------------------------------------------------------------------------------------------
 
 
-def test_measures_are_of_pixels_and_do_not_depend_on_how_pictures_are_cut() -> None:
+def test_measures_are_of_pixels_and_do_not_depend_on_how_images_are_cut() -> None:
     generator = torch.Generator().manual_seed(0)
     prediction, target = (torch.randint(0, 6, (40, 30), generator=generator) for _ in range(2))
     target[target == 4] = 255
@@ -222,16 +222,16 @@ def test_measures_are_of_pixels_and_do_not_depend_on_how_pictures_are_cut() -> N
 
 
 @pytest.mark.parametrize("kind", METHOD.maps)
-def test_maps_of_a_wide_picture_have_its_grid(kind: str) -> None:
+def test_maps_of_a_wide_image_have_its_grid(kind: str) -> None:
     model, _ = segmenter()
-    maps = METHOD.attention(model, pictures(2, 64, 80), torch.tensor([1, 3]), kind=kind)
+    maps = METHOD.attention(model, make_images(2, 64, 80), torch.tensor([1, 3]), kind=kind)
     assert maps.shape == (2, 2, 8, 10)
 
 
 def test_rollout_shares_out_what_there_is() -> None:
     """Of the tokens that a class's patches draw from, prompts and the class token included, the shares sum to 1."""
     model, _ = segmenter(transfer="prompt", prompt_tokens=2)
-    maps = METHOD.attention(model, pictures(1, 64, 64), kind="rollout")
+    maps = METHOD.attention(model, make_images(1, 64, 64), kind="rollout")
     assert maps.sum((-2, -1)).min() > 0.2
     assert maps.sum((-2, -1)).max() <= 1 + 1e-5
 
@@ -239,10 +239,10 @@ def test_rollout_shares_out_what_there_is() -> None:
 def test_a_plain_vit_has_no_prior() -> None:
     model, _ = segmenter(top_down=False)
     with pytest.raises(UsageError, match="prompt-mask needs the second pass"):
-        METHOD.attention(model, pictures(1, 64, 64), kind="prompt-mask")
+        METHOD.attention(model, make_images(1, 64, 64), kind="prompt-mask")
 
 
-def test_a_picture_fitted_into_a_square_knows_where_it_lies() -> None:
+def test_a_image_fitted_into_a_square_knows_where_it_lies() -> None:
     image, frame = place_input(FitSquare(64), Image.new("RGB", (100, 50), "white"))
     assert image.shape == (3, 64, 64)
     assert (image[:, 32:] == 0).all()
@@ -250,9 +250,9 @@ def test_a_picture_fitted_into_a_square_knows_where_it_lies() -> None:
     assert frame == pytest.approx((0, 0, 1, 2), abs=1e-6)
 
 
-def test_unlabelled_pixels_show_the_picture() -> None:
-    picture = np.full((1, 3, 3), 100, dtype=np.uint8)
-    painted = paint(picture, np.array([[0, 1, 255]]), np.array([[0, 0, 0], [255, 200, 0]], dtype=np.uint8))
+def test_unlabelled_pixels_show_the_image() -> None:
+    image = np.full((1, 3, 3), 100, dtype=np.uint8)
+    painted = paint(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0], [255, 200, 0]], dtype=np.uint8))
     assert painted.tolist() == [[[50, 50, 50], [177, 150, 50], [100, 100, 100]]]
 
 
@@ -262,16 +262,16 @@ RUN = ["--gpus", "0", "--threads", "1", "--workers", "0", "--recipe", "mini", "-
 VAL = ["--gpus", "0", "--threads", "1"]
 
 
-def train(place: Path, dataset: str | Path, steps: int, *more: Any) -> list[dict[str, Any]]:
+def train(location: Path, dataset: str | Path, steps: int, *more: Any) -> list[dict[str, Any]]:
     """Train below `place` with one evaluation at the end; the lines of metrics.jsonl."""
-    arguments = [*RUN, "--dataset", dataset, "--root", place / "datasets", "--out", place / "run", *more]
+    arguments = [*RUN, "--dataset", dataset, "--root", location / "datasets", "--out", location / "run", *more]
     attnbias("train", "absvit", "--task", "segmentation", "--steps", steps, "--eval-steps", steps, *arguments, expect=0)
-    return [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (location / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
-def val(place: Path, found: Path, *more: Any) -> dict[str, Any]:
+def val(location: Path, found: Path, *more: Any) -> dict[str, Any]:
     """Measures of the run below `place`."""
-    where = ["--load-from", place / "run", "--root", place / "datasets", "--json", found]
+    where = ["--load-from", location / "run", "--root", location / "datasets", "--json", found]
     attnbias("val", "absvit", *where, *VAL, *more, expect=0)
     measures: dict[str, Any] = json.loads(found.read_text())[0]["measures"]
     return measures
@@ -287,7 +287,7 @@ def measured(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def shapes(folder: Path) -> None:
-    """Write pictures of a bright and a dark rectangle on grey, of several sizes, and which is where."""
+    """Write images of a bright and a dark rectangle on grey, of several sizes, and which is where."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     (folder / "classes.txt").write_text("ground\nbright\ndark\n")
@@ -296,13 +296,13 @@ def shapes(folder: Path) -> None:
             (folder / name / split).mkdir(parents=True)
         for number in range(count):
             size = rng.integers(60, 100, 2)
-            picture, labels = rng.integers(100, 150, (*size, 3)), np.zeros(size, dtype=np.uint8)
+            image, labels = rng.integers(100, 150, (*size, 3)), np.zeros(size, dtype=np.uint8)
             for label, level in ((1, 200), (2, 0)):
                 top, left = rng.integers(0, size - 40)
                 area = slice(top, top + 40), slice(left, left + 30)
-                picture[area], labels[area] = level + rng.integers(0, 50, (40, 30, 3)), label
+                image[area], labels[area] = level + rng.integers(0, 50, (40, 30, 3)), label
             labels[:2] = 255
-            Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / split / f"{number}.png")
+            Image.fromarray(image.astype(np.uint8)).save(folder / "images" / split / f"{number}.png")
             Image.fromarray(labels).save(folder / "labels" / split / f"{number}.png")
 
 
@@ -339,7 +339,7 @@ def test_windows_and_several_sizes_segment_as_well(run: Path, tmp_path: Path) ->
 
 
 def voc_pieces(source: Path, folder: Path) -> None:
-    """Write VOC2012's layout from its few pictures, which both train and evaluate."""
+    """Write VOC2012's layout from its few images, which both train and evaluate."""
     home = folder / "VOCdevkit" / "VOC2012"
     shutil.copytree(source, home)
     (home / "ImageSets" / "Segmentation").mkdir(parents=True)
@@ -349,7 +349,7 @@ def voc_pieces(source: Path, folder: Path) -> None:
 
 
 def cityscapes_pieces(source: Path, folder: Path) -> None:
-    """Write Cityscapes' layout from its one picture, which evaluates and, twice, trains."""
+    """Write Cityscapes' layout from its one image, which evaluates and, twice, trains."""
     shutil.copytree(source, folder)
     for name, part in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
         city = folder / name / "train" / "frankfurt"
@@ -377,7 +377,7 @@ def test_pieces_of_the_papers_sets_train_and_evaluate(
     real_data: Path, tmp_path: Path, name: str, pieces: str, build: Callable[[Path, Path], None], classes: int
 ) -> None:
     build(real_data / pieces, tmp_path / "source")
-    prepare(name, tmp_path / "source", tmp_path / "datasets", Options())
+    prepare(name, tmp_path / "source", tmp_path / "datasets", PrepareOptions())
     lines = train(tmp_path, name, 24, "--batch-size", 2)
     assert np.mean(losses(lines)[-5:]) < 0.9 * np.mean(losses(lines)[:5])
     assert len(measured(lines)["IoU"]) == classes

@@ -1,4 +1,4 @@
-"""`visualize absvit --task segmentation`: label maps over pictures, their legend, and the IoU of each class."""
+"""`visualize absvit --task segmentation`: label maps over images, their legend, and the IoU of each class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attnbias.data.prepare import prepare
 from attnbias.data.sets.palettes import palette
 from attnbias.methods.engine.display.segments import Segments, by_size, draw_segments, paint, said_of_all
 from attnbias.methods.engine.load import weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -33,7 +33,7 @@ CLASSES = ("ground", "disc", "box")
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
-    """A prepared set of one's own: two pictures of different sizes, the second with ignored pixels."""
+    """A prepared set of one's own: two images of different sizes, the second with ignored pixels."""
     source, rng = tmp_path / "shapes", np.random.default_rng(0)
     for k, (height, width) in enumerate(((40, 60), (56, 48))):
         labels = np.zeros((height, width), np.uint8)
@@ -52,7 +52,7 @@ def model(tmp_path: Path, shapes: Path) -> Path:
     """A small segmenter whose random weights say something, stored as training stores it."""
     method = get_method("absvit-segmentation")
     small = {"dataset": str(shapes), "channels": 8, "aux_channels": 4}
-    recipe = revise(method.named_recipe("mini").recipe, small)
+    recipe = override(method.named_recipe("mini").recipe, small)
     torch.manual_seed(0)
     net = method.build_model(recipe, len(CLASSES), "segmentation")
     with torch.no_grad():
@@ -79,12 +79,12 @@ def layer(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
 
 
-def predicted(model: Path, picture: Path) -> NDArray[Any]:
+def predicted(model: Path, original: Path) -> NDArray[Any]:
     """What the product's own evaluation says of each pixel."""
     from attnbias.methods.engine.load import load_run
 
     loaded = load_run("absvit-segmentation", str(model), {})
-    with Image.open(picture) as image:
+    with Image.open(original) as image:
         answer = loaded.method.label_map(loaded.model, np.asarray(image), loaded.recipe)
     assert answer is not None
     return answer
@@ -93,7 +93,7 @@ def predicted(model: Path, picture: Path) -> NDArray[Any]:
 def test_the_page_shows_both_label_maps_and_the_iou_of_each_class(model: Path, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = visualize("--load-from", model, "--data-root", tmp_path / "root", "--out", out)
-    assert "2 pictures" in said
+    assert "2 images" in said
     page = content(out)
     for k, item in enumerate(page["items"]):
         segments = item["views"][0]["segments"]
@@ -114,11 +114,11 @@ def test_the_page_shows_both_label_maps_and_the_iou_of_each_class(model: Path, s
         assert item["true"] == list(by_size(labels))
         assert item["views"][0]["predicted"] == list(by_size(ours))
     figures = page["runs"][0]["figures"]
-    assert set(figures) == {"mIoU of these pictures", "IoU by class"}
+    assert set(figures) == {"mIoU of these images", "IoU by class"}
     assert sorted(path.name for path in (out / "segments").iterdir()) == ["0000_0.png", "0001_1.png"]
 
 
-def test_ones_own_pictures_have_a_prediction_alone(model: Path, shapes: Path, tmp_path: Path) -> None:
+def test_ones_own_images_have_a_prediction_alone(model: Path, shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     photo = shapes / "images" / "0.png"
     visualize("--load-from", model, photo, "--map", "class", "--map", "bottom-up", "--out", out)
@@ -138,22 +138,22 @@ def test_the_legend_lists_what_is_predicted_or_labelled() -> None:
     assert segments.legend() == {0: "ground, IoU 66.7%", 2: "box", 1: "disc, IoU 0.0%"}
     assert segments.words(1) == "IoU 0.0%, 0.0% of the pixels predicted, 25.0% labelled"
     assert said_of_all([segments, Segments(labels, None, CLASSES)]) == {
-        "mIoU of these pictures": "33.3%",
+        "mIoU of these images": "33.3%",
         "IoU by class": "ground 66.7%, disc 0.0%",
     }
     assert said_of_all([Segments(labels, None, CLASSES)]) == {}
 
 
 def test_the_drawing_holds_both_maps_in_their_colours() -> None:
-    picture = Image.new("RGB", (300, 200), (200, 200, 200))
+    image = Image.new("RGB", (300, 200), (200, 200, 200))
     ours, theirs = np.full((10, 15), 1), np.full((10, 15), 2)
-    drawn = np.asarray(draw_segments(picture, Segments(ours, theirs, CLASSES)))
+    drawn = np.asarray(draw_segments(image, Segments(ours, theirs, CLASSES)))
     for label in (1, 2):
-        painted = paint(np.asarray(picture), np.full((200, 300), label), palette(CLASSES))[0, 0]
+        painted = paint(np.asarray(image), np.full((200, 300), label), palette(CLASSES))[0, 0]
         places = (drawn == painted).all(axis=2)
         assert places.sum() >= 300 * 200
         assert (drawn == palette(CLASSES)[label]).all(axis=2).sum() > 100  # its square in the legend
-    alone = draw_segments(picture, Segments(ours, None, CLASSES))
+    alone = draw_segments(image, Segments(ours, None, CLASSES))
     assert alone.width < drawn.shape[1]
 
 

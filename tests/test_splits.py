@@ -16,7 +16,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.splits import assign_roles, hold_out, part_named
 
 
@@ -190,7 +190,7 @@ def test_a_held_out_part_leaves_training_a_file_of_each_label() -> None:
 
 def test_val_fraction_divides_the_training_split_and_is_kept_with_the_set(tmp_path: Path) -> None:
     path, root = table(tmp_path, "train", "test"), tmp_path / "root"
-    report = prepare(str(path), root=root, options=Options(val_fraction=0.25))
+    report = prepare(str(path), root=root, options=PrepareOptions(val_fraction=0.25))
     assert {index.split: len(index.records) for index in report.indexes} == {"train": 6, "val": 2, "test": 4}
     assert report.prepared.roles == {"train": "train", "val": "val"}
     assert report.prepared.settings == {"val_fraction": 0.25, "val_seed": 0}
@@ -198,14 +198,14 @@ def test_val_fraction_divides_the_training_split_and_is_kept_with_the_set(tmp_pa
         prepare(str(path), root=root)
     other = table(tmp_path / "other", "train", "dev")
     with pytest.raises(DataError, match="split 'dev' is there for that"):
-        prepare(str(other), root=tmp_path / "second", options=Options(val_fraction=0.25))
+        prepare(str(other), root=tmp_path / "second", options=PrepareOptions(val_fraction=0.25))
 
 
 def test_a_run_says_that_it_evaluates_on_what_it_trains_on(tmp_path: Path) -> None:
     path = table(tmp_path, "all", "all")
     run = [sys.executable, "-m", "attnbias", "train", "csra", "--recipe", "demo", "--dataset", "mine", "--gpus", "0"]
     run += ["--batch-size", "4", "--image-size", "32", "--epochs", "1", "--data-root", str(tmp_path / "root")]
-    for options, warned in ((Options(), True), (Options(val_fraction=0.25, overwrite=True), False)):
+    for options, warned in ((PrepareOptions(), True), (PrepareOptions(val_fraction=0.25, overwrite=True), False)):
         report = prepare(str(path), root=tmp_path / "root", options=options)
         assert any("only one split, 'all'" in warning for warning in report.warnings) == warned
         out = tmp_path / f"run-{warned}"

@@ -16,7 +16,7 @@ import pytest
 from forked import ForkedRun
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.run_folder import RunFolder
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -26,9 +26,9 @@ RUN = [*CSRA, "--epochs", 2, "--batch-size", 20, "--ema-decay", 0.9, "--save-ste
 
 @pytest.fixture(scope="module")
 def slow_to_evaluate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root whose evaluation, one picture at a time, lasts longer than its training."""
+    """A data root whose evaluation, one image at a time, lasts longer than its training."""
     root = tmp_path_factory.mktemp("pictures")
-    prepare("demo", None, root, Options(settings={"train": 40, "eval": 60}))
+    prepare("demo", None, root, PrepareOptions(settings={"train": 40, "eval": 60}))
     return root
 
 

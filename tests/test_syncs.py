@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
@@ -58,7 +58,7 @@ def test_a_step_of_the_engine_waits_once(accumulation: int, demo_root: Path, tmp
     """With SGD: on CPUs torch's unfused Adam reads its step counters, which stand on the CPU, from each parameter."""
     method = get_method("csra")
     changes = {"image_size": 32, "batch_size": 12, "ema_decay": 0.9, "clip_grad": 1.0, "optimizer": "sgd"}
-    recipe = revise(method.named_recipe("demo").recipe, changes)
+    recipe = override(method.named_recipe("demo").recipe, changes)
     request = TrainRequest(
         method="csra", recipe=recipe, out=tmp_path / "run", data_root=demo_root, gpus=0, accumulation=accumulation
     )
@@ -74,7 +74,7 @@ def test_a_step_of_the_engine_waits_once(accumulation: int, demo_root: Path, tmp
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_updates_as_on_gpus_never_wait(kind: str) -> None:
     method = get_method("csra")
-    recipe = revise(method.named_recipe("demo").recipe, {"optimizer": kind})
+    recipe = override(method.named_recipe("demo").recipe, {"optimizer": kind})
     model = method.build_model(recipe, 10, "multilabel")
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     optimizer = build_optimizer(method.param_groups(model, recipe), recipe, fused=True)

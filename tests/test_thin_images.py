@@ -36,11 +36,11 @@ RECIPES = [
 def test_no_step_of_an_evaluation_makes_a_large_image(method: str, recipe: str, size: tuple[int, int]) -> None:
     found = get_method(method)
     values: Any = found.recipes[recipe].recipe
-    picture: Any = Image.new("RGB", size, (200, 10, 10))
+    image: Any = Image.new("RGB", size, (200, 10, 10))
     transform: Any = found.transform(values, train=False)
     for step in steps(transform) if hasattr(transform, "transforms") else [transform]:
-        picture = step(picture)
-        height, width = v2.functional.get_size(picture)
+        image = step(image)
+        height, width = v2.functional.get_size(image)
         assert height * width <= 64 * values.image_size**2
 
 
@@ -48,17 +48,17 @@ def test_no_step_of_an_evaluation_makes_a_large_image(method: str, recipe: str, 
 def test_other_images_keep_every_pixel(kind: InterpolationMode) -> None:
     for height, width in [(37, 51), (51, 37), (64, 64), (2, 64), (96, 3), (300, 400)]:
         pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        for picture in (Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)):
-            ours, plain = ShortSideResize(20, kind)(picture), v2.Resize(20, interpolation=kind, antialias=True)(picture)
+        for image in (Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)):
+            ours, plain = ShortSideResize(20, kind)(image), v2.Resize(20, interpolation=kind, antialias=True)(image)
             assert np.array_equal(np.asarray(ours), np.asarray(plain))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_middle_of_a_thin_image_is_shown(size: tuple[int, int]) -> None:
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
     middle = tuple(side // 2 + offset for side, offset in zip(size, (-1, -1), strict=True))
-    picture.paste((255, 0, 0), tuple(max(place - 8, 0) for place in middle) + tuple(p + 9 for p in middle))
-    seen = np.asarray(v2.CenterCrop(16)(ShortSideResize(16)(picture)))
+    image.paste((255, 0, 0), tuple(max(place - 8, 0) for place in middle) + tuple(p + 9 for p in middle))
+    seen = np.asarray(v2.CenterCrop(16)(ShortSideResize(16)(image)))
     assert seen.shape == (16, 16, 3)
     assert (seen[..., 0] == 255).all()
 

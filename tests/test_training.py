@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import Progress, RunFolder, is_complete
@@ -26,7 +26,7 @@ from attnbias.methods.engine.training.train import Outcome, train
 
 def tiny_recipe(**changes: Any) -> Recipe:
     recipe = get_method("csra").named_recipe("demo").recipe
-    return revise(recipe, {"epochs": 2, "batch_size": 20, "image_size": 32, "ema_decay": 0.9, **changes})
+    return override(recipe, {"epochs": 2, "batch_size": 20, "image_size": 32, "ema_decay": 0.9, **changes})
 
 
 def asked(out: Path, root: Path, recipe: Recipe, **changes: Any) -> TrainRequest:
@@ -211,7 +211,7 @@ def test_average_of_weights_is_evaluated_beside_them(demo_root: Path, straight: 
 
 def test_gradient_checkpointing_changes_no_step(demo_root: Path, tmp_path: Path) -> None:
     named = get_method("absvit").named_recipe("demo").recipe
-    recipe = revise(named, {"epochs": 1, "batch_size": 20, "image_size": 32, "dropout": 0.1, "drop_path": 0.1})
+    recipe = override(named, {"epochs": 1, "batch_size": 20, "image_size": 32, "dropout": 0.1, "drop_path": 0.1})
     states = []
     for saving in (False, True):
         out = tmp_path / f"saving-{saving}"

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnbias.methods.csra.method import ResidualAttention
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
@@ -31,7 +31,7 @@ from attnbias.methods.engine.types import Batch
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_a_first_step_that_the_scaler_skips_leaves_no_trace(kind: str) -> None:
     """fp16 starts with a scale that overflows: fused updates, as on GPUs, then go on as if that step had not been."""
-    recipe = revise(get_method("csra").named_recipe("demo").recipe, {"optimizer": kind, "momentum": 0.9})
+    recipe = override(get_method("csra").named_recipe("demo").recipe, {"optimizer": kind, "momentum": 0.9})
     ends = []
     for losses in ([1.0, 1.0], [float("inf"), 1.0, 1.0]):
         weight = nn.Parameter(torch.zeros(4096))
@@ -51,7 +51,7 @@ def test_a_first_step_that_the_scaler_skips_leaves_no_trace(kind: str) -> None:
 @pytest.mark.parametrize("backbone", ["tiny", "efficientnet_b0", "regnety_002", "resnetv2_50"])
 def test_synchronised_normalisation_computes_the_same(backbone: str) -> None:
     method = get_method("ida")
-    recipe = revise(method.named_recipe("demo").recipe, {"backbone": backbone})
+    recipe = override(method.named_recipe("demo").recipe, {"backbone": backbone})
     model = method.build_model(recipe, 5, "multilabel").eval()
     names = list(model.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -71,7 +71,7 @@ class NanGradient(ResidualAttention):
     sample: int | None = None
     every = False
     of_loss = False
-    """The loss itself is no number."""
+    """The loss itself is not a number."""
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Any, task: Any) -> dict[str, Tensor]:
         terms = super().loss(model, batch, recipe, task)
@@ -91,7 +91,7 @@ def prepared(
 ) -> _Run:
     """A run of the demo set that is ready for its first step: 12 samples a step, in three micro-batches."""
     fields = {"image_size": 32, "batch_size": 12, "optimizer": "sgd", "momentum": 0.0, **changes}
-    recipe = revise(method.named_recipe("demo").recipe, fields)
+    recipe = override(method.named_recipe("demo").recipe, fields)
     request = TrainRequest(method="csra", recipe=recipe, out=out, data_root=root, gpus=0, accumulation=3, **how)
     accelerator = build_accelerator(request)
     accelerator.scaler = scaler
@@ -105,16 +105,16 @@ def weights(run: _Run) -> Tensor:
 
 
 @pytest.mark.parametrize("clip_grad", [None, 1.0])
-@pytest.mark.parametrize("place", [0, 5, 11])
+@pytest.mark.parametrize("position", [0, 5, 11])
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
-    place: int, clip_grad: float | None, demo_root: Path, tmp_path: Path
+    position: int, clip_grad: float | None, demo_root: Path, tmp_path: Path
 ) -> None:
     """Whichever micro-batch it comes from; the loss itself would show it one step later."""
     method = NanGradient()
     run = prepared(method, demo_root, tmp_path / "run", clip_grad=clip_grad)
     run._prepare(run._open_folder())
     samples = [sample for share in run.plan.shares(0) for sample in share]
-    method.sample = int(samples[place])
+    method.sample = int(samples[position])
     before = weights(run)
     with pytest.raises(RunError, match=r"the gradient is not finite at step 0 \(epoch 1, samples ") as caught:
         run.stepper.step(0)

@@ -1,4 +1,4 @@
-"""Pictures and texts end to end: each task from its files to its figures, published weights, retrieval, maps."""
+"""Images and texts end to end: each task from its files to its figures, published weights, retrieval, maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import attnbias
 from PIL import Image
-from text_samples import pictures, samples, texts
+from text_samples import make_images, samples, texts
 from torch import Tensor
 
 from attnbias.methods.absvit.vision_language import convert, retrieval
@@ -27,7 +27,7 @@ from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.weights.errors import WeightsError
 
 SMALL = ["--image-size", "32", "--fusion-width", "32", "--fusion-layers", "1", "--batch-size", "4", "--epochs", "4"]
@@ -40,7 +40,7 @@ def write(path: Path, content: Any, *, lines: bool = False) -> None:
     path.write_text("\n".join(map(json.dumps, content)) if lines else json.dumps(content))
 
 
-# Each task on pictures and texts --------------------------------------------------------------------------------------
+# Each task on images and texts --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["drawn", "photographs"])
@@ -100,8 +100,8 @@ def vqa_source(fixtures: Path, source: Path) -> list[str]:
         write(source / f"v2_OpenEnded_mscoco_{split}_questions.json", questions)
         write(source / f"v2_mscoco_{split}_annotations.json", {"annotations": entries})
         (source / split).mkdir()
-        for picture in (fixtures / "images" / "vqav2").iterdir():
-            (source / split / f"COCO_{split}_{picture.stem[-12:]}.jpg").symlink_to(picture)
+        for image in (fixtures / "images" / "vqav2").iterdir():
+            (source / split / f"COCO_{split}_{image.stem[-12:]}.jpg").symlink_to(image)
     return ["--min-answers", "1"]
 
 
@@ -121,13 +121,13 @@ def nlvr2_source(fixtures: Path, source: Path) -> list[str]:
     write(source / "nlvr2" / "data" / "train.json", [{**row, "directory": 0} for row in rows], lines=True)
     for folder in (source / "dev", source / "dev" / "0"):
         folder.mkdir()
-        for picture in (fixtures / "images" / "nlvr2").glob("dev-*"):
-            (folder / picture.name).symlink_to(picture)
+        for image in (fixtures / "images" / "nlvr2").glob("dev-*"):
+            (folder / image.name).symlink_to(image)
     return []
 
 
 def flickr30k_source(fixtures: Path, source: Path) -> list[str]:
-    """Karpathy's layout: five pictures with five captions each, in every split."""
+    """Karpathy's layout: five images with five captions each, in every split."""
     images = []
     for file in sorted((fixtures / "flickr30k" / "sentences").glob("*.txt")):
         # Phrases are marked as [/EN#12/people Two men].
@@ -172,7 +172,7 @@ def test_prepare_train_and_val(task: str, fixtures: Path, tmp_path: Path) -> Non
     assert ("top1" if measure == "accuracy" else measure) in attnbias("compare", run, expect=0).out
     rows = attnbias("val", "absvit", *found, "--csv", tmp_path / "rows.csv")
     if task == "retrieval":
-        assert "keeps no row a picture" in rows.line
+        assert "keeps no row per image" in rows.line
     elif task == "vqa":
         said = json.loads(next((run / "evaluations").rglob("answers.json")).read_text())
         assert [answer["question_id"] for answer in said] == [458752000, 458752001, 458752002]
@@ -189,7 +189,7 @@ def small(task: str = "vqa", **changes: Any) -> VisionLanguageRecipe:
     """A recipe of four blocks on 32 pixels, without dropout."""
     name = f"tiny-{task}"
     fields = {"image_size": 32, "fusion_width": 32, "fusion_layers": 2, "max_text_length": 10, "vocabulary": 50}
-    recipe = revise(RECIPES[name].recipe, {**fields, "dropout": 0.0, "text_dropout": 0.0, **changes})
+    recipe = override(RECIPES[name].recipe, {**fields, "dropout": 0.0, "text_dropout": 0.0, **changes})
     assert isinstance(recipe, VisionLanguageRecipe)
     return recipe
 
@@ -238,9 +238,9 @@ def test_retrieval_scores_each_pair_as_training_does(top_down: bool, monkeypatch
     model, batch = built(small("retrieval", top_down=top_down)), samples("retrieval")
     ids, mask = texts(11)
     expected = torch.empty(4, 11)
-    for place in range(11):
-        one = {"text_ids": ids[place].expand(4, -1), "text_mask": mask[place].expand(4, -1)}
-        expected[:, place] = model({**batch, **one}).logits[:, 0]
+    for position in range(11):
+        one = {"text_ids": ids[position].expand(4, -1), "text_mask": mask[position].expand(4, -1)}
+        expected[:, position] = model({**batch, **one}).logits[:, 0]
     for pairs in (128, 3):
         monkeypatch.setattr(retrieval, "PAIRS", pairs)
         scores = retrieval.score_pairs(model, batch["image"], ids, mask)
@@ -288,7 +288,7 @@ def test_frozen_backbone_trains_steering_fusion_and_head_alone() -> None:
 
 
 def test_maps_follow_the_text() -> None:
-    model, images = built(small()), pictures(1).expand(3, -1, -1, -1)
+    model, images = built(small()), make_images(1).expand(3, -1, -1, -1)
     ids, mask = texts(3)
     for kind in METHOD.maps:
         maps = text_maps(model, images, ids, mask, kind)
@@ -303,7 +303,7 @@ def test_maps_follow_the_text() -> None:
 
 
 def test_plain_vit_looks_at_the_same_places_whatever_is_asked() -> None:
-    model, images = built(small(top_down=False)), pictures(1).expand(3, -1, -1, -1)
+    model, images = built(small(top_down=False)), make_images(1).expand(3, -1, -1, -1)
     ids, mask = texts(3)
     maps = text_maps(model, images, ids, mask, "attention")
     torch.testing.assert_close(maps[0], maps[1])
@@ -334,7 +334,7 @@ def lightning_file(path: Path, state: dict[str, Tensor], monkeypatch: pytest.Mon
 def test_weights_go_out_under_published_names_and_come_back(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = revise(small(task), {"fusion_mlp": 2})
+    recipe = override(small(task), {"fusion_mlp": 2})
     model = built(recipe, classes=0 if task == "retrieval" else 5)
     published = convert.publish(model.state_dict())
     assert published[convert.POSITION_IDS].shape == (1, 514)
@@ -415,14 +415,14 @@ def test_a_task_picks_its_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 225}, "image_size 225 is no multiple of the patch size, 16"),
-        ({"fusion_heads": 7}, "fusion_width 768 is no multiple of fusion_heads, 7"),
+        ({"image_size": 225}, "image_size 225 is not a multiple of the patch size, 16"),
+        ({"fusion_heads": 7}, "fusion_width 768 is not a multiple of fusion_heads, 7"),
         ({"task": "retrieval"}, "false_texts must be 1 or more"),
     ],
 )
 def test_recipes_that_contradict_themselves(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        revise(VisionLanguageRecipe(), changes)
+        override(VisionLanguageRecipe(), changes)
 
 
 def test_published_settings() -> None:

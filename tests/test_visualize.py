@@ -1,4 +1,4 @@
-"""`attnbias visualize`: real and generated pictures in, overlays, gallery and raw maps out; wrong input, one line."""
+"""`attnbias visualize`: real and generated images in, overlays, gallery and raw maps out; wrong input, one line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from attnbias.cli.app import app
 from attnbias.cli.errors import describe
 from attnbias.data.transforms.basic import eval_transform
-from attnbias.methods.engine.display.look import place_input
+from attnbias.methods.engine.display.inference import place_input
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import class_numbers, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -29,7 +29,7 @@ from attnbias.weights.files import write_weights
 def checkpoint(path: Path, classes: tuple[str, ...], seed: int = 0, method_name: str = "csra", **changes: Any) -> Path:
     """A small model with random weights, stored as training stores it."""
     method = get_method(method_name)
-    recipe = revise(method.named_recipe("demo").recipe, changes)
+    recipe = override(method.named_recipe("demo").recipe, changes)
     torch.manual_seed(seed)
     model = method.build_model(recipe, len(classes), "multilabel")
     write_weights(path, model.state_dict(), weights_metadata(method, recipe, classes, "multilabel"))
@@ -43,13 +43,13 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two pictures, one in a folder below, and a file that is none."""
+    """Two images, one in a folder below, and a file that is none."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, size in (("wide.jpg", (30, 50, 3)), ("more/tall.png", (80, 40, 3))):
         Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(folder / name)
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -76,8 +76,8 @@ def content(out: Path) -> dict[str, Any]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def arrays(out: Path) -> dict[str, np.ndarray]:
@@ -89,11 +89,11 @@ def overlays(out: Path) -> list[str]:
     return sorted(str(file.relative_to(out / "overlays")) for file in (out / "overlays").rglob("*.png"))
 
 
-def test_a_folder_of_pictures_becomes_overlays_a_page_and_raw_maps(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_becomes_overlays_a_page_and_raw_maps(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = visualize("--load-from", model, photos, "--classes", "dog,3", "--npz", "--out", out)
     assert "left out: file of another kind: 1 (" in said
-    assert "2 pictures" in said
+    assert "2 images" in said
     assert overlays(out) == [f"{place}.{name}.png" for place in ("0000_tall", "0001_wide") for name in ("3", "dog")]
     assert pixels(out / "overlays" / "0001_wide.dog.png").shape == (224, 373, 3)  # enlarged, its proportions kept
     page = content(out)
@@ -109,7 +109,7 @@ def test_a_folder_of_pictures_becomes_overlays_a_page_and_raw_maps(model: Path, 
 
 
 def test_raw_maps_are_what_the_method_answers(model: Path, photos: Path, tmp_path: Path) -> None:
-    from attnbias.data.pictures import read_picture
+    from attnbias.data.images import read_image
     from attnbias.methods.engine.load import load_run
 
     out = tmp_path / "out"
@@ -117,7 +117,7 @@ def test_raw_maps_are_what_the_method_answers(model: Path, photos: Path, tmp_pat
         "--load-from", model, photos / "wide.jpg", "--classes", "cat", "--map", "attention", "--npz", "--out", out
     )
     loaded = load_run("csra", str(model), {})
-    image = loaded.method.transform(loaded.recipe, False)(read_picture(photos / "wide.jpg"))
+    image = loaded.method.transform(loaded.recipe, False)(read_image(photos / "wide.jpg"))
     with torch.no_grad():
         expected = loaded.method.attention(loaded.model, image[None], torch.tensor([0]), kind="attention")
     np.testing.assert_allclose(arrays(out)["maps_0"], expected[0], rtol=1e-5)
@@ -169,15 +169,15 @@ def test_photographs_with_their_boxes(coco_source: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 100), (100, 300)])
-def test_the_network_s_input_is_found_on_the_picture(size: tuple[int, int]) -> None:
-    picture = Image.new("RGB", size)
-    image, frame = place_input(eval_transform(32, "unit"), picture)
+def test_the_network_s_input_is_found_on_the_image(size: tuple[int, int]) -> None:
+    original = Image.new("RGB", size)
+    image, frame = place_input(eval_transform(32, "unit"), original)
     assert image.shape == (3, 32, 32)
     assert frame == pytest.approx((0, 0, 1, 1), abs=1e-5)
     cropped = v2.Compose([v2.Resize(40), v2.CenterCrop(32), v2.PILToTensor()])
     short = min(size)
     width, height = (0.8 * short / side for side in size)
-    _, frame = place_input(cropped, picture)
+    _, frame = place_input(cropped, original)
     assert frame == pytest.approx(((1 - width) / 2, (1 - height) / 2, width, height), abs=0.02)
 
 
@@ -190,7 +190,7 @@ def test_class_names_go_before_numbers() -> None:
         class_numbers(["7"], ("cat", "dog"))
 
 
-def test_an_unreadable_picture_is_named_or_left_out_by_request(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_or_left_out_by_request(model: Path, photos: Path, tmp_path: Path) -> None:
     broken = photos / "broken.jpg"
     broken.write_bytes((photos / "wide.jpg").read_bytes()[:300])
     out = tmp_path / "out"
@@ -198,7 +198,7 @@ def test_an_unreadable_picture_is_named_or_left_out_by_request(model: Path, phot
     assert (code, "broken.jpg" in line) == (3, True)
     assert not out.exists()
     said = visualize("--load-from", model, photos, "--out", out, "--on-bad-image", "skip")
-    assert "2 pictures" in said
+    assert "2 images" in said
     assert "1 unreadable" in said
     assert "broken.jpg" in said
 
@@ -258,7 +258,7 @@ def test_another_method_stands_beside_under_one_explainer(model: Path, photos: P
     assert all(list(view["maps"]) == list(item["views"][0]["maps"]) for item in page["items"] for view in item["views"])
 
 
-def test_the_pictures_where_a_map_peaks_highest_come_first(tmp_path: Path) -> None:
+def test_the_images_where_a_map_peaks_highest_come_first(tmp_path: Path) -> None:
     llb = checkpoint(tmp_path / "llb.safetensors", ("cat", "dog"), method_name="llb")
     folder = tmp_path / "noise"
     folder.mkdir()
@@ -282,9 +282,9 @@ def test_runs_of_other_classes_are_not_compared(model: Path, photos: Path, tmp_p
 
 
 def test_a_turned_photograph_is_shown_upright(model: Path, tmp_path: Path) -> None:
-    picture, exif = Image.new("RGB", (60, 40)), Image.Exif()
+    image, exif = Image.new("RGB", (60, 40)), Image.Exif()
     exif[0x0112] = 6  # the camera was turned by a quarter
-    picture.save(tmp_path / "turned.jpg", exif=exif)
+    image.save(tmp_path / "turned.jpg", exif=exif)
     visualize("--load-from", model, tmp_path / "turned.jpg", "--out", tmp_path / "out")
     item = content(tmp_path / "out")["items"][0]
     assert (item["width"], item["height"]) == (40, 60)

@@ -17,9 +17,9 @@ from attnbias.cli.app import app
 from attnbias.cli.errors import describe
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.load import load_run, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 
@@ -32,7 +32,7 @@ QUESTION, OTHER = "What colour is it?", "Is it round?"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VQAv2 in its official layout: a picture and a question a colour, in train and in val."""
+    """VQAv2 in its official layout: an image and a question a colour, in train and in val."""
     source = tmp_path_factory.mktemp("vqa")
     for split in ("train2014", "val2014"):
         (source / split).mkdir()
@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": questions}))
         (source / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": annotations}))
     folder = source / "root"
-    prepare("vqav2", source, folder, Options(settings={"min_answers": 1}))
+    prepare("vqav2", source, folder, PrepareOptions(settings={"min_answers": 1}))
     return folder
 
 
@@ -54,7 +54,7 @@ def weights(path: Path, task: Any, classes: tuple[str, ...], **changes: Any) -> 
     """A tiny model with random weights, stored as training stores it."""
     method = get_method(NAME)
     small = {"image_size": 32, "fusion_width": 32, "fusion_layers": 1, "dataset": "vqav2"}
-    recipe = revise(method.named_recipe(f"tiny-{task}").recipe, {**small, **changes})
+    recipe = override(method.named_recipe(f"tiny-{task}").recipe, {**small, **changes})
     torch.manual_seed(0)
     model = method.build_model(recipe, len(classes), task)
     write_weights(path, model.state_dict(), weights_metadata(method, recipe, classes, task))
@@ -98,7 +98,7 @@ def test_questions_of_a_photograph(model: Path, root: Path, photo: Path, tmp_pat
     out = tmp_path / "out"
     asked = ["--question", QUESTION, "--question", OTHER]
     said = visualize(photo, "--task", "vqa", "--load-from", model, "--data-root", root, *asked, "--npz", "--out", out)
-    assert "1 pictures, 4 overlays" in said
+    assert "1 images, 4 overlays" in said
     page = content(out)
     assert page["classes"] == [QUESTION, OTHER]
     assert [run["map"].partition(":")[0] for run in page["runs"]] == ["mask", "attention"]
@@ -120,12 +120,12 @@ def test_questions_of_a_photograph(model: Path, root: Path, photo: Path, tmp_pat
         pixels = np.asarray(sheet)
     assert width > 3 * 224
     assert height > 2 * 140
-    assert (pixels[:, -250:] < 100).any()  # words beside the pictures
+    assert (pixels[:, -250:] < 100).any()  # words beside the images
     assert len(list((out / "overlays").rglob("0000_photo.What_colour_is_it_.png"))) == 2
 
 
 def test_maps_and_answers_are_the_models(model: Path, root: Path, photo: Path, tmp_path: Path) -> None:
-    from attnbias.data.pictures import read_picture
+    from attnbias.data.images import read_image
     from attnbias.methods.absvit.vision_language.attention import text_maps
 
     out = tmp_path / "out"
@@ -133,7 +133,7 @@ def test_maps_and_answers_are_the_models(model: Path, root: Path, photo: Path, t
     visualize(photo, *arguments, "--map", "attention", "--head", "1")
     loaded = load_run(NAME, str(model), {})
     batch = loaded.method.read_texts(loaded.recipe, [OTHER], root / "vqav2")
-    image = loaded.method.transform(loaded.recipe, train=False)(read_picture(photo))[None]
+    image = loaded.method.transform(loaded.recipe, train=False)(read_image(photo))[None]
     expected = text_maps(loaded.model, image, batch["text_ids"], batch["text_mask"], "attention", 1)
     with np.load(out / "maps.npz") as maps:
         np.testing.assert_allclose(maps["maps_0"], expected.numpy(), rtol=1e-5, atol=1e-7)
@@ -177,14 +177,14 @@ def test_a_plain_transformer_has_no_mask(root: Path, photo: Path, tmp_path: Path
 
 def test_what_cannot_be_asked_is_one_line(model: Path, root: Path, photo: Path, tmp_path: Path) -> None:
     common = ["--load-from", model, "--data-root", root, "--out", tmp_path / "out"]
-    assert refused(photo, *common) == "error: add --question: what shall be asked of these pictures?"
+    assert refused(photo, *common) == "error: add --question: what shall be asked of these images?"
     assert "is asked in words: use --question" in refused(photo, *common, "--classes", "red")
     assert "has no map 'masc' for a text (did you mean 'mask'?)" in refused(
         photo, *common, "--question", QUESTION, "--map", "masc"
     )
     two = weights(tmp_path / "two.safetensors", "nlvr2", ("False", "True"))
     asked = ["--data-root", root, "--question", QUESTION, "--out", tmp_path / "out"]
-    assert "about two pictures; visualize shows one" in refused(photo, "--load-from", two, *asked)
+    assert "about two images; visualize shows one" in refused(photo, "--load-from", two, *asked)
     from test_visualize import checkpoint
 
     plain = checkpoint(tmp_path / "csra.safetensors", ("cat", "dog"))

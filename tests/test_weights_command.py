@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from attnbias.data.facts import DatasetFacts, named
+from attnbias.data.info import DatasetInfo, named
 from attnbias.data.registry import DATASETS, known_class_names
 from attnbias.methods.engine.load import load_run, weights_metadata
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored import PLAIN
 from attnbias.weights.files import write_weights
@@ -44,10 +44,10 @@ def authors_file(path: Path, golden: str, **beside: Any) -> Path:
 
 def our_file(path: Path, method: str, classes: int = 4, task: Any = "singlelabel", **fields: Any) -> torch.nn.Module:
     found = get_method(method)
-    recipe = revise(found.recipes["demo-single"].recipe, fields)
+    recipe = override(found.recipes["demo-single"].recipe, fields)
     torch.manual_seed(0)
     model = found.build_model(recipe, classes, task).eval()
-    names = tuple(f"kind {place}" for place in range(classes))
+    names = tuple(f"kind {position}" for position in range(classes))
     write_weights(path, model.state_dict(), weights_metadata(found, recipe, names, task))
     return model
 
@@ -93,7 +93,7 @@ def test_an_authors_file_is_told_apart(tmp_path: Path) -> None:
     assert (method["recipe"]["backbone"], method["recipe"]["num_heads"]) == ("resnet18", 2)
     assert method["missing"] == method["unexpected"] == method["misshapen"] == []
     assert len(method["classes"]) == 20
-    assert "is no checkpoint of 'ida'" in attnbias("weights", "inspect", path, "--method", "ida", expect=3).line
+    assert "is not a checkpoint of 'ida'" in attnbias("weights", "inspect", path, "--method", "ida", expect=3).line
 
 
 def test_what_a_file_does_not_tell_can_be_said_as_in_val(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_our_file_says_what_it_is(tmp_path: Path) -> None:
     our_file(tmp_path / "w.safetensors", "lsas")
     found = json.loads(attnbias("weights", "inspect", tmp_path / "w.safetensors", "--json", expect=0).out)
     assert found["methods"][0]["method"] == "lsas"
-    assert found["methods"][0]["classes"] == [f"kind {place}" for place in range(4)]
+    assert found["methods"][0]["classes"] == [f"kind {position}" for position in range(4)]
     assert found["layout"] == "safetensors, bare state dict"
 
 
@@ -155,7 +155,7 @@ def test_a_converted_file_loads_with_no_flags_and_says_the_same(method: str, gol
     )
 
 
-def test_what_we_write_tells_how_pictures_are_prepared(tmp_path: Path) -> None:
+def test_what_we_write_tells_how_images_are_prepared(tmp_path: Path) -> None:
     our_file(tmp_path / "w.safetensors", "llb", image_size=64, normalize="half")
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         said = json.loads(file.metadata()["attnbias"])
@@ -232,15 +232,15 @@ def test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights() ->
     assert all(other.startswith(own.split(" (")[0]) for own, other in differ)  # two classes each of one name
 
 
-@pytest.mark.parametrize("facts", DATASETS.values(), ids=DATASETS)
-def test_what_the_catalogue_names_is_there_and_every_class_has_a_name_of_its_own(facts: DatasetFacts) -> None:
-    assert all(callable(named(name)) for name in (facts.prepare, facts.further_files, facts.class_names) if name)
-    names = known_class_names(facts.name)
-    assert bool(names) == bool(facts.class_names)
-    assert not names or len(set(names)) == len(names) == facts.classes
+@pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
+def test_what_the_catalogue_names_is_there_and_every_class_has_a_name_of_its_own(info: DatasetInfo) -> None:
+    assert all(callable(named(name)) for name in (info.prepare, info.further_files, info.class_names) if name)
+    names = known_class_names(info.name)
+    assert bool(names) == bool(info.class_names)
+    assert not names or len(set(names)) == len(names) == info.classes
 
 
-@pytest.mark.parametrize("facts", DATASETS.values(), ids=DATASETS)
-def test_every_published_set_says_whom_to_cite(facts: DatasetFacts) -> None:
-    cited = re.fullmatch(r"[A-Z].+: .+, .+ (19|20)\d\d", facts.citation)
-    assert bool(cited) == (facts.acquisition != "generated"), facts.citation
+@pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
+def test_every_published_set_says_whom_to_cite(info: DatasetInfo) -> None:
+    cited = re.fullmatch(r"[A-Z].+: .+, .+ (19|20)\d\d", info.citation)
+    assert bool(cited) == (info.acquisition != "generated"), info.citation

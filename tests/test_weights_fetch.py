@@ -50,10 +50,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "weights"
 
 
-def entry(server: ArchiveServer, digest: str | None = SHA[:8], **facts: object) -> Published:
+def entry(server: ArchiveServer, digest: str | None = SHA[:8], **info: object) -> Published:
     algorithm = "sha256" if digest else None
     values = {"name": "w", "url": server.url + "w.pth", "file": "w.pth", "methods": ("csra",), "licence": "none"}
-    return Published(**{**values, "algorithm": algorithm, "digest": digest, **facts})  # type: ignore[arg-type]
+    return Published(**{**values, "algorithm": algorithm, "digest": digest, **info})  # type: ignore[arg-type]
 
 
 def names(folder: Path) -> set[str]:
@@ -128,12 +128,12 @@ def test_processes_that_name_one_file_fetch_it_once(server: ArchiveServer) -> No
 
 def test_what_only_a_browser_gets_is_named_with_its_link_and_place(server: ArchiveServer, cache: Path) -> None:
     form = entry(server, None, url="https://drive.google.com/file/d/x/view", browser=True)
-    place = cache / "w" / "w.pth"
-    with pytest.raises(WeightsError, match=rf"download https://drive\S+ and put it at {place}"):
+    location = cache / "w" / "w.pth"
+    with pytest.raises(WeightsError, match=rf"download https://drive\S+ and put it at {location}"):
         fetch_published(form)
-    place.parent.mkdir(parents=True)
-    place.write_bytes(CONTENT)
-    assert fetch_published(form) == place
+    location.parent.mkdir(parents=True)
+    location.write_bytes(CONTENT)
+    assert fetch_published(form) == location
     assert server.requests == []
 
 

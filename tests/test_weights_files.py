@@ -155,7 +155,7 @@ def test_other_content_is_named(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "w.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as file:
         file.writestr("readme.txt", "hello")
-    with pytest.raises(WeightsError, match="no checkpoint"):
+    with pytest.raises(WeightsError, match=r"(no|not a) checkpoint"):
         read_checkpoint(tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="no weight file"):
         read_checkpoint(tmp_path / "absent.pth")

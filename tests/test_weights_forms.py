@@ -41,8 +41,8 @@ def of_layout(golden: str) -> State:
     """The names and shapes of a golden's weights; each tensor holds one number, its own."""
     layout = Golden.read(GOLDENS / f"{golden}.json.gz").layout
     return {
-        name: torch.tensor(place, dtype=getattr(torch, dtype)).expand(shape)  # one value on disk, whatever the shape
-        for place, (name, (shape, dtype)) in enumerate(layout.items())
+        name: torch.tensor(position, dtype=getattr(torch, dtype)).expand(shape)  # one value on disk, whatever the shape
+        for position, (name, (shape, dtype)) in enumerate(layout.items())
     }
 
 
@@ -103,11 +103,11 @@ def test_every_wrapper_of_every_method_is_read_and_recognised(golden: str, tmp_p
             )
             assert (read.ema is not None) == ("average" in name)
     found = inspect_weights(str(path)).fits
-    assert [fit.found.method.name for fit in found] == [method]
+    assert [fit.described.method.name for fit in found] == [method]
     assert found[0].match, str(found[0].match)
-    recipe = found[0].found.recipe.model_dump()
+    recipe = found[0].described.recipe.model_dump()
     assert {field: recipe[field] for field in fields} == fields
-    assert len(found[0].found.classes) == classes
+    assert len(found[0].described.classes) == classes
 
 
 def test_what_lacks_is_too_much_or_has_another_shape_is_listed(tmp_path: Path) -> None:
@@ -329,15 +329,15 @@ def test_fuzzed_files_are_refused_or_loaded_whole(
 ) -> None:
     content = bytearray(whole[name])
     for kind, share, extra in edits:
-        place = int(share * max(len(content) - 1, 0))
+        position = int(share * max(len(content) - 1, 0))
         if kind == "flip" and content:
-            content[place] ^= extra[0]
+            content[position] ^= extra[0]
         elif kind == "cut":
-            del content[place:]
+            del content[position:]
         elif kind == "insert":
-            content[place:place] = extra
+            content[position:position] = extra
         else:
-            del content[place : place + len(extra)]
+            del content[position : position + len(extra)]
     path = tmp_path / name
     path.write_bytes(bytes(content))
     model = small()

@@ -210,7 +210,7 @@ def test_what_is_there_is_replaced_only_where_that_is_typed(
 def test_classes_are_named_as_the_set_where_the_data_lie(
     commands: dict[str, Run], published: dict[str, Path], demo_root: Path, tmp_path: Path
 ) -> None:
-    for root, names in ((tmp_path, [f"class {place}" for place in range(10)]), (demo_root, list(DIGITS))):
+    for root, names in ((tmp_path, [f"class {position}" for position in range(10)]), (demo_root, list(DIGITS))):
         done = commands["predict"](published["plain"], "--recipe", "demo", "--data-root", root, "--overwrite")
         assert done.code == 0, done.err
         assert next(csv.reader((tmp_path / "predict" / "scores.csv").open())) == ["path", *names]

@@ -8,4 +8,4 @@ class WeightsError(Exception):
 
 
 class OtherEntryError(WeightsError):
-    """A whole weight file that lacks the weights that were asked for, raw or averaged, and holds the others."""
+    """A whole weight file that does not have the weights that were asked for, raw or averaged, and holds the others."""

@@ -76,7 +76,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
     `trust=True` lifts that: the file may then run any code. `entry` chooses the weights or their moving average.
 
     Raises:
-        WeightsError: the file is missing, empty, truncated, no checkpoint, refused, or lacks the asked weights.
+        WeightsError: the file is missing, empty, truncated, no checkpoint, refused, or does not have the asked weights.
     """
     check_name(path)
     if not path.is_file():
@@ -98,7 +98,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         }
         extra = _plain_values(content)
     except RecursionError:
-        raise WeightsError(f"{path} is no checkpoint: what it holds is nested without end") from None
+        raise WeightsError(f"{path} is not a checkpoint: what it holds is nested without end") from None
     if not trust:
         for each in filter(None, found.values()):
             check_sizes(each.state, path)
@@ -140,7 +140,7 @@ def _read_pickle(path: Path, trust: bool) -> object:
     except Exception as error:  # damaged (and trusted) pickles raise nearly any type; none may pass as a traceback
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
-                f"{path} is refused: it holds {refused[1]}, which is no weights and may run code; "
+                f"{path} is refused: it holds {refused[1]}, which is not weights and may run code; "
                 "if you trust where it came from, add --trust-checkpoint"
             ) from None
         raise WeightsError(f"{path} is damaged or no checkpoint ({_reason(path, error)}); fetch it again") from None
@@ -307,7 +307,7 @@ def flush_to_disk(path: Path) -> None:
 
 @dataclass(frozen=True)
 class StateMatch:
-    """How a file's weights fit a model: names that lack, names too many, shapes that differ."""
+    """How a file's weights fit a model: names that are missing, names too many, shapes that differ."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -332,8 +332,8 @@ def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tens
     Numbers are converted to the model's precision, but neither complex nor real ones to a narrower kind, as where whole
     numbers are expected.
 
-    Batch normalisation's counter `num_batches_tracked` may lack, as in files from before PyTorch 0.4.1: loading sets
-    it to zero, and it only matters where momentum is None.
+    Batch normalisation's counter `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1: loading
+    sets it to zero, and it only matters where momentum is None.
     """
     absent = [name for name in model_state if name not in file_state]
     return StateMatch(
@@ -353,8 +353,9 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     """Load every weight, or none.
 
     Raises:
-        WeightsError: a name lacks, is too many, or has another shape; all kinds are listed in one message. Or numbers
-            are NaN or infinite: whatever such a model answers is no answer.
+        WeightsError: a name is missing, is too many, or has another shape; all kinds are listed in one message. Or
+        numbers
+            are NaN or infinite: whatever such a model answers is not an answer.
     """
     own = model.state_dict()
     match = match_state(own, state)

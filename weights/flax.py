@@ -77,7 +77,7 @@ def to_timm(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in arrays.items():
         block = re.fullmatch(r"Transformer/encoderblock_(\d+)/(.+)", name)
         inner = block[2] if block else ""
-        place = f"blocks.{block[1]}." if block else ""
+        prefix = f"blocks.{block[1]}." if block else ""
         if name in PLAIN:
             state[PLAIN[name]] = value
         elif name == "embedding/kernel":
@@ -85,15 +85,15 @@ def to_timm(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name == "head/kernel":
             state["head.weight"] = value.T
         elif inner in BLOCK:
-            state[place + BLOCK[inner]] = value
+            state[prefix + BLOCK[inner]] = value
         elif dense := re.fullmatch(r"MlpBlock_3/Dense_([01])/kernel", inner):
-            state[f"{place}mlp.fc{int(dense[1]) + 1}.weight"] = value.T
+            state[f"{prefix}mlp.fc{int(dense[1]) + 1}.weight"] = value.T
         elif inner == f"{ATTENTION}/out/kernel":
-            state[f"{place}attn.proj.weight"] = value.flatten(0, 1).T  # (heads, d, D) -> (D, heads * d)
+            state[f"{prefix}attn.proj.weight"] = value.flatten(0, 1).T  # (heads, d, D) -> (D, heads * d)
         elif part := re.fullmatch(rf"{ATTENTION}/(query|key|value)/(kernel|bias)", inner):
             kind = "weight" if part[2] == "kernel" else "bias"
             turned = value.flatten(1).T if kind == "weight" else value.flatten()  # (D, heads, d) -> (heads * d, D)
-            queries.setdefault(f"{place}attn.qkv.{kind}", {})[part[1]] = turned
+            queries.setdefault(f"{prefix}attn.qkv.{kind}", {})[part[1]] = turned
         else:
             state[name] = value
     for name, parts in queries.items():

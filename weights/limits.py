@@ -113,7 +113,7 @@ class ScalarType:
 
     def __init__(self, code: str, *flags: object) -> None:
         if not (isinstance(code, str) and re.fullmatch("[fiu][1248]|b1", code)):
-            raise UnpicklingError(f"a NumPy type that is no number: {str(code)[:40]}")
+            raise UnpicklingError(f"a NumPy type that is not a number: {str(code)[:40]}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -123,5 +123,5 @@ class ScalarType:
 def scalar(kind: ScalarType, content: bytes) -> object:
     """Stands for NumPy's scalar constructor: one number out of its bytes."""
     if not (isinstance(kind, ScalarType) and len(content) == kind.dtype.itemsize):
-        raise UnpicklingError("a NumPy scalar that is no number")
+        raise UnpicklingError("a NumPy scalar that is not a number")
     return np.frombuffer(content, kind.dtype)[0]

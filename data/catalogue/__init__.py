@@ -1,4 +1,4 @@
-"""The table of datasets: archives, sizes, checksums, licences, layouts and counts of each, in a file a kind.
+"""The table of datasets: archives, sizes, checksums, licences, layouts and counts of each, in one file per kind.
 
 A new dataset is one entry and one module with its `prepare` function (its type is `Preparer` in data/sets/contract.py).
 """
@@ -6,9 +6,9 @@ A new dataset is one entry and one module with its `prepare` function (its type 
 from __future__ import annotations
 
 from attnbias.data.catalogue import generated, language, multilabel, robustness, segmentation, singlelabel
-from attnbias.data.facts import DatasetFacts
+from attnbias.data.info import DatasetInfo
 
-ENTRIES: tuple[DatasetFacts, ...] = (
+ENTRIES: tuple[DatasetInfo, ...] = (
     *generated.ENTRIES,
     *multilabel.ENTRIES,
     *singlelabel.ENTRIES,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from attnbias.data.facts import DatasetFacts
+from attnbias.data.info import DatasetInfo
 
 _LICENCE = "digits CC BY 4.0 (UCI); photographs CC0, public domain or CC BY 2.0, named in the annotation files"
 
-ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
+ENTRIES: tuple[DatasetInfo, ...] = (
+    DatasetInfo(
         name="demo",
         title="Context-bias scenes",
         task="multilabel",
@@ -20,7 +20,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         size="20 MB",
         prepare="attnbias.data.sets.demo:prepare",
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="demo-single",
         title="Scenes with one digit",
         task="singlelabel",

@@ -1,9 +1,9 @@
-"""Sets of pictures and texts: questions, statements, captions."""
+"""Sets of images and texts: questions, statements, captions."""
 
 from __future__ import annotations
 
 from attnbias.data.catalogue.multilabel import COCO_TRAIN2014, COCO_VAL2014
-from attnbias.data.facts import Archive, DatasetFacts
+from attnbias.data.info import Archive, DatasetInfo
 
 _COCO = "http://images.cocodataset.org/"
 _VQA = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa/"
@@ -11,8 +11,8 @@ _KARPATHY = Archive(
     "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip", "caption_datasets.zip"
 )
 
-ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
+ENTRIES: tuple[DatasetInfo, ...] = (
+    DatasetInfo(
         name="vqav2",
         title="VQAv2, questions",
         task="vqa",
@@ -23,11 +23,11 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val2014",
         acquisition="auto",
         citation="Goyal et al.: Making the V in VQA Matter, CVPR 2017",
-        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        licence="annotations CC BY 4.0; images under Flickr's terms",
         size="34 GB",
         prepare="attnbias.data.sets.vqa:prepare",
         layout="v2_OpenEnded_mscoco_{train2014,val2014,test2015,test-dev2015}_questions.json, "
-        "v2_mscoco_{train2014,val2014}_annotations.json and train2014/, val2014/, test2015/ of pictures",
+        "v2_mscoco_{train2014,val2014}_annotations.json and train2014/, val2014/, test2015/ of images",
         page="https://visualqa.org/download.html",
         archives=(
             *(
@@ -54,7 +54,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         counts={"test": 447_793},
         settings={"min_answers": 9},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="snli-ve",
         title="SNLI-VE, hypotheses",
         task="snli-ve",
@@ -66,14 +66,14 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         citation=(
             "Xie et al.: Visual Entailment: A Novel Task for Fine-Grained Image Understanding, arXiv 1901.06706, 2019"
         ),
-        licence="BSD-3; pictures of Flickr30k: non-commercial research",
+        licence="BSD-3; images of Flickr30k: non-commercial research",
         size="5 GB",
         prepare="attnbias.data.sets.statements:prepare_snli_ve",
         layout="snli_ve_{train,dev,test}.jsonl and flickr30k-images/ (or Flickr30K/images/)",
         page="https://github.com/necla-ml/SNLI-VE",
         counts={"train": 529_527, "dev": 17_858, "test": 17_901},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="nlvr2",
         title="NLVR2, statements",
         task="nlvr2",
@@ -90,7 +90,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         page="https://lil.nlp.cornell.edu/nlvr/",
         counts={"train": 86_373, "dev": 6_982, "test1": 6_967},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="flickr30k",
         title="Flickr30k, captions",
         task="retrieval",
@@ -108,7 +108,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         archives=(Archive("", "flickr30k-images.tar"), _KARPATHY),
         counts={"trainval": 150_070, "karpathy-train": 145_000, "karpathy-val": 5_070, "test": 5_000},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="coco-captions",
         title="COCO, captions",
         task="retrieval",
@@ -118,10 +118,10 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="test",
         acquisition="auto",
         citation="Chen et al.: Microsoft COCO Captions: Data Collection and Evaluation Server, arXiv 1504.00325, 2015",
-        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        licence="annotations CC BY 4.0; images under Flickr's terms",
         size="20 GB",
         prepare="attnbias.data.sets.captions:prepare",
-        layout="dataset_coco.json (Karpathy's splits), train2014/ and val2014/ of pictures",
+        layout="dataset_coco.json (Karpathy's splits), train2014/ and val2014/ of images",
         page="https://cocodataset.org",
         archives=(_KARPATHY, COCO_TRAIN2014, COCO_VAL2014),
         counts={
@@ -129,7 +129,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
             **{"restval": 152_634, "test": 25_010},
         },
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="sbu",
         title="SBU captions",
         task="retrieval",
@@ -139,13 +139,13 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="train",
         acquisition="manual",
         citation="Ordonez, Kulkarni, Berg: Im2Text: Describing Images Using 1 Million Captioned Photographs, NIPS 2011",
-        licence="pictures under Flickr's terms",
+        licence="images under Flickr's terms",
         size="150 GB",
         prepare="attnbias.data.sets.captions:prepare_annotated",
-        layout="annot.json, a list of [picture, caption], and images_train/{0000..}/ of pictures",
+        layout="annot.json, a list of [image, caption], and images_train/{0000..}/ of images",
         page="https://www.cs.rice.edu/~vo9/sbucaptions/",
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="cc3m",
         title="Conceptual Captions",
         task="retrieval",
@@ -155,10 +155,10 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val",
         acquisition="manual",
         citation="Sharma et al.: Conceptual Captions: A Cleaned, Hypernymed, Image Alt-text Dataset, ACL 2018",
-        licence="captions free; pictures under their owners' terms",
+        licence="captions free; images under their owners' terms",
         size="500 GB",
         prepare="attnbias.data.sets.captions:prepare_annotated",
-        layout="{train,val}_annot.json, lists of [picture, caption], and images_{train,val}/{0000..}/ of pictures",
+        layout="{train,val}_annot.json, lists of [image, caption], and images_{train,val}/{0000..}/ of images",
         page="https://ai.google.com/research/ConceptualCaptions/",
     ),
 )

@@ -1,8 +1,8 @@
-"""The sets of several labels a picture."""
+"""The sets of several labels per image."""
 
 from __future__ import annotations
 
-from attnbias.data.facts import Archive, DatasetFacts
+from attnbias.data.info import Archive, DatasetInfo
 
 _COCO = "http://images.cocodataset.org/"
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/"
@@ -22,8 +22,8 @@ COCO_VAL2014 = Archive(
     "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
 )
 
-ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
+ENTRIES: tuple[DatasetInfo, ...] = (
+    DatasetInfo(
         name="coco",
         title="MS-COCO 2014 layout",
         task="multilabel",
@@ -35,7 +35,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val",
         acquisition="auto",
         citation="Lin et al.: Microsoft COCO: Common Objects in Context, ECCV 2014",
-        licence="annotations CC BY 4.0; pictures under Flickr's terms",
+        licence="annotations CC BY 4.0; images under Flickr's terms",
         size="20 GB",
         prepare="attnbias.data.sets.coco:prepare",
         further_files="attnbias.data.csra_index:of_coco",
@@ -55,7 +55,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         counts={"train": 82_783, "val": 40_504},
         settings={"masks": None},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="voc07",
         title="PASCAL VOC 2007",
         task="multilabel",
@@ -90,7 +90,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"trainval": 5_011, "test": 4_952},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="voc12",
         title="PASCAL VOC 2012",
         task="multilabel",
@@ -117,7 +117,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"train": 5_717, "val": 5_823},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="wider",
         title="WIDER-Attribute",
         task="multilabel",

@@ -1,8 +1,8 @@
-"""The sets made to test what was trained on ImageNet: corrupted, adversarial, rendered and sketched pictures."""
+"""The sets made to test what was trained on ImageNet: corrupted, adversarial, rendered and sketched images."""
 
 from __future__ import annotations
 
-from attnbias.data.facts import Archive, DatasetFacts
+from attnbias.data.info import Archive, DatasetInfo
 
 _BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks/"
 _ZENODO = "https://zenodo.org/record/2235448/files/"
@@ -14,9 +14,9 @@ _CORRUPTIONS = (
 
 def _renditions(
     name: str, title: str, *, citation: str, size: str, page: str, length: int, sha256: str, count: int
-) -> DatasetFacts:
+) -> DatasetInfo:
     """A set of Hendrycks's with 200 of ImageNet's classes, in one archive of `length` bytes."""
-    return DatasetFacts(
+    return DatasetInfo(
         name=name,
         title=title,
         task="singlelabel",
@@ -28,18 +28,18 @@ def _renditions(
         subset=True,
         acquisition="auto",
         citation=citation,
-        licence="pictures under their owners' terms",
+        licence="images under their owners' terms",
         size=size,
         prepare="attnbias.data.sets.imagenet:prepare_renditions",
-        layout=f"{name}/SYNSET/ of pictures",
+        layout=f"{name}/SYNSET/ of images",
         page=page,
         archives=(Archive(f"{_BERKELEY}{name}.tar", f"{name}.tar", length, "sha256", sha256),),
         counts={"val": count},
     )
 
 
-ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
+ENTRIES: tuple[DatasetInfo, ...] = (
+    DatasetInfo(
         name="imagenet-c",
         title="ImageNet-C, corrupted",
         task="singlelabel",
@@ -54,10 +54,10 @@ ENTRIES: tuple[DatasetFacts, ...] = (
             "Hendrycks, Dietterich: Benchmarking Neural Network Robustness to Common Corruptions and "
             "Perturbations, ICLR 2019"
         ),
-        licence="CC BY 4.0, pictures under ImageNet's terms",
+        licence="CC BY 4.0, images under ImageNet's terms",
         size="75 GB",
         prepare="attnbias.data.sets.imagenet:prepare_corruptions",
-        layout="CORRUPTION/{1..5}/SYNSET/ of pictures, perhaps below blur/ digital/ noise/ weather/",
+        layout="CORRUPTION/{1..5}/SYNSET/ of images, perhaps below blur/ digital/ noise/ weather/",
         page="https://zenodo.org/record/2235448",
         archives=tuple(
             Archive(f"{_ZENODO}{group}.tar", f"{group}.tar", None, "md5", digest)
@@ -90,7 +90,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         sha256="18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52",
         count=30_000,
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="imagenet-sketch",
         title="ImageNet-Sketch",
         task="singlelabel",
@@ -105,7 +105,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         licence="research",
         size="7 GB",
         prepare="attnbias.data.sets.imagenet:prepare_renditions",
-        layout="sketch/SYNSET/ of pictures",
+        layout="sketch/SYNSET/ of images",
         page="https://github.com/HaohanWang/ImageNet-Sketch",
         archives=(
             Archive("https://drive.google.com/open?id=1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "ImageNet-Sketch.zip"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from attnbias.data.facts import Archive, DatasetFacts
+from attnbias.data.info import Archive, DatasetInfo
 
 _BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
 _ADE = "http://data.csail.mit.edu/places/ADEchallenge/"
 
-ENTRIES: tuple[DatasetFacts, ...] = (
-    DatasetFacts(
+ENTRIES: tuple[DatasetInfo, ...] = (
+    DatasetInfo(
         name="voc12seg",
         title="VOC 2012, pixels",
         task="segmentation",
@@ -44,7 +44,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"train": 1_464, "train_aug": 10_582, "val": 1_449},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="cityscapes",
         title="Cityscapes, pixels",
         task="segmentation",
@@ -66,7 +66,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"train": 2_975, "val": 500},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="ade20k",
         title="ADE20K, pixels",
         task="segmentation",
@@ -76,7 +76,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         val="val",
         acquisition="auto",
         citation="Zhou et al.: Scene Parsing through ADE20K Dataset, CVPR 2017",
-        licence="annotations BSD-3, pictures for research",
+        licence="annotations BSD-3, images for research",
         size="1 GB",
         prepare="attnbias.data.sets.segmentation_sets:prepare_ade20k",
         layout="ADEChallengeData2016/{images,annotations}/{training,validation}/",

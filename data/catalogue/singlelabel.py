@@ -1,8 +1,8 @@
-"""The sets of one label a picture, but for the robustness sets of ImageNet."""
+"""The sets of one label an image, but for the robustness sets of ImageNet."""
 
 from __future__ import annotations
 
-from attnbias.data.facts import Archive, DatasetFacts
+from attnbias.data.info import Archive, DatasetInfo
 
 _PLACES = "http://data.csail.mit.edu/places/places365/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
@@ -22,10 +22,10 @@ def _small(
     url: str,
     md5: str,
     counts: tuple[int, int],
-) -> DatasetFacts:
-    """A set of small pictures of one size, read out of its one archive; `counts` are of train and test."""
+) -> DatasetInfo:
+    """A set of small images of one size, read out of its one archive; `counts` are of train and test."""
     file = url.rsplit("/", 1)[1]
-    return DatasetFacts(
+    return DatasetInfo(
         name=name,
         title=title,
         task="singlelabel",
@@ -39,7 +39,7 @@ def _small(
         licence=licence,
         size=size,
         prepare="attnbias.data.sets.cifar:prepare",
-        layout=f"{file}, or train/CLASS/ and test/CLASS/ of pictures",
+        layout=f"{file}, or train/CLASS/ and test/CLASS/ of images",
         page=page,
         archives=(Archive(url, file, None, "md5", md5),),
         unpack=False,
@@ -47,7 +47,7 @@ def _small(
     )
 
 
-ENTRIES: tuple[DatasetFacts, ...] = (
+ENTRIES: tuple[DatasetInfo, ...] = (
     *(
         _small(
             f"cifar{classes}",
@@ -82,7 +82,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         md5="91f7769df0f17e558f3565bffb0c7dfb",
         counts=(5_000, 8_000),
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="imagenet",
         title="ImageNet-1k",
         task="singlelabel",
@@ -96,7 +96,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         licence="account, non-commercial research",
         size="155 GB",
         prepare="attnbias.data.sets.imagenet:prepare",
-        layout="train/SYNSET/ and val/SYNSET/ of pictures",
+        layout="train/SYNSET/ and val/SYNSET/ of images",
         page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
         archives=(
             Archive(
@@ -120,7 +120,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"train": 1_281_167, "val": 50_000},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="places365",
         title="Places365, 256 pixels",
         task="singlelabel",
@@ -133,7 +133,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         licence="non-commercial research",
         size="25 GB",
         prepare="attnbias.data.sets.places:prepare",
-        layout="the official lists with data_256/ and val_256/, or train/CLASS/ and val/CLASS/ of pictures",
+        layout="the official lists with data_256/ and val_256/, or train/CLASS/ and val/CLASS/ of images",
         page="http://places2.csail.mit.edu/download.html",
         archives=tuple(
             Archive(_PLACES + file, file, None, "md5", digest)
@@ -145,7 +145,7 @@ ENTRIES: tuple[DatasetFacts, ...] = (
         ),
         counts={"train": 1_803_460, "val": 36_500},
     ),
-    DatasetFacts(
+    DatasetInfo(
         name="inat2018",
         title="iNaturalist 2018",
         task="singlelabel",

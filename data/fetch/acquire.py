@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import Archive, DatasetFacts
 from attnbias.data.fetch.download import fetch, readable_size
 from attnbias.data.fetch.unpack import is_unpacked, unpack
+from attnbias.data.info import Archive, DatasetInfo
 
 ARCHIVES, UNPACKED = "archives", "source"
 """Folders, below the dataset's own, of what is fetched and of what is unpacked."""
 
 
 def acquire(
-    facts: DatasetFacts,
+    info: DatasetInfo,
     source: Path | None,
     folder: Path,
     *,
@@ -31,43 +31,45 @@ def acquire(
     FOLDER/source (CIFAR's and STL-10's are read where they lie). What was unpacked before needs no archive any more.
 
     Args:
-        download: fetch what lacks.
+        download: fetch what is missing.
         offline: fetch nothing, verify every byte of the archives.
         dry_run: only say what would be done.
         splits: those that are asked for; archives of another single split are passed over unless they are there.
 
     Raises:
-        DataError: an archive lacks, is wrong, may not be fetched by a program, or the disk is full.
+        DataError: an archive is missing, is wrong, may not be fetched by a program, or the disk is full.
     """
-    if download and facts.acquisition != "auto":
-        raise DataError(f"'{facts.name}' cannot be downloaded by a program: {instructions(facts)}")
-    place = source or folder / ARCHIVES
-    present = [archive for archive in facts.archives if (place / archive.file).is_file()]
-    offered = [a for a in facts.archives if not a.split or a.split in splits or a in present]
+    if download and info.acquisition != "auto":
+        raise DataError(f"'{info.name}' cannot be downloaded by a program: {instructions(info)}")
+    location = source or folder / ARCHIVES
+    present = [archive for archive in info.archives if (location / archive.file).is_file()]
+    offered = [a for a in info.archives if not a.split or a.split in splits or a in present]
     wanted = offered if download or (offline and source is None) else present
     if not wanted:
         return source
-    target = folder / UNPACKED if facts.unpack else place
-    unpacked = {a for a in wanted if facts.unpack and is_unpacked(a.file, target / a.into)}
+    target = folder / UNPACKED if info.unpack else location
+    unpacked = {a for a in wanted if info.unpack and is_unpacked(a.file, target / a.into)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
-    if dry_run and (lacking := [a for a in pending if facts.unpack or not (place / a.file).is_file()]):
-        names = ", ".join(named(archive) for archive in lacking)
-        raise DataError(f"dry run: {names} would be {'fetched into ' + str(place) if download else 'unpacked'} first")
+    if dry_run and (missing := [a for a in pending if info.unpack or not (location / a.file).is_file()]):
+        names = ", ".join(named(archive) for archive in missing)
+        raise DataError(
+            f"dry run: {names} would be {'fetched into ' + str(location) if download else 'unpacked'} first"
+        )
     if pending and not dry_run:
-        fetch(pending, place, notes=folder / ARCHIVES, offline=offline, progress=progress)
-    if facts.unpack and not dry_run:
+        fetch(pending, location, notes=folder / ARCHIVES, offline=offline, progress=progress)
+    if info.unpack and not dry_run:
         for archive in pending:
-            unpack(place / archive.file, target / archive.into, nested=archive.nested, progress=progress)
+            unpack(location / archive.file, target / archive.into, nested=archive.nested, progress=progress)
     return target
 
 
-def instructions(facts: DatasetFacts) -> str:
+def instructions(info: DatasetInfo) -> str:
     """Where to get a dataset by hand, which files are expected, and what to type next."""
-    files = ", ".join(named(archive) for archive in facts.archives)
-    expected = f"{files} (or {facts.layout})" if files else facts.layout
+    files = ", ".join(named(archive) for archive in info.archives)
+    expected = f"{files} (or {info.layout})" if files else info.layout
     return (
-        f"get it ({facts.size}) from {facts.page}, put {expected} into one folder, "
-        f"and run: attnbias prepare-data {facts.name} --source THAT_FOLDER"
+        f"get it ({info.size}) from {info.page}, put {expected} into one folder, "
+        f"and run: attnbias prepare-data {info.name} --source THAT_FOLDER"
     )
 
 

@@ -31,9 +31,9 @@ from pydantic import TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.facts import Archive
+from attnbias.data.info import Archive
 from attnbias.data.lock import only_writer
-from attnbias.data.progress import Progress, silent
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json, StoredModel, read_json, reading
 
 MANIFEST = "manifest.json"
@@ -68,7 +68,7 @@ def public(url: str) -> str:
     """An address as it may be printed and kept: user, password, query and fragment can be secrets.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: it is not an address.
     """
     parts = urlsplit(url)
     query = "..." if parts.query else ""
@@ -83,7 +83,7 @@ def fetch(
     offline: bool = False,
     again: bool = False,
     jobs: int = 4,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> list[Path]:
     """Bring archives into `folder` and verify them; those that are there and verified before are left alone.
 
@@ -113,13 +113,13 @@ def fetch(
         wanted = [archive for archive in archives if not store.verified(archive, again or offline)]
         if wanted and offline:
             names = ", ".join(f"{a.file} from {a.url}" if a.url else a.file for a in wanted)
-            raise DataError(f"{folder} lacks {names}; place it there, or run without --offline")
+            raise DataError(f"{folder} has no {names}; place it there, or run without --offline")
         store.check_room(wanted)
         _together(store.fetch, wanted, store.stop, jobs)
     return [folder / archive.file for archive in archives]
 
 
-def check_in_place(archive: Archive, folder: Path, progress: Progress = lambda what, done, total: None) -> None:
+def check_in_place(archive: Archive, folder: Path, progress: ProgressCallback = lambda what, done, total: None) -> None:
     """Verify a file of a folder that may not be written to, against what is published or was recorded there.
 
     Raises:
@@ -161,7 +161,7 @@ class _Store:
 
     folder: Path
     notes: Path
-    progress: Progress
+    progress: ProgressCallback
     stop: threading.Event
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class _Store:
                 known = TypeAdapter(dict[str, _Known]).validate_python(read_json(path))
         except FileNotFoundError:
             known = {}
-        self.manifest: dict[str, Json] = {name: facts.model_dump() for name, facts in known.items()}
+        self.manifest: dict[str, Json] = {name: info.model_dump() for name, info in known.items()}
 
     # Verifying ----------------------------------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class _Store:
         LOG.info("fetched %s (%s in %.0f s, verified)", archive.file, size, time.monotonic() - begun)
 
     def _transfer(self, archive: Archive, part: Path) -> None:
-        """Append to the part what it lacks; start over where the server cannot continue this very version."""
+        """Append to the part what it does not have; start over where the server cannot continue this very version."""
         have, validator = _size(part), self._validator(archive)
         mark = None
         with suppress(OSError, ValueError):  # none, or no mark that a server gave
@@ -309,7 +309,7 @@ class _Store:
             try:
                 start, total = _extent(answer, have)
             except ValueError:
-                raise DataError(f"{public(archive.url)} answers with a Content-Length that is no size") from None
+                raise DataError(f"{public(archive.url)} answers with a Content-Length that is not a size") from None
             if archive.size is not None and total is not None and total != archive.size:
                 raise DataError(f"{public(archive.url)} offers {total:,} bytes, expected {archive.size:,}")
             if archive.digest is None and answer.headers.get_content_type() == "text/html":
@@ -376,7 +376,7 @@ def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | Non
     """Where the answer's first byte belongs, and the size of the whole file; (0, ...) where the server starts over.
 
     Raises:
-        ValueError: what the server says of the size is no number.
+        ValueError: what the server says of the size is not a number.
     """
     if answer.status == 206:
         extent = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", answer.headers.get("Content-Range", ""))

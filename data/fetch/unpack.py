@@ -1,6 +1,6 @@
 """Unpacking archives safely: checked name by name into a hidden folder first, then moved to where they belong.
 
-TARGET/.unpack-ARCHIVE-STAMP/   members that are written so far; a stopped run continues with those that lack
+TARGET/.unpack-ARCHIVE-STAMP/   members that are written so far; a stopped run continues with those that are missing
 TARGET/.unpacked.json           archives that are unpacked, with their sizes; written last
 """
 
@@ -23,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.lock import only_writer
-from attnbias.data.progress import Progress, silent
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import read_json, reading
 
 MANIFEST = ".unpacked.json"
@@ -43,7 +43,7 @@ def unpack(
     target: Path,
     *,
     nested: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
 ) -> None:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `target`; do nothing where that was done before.
 
@@ -88,7 +88,7 @@ def is_unpacked(archive: str, target: Path) -> bool:
     return archive in _manifest(target)
 
 
-def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: Progress) -> None:
+def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: ProgressCallback) -> None:
     for stale in set(hidden.parent.glob(f".unpack-{archive.name}-*")) - {hidden}:
         shutil.rmtree(stale)  # of another version of the archive
     hidden.mkdir(exist_ok=True)
@@ -175,12 +175,12 @@ def _safe(name: str) -> str:
 def _merge(source: Path, target: Path) -> None:
     """Move what is in `source` into `target`: whole folders where they are new, else file by file."""
     for entry in sorted(source.iterdir()):
-        place = target / entry.name
-        if entry.is_dir() and place.is_dir():
-            _merge(entry, place)
+        location = target / entry.name
+        if entry.is_dir() and location.is_dir():
+            _merge(entry, location)
             entry.rmdir()
         else:
-            entry.replace(place)
+            entry.replace(location)
 
 
 def _manifest(target: Path) -> dict[str, int]:

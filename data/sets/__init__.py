@@ -1,1 +1,1 @@
-"""Readers of the datasets: a module a set or kind of set, each with its `prepare` function."""
+"""Readers of the datasets: one module per set or kind of set, each with its `prepare` function."""

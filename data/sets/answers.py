@@ -1,4 +1,4 @@
-"""Answers to questions about pictures: how they are normalised, which become classes, what each is worth.
+"""Answers to questions about images: how they are normalised, which become classes, what each is worth.
 
 The rules are those of the public VQA evaluation tool as METER's program applies them.
 """

@@ -1,4 +1,4 @@
-"""Sets of captions for retrieval, one record a (picture, caption) pair: Karpathy's splits, and captions of the web."""
+"""Sets of captions for retrieval, one record a (image, caption) pair: Karpathy's splits, and captions of the web."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
+from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
 FILES = {"flickr30k": "dataset_flickr30k.json", "coco-captions": "dataset_coco.json"}
-PICTURES = {
+IMAGES = {
     "flickr30k": ("flickr30k-images", "flickr30k_images", "images"),
     "coco-captions": ("train2014", "val2014", "images/train2014", "images/val2014"),
 }
-"""Set -> folders that its pictures may stand in."""
+"""Set -> folders that its images may stand in."""
 NAMES = {"train": "karpathy-train", "val": "karpathy-val"}
 """Karpathy's name of a split -> ours, where they differ: `train` and `val` are the parts that splits play."""
 UNITED = {
@@ -32,23 +32,23 @@ UNITED = {
 def read_karpathy(
     annotation_file: Path, folders: Sequence[Path], root: Path, *, dataset: str = "flickr30k"
 ) -> dict[str, Index]:
-    """Read a file of Karpathy's: a split each, pictures in the order of their file names, captions in that of the file.
+    """Read a file of Karpathy's: a split each, images in the order of their file names, captions in that of the file.
 
     Args:
         annotation_file: dataset_flickr30k.json or dataset_coco.json.
-        folders: where pictures are looked for by their names.
+        folders: where images are looked for by their names.
         root: the folder above, which record paths are relative to.
 
     Raises:
         DataError: the file is missing, or no such file.
     """
-    place = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    location = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
     found: dict[str, list[Record]] = {}
     try:
         images = read_json(annotation_file, LARGEST_ANNOTATIONS)["images"]
         for image in sorted(images, key=lambda image: str(image["filename"])):
             name = image["filename"]
-            path = (place.get(name, folders[0]) / name).relative_to(root).as_posix()
+            path = (location.get(name, folders[0]) / name).relative_to(root).as_posix()
             found.setdefault(image["split"], []).extend(
                 Record(path, 0, image_id=image.get("cocoid"), text=Text(sentence["raw"], identifier=_id(sentence)))
                 for sentence in image["sentences"]
@@ -62,14 +62,14 @@ def read_karpathy(
 
 @collector_paused()
 def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: str) -> Index:
-    """Read a JSON list of [picture's path or URL, caption]: those whose picture is there, in the order of their names.
+    """Read a JSON list of [image's path or URL, caption]: those whose image is there, in the order of their names.
 
-    Pictures that have vanished from the web are the rule in these sets, so they are passed over. Of a picture's
+    Images that have vanished from the web are the rule in these sets, so they are passed over. Of an image's
     captions the last counts.
 
     Args:
         annotation_file: annot.json of SBU, train_annot.json or val_annot.json of Conceptual Captions.
-        root: holds images_SPLIT/0000/ and so on, folders of pictures.
+        root: holds images_SPLIT/0000/ and so on, folders of images.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -89,44 +89,44 @@ def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: st
     return Index(dataset, split, "retrieval", (), root, tuple(records))
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read Karpathy's file of a set and add the split that METER's program trains on."""
     assert source is not None
-    name = FILES[facts.name]
+    name = FILES[info.name]
     path = first_existing([source / name, source / "karpathy" / name, source / "annotations" / name])
-    folders = [source / place for place in PICTURES[facts.name] if (source / place).is_dir()]
+    folders = [source / location for location in IMAGES[info.name] if (source / location).is_dir()]
     if path is None or not folders:
-        raise DataError(f"{source} holds no {name if path is None else 'pictures'}; expected {facts.layout}")
+        raise DataError(f"{source} holds no {name if path is None else 'images'}; expected {info.layout}")
     options.progress(f"reading {name}", 0, 1)
-    read = read_karpathy(path, folders, source, dataset=facts.name)
+    read = read_karpathy(path, folders, source, dataset=info.name)
     found = {NAMES.get(split, split): replace(index, split=NAMES.get(split, split)) for split, index in read.items()}
-    united, *parts = UNITED[facts.name]
+    united, *parts = UNITED[info.name]
     if all(part in found for part in parts):
         records = tuple(record for part in parts for record in found[part].records)
         found[united] = replace(found[parts[0]], split=united, records=records)
-    indexes = [found[split] for split in facts.splits if split in found]
+    indexes = [found[split] for split in info.splits if split in found]
     if not indexes:
-        raise DataError(f"{path} names no known split; expected {', '.join(facts.splits)}")
+        raise DataError(f"{path} names no known split; expected {', '.join(info.splits)}")
     files = word_tokenizer(record.text.sentence for record in indexes[0].records if record.text)
-    return Reading(indexes, check_counts(facts, indexes), files=files)
+    return Reading(indexes, check_counts(info, indexes), files=files)
 
 
 def _id(sentence: dict[str, object]) -> str | None:
     return str(sentence["sentid"]) if "sentid" in sentence else None
 
 
-def prepare_annotated(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_annotated(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read the files of web captions (SBU, Conceptual Captions) as the pretraining programs lay them out."""
     assert source is not None
     found = {
         split: path
-        for split in facts.splits
+        for split in info.splits
         if (path := first_existing([source / f"{split}_annot.json", source / "annot.json"])) is not None
         and (source / f"images_{split}").is_dir()
     }
     if not found:
-        raise DataError(f"{source} holds no {facts.title}; expected {facts.layout}")
+        raise DataError(f"{source} holds no {info.title}; expected {info.layout}")
     options.progress(f"reading {source.name}", 0, 1)
-    indexes = [read_annotated(path, source, split, dataset=facts.name) for split, path in found.items()]
+    indexes = [read_annotated(path, source, split, dataset=info.name) for split, path in found.items()]
     files = word_tokenizer(record.text.sentence for record in indexes[0].records if record.text)
     return Reading(indexes, files=files)

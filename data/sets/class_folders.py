@@ -1,4 +1,4 @@
-"""A tree with one folder a class: ROOT/CLASS/**/PICTURE, read once into an index that later starts in seconds."""
+"""A tree with one folder per class: ROOT/CLASS/**/IMAGE, read once into an index that later starts in seconds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
-from attnbias.data.sets.contract import Options, Reading, check_counts
+from attnbias.data.info import DatasetInfo
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
 from attnbias.data.splits import assign_roles, part_named
 from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder, walk_images
@@ -27,20 +27,21 @@ def read_class_folders(
     left_out: Tally | None = None,
     data_root: Path | None = None,
 ) -> Index:
-    """Read a class-folder tree in the order of torchvision's ImageFolder: classes by name, then pictures by path.
+    """Read a class-folder tree in the order of torchvision's ImageFolder: classes by name, then images by path.
 
     Args:
         root: the folder that holds the class folders; record paths are relative to it.
         classes: folder names in the order of their class numbers, where the set (or its training split) fixes them;
-            folders may then lack, but none may be unknown. None: the folders themselves, and none may be empty.
+            folders may then be missing, but none may be unknown. None: the folders themselves, and none may be empty.
         left_out: gains, by reason, what does not count (data/walk.py).
-        data_root: where prepared sets lie, which is no class, as where a person works in the folder of their classes.
+        data_root: where prepared sets lie, which is not a class, as where a person works in the folder of their
+        classes.
 
     Raises:
-        DataError: no class folder, an unknown one, or one without pictures.
+        DataError: no class folder, an unknown one, or one without images.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; expected one that holds a folder for each class")
+        raise DataError(f"{root} is not a folder; expected one that holds a folder for each class")
     left_out, below = Tally() if left_out is None else left_out, f"{root.name}/"
     folders, files = list_folder(root, left_out, below)
     if (prepared := _within(root, data_root)) in folders:
@@ -49,10 +50,12 @@ def read_class_folders(
     for name in files:
         left_out.add(OUTSIDE if is_image(name) else OTHER, below + name)
     if not folders:
-        raise DataError(f"{root} holds no class folders; expected {root}/CLASS/PICTURE")
+        raise DataError(f"{root} holds no class folders; expected {root}/CLASS/IMAGE")
     if classes is not None and (strange := [name for name in folders if name not in set(classes)]):
         known = f"{len(classes):,} classes such as '{classes[0]}'"
-        raise DataError(f"{root} holds {len(strange)} folders that are no class of {dataset} ({strange[0]}); {known}")
+        raise DataError(
+            f"{root} holds {len(strange)} folders that are not a class of {dataset} ({strange[0]}); {known}"
+        )
     label_of = {name: label for label, name in enumerate(folders if classes is None else classes)}
     records, empty = [], []
     for name in folders:
@@ -62,20 +65,18 @@ def read_class_folders(
             empty.append(name)
     if empty and (classes is None or not records):
         instead = f"; left out: {'; '.join(left_out.lines())}" if left_out else ""
-        raise DataError(
-            f"{root}: {len(empty)} class folders hold no pictures ({empty[0]}); remove or fill them{instead}"
-        )
+        raise DataError(f"{root}: {len(empty)} class folders hold no images ({empty[0]}); remove or fill them{instead}")
     return Index(dataset, split, "singlelabel", tuple(label_of), root, tuple(records))
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes."""
     assert source is not None
     data_root, left_out = folder.parent, Tally()
     splits = [split for split in split_folders(source, options) if split != _within(source, data_root)]
     if not splits:
         options.progress(f"reading {source.name}", 0, 1)
-        index = read_class_folders(source, dataset=facts.name, left_out=left_out, data_root=data_root)
+        index = read_class_folders(source, dataset=info.name, left_out=left_out, data_root=data_root)
         return Reading([index], left_out=left_out)
     left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
@@ -86,13 +87,13 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     for done, split in enumerate(sorted(labelled, key=lambda split: split != first)):
         options.progress(f"reading {split}", done, len(labelled))
         indexes.append(
-            read_class_folders(source / split, dataset=facts.name, split=split, classes=classes, left_out=left_out)
+            read_class_folders(source / split, dataset=info.name, split=split, classes=classes, left_out=left_out)
         )
         classes = indexes[0].classes
-    return Reading(indexes, [*warnings, *check_counts(facts, indexes)], left_out=left_out)
+    return Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out)
 
 
-def split_folders(folder: Path, options: Options) -> list[str]:
+def split_folders(folder: Path, options: PrepareOptions) -> list[str]:
     """Folders of a folder that are splits: all of them, where any is named like a split and has folders in it or is
     named by a person; none where they are classes."""
     names = subfolders(folder)

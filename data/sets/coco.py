@@ -10,10 +10,10 @@ from typing import Literal
 
 from attnbias.data.coco_file import read_coco_file
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Box, Index, Record, collector_paused
+from attnbias.data.info import DatasetInfo
 from attnbias.data.label_maps import IGNORE
-from attnbias.data.sets.contract import Options, Reading, check_counts, chosen_settings, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings, first_existing
 
 OFFICIAL = ("train2014", "val2014")
 
@@ -28,7 +28,7 @@ def read_coco(
     class_order: Literal["file", "id"] = "file",
     group: str | None = None,
 ) -> Index:
-    """Read a COCO instances file: one record a picture by ascending image id, unlabelled pictures included.
+    """Read a COCO instances file: one record an image by ascending image id, unlabelled images included.
 
     A class is positive where any annotation names it, crowds included (both CSRA and IDA count them; `Box.crowd` marks
     them). The official files list their categories by ascending id, so `class_order` changes nothing there. An
@@ -41,7 +41,7 @@ def read_coco(
         group: key of an image entry that becomes the record's group.
 
     Raises:
-        DataError: the file is missing, is no COCO instances file, or contradicts itself.
+        DataError: the file is missing, is not a COCO instances file, or contradicts itself.
     """
     content = read_coco_file(annotation_file)
     categories = content["categories"]
@@ -69,12 +69,12 @@ def read_coco(
             for image in images
         )
     except (KeyError, TypeError) as error:
-        raise DataError(f"{annotation_file} is no COCO instances file: {type(error).__name__} {error}") from None
+        raise DataError(f"{annotation_file} is not a COCO instances file: {type(error).__name__} {error}") from None
     classes = tuple(str(category["name"]) for category in categories)
     return Index(dataset, split, "multilabel", classes, image_folder, records, annotation_file)
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read the official pair of files, or else whatever annotations/instances_*.json the source folder has."""
     assert source is not None
     found = {path.stem.removeprefix("instances_"): path for path in sorted(source.glob("annotations/instances_*.json"))}
@@ -82,20 +82,20 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
     if official:
         found = {suffix: found[suffix] for suffix in OFFICIAL}
     if not found:
-        raise DataError(f"{source} holds no annotations/instances_*.json; expected {facts.layout}")
+        raise DataError(f"{source} holds no annotations/instances_*.json; expected {info.layout}")
     indexes = []
     for done, (suffix, path) in enumerate(found.items()):
         options.progress(f"reading {path.name}", done, len(found))
         images = first_existing([source / "images" / suffix, source / suffix, source / "images"])
         if images is None:
-            raise DataError(f"{source} holds no pictures for {path.name}; expected images/{suffix}/")
-        indexes.append(read_coco(path, images, dataset=facts.name, split=_split(suffix, found)))
+            raise DataError(f"{source} holds no images for {path.name}; expected images/{suffix}/")
+        indexes.append(read_coco(path, images, dataset=info.name, split=_split(suffix, found)))
     for index in indexes[1:]:
         if index.classes != indexes[0].classes:
             raise DataError(f"{index.annotations} and {indexes[0].annotations} list different categories")
-    settings = chosen_settings(facts, options)
-    warnings = check_counts(facts, indexes)
-    if facts.counts and not official:
+    settings = chosen_settings(info, options)
+    warnings = check_counts(info, indexes)
+    if info.counts and not official:
         warnings = [f"not the official COCO 2014 files: found {', '.join(found)}"]
     if by := settings.get("masks"):
         return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
@@ -103,7 +103,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
 
 
 def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> Index:
-    """The same pictures as a segmentation split, whose label maps are the objects' masks.
+    """The same images as a segmentation split, whose label maps are the objects' masks.
 
     Class 0 is the background, the others are the categories, or the supercategories, in the order of the file. Pixels
     of objects of several categories are ignored.
@@ -115,9 +115,9 @@ def with_label_maps(index: Index, by: Literal["category", "supercategory"]) -> I
     from attnbias.data.masks import count_unmasked, read_categories
 
     assert index.annotations is not None
-    lacking, objects = count_unmasked(index.annotations)
-    if lacking:
-        raise DataError(f"{index.annotations}: {lacking:,} of {objects:,} objects have no mask; --masks needs all")
+    missing, objects = count_unmasked(index.annotations)
+    if missing:
+        raise DataError(f"{index.annotations}: {missing:,} of {objects:,} objects have no mask; --masks needs all")
     categories = read_categories(index.annotations)
     if nameless := [category["name"] for category in categories if by == "supercategory" and by not in category]:
         raise DataError(f"{index.annotations}: category '{nameless[0]}' names no supercategory; use --masks category")

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index
-from attnbias.data.progress import Progress, silent
+from attnbias.data.info import DatasetInfo
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
 from attnbias.data.tally import Tally
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """What a person may ask of `prepare-data` beside the dataset and its source."""
 
     verify: bool = False
-    """Decode every picture."""
+    """Decode every image."""
     overwrite: bool = False
     """Replace what was prepared with another source or other settings."""
     dry_run: bool = False
@@ -31,7 +31,7 @@ class Options:
     splits: tuple[str, ...] = ()
     """Only these; none named = all that are found."""
     workers: int = 1
-    """Processes or threads that make or decode pictures."""
+    """Processes or threads that make or decode images."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the set's defaults."""
     train_split: str | None = None
@@ -44,7 +44,7 @@ class Options:
     """What a set of one's own is called, where not after its folder or file."""
     val_seed: int = 0
     """Decides which files `val_fraction` takes."""
-    progress: Progress = silent
+    progress: ProgressCallback = silent
 
 
 class Reading(NamedTuple):
@@ -62,17 +62,17 @@ class Reading(NamedTuple):
     """Files and folders that do not count, by reason."""
 
 
-Preparer = Callable[[DatasetFacts, Path | None, Path, Options], Reading]
+Preparer = Callable[[DatasetInfo, Path | None, Path, PrepareOptions], Reading]
 """(facts, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
 
-It reads annotations and raises DataError for what it cannot understand. Missing and broken pictures, counts, roles and
-the writing of indexes are the caller's part. A generated set writes its own pictures, unless `dry_run`."""
+It reads annotations and raises DataError for what it cannot understand. Missing and broken images, counts, roles and
+the writing of indexes are the caller's part. A generated set writes its own images, unless `dry_run`."""
 
 FurtherFiles = Callable[[Sequence[Index]], Mapping[str, str]]
 """All splits that were read -> text files for the dataset's folder, as a published program has them: {file: text}."""
 
 
-def chosen_settings(facts: DatasetFacts, options: Options) -> Json:
+def chosen_settings(info: DatasetInfo, options: PrepareOptions) -> Json:
     """All settings of a set that is not generated, and how its roles were decided; those that are None are left out."""
     roles = {
         "train_split": options.train_split,
@@ -80,16 +80,16 @@ def chosen_settings(facts: DatasetFacts, options: Options) -> Json:
         "val_fraction": options.val_fraction,
         "val_seed": None if options.val_fraction is None else options.val_seed,
     }
-    chosen = {**facts.settings, **options.settings, **roles}
+    chosen = {**info.settings, **options.settings, **roles}
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def check_counts(facts: DatasetFacts, indexes: Sequence[Index]) -> list[str]:
+def check_counts(info: DatasetInfo, indexes: Sequence[Index]) -> list[str]:
     """One warning for each split whose number of samples is not the official one."""
     return [
-        f"{index.split}: {len(index.records):,} samples, the official set has {facts.counts[index.split]:,}"
+        f"{index.split}: {len(index.records):,} samples, the official set has {info.counts[index.split]:,}"
         for index in indexes
-        if index.split in facts.counts and len(index.records) != facts.counts[index.split]
+        if index.split in info.counts and len(index.records) != info.counts[index.split]
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of one's own listed in a table, such as a CSV file: a path and its labels in each row."""
+"""Images of one's own listed in a table, such as a CSV file: a path and its labels in each row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.names import TABLES
-from attnbias.data.sets.contract import Options, Reading
+from attnbias.data.sets.contract import PrepareOptions, Reading
 from attnbias.data.tally import Tally
 
 SEPARATOR = ";"
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
     rows: list[tuple[int, list[str]]]
     """Line number and values of each row that is not empty."""
-    place: dict[str, int]
+    position: dict[str, int]
     """Column of `COLUMNS` -> its place in a row."""
     remarks: Tally
     """How the table was read, where it is not the plain kind."""
@@ -50,12 +50,12 @@ def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
     the table's folder. `COLUMNS` has other names of the columns, `DELIMITERS` what may stand between values.
 
     Raises:
-        DataError: a column lacks, or a row is incomplete; the message names the line.
+        DataError: a column is missing, or a row is incomplete; the message names the line.
     """
     return _indexes(table, read_table(table), dataset)
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE itself where it is a table, else the one table in it."""
     assert source is not None
     tables = [source] if source.is_file() else tables_in(source)
@@ -63,7 +63,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
         raise DataError(f"{source} holds {len(tables)} tables; expected one .csv file, or its own path")
     options.progress(f"reading {tables[0].name}", 0, 1)
     content = read_table(tables[0])
-    return Reading(_indexes(tables[0], content, facts.name), remarks=content.remarks)
+    return Reading(_indexes(tables[0], content, info.name), remarks=content.remarks)
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def read_table(table: Path) -> Table:
     """Read the values of a table, and find which column is what.
 
     Raises:
-        DataError: it is no table in UTF-8, lacks a column, or has two for one thing.
+        DataError: it is not a table in UTF-8, does not have a column, or has two for one thing.
     """
     text = _text(table)
     remarks = Tally()
@@ -93,13 +93,13 @@ def read_table(table: Path) -> Table:
                 remarks.add("row without any value, left out", f"line {reader.line_num}")
     except csv.Error as error:
         raise DataError(f"{table}:{reader.line_num}: {error}; is a quote missing?") from None
-    place = _places(table, header)
+    position = _places(table, header)
     if delimiter != ",":
         remarks.add(f"table whose values are separated by {DELIMITERS[delimiter]}", table.name)
-    for column, number in place.items():
+    for column, number in position.items():
         if header[number].casefold() != column:
             remarks.add(f"column read as '{column}'", header[number])
-    return Table(rows[1:], place, remarks)
+    return Table(rows[1:], position, remarks)
 
 
 def _text(table: Path) -> str:
@@ -108,7 +108,7 @@ def _text(table: Path) -> str:
     except OSError as error:
         raise DataError(f"table {table}: {error.strerror}") from None
     if b"\0" in content:
-        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "no text"
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "not text"
         raise DataError(f"table {table} is {kind}, expected UTF-8; save it as 'CSV UTF-8'")
     try:
         return content.decode("utf-8-sig")
@@ -137,7 +137,7 @@ def _header(table: Path, text: str) -> tuple[list[str], str]:
 def _places(table: Path, header: Sequence[str]) -> dict[str, int]:
     """Which column of the header is what."""
     names = [name.casefold() for name in header]
-    place: dict[str, int] = {}
+    position: dict[str, int] = {}
     for column, known in COLUMNS.items():
         found = [number for number, name in enumerate(names) if name in known]
         exact = [number for number in found if names[number] == column]
@@ -145,32 +145,32 @@ def _places(table: Path, header: Sequence[str]) -> dict[str, int]:
             twice = ", ".join(header[number] for number in exact or found)
             raise DataError(f"table {table} has several columns for '{column}': {twice}; keep one of them")
         if found:
-            place[column] = (exact or found)[0]
-    if "label" in place and "labels" in place:
-        both = f"{header[place['label']]} (one class) and {header[place['labels']]} (any number)"
+            position[column] = (exact or found)[0]
+    if "label" in position and "labels" in position:
+        both = f"{header[position['label']]} (one class) and {header[position['labels']]} (any number)"
         raise DataError(f"table {table} has the columns {both}; expected path and label (or labels): keep one of them")
-    return place
+    return position
 
 
 def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
     """One index a split, in the order in which the splits first occur."""
-    place, several = content.place, "labels" in content.place
+    position, several = content.position, "labels" in content.position
     if not content.rows:
         raise DataError(f"table {table} has no rows")
     rows = [(line, [value.strip() for value in values]) for line, values in content.rows]
-    divided = "split" in place and any(values[place["split"]] for _, values in rows)
-    picture = _Pictures(table.parent)
+    divided = "split" in position and any(values[position["split"]] for _, values in rows)
+    image = _Images(table.parent)
     read: list[tuple[str, str, list[str], str | None]] = []
     for line, values in rows:
-        path, text = values[place["path"]], values[place["labels" if several else "label"]]
+        path, text = values[position["path"]], values[position["labels" if several else "label"]]
         labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
         labels = [label for label in labels if label]
-        split = values[place["split"]] if divided else "train"
+        split = values[position["split"]] if divided else "train"
         for what, value in (("path", path), ("label", several or labels), ("split", split)):
             if not value:
                 raise DataError(f"{table}:{line}: {path or 'a row'} has no {what}")
-        group = values[place["group"]] if "group" in place else None
-        read.append((split, picture.relative(path), labels, group or None))
+        group = values[position["group"]] if "group" in position else None
+        read.append((split, image.relative(path), labels, group or None))
         if several and any("," in label or "|" in label for label in labels):
             content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
     classes = tuple(sorted({label for _, _, labels, _ in read for label in labels}))
@@ -183,11 +183,11 @@ def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
         target = tuple(int(label in positive) for label in range(len(classes)))
         records.setdefault(split, []).append(Record(path, target if several else number[labels[0]], group=group))
     task: Literal["multilabel", "singlelabel"] = "multilabel" if several else "singlelabel"
-    return [Index(dataset, split, task, classes, picture.root, tuple(found)) for split, found in records.items()]
+    return [Index(dataset, split, task, classes, image.root, tuple(found)) for split, found in records.items()]
 
 
-class _Pictures:
-    """Paths of a table's pictures as records name them: relative to the table's real folder."""
+class _Images:
+    """Paths of a table's images as records name them: relative to the table's real folder."""
 
     def __init__(self, folder: Path) -> None:
         self.root = Path(os.path.realpath(folder))

@@ -3,7 +3,7 @@
 Handwritten digits (UCI, in scikit-learn) lie on photographs (scikit-image, scikit-learn). In train and val digit k
 mostly comes on photograph k and with its partner digit; `counter` shows the photographs of absent digits and no
 partners (`counter_context` and `counter_cooccur` do one of the two), `unbiased` draws both evenly. What a model scores
-there, and where it looks, tells context from object. The folder is in COCO layout, masks included. Each picture draws
+there, and where it looks, tells context from object. The folder is in COCO layout, masks included. Each image draws
 from a generator of its own, seeded by (seed, split, number), so the number of processes changes nothing.
 """
 
@@ -27,12 +27,12 @@ from PIL import Image, ImageFilter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.prepared import PREPARED, discard, standing
 from attnbias.data.reading import Json
 from attnbias.data.sets.coco import read_coco
-from attnbias.data.sets.contract import Options, Reading
+from attnbias.data.sets.contract import PrepareOptions, Reading
 
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
 
@@ -71,7 +71,7 @@ class Preset:
     max_extra: int = 1
     """Up to so many further digits."""
     side: tuple[float, float] = (0.30, 0.42)
-    """A digit's height as a share of the picture's."""
+    """A digit's height as a share of the image's."""
     opacity: tuple[float, float] = (0.85, 1.0)
     tint: float = 110.0
     """Each colour channel of a digit is 255 less up to this much."""
@@ -98,12 +98,12 @@ class Settings:
     train: int = 3000
     eval: int = 400
     single: bool = False
-    """One digit a picture."""
+    """One digit an image."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one picture shall show."""
+class ScenePlan:
+    """What one image shall show."""
 
     anchor: int
     digits: tuple[int, ...]
@@ -111,10 +111,10 @@ class Plan:
     context: int
 
 
-def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> Plan:
-    """Draw the digits and the photograph of one picture of a split.
+def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> ScenePlan:
+    """Draw the digits and the photograph of one image of a split.
 
-    All splits have as many digits a picture and the same share of each digit; only what comes together differs.
+    All splits have as many digits an image and the same share of each digit; only what comes together differs.
     """
     anchor = int(rng.integers(10))
     digits = (anchor, *(() if single else _companions(anchor, split, preset, rng)))
@@ -125,7 +125,7 @@ def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> 
         context = int(rng.choice([context for context in range(10) if context not in digits]))
     else:
         context = int(rng.integers(10))
-    return Plan(anchor, digits, context)
+    return ScenePlan(anchor, digits, context)
 
 
 def _companions(anchor: int, split: str, preset: Preset, rng: np.random.Generator) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ def _companions(anchor: int, split: str, preset: Preset, rng: np.random.Generato
 
 @dataclass(frozen=True)
 class Placed:
-    """One digit in a picture: which, what is seen of it, and the UCI number of its writing."""
+    """One digit in an image: which, what is seen of it, and the UCI number of its writing."""
 
     digit: int
     mask: NDArray[np.bool_]
@@ -152,9 +152,9 @@ class Placed:
 
 
 def render(
-    scene: Plan, pool: NDArray[np.int64], preset: Preset, size: int, rng: np.random.Generator
+    scene: ScenePlan, pool: NDArray[np.int64], preset: Preset, size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[Placed]]:
-    """Draw a scene: the picture (size, size, 3) uint8, and its digits in order.
+    """Draw a scene: the image (size, size, 3) uint8, and its digits in order.
 
     Args:
         pool: UCI numbers of the digits that may be used.
@@ -256,18 +256,18 @@ def _packaged(package: str, file: str) -> Path:
 
 
 def draw(folder: Path, split: str, number: int, settings: Settings) -> Json:
-    """Make one picture of a split, write it, and return its COCO entry: {"image": ..., "annotations": [...]}.
+    """Make one image of a split, write it, and return its COCO entry: {"image": ..., "annotations": [...]}.
 
     Args:
         folder: where images/SPLIT/ stands.
-        number: the picture's place in the split, from 0.
+        number: the image's position in the split, from 0.
     """
     rng = _generator(split, number, settings)
     preset = PRESETS[settings.preset]
     scene = plan(split, preset, settings.single, rng)
     pool = np.arange(TRAIN_DIGITS) if split == "train" else np.arange(TRAIN_DIGITS, len(_digits()[1]))
-    picture, placed = render(scene, pool, preset, settings.size, rng)
-    Image.fromarray(picture).save(folder / "images" / split / _file(split, number), quality=90)
+    pixels, placed = render(scene, pool, preset, settings.size, rng)
+    Image.fromarray(pixels).save(folder / "images" / split / _file(split, number), quality=90)
     image = {
         "id": number + 1,
         "file_name": _file(split, number),
@@ -302,8 +302,8 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def generate(folder: Path, splits: Sequence[str], settings: Settings, options: Options) -> None:
-    """Make all pictures and annotation files of the set below `folder`."""
+def generate(folder: Path, splits: Sequence[str], settings: Settings, options: PrepareOptions) -> None:
+    """Make all images and annotation files of the set below `folder`."""
     counts = {split: settings.train if split == "train" else settings.eval for split in splits}
     chunks = [
         (split, range(start, min(start + 100, count)))
@@ -355,33 +355,33 @@ def _coco_file(split: str, entries: Sequence[Json], settings: Settings) -> str:
     return json.dumps(content)
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Make the set, unless it stands there already with the same settings.
 
     Raises:
         DataError: a setting is out of range, or the set stands there with others and `overwrite` was not asked for.
     """
-    settings = Settings(**{**options.settings, "single": facts.task == "singlelabel"})
+    settings = Settings(**{**options.settings, "single": info.task == "singlelabel"})
     _check(settings)
     found = standing(folder, None, asdict(settings), replace=options.overwrite or options.dry_run)
     if options.dry_run:
-        return Reading([_planned(facts, split, settings) for split in facts.splits], settings=asdict(settings))
+        return Reading([_planned(info, split, settings) for split in info.splits], settings=asdict(settings))
     if not found or options.overwrite:
         discard(folder, GENERATED)
-        generate(folder, facts.splits, settings, options)
-    return Reading([_read(facts, folder, split) for split in facts.splits], settings=asdict(settings))
+        generate(folder, info.splits, settings, options)
+    return Reading([_read(info, folder, split) for split in info.splits], settings=asdict(settings))
 
 
-def _read(facts: DatasetFacts, folder: Path, split: str) -> Index:
+def _read(info: DatasetInfo, folder: Path, split: str) -> Index:
     annotations = folder / "annotations" / f"instances_{split}.json"
-    index = read_coco(annotations, folder / "images" / split, dataset=facts.name, split=split, group="context")
-    if facts.task == "multilabel":
+    index = read_coco(annotations, folder / "images" / split, dataset=info.name, split=split, group="context")
+    if info.task == "multilabel":
         return index
     records = tuple(record._replace(target=record.boxes[0].label) for record in index.records)
-    return Index(index.dataset, split, facts.task, index.classes, index.root, records, annotations)
+    return Index(index.dataset, split, info.task, index.classes, index.root, records, annotations)
 
 
-def _planned(facts: DatasetFacts, split: str, settings: Settings) -> Index:
+def _planned(info: DatasetInfo, split: str, settings: Settings) -> Index:
     """What would be made: every label and photograph, no boxes."""
     count = settings.train if split == "train" else settings.eval
     records = []
@@ -390,7 +390,7 @@ def _planned(facts: DatasetFacts, split: str, settings: Settings) -> Index:
         several = tuple(int(digit in scene.digits) for digit in range(10))
         target = scene.anchor if settings.single else several
         records.append(Record(_file(split, number), target, group=list(CONTEXTS)[scene.context]))
-    return Index(facts.name, split, facts.task, CLASSES, Path(), tuple(records))
+    return Index(info.name, split, info.task, CLASSES, Path(), tuple(records))
 
 
 def _generator(split: str, number: int, settings: Settings) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""ImageNet-1k and its robustness sets: every picture's class is found by its synset, never by its folder's position."""
+"""ImageNet-1k and its robustness sets: every image's class is found by its synset, never by its folder's position."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.sets.class_folders import read_class_folders
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder
 
@@ -74,7 +74,7 @@ def subset_indices(subset: str) -> tuple[int, ...]:
 def real_labels(index: Index) -> list[frozenset[int]] | None:
     """Reassessed labels (ReaL; Beyer et al., arXiv:2006.07159) of each record, found by the file's name.
 
-    A picture may have several, or none (it is to be left out). None where the index is not of validation pictures
+    An image may have several, or none (it is to be left out). None where the index is not of validation images
     with the 1000 classes in their order.
     """
     if index.classes not in (class_names(), synsets()):
@@ -93,14 +93,14 @@ def read_synset_folders(
     subset: str = "imagenet",
     left_out: Tally | None = None,
 ) -> Index:
-    """Read ROOT/SYNSET/PICTURE with the 1000 classes as labels, whichever of the folders are there.
+    """Read ROOT/SYNSET/IMAGE with the 1000 classes as labels, whichever of the folders are there.
 
     Args:
         subset: only these synsets may occur: "imagenet", "imagenet-a" or "imagenet-r".
         left_out: gains what does not count.
 
     Raises:
-        DataError: a folder is no synset of the set, or there are no pictures.
+        DataError: a folder is not a synset of the set, or there are no images.
     """
     index = read_class_folders(root, dataset=dataset, split=split, classes=synsets(subset), left_out=left_out)
     number = {synset: label for label, synset in enumerate(synsets())}
@@ -112,7 +112,7 @@ def read_synset_folders(
 def read_flat_validation(
     root: Path, devkit: Path, *, dataset: str = "imagenet", split: str = "val", left_out: Tally | None = None
 ) -> Index:
-    """Read the validation pictures as their archive holds them, one folder for all, with the devkit's ground truth.
+    """Read the validation images as their archive holds them, one folder for all, with the devkit's ground truth.
 
     Args:
         root: the folder with ILSVRC2012_val_00000001.JPEG and on.
@@ -120,7 +120,7 @@ def read_flat_validation(
         left_out: gains what does not count.
 
     Raises:
-        DataError: the devkit is damaged or lacks, or a picture has no line in it.
+        DataError: the devkit is damaged or missing, or an image has no line in it.
     """
     truth = devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"
     synset_of = _devkit_synsets(devkit / "data" / "meta.mat")
@@ -132,10 +132,10 @@ def read_flat_validation(
     try:
         labels = [number[synset_of[int(line)]] for line in truth.read_text().split()]
         for path in filter(is_image, files):
-            place = int(re.findall(r"\d+", path)[-1])  # counted from 1
-            if not 1 <= place <= len(labels):
+            position = int(re.findall(r"\d+", path)[-1])  # counted from 1
+            if not 1 <= position <= len(labels):
                 raise DataError(f"{root / path} has no line in {truth}, which has {len(labels):,}")
-            records.append(Record(path, labels[place - 1]))
+            records.append(Record(path, labels[position - 1]))
     except OSError as error:
         raise DataError(f"{truth}: {error.strerror}") from None
     except (KeyError, ValueError, IndexError) as error:
@@ -143,60 +143,58 @@ def read_flat_validation(
     return Index(dataset, split, "singlelabel", class_names(), root, tuple(records))
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read train/SYNSET and val/SYNSET (or a flat val/ with the devkit beside it), or one of the two."""
     assert source is not None
     indexes, left_out = [], Tally()
-    for done, split in enumerate(facts.splits):
+    for done, split in enumerate(info.splits):
         root = source / split
-        options.progress(f"reading {split}", done, len(facts.splits))
+        options.progress(f"reading {split}", done, len(info.splits))
         if not root.is_dir():
             continue
         folders, files = list_folder(root, Tally())
         if any(re.match(r"n\d", name) for name in folders):
-            indexes.append(read_synset_folders(root, dataset=facts.name, split=split, left_out=left_out))
+            indexes.append(read_synset_folders(root, dataset=info.name, split=split, left_out=left_out))
         elif split == "val" and any(name.endswith(".JPEG") for name in files):
             devkit = source / "ILSVRC2012_devkit_t12"
-            indexes.append(read_flat_validation(root, devkit, dataset=facts.name, left_out=left_out))
+            indexes.append(read_flat_validation(root, devkit, dataset=info.name, left_out=left_out))
     if not indexes:
-        raise DataError(f"{source} holds neither train/ nor val/; expected {facts.layout}")
-    return Reading(indexes, check_counts(facts, indexes), left_out=left_out)
+        raise DataError(f"{source} holds neither train/ nor val/; expected {info.layout}")
+    return Reading(indexes, check_counts(info, indexes), left_out=left_out)
 
 
-def prepare_renditions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_renditions(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read ImageNet-A, -R or -Sketch: synset folders in SOURCE itself, or in the folder that its archive makes."""
     assert source is not None
-    subset = facts.name if facts.name in ("imagenet-a", "imagenet-r") else "imagenet"
-    inner = [source / facts.name, source / "sketch"]
+    subset = info.name if info.name in ("imagenet-a", "imagenet-r") else "imagenet"
+    inner = [source / info.name, source / "sketch"]
     root = next((place for place in inner if place.is_dir()), source)
     left_out = Tally()
-    index = read_synset_folders(root, dataset=facts.name, split=facts.val, subset=subset, left_out=left_out)
-    lacking = set(synsets(subset)) - {record.path.split("/")[0] for record in index.records}
-    warnings = (
-        [f"{len(lacking)} of {len(synsets(subset))} classes have no pictures ({min(lacking)})"] if lacking else []
-    )
-    return Reading([index], [*warnings, *check_counts(facts, [index])], left_out=left_out)
+    index = read_synset_folders(root, dataset=info.name, split=info.val, subset=subset, left_out=left_out)
+    missing = set(synsets(subset)) - {record.path.split("/")[0] for record in index.records}
+    warnings = [f"{len(missing)} of {len(synsets(subset))} classes have no images ({min(missing)})"] if missing else []
+    return Reading([index], [*warnings, *check_counts(info, [index])], left_out=left_out)
 
 
-def prepare_corruptions(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_corruptions(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read ImageNet-C: one split for each corruption and severity, CORRUPTION/1..5 or GROUP/CORRUPTION/1..5."""
     assert source is not None
     indexes: list[Index] = []
-    lacking, left_out = [], Tally()
+    missing, left_out = [], Tally()
     for done, (corruption, group) in enumerate(CORRUPTIONS.items()):
         options.progress("reading corruptions", done, len(CORRUPTIONS))
         root = first_existing([source / corruption, source / group / corruption])
         for severity in SEVERITIES:
             if root is None or not (root / str(severity)).is_dir():
-                lacking.append(f"{corruption}/{severity}")
+                missing.append(f"{corruption}/{severity}")
                 continue
             split = f"{corruption}-{severity}"
-            pictures = root / str(severity)
-            indexes.append(read_synset_folders(pictures, dataset=facts.name, split=split, left_out=left_out))
+            images = root / str(severity)
+            indexes.append(read_synset_folders(images, dataset=info.name, split=split, left_out=left_out))
     if not indexes:
-        raise DataError(f"{source} holds no corruption; expected {facts.layout}")
-    warnings = [f"{len(lacking)} of 75 corruptions and severities are missing ({lacking[0]})"] if lacking else []
-    return Reading(indexes, [*warnings, *check_counts(facts, indexes)], left_out=left_out)
+        raise DataError(f"{source} holds no corruption; expected {info.layout}")
+    warnings = [f"{len(missing)} of 75 corruptions and severities are missing ({missing[0]})"] if missing else []
+    return Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out)
 
 
 def _label(record: Record) -> int:

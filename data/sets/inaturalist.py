@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
-from attnbias.data.sets.contract import Options, Reading, check_counts
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 """Keys of categories.json, from the widest group to the species."""
@@ -21,14 +21,14 @@ def read_inaturalist(
 ) -> Index:
     """Read one split: one record an image, in the order of SPLIT2018.json.
 
-    Without `level`, the class of a picture is its category id, as in LLB. With it, classes are the groups of that level
-    in the order of their first appearance in the training annotations, and a picture's category is its folder's name,
+    Without `level`, the class of an image is its category id, as in LLB. With it, classes are the groups of that level
+    in the order of their first appearance in the training annotations, and an image's category is its folder's name,
     as in AbSViT (DeiT's loader). Annotations are joined on image_id; the published programs rely on their order. A
     split without annotations, such as the challenge's test, has class -1.
 
     Args:
-        root: the folder with train2018.json, val2018.json, for a level categories.json, and the pictures' folder. The
-            pictures may also stand without their super-category: train_val2018/CATEGORY/.
+        root: the folder with train2018.json, val2018.json, for a level categories.json, and the images' folder. The
+            images may also stand without their super-category: train_val2018/CATEGORY/.
         level: one of `LEVELS`.
 
     Raises:
@@ -52,19 +52,19 @@ def read_inaturalist(
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
-            f"{path} is no iNaturalist file, or a part of it lacks: {type(error).__name__} {error}"
+            f"{path} is not an iNaturalist file, or a part of it is missing: {type(error).__name__} {error}"
         ) from None
     return Index(dataset, split, "singlelabel", names, root, records)
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read the training and the validation split."""
     assert source is not None
     indexes = []
-    for done, split in enumerate(facts.splits):
-        options.progress(f"reading {split}2018.json", done, len(facts.splits))
-        indexes.append(read_inaturalist(source, split, dataset=facts.name))
-    return Reading(indexes, check_counts(facts, indexes))
+    for done, split in enumerate(info.splits):
+        options.progress(f"reading {split}2018.json", done, len(info.splits))
+        indexes.append(read_inaturalist(source, split, dataset=info.name))
+    return Reading(indexes, check_counts(info, indexes))
 
 
 def _join(content: Json, path: Path) -> dict[int, int]:
@@ -73,8 +73,8 @@ def _join(content: Json, path: Path) -> dict[int, int]:
     category_of = {annotation["image_id"]: int(annotation["category_id"]) for annotation in annotations}
     if len(category_of) != len(annotations):
         raise DataError(f"{path}: {len(annotations) - len(category_of)} images have more than one annotation")
-    if annotations and (lacking := [image["id"] for image in content["images"] if image["id"] not in category_of]):
-        raise DataError(f"{path}: {len(lacking)} images have no annotation (id {lacking[0]})")
+    if annotations and (missing := [image["id"] for image in content["images"] if image["id"] not in category_of]):
+        raise DataError(f"{path}: {len(missing)} images have no annotation (id {missing[0]})")
     return category_of
 
 
@@ -89,7 +89,7 @@ def _names(root: Path, content: Json, category_of: Mapping[int, int]) -> tuple[s
 def _groups(root: Path, level: str, year: int) -> tuple[tuple[str, ...], dict[int, int]]:
     """Classes of a taxonomic level, and category id -> class."""
     if level not in LEVELS:
-        raise DataError(f"'{level}' is no taxonomic level; one of: {', '.join(LEVELS)}")
+        raise DataError(f"'{level}' is not a taxonomic level; one of: {', '.join(LEVELS)}")
     group_of = {int(category["id"]): str(category[level]) for category in _load(root / "categories.json")}
     seen = [group_of[int(annotation["category_id"])] for annotation in _load(root / f"train{year}.json")["annotations"]]
     number = {group: label for label, group in enumerate(dict.fromkeys(seen))}
@@ -110,7 +110,8 @@ def _label(image: int, category_of: Mapping[int, int], label_of: Mapping[int, in
 
 
 def _placed(root: Path, images: Any) -> Any:
-    """How a file_name becomes a path below root: as it is, or without its super-category where the tree lacks those."""
+    """How a file_name becomes a path below root: as it is, or without its super-category where the tree does not have
+    those."""
     parts = PurePosixPath(images[0]["file_name"]).parts if images else ()
     if len(parts) == 4 and not (root / parts[0] / parts[1]).is_dir() and (root / parts[0] / parts[2]).is_dir():
         return lambda name: "/".join(part for i, part in enumerate(name.split("/")) if i != 1)
@@ -123,4 +124,4 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
     except ValueError as error:
-        raise DataError(f"annotation file {path} is no JSON, or cut short ({error})") from None
+        raise DataError(f"annotation file {path} is not a JSON, or cut short ({error})") from None

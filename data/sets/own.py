@@ -1,39 +1,39 @@
-"""Pictures of one's own: what kind of set a folder or a file is, told by what it holds."""
+"""Images of one's own: what kind of set a folder or a file is, told by what it holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Task
+from attnbias.data.info import DatasetInfo
 from attnbias.data.names import TABLES, own_name, unfit_name
 from attnbias.data.registry import DATASETS
 from attnbias.data.sets.coco import read_coco, with_label_maps
-from attnbias.data.sets.contract import Options, Reading, chosen_settings, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, chosen_settings, first_existing
 from attnbias.data.sets.csv_table import tables_in
 from attnbias.data.sets.segmentation_sets import own_folders
 
 KINDS: dict[str, tuple[str, Task, str]] = {
-    "coco": ("pictures with boxes in COCO layout", "multilabel", "attnbias.data.sets.coco:prepare"),
-    "json": ("pictures with boxes listed in a COCO file", "multilabel", "attnbias.data.sets.own:prepare_json"),
-    "csv": ("pictures listed in a CSV table", "multilabel", "attnbias.data.sets.csv_table:prepare"),
-    "label maps": ("pictures with label maps", "segmentation", "attnbias.data.sets.segmentation_sets:prepare_own"),
-    "folders": ("pictures in a folder for each class", "singlelabel", "attnbias.data.sets.class_folders:prepare"),
+    "coco": ("images with boxes in COCO layout", "multilabel", "attnbias.data.sets.coco:prepare"),
+    "json": ("images with boxes listed in a COCO file", "multilabel", "attnbias.data.sets.own:prepare_json"),
+    "csv": ("images listed in a CSV table", "multilabel", "attnbias.data.sets.csv_table:prepare"),
+    "label maps": ("images with label maps", "segmentation", "attnbias.data.sets.segmentation_sets:prepare_own"),
+    "folders": ("images in a folder for each class", "singlelabel", "attnbias.data.sets.class_folders:prepare"),
 }
 
 
-def own_facts(path: Path, name: str | None = None) -> DatasetFacts:
+def own_info(path: Path, name: str | None = None) -> DatasetInfo:
     """Facts of a set of one's own, named after its folder or file unless a `name` is given.
 
     A .json file is a COCO instances file, a .csv or .tsv file a table; a folder is one in COCO layout, one with
-    pictures and label maps in folders side by side, one with a single table in it, or one with a folder for each class.
+    images and label maps in folders side by side, one with a single table in it, or one with a folder for each class.
 
     Raises:
         DataError: nothing is there, or its name is that of a known dataset.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist; expected a folder of pictures, a .csv or a .json file")
+        raise DataError(f"{path} does not exist; expected a folder of images, a .csv or a .json file")
     name = own_name(path) if name is None else name
     if reason := unfit_name(name):
         raise DataError(f"a dataset cannot be called {name[:50]!r}: the name {reason}; choose one with --name NAME")
@@ -52,7 +52,7 @@ def own_facts(path: Path, name: str | None = None) -> DatasetFacts:
     else:
         kind = "csv" if len(tables_in(path)) == 1 else "folders"
     title, task, prepare = KINDS[kind]
-    return DatasetFacts(
+    return DatasetInfo(
         name=name,
         title=f"{path.name}, {title}",
         task=task,
@@ -70,16 +70,16 @@ def own_facts(path: Path, name: str | None = None) -> DatasetFacts:
     )
 
 
-def prepare_json(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read one COCO instances file; its pictures stand beside it, or in images/ there or one folder up."""
+def prepare_json(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read one COCO instances file; its images stand beside it, or in images/ there or one folder up."""
     assert source is not None
-    index = read_coco(source, source.parent, dataset=facts.name)
-    places = [source.parent, source.parent / "images", source.parent.parent / "images", source.parent.parent]
+    index = read_coco(source, source.parent, dataset=info.name)
+    locations = [source.parent, source.parent / "images", source.parent.parent / "images", source.parent.parent]
     if index.records:
-        found = first_existing([place / index.records[0].path for place in places])
+        found = first_existing([location / index.records[0].path for location in locations])
         if found is None:
             raise DataError(f"{source} names {index.records[0].path}, found neither beside it nor in images/")
-        root = next(place for place in places if place / index.records[0].path == found)
-        index = read_coco(source, root, dataset=facts.name)
-    settings = chosen_settings(facts, options)
+        root = next(location for location in locations if location / index.records[0].path == found)
+        index = read_coco(source, root, dataset=info.name)
+    settings = chosen_settings(info, options)
     return Reading([with_label_maps(index, settings["masks"]) if "masks" in settings else index], settings=settings)

@@ -1,4 +1,4 @@
-"""VOC 2012, Cityscapes, ADE20K and folders of one's own: pictures beside label maps, read into an index."""
+"""VOC 2012, Cityscapes, ADE20K and folders of one's own: images beside label maps, read into an index."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.label_maps import IGNORE, read_label_map
 from attnbias.data.sets.class_folders import subfolders
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
 from attnbias.data.splits import part_named
 from attnbias.data.tally import Tally
@@ -27,24 +27,24 @@ REDUCED = (IGNORE, *range(254), IGNORE)
 """Index.label_values of a set whose 0 means unlabelled and whose classes count from 1 (ADE20K)."""
 
 OWN = (("images", "labels"), ("images", "annotations"), ("images", "masks"), ("JPEGImages", "SegmentationClass"))
-"""Folders of pictures and of label maps that a set of one's own may have."""
+"""Folders of images and of label maps that a set of one's own may have."""
 
 
 def list_pairs(
-    folder: Path, picture_suffix: str | None, label_suffix: str, left_out: Tally | None = None
+    folder: Path, image_suffix: str | None, label_suffix: str, left_out: Tally | None = None
 ) -> list[tuple[str, str]]:
-    """List the pictures below a folder and the names of their label maps, sorted by path (goldens index_*).
+    """List the images below a folder and the names of their label maps, sorted by path (goldens index_*).
 
     Paths are relative, and compared as plain strings: upper case comes before lower, "b_10" before "b_9".
 
     Args:
-        picture_suffix: what the pictures' names end in; None: any image.
+        image_suffix: what the images' names end in; None: any image.
         left_out: gains what does not count.
     """
     names = sorted(walk_images(folder, Tally() if left_out is None else left_out, f"{folder.name}/"))
-    if picture_suffix is None:
+    if image_suffix is None:
         return [(name, Path(name).with_suffix(label_suffix).as_posix()) for name in names]
-    return [(name, name.removesuffix(picture_suffix) + label_suffix) for name in names if name.endswith(picture_suffix)]
+    return [(name, name.removesuffix(image_suffix) + label_suffix) for name in names if name.endswith(image_suffix)]
 
 
 # VOC 2012 -------------------------------------------------------------------------------------------------------------
@@ -56,27 +56,29 @@ def read_voc_segmentation(voc: Path, split: str, *, names: Sequence[str] | None 
     return Index("voc12seg", split, "segmentation", VOC, voc, tuple(_voc_record(name) for name in names))
 
 
-def prepare_voc(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_voc(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read train and val, and train_aug where SBD's label maps are there.
 
     The source may be VOC2012 itself, VOCdevkit, or the folder above it. SBD's are PNG files in SegmentationClassAug,
     listed in aug.txt or trainaug.txt, or those of its own release, benchmark_RELEASE, in one of these folders.
     """
     assert source is not None
-    places = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
-    lists = first_existing([place / "ImageSets" / "Segmentation" for place in places])
+    locations = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
+    lists = first_existing([location / "ImageSets" / "Segmentation" for location in locations])
     if lists is None:
-        raise DataError(f"{source} holds no VOC2012/ImageSets/Segmentation; expected {facts.layout}")
+        raise DataError(f"{source} holds no VOC2012/ImageSets/Segmentation; expected {info.layout}")
     voc = lists.parent.parent
     train, val = (read_voc_segmentation(voc, split) for split in ("train", "val"))
-    release = first_existing([place / "benchmark_RELEASE" / "dataset" / "cls" for place in (source, voc.parent, voc)])
+    release = first_existing(
+        [location / "benchmark_RELEASE" / "dataset" / "cls" for location in (source, voc.parent, voc)]
+    )
     augmented = _augmented(train, val, release)
     indexes = [train, *([augmented] if augmented is not None else []), val]
-    return Reading(indexes, check_counts(facts, indexes))
+    return Reading(indexes, check_counts(info, indexes))
 
 
 def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
-    """The training pictures, then those that only SBD labels (Hariharan et al., ICCV 2011); never one of val."""
+    """The training images, then those that only SBD labels (Hariharan et al., ICCV 2011); never one of val."""
     voc = train.root
     listed = first_existing([voc / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("aug", "trainaug")])
     if listed is not None:  # a line may also name both files, "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
@@ -106,20 +108,20 @@ def _names(path: Path) -> list[str]:
 
 
 def read_cityscapes(root: Path, split: str) -> Index:
-    """Read one split of Cityscapes, from *_labelTrainIds.png, or from *_labelIds.png where more pictures have those."""
-    pictures, labels = f"leftImg8bit/{split}", f"gtFine/{split}"
+    """Read one split of Cityscapes, from *_labelTrainIds.png, or from *_labelIds.png where more images have those."""
+    images, labels = f"leftImg8bit/{split}", f"gtFine/{split}"
     as_classes, as_ids = (
-        list_pairs(root / pictures, "_leftImg8bit.png", f"_gtFine_{kind}.png") for kind in ("labelTrainIds", "labelIds")
+        list_pairs(root / images, "_leftImg8bit.png", f"_gtFine_{kind}.png") for kind in ("labelTrainIds", "labelIds")
     )
     there = [sum((root / labels / label).is_file() for _, label in found) for found in (as_classes, as_ids)]
     found, values = (as_ids, FROM_LABEL_IDS) if there[1] > there[0] else (as_classes, None)
-    records = tuple(Record(f"{pictures}/{name}", 0, label_map=f"{labels}/{label}") for name, label in found)
+    records = tuple(Record(f"{images}/{name}", 0, label_map=f"{labels}/{label}") for name, label in found)
     return Index("cityscapes", split, "segmentation", tuple(CITYSCAPES), root, records, label_values=values)
 
 
-def prepare_cityscapes(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_cityscapes(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read leftImg8bit/{train,val} and gtFine/{train,val}; the test split has no label maps."""
-    return _tree(facts, source, {"train": "leftImg8bit/train", "val": "leftImg8bit/val"}, read_cityscapes)
+    return _tree(info, source, {"train": "leftImg8bit/train", "val": "leftImg8bit/val"}, read_cityscapes)
 
 
 # ADE20K ---------------------------------------------------------------------------------------------------------------
@@ -127,89 +129,85 @@ def prepare_cityscapes(facts: DatasetFacts, source: Path | None, folder: Path, o
 
 def read_ade20k(root: Path, split: str) -> Index:
     """Read one split of ADE20K's scene parsing benchmark, below its folder ADEChallengeData2016."""
-    pictures, labels = (
+    images, labels = (
         f"{kind}/{'training' if split == 'train' else 'validation'}" for kind in ("images", "annotations")
     )
     records = tuple(
-        Record(f"{pictures}/{name}", 0, label_map=f"{labels}/{label}")
-        for name, label in list_pairs(root / pictures, ".jpg", ".png")
+        Record(f"{images}/{name}", 0, label_map=f"{labels}/{label}")
+        for name, label in list_pairs(root / images, ".jpg", ".png")
     )
     return Index("ade20k", split, "segmentation", tuple(ade20k()), root, records, label_values=REDUCED)
 
 
-def prepare_ade20k(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare_ade20k(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read images/{training,validation} and annotations/{training,validation}, perhaps below ADEChallengeData2016."""
     assert source is not None
     below = source / "ADEChallengeData2016"
     source = below if below.is_dir() else source
-    return _tree(facts, source, {"train": "images/training", "val": "images/validation"}, read_ade20k)
+    return _tree(info, source, {"train": "images/training", "val": "images/validation"}, read_ade20k)
 
 
 def _tree(
-    facts: DatasetFacts, source: Path | None, folders: dict[str, str], read: Callable[[Path, str], Index]
+    info: DatasetInfo, source: Path | None, folders: dict[str, str], read: Callable[[Path, str], Index]
 ) -> Reading:
-    """Read the splits whose folder of pictures is there."""
+    """Read the splits whose folder of images is there."""
     assert source is not None
     splits = [split for split, folder in folders.items() if (source / folder).is_dir()]
     if not splits:
-        raise DataError(f"{source} holds no {' and no '.join(folders.values())}; expected {facts.layout}")
+        raise DataError(f"{source} holds no {' and no '.join(folders.values())}; expected {info.layout}")
     indexes = [read(source, split) for split in splits]
     for index in indexes:
         if not index.records:
-            raise DataError(f"{source / folders[index.split]} holds no pictures; expected {facts.layout}")
-    return Reading(indexes, check_counts(facts, indexes))
+            raise DataError(f"{source / folders[index.split]} holds no images; expected {info.layout}")
+    return Reading(indexes, check_counts(info, indexes))
 
 
 # One's own ------------------------------------------------------------------------------------------------------------
 
 
 def own_folders(source: Path) -> tuple[str, str] | None:
-    """Folders of pictures and of label maps in a folder of one's own; None where it is no such set."""
-    for pictures, labels in OWN:
-        if (source / pictures).is_dir() and next((source / labels).rglob("*.png"), None) is not None:
-            return pictures, labels
+    """Folders of images and of label maps in a folder of one's own; None where it is not such a set."""
+    for images, labels in OWN:
+        if (source / images).is_dir() and next((source / labels).rglob("*.png"), None) is not None:
+            return images, labels
     return None
 
 
-def prepare_own(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read PICTURES/[SPLIT/]**/NAME.jpg with LABELS/[SPLIT/]**/NAME.png; see `OWN` for the folders' names.
+def prepare_own(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read IMAGES/[SPLIT/]**/NAME.jpg with LABELS/[SPLIT/]**/NAME.png; see `OWN` for the folders' names.
 
-    classes.txt (or class_names.txt) names the classes, one a line from 0 on; without it they are numbered. Pictures
+    classes.txt (or class_names.txt) names the classes, one a line from 0 on; without it they are numbered. Images
     without label map are left out.
     """
     assert source is not None
     folders = own_folders(source)
     assert folders is not None
-    pictures, labels = folders
+    images, labels = folders
     asked = {options.train_split, options.val_split}
-    inside = subfolders(source / pictures)
+    inside = subfolders(source / images)
     if not any(name in asked or part_named(name, whole=True) is not None for name in inside):
         inside = []
     unlabelled = [name for name in inside if not (source / labels / name).is_dir()]
-    warnings = [f"{pictures}/{name} is left out: there is no {labels}/{name}" for name in unlabelled]
+    warnings = [f"{images}/{name} is left out: there is no {labels}/{name}" for name in unlabelled]
     indexes, left_out = [], Tally()
     for split, below in [(name, f"/{name}") for name in inside if name not in unlabelled] or [("train", "")]:
-        found = list_pairs(source / (pictures + below), None, ".png", left_out)
+        found = list_pairs(source / (images + below), None, ".png", left_out)
         there = {pair: (source / (labels + below) / pair[1]).is_file() for pair in found}
         kept = [pair for pair in found if there[pair]]
         if not kept:
-            raise DataError(
-                f"no picture of {source / (pictures + below)} has a label map in {source / (labels + below)}"
-            )
-        left_out.add(
-            "image without a label map", *(f"{pictures}{below}/{pair[0]}" for pair in found if not there[pair])
-        )
+            raise DataError(f"no image of {source / (images + below)} has a label map in {source / (labels + below)}")
+        left_out.add("image without a label map", *(f"{images}{below}/{pair[0]}" for pair in found if not there[pair]))
         records = tuple(
-            Record(f"{pictures}{below}/{name}", 0, label_map=f"{labels}{below}/{label}") for name, label in kept
+            Record(f"{images}{below}/{name}", 0, label_map=f"{labels}{below}/{label}") for name, label in kept
         )
-        indexes.append(Index(facts.name, split, "segmentation", (), source, records))
+        indexes.append(Index(info.name, split, "segmentation", (), source, records))
     classes = _own_classes(source, indexes, options)
     return Reading(
         [Index(i.dataset, i.split, i.task, classes, i.root, i.records) for i in indexes], warnings, left_out=left_out
     )
 
 
-def _own_classes(source: Path, indexes: Sequence[Index], options: Options) -> tuple[str, ...]:
+def _own_classes(source: Path, indexes: Sequence[Index], options: PrepareOptions) -> tuple[str, ...]:
     """The names in classes.txt, else numbers up to the largest one that occurs."""
     listed = first_existing([source / "classes.txt", source / "class_names.txt"])
     if listed is not None:

@@ -1,4 +1,4 @@
-"""Statements about pictures: SNLI-VE (does it follow from the picture?) and NLVR2 (is it true of the two pictures?)."""
+"""Statements about images: SNLI-VE (does it follow from the image?) and NLVR2 (is it true of the two images?)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
+from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, parse_json, read_text, shown
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
 ENTAILMENT = ("contradiction", "neutral", "entailment")
@@ -27,11 +27,11 @@ NLVR2_FILES = {
 
 @collector_paused()
 def read_snli_ve(annotation_file: Path, images: str, root: Path, split: str) -> Index:
-    """Read one of SNLI-VE's files in its order; the text is the hypothesis alone, for the picture is the premise.
+    """Read one of SNLI-VE's files in its order; the text is the hypothesis alone, for the image is the premise.
 
     Args:
         annotation_file: snli_ve_train.jsonl, snli_ve_dev.jsonl or snli_ve_test.jsonl.
-        images: folder of Flickr30k's pictures, below `root`.
+        images: folder of Flickr30k's images, below `root`.
 
     Raises:
         DataError: the file is missing or damaged, or a label is none of the three.
@@ -50,7 +50,7 @@ def read_snli_ve(annotation_file: Path, images: str, root: Path, split: str) -> 
 
 @collector_paused()
 def read_nlvr2(annotation_file: Path, root: Path, split: str) -> Index:
-    """Read one of NLVR2's files in its order: `path` is the left picture, `text.second_path` the right one.
+    """Read one of NLVR2's files in its order: `path` is the left image, `text.second_path` the right one.
 
     Args:
         annotation_file: train.json, dev.json, test1.json, or a balanced or unbalanced part: a JSON object a line.
@@ -73,34 +73,34 @@ def read_nlvr2(annotation_file: Path, root: Path, split: str) -> Index:
     return Index("nlvr2", split, "nlvr2", TRUTH, root, tuple(records))
 
 
-def prepare_snli_ve(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read snli_ve_{train,dev,test}.jsonl over Flickr30k's pictures."""
+def prepare_snli_ve(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read snli_ve_{train,dev,test}.jsonl over Flickr30k's images."""
     assert source is not None
     images = first_existing([source / name for name in ("flickr30k-images", "Flickr30K/images", "flickr30k_images")])
-    files = {split: source / f"snli_ve_{split}.jsonl" for split in facts.splits}
+    files = {split: source / f"snli_ve_{split}.jsonl" for split in info.splits}
     if images is None or not any(path.is_file() for path in files.values()):
-        raise DataError(f"{source} holds no SNLI-VE; expected {facts.layout}")
+        raise DataError(f"{source} holds no SNLI-VE; expected {info.layout}")
     options.progress(f"reading {source.name}", 0, 1)
-    place = images.relative_to(source).as_posix()
+    location = images.relative_to(source).as_posix()
     return _reading(
-        facts, [read_snli_ve(path, place, source, split) for split, path in files.items() if path.is_file()]
+        info, [read_snli_ve(path, location, source, split) for split, path in files.items() if path.is_file()]
     )
 
 
-def prepare_nlvr2(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read the files of nlvr2/data/ over the pictures."""
+def prepare_nlvr2(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read the files of nlvr2/data/ over the images."""
     assert source is not None
-    home = first_existing([source / place for place in ("nlvr2/data", "nlvr/nlvr2/data", "data")]) or source
+    home = first_existing([source / location for location in ("nlvr2/data", "nlvr/nlvr2/data", "data")]) or source
     files = {split: home / file for split, file in NLVR2_FILES.items()}
     if not any(path.is_file() for path in files.values()):
-        raise DataError(f"{source} holds no NLVR2; expected {facts.layout}")
+        raise DataError(f"{source} holds no NLVR2; expected {info.layout}")
     options.progress(f"reading {source.name}", 0, 1)
-    return _reading(facts, [read_nlvr2(path, source, split) for split, path in files.items() if path.is_file()])
+    return _reading(info, [read_nlvr2(path, source, split) for split, path in files.items() if path.is_file()])
 
 
-def _reading(facts: DatasetFacts, indexes: list[Index]) -> Reading:
+def _reading(info: DatasetInfo, indexes: list[Index]) -> Reading:
     words = word_tokenizer(record.text.sentence for record in indexes[0].records if record.text)
-    return Reading(indexes, check_counts(facts, indexes), files=words)
+    return Reading(indexes, check_counts(info, indexes), files=words)
 
 
 def _lines(path: Path, keys: tuple[str, ...], labels: tuple[str, ...], label: str) -> Iterator[Json]:

@@ -8,9 +8,9 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Box, Index, Record
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.info import DatasetInfo
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # fmt: off
 CLASSES = (
@@ -28,16 +28,16 @@ def read_voc(
     missing: Literal["error", "skip"] = "error",
     dataset: str = "voc07",
 ) -> Index:
-    """Read one split of a VOC folder: one record a listed picture, in the order of the list.
+    """Read one split of a VOC folder: one record a listed image, in the order of the list.
 
-    A class is 1 where an object of it is not difficult, -1 where all its objects are difficult, else 0. Pictures are
+    A class is 1 where an object of it is not difficult, -1 where all its objects are difficult, else 0. Images are
     not looked for here.
 
     Args:
         voc2007: the folder with Annotations, ImageSets/Main and JPEGImages.
         split: its list ImageSets/Main/SPLIT.txt; a missing trainval.txt is replaced by train.txt and val.txt together.
         lists: other lists to read instead, such as CSRA's ("train", "val"); several are merged and sorted by name.
-        missing: raise for a listed picture without annotation file, or skip it as the papers' programs do.
+        missing: raise for a listed image without annotation file, or skip it as the papers' programs do.
 
     Raises:
         DataError: a list or an annotation is missing or damaged, or names an unknown class.
@@ -58,28 +58,28 @@ def read_voc(
     return Index(dataset, split, "multilabel", CLASSES, voc2007, tuple(records))
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read both splits; the source may be VOC2007 (or VOC2012) itself, VOCdevkit, or the folder above it."""
     assert source is not None
-    year = {"voc07": "VOC2007", "voc12": "VOC2012"}[facts.name]
-    places = [source, source / year, source / "VOCdevkit" / year, source / year / "VOCdevkit" / year]
-    voc = first_existing([place / "ImageSets" / "Main" for place in places])
+    year = {"voc07": "VOC2007", "voc12": "VOC2012"}[info.name]
+    locations = [source, source / year, source / "VOCdevkit" / year, source / year / "VOCdevkit" / year]
+    voc = first_existing([location / "ImageSets" / "Main" for location in locations])
     if voc is None:
-        raise DataError(f"{source} holds no {year}/ImageSets/Main; expected {facts.layout}")
+        raise DataError(f"{source} holds no {year}/ImageSets/Main; expected {info.layout}")
     voc = voc.parent.parent
-    if facts.name == "voc07" and not (voc / "ImageSets" / "Main" / "test.txt").is_file():
+    if info.name == "voc07" and not (voc / "ImageSets" / "Main" / "test.txt").is_file():
         raise DataError(
             f"{voc}/ImageSets/Main/test.txt is missing: unpack VOCtest_06-Nov-2007.tar into the same folder"
         )
     indexes = []
-    for done, split in enumerate(facts.splits):
-        options.progress(f"reading {split}", done, len(facts.splits))
-        indexes.append(read_voc(voc, split, dataset=facts.name))
-    return Reading(indexes, check_counts(facts, indexes))
+    for done, split in enumerate(info.splits):
+        options.progress(f"reading {split}", done, len(info.splits))
+        indexes.append(read_voc(voc, split, dataset=info.name))
+    return Reading(indexes, check_counts(info, indexes))
 
 
 def _read_list(path: Path) -> list[str]:
-    """Picture names of a list; ids that lost their leading zeros (both programs compare numbers) get them back."""
+    """Image names of a list; ids that lost their leading zeros (both programs compare numbers) get them back."""
     try:
         lines = path.read_text().splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""VQAv2: questions about COCO's pictures, their answers as classes with soft scores, and the splits of its programs."""
+"""VQAv2: questions about COCO's images, their answers as classes with soft scores, and the splits of its programs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record, Text, collector_paused
+from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
 from attnbias.data.sets.answers import MIN_ANSWERS, answer_classes, scored_answers
-from attnbias.data.sets.contract import Options, Reading, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
-PICTURES = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test2015"}
-"""Split -> folder of its pictures. The names `train` and `val` are left to the parts that splits play."""
+IMAGES = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test2015"}
+"""Split -> folder of its images. The names `train` and `val` are left to the parts that splits play."""
 QUESTIONS = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 """Split -> the word in the name of its question file."""
 ANSWERED = ("train2014", "val2014")
 HELD_OUT = 1000
-"""Pictures of val2014 that `rest_val` keeps apart."""
+"""Images of val2014 that `rest_val` keeps apart."""
 
 
 @collector_paused()
@@ -28,12 +28,12 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
     """Read the official question and annotation files of the splits that are there: one record a question.
 
     The classes are the majority answers of train2014, then val2014; their questions without any answer among the
-    classes are left out. Records are in the order of the picture ids, then of the file; the published writer shuffles
-    the pictures without a seed.
+    classes are left out. Records are in the order of the image ids, then of the file; the published writer shuffles
+    the images without a seed.
 
     Args:
         source: holds v2_OpenEnded_mscoco_*_questions.json and v2_mscoco_*_annotations.json (or annotations/ does) and
-            the pictures' folders (or images/ does).
+            the images' folders (or images/ does).
         min_answers: questions of which a class must be the majority answer.
 
     Raises:
@@ -64,7 +64,7 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
             records = tuple(_record(entry, split, answers) for entry in asked)
             if split in ANSWERED:
                 records = tuple(record for record in records if record.text is not None and record.text.answers)
-            indexes[split] = Index("vqav2", split, "vqa", classes, _pictures(source), records)
+            indexes[split] = Index("vqav2", split, "vqa", classes, _images(source), records)
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{source}: the question and annotation files are damaged or do not belong together "
@@ -76,7 +76,7 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
 def with_derived_splits(indexes: Mapping[str, Index]) -> dict[str, Index]:
     """Add what METER's program trains on while it measures on val2014: `trainval`, train2014 and val2014 together.
 
-    And the clean choice with nearly as much: `trainable`, all but the last 1000 pictures, and these, `rest_val`.
+    And the clean choice with nearly as much: `trainable`, all but the last 1000 images, and these, `rest_val`.
     """
     if not all(split in indexes for split in ANSWERED):
         return dict(indexes)
@@ -90,29 +90,29 @@ def with_derived_splits(indexes: Mapping[str, Index]) -> dict[str, Index]:
     }
 
 
-def hold_out(records: tuple[Record, ...], pictures: int = HELD_OUT) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Split the questions: those about all but the last pictures, and those about the last."""
-    last = set(list(dict.fromkeys(record.path for record in records))[-pictures:])
+def hold_out(records: tuple[Record, ...], images: int = HELD_OUT) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Split the questions: those about all but the last images, and those about the last."""
+    last = set(list(dict.fromkeys(record.path for record in records))[-images:])
     return (
         tuple(record for record in records if record.path not in last),
         tuple(record for record in records if record.path in last),
     )
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
-    """Read the official files; test splits without pictures are left out with a warning."""
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read the official files; test splits without images are left out with a warning."""
     assert source is not None
     options.progress(f"reading {source.name}", 0, 1)
-    settings = {**facts.settings, **options.settings}
+    settings = {**info.settings, **options.settings}
     indexes, warnings = read_vqa(source, settings["min_answers"]), []
     for split in [split for split in indexes if split not in ANSWERED]:
-        if not (indexes[split].root / PICTURES[split]).is_dir():
-            warnings.append(f"{split}: left out, there is no {PICTURES[split]}/ (--splits test --download fetches it)")
+        if not (indexes[split].root / IMAGES[split]).is_dir():
+            warnings.append(f"{split}: left out, there is no {IMAGES[split]}/ (--splits test --download fetches it)")
             del indexes[split]
     train = next(iter(indexes.values()))
     found = with_derived_splits(indexes)
     return Reading(
-        [found[split] for split in facts.splits if split in found],
+        [found[split] for split in info.splits if split in found],
         warnings,
         settings,
         word_tokenizer(record.text.sentence for record in train.records if record.text),
@@ -120,7 +120,7 @@ def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Opt
 
 
 def _record(entry: Json, split: str, answers: Mapping[int, tuple[tuple[int, float], ...]]) -> Record:
-    identifier, number, folder = entry["question_id"], entry["image_id"], PICTURES[split]
+    identifier, number, folder = entry["question_id"], entry["image_id"], IMAGES[split]
     if split in ANSWERED and identifier not in answers:
         raise DataError(f"question {identifier} of {split} has no entry in the annotation file; fetch both again")
     text = Text(entry["question"], answers.get(identifier, ()), identifier=str(identifier))
@@ -133,14 +133,14 @@ def _questions(source: Path, name: str) -> Path | None:
 
 
 def _annotations(source: Path, split: str) -> Path:
-    file = f"v2_mscoco_{PICTURES[split]}_annotations.json"
+    file = f"v2_mscoco_{IMAGES[split]}_annotations.json"
     path = first_existing([source / file, source / "annotations" / file])
     if path is None:
         raise DataError(f"{source} holds the questions of {split}, but no {file}")
     return path
 
 
-def _pictures(source: Path) -> Path:
+def _images(source: Path) -> Path:
     return source / "images" if (source / "images").is_dir() else source
 
 
@@ -148,5 +148,5 @@ def _load(path: Path, key: str) -> list[Json]:
     try:
         entries: list[Json] = read_json(path, LARGEST_ANNOTATIONS)[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no VQA file of {key}, or cut short ({type(error).__name__} {error})") from None
+        raise DataError(f"{path} is not a VQA file of {key}, or cut short ({type(error).__name__} {error})") from None
     return entries

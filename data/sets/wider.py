@@ -1,14 +1,14 @@
-"""WIDER-Attribute: 14 attributes of one person a sample, the person given as a box of a picture."""
+"""WIDER-Attribute: 14 attributes of one person a sample, the person given as a box of an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.facts import DatasetFacts
 from attnbias.data.index import Index, Record
+from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
-from attnbias.data.sets.contract import Options, Reading, check_counts, first_existing
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # "Tshiirt" is the annotation files' own spelling.
 # fmt: off
@@ -25,14 +25,14 @@ LABELS = {1: 1, -1: 0, 0: -1}
 def read_wider(annotation_file: Path, root: Path, split: str, *, dataset: str = "wider") -> Index:
     """Read an annotation file: one record a person in the order of the file, the person's box as its crop.
 
-    Pictures are not looked for here.
+    Images are not looked for here.
 
     Args:
         annotation_file: wider_attribute_{trainval,test}.json.
         root: the folder with Image/.
 
     Raises:
-        DataError: the file is missing, or is no WIDER-Attribute file.
+        DataError: the file is missing, or is not a WIDER-Attribute file.
     """
     try:
         content = read_json(annotation_file, LARGEST_ANNOTATIONS)
@@ -48,18 +48,18 @@ def read_wider(annotation_file: Path, root: Path, split: str, *, dataset: str = 
     except OSError as error:
         raise DataError(f"annotation file {annotation_file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{annotation_file} is no WIDER-Attribute file: {type(error).__name__} {error}") from None
+        raise DataError(f"{annotation_file} is not a WIDER-Attribute file: {type(error).__name__} {error}") from None
     return Index(dataset, split, "multilabel", CLASSES, root, records)
 
 
-def prepare(facts: DatasetFacts, source: Path | None, folder: Path, options: Options) -> Reading:
+def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read both splits; annotations stand in Annotations/ or in wider_attribute_annotation/ as they were unpacked."""
     assert source is not None
     annotations = first_existing([source / "Annotations", source / "wider_attribute_annotation"])
     if annotations is None:
-        raise DataError(f"{source} holds no Annotations/ folder; expected {facts.layout}")
+        raise DataError(f"{source} holds no Annotations/ folder; expected {info.layout}")
     indexes = []
-    for done, split in enumerate(facts.splits):
-        options.progress(f"reading {split}", done, len(facts.splits))
-        indexes.append(read_wider(annotations / f"wider_attribute_{split}.json", source, split, dataset=facts.name))
-    return Reading(indexes, check_counts(facts, indexes))
+    for done, split in enumerate(info.splits):
+        options.progress(f"reading {split}", done, len(info.splits))
+        indexes.append(read_wider(annotations / f"wider_attribute_{split}.json", source, split, dataset=info.name))
+    return Reading(indexes, check_counts(info, indexes))

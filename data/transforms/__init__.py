@@ -1,1 +1,1 @@
-"""How the papers prepare pictures: `basic` holds what several share, one more file each other policy."""
+"""How the papers prepare images: `basic` holds what several share, one more file each other policy."""

@@ -1,8 +1,8 @@
 """The plain pipelines that the papers share: square resize, flip, colour jitter, random resized crop, normalisation.
 
-Everything is torchvision v2 on PIL pictures. Pillow's resize is antialiased; on uint8 tensors, which all of it takes
+Everything is torchvision v2 on PIL images. Pillow's resize is antialiased; on uint8 tensors, which all of it takes
 too, a resize differs by up to 1/255 from what the papers' programs saw. A pipeline also moves tv_tensors boxes given
-beside a picture.
+beside an image.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def normalization(name: str) -> tuple[tuple[float, float, float], tuple[float, f
 
 
 def square_resize(image_size: int, interpolation: str = "bilinear") -> v2.Transform:
-    """Squeeze the whole picture into a square by Pillow's antialiased filter; the aspect ratio is not kept."""
+    """Squeeze the whole image into a square by Pillow's antialiased filter; the aspect ratio is not kept."""
     return v2.Resize((image_size, image_size), interpolation=InterpolationMode(interpolation), antialias=True)
 
 
 Transform = Callable[..., Any]
-"""PIL picture -> float tensor (3, H, W); with boxes or label maps beside it, the same of those."""
+"""PIL image -> float tensor (3, H, W); with boxes or label maps beside it, the same of those."""
 
 Params = dict[str, Any]
 """What a step of torchvision's draws once for all of its inputs."""
@@ -46,7 +46,7 @@ Params = dict[str, Any]
 class ShortSideResize(v2.Resize):
     """Resize the shorter side to `size`, keeping the sides' ratio; antialiased. A crop of the centre comes next.
 
-    Of a picture more than `THIN` times as long as it is wide only the middle is taken: a line of 4000 pixels, resized
+    Of an image more than `THIN` times as long as it is wide only the middle is taken: a line of 4000 pixels, resized
     whole, would fill a gigabyte to show its central square.
     """
 
@@ -62,16 +62,16 @@ class ShortSideResize(v2.Resize):
         return {"middle": [min(side, longest) for side in sides] if max(sides) > longest else None}
 
     def transform(self, inpt: Tensor, params: Params) -> Tensor:
-        """Transform the picture, or what is given beside it."""
+        """Transform the image, or what is given beside it."""
         if params["middle"] is not None:
             inpt = self._call_kernel(v2.functional.center_crop, inpt, params["middle"])
         return super().transform(inpt, params)
 
 
 class ToNormalizedTensor(v2.Transform):
-    """PIL picture or uint8 tensor -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass.
+    """PIL image or uint8 tensor -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass.
 
-    One step instead of v2's four (ToImage, ToDtype, Normalize, ToPureTensor), with the same values: on small pictures
+    One step instead of v2's four (ToImage, ToDtype, Normalize, ToPureTensor), with the same values: on small images
     their dispatch costs more than decoding the JPEG.
     """
 
@@ -90,7 +90,7 @@ class ToNormalizedTensor(v2.Transform):
 
 
 class RandomShift(v2.Transform):
-    """Move the picture by up to `pixels` each way, drawn evenly; what comes into view is black."""
+    """Move the image by up to `pixels` each way, drawn evenly; what comes into view is black."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class RandomShift(v2.Transform):
 def fitted_square(
     image_size: int, interpolation: str = "bilinear", crop_ratio: float | None = None
 ) -> list[v2.Transform]:
-    """Make a picture square: squeezed, or the centre of it, `crop_ratio` = the crop's side over the resized short side.
+    """Make an image square: squeezed, or the centre of it, `crop_ratio` = the crop's side over the resized short side.
 
     The short side becomes the whole part of image_size / crop_ratio, as in timm.
     """
@@ -121,7 +121,7 @@ def fitted_square(
 def eval_transform(
     image_size: int, normalize: str, interpolation: str = "bilinear", crop_ratio: float | None = None
 ) -> v2.Compose:
-    """The evaluation pipeline of CSRA and IDA: the papers' squeeze the whole picture into a square."""
+    """The evaluation pipeline of CSRA and IDA: the papers' squeeze the whole image into a square."""
     square = fitted_square(image_size, interpolation, crop_ratio)
     return v2.Compose([*square, ToNormalizedTensor(*normalization(normalize))])
 
@@ -146,9 +146,9 @@ def train_transform(
         flip: mirror with probability 0.5.
         color_jitter: brightness, contrast and saturation by a factor in [0.5, 1.5]; no hue.
         resized_crop: a part of 70 to 100 % of the area, aspect 3/4 to 4/3.
-        shift: move the resized picture by up to this many pixels each way (ours, for the demo).
+        shift: move the resized image by up to this many pixels each way (ours, for the demo).
         interpolation: of every resize.
-        crop_ratio: as in evaluation, where no random part is taken; None squeezes the whole picture.
+        crop_ratio: as in evaluation, where no random part is taken; None squeezes the whole image.
     """
     steps: list[Transform] = []
     if flip:

@@ -1,4 +1,4 @@
-"""Augmentation of small pictures in whole batches, on the device: uint8 pictures in, normalised float32 out.
+"""Augmentation of small images in whole batches, on the device: uint8 images in, normalised float32 out.
 
 Pure tensor functions. Every draw is a hash of (seed, epoch, sample, number of the draw), so a sample is augmented alike
 whatever its batch, its process and the device.
@@ -35,24 +35,24 @@ def _shifted(state: Tensor, bits: int) -> Tensor:
     return (state >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def crop_flip(pictures: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """Crop `size` x `size` at each picture's own corner, mirrored where `flipped` (B,) says: (B, C, size, size)."""
-    place = torch.arange(size, device=pictures.device)
-    rows = tops[:, None] + place  # (B, size)
-    columns = lefts[:, None] + torch.where(flipped[:, None], size - 1 - place, place)
-    batch, channel = (torch.arange(count, device=pictures.device) for count in pictures.shape[:2])
-    return pictures[batch[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+def crop_flip(images: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """Crop `size` x `size` at each image's own corner, mirrored where `flipped` (B,) says: (B, C, size, size)."""
+    position = torch.arange(size, device=images.device)
+    rows = tops[:, None] + position  # (B, size)
+    columns = lefts[:, None] + torch.where(flipped[:, None], size - 1 - position, position)
+    batch, channel = (torch.arange(count, device=images.device) for count in images.shape[:2])
+    return images[batch[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
-def normalize(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel."""
-    centre, spread = (torch.tensor(values, device=pictures.device).view(-1, 1, 1) for values in (mean, std))
-    return pictures.float().div_(255).sub_(centre).div_(spread)
+    centre, spread = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return images.float().div_(255).sub_(centre).div_(spread)
 
 
 @dataclass(frozen=True)
 class BatchedTransform:
-    """The CIFAR programs' pipeline: a random crop of the picture in a black border, a flip, normalisation.
+    """The CIFAR programs' pipeline: a random crop of the image in a black border, a flip, normalisation.
 
     Without `size` it only normalises, which is the evaluation pipeline.
     """
@@ -64,13 +64,13 @@ class BatchedTransform:
     padding: int = 0
     flip: bool = False
 
-    def __call__(self, pictures: Tensor, samples: Tensor, epoch: int | Tensor) -> Tensor:
-        """Augment pictures (B, 3, H, W) uint8 of sample ids (B,) int64 as in this epoch (one, or one a sample)."""
+    def __call__(self, images: Tensor, samples: Tensor, epoch: int | Tensor) -> Tensor:
+        """Augment images (B, 3, H, W) uint8 of sample ids (B,) int64 as in this epoch (one, or one a sample)."""
         if self.size is not None:
-            padded = F.pad(pictures, (self.padding,) * 4)
+            padded = F.pad(images, (self.padding,) * 4)
             height, width = padded.shape[-2:]
             tops = draw(self.seed, epoch, samples, 0, height - self.size + 1)
             lefts = draw(self.seed, epoch, samples, 1, width - self.size + 1)
             flipped = draw(self.seed, epoch, samples, 2, 2 if self.flip else 1) == 1
-            pictures = crop_flip(padded, tops, lefts, flipped, self.size)
-        return normalize(pictures, self.mean, self.std)
+            images = crop_flip(padded, tops, lefts, flipped, self.size)
+        return normalize(images, self.mean, self.std)

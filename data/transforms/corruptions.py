@@ -1,16 +1,16 @@
-"""Common corruptions made on the fly: the 15 types and 5 severities of ImageNet-C, for any picture.
+"""Common corruptions made on the fly: the 15 types and 5 severities of ImageNet-C, for any image.
 
 Hendrycks & Dietterich: "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019. The
-published set is made of ImageNet's validation pictures cut to 224 x 224 and stored as JPEG; nothing here is stored.
-Strengths are the published ones at 224 pixels; lengths (radii, shifts) shrink or grow with the picture's shorter side.
+published set is made of ImageNet's validation images cut to 224 x 224 and stored as JPEG; nothing here is stored.
+Strengths are the published ones at 224 pixels; lengths (radii, shifts) shrink or grow with the image's shorter side.
 
-Where the pictures differ from the published ones, beside the random draws and the JPEG storage:
+Where the images differ from the published ones, beside the random draws and the JPEG storage:
 - frost: the published photographs of frost are not shipped; ridged fractal noise in their place;
 - glass_blur: all pixels take a neighbour's place at once, not by swaps one after the other;
 - motion_blur, snow: a one-sided Gaussian along the line, in place of ImageMagick's;
 - elastic_transform: affine and local displacement in one resampling, not in two;
 - defocus_blur, gaussian blurs: kernels and borders are our own, by the same formulas.
-Figures on these pictures stand for themselves: give them beside figures made the same way, not beside published mCE.
+Figures on these images stand for themselves: give them beside figures made the same way, not beside published mCE.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from torchvision.transforms import InterpolationMode, v2
 from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, normalization
 
 Array = NDArray[np.floating]
-"""A picture (H, W, 3) or a layer (H, W), in [0, 1] before and about there after."""
+"""An image (H, W, 3) or a layer (H, W), in [0, 1] before and about there after."""
 
 PUBLISHED_SIZE = 224
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Corrupt a picture (H, W, 3) by a name of `CORRUPTIONS`, at severity 1 to 5."""
+    """Corrupt an image (H, W, 3) by a name of `CORRUPTIONS`, at severity 1 to 5."""
     function, strengths = CORRUPTIONS[corruption]
     corrupted = function(pixels.astype(np.float32) / 255, strengths[severity - 1], rng)
     return np.asarray(np.rint(np.clip(corrupted, 0, 1) * 255), dtype=np.uint8)
 
 
 class Corrupted:
-    """Another transform's pictures, corrupted at the size that the network sees.
+    """Another transform's images, corrupted at the size that the network sees.
 
-    Wraps a method's evaluation transform (PIL picture -> normalised tensor (3, H, W)); draws follow NumPy's global
-    generator, which `PictureDataset` seeds by sample, so that a picture is corrupted alike in every run.
+    Wraps a method's evaluation transform (PIL image -> normalised tensor (3, H, W)); draws follow NumPy's global
+    generator, which `ImageDataset` seeds by sample, so that an image is corrupted alike in every run.
     """
 
     def __init__(self, transform: Transform, corruption: str, severity: int, normalize: str) -> None:
         self.transform, self.corruption, self.severity = transform, corruption, severity
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in normalization(normalize))
 
-    def __call__(self, picture: Image.Image) -> Tensor:
+    def __call__(self, original: Image.Image) -> Tensor:
         """Transform, corrupt, normalise again."""
-        image = self.transform(picture) * self.std + self.mean
+        image = self.transform(original) * self.std + self.mean
         pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, 3)
         rng = np.random.default_rng(np.random.randint(2**31))
         corrupted = torch.from_numpy(corrupt(pixels, self.corruption, self.severity, rng))
@@ -65,7 +65,7 @@ class Corrupted:
 
 
 def precropped_transform(image_size: int, normalize: str) -> v2.Compose:
-    """The transform of the published corrupted pictures: they are cut already, so the centre 224 x 224 is taken as it
+    """The transform of the published corrupted images: they are cut already, so the centre 224 x 224 is taken as it
     is (black around smaller ones); resized only for a network of another size."""
     steps: list[Transform] = [v2.CenterCrop(PUBLISHED_SIZE)]
     if image_size != PUBLISHED_SIZE:
@@ -105,7 +105,7 @@ def defocus_blur(x: Array, strength: tuple[float, float], rng: np.random.Generat
     kernel = torch.from_numpy(disk / disk.sum())[None, None]
     pad = disk.shape[0] // 2
     channels = F.pad(_channels(x), (pad,) * 4, mode="replicate")
-    return _picture(F.conv2d(channels, kernel))
+    return _image(F.conv2d(channels, kernel))
 
 
 def glass_blur(x: Array, strength: tuple[float, float, int], rng: np.random.Generator) -> Array:
@@ -146,7 +146,7 @@ def snow(x: Array, strength: tuple[float, ...], rng: np.random.Generator) -> Arr
 
 
 def frost(x: Array, strength: tuple[float, float], rng: np.random.Generator) -> Array:
-    """Lay ice crystals over the picture; `strength` is what stays of the picture and what comes of the ice."""
+    """Lay ice crystals over the image; `strength` is what stays of the image and what comes of the ice."""
     ridges = 1 - np.abs(2 * _plasma(x.shape[:2], 1.2, rng) - 1)
     ice = (ridges**2)[..., None] * np.array([0.85, 0.95, 1.0], dtype=np.float32)
     return strength[0] * x + strength[1] * ice
@@ -187,19 +187,19 @@ def elastic_transform(x: Array, strength: tuple[float, float, float], rng: np.ra
     affine = np.linalg.solve(np.c_[moved, np.ones(3)], corners)  # (3, 2): where a place of the result comes from
     shifts = [size * gaussian_blur(rng.uniform(-1, 1, x.shape[:2]).astype(np.float32), smoothness) for _ in range(2)]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    places = np.stack([columns + shifts[0], rows + shifts[1], np.ones_like(rows)], axis=-1) @ affine
-    grid = torch.from_numpy((2 * places + 1) / [width, height] - 1).float()[None]  # (1, H, W, 2) in [-1, 1]
+    positions = np.stack([columns + shifts[0], rows + shifts[1], np.ones_like(rows)], axis=-1) @ affine
+    grid = torch.from_numpy((2 * positions + 1) / [width, height] - 1).float()[None]  # (1, H, W, 2) in [-1, 1]
     warped = F.grid_sample(
         _channels(x).transpose(0, 1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    return _picture(warped.transpose(0, 1))
+    return _image(warped.transpose(0, 1))
 
 
 def pixelate(x: Array, factor: float, rng: np.random.Generator) -> Array:
-    """Shrink the picture and enlarge it again, with box filters."""
-    picture = _pillow(x)
-    width, height = picture.size
-    small = picture.resize((max(int(width * factor), 1), max(int(height * factor), 1)), Image.Resampling.BOX)
+    """Shrink the image and enlarge it again, with box filters."""
+    image = _pillow(x)
+    width, height = image.size
+    small = image.resize((max(int(width * factor), 1), max(int(height * factor), 1)), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX), dtype=np.float32) / 255
 
 
@@ -247,20 +247,20 @@ CORRUPTIONS: dict[str, tuple[Callable[[Array, Any, np.random.Generator], Array],
 
 
 def gaussian_blur(x: Array, sigma: float) -> Array:
-    """Blur a picture or a layer with a Gaussian, borders mirrored (as often as a wide one needs)."""
+    """Blur an image or a layer with a Gaussian, borders mirrored (as often as a wide one needs)."""
     if sigma <= 0:
         return x
     reach = max(math.ceil(4 * sigma), 1)
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     taps = taps / taps.sum()
     for axis, kernel in ((0, taps.view(1, 1, -1, 1)), (1, taps.view(1, 1, 1, -1))):
-        border = [(reach, reach) if place == axis else (0, 0) for place in range(x.ndim)]
-        x = _picture(F.conv2d(_channels(np.pad(x, border, mode="symmetric")), kernel))
+        border = [(reach, reach) if position == axis else (0, 0) for position in range(x.ndim)]
+        x = _image(F.conv2d(_channels(np.pad(x, border, mode="symmetric")), kernel))
     return x
 
 
 def _smear(x: Array, length: float, sigma: float, angle: float) -> Array:
-    """Average a picture with copies of itself along a line (degrees from the horizontal), fading as half a Gaussian."""
+    """Average an image with copies of itself along a line (degrees from the horizontal), fading as half a Gaussian."""
     distances = np.arange(max(round(length), 1) + 1)
     weights = np.exp(-0.5 * (distances / max(sigma, 0.5)) ** 2).astype(np.float32)
     weights /= weights.sum()
@@ -280,7 +280,7 @@ def _zoom(x: Array, factor: float) -> Array:
     rows, columns = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - rows) // 2, (width - columns) // 2
     centre = _channels(x[top : top + rows, left : left + columns])
-    return _picture(F.interpolate(centre, (height, width), mode="bilinear", align_corners=True))
+    return _image(F.interpolate(centre, (height, width), mode="bilinear", align_corners=True))
 
 
 def _plasma(shape: tuple[int, ...], decay: float, rng: np.random.Generator) -> Array:
@@ -317,7 +317,7 @@ def _channels(x: Array) -> Tensor:
     return layers[None, None] if layers.ndim == 2 else layers.permute(2, 0, 1)[:, None]
 
 
-def _picture(channels: Tensor) -> Array:
+def _image(channels: Tensor) -> Array:
     """Undo `_channels`."""
     layers: Array = channels[:, 0].permute(1, 2, 0).numpy()
     return layers[..., 0] if layers.shape[-1] == 1 else layers

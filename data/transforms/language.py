@@ -1,4 +1,4 @@
-"""The picture pipelines of the vision-language programs (METER's, which AbSViT trains with), and their RandAugment.
+"""The image pipelines of the vision-language programs (METER's, which AbSViT trains with), and their RandAugment.
 
 All of AbSViT's runs use `clip` and `clip_randaug`: CLIP's statistics, although its encoder was trained with ImageNet's.
 """
@@ -28,13 +28,13 @@ RANDAUGMENT = "_randaug"
 PIPELINES = tuple(f"{name}{ending}" for name in STATISTICS for ending in ("", RANDAUGMENT))
 
 DRAWN, STRENGTH, STRONGEST = 2, 9, 30
-"""Operations drawn for each picture, with replacement; their common magnitude, of so many."""
+"""Operations drawn for each image, with replacement; their common magnitude, of so many."""
 
 AFFINE = Image.Transform.AFFINE
 
 
 class Operation(NamedTuple):
-    """One operation: (picture, value) -> picture, its value at magnitudes 0 and 30, and whether the sign is drawn."""
+    """One operation: (image, value) -> image, its value at magnitudes 0 and 30, and whether the sign is drawn."""
 
     apply: Apply
     low: float
@@ -48,21 +48,19 @@ class Operation(NamedTuple):
 
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Apply:
     """An affine operation whose coefficients, those of the identity aside, are multiples of the value; black beyond."""
-    return lambda picture, v: picture.transform(
-        picture.size, AFFINE, (1 + a * v, b * v, c * v, d * v, 1 + e * v, f * v)
-    )
+    return lambda image, v: image.transform(image.size, AFFINE, (1 + a * v, b * v, c * v, d * v, 1 + e * v, f * v))
 
 
-def _solarize_add(picture: Image.Image, addition: float) -> Image.Image:
-    added = picture.point(lambda level: min(level + int(addition), 255))
+def _solarize_add(image: Image.Image, addition: float) -> Image.Image:
+    added = image.point(lambda level: min(level + int(addition), 255))
     return ImageOps.solarize(added, 128)
 
 
 OPERATIONS: dict[str, Operation] = {
     "AutoContrast": Operation(autocontrast, 0, 1),
     "Equalize": Operation(equalize, 0, 1),
-    "Rotate": Operation(lambda picture, degrees: picture.rotate(degrees), 0, 30, signed=True),
-    "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, max(1, int(bits))), 0, 4),
+    "Rotate": Operation(lambda image, degrees: image.rotate(degrees), 0, 30, signed=True),
+    "Posterize": Operation(lambda image, bits: ImageOps.posterize(image, max(1, int(bits))), 0, 4),
     "Solarize": Operation(solarize, 0, 256),
     "SolarizeAdd": Operation(_solarize_add, 0, 110),
     "Color": Operation(enhance(ImageEnhance.Color), 0.1, 1.9),
@@ -76,11 +74,11 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def apply_operation(picture: Image.Image, name: str, strength: float = STRENGTH, sign: int = 1) -> Image.Image:
+def apply_operation(image: Image.Image, name: str, strength: float = STRENGTH, sign: int = 1) -> Image.Image:
     """Apply one operation at a magnitude; `sign` (+1 or -1) counts where the operation has two senses."""
     operation = OPERATIONS[name]
     value = operation.value(strength)
-    return operation.apply(picture, sign * value if operation.signed else value)
+    return operation.apply(image, sign * value if operation.signed else value)
 
 
 class DrawnOperations:
@@ -89,12 +87,14 @@ class DrawnOperations:
     Not torchvision's, which has other operations and values.
     """
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Return the changed picture; draws from torch's global generator."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the changed image; draws from torch's global generator."""
         names = tuple(OPERATIONS)
-        for place, sense in zip(torch.randint(len(names), (DRAWN,)).tolist(), torch.rand(DRAWN).tolist(), strict=True):
-            picture = apply_operation(picture, names[place], sign=1 if sense < 0.5 else -1)
-        return picture
+        for position, sense in zip(
+            torch.randint(len(names), (DRAWN,)).tolist(), torch.rand(DRAWN).tolist(), strict=True
+        ):
+            image = apply_operation(image, names[position], sign=1 if sense < 0.5 else -1)
+        return image
 
 
 class LimitedResize(v2.Transform):
@@ -120,7 +120,7 @@ class LimitedResize(v2.Transform):
 def language_transform(name: str, image_size: int) -> v2.Compose:
     """A pipeline by its name (`PIPELINES`): shorter side to `image_size`, bicubic, centre crop, normalisation.
 
-    `pixelbert` keeps the whole picture instead. In training nothing but RandAugment is drawn: no flip, no random crop.
+    `pixelbert` keeps the whole image instead. In training nothing but RandAugment is drawn: no flip, no random crop.
     """
     basic = name.removesuffix(RANDAUGMENT)
     steps: list[Transform] = [DrawnOperations()] if basic != name else []

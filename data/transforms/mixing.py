@@ -1,8 +1,8 @@
 """Mixing within training batches: mixup, CutMix and cutout, as LSAS's ImageNet program applies them.
 
 Each takes (images (B, 3, H, W), targets, NumPy generator) and returns the pair mixed. Class numbers become one-hot rows
-mixed by the share of each picture; multi-label targets are mixed as they are, and a label that is unknown (-1) in
-either picture stays unknown. torchvision's own MixUp and CutMix draw from the global generator and always pair
+mixed by the share of each image; multi-label targets are mixed as they are, and a label that is unknown (-1) in
+either image stays unknown. torchvision's own MixUp and CutMix draw from the global generator and always pair
 neighbours; here the draws are the caller's and the partner is a random one, as in the program.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def mix_pictures(images: Tensor, permutation: Tensor, lam: float) -> Tensor:
-    """Blend each picture with its partner: lam * x + (1 - lam) * x[permutation]."""
+def mix_images(images: Tensor, permutation: Tensor, lam: float) -> Tensor:
+    """Blend each image with its partner: lam * x + (1 - lam) * x[permutation]."""
     return lam * images + (1 - lam) * images[permutation]
 
 
@@ -33,7 +33,7 @@ def mix_targets(targets: Tensor, permutation: Tensor, lam: float, num_classes: i
 def cutmix_box(height: int, width: int, lam: float, row: int, column: int) -> tuple[int, int, int, int]:
     """Rows and columns (top, left, bottom, right; half-open) of a box around (row, column), clipped at the borders.
 
-    Before clipping it covers about 1 - lam of the picture.
+    Before clipping it covers about 1 - lam of the image.
     """
     share = math.sqrt(1 - lam)
     half_height, half_width = int(height * share) // 2, int(width * share) // 2
@@ -46,7 +46,7 @@ def cutmix_box(height: int, width: int, lam: float, row: int, column: int) -> tu
 
 
 def kept_share(box: tuple[int, int, int, int], height: int, width: int) -> float:
-    """Share of a picture outside the box: lambda after clipping."""
+    """Share of an image outside the box: lambda after clipping."""
     top, left, bottom, right = box
     return 1 - (bottom - top) * (right - left) / (height * width)
 
@@ -61,12 +61,12 @@ class Mixup:
     def __call__(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         lam = generator.beta(self.alpha, self.alpha)
         permutation = _permutation(images, generator)
-        return mix_pictures(images, permutation, lam), mix_targets(targets, permutation, lam, self.num_classes)
+        return mix_images(images, permutation, lam), mix_targets(targets, permutation, lam, self.num_classes)
 
 
 @dataclass(frozen=True)
 class CutMix:
-    """CutMix (Yun et al., ICCV 2019): one box a batch, at the same place of all pictures; every batch is cut."""
+    """CutMix (Yun et al., ICCV 2019): one box a batch, at the same place of all images; every batch is cut."""
 
     alpha: float
     num_classes: int

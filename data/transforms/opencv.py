@@ -1,6 +1,6 @@
 """OpenCV's arithmetic on uint8 pixels, with NumPy alone: what the papers' programs that use it see, to the level.
 
-Pictures are (H, W, 3) uint8 RGB arrays, label maps (H, W) uint8.
+Images are (H, W, 3) uint8 RGB arrays, label maps (H, W) uint8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WHOLE = slice(None)
 
 
 def rescaled(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) of a picture that fits into `scale`, its sides' ratio kept (golden resize_sizes), a
+    """Return the (height, width) of an image that fits into `scale`, its sides' ratio kept (golden resize_sizes), a
     line of pixels at least.
 
     Args:
@@ -28,23 +28,23 @@ def rescaled(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
-def resize_picture(
-    picture: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
+def resize_image(
+    image: Pixels, size: tuple[int, int], rows: slice = _WHOLE, columns: slice = _WHOLE, flip: bool = False
 ) -> Pixels:
     """Resize bilinearly without antialiasing, to the very pixels of OpenCV's INTER_LINEAR.
 
     Args:
-        picture: (H, W, 3).
+        image: (H, W, 3).
         size: (height, width) of the whole result.
         rows, columns: the part of the result that is wanted.
         flip: mirror that part.
     """
-    if picture.shape[:2] == size:
-        return picture[rows, columns][:, :: -1 if flip else 1]
-    top, bottom, up, down = _taps(picture.shape[0], size[0], np.arange(size[0])[rows])
-    left, right, near, far = _taps(picture.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
+    if image.shape[:2] == size:
+        return image[rows, columns][:, :: -1 if flip else 1]
+    top, bottom, up, down = _taps(image.shape[0], size[0], np.arange(size[0])[rows])
+    left, right, near, far = _taps(image.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
     first = min(top[0], bottom[0]) if len(top) else 0
-    source = picture[first : bottom[-1] + 1 if len(bottom) else 0]
+    source = image[first : bottom[-1] + 1 if len(bottom) else 0]
     # 11-bit weights; 4 bits are dropped between the passes and 16 and 2 after them, as OpenCV does.
     wide = source[:, left] * near[:, None] + source[:, right] * far[:, None]  # (h', w, 3) int32
     wide >>= 4
@@ -66,15 +66,15 @@ def _step(length: int, size: int) -> float:
     return 1 / (size / length)
 
 
-def _nearest(length: int, size: int, places: NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.minimum((places * _step(length, size)).astype(np.intp), length - 1)
+def _nearest(length: int, size: int, positions: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.minimum((positions * _step(length, size)).astype(np.intp), length - 1)
 
 
 def _taps(
-    length: int, size: int, places: NDArray[np.intp]
+    length: int, size: int, positions: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
     """The two source pixels of each of these places along a side resized to `size`, and their weights in 1/2048."""
-    centre = ((places + 0.5) * _step(length, size) - 0.5).astype(np.float32)
+    centre = ((positions + 0.5) * _step(length, size) - 0.5).astype(np.float32)
     before = np.floor(centre).astype(np.intp)
     after = centre - before
     weights = (np.rint(share * 2048).astype(np.int32) for share in (1 - after, after))
@@ -96,9 +96,9 @@ _MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1,
 """For each hue, which of (value, p, q, t) red, green and blue take."""
 
 
-def to_hsv(picture: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], Pixels]:
+def to_hsv(image: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], Pixels]:
     """RGB (H, W, 3) -> H in 0..179, S and V in 0..255, each (H, W), in OpenCV's fixed-point arithmetic."""
-    red, green, blue = (np.ascontiguousarray(picture[..., channel]) for channel in range(3))
+    red, green, blue = (np.ascontiguousarray(image[..., channel]) for channel in range(3))
     value = np.maximum(np.maximum(red, green), blue)
     spread = value - np.minimum(np.minimum(red, green), blue)
     saturation = (spread * _SATURATION_OF[value] + (1 << 11)) >> 12

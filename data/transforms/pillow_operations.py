@@ -1,4 +1,4 @@
-"""Pillow's operations as (picture, value) -> picture: what the tables of the papers' RandAugments share."""
+"""Pillow's operations as (image, value) -> image: what the tables of the papers' RandAugments share."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from math import ceil
 from PIL import Image, ImageEnhance, ImageOps
 
 Apply = Callable[[Image.Image, float], Image.Image]
-"""(picture, value) -> picture."""
+"""(image, value) -> image."""
 
 
-def autocontrast(picture: Image.Image, _: float) -> Image.Image:
+def autocontrast(image: Image.Image, _: float) -> Image.Image:
     """Stretch each channel to the whole range."""
-    return ImageOps.autocontrast(picture)
+    return ImageOps.autocontrast(image)
 
 
-def equalize(picture: Image.Image, _: float) -> Image.Image:
+def equalize(image: Image.Image, _: float) -> Image.Image:
     """Make each channel's histogram even."""
-    return ImageOps.equalize(picture)
+    return ImageOps.equalize(image)
 
 
-def solarize(picture: Image.Image, threshold: float) -> Image.Image:
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
     """Invert the levels from the threshold on."""
-    return ImageOps.solarize(picture, ceil(threshold))
+    return ImageOps.solarize(image, ceil(threshold))
 
 
 def enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance], base: float = 0.0) -> Apply:
     """Sharpness, contrast, colour or brightness by the factor `base` + value; at 1 nothing changes."""
-    return lambda picture, value: kind(picture).enhance(base + value)
+    return lambda image, value: kind(image).enhance(base + value)

@@ -24,40 +24,40 @@ BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 
 
 class Operation(NamedTuple):
-    """One operation: (picture, magnitude) -> picture, its ten magnitudes, and whether their sign is drawn."""
+    """One operation: (image, magnitude) -> image, its ten magnitudes, and whether their sign is drawn."""
 
     apply: Apply
     magnitudes: tuple[float, ...]
     signed: bool = False
 
 
-def _shear_x(picture: Image.Image, factor: float) -> Image.Image:
-    return picture.transform(picture.size, AFFINE, (1, factor, 0, 0, 1, 0), BICUBIC, fillcolor=GREY)
+def _shear_x(image: Image.Image, factor: float) -> Image.Image:
+    return image.transform(image.size, AFFINE, (1, factor, 0, 0, 1, 0), BICUBIC, fillcolor=GREY)
 
 
-def _shear_y(picture: Image.Image, factor: float) -> Image.Image:
-    return picture.transform(picture.size, AFFINE, (1, 0, 0, factor, 1, 0), BICUBIC, fillcolor=GREY)
+def _shear_y(image: Image.Image, factor: float) -> Image.Image:
+    return image.transform(image.size, AFFINE, (1, 0, 0, factor, 1, 0), BICUBIC, fillcolor=GREY)
 
 
-def _translate_x(picture: Image.Image, share: float) -> Image.Image:
-    return picture.transform(picture.size, AFFINE, (1, 0, share * picture.width, 0, 1, 0), NEAREST, fillcolor=GREY)
+def _translate_x(image: Image.Image, share: float) -> Image.Image:
+    return image.transform(image.size, AFFINE, (1, 0, share * image.width, 0, 1, 0), NEAREST, fillcolor=GREY)
 
 
-def _translate_y(picture: Image.Image, share: float) -> Image.Image:
-    return picture.transform(picture.size, AFFINE, (1, 0, 0, 0, 1, share * picture.height), NEAREST, fillcolor=GREY)
+def _translate_y(image: Image.Image, share: float) -> Image.Image:
+    return image.transform(image.size, AFFINE, (1, 0, 0, 0, 1, share * image.height), NEAREST, fillcolor=GREY)
 
 
-def _rotate(picture: Image.Image, degrees: float) -> Image.Image:
-    return picture.rotate(degrees, NEAREST, fillcolor=GREY)
+def _rotate(image: Image.Image, degrees: float) -> Image.Image:
+    return image.rotate(degrees, NEAREST, fillcolor=GREY)
 
 
-def _cutout(picture: Image.Image, side: float) -> Image.Image:
+def _cutout(image: Image.Image, side: float) -> Image.Image:
     half = side / 2
-    row, column = (float(torch.rand(())) * length for length in (picture.height, picture.width))
+    row, column = (float(torch.rand(())) * length for length in (image.height, image.width))
     left, top = int(max(column - half, 0)), int(max(row - half, 0))
-    picture = picture.copy()
-    picture.paste(HOLE, (left, top, min(left + int(side), picture.width), min(top + int(side), picture.height)))
-    return picture
+    image = image.copy()
+    image.paste(HOLE, (left, top, min(left + int(side), image.width), min(top + int(side), image.height)))
+    return image
 
 
 def _points(first: float, last: float, *, whole: bool = False) -> tuple[float, ...]:
@@ -66,11 +66,11 @@ def _points(first: float, last: float, *, whole: bool = False) -> tuple[float, .
 
 
 OPERATIONS: dict[str, Operation] = {
-    "Invert": Operation(lambda picture, _: ImageOps.invert(picture), _points(0, 0)),
+    "Invert": Operation(lambda image, _: ImageOps.invert(image), _points(0, 0)),
     "Cutout": Operation(_cutout, _points(0, 20, whole=True)),
     "Sharpness": Operation(enhance(ImageEnhance.Sharpness, 1), _points(0, 0.9), signed=True),
     "AutoContrast": Operation(autocontrast, _points(0, 0)),
-    "Posterize": Operation(lambda picture, bits: ImageOps.posterize(picture, int(bits)), _points(8, 4, whole=True)),
+    "Posterize": Operation(lambda image, bits: ImageOps.posterize(image, int(bits)), _points(8, 4, whole=True)),
     "ShearX": Operation(_shear_x, _points(0, 0.3), signed=True),
     "TranslateX": Operation(_translate_x, _points(0, 150 / 331), signed=True),
     "TranslateY": Operation(_translate_y, _points(0, 150 / 331), signed=True),
@@ -83,25 +83,25 @@ OPERATIONS: dict[str, Operation] = {
     "Brightness": Operation(enhance(ImageEnhance.Brightness, 1), _points(0, 0.9), signed=True),
 }
 
-STEPS: tuple[tuple[str, int], ...] = tuple((name, place) for name in OPERATIONS for place in range(1, 10))
-"""The 135 (operation, magnitude's place) pairs; a policy is any two of them, so there are 18,225."""
+STEPS: tuple[tuple[str, int], ...] = tuple((name, position) for name in OPERATIONS for position in range(1, 10))
+"""The 135 (operation, magnitude's position) pairs; a policy is any two of them, so there are 18,225."""
 
 
-def apply_operation(picture: Image.Image, name: str, place: int, sign: int = 1) -> Image.Image:
+def apply_operation(image: Image.Image, name: str, position: int, sign: int = 1) -> Image.Image:
     """Apply one operation at one of its ten magnitudes; `sign` (+1 or -1) counts where the operation has two senses."""
     operation = OPERATIONS[name]
-    magnitude = operation.magnitudes[place]
-    return operation.apply(picture, sign * magnitude if operation.signed else magnitude)
+    magnitude = operation.magnitudes[position]
+    return operation.apply(image, sign * magnitude if operation.signed else magnitude)
 
 
 class RandAugmentPolicy:
-    """Draw a policy for each picture, and apply each of its two steps with probability 0.5, in order."""
+    """Draw a policy for each image, and apply each of its two steps with probability 0.5, in order."""
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """Return the changed picture; draws from torch's global generator."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the changed image; draws from torch's global generator."""
         for step in torch.randint(len(STEPS), (2,)).tolist():
             chance, sense = torch.rand(2).tolist()
             if chance < 0.5:
-                name, place = STEPS[step]
-                picture = apply_operation(picture, name, place, 1 if sense < 0.5 else -1)
-        return picture
+                name, position = STEPS[step]
+                image = apply_operation(image, name, position, 1 if sense < 0.5 else -1)
+        return image

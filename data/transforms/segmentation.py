@@ -1,6 +1,6 @@
-"""How AbSViT's segmentation prepares a picture and its label map: mmsegmentation's pipelines.
+"""How AbSViT's segmentation prepares an image and its label map: mmsegmentation's pipelines.
 
-Pictures are (H, W, 3) uint8 RGB arrays, label maps (H, W) uint8 with 255 = ignored. The published program resizes,
+Images are (H, W, 3) uint8 RGB arrays, label maps (H, W) uint8 with 255 = ignored. The published program resizes,
 crops, flips, distorts, normalises and pads, in this order; here the crop and the flip are drawn first and only the
 pixels inside them are ever resized, to the same values.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attnbias.data.label_maps import IGNORE
-from attnbias.data.transforms.opencv import Pixels, from_hsv, rescaled, resize_labels, resize_picture, to_hsv
+from attnbias.data.transforms.opencv import Pixels, from_hsv, rescaled, resize_image, resize_labels, to_hsv
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """ImageNet's, per RGB channel, on pixels in [0, 255]."""
@@ -79,34 +79,34 @@ class Distortion:
             contrast_last=chosen[4],
         )
 
-    def steps(self, picture: Pixels) -> Iterator[tuple[str, Pixels]]:
-        """Yield the name of each step that is done and the picture after it."""
+    def steps(self, image: Pixels) -> Iterator[tuple[str, Pixels]]:
+        """Yield the name of each step that is done and the image after it."""
         order = ["brightness", "contrast", "saturation", "hue"]
         if self.contrast_last:
             order.append(order.pop(1))
         for name in order:
             if getattr(self, name) is not None:
-                picture = getattr(self, f"_{name}")(picture)
-                yield name, picture
+                image = getattr(self, f"_{name}")(image)
+                yield name, image
 
-    def __call__(self, picture: Pixels) -> Pixels:
-        """Distort a picture (H, W, 3)."""
-        for _, distorted in self.steps(picture):
-            picture = distorted
-        return picture
+    def __call__(self, image: Pixels) -> Pixels:
+        """Distort an image (H, W, 3)."""
+        for _, distorted in self.steps(image):
+            image = distorted
+        return image
 
-    def _brightness(self, picture: Pixels) -> Pixels:
-        return _linear(1, self.brightness or 0)[picture]
+    def _brightness(self, image: Pixels) -> Pixels:
+        return _linear(1, self.brightness or 0)[image]
 
-    def _contrast(self, picture: Pixels) -> Pixels:
-        return _linear(self.contrast or 0, 0)[picture]
+    def _contrast(self, image: Pixels) -> Pixels:
+        return _linear(self.contrast or 0, 0)[image]
 
-    def _saturation(self, picture: Pixels) -> Pixels:
-        hue, saturation, value = to_hsv(picture)
+    def _saturation(self, image: Pixels) -> Pixels:
+        hue, saturation, value = to_hsv(image)
         return from_hsv(hue, _linear(self.saturation or 0, 0)[saturation], value)
 
-    def _hue(self, picture: Pixels) -> Pixels:
-        hue, saturation, value = to_hsv(picture)
+    def _hue(self, image: Pixels) -> Pixels:
+        hue, saturation, value = to_hsv(image)
         return from_hsv((hue + (self.hue or 0)) % 180, saturation, value)
 
 
@@ -119,9 +119,9 @@ def _linear(factor: float, shift: float) -> Pixels:
 # Pipelines ------------------------------------------------------------------------------------------------------------
 
 
-def normalized(picture: Pixels) -> Tensor:
+def normalized(image: Pixels) -> Tensor:
     """(H, W, 3) uint8 -> (3, H, W) float32: (x - mean) / std."""
-    pixels = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
     return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
@@ -137,16 +137,16 @@ class Draw:
     """Everything random about one training sample."""
 
     size: tuple[int, int]
-    """(height, width) that the picture is resized to."""
+    """(height, width) that the image is resized to."""
     corner: tuple[int, int]
-    """(top, left) of the crop in the resized picture."""
+    """(top, left) of the crop in the resized image."""
     flip: bool
     distortion: Distortion
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Picture and label map -> image (3, *crop) float32 and labels (*crop) int64, augmented.
+    """Image and label map -> image (3, *crop) float32 and labels (*crop) int64, augmented.
 
     Draws from torch's global generator.
     """
@@ -163,8 +163,8 @@ class TrainTransform:
     distort: bool = True
     """Whether colours are distorted."""
 
-    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
-        return self.apply(picture, labels, self.draw(labels))
+    def __call__(self, image: Pixels, labels: Pixels) -> tuple[Tensor, Tensor]:
+        return self.apply(image, labels, self.draw(labels))
 
     def draw(self, labels: Pixels) -> Draw:
         """Draw size, crop, flip and colours for one sample (its labels decide which crops are taken)."""
@@ -180,36 +180,36 @@ class TrainTransform:
         )
         return Draw(size, corner, bool(torch.rand(()) < self.flip), Distortion.draw() if self.distort else Distortion())
 
-    def apply(self, picture: Pixels, labels: Pixels, draw: Draw) -> tuple[Tensor, Tensor]:
+    def apply(self, image: Pixels, labels: Pixels, draw: Draw) -> tuple[Tensor, Tensor]:
         """Do what was drawn (goldens prep_train_*)."""
         window = self.window(draw.corner)
-        pixels = draw.distortion(resize_picture(picture, draw.size, *window, draw.flip))
+        pixels = draw.distortion(resize_image(image, draw.size, *window, draw.flip))
         target = torch.from_numpy(resize_labels(labels, draw.size, *window, draw.flip)).long()
         return padded(normalized(pixels), target, self.crop)
 
     def window(self, corner: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of the resized picture that a crop takes."""
+        """Rows and columns of the resized image that a crop takes."""
         top, left = corner
         return slice(top, top + self.crop[0]), slice(left, left + self.crop[1])
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Picture -> resized image (3, h, w) float32, without padding; its labels stay as they are stored, as int64.
+    """Image -> resized image (3, h, w) float32, without padding; its labels stay as they are stored, as int64.
 
     Several ratios give a list of images, one a ratio.
     """
 
     scale: tuple[int, int] = (2048, 512)
     ratios: tuple[float, ...] = (1.0,)
-    """The scale's multiples that the picture is seen at."""
+    """The scale's multiples that the image is seen at."""
 
-    def __call__(self, picture: Pixels, labels: Pixels) -> tuple[Tensor | list[Tensor], Tensor]:
-        images = self.images(picture)
+    def __call__(self, image: Pixels, labels: Pixels) -> tuple[Tensor | list[Tensor], Tensor]:
+        images = self.images(image)
         return images if len(images) > 1 else images[0], torch.from_numpy(labels).long()
 
-    def images(self, picture: Pixels) -> list[Tensor]:
-        """The network's inputs for a picture alone (goldens prep_eval_*)."""
-        size = picture.shape[0], picture.shape[1]
+    def images(self, image: Pixels) -> list[Tensor]:
+        """The network's inputs for an image alone (goldens prep_eval_*)."""
+        size = image.shape[0], image.shape[1]
         scales = [(int(self.scale[0] * ratio), int(self.scale[1] * ratio)) for ratio in self.ratios]
-        return [normalized(resize_picture(picture, rescaled(size, scale))) for scale in scales]
+        return [normalized(resize_image(image, rescaled(size, scale))) for scale in scales]

@@ -25,7 +25,7 @@ from attnbias.methods.engine.maps import attention_weights
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
 SEQUENCES = 64
-"""Steered passes that run at a time, one for each picture and class."""
+"""Steered passes that run at a time, one for each image and class."""
 
 
 @torch.no_grad()
@@ -80,15 +80,15 @@ def residual_stream(
 def feature_norms(model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Tensor:
     """L2 norm over channels of each patch token (B, N), as the last quarter of the blocks (3 of 12) receives it.
 
-    The program calls this attention; it is no softmax weight. "rollout" is made of those.
+    The program calls this attention; it is not a softmax weight. "rollout" is made of those.
     """
     return late_norms(model, residual_stream(model, patches, feedback))
 
 
 def late_norms(model: VisionTransformer, stream: Iterable[Tensor]) -> Tensor:
     """The norms of `feature_norms`, of what the blocks receive and give, (B, T, C) each."""
-    place = len(model.blocks) - len(model.blocks) // 4
-    return next(islice(stream, place, None))[:, model.num_prefix_tokens :].float().norm(dim=-1)
+    position = len(model.blocks) - len(model.blocks) // 4
+    return next(islice(stream, position, None))[:, model.num_prefix_tokens :].float().norm(dim=-1)
 
 
 def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Tensor] | None:
@@ -99,11 +99,11 @@ def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Te
 def steered_norms(model: AbSViT, patches: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
     """Feature norms (B, K, N) of a second pass for each class (B, K), steered by the head's row of that class."""
     tokens = model.encode(patches)
-    pictures = torch.arange(classes.shape[0], device=classes.device).repeat_interleave(classes.shape[1])
+    images = torch.arange(classes.shape[0], device=classes.device).repeat_interleave(classes.shape[1])
     priors, norms = classes.flatten(), []
     # A graph whose batch is free cannot be cut into parts.
     size = None if torch.compiler.is_exporting() else SEQUENCES
-    parts = [(pictures, priors)] if size is None else zip(pictures.split(size), priors.split(size), strict=True)
+    parts = [(images, priors)] if size is None else zip(images.split(size), priors.split(size), strict=True)
     for part, prior in parts:
         feedback = model.feedback(model.weighted(tokens[part], prior, gain))
         norms.append(feature_norms(model, patches[part], feedback))
@@ -118,14 +118,14 @@ def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CL
 
 
 def object_vectors(tokens: Tensor, masks: Tensor) -> Tensor:
-    """Make priors of K classes from patch tokens (B, N, C) of pictures whose objects are known: (K, C).
+    """Make priors of K classes from patch tokens (B, N, C) of images whose objects are known: (K, C).
 
     A class's vector is the mean token of its objects (`masks` (B, K, N), the share of each patch that they cover) less
     the mean over classes. Ours, not the program's: its priors, the head's rows, classify the pooled token, and a patch
     token resembles them only as far as pooling made it. Give them as `model(images, prior=vectors[classes])`.
 
     Raises:
-        UsageError: a class has no object in these pictures.
+        UsageError: a class has no object in these images.
     """
     covered = masks.sum((0, 2))  # (K,)
     if absent := torch.nonzero(covered == 0).flatten().tolist():
@@ -140,13 +140,13 @@ def top_of_range(values: Tensor) -> Tensor:
     return (values - (0.7 * high + 0.3 * low)).relu()
 
 
-def demo_input(picture: NDArray[np.uint8], size: int) -> Tensor:
-    """Prepare a picture (H, W, 3) as the program's demo does: (3, size, size), normalised and then squeezed.
+def demo_input(image: NDArray[np.uint8], size: int) -> Tensor:
+    """Prepare an image (H, W, 3) as the program's demo does: (3, size, size), normalised and then squeezed.
 
     Bicubic without antialiasing, after normalisation. For the paper's figures; the method's own transform crops.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization("imagenet"))
-    pixels = (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - mean) / std
+    pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std
     return F.interpolate(pixels[None], (size, size), mode="bicubic", align_corners=False)[0]
 
 

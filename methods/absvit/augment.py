@@ -22,11 +22,11 @@ from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
 
 SMALL = 32
-"""Pictures up to this side are cropped with a border in training and not resized in evaluation (CIFAR)."""
+"""Images up to this side are cropped with a border in training and not resized in evaluation (CIFAR)."""
 
 
 def training_transform(recipe: AbSViTRecipe) -> Transform:
-    """PIL picture -> augmented tensor (3, H, W). Draws from python's, NumPy's and torch's global generators."""
+    """PIL image -> augmented tensor (3, H, W). Draws from python's, NumPy's and torch's global generators."""
     if recipe.pipeline == "shift":
         return train_transform(recipe.image_size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
     mean, std = normalization(recipe.normalize)
@@ -62,7 +62,7 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
 class BatchMixing(Mixup):
     """timm's Mixup, for odd batches (but in mode `pair`) and for multi-label targets with unknown labels too.
 
-    The partner of a picture is the one at the mirrored place of the batch. Draws come from NumPy's global generator.
+    The partner of an image is the one at the mirrored place of the batch. Draws come from NumPy's global generator.
     """
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,9 +110,9 @@ def drawn_from(
 
 
 def repeated_augmentation_order(samples: int, epoch: int, repeats: int = 3, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of one epoch under repeated augmentation: about `samples` views of about samples / repeats pictures.
+    """Indices of one epoch under repeated augmentation: about `samples` views of about samples / repeats images.
 
-    Each picture comes `repeats` times in a row, so that its views meet in one global batch; the length is a multiple
+    Each image comes `repeats` times in a row, so that its views meet in one global batch; the length is a multiple
     of 256, or `samples` for smaller sets (where the program has no steps at all). Seed 0 gives the program's order.
     """
     sampler = RepeatAugSampler(range(samples), num_replicas=1, rank=0, num_repeats=repeats)

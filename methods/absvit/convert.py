@@ -62,7 +62,8 @@ def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Pa
     classes differs.
 
     Raises:
-        WeightsError: any other tensor lacks, is too many, has another shape (DeiT's patches are 16 pixels), or holds
+        WeightsError: any other tensor is missing, is too many, has another shape (DeiT's patches are 16 pixels), or
+        holds
             numbers that are NaN or infinite.
     """
     head = state.get("head.weight")

@@ -54,7 +54,7 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
     schedule = staticmethod(schedule)
 
     def transform(self, recipe: AbSViTRecipe, train: bool) -> Transform:
-        """DeiT's pipelines, or a squeezed picture with small moves."""
+        """DeiT's pipelines, or a squeezed image with small moves."""
         return training_transform(recipe) if train else evaluation_transform(recipe)
 
     def batch_transform(self, recipe: AbSViTRecipe, num_classes: int) -> BatchTransform | None:
@@ -63,7 +63,7 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         return partial(drawn_from, mixing) if mixing else None
 
     def epoch_order(self, recipe: AbSViTRecipe, samples: int) -> Callable[[int], NDArray[np.int64]] | None:
-        """Repeated augmentation, where the recipe has more than one view of a picture."""
+        """Repeated augmentation, where the recipe has more than one view of an image."""
         if recipe.repeats == 1:
             return None
         return partial(repeated_augmentation_order, samples, repeats=recipe.repeats, seed=recipe.seed)

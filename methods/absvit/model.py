@@ -7,7 +7,7 @@ of its block's attention. The decoders are trained to reconstruct each block's i
 
 Equal to the authors' program up to rounding, and cheaper: patches are embedded once for both passes, only the value
 part of the projection sees the feedback, the reconstruction error is computed only when asked for, and without
-gradients the decoder chain is folded into one matrix a block.
+gradients the decoder chain is folded into one matrix per block.
 
 Shapes: B images, T tokens (the class token first), C channels, D blocks.
 """

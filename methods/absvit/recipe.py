@@ -22,24 +22,24 @@ ARCHITECTURES: dict[str, Fields] = {
     "mini_patch8": {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "global_pool": "avg"},
     "mini_patch8_token": {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "global_pool": "token"},
 }
-"""Options of timm's VisionTransformer. `mini` is ours, for small pictures on a CPU; the others are the program's."""
+"""Options of timm's VisionTransformer. `mini` is ours, for small images on a CPU; the others are the program's."""
 
 
 class AbSViTRecipe(Recipe):
-    """Everything that decides an AbSViT run. Defaults are the README's training command: 8 processes x 128 pictures."""
+    """Everything that decides an AbSViT run. Defaults are the README's training command: 8 processes x 128 images."""
 
     dataset: str = again("dataset", "imagenet")
     image_size: int = again("image_size", 224)
     normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "imagenet")
     pipeline: Literal["deit", "shift"] = option(
         "deit",
-        "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a 256/224 larger picture. "
-        "shift = the whole picture squeezed, moved by up to `shift` pixels in training.",
+        "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a 256/224 larger image. "
+        "shift = the whole image squeezed, moved by up to `shift` pixels in training.",
         "Data",
     )
-    shift: int = option(6, "Largest move of a training picture, in pixels (pipeline shift).", "Data", ge=0)
-    flip: float = option(0.5, "Probability of mirroring a training picture (pipeline deit).", "Data", ge=0, le=1)
-    crop_area: float = option(0.08, "Smallest share of the picture that a random crop keeps.", "Data", gt=0, le=1)
+    shift: int = option(6, "Largest move of a training image, in pixels (pipeline shift).", "Data", ge=0)
+    flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Data", ge=0, le=1)
+    crop_area: float = option(0.08, "Smallest share of the image that a random crop keeps.", "Data", gt=0, le=1)
     rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Data")
     random_erasing: float = option(0.25, "Probability of erasing a box (per-pixel noise).", "Data", ge=0, le=1)
     mixup: float = option(0.8, "Mixup: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
@@ -47,12 +47,12 @@ class AbSViTRecipe(Recipe):
     mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Data", ge=0, le=1)
     switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Data", ge=0, le=1)
     mixup_mode: Literal["batch", "pair", "elem"] = option(
-        "batch", "What one draw mixes: a batch, a pair of pictures (even batches), or each picture.", "Data"
+        "batch", "What one draw mixes: a batch, a pair of images (even batches), or each image.", "Data"
     )
     label_smoothing: float = option(0.1, "Label smoothing, of mixed targets too.", "Data", ge=0, lt=1)
     repeats: int = option(
         3,
-        "Repeated augmentation: views of a picture in an epoch, of a third of them; 1 = off.",
+        "Repeated augmentation: views of an image in an epoch, of a third of them; 1 = off.",
         "Data",
         ge=1,
         le=1000,
@@ -91,7 +91,7 @@ class AbSViTRecipe(Recipe):
     def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
         patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
         if size % patch:
-            raise ValueError(f"image_size {size} is no multiple of its patch size, {patch}")
+            raise ValueError(f"image_size {size} is not a multiple of its patch size, {patch}")
         return architecture
 
 

@@ -10,7 +10,7 @@ from attnbias.methods.engine.description import Description
 
 
 class CSRADescription(Description):
-    """Multi-label classification in which each class attends to its own part of the picture."""
+    """Multi-label classification in which each class attends to its own part of the image."""
 
     name = "csra"
     title = "Class-specific residual attention (CSRA)"

@@ -23,7 +23,7 @@ from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
 
 
 class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
-    """Multi-label classification in which each class attends to its own part of the picture."""
+    """Multi-label classification in which each class attends to its own part of the image."""
 
     def build_model(self, recipe: CSRARecipe, num_classes: int, task: Task) -> CSRA:
         """Build the backbone and its heads with fresh weights."""
@@ -92,7 +92,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
     convert = staticmethod(convert)
 
     def fit_resolution(self, model: CSRA, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resample a ViT's position embedding to the model's picture size: 224 and 448 pixels are published."""
+        """Resample a ViT's position embedding to the model's image size: 224 and 448 pixels are published."""
         return fit_resolution(model.backbone, state, "backbone.")
 
     infer = staticmethod(infer)

@@ -9,7 +9,7 @@ paper writes on features (equal by linearity).
     attended   a[c]    = sum over n of s[c, n] * softmax over n of (T * s[c, n]);  T = 99: the maximum over n
     logit      y[c]    = sum over heads of (g[c] + lam * a[c]);  each head has its own weights and temperature T
 
-Shapes: B pictures, H heads, C classes, d feature channels, N = h * w locations.
+Shapes: B images, H heads, C classes, d feature channels, N = h * w locations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CSRA(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) -> logits (B, C), float32."""
+        """Images (B, 3, H, W) -> logits (B, C), float32."""
         return self.classifier(self.backbone(images))
 
 
@@ -68,7 +68,7 @@ class MultiHeadClassifier(nn.Module):
     def scores(self, features: Tensor) -> Tensor:
         """Class score maps (B, H, C, N) of a feature map (B, d, h, w), float32 also under autocast.
 
-        Only the classifier rows are normalised, not the features: these are no cosines.
+        Only the classifier rows are normalised, not the features: these are not cosines.
         """
         heads, classes, width = self.weight.shape
         with torch.autocast(features.device.type, enabled=False):

@@ -46,10 +46,10 @@ class CSRARecipe(Recipe):
         gt=0,
         le=1,
     )
-    flip: bool = option(True, "Mirror training pictures with probability one half.", "Data")
-    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of pictures.", "Data")
-    color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training pictures.", "Data")
-    shift: int = option(0, "Shift training pictures by up to this many pixels.", "Data", ge=0)
+    flip: bool = option(True, "Mirror training images with probability one half.", "Data")
+    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Data")
+    color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training images.", "Data")
+    shift: int = option(0, "Shift training images by up to this many pixels.", "Data", ge=0)
 
     backbone: str = option(
         "resnet101", "Feature extractor: tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet50."

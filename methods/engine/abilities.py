@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from attnbias.methods.engine.types import Batch, BatchedPictures
+    from attnbias.methods.engine.types import Batch, BatchedImages
 
 R = TypeVar("R", contravariant=True)
 M = TypeVar("M", contravariant=True)
@@ -22,20 +22,20 @@ M = TypeVar("M", contravariant=True)
 
 @runtime_checkable
 class ReadsTexts(Protocol[R, M]):
-    """It is asked about pictures in words: in `visualize` this takes the place of `predict` and `attention`.
+    """It is asked about images in words: in `visualize` this takes the place of `predict` and `attention`.
 
     Its `Description` says so too (`reads_texts`).
     """
 
-    def read_texts(self, recipe: R, texts: Sequence[str], home: Path | None) -> Batch:
-        """What a batch holds of these texts, one a picture; `home` is the folder of the recipe's prepared set.
+    def read_texts(self, recipe: R, texts: Sequence[str], dataset_dir: Path | None) -> Batch:
+        """What a batch holds of these texts, one an image; `home` is the folder of the recipe's prepared set.
 
         Raises:
-            UsageError: it is not asked about one picture.
+            UsageError: it is not asked about one image.
         """
 
     def text_scores(self, model: M, batch: Batch, task: Task) -> Tensor | None:
-        """Probabilities (B, C) of the classes as answers to a batch of pictures and texts; None if there are none."""
+        """Probabilities (B, C) of the classes as answers to a batch of images and texts; None if there are none."""
 
     def text_attention(self, model: M, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """Where the model looked for each text: (B, h, w), non-negative, float32, at the feature resolution."""
@@ -43,10 +43,10 @@ class ReadsTexts(Protocol[R, M]):
 
 @runtime_checkable
 class TransformsBatches(Protocol[R]):
-    """It has a pipeline for whole batches: splits of small pictures of one size are kept in memory."""
+    """It has a pipeline for whole batches: splits of small images of one size are kept in memory."""
 
-    def batched_transform(self, recipe: R, train: bool) -> BatchedPictures | None:
-        """The pipeline on the device, with the values of `transform`; None where pictures differ in size."""
+    def batched_transform(self, recipe: R, train: bool) -> BatchedImages | None:
+        """The pipeline on the device, with the values of `transform`; None where images differ in size."""
 
 
 @runtime_checkable
@@ -86,8 +86,8 @@ class LoadsParts(Protocol[R, M]):
 class LabelsPixels(Protocol[R, M]):
     """It tells the class of each pixel."""
 
-    def label_map(self, model: M, picture: NDArray[np.uint8], recipe: R) -> NDArray[np.int64]:
-        """The class of each pixel of a picture (H, W, 3), as (H, W)."""
+    def label_map(self, model: M, image: NDArray[np.uint8], recipe: R) -> NDArray[np.int64]:
+        """The class of each pixel of an image (H, W, 3), as (H, W)."""
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ class ShowsChannels(Protocol[M]):
     """It has more to show than maps: what the model did to its channels."""
 
     def panels(self, model: M, images: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Block -> what is drawn of it -> one value in [0, 1] a picture and channel, (B, C)."""
+        """Block -> what is drawn of it -> one value in [0, 1] an image and channel, (B, C)."""
 
 
 @runtime_checkable

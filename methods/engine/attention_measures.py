@@ -132,7 +132,7 @@ def _area_matched(level: Floats, mask: Bools, valid: Bools) -> Floats:
 
 
 def _centroid_shift(energy: Floats, masks: Bools, valid: Bools) -> Floats:
-    """Distance between the map's centre of mass and the object's, over the picture's diagonal."""
+    """Distance between the map's centre of mass and the object's, over the image's diagonal."""
     height, width = masks.shape[1:]
     empty = energy.sum((1, 2)) <= 0
     weights = np.where(empty[:, None, None], valid, energy)

@@ -1,6 +1,6 @@
 """Backbones by name: networks of torchvision and timm, cut before their pooling, and two tiny ones for CPUs.
 
-Each maps pictures (B, 3, H, W) to features (B, D, h, w) and tells D as `num_features`. torchvision's networks keep
+Each maps images (B, 3, H, W) to features (B, D, h, w) and tells D as `num_features`. torchvision's networks keep
 their parameter names; timm's keep theirs below `model.`.
 """
 
@@ -34,7 +34,7 @@ ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"
 """Short names of the papers -> timm's."""
 
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
-"""The transformer beside the tiny network: for CPUs and small pictures."""
+"""The transformer beside the tiny network: for CPUs and small images."""
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
@@ -60,7 +60,7 @@ class TorchvisionFeatures(nn.Sequential):
 
 
 class TinyFeatures(nn.Sequential):
-    """Five 3x3 convolutions, stride 8, 70 thousand parameters: what a CPU trains in minutes on 64 x 64 pictures."""
+    """Five 3x3 convolutions, stride 8, 70 thousand parameters: what a CPU trains in minutes on 64 x 64 images."""
 
     num_features = 64
 
@@ -107,7 +107,7 @@ class TimmFeatures(nn.Module):
             return self._build()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map pictures (B, 3, H, W) to features (B, D, h, w)."""
+        """Map images (B, 3, H, W) to features (B, D, h, w)."""
         features: Tensor = self.model.forward_features(images)
         if features.ndim == 3:  # (B, prefix tokens + N, D)
             return token_grid(features[:, self.prefix_tokens :], tuple(images.shape[-2:]))
@@ -125,7 +125,7 @@ def _prefix_tokens(network: Any, features: Any) -> int:
     side = isqrt(count if told is None else count - told)
     prefix = count - side**2
     if count == 1 or prefix != (prefix if told is None else told):
-        raise ValueError(f"its {count} token{'s are' if count > 1 else ' is'} no grid of patches")
+        raise ValueError(f"its {count} token{'s are' if count > 1 else ' is'} not a grid of patches")
     return prefix
 
 
@@ -207,7 +207,7 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> 
     on the input size, such as a position embedding, is resampled to the backbone's.
 
     Raises:
-        WeightsError: a name lacks, is too many, or has another shape.
+        WeightsError: a name is missing, is too many, or has another shape.
     """
     if isinstance(backbone, TimmFeatures):
         network, outline = backbone.model, backbone.outline()

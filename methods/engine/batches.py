@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from attnbias.data.datasets import PictureDataset
-from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.in_memory import InMemoryImages
 from attnbias.methods.engine.types import Batch
 
 LONGEST_WAIT = 600.0
-"""Seconds that a step waits for its pictures before the run ends: a worker hangs, or a disk does."""
+"""Seconds that a step waits for its images before the run ends: a worker hangs, or a disk does."""
 
 
 class EvaluationSampler(Sampler[list[int]]):
@@ -50,10 +50,10 @@ class Loader(DataLoader[Any]):
 
 
 def batches(
-    dataset: PictureDataset, sampler: Sampler[Any] | Sequence[Any], *, workers: int, device: torch.device
+    dataset: ImageDataset, sampler: Sampler[Any] | Sequence[Any], *, workers: int, device: torch.device
 ) -> Loader:
     """The loader of a split; one in memory needs no worker processes."""
-    workers = 0 if isinstance(dataset, InMemoryPictures) else workers
+    workers = 0 if isinstance(dataset, InMemoryImages) else workers
     return Loader(
         dataset,
         batch_sampler=sampler,
@@ -65,10 +65,10 @@ def batches(
     )
 
 
-def on_device(batch: Batch, dataset: PictureDataset, device: torch.device) -> Batch:
-    """The batch with its tensors on the device (sample ids stay); pictures of a split in memory are augmented there."""
+def on_device(batch: Batch, dataset: ImageDataset, device: torch.device) -> Batch:
+    """The batch with its tensors on the device (sample ids stay); images of a split in memory are augmented there."""
     moved = {name: value if name == "index" else _moved(value, device) for name, value in batch.items()}
-    if isinstance(dataset, InMemoryPictures):
+    if isinstance(dataset, InMemoryImages):
         moved["image"] = dataset.batched(moved["image"], _moved(batch["index"], device), moved.pop("epoch"))
     return moved
 

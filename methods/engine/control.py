@@ -68,7 +68,7 @@ class Control:
         self.signal_number = self.signal_number or number
 
     def _forget(self) -> None:
-        """In a forked process, such as a loader's: what it is sent is no signal to this one."""
+        """In a forked process, such as a loader's: what it is sent is not a signal to this one."""
         if self._watching:
             with contextlib.suppress(ValueError):  # forked by another thread than the main one
                 signal.set_wakeup_fd(-1)

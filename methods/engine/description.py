@@ -25,7 +25,7 @@ class Description:
     untold: ClassVar[tuple[str, ...]] = ("image_size", "normalize")
     """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
     reads_texts: ClassVar[bool] = False
-    """Whether it is asked about pictures in words (`ReadsTexts` in abilities.py), not by class."""
+    """Whether it is asked about images in words (`ReadsTexts` in abilities.py), not by class."""
 
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""
@@ -35,7 +35,7 @@ class Description:
         """The kind of map that `attention` gives where none is asked for."""
         return next(iter(self.maps))
 
-    def deciding_measure(self, task: Task) -> str:
+    def monitor(self, task: Task) -> str:
         """The measure (higher is better) that picks the best checkpoint."""
         return "mAP" if task == "multilabel" else "top1"
 

@@ -1,7 +1,7 @@
-"""Export a checkpoint as one graph: pictures in; scores, attention maps, and the maps' classes out.
+"""Export a checkpoint as one graph: images in; scores, attention maps, and the maps' classes out.
 
 Formats: ONNX (onnxruntime and its kin) and torch.export (a .pt2 file, read with `torch.export.load`). The batch is
-free, the picture's size is the recipe's. What was exported is run on real pictures and held against its model.
+free, the image's size is the recipe's. What was exported is run on real images and held against its model.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM
-from attnbias.methods.engine.own_images import find_pictures, open_own
+from attnbias.methods.engine.own_images import find_images, open_own
 from attnbias.methods.engine.requests import ExportRequest
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
@@ -42,7 +42,7 @@ SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
 """Largest differences that pass as rounding, as shares of the highest probability and of the highest map's value."""
 
 CHECKED = 4
-"""Pictures of --check at once."""
+"""Images of --check at once."""
 
 LARGEST_ONNX = 1_800_000_000
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB); more go into a file beside it."""
@@ -51,7 +51,7 @@ LARGEST_ONNX = 1_800_000_000
 class Exported(nn.Module):
     """A classifier and where it looks, as one graph.
 
-    Maps are of fixed `classes`, or of each picture's `top_k` best ones.
+    Maps are of fixed `classes`, or of each image's `top_k` best ones.
     """
 
     def __init__(self, loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> None:
@@ -63,7 +63,7 @@ class Exported(nn.Module):
         self.register_buffer("fixed", torch.tensor(classes) if classes else None)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (B, 3, H, W) -> probabilities (B, C), maps (B, K, h, w), their class numbers (B, K)."""
+        """Images (B, 3, H, W) -> probabilities (B, C), maps (B, K, h, w), their class numbers (B, K)."""
         scores = self.method.predict(self.model, images, self.task)["scores"]
         fixed = self.fixed
         classes = scores.topk(self.top_k).indices if fixed is None else fixed.expand(images.shape[0], -1)
@@ -73,9 +73,9 @@ class Exported(nn.Module):
 
 @dataclass(frozen=True)
 class Parity:
-    """How what was exported differs from the model, on the same pictures."""
+    """How what was exported differs from the model, on the same images."""
 
-    pictures: int
+    images: int
     scores: float
     """Largest difference of a probability, as a share of the highest one."""
     maps: float
@@ -89,7 +89,7 @@ class Parity:
     def __str__(self) -> str:
         swapped = f"; {self.reordered} classes of near-equal scores changed places" if self.reordered else ""
         return (
-            f"largest difference on {self.pictures} pictures: scores {self.scores:.2g} and maps {self.maps:.2g} "
+            f"largest difference on {self.images} images: scores {self.scores:.2g} and maps {self.maps:.2g} "
             f"of their highest values{swapped}"
         )
 
@@ -105,10 +105,10 @@ def wrap(
     """The graph to export.
 
     Raises:
-        UsageError: the model is no classifier, there is no such map, or it needs a backward pass.
+        UsageError: the model is not a classifier, there is no such map, or it needs a backward pass.
     """
     if loaded.task not in ("multilabel", "singlelabel"):
-        raise UsageError(f"export takes models that classify pictures, and {loaded.source} is for {loaded.task}")
+        raise UsageError(f"export takes models that classify images, and {loaded.source} is for {loaded.task}")
     method = loaded.method
     kind = kind or method.default_map(loaded.recipe)
     able = [name for name in method.maps if not name.startswith(GRADCAM)]
@@ -141,9 +141,9 @@ def export(request: ExportRequest) -> Graph:
 
     Raises:
         UsageError: something asked for cannot be had, or would replace what is not the command's own.
-        DataError, WeightsError: a picture or the checkpoint cannot be read. RunError: as `write_graph`.
+        DataError, WeightsError: an image or the checkpoint cannot be read. RunError: as `write_graph`.
     """
-    found, _ = find_pictures(request.paths)
+    found, _ = find_images(request.paths)
     suffix = SUFFIXES[request.format]
     file = request.out or Path(request.method + suffix)
     if file.suffix != suffix:
@@ -156,11 +156,11 @@ def export(request: ExportRequest) -> Graph:
     loaded = load_asked(request, request.method, request.load_from)
     numbers = class_numbers(request.classes, loaded.classes)
     exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k)
-    pictures = None
+    images = None
     if request.check:
-        pictures = pictures_for_check(loaded, [str(path) for _, path in found], request.data_root)
+        images = images_for_check(loaded, [str(path) for _, path in found], request.data_root)
     check = partial(compare, limit=request.limit, workers=request.workers or 0, device=device)
-    parity = write_graph(exported, loaded, request.format, file, pictures, check)
+    parity = write_graph(exported, loaded, request.format, file, images, check)
     return Graph(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity)
 
 
@@ -170,10 +170,10 @@ def write_graph(
     loaded: Loaded,
     form: Format,
     out: Path,
-    pictures: PictureDataset | None = None,
-    check: Callable[[Exported, Runner, PictureDataset], Parity] | None = None,
+    images: ImageDataset | None = None,
+    check: Callable[[Exported, Runner, ImageDataset], Parity] | None = None,
 ) -> Parity | None:
-    """Write `out`, and hold it against the model by `check` where there are `pictures`.
+    """Write `out`, and hold it against the model by `check` where there are `images`.
 
     Nothing is written under the name of `out` before it is whole and, where that is asked, found equal.
 
@@ -185,10 +185,10 @@ def write_graph(
         need_onnx()
     check_name(out)
     size = loaded.recipe.image_size
-    # Three pictures: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
+    # Three images: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
     example = torch.zeros(3, 3, size, size)
     content = json.loads(weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)[KEY])
-    told = json.dumps({**content, "map": exported.kind, "inputs": [INPUT], "outputs": OUTPUTS})
+    metadata = json.dumps({**content, "map": exported.kind, "inputs": [INPUT], "outputs": OUTPUTS})
     with _quiet(), _replacing(out) as part:
         try:
             program = torch.export.export(exported, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False)
@@ -197,22 +197,22 @@ def write_graph(
         except Exception as error:  # the tracer raises errors of many kinds
             raise RunError(f"this model cannot be exported: {str(error).splitlines()[0]}") from error
         if form == "onnx":
-            _write_onnx(program, exported, part, told)
+            _write_onnx(program, exported, part, metadata)
         else:
-            torch.export.save(program, part, extra_files={EXPORTED: told})
-        parity = None if pictures is None else (check or compare)(exported, runner(part, form), pictures)
+            torch.export.save(program, part, extra_files={EXPORTED: metadata})
+        parity = None if images is None else (check or compare)(exported, runner(part, form), images)
         if parity is not None and not parity:
             raise RunError(f"what was exported does not agree with the model: {parity}; it was not kept")
     return parity
 
 
-def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, told: str) -> None:
+def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, metadata: str) -> None:
     # torch's translation knows attention over (B, heads, N, d) only; three dimensions become products and a softmax.
     table: dict[object, Callable[..., object]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
     program = program.run_decompositions(table)
     converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[*OUTPUTS])
     assert converted is not None
-    converted.model.metadata_props[KEY] = told
+    converted.model.metadata_props[KEY] = metadata
     weights = sum(value.nbytes for value in exported.state_dict().values())
     converted.save(path, external_data=weights > LARGEST_ONNX)
 
@@ -264,7 +264,7 @@ def _replacing(out: Path) -> Iterator[Path]:
 # Holding it against the model -----------------------------------------------------------------------------------------
 
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
-"""Pictures -> what the exported graph answers."""
+"""Images -> what the exported graph answers."""
 
 
 def runner(path: Path, form: Format) -> Runner:
@@ -278,8 +278,8 @@ def runner(path: Path, form: Format) -> Runner:
     return lambda images: tuple(torch.from_numpy(array) for array in session.run(None, {INPUT: images.numpy()}))
 
 
-def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | None) -> PictureDataset:
-    """The person's pictures, or the evaluation split of the checkpoint's own set.
+def images_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | None) -> ImageDataset:
+    """The person's images, or the evaluation split of the checkpoint's own set.
 
     Raises:
         DataError: none were given, and the set is not prepared.
@@ -288,20 +288,20 @@ def pictures_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | N
     if paths:
         return open_own(loaded, paths)
     index = open_split_of(loaded, "val", data_root)
-    return PictureDataset(index, loaded.method.transform(loaded.recipe, train=False))
+    return ImageDataset(index, loaded.method.transform(loaded.recipe, train=False))
 
 
 @torch.no_grad()
 def compare(
     exported: Exported,
     run: Runner,
-    dataset: PictureDataset,
+    dataset: ImageDataset,
     limit: int = 16,
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Parity:
-    """Ask both the first `limit` pictures, in batches of another size than the one that was traced; the model on
+    """Ask both the first `limit` images, in batches of another size than the one that was traced; the model on
     `device`, with as many loader processes."""
     count = min(limit, len(dataset))
     scores, maps, reordered = [torch.zeros(2)], [torch.zeros(2)], 0  # largest differences and values, by batch

@@ -28,7 +28,7 @@ from attnbias.weights.manifest import PUBLISHED
 class Fit:
     """How weights fit the model of one method."""
 
-    found: Described
+    described: Described
     matched: int
     """Names that the model and the file share, with equal shapes."""
     match: StateMatch
@@ -65,14 +65,14 @@ class Inspection:
             "published": self.published,
             "methods": [
                 {
-                    "method": fit.found.method.name,
-                    "task": fit.found.task,
+                    "method": fit.described.method.name,
+                    "task": fit.described.task,
                     "matched": fit.matched,
                     "missing": fit.match.missing,
                     "unexpected": fit.match.unexpected,
                     "misshapen": fit.match.misshapen,
-                    "classes": fit.found.classes,
-                    "recipe": fit.found.recipe.model_dump(mode="json"),
+                    "classes": fit.described.classes,
+                    "recipe": fit.described.recipe.model_dump(mode="json"),
                 }
                 for fit in self.fits
             ],
@@ -96,9 +96,9 @@ def inspect_weights(
     """
     path = locate(load_from)
     names = [method] if method else owners(load_from, trust=trust)
-    found = [_fit(name, load_from, dict(overrides), recipe_name, trust) for name in names]
-    fits = sorted(found, key=lambda fit: not fit.match)
-    file = fits[0].found.path if fits else path
+    described = [_fit(name, load_from, dict(overrides), recipe_name, trust) for name in names]
+    fits = sorted(described, key=lambda fit: not fit.match)
+    file = fits[0].described.path if fits else path
     checkpoint = read_checkpoint(file, trust=trust)
     return Inspection(
         path=file,
@@ -114,12 +114,12 @@ def inspect_weights(
 
 
 def _fit(name: str, load_from: str, overrides: dict[str, Any], recipe_name: str | None, trust: bool) -> Fit:
-    found = describe(name, load_from, overrides, recipe_name=recipe_name, trust=trust)
+    described = describe(name, load_from, overrides, recipe_name=recipe_name, trust=trust)
     with torch.device("meta"):  # names and shapes, without memory
-        model = found.method.build_model(found.recipe, len(found.classes), found.task)
-    state, own = found.method.fit_resolution(model, found.state), model.state_dict()
+        model = described.method.build_model(described.recipe, len(described.classes), described.task)
+    state, own = described.method.fit_resolution(model, described.state), model.state_dict()
     match = match_state(own, state)
-    return Fit(found, len(own.keys() & state.keys()) - len(match.misshapen), match)
+    return Fit(described, len(own.keys() & state.keys()) - len(match.misshapen), match)
 
 
 def owner(load_from: str, *, trust: bool = False) -> str:

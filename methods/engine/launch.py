@@ -115,18 +115,18 @@ def accelerate(request: Processes, **how: Any) -> Accelerator:
 
 def _join_slurm(gpus: int) -> None:
     """Say of the tasks that `srun` started what torchrun would say: their number, this one's, and where they meet."""
-    told = os.environ
-    if "WORLD_SIZE" in told or int(told.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+    environment = os.environ
+    if "WORLD_SIZE" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return
-    first = re.match(r"([^,\[]+)(?:\[(\d+))?", told["SLURM_STEP_NODELIST"])  # node[03-05,9],other -> node03
+    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])  # node[03-05,9],other -> node03
     assert first is not None
-    local = int(told["SLURM_LOCALID"])
-    told.update(
-        WORLD_SIZE=told["SLURM_STEP_NUM_TASKS"],
-        RANK=told["SLURM_PROCID"],
+    local = int(environment["SLURM_LOCALID"])
+    environment.update(
+        WORLD_SIZE=environment["SLURM_STEP_NUM_TASKS"],
+        RANK=environment["SLURM_PROCID"],
         LOCAL_RANK=str(local % gpus if gpus else local),  # a task may have been given its GPU alone
         MASTER_ADDR=first[1] + (first[2] or ""),
-        MASTER_PORT=str(20_000 + int(told["SLURM_JOB_ID"]) % 10_000),
+        MASTER_PORT=str(20_000 + int(environment["SLURM_JOB_ID"]) % 10_000),
     )
 
 

@@ -32,7 +32,7 @@ from attnbias.methods.engine.abilities import LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
-from attnbias.methods.engine.recipe import Recipe, parse, revise
+from attnbias.methods.engine.recipe import Recipe, override, parse
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import FromWeights
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
@@ -49,7 +49,8 @@ SHOWN = 5
 """Names of what was left out that are shown."""
 
 FOREIGN = (LookupError, ValueError, RuntimeError, ArithmeticError, StopIteration)
-"""What reading weights of another model raises: names that lack, shapes of other lengths. Anything else is a bug."""
+"""What reading weights of another model raises: names that are missing, shapes of other lengths. Anything else is a
+bug."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def weights_metadata(method: AnyMethod, recipe: Recipe, classes: tuple[str, ...]
 
 
 def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
-    """What is done to a picture before the model sees it, for those who load the weights without this program."""
+    """What is done to an image before the model sees it, for those who load the weights without this program."""
     mean, std = normalization(recipe.normalize)
     steps: list[str] = []
     pending = [method.transform(recipe, train=False)]
@@ -114,7 +115,7 @@ def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
     return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
 
 
-def stored_facts(path: Path, method: AnyMethod) -> StoredFacts:
+def stored_info(path: Path, method: AnyMethod) -> StoredInfo:
     """Read what a weight file of a complete checkpoint says of itself.
 
     Raises:
@@ -122,10 +123,10 @@ def stored_facts(path: Path, method: AnyMethod) -> StoredFacts:
     """
     check_name(path)
     with safe_open(path, framework="pt") as file:
-        said = _said(path, file.metadata() or {}, method)
-    if said is None:
+        stored = _stored_info(path, file.metadata() or {}, method)
+    if stored is None:
         raise WeightsError(f"{path} was not written by attnbias train; nothing can be resumed from it")
-    return said
+    return stored
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,9 @@ def describe(
     recipe_name = recipe_name or published_recipe(load_from, method.name)
     path, words = _resolve(locate(load_from), entry)
     checkpoint = _read(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
-    said = _said(path, checkpoint.metadata, method)
-    if said is not None:
-        recipe, classes, task, state = revise(said.recipe, overrides), said.classes, said.task, checkpoint.state
+    stored = _stored_info(path, checkpoint.metadata, method)
+    if stored is not None:
+        recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
     else:
         state, inferred = _read_published(method, checkpoint.state, path)
         recipe, classes, task = _describe_published(
@@ -200,7 +201,7 @@ def load_run(
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
-    found = describe(
+    described = describe(
         method_name,
         load_from,
         overrides,
@@ -209,18 +210,18 @@ def load_run(
         trust=trust,
         data_root=data_root,
     )
-    method, recipe, path = found.method, found.recipe, found.path
+    method, recipe, path = described.method, described.recipe, described.path
     with torch.device("meta"):  # names and shapes, without memory: weights that do not fit may ask for any
-        outline = method.build_model(recipe, len(found.classes), found.task)
-    match = match_state(outline.state_dict(), _fitted(method, outline, found.state))
+        outline = method.build_model(recipe, len(described.classes), described.task)
+    match = match_state(outline.state_dict(), _fitted(method, outline, described.state))
     if overrides and not match:
         flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
-    model = method.build_model(recipe, len(found.classes), found.task)
-    load_strict(model, _fitted(method, model, found.state), path)
-    return Loaded(method, recipe, model.to(device).eval(), found.classes, found.task, found.source)
+    model = method.build_model(recipe, len(described.classes), described.task)
+    load_strict(model, _fitted(method, model, described.state), path)
+    return Loaded(method, recipe, model.to(device).eval(), described.classes, described.task, described.source)
 
 
 def load_asked(
@@ -298,8 +299,8 @@ def initial_weights(
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
         checkpoint = _read(path, trust=trust)
-        said = _said(path, checkpoint.metadata, method)
-        state = checkpoint.state if said else _read_published(method, checkpoint.state, path)[0]
+        stored = _stored_info(path, checkpoint.metadata, method)
+        state = checkpoint.state if stored else _read_published(method, checkpoint.state, path)[0]
         state = _fitted(method, model, state)
         own = model.state_dict()
         if not reset_head:
@@ -311,8 +312,8 @@ def initial_weights(
             head = _head_names(method, own, recipe, len(classes), task)
             state = {name: own[name] if name in head else value for name, value in state.items()}
         load_strict(model, state, path)
-        kept = said is not None and not reset_head and len(said.classes) == len(classes)
-        difference = class_difference(readable(said.classes), readable(classes)) if said and kept else ""
+        kept = stored is not None and not reset_head and len(stored.classes) == len(classes)
+        difference = class_difference(readable(stored.classes), readable(classes)) if stored and kept else ""
         other = [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
         return _left_out(path, checkpoint) + other
     if isinstance(method, LoadsParts):
@@ -335,10 +336,10 @@ def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     if (name := stored_method(path)) is None:
         return
     owner = get_method(name)
-    if (said := _said(path, checkpoint.metadata, owner)) is None:
+    if (stored := _stored_info(path, checkpoint.metadata, owner)) is None:
         return
     with torch.device("meta"):
-        given = _heads(owner.build_model(said.recipe, len(said.classes), said.task))
+        given = _heads(owner.build_model(stored.recipe, len(stored.classes), stored.task))
     own = _heads(model)
     if None not in (given, own) and given != own:
         raise WeightsError(
@@ -378,7 +379,7 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
         if (path.parent / MANIFEST).is_file() and path.suffix == ".safetensors":
             check_whole(path.parent, path.name)
         return path, str(path)
-    best, lacking = False, ""
+    best, missing = False, ""
     if (path / "checkpoints").is_dir():
         run = RunFolder(path)
         newest, step = run.newest(), run.best_step()
@@ -387,13 +388,15 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
         best = step is not None and run.folder(step).is_dir()
         folder = run.folder(step) if step is not None and best else newest
         if step is not None and not best:
-            lacking = f"; the best, step {step}, is missing"
-            LOG.warning("%s lacks its best checkpoint, step %d; the newest, %s, is taken", path, step, newest.name)
+            missing = f"; the best, step {step}, is missing"
+            LOG.warning(
+                "%s does not have its best checkpoint, step %d; the newest, %s, is taken", path, step, newest.name
+            )
     elif any((path / name).is_file() for name in (MANIFEST, PROGRESS)):
         folder = path
     else:
         raise WeightsError(
-            f"{path} is no run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file"
+            f"{path} is not a run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file"
         )
     check_whole(folder, PROGRESS)
     progress = RunFolder.read_progress(folder)
@@ -404,11 +407,11 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
         raise WeightsError(f"{folder} holds no {file.name}; the run kept no moving average (--ema-decay)")
     check_whole(folder, file.name)
     kind = "averaged" if averaged else "raw"
-    return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights{lacking})"
+    return file, f"{path} ({'best' if best else 'newest'} checkpoint, step {progress.step}, {kind} weights{missing})"
 
 
 @dataclass(frozen=True)
-class StoredFacts:
+class StoredInfo:
     """What one of our files says of itself."""
 
     recipe: Recipe
@@ -416,18 +419,18 @@ class StoredFacts:
     task: Task
 
 
-def _said(path: Path, metadata: dict[str, str], method: AnyMethod) -> StoredFacts | None:
+def _stored_info(path: Path, metadata: dict[str, str], method: AnyMethod) -> StoredInfo | None:
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
     with refused_leaves_nothing(path), reading(path, "fetch it again, or train again", WeightsError):
-        said = _Metadata.model_validate(parse_json(metadata[KEY]))
-    if said.method != method.name:
+        stored = _Metadata.model_validate(parse_json(metadata[KEY]))
+    if stored.method != method.name:
         raise WeightsError(
-            f"{path} is a checkpoint of '{said.method}', not of '{method.name}'; use: attnbias val {said.method}"
+            f"{path} is a checkpoint of '{stored.method}', not of '{method.name}'; use: attnbias val {stored.method}"
         )
     try:
-        return StoredFacts(parse(method.recipe_type, said.recipe), said.classes, said.task)
+        return StoredInfo(parse(method.recipe_type, stored.recipe), stored.classes, stored.task)
     except UsageError as error:
         raise WeightsError(f"{path} was written by another version of attnbias: {error}") from None
 
@@ -453,7 +456,7 @@ def _read_published(method: AnyMethod, state: dict[str, Tensor], path: Path) -> 
 
 
 def _fitted(method: AnyMethod, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for the model's picture size; another model's come back as they are, and are refused by their shapes."""
+    """Weights for the model's image size; another model's come back as they are, and are refused by their shapes."""
     try:
         return method.fit_resolution(model, state)
     except FOREIGN:
@@ -473,10 +476,10 @@ def _describe_published(
     if not inferred:
         other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state, path)), None)
         hint = f"; it looks like one of '{other}': attnbias val {other} --load-from {path}" if other else ""
-        raise WeightsError(f"{path} is no checkpoint of '{method.name}'{hint}")
+        raise WeightsError(f"{path} is not a checkpoint of '{method.name}'{hint}")
     num_classes, inferred = inferred["num_classes"], {n: v for n, v in inferred.items() if n != "num_classes"}
     for name, value in inferred.items():
-        # The picture's size is free: a method fits what depends on it, such as position embeddings.
+        # The image's size is free: a method fits what depends on it, such as position embeddings.
         if name != "image_size" and name in overrides and overrides[name] != value:
             flag = "--" + name.replace("_", "-")
             raise UsageError(
@@ -484,15 +487,15 @@ def _describe_published(
             )
     if recipe_name is None:
         recipe_name = _nearest_recipe(method, num_classes, inferred, overrides)
-    recipe = revise(method.named_recipe(recipe_name).recipe, {**inferred, **overrides})
-    facts = DATASETS.get(recipe.dataset)
+    recipe = override(method.named_recipe(recipe_name).recipe, {**inferred, **overrides})
+    info = DATASETS.get(recipe.dataset)
     try:
         index = open_split(recipe.dataset, "val", data_root)
         names, task = index.classes, index.task
-    except DataError:  # a checkpoint can be loaded (for one's own pictures) where its dataset is not
-        names, task = known_class_names(recipe.dataset), facts.task if facts else "multilabel"
+    except DataError:  # a checkpoint can be loaded (for one's own images) where its dataset is not
+        names, task = known_class_names(recipe.dataset), info.task if info else "multilabel"
     if len(names) != num_classes:
-        names = tuple(f"class {place}" for place in range(num_classes))
+        names = tuple(f"class {position}" for position in range(num_classes))
     return recipe, names, task
 
 
@@ -508,10 +511,10 @@ def _nearest_recipe(method: AnyMethod, num_classes: int, inferred: Fields, overr
 
     def disagreement(name: str) -> tuple[bool, bool, int]:
         recipe = method.recipes[name].recipe
-        facts = DATASETS.get(recipe.dataset)
+        info = DATASETS.get(recipe.dataset)
         return (
             overrides.get("dataset", recipe.dataset) != recipe.dataset,
-            facts is None or facts.classes != num_classes,
+            info is None or info.classes != num_classes,
             sum(getattr(recipe, field) != value for field, value in inferred.items()),
         )
 

@@ -109,7 +109,7 @@ def _captured(layer: nn.Module) -> Iterator[Callable[[], Tensor]]:
 
 
 def token_grid(tokens: Tensor, image_size: tuple[int, ...]) -> Tensor:
-    """Lay patch tokens (..., N, D) out as a grid (..., D, h, w) of the picture's proportions; leading others go."""
+    """Lay patch tokens (..., N, D) out as a grid (..., D, h, w) of the image's proportions; leading others go."""
     count, (height, width) = tokens.shape[-2], image_size
     rows, columns = (int(sqrt(count * ratio) + 1e-6) for ratio in (height / width, width / height))
     return tokens[..., count - rows * columns :, :].transpose(-1, -2).unflatten(-1, (rows, columns))

@@ -15,11 +15,11 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from torch import Tensor, nn, sigmoid, softmax
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.fast_decode import pil_step
-from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.images import Decode
+from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.index import Index, Task
-from attnbias.data.pictures import Decode
 from attnbias.data.published_tests import own_transform
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import TransformsBatches
@@ -59,7 +59,7 @@ class Method(Description, ABC, Generic[R, M]):
 
     @abstractmethod
     def transform(self, recipe: R, train: bool) -> Transform:
-        """PIL picture -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
+        """PIL image -> tensor (3, H, W), by the paper's pipeline. The evaluation one also moves tv_tensors boxes."""
 
     def batch_transform(self, recipe: R, num_classes: int) -> BatchTransform | None:
         """Mixing of whole training batches, where the recipe asks for it."""
@@ -73,21 +73,21 @@ class Method(Description, ABC, Generic[R, M]):
         train: bool = False,
         on_bad_image: Literal["error", "skip"] = "error",
         decode: Decode = "exact",
-    ) -> PictureDataset:
+    ) -> ImageDataset:
         """The samples of a split as the recipe wants them. Its `collate` makes their batches, its length is what an
-        evaluation counts. The default is a picture with its labels through `transform`, in memory where the method has
+        evaluation counts. The default is an image with its labels through `transform`, in memory where the method has
         a `batched_transform`. A published test set may bring a transform of its own (data/published_tests.py).
 
         Raises:
-            UsageError: fast decoding, and a step of the pipeline needs PIL pictures.
+            UsageError: fast decoding, and a step of the pipeline needs PIL images.
         """
         own = None if train else own_transform(index, recipe.image_size, recipe.normalize)
         transform = self.transform(recipe, train) if own is None else own
         if decode == "fast" and (step := pil_step(transform)):
             what = f"the {'training' if train else 'evaluation'} pipeline of this recipe"
-            raise UsageError(f"--decode fast: {what} needs PIL pictures, for its {step}; use --decode exact")
+            raise UsageError(f"--decode fast: {what} needs PIL images, for its {step}; use --decode exact")
         batched = self.batched_transform(recipe, train) if own is None and isinstance(self, TransformsBatches) else None
-        kind = PictureDataset if batched is None else partial(InMemoryPictures, batched=batched)
+        kind = ImageDataset if batched is None else partial(InMemoryImages, batched=batched)
         return kind(
             index,
             transform,
@@ -101,12 +101,12 @@ class Method(Description, ABC, Generic[R, M]):
     # What it answers -------------------------------------------------------------------------------------------------
 
     def predict(self, model: M, images: Tensor, task: Task) -> dict[str, Tensor]:
-        """Named arrays with a row a picture, `scores` first: probabilities (B, C), also shown. See `measure_all`."""
+        """Named arrays with one row per image, `scores` first: probabilities (B, C), also shown. See `measure_all`."""
         logits = model(images).float()
         return {"scores": sigmoid(logits) if task == "multilabel" else softmax(logits, dim=-1)}
 
-    def answer(self, model: M, batch: Batch, dataset: PictureDataset, recipe: R) -> dict[str, Tensor]:
-        """What an evaluation keeps of a batch: named arrays with a row a sample, gathered over processes for
+    def answer(self, model: M, batch: Batch, dataset: ImageDataset, recipe: R) -> dict[str, Tensor]:
+        """What an evaluation keeps of a batch: named arrays with one row per sample, gathered over processes for
         `measure_all`. One called `targets` takes the place of the batch's targets. The default is `predict`."""
         return self.predict(model, batch["image"], dataset.index.task)
 
@@ -148,7 +148,7 @@ class Method(Description, ABC, Generic[R, M]):
         return state
 
     def fit_resolution(self, model: M, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resize what depends on the picture's size, such as position embeddings, to what the model was built for."""
+        """Resize what depends on the image's size, such as position embeddings, to what the model was built for."""
         return state
 
     def load_backbone(self, model: M, recipe: R, state: dict[str, Tensor], path: Path) -> None:

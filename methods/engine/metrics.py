@@ -85,22 +85,24 @@ def singlelabel_measures(targets: np.ndarray, scores: np.ndarray) -> Metrics:
 
 
 def real_accuracy(scores: np.ndarray, labels: Sequence[Collection[int]]) -> Metrics:
-    """Top-1 and top-5 accuracy in per cent where any of a picture's labels is right (ReaL, arXiv:2006.07159).
+    """Top-1 and top-5 accuracy in per cent where any of an image's labels is right (ReaL, arXiv:2006.07159).
 
-    `samples` counts the pictures that were rated: those without any label are left out. Of equal scores the first class
+    `samples` counts the images that were rated: those without any label are left out. Of equal scores the first class
     leads.
 
     Raises:
         RunError: a score is not finite.
     """
     _check_finite(scores)
-    places = []
+    positions = []
     for row, own in zip(scores, labels, strict=True):
         if own:
             highest = np.argsort(-row, kind="stable")[:5].tolist()
-            places.append(next((place for place, label in enumerate(highest) if label in own), 5))
-    shares = {f"real_top{k}": 100 * sum(place < k for place in places) / max(len(places), 1) for k in (1, 5)}
-    return {"samples": len(places), **shares}
+            positions.append(next((position for position, label in enumerate(highest) if label in own), 5))
+    shares = {
+        f"real_top{k}": 100 * sum(position < k for position in positions) / max(len(positions), 1) for k in (1, 5)
+    }
+    return {"samples": len(positions), **shares}
 
 
 def average_precision(targets: np.ndarray, scores: np.ndarray, rule: Rule = "grouped") -> NDArray[np.float64]:
@@ -150,8 +152,8 @@ def f1(targets: np.ndarray, scores: np.ndarray, unknown: Unknown = "ignore", abs
 
 def keep_highest(scores: np.ndarray, count: int) -> np.ndarray:
     """Set all but each sample's `count` highest scores to 0; among equal ones the first classes are kept."""
-    place = scores.shape[1] - min(count, scores.shape[1])
-    last = np.partition(scores, place, axis=1)[:, place : place + 1]  # (N, 1)
+    position = scores.shape[1] - min(count, scores.shape[1])
+    last = np.partition(scores, position, axis=1)[:, position : position + 1]  # (N, 1)
     above, equal = scores > last, scores == last
     room = count - np.count_nonzero(above, axis=1, keepdims=True)
     return np.where(above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= room)), scores, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.targets import check_place
+from attnbias.methods.engine.targets import check_location
 
 WRITTEN = ".written.json"
 """Names what a command wrote into its --out folder; --overwrite deletes that and nothing else."""
@@ -33,7 +33,7 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    check_place(out)
+    check_location(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
     home = out.resolve()  # a link to another disk stays a link, and "." has a name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import available_cores
 from attnbias.data.survey import UNREADABLE, read_headers, remarks
@@ -18,28 +18,28 @@ from attnbias.methods.engine.screen import say
 
 
 class Found(NamedTuple):
-    """Pictures that a person named, each with a name to show, and what was left out of the folders, by reason."""
+    """Images that a person named, each with a name to show, and what was left out of the folders, by reason."""
 
-    pictures: list[tuple[str, Path]]
+    images: list[tuple[str, Path]]
     left_out: Tally
 
 
-def find_pictures(paths: Sequence[Path]) -> Found:
-    """Named files, and the pictures below named folders; says on standard error what is left out of these.
+def find_images(paths: Sequence[Path]) -> Found:
+    """Named files, and the images below named folders; says on standard error what is left out of these.
 
     Raises:
-        UsageError: a path does not exist, or a folder holds no picture. DataError: a folder may not be read.
+        UsageError: a path does not exist, or a folder holds no image. DataError: a folder may not be read.
     """
     found: list[tuple[str, Path]] = []
     left_out = Tally()
     for path in paths:
         if path.is_dir():
             others = Tally()
-            pictures = walk_images(path, others, f"{path}/")
-            if not pictures:
+            images = walk_images(path, others, f"{path}/")
+            if not images:
                 instead = f", only {'; '.join(others.lines())}" if others else ""
-                raise UsageError(f"folder {path} holds no picture ({', '.join(SUFFIXES)}){instead}")
-            found += [(picture, path / picture) for picture in sorted(pictures, key=lambda name: Path(name).parts)]
+                raise UsageError(f"folder {path} holds no image ({', '.join(SUFFIXES)}){instead}")
+            found += [(image, path / image) for image in sorted(images, key=lambda name: Path(name).parts)]
             left_out.merge(others)
         elif path.is_file():
             found.append((path.name, path))
@@ -50,28 +50,28 @@ def find_pictures(paths: Sequence[Path]) -> Found:
     return Found(found, left_out)
 
 
-def say_how_read(pictures: Sequence[Path]) -> Tally:
-    """Say on standard error, and return, which of one's own pictures are turned upright or hold several frames."""
-    noticed = remarks(read_headers(pictures, available_cores()), "upright")
+def say_how_read(images: Sequence[Path]) -> Tally:
+    """Say on standard error, and return, which of one's own images are turned upright or hold several frames."""
+    noticed = remarks(read_headers(images, available_cores()), "upright")
     noticed.pop(UNREADABLE, None)  # said of each when it is read
     for line in noticed.lines():
         say(line, error=True)
     return noticed
 
 
-class OwnPictures(PictureDataset):
+class OwnImages(ImageDataset):
     """Files without labels, of whatever sizes."""
 
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
         if len({sample["image"].shape for sample in good}) > 1:
-            raise UsageError("this recipe does not resize, and the pictures differ in size; add --eval-batch-size 1")
+            raise UsageError("this recipe does not resize, and the images differ in size; add --eval-batch-size 1")
         return super().collate(samples)
 
 
-def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnPictures:
+def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnImages:
     """Files as a model wants them, upright whatever the model's own dataset is; their labels mean nothing."""
     target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
     records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
     index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
-    return OwnPictures(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
+    return OwnImages(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)

@@ -13,7 +13,7 @@ from attnbias.data.transforms.basic import NORMALIZATIONS
 from attnbias.methods.engine.backbones import ALIASES, is_torchvision, timm_config
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.published import HUB
-from attnbias.methods.engine.recipe import Recipe, revise
+from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.weights.manifest import PUBLISHED
 
 R = TypeVar("R", bound=Recipe)
@@ -106,4 +106,4 @@ def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -
         )
     words = ", ".join(f"{name} {value}" for name, value in taken.items())
     kept = ", ".join(f"{name} {typed[name]}" for name in known if name in typed)
-    return revise(recipe, taken), f"images as its weights know them: {words}{f'; typed: {kept}' if kept else ''}"
+    return override(recipe, taken), f"images as its weights know them: {words}{f'; typed: {kept}' if kept else ''}"

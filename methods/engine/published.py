@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from attnbias.data.facts import Archive
 from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place, fetch, plain_name, public
-from attnbias.data.progress import Progress, silent
+from attnbias.data.info import Archive
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import OtherEntryError, WeightsError
@@ -43,7 +43,7 @@ BLOB = re.compile("[0-9a-f]{64}")
 """How the hub's cache calls a large file: by its SHA-256."""
 
 
-def locate(source: str, progress: Progress = silent) -> Path:
+def locate(source: str, progress: ProgressCallback = silent) -> Path:
     """The file or folder that `--load-from` or `--backbone-weights` names, fetched where it is not on this disk.
 
     A path that exists goes before a published name. Processes that ask for one file at once wait for each other.
@@ -76,7 +76,7 @@ def on_disk(source: str) -> Path | None:
         return None
 
 
-def fetch_published(published: Published, progress: Progress = silent) -> Path:
+def fetch_published(published: Published, progress: ProgressCallback = silent) -> Path:
     """Bring a published file to the cache; one that is there is not fetched, but verified whenever it is used."""
     if published.url.startswith(HUB):
         return _from_hub(published.url)
@@ -128,7 +128,7 @@ def _file_name(url: str) -> str:
     except ValueError:
         known = False
     if not known:
-        raise UsageError(f"{shown(url)!r} is no URL; expected https://HOST/PATH/FILE, other letters as %XX")
+        raise UsageError(f"{shown(url)!r} is not an URL; expected https://HOST/PATH/FILE, other letters as %XX")
     name = unquote(parts.path).rpartition("/")[2] or "weights"
     if not plain_name(name):
         raise UsageError(
@@ -138,7 +138,7 @@ def _file_name(url: str) -> str:
     return name
 
 
-def _fetched(archive: Archive, folder: Path, progress: Progress) -> Path:
+def _fetched(archive: Archive, folder: Path, progress: ProgressCallback) -> Path:
     target = folder / archive.file
     if not target.is_file() and offline():
         raise WeightsError(

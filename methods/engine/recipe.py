@@ -73,11 +73,11 @@ class Recipe(BaseModel):
     )
     decode: Literal["exact", "fast"] = option(
         "exact",
-        "Reading of training pictures: exact = the papers' pixels; fast = 0.8 of the time, a level off (0.4 of it and "
+        "Reading of training images: exact = the papers' pixels; fast = 0.8 of the time, a level off (0.4 of it and "
         "some levels where they are far larger than the input). Evaluation has its own --decode.",
         "Data",
     )
-    drop_unlabelled: bool = option(False, "Leave out pictures without any positive label, in every split.", "Data")
+    drop_unlabelled: bool = option(False, "Leave out images without any positive label, in every split.", "Data")
     unknown_train: Literal["negative", "ignore"] = option(
         "negative",
         "Unknown labels (VOC difficult, WIDER unspecified) in training: negative, or out of the loss.",
@@ -156,7 +156,7 @@ def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[object, object
     return {name: (value, others.get(name)) for name, value in values.items() if value != others.get(name)}
 
 
-def revise(recipe: R, changes: Fields) -> R:
+def override(recipe: R, changes: Fields) -> R:
     """Return the recipe with some fields changed, checked as a whole.
 
     Raises:
@@ -178,9 +178,9 @@ def parse(recipe_type: type[R], values: Fields) -> R:
         return recipe_type.model_validate(values, strict=True)  # no numbers from texts, none from true and false
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
+        where = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe field '{place}' = {shown(first['input'])}: {message}" if place else message) from None
+        raise UsageError(f"recipe field '{where}' = {shown(first['input'])}: {message}" if where else message) from None
 
 
 def todays_names(recipe_type: type[Recipe], values: Fields) -> Fields:
@@ -203,7 +203,7 @@ def read_recipe(path: Path, recipe_type: type[R], method: str) -> R:
     """Read a recipe of a method from a YAML file (`method:` is allowed beside the fields).
 
     Raises:
-        UsageError: the file is missing, is no mapping of plain values, is of another method, or holds a wrong field.
+        UsageError: the file is missing, is not a mapping of plain values, is of another method, or holds a wrong field.
     """
     try:
         values = read_yaml(path)

@@ -40,7 +40,7 @@ RUN = "Run (does not change the numbers)"
 run_option = partial(recipe_option, panel=RUN)
 
 SPLIT_LIMIT = 48
-"""Pictures of a split that are drawn where --limit says nothing."""
+"""Images of a split that are drawn where --limit says nothing."""
 
 
 class Request(BaseModel):
@@ -114,9 +114,7 @@ class Reading(Datasets):
 class Images(Reading):
     """A command that reads images."""
 
-    on_bad_image: Literal["error", "skip"] = run_option(
-        "error", "An unreadable picture: stop, or leave out and say so."
-    )
+    on_bad_image: Literal["error", "skip"] = run_option("error", "An unreadable image: stop, or leave out and say so.")
 
 
 class FromWeights(Reading, Overwriting):
@@ -153,7 +151,7 @@ class Processes(Machine):
 
     gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one")
     processes: int | None = run_option(None, "Processes on the CPU (with --gpus 0).", ge=1, le=4096)
-    eval_batch_size: int = run_option(64, "Pictures at once in evaluation, a process.", ge=1, le=2**31)
+    eval_batch_size: int = run_option(64, "Images at once in evaluation, a process.", ge=1, le=2**31)
 
 
 # The commands ---------------------------------------------------------------------------------------------------------
@@ -167,19 +165,19 @@ class VisualizeRequest(FromWeights, Images, Machine):
         ..., "A run folder, .safetensors or published file; repeat to compare, METHOD:FILE for another method."
     )
     paths: list[Path] = option(
-        [], "Pictures or folders of them. None: a split of the dataset.", argument=True, metavar="PATH"
+        [], "Images or folders of them. None: a split of the dataset.", argument=True, metavar="PATH"
     )
     split: str = option("val", "Split of the dataset.")
-    limit: int | None = option(None, "Only the first N pictures.", ge=1, shown=f"{SPLIT_LIMIT} of a split")
+    limit: int | None = option(None, "Only the first N images.", ge=1, shown=f"{SPLIT_LIMIT} of a split")
     top: int | None = option(
-        None, "Look at all, draw only the N pictures whose first map (before normalisation) peaks highest.", ge=1
+        None, "Look at all, draw only the N images whose first map (before normalisation) peaks highest.", ge=1
     )
     classes: tuple[str, ...] = option(
         (), "Classes to draw, names or numbers, comma-separated.", shown="true and predicted ones"
     )
     questions: list[str] = option(
         [],
-        "What to ask of every picture (or a hypothesis, or a caption); repeat for several.",
+        "What to ask of every image (or a hypothesis, or a caption); repeat for several.",
         flags="--question",
         shown="a split's own texts",
         needs="reads_texts",
@@ -209,44 +207,44 @@ class ExportRequest(FromWeights, Machine):
     method: str
     load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
     paths: list[Path] = option(
-        [], "Pictures for --check, or folders. None: the evaluation split.", argument=True, metavar="PATH"
+        [], "Images for --check, or folders. None: the evaluation split.", argument=True, metavar="PATH"
     )
     format: Literal["onnx", "torch-export"] = option("onnx", "onnx (needs attnbias[export]), or torch-export (.pt2).")
     out: Path | None = option(None, "What to write.", metavar="FILE", shown="{method}.onnx or .pt2")
-    check: bool = option(False, "Run it on real pictures and hold it against the model.")
-    limit: int = option(16, "Pictures of --check.", ge=1)
+    check: bool = option(False, "Run it on real images and hold it against the model.")
+    limit: int = option(16, "Images of --check.", ge=1)
     map: str | None = option(None, "{maps}.", shown="{default map}")
     head: int | None = option(None, "One head, from 0.", ge=0, shown="all together")
     classes: tuple[str, ...] = option(
         (),
         "Classes that maps are of, names or numbers, comma-separated.",
-        shown="the --top-k best of each picture",
+        shown="the --top-k best of each image",
     )
-    top_k: int = option(5, "Maps a picture, of its best classes.", ge=1)
+    top_k: int = option(5, "Maps per image, of its best classes.", ge=1)
     gpus: int | None = run_option(None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0")
     device: str | None = run_option(None, "Where --check asks the model: cpu, cuda, cuda:1 ...", shown="cpu")
 
     @model_validator(mode="after")
     def _checks_what_is_named(self) -> Self:
         if self.paths and not self.check:
-            raise UsageError("pictures are for --check; add it, or leave them out")
+            raise UsageError("images are for --check; add it, or leave them out")
         return self
 
 
 class PredictRequest(FromWeights, Images, Processes):
-    """Name the classes of one's own pictures."""
+    """Name the classes of one's own images."""
 
     load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
-    paths: list[Path] = option(..., "Pictures, or folders of them.", argument=True, metavar="PATH")
+    paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
     method: str | None = option(None, "Whose checkpoint it is.", shown="the checkpoint says", complete="methods")
     recipe: str | None = option(None, "Named recipe for what a published file does not tell (lam ...).")
-    top_k: int | None = option(None, "At most so many classes a picture.", ge=1, shown="single-label 5")
+    top_k: int | None = option(None, "At most so many classes per image.", ge=1, shown="single-label 5")
     threshold: float | None = option(None, "Only classes of at least this score.", ge=0, le=1, shown="multi-label 0.5")
     json_file: str | None = option(
         None, "Write the classes as JSON; - is standard output.", flags="--json", metavar="FILE"
     )
     csv_file: Path | None = option(
-        None, "Write the scores of all classes, one row a picture.", flags="--csv", metavar="FILE"
+        None, "Write the scores of all classes, one row per image.", flags="--csv", metavar="FILE"
     )
 
 
@@ -267,7 +265,7 @@ class ValRequest(FromWeights, Images, Processes):
     json_file: str | None = option(
         None, "Write all measures as JSON; - is standard output.", flags="--json", metavar="FILE"
     )
-    csv_file: Path | None = option(None, "Write scores, one row a sample.", flags="--csv", metavar="FILE")
+    csv_file: Path | None = option(None, "Write scores, one row per sample.", flags="--csv", metavar="FILE")
     bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
     map: str = bias_option("own", "own, gradcam, or one of: {map names}.")
     truth: Literal["masks", "boxes"] | None = bias_option(None, "What objects are.", shown="masks, else boxes")
@@ -275,7 +273,8 @@ class ValRequest(FromWeights, Images, Processes):
     bias_out: Path | None = bias_option(None, "Write bias.json and bias_samples.csv.", metavar="DIR")
     context: str | None = context_option(
         None,
-        "Find classes that lean on their company in this split, with the first checkpoint's scores, and measure them "
+        "Find classes that lean on co-occurring classes in this split, with the first checkpoint's scores, and "
+        "measure them "
         "with and without it.",
         metavar="SPLIT",
     )
@@ -293,14 +292,14 @@ class ValRequest(FromWeights, Images, Processes):
     attack_steps: int | None = robust_option(None, "Steps of pgd.", ge=1, shown="5")
     corrupt: tuple[str, ...] = robust_option(
         (),
-        "Corrupt each split on the fly, all severities averaged (made here, not the published pictures).",
+        "Corrupt each split on the fly, all severities averaged (made here, not the published images).",
         metavar="NAME,...|all",
     )
     severity: tuple[int, ...] = robust_option((1, 2, 3, 4, 5), "Severities of --corrupt.")
     robustness_out: Path | None = robust_option(None, "The table, .json or .csv.", metavar="FILE")
     store: bool = option(False, "Keep the results in the run folder (RUN/evaluations), for compare.")
     decode: Literal["exact", "fast"] = option(
-        "exact", "Reading of pictures: exact = the papers' pixels; fast = about a level off."
+        "exact", "Reading of images: exact = the papers' pixels; fast = about a level off."
     )
 
     @field_validator("attack")
@@ -423,11 +422,11 @@ class CompareRequest(Datasets, Overwriting):
 
     runs: list[Path] = option(..., "Run folders; the first is the reference.", argument=True, metavar="RUN...")
     map: str = option("own", "Whose attention bias: own, gradcam, or a map's name.")
-    measure: bool = option(False, "Load the models: parameters, MACs, time a picture on this machine.")
+    measure: bool = option(False, "Load the models: parameters, MACs, time per image on this machine.")
     out: Path | None = option(None, "Folder for comparison.md, .csv and .json, and for page and plots.")
-    page: bool = option(False, "Load the models: the same pictures under each, worst cases first, as HTML.")
+    page: bool = option(False, "Load the models: the same images under each, worst cases first, as HTML.")
     split: str | None = option(None, "Split of the page.", shown="the first one with attention bias")
-    limit: int = option(48, "Pictures on the page.", ge=1)
+    limit: int = option(48, "Images on the page.", ge=1)
     plots: bool = option(False, "Learning curves, and accuracy against attention (needs matplotlib).")
 
     @model_validator(mode="after")
@@ -454,13 +453,13 @@ class PrepareRequest(Datasets):
     called: str | None = option(
         None, "Sets of your own: what the set is called.", flags="--name", shown="as its folder or file"
     )
-    verify: bool = option(False, "Decode every picture and name the broken ones.")
+    verify: bool = option(False, "Decode every image and name the broken ones.")
     overwrite: bool = option(False, "Replace what was prepared from another source or settings.")
     dry_run: bool = option(False, "Read and check; write nothing.")
     download: bool = option(False, "Fetch the official archives, or go on fetching them.")
     offline: bool = option(False, "Verify every byte of the archives; fetch nothing.")
     splits: tuple[str, ...] = option((), "Only these splits, separated by commas.")
-    workers: int | None = option(None, "Processes that make or decode pictures.", ge=1)
+    workers: int | None = option(None, "Processes that make or decode images.", ge=1)
     min_answers: int | None = option(
         None,
         "vqav2: questions whose majority answer an answer must be to become a class.",
@@ -472,7 +471,7 @@ class PrepareRequest(Datasets):
     )
     orientation: Literal["upright", "stored"] | None = option(
         None,
-        "Sets of your own: read pictures as their EXIF orientation says, or as their pixels are stored.",
+        "Sets of your own: read images as their EXIF orientation says, or as their pixels are stored.",
         shown="upright",
     )
     train_split: str | None = role_option(None, "The split that trains, where its name does not tell.")
@@ -485,5 +484,5 @@ class PrepareRequest(Datasets):
     )
     size: int | None = demo_option(None, "Pixels a side.", ge=32, shown="64")
     seed: int | None = demo_option(None, "Decides every scene, or what --val-fraction takes.", ge=0, shown="0")
-    train: int | None = demo_option(None, "Training pictures.", ge=1, shown="3000")
-    eval: int | None = demo_option(None, "Pictures of each other split.", ge=1, shown="400")
+    train: int | None = demo_option(None, "Training images.", ge=1, shown="3000")
+    eval: int | None = demo_option(None, "Images of each other split.", ge=1, shown="400")

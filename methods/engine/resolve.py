@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnbias.methods.engine.description import Description
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, parse, read_recipe, revise
+from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, override, parse, read_recipe
 
 NETWORK = ("backbone", "family", "size", "architecture")
 """Recipe fields that decide which network the starting weights are of."""
@@ -40,7 +40,7 @@ def resolve_recipe(method: Description, recipe: str | None, typed: dict[str, Any
     """
     path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
     if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
-        return Resolved(revise(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None)
+        return Resolved(override(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None)
     name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
     named = method.named_recipe(name)
     return Resolved(parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named)

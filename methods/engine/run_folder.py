@@ -58,7 +58,7 @@ class Progress(StoredModel, frozen=False, allow_inf_nan=True):
     step: int = Field(0, ge=0)
     """Optimiser steps done."""
     milestone: int = Field(0, ge=0)
-    """The step of the last milestone that was dealt with: an epoch's end, or an evaluation by `eval_steps`."""
+    """The step of the last evaluation point that was dealt with: an epoch's end, or an evaluation by `eval_steps`."""
     best: float | None = None
     best_step: int | None = Field(None, ge=0)
     best_weights: Literal["raw", "ema"] | None = None
@@ -335,7 +335,7 @@ class RunFolder:
             with reading(path, "or another version of attnbias wrote it; train again", WeightsError):
                 return Progress.model_validate(read_json(path))
         except (FileNotFoundError, NotADirectoryError):
-            raise WeightsError(f"{folder} holds no {PROGRESS}; it is no checkpoint folder") from None
+            raise WeightsError(f"{folder} holds no {PROGRESS}; it is not a checkpoint folder") from None
 
     def _cannot_write(self, what: str, number: int) -> RunError:
         reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)

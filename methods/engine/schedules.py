@@ -29,7 +29,7 @@ def epoch_length(recipe: Recipe, steps_per_epoch: int) -> int | Fraction:
     """Steps of one epoch of the schedule.
 
     Schedules are written in epochs: warm-up, milestones, periods, the end. Where the recipe gives `steps`, the schedule
-    of all its epochs is played within them, so one of its epochs lasts steps / epochs steps, however many pictures
+    of all its epochs is played within them, so one of its epochs lasts steps / epochs steps, however many images
     the run sees in them.
     """
     return steps_per_epoch if recipe.steps is None else Fraction(recipe.steps, recipe.epochs)

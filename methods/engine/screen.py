@@ -54,7 +54,8 @@ class _Console(Console):
 
 
 def prepare_output() -> None:
-    """Make a process ready to say anything: letters that an encoding lacks are escaped, logs go the way of errors."""
+    """Make a process ready to say anything: letters that an encoding does not have are escaped, logs go the way of
+    errors."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

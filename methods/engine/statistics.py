@@ -263,11 +263,11 @@ def mean_precision(targets: np.ndarray, scores: np.ndarray) -> Estimate | None:
 
 def _ends_of_ties(ranked: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places (C, N) of the first and the last image with the same score, of scores in descending order."""
-    places = np.arange(ranked.shape[1])
+    positions = np.arange(ranked.shape[1])
     new = np.ones(ranked.shape, dtype=np.bool_)
     np.not_equal(ranked[:, 1:], ranked[:, :-1], out=new[:, 1:])
     ends = np.ones(ranked.shape, dtype=np.bool_)
     ends[:, :-1] = new[:, 1:]
-    first = np.maximum.accumulate(np.where(new, places, 0), axis=1)
-    last = np.minimum.accumulate(np.where(ends, places, len(places))[:, ::-1], axis=1)[:, ::-1]
+    first = np.maximum.accumulate(np.where(new, positions, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, positions, len(positions))[:, ::-1], axis=1)[:, ::-1]
     return first, last

@@ -29,7 +29,7 @@ def known_method(name: object) -> str:
         Unfit: it is none.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise Unfit(f"{shown(name)} is no method")
+        raise Unfit(f"{shown(name)} is not a method")
     return name
 
 

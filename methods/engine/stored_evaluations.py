@@ -39,7 +39,7 @@ Samples = dict[str, NDArray[Any]]
 
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
-BIAS, BIAS_SAMPLES, RELIANCE_SAMPLES = "bias.json", "bias_samples.csv", "reliance_samples.csv"
+BIAS_FILE, BIAS_SAMPLES, RELIANCE_SAMPLES = "bias.json", "bias_samples.csv", "reliance_samples.csv"
 
 RELIANCE_SHARES = {"object_share": "object_only", "context_share": "context_only"}
 """What of the mean probability the object alone, or the context alone, leaves: ratios of means of these columns."""
@@ -89,7 +89,7 @@ class StoredEvaluation:
 
     @property
     def has_scores(self) -> bool:
-        """Whether a row of scores was kept of each picture."""
+        """Whether a row of scores was kept of each image."""
         return (self.folder / SCORES).is_file()
 
     def scores(self) -> Scores:
@@ -103,8 +103,8 @@ class StoredEvaluation:
 
     def bias(self, kind: str) -> dict[str, Any] | None:
         """What bias.json says of a kind of map, or None."""
-        found = _stored(self.bias_folder(kind) / BIAS, TypeAdapter(Bias))
-        return found.model_dump() if found else None
+        stored = _stored(self.bias_folder(kind) / BIAS_FILE, TypeAdapter(Bias))
+        return stored.model_dump() if stored else None
 
     def bias_samples(self, kind: str) -> Samples:
         """bias_samples.csv by column."""
@@ -193,8 +193,8 @@ def stored_evaluations(run: Path) -> list[StoredEvaluation]:
 
 
 def _content(folder: Path) -> dict[str, Any] | None:
-    found = _stored(folder / CONTENT, TypeAdapter(Content))
-    return found.model_dump(exclude_unset=True) if found else None
+    stored = _stored(folder / CONTENT, TypeAdapter(Content))
+    return stored.model_dump(exclude_unset=True) if stored else None
 
 
 # What files hold ------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Groups(_Open):
 
 
 class Pairs(_Open):
-    """Of evaluation.json: pairs of a class and its company."""
+    """Of evaluation.json: Pairs of a class and a co-occurring class."""
 
     pairs: list[dict[str, str | float | None]]
 
@@ -314,8 +314,8 @@ def _checked(path: Path) -> Scores:
     if scores.targets.shape != (shape[:1] if single else shape):
         raise Unfit("its targets and scores differ in shape")
     low, high = (0, shape[1] - 1) if single else (-1, 1)
-    if not (scores.targets.min() >= low and scores.targets.max() <= high):  # nor what is no number
-        raise Unfit("its targets are no labels")
+    if not (scores.targets.min() >= low and scores.targets.max() <= high):  # nor what is not a number
+        raise Unfit("its targets are not labels")
     if not np.isfinite(scores.scores).all():
         raise Unfit("it holds scores that are not finite")
     return scores

@@ -64,13 +64,13 @@ def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwr
             raise UsageError(f"{path} cannot take {target.kind.words} and {other.kind.words}; give each its own name")
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name a file")
-        check_place(path)
+        check_location(path)
         if os.path.lexists(path):
             _check_replaced(target, reads, overwrite)
         _check_writable(path)
 
 
-def check_place(path: Path) -> None:
+def check_location(path: Path) -> None:
     """Refuse a file or folder inside a prepared dataset, a checkpoint, or what a run keeps; links are followed.
 
     Raises:
@@ -78,9 +78,9 @@ def check_place(path: Path) -> None:
     """
     from attnbias.methods.engine.run_folder import MANIFEST, OWNED, PROGRESS
 
-    for place in dict.fromkeys((path.absolute(), path.parent.resolve() / path.name, path.resolve())):
-        for folder in place.parents:
-            name = place.relative_to(folder).as_posix()
+    for location in dict.fromkeys((path.absolute(), path.parent.resolve() / path.name, path.resolve())):
+        for folder in location.parents:
+            name = location.relative_to(folder).as_posix()
             if (folder / PREPARED).is_file():
                 what = "prepared dataset"
             elif (folder / MANIFEST).is_file() or (folder / PROGRESS).is_file():
@@ -105,7 +105,7 @@ def check_folder(folder: Path, overwrite: bool, targets: Sequence[Target], reads
         raise UsageError(f"{folder} is a file; name a folder")
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; choose another name or add --overwrite")
-    check_place(folder)
+    check_location(folder)
     check_targets(targets, reads, overwrite)
     _check_writable(folder)
 
@@ -206,7 +206,7 @@ def _holds_our_graph(path: Path) -> bool:
 RESULTS = Kind("results of val", json_with("load_from", "source"))
 SCORES = Kind("scores of val", csv_with("path", "target:.*|id|text|answer|score:.*"))
 ROBUSTNESS = Kind("a table of robustness", table_with(csv_with("weights", "test", ".*"), json_with("weights", "test")))
-BIAS = {
+BIAS_KINDS = {
     "bias.json": Kind("a measured attention bias", json_with("map", "truth")),
     "bias_samples.csv": Kind("a measured attention bias", csv_with("picture", "path", "class", ".*")),
 }

@@ -55,7 +55,7 @@ def _shortened(words: str, letters: int) -> str:
 def visible(text: object) -> str:
     r"""Return the text in one line that any terminal and file takes: `\n`, `\x1b`, `\u202e`, `\xff` as written here.
 
-    A byte of a file name that is no UTF-8 is shown as the byte.
+    A byte of a file name that is not an UTF-8 is shown as the byte.
     """
     words = str(text)
     return words if words.isprintable() else "".join(map(_visible_letter, words))
@@ -74,7 +74,7 @@ def _visible_letter(letter: str) -> str:
 def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
     """Write rows as CSV in UTF-8; a text that a spreadsheet would compute begins with an apostrophe.
 
-    Give numbers as numbers, or as texts that Python reads as numbers: they stay what they are.
+    Give numbers, or as texts that Python reads as numbers: they stay what they are.
     """
     with replacing(path) as file:
         csv.writer(file, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
@@ -84,7 +84,7 @@ def read_csv(path: Path) -> Iterator[list[str]]:
     """The rows that `write_csv` wrote, as texts.
 
     Raises:
-        OSError: the file is missing or not readable. Unfit: it is no such table.
+        OSError: the file is missing or not readable. Unfit: it is not such a table.
     """
     try:
         for row in csv.reader(io.StringIO(read_text(path, LARGEST_TABLE), newline="")):
@@ -135,4 +135,4 @@ def _all_visible(content: Any) -> Any:
 
 def fill_template(template: str, parts: Mapping[str, str]) -> str:
     """Put the parts in the places of {{name}}, in one pass: what a part holds is never taken for a place."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)

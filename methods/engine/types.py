@@ -35,8 +35,8 @@ Schedule = Callable[[int], dict[str, float]]
 BatchTransform = Callable[["Tensor", "Tensor", "np.random.Generator"], tuple["Tensor", "Tensor"]]
 """(images, targets, numpy Generator seeded by (seed, step)) -> the same pair, mixed (mixup, cutmix ...)."""
 
-BatchedPictures = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-"""(pictures (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
+BatchedImages = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""(images (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
 
 Truth = Literal["masks", "boxes"]
 """What attention is held against: each class's masks, or boxes."""

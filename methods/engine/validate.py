@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from attnbias.data.atomic import replacing
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Task
 from attnbias.data.published_tests import own_rules
 from attnbias.data.reading import Json
@@ -33,7 +33,7 @@ from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
 from attnbias.methods.engine.targets import (
-    BIAS,
+    BIAS_KINDS,
     RESULTS,
     ROBUSTNESS,
     SCORES,
@@ -108,7 +108,7 @@ def _check(request: ValRequest) -> None:
     if request.bias_out is not None:
         # Several checkpoints or splits have a folder each.
         folders = [request.bias_out, *(path for path in request.bias_out.glob("*") if path.is_dir())]
-        held = [Target(folder / name, kind) for folder in folders for name, kind in BIAS.items()]
+        held = [Target(folder / name, kind) for folder in folders for name, kind in BIAS_KINDS.items()]
         check_folder(request.bias_out, request.overwrite, held, reads)
 
 
@@ -120,7 +120,7 @@ class _Point:
     accelerator: Accelerator
     load_from: str
     loaded: Loaded
-    dataset: PictureDataset
+    dataset: ImageDataset
     split: str
     """As it was typed: a name, or a role such as val."""
     number: str
@@ -157,7 +157,7 @@ class _Point:
         """Refuse what cannot be measured or written here; nothing was scored yet, and nothing is changed."""
         index, table = self.dataset.index, self.table
         if table is not None and index.task in WITHOUT_ROWS:
-            raise UsageError(f"--csv: an evaluation of {index.task} keeps no row a picture; use --json")
+            raise UsageError(f"--csv: an evaluation of {index.task} keeps no row per image; use --json")
         if table is not None:
             check_targets(requested((table, SCORES)), self.request.load_from, self.request.overwrite)
         if self.request.store:
@@ -172,29 +172,29 @@ class _Point:
         storing = request.store and writes
         if storing:
             make_room(self.stored, self.weights, self.map)
-        found = score(request, self.loaded, dataset, self.accelerator)
+        evaluation = score(request, self.loaded, dataset, self.accelerator)
         result: Result = {
             "load_from": shown(self.load_from),
             "source": self.loaded.source,
             "weights": self.weights,
             "dataset": index.dataset,
             "split": index.split,
-            "samples": len(found.ids),
-            "skipped": found.skipped,
+            "samples": len(evaluation.ids),
+            "skipped": evaluation.skipped,
             "decode": request.decode,
             "rules": own_rules(index),
             "classes": index.classes,
             "recipe": self.loaded.recipe.model_dump(mode="json"),
-            "measures": found.measures,
+            "measures": evaluation.measures,
         }
         if self.table is not None and writes:
-            write_scores(self.table, found, dataset)
+            write_scores(self.table, evaluation, dataset)
         measured = Measured(
             request,
             self.loaded,
             dataset,
             self.accelerator,
-            found,
+            evaluation,
             stored=self.stored if storing else None,
             split=self.split,
             number=self.number,
@@ -204,10 +204,10 @@ class _Point:
             if content is not None:
                 result[probe.name] = content
         if storing:
-            words = dict(answers(found, dataset)) if "answer" in found.scores else {}
+            words = dict(answers(evaluation, dataset)) if "answer" in evaluation.scores else {}
             # The attention bias has files of its own, one for each kind of map.
             kept = {name: value for name, value in result.items() if name != BiasProbe.name}
-            store(self.stored, kept, _scores(found, dataset), words)
+            store(self.stored, kept, _scores(evaluation, dataset), words)
         return result
 
 
@@ -219,8 +219,8 @@ def _load(request: ValRequest, load_from: str, accelerator: Accelerator) -> Load
     return load_asked(request, request.method, load_from, accelerator.device)
 
 
-def _scores(found: Evaluation, dataset: PictureDataset) -> Scores | None:
-    if "scores" not in found.scores:
+def _scores(evaluation: Evaluation, dataset: ImageDataset) -> Scores | None:
+    if "scores" not in evaluation.scores:
         return None
-    paths = np.array([dataset.records[sample].path for sample in found.ids])
-    return Scores(paths, found.targets, found.scores["scores"])
+    paths = np.array([dataset.records[sample].path for sample in evaluation.ids])
+    return Scores(paths, evaluation.targets, evaluation.scores["scores"])

@@ -19,9 +19,9 @@ ASL_SCALE = 1000
 def classification_loss(logits: Tensor, target: Tensor, recipe: IDARecipe, task: Task) -> Tensor:
     """Return the recipe's loss of logits (B, C) against targets (B, C), or cross-entropy against class numbers (B,).
 
-    The program sums over the pictures of one process (32 in the published run) and lets gradients be averaged over
+    The program sums over the images of one process (32 in the published run) and lets gradients be averaged over
     processes, so that its scale, and with it the weight of Adam's coupled decay, changes with their number.
-    "bce_sum" keeps the published scale whatever the number of processes: mean over the pictures, times `loss_batch`.
+    "bce_sum" keeps the published scale whatever the number of processes: mean over the images, times `loss_batch`.
     """
     logits = logits.float()
     if task == "singlelabel":
@@ -49,7 +49,7 @@ def asymmetric_loss(
     detach_focus: bool,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Asymmetric loss (Ridnik et al., ICCV 2021): 1000 times its mean over pictures and classes.
+    """Asymmetric loss (Ridnik et al., ICCV 2021): 1000 times its mean over images and classes.
 
     The program's scale. It parses this loss's options and then ignores them; here they work.
 

@@ -7,7 +7,7 @@ approximates P(Y | do(X)) by sampling the features N times: a first attention lo
 
 The details follow the only public program (yu-gi-oh-leilei/IDA_2023ICLR, unofficial); README.md lists them.
 
-Shapes: B pictures, C classes, D channels, h x w positions, N samples, d = D / N channels a sample.
+Shapes: B images, C classes, D channels, h x w positions, N samples, d = D / N channels a sample.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class InterventionalClassifier(nn.Module):
         return features.flatten(2).unflatten(1, (len(self.weight), -1)).transpose(-1, -2)
 
     def tokens(self, attended: Tensor) -> Tensor:
-        """Lay the samples' class features (B, N, C, d) out as N tokens for each picture and class: (B * C, N, d)."""
+        """Lay the samples' class features (B, N, C, d) out as N tokens for each image and class: (B * C, N, d)."""
         width = attended.shape[-1]
         if self.token_layout == "per_sample":
             return attended.transpose(1, 2).reshape(-1, len(self.weight), width)

@@ -30,11 +30,11 @@ class IDARecipe(Recipe):
     )
     augmentation: Literal["randaugment", "multiscale_crop", "shift"] = option(
         "randaugment",
-        "Training pictures: randaugment (cutout, then RandAugment), multiscale_crop (crop and flip), or shift.",
+        "Training images: randaugment (cutout, then RandAugment), multiscale_crop (crop and flip), or shift.",
         "Data",
     )
     cutout: float = option(
-        0.5, "Side of the hole cut before RandAugment, as a share of the picture's; 0 cuts none.", "Data", ge=0, le=1
+        0.5, "Side of the hole cut before RandAugment, as a share of the image's; 0 cuts none.", "Data", ge=0, le=1
     )
     shift: int = option(6, "Largest shift each way of augmentation shift, in pixels.", "Data", ge=0)
 
@@ -89,9 +89,9 @@ class IDARecipe(Recipe):
         "What a token of the second attention is: interleaved as the program does, or one sample (paper).",
     )
     loss: Literal["bce_sum", "bce_mean", "asl"] = option(
-        "bce_sum", "bce_sum: cross-entropy summed over loss_batch pictures (the program); its mean; asymmetric loss."
+        "bce_sum", "bce_sum: cross-entropy summed over loss_batch images (the program); its mean; asymmetric loss."
     )
-    loss_batch: int = option(32, "Pictures that bce_sum sums over: those of one process of the published run.", ge=1)
+    loss_batch: int = option(32, "Images that bce_sum sums over: those of one process of the published run.", ge=1)
     asl_gamma_pos: float = option(0.0, "Focusing of positives (loss asl).", ge=0)
     asl_gamma_neg: float = option(2.0, "Focusing of negatives (loss asl).", ge=0)
     asl_clip: float = option(0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1)
@@ -122,9 +122,9 @@ def schedule(recipe: IDARecipe, steps_per_epoch: int) -> Schedule:
 
 
 class Best(NamedTuple):
-    """The best evaluation so far: its place in the history, its measure, and whose weights they were."""
+    """The best evaluation so far: its position in the history, its measure, and whose weights they were."""
 
-    place: int
+    position: int
     value: float
     weights: str
 
@@ -132,7 +132,7 @@ class Best(NamedTuple):
 def best_of(history: Sequence[LogLine], weights: Iterable[str] = ("raw", "ema")) -> Best | None:
     """Return the highest measure among some weights; the earliest of equals, raw before averaged."""
     entries = [
-        Best(place, entry[name], name) for place, entry in enumerate(history) for name in weights if name in entry
+        Best(position, entry[name], name) for position, entry in enumerate(history) for name in weights if name in entry
     ]
     return max(entries, key=lambda best: best.value, default=None)
 
@@ -147,7 +147,7 @@ def should_stop(history: Sequence[LogLine], patience: int) -> bool:
     both, raw = best_of(history), best_of(history, ("raw",))
     if both is None or raw is None:
         return False
-    waited = len(history) - 1 - max(both.place, raw.place)
+    waited = len(history) - 1 - max(both.position, raw.position)
     averages = [entry["ema"] if "ema" in entry else entry["raw"] for entry in history]
     return waited > patience and averages[-1] < max(averages)
 

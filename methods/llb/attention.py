@@ -60,38 +60,38 @@ def object_maps(model: LLB, images: Tensor) -> ObjectMaps:
 
 
 class ObjectSurvey(NamedTuple):
-    """How a set of pictures uses the objects."""
+    """How a set of images uses the objects."""
 
     usage: Tensor
     """Share of all patches that each object takes, (O,), summing to one."""
-    pictures: Tensor
-    """Ids of the pictures that each object fills most, (O, count), best first."""
+    images: Tensor
+    """Ids of the images that each object fills most, (O, count), best first."""
     filled: Tensor
-    """Which share of those pictures it fills, (O, count)."""
+    """Which share of those images it fills, (O, count)."""
 
 
 @torch.no_grad()
 def survey_objects(model: LLB, batches: Iterable[tuple[Tensor, Tensor]], count: int = 9) -> ObjectSurvey:
-    """Go over pictures once, in batches of images (B, 3, H, W) and ids (B,), and note who uses which object.
+    """Go over images once, in batches of images (B, 3, H, W) and ids (B,), and note who uses which object.
 
     Raises:
-        UsageError: there are no pictures.
+        UsageError: there are no images.
     """
     objects = len(model.branch.objects.embeddings)
     usage = torch.zeros(objects, dtype=torch.float64)
-    filled, pictures = torch.empty(objects, 0), torch.empty(objects, 0, dtype=torch.int64)
+    filled, image_ids = torch.empty(objects, 0), torch.empty(objects, 0, dtype=torch.int64)
     seen = 0
     for images, ids in batches:
         shares = _shares(model, images).mean(1).cpu()  # (B, P, O) -> (B, O)
         usage += shares.double().sum(0)
         seen += len(images)
         filled = torch.cat([filled, shares.T], dim=1)  # (O, count + B)
-        pictures = torch.cat([pictures, ids.cpu().expand(objects, -1)], dim=1)
+        image_ids = torch.cat([image_ids, ids.cpu().expand(objects, -1)], dim=1)
         filled, best = filled.topk(min(count, filled.shape[1]), dim=1)
-        pictures = pictures.gather(1, best)
+        image_ids = image_ids.gather(1, best)
     if not seen:
-        raise UsageError("no pictures to survey objects over")
-    return ObjectSurvey((usage / seen).float(), pictures, filled)
+        raise UsageError("no images to survey objects over")
+    return ObjectSurvey((usage / seen).float(), image_ids, filled)
 
 
 def _shares(model: LLB, images: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadRepor
     """Fill the backbone from a published file; the branch stays fresh.
 
     Raises:
-        WeightsError: a backbone key lacks (a MAE pre-training file has no head and no fc_norm) or has another shape.
+        WeightsError: a backbone key is missing (a MAE pre-training file has no head and no fc_norm) or has another
+        shape.
     """
     converted = fit_resolution(model, convert(state))
     own = model.state_dict()
@@ -141,7 +142,7 @@ def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadRepor
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise WeightsError(
-            f"{path} is no complete backbone of family {model.family}: {'; '.join(problems[:6])}{more}; "
+            f"{path} is not a complete backbone of family {model.family}: {'; '.join(problems[:6])}{more}; "
             "give weights that were fine-tuned on the same classes and size"
         )
     loaded = {name: converted[name] for name in wanted}
@@ -154,7 +155,7 @@ def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadRepor
 
 
 def fit_resolution(model: LLB, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resize SWAG's position embedding to the model's picture size, as its program does; other families' must fit."""
+    """Resize SWAG's position embedding to the model's image size, as its program does; other families' must fit."""
     name = "backbone.pos_embed"
     if model.family != "swag" or name not in state:
         return state

@@ -18,7 +18,7 @@ from attnbias.methods.llb import LLBDescription
 from attnbias.methods.llb.attention import attention
 from attnbias.methods.llb.convert import convert, fit_resolution, infer, load_backbone
 from attnbias.methods.llb.loss import llb_loss
-from attnbias.methods.llb.measures import agreement, alpha_sweep, negative_log_likelihood, object_measures, program_loss
+from attnbias.methods.llb.metrics import agreement, alpha_sweep, negative_log_likelihood, object_measures, program_loss
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import LLBRecipe, schedule
 
@@ -43,7 +43,7 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         resize = squashed if recipe.squash and not train else ShortSideResize(side, mode)
         steps: list[Transform] = [resize, v2.CenterCrop(recipe.image_size)]
         if train and recipe.randaugment_ops:
-            # The first version's: the second draws its operations in another order, so seeds would give other pictures.
+            # The first version's: the second draws its operations in another order, so seeds would give other images.
             steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
         return v2.Compose([*steps, ToNormalizedTensor(*normalization(recipe.normalize))])
 
@@ -64,12 +64,12 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
     def measure_all(
         self, recipe: LLBRecipe, targets: np.ndarray, scores: Mapping[str, np.ndarray], task: Task
     ) -> Metrics:
-        """Also the deciding measure at every alpha, how the branches agree (single-label), and object usage."""
+        """Also the monitor at every alpha, how the branches agree (single-label), and object usage."""
         probabilities = {name: values for name, values in scores.items() if name != "objects"}
         measures = super().measure_all(recipe, targets, probabilities, task)
-        deciding = self.deciding_measure(task)
+        monitor = self.monitor(task)
         for alpha, found in alpha_sweep(targets, scores["visual"], scores["branch"], task).items():
-            measures[f"alpha_{alpha:g}/{deciding}"] = found[deciding]
+            measures[f"alpha_{alpha:g}/{monitor}"] = found[monitor]
         if task == "singlelabel":
             masks = agreement(targets, scores["visual"], scores["branch"])
             measures |= {f"agreement/{name}": 100 * float(mask.mean()) for name, mask in masks.items()}

@@ -2,7 +2,7 @@
 
 Kang, Bae, Kim: Label-Focused Inductive Bias over Latent Object Features in Visual Classification, ICLR 2024, OpenReview
 cH3oufN8Pl (LLB).
-Shapes: B pictures, P patches, S = P + 1 tokens, D width, O objects, C classes. The visual branch is timm's stock
+Shapes: B images, P patches, S = P + 1 tokens, D width, O objects, C classes. The visual branch is timm's stock
 VisionTransformer for all three families of weights; its names are never registered anew.
 """
 
@@ -52,7 +52,7 @@ class Predictions(NamedTuple):
     visual: Tensor
     branch: Tensor
     usage: Tensor | None
-    """Share of each picture's patches that each object takes, (B, O); None with the legacy SWAG axis."""
+    """Share of each image's patches that each object takes, (B, O); None with the legacy SWAG axis."""
 
 
 def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, checkpointing: bool) -> Tensor:
@@ -88,7 +88,7 @@ class LatentObjects(nn.Module):
 class LabelBranch(nn.Module):
     """The label-focused branch: a block and the quantiser, blocks over the objects, and a classifier (steps 1 to 3).
 
-    No position embedding is added: past the quantiser a picture is a bag of objects. `axis` is the one along which
+    No position embedding is added: past the quantiser an image is a bag of objects. `axis` is the one along which
     the first entry is dropped for the token: 1, tokens; 0 is the SWAG program's mistake, along the batch.
     """
 

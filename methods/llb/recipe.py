@@ -54,7 +54,7 @@ class LLBRecipe(Recipe):
     )
     squash: bool = option(False, "Evaluation resizes both sides, as the program does on Places365.", "Data")
     normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "half")
-    randaugment_ops: int = option(3, "RandAugment operations on a training picture; 0 leaves it out.", "Data", ge=0)
+    randaugment_ops: int = option(3, "RandAugment operations on a training image; 0 leaves it out.", "Data", ge=0)
     randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
     epochs: int = again("epochs", 70)
     batch_size: int = again("batch_size", 512)
@@ -82,7 +82,7 @@ class LLBRecipe(Recipe):
     objects: int = option(2048, "Latent objects.", ge=1)
     num_nv_layers: int = option(
         6,
-        "Blocks of the label-focused branch, the quantising one included; with one it never sees the picture.",
+        "Blocks of the label-focused branch, the quantising one included; with one it never sees the image.",
         ge=2,
         le=256,
     )

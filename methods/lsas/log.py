@@ -1,4 +1,4 @@
-"""The programs' log.txt as a view of metrics.jsonl: one row an epoch, every cell followed by a tab."""
+"""The programs' log.txt as a view of metrics.jsonl: one row per epoch, every cell followed by a tab."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
         return v2.Compose([geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
 
     def batched_transform(self, recipe: LSASRecipe, train: bool) -> BatchedTransform | None:
-        """The native pipeline on whole batches: its pictures are small and of one size."""
+        """The native pipeline on whole batches: its images are small and of one size."""
         if recipe.pipeline != "native":
             return None
 

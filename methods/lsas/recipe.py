@@ -64,12 +64,12 @@ class LSASRecipe(Recipe):
     normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "cifar")
     pipeline: Literal["native", "square", "imagenet"] = option(
         "native",
-        "native = padded random crop, evaluation on whole pictures as they are; square = the same after resizing to "
-        "image_size; imagenet = random resized crop, evaluation on the centre of a 256/224 larger picture.",
+        "native = padded random crop, evaluation on whole images as they are; square = the same after resizing to "
+        "image_size; imagenet = random resized crop, evaluation on the centre of a 256/224 larger image.",
         "Data",
     )
-    padding: int = option(4, "Black border around a picture before its random crop (native, square).", "Data", ge=0)
-    flip: bool = option(True, "Mirror every second training picture.", "Data")
+    padding: int = option(4, "Black border around an image before its random crop (native, square).", "Data", ge=0)
+    flip: bool = option(True, "Mirror every second training image.", "Data")
     mixup: float | None = option(None, "Mixup: alpha of the Beta distribution.", "Data", gt=0)
     cutmix: float | None = option(None, "CutMix: alpha of the Beta distribution; goes before mixup.", "Data", gt=0)
     cutout: int | None = option(
@@ -136,7 +136,7 @@ def schedule(recipe: LSASRecipe, steps_per_epoch: int) -> Schedule:
 
 
 def imagenet_lr(batch_size: int) -> float:
-    """The ImageNet program's base rate: 0.1 for each 256 pictures of the global batch (its --lr is overwritten)."""
+    """The ImageNet program's base rate: 0.1 for each 256 images of the global batch (its --lr is overwritten)."""
     return 0.1 * batch_size / 256
 
 
@@ -178,7 +178,7 @@ DEMO: Fields = {
 }
 
 STL10_ORIGINAL_NOTE = (
-    "as the program trains it: 32-pixel crops of 96-pixel pictures, then tested on whole ones; whether the published "
+    "as the program trains it: 32-pixel crops of 96-pixel images, then tested on whole ones; whether the published "
     "figure comes from this setting is not known"
 )
 TEST_SET_NOTE = "the program picks its best epoch on the test set"

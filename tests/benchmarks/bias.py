@@ -2,7 +2,7 @@
 
 Trains every contender with `attnbias train`, evaluates it with `attnbias val --bias --reliance --store` under its own
 map and under Grad-CAM, and writes tests/benchmarks/results/bias.json and bias.md. Runs that are finished are not done
-again, so that budgets can be added one by one. A budget is a number of epochs over the same 3000 pictures, in batches
+again, so that budgets can be added one by one. A budget is a number of epochs over the same 3000 images, in batches
 of 64; everything else is each method's recipe for the set, so that the contenders of a family share network, optimiser
 and augmentation.
 """

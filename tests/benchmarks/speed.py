@@ -6,7 +6,7 @@
 | --- | --- | --- |
 | forward | each method's forward pass against its bare network of torchvision or timm | speed_models.py |
 | training | each method's training step against fine-tuning its bare network | speed_models.py |
-| engine | a step and an evaluation of the engine against bare loops, same model and pictures | speed_engine.py |
+| engine | a step and an evaluation of the engine against bare loops, same model and images | speed_engine.py |
 | checkpoint | saving, and resuming, a ResNet-101 with its optimiser's state and moving average | speed_engine.py |
 | loaders | from the file to the tensor on one core, exact and fast decoding | speed_data.py |
 | measures | all measures of 40,504 x 80 scores | speed_data.py |

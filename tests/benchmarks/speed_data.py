@@ -17,9 +17,9 @@ import torch
 from harness import Figure, compare, median_seconds
 from PIL import Image
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.images import Decode
 from attnbias.data.index import Index, Record
-from attnbias.data.pictures import Decode
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.registry import get_method
@@ -36,12 +36,12 @@ def photographs(folder: Path) -> dict[str, list[Path]]:
         noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(folder / "made_up.jpg", quality=90)
         files, words = [folder / "made_up.jpg"], "a made-up 640 x 480 JPEG"
-    with Image.open(files[0]) as picture:
-        picture.resize((4000, 3000)).save(folder / "large.jpg", quality=92)
+    with Image.open(files[0]) as image:
+        image.resize((4000, 3000)).save(folder / "large.jpg", quality=92)
     return {words: files, "a JPEG of 12 megapixels": [folder / "large.jpg"]}
 
 
-def opened(method_name: str, files: list[Path], train: bool, decode: Decode) -> PictureDataset:
+def opened(method_name: str, files: list[Path], train: bool, decode: Decode) -> ImageDataset:
     """The files as a method's COCO recipe reads them."""
     index = Index("some", "train", "multilabel", ("a",), Path("/"), tuple(Record(str(f), (1,)) for f in files))
     method = get_method(method_name)
@@ -49,9 +49,9 @@ def opened(method_name: str, files: list[Path], train: bool, decode: Decode) -> 
     return method.open_dataset(recipe, index, train=train, decode=decode)
 
 
-def read(dataset: PictureDataset) -> None:
-    for place in range(len(dataset)):
-        dataset[place]
+def read(dataset: ImageDataset) -> None:
+    for position in range(len(dataset)):
+        dataset[position]
 
 
 def loaders(rounds: int) -> Iterator[Figure]:
@@ -59,7 +59,7 @@ def loaders(rounds: int) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         for words, files in photographs(Path(folder)).items():
             at_least = (80, 110) if len(files) > 1 else (None, None)
-            # IDA's training pipeline needs PIL pictures, so there is no fast one.
+            # IDA's training pipeline needs PIL images, so there is no fast one.
             for name, train, kinds in (
                 ("csra", True, ("exact", "fast")),
                 ("csra", False, ("exact", "fast")),
@@ -98,7 +98,7 @@ def index(rounds: int) -> Iterator[Figure]:
         write_annotations(Path(folder) / "instances.json")
         told = subprocess.run([sys.executable, __file__, folder], check=True, capture_output=True, text=True).stdout
     for case, (value, unit, target) in json.loads(told).items():
-        yield Figure(f"{case}, {IMAGES:,} pictures, {OBJECTS:,} objects", value, unit, target=target)
+        yield Figure(f"{case}, {IMAGES:,} images, {OBJECTS:,} objects", value, unit, target=target)
 
 
 def write_annotations(path: Path) -> None:
@@ -107,9 +107,9 @@ def write_annotations(path: Path) -> None:
     images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 640, "height": 480} for n in range(IMAGES)]
     corners = rng.uniform(0, 400, (OBJECTS, 20)).round(2).tolist()
     owners, labels = rng.integers(IMAGES, size=OBJECTS).tolist(), rng.integers(1, CLASSES + 1, size=OBJECTS).tolist()
-    facts = {"area": 1234.5, "iscrowd": 0}
+    info = {"area": 1234.5, "iscrowd": 0}
     annotations = [
-        {"id": n, "image_id": i, "category_id": c, "bbox": outline[:4], "segmentation": [outline], **facts}
+        {"id": n, "image_id": i, "category_id": c, "bbox": outline[:4], "segmentation": [outline], **info}
         for n, (i, c, outline) in enumerate(zip(owners, labels, corners, strict=True))
     ]
     categories = [{"id": n, "name": f"class {n}", "supercategory": "thing"} for n in range(1, CLASSES + 1)]
@@ -137,7 +137,7 @@ def measure_index(folder: Path) -> None:
     again = Index.read(path)
     timed("read the index, as each run does", start)
     start = time.process_time()
-    PictureDataset(again, lambda picture: picture)
+    ImageDataset(again, lambda image: image)
     timed("open it as a dataset", start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
     told["peak memory of all this"] = (peak, "GiB", 3)

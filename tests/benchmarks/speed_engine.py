@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options as PrepareOptions
+from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import evaluate
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
@@ -33,7 +33,7 @@ CLASSES, BATCH = 10, 8
 
 @contextmanager
 def demo_set() -> Iterator[Path]:
-    """A data root with the built-in scenes: 200 pictures to train on, 40 to evaluate."""
+    """A data root with the built-in scenes: 200 images to train on, 40 to evaluate."""
     with tempfile.TemporaryDirectory() as folder:
         prepare("demo", None, Path(folder), PrepareOptions(settings={"train": 200, "eval": 40}))
         yield Path(folder)
@@ -42,7 +42,7 @@ def demo_set() -> Iterator[Path]:
 def started(root: Path, out: Path, resume: str | None = None, workers: int = 0, **changes: Any) -> _Run:
     """A run of the engine that is ready for its first step."""
     method = get_method("csra")
-    recipe = revise(method.named_recipe("demo").recipe, {"batch_size": BATCH, "epochs": 100, **changes})
+    recipe = override(method.named_recipe("demo").recipe, {"batch_size": BATCH, "epochs": 100, **changes})
     asked = {"data_root": root, "gpus": 0, "workers": workers, "resume": resume, "overwrite": resume is None}
     request = TrainRequest(method="csra", recipe=recipe, out=out, **asked)
     run = _Run(request, build_accelerator(request), RunFolder(out), Control())
@@ -78,7 +78,7 @@ def engine(rounds: int) -> Iterator[Figure]:
 
 
 def bare_step(run: _Run, model: nn.Module) -> Callable[[], None]:
-    """What a person would write: the same pictures and model, loss, backward, step."""
+    """What a person would write: the same images and model, loss, backward, step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     loader = DataLoader(run.dataset, batch_size=BATCH, shuffle=True, drop_last=True)
 

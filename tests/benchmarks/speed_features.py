@@ -22,8 +22,8 @@ from timm.layers.attention import Attention
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from attnbias.data.datasets import PictureDataset
-from attnbias.data.in_memory import InMemoryPictures
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.index import Index, Record
 from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
 from attnbias.methods.engine.registry import get_method
@@ -62,9 +62,9 @@ def averaging(rounds: int) -> Iterator[Figure]:
     yield compare("moving average by foreach / by tensor, ViT-S", with_it, without, rounds)
 
 
-def fine_tuning(model: nn.Module, size: int, pictures: int = 4, **autocast: Any) -> Callable[[], None]:
+def fine_tuning(model: nn.Module, size: int, originals: int = 4, **autocast: Any) -> Callable[[], None]:
     """Forward and backward of a classifier."""
-    images, target = torch.randn(pictures, 3, size, size), torch.zeros(pictures, dtype=torch.int64)
+    images, target = torch.randn(originals, 3, size, size), torch.zeros(originals, dtype=torch.int64)
     if next(model.parameters()).is_contiguous(memory_format=torch.channels_last):
         images = images.contiguous(memory_format=torch.channels_last)
 
@@ -96,7 +96,7 @@ def attention(rounds: int) -> Iterator[Figure]:
         for module in models[1].modules():
             if isinstance(module, Attention):
                 module.fused_attn = False
-        steps = [fine_tuning(model, size, pictures=2) for model in models]
+        steps = [fine_tuning(model, size, images=2) for model in models]
         yield compare(f"SDPA / explicit attention, training ViT-S, {size} px", *steps, rounds)
 
 
@@ -113,45 +113,43 @@ def compiling(rounds: int) -> Iterator[Figure]:
 
 
 def normalising(rounds: int) -> Iterator[Figure]:
-    """What a worker saves when pictures leave it as uint8, to be normalised on the device: 16 pictures of 448 px."""
+    """What a worker saves when images leave it as uint8, to be normalised on the device: 16 images of 448 px."""
     pixels = np.random.default_rng(0).integers(0, 255, (16, 448, 448, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(picture) for picture in pixels]
+    images = [Image.fromarray(image) for image in pixels]
     normalise = ToNormalizedTensor(*normalization("imagenet"))
 
     def as_float() -> Tensor:
-        return torch.stack([normalise(picture) for picture in pictures])
+        return torch.stack([normalise(image) for image in images])
 
     def as_uint8() -> Tensor:
-        return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
+        return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
-    yield compare(
-        "uint8 / normalised float batches, a loader's last step a picture", as_uint8, as_float, rounds, per=16
-    )
+    yield compare("uint8 / normalised float batches, a loader's last step an image", as_uint8, as_float, rounds, per=16)
 
 
 def in_memory(rounds: int) -> Iterator[Figure]:
-    """A batch of 128 pictures of 32 px, kept decoded and augmented as a batch, against files through the transform."""
+    """A batch of 128 images of 32 px, kept decoded and augmented as a batch, against files through the transform."""
     method = get_method("lsas")
     recipe = method.named_recipe("cifar10").recipe
     transform, batched = method.transform(recipe, True), method.batched_transform(recipe, True)
     assert batched is not None
     with tempfile.TemporaryDirectory() as folder:
         noise = np.random.default_rng(0).integers(0, 255, (128, 32, 32, 3), dtype=np.uint8)
-        for place, pixels in enumerate(noise):
-            Image.fromarray(pixels).save(Path(folder) / f"{place}.png")
-        records = tuple(Record(f"{place}.png", 0) for place in range(128))
+        for position, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(Path(folder) / f"{position}.png")
+        records = tuple(Record(f"{position}.png", 0) for position in range(128))
         index = Index("some", "train", "singlelabel", ("a",), Path(folder), records)
-        files = PictureDataset(index, transform)
-        memory = InMemoryPictures(index, transform, batched=batched)
+        files = ImageDataset(index, transform)
+        memory = InMemoryImages(index, transform, batched=batched)
 
         def from_memory() -> None:
             batch = memory.__getitems__(range(128))
             batched(batch["image"], batch["index"], batch["epoch"])
 
         yield compare(
-            "in memory / from files, CIFAR's training pipeline, a picture",
+            "in memory / from files, CIFAR's training pipeline, an image",
             from_memory,
-            lambda: files.collate([files[place] for place in range(128)]),
+            lambda: files.collate([files[position] for position in range(128)]),
             rounds,
             per=128,
         )

@@ -1,7 +1,7 @@
 """Each method's network against the bare network that it stands on: forward passes and whole training steps.
 
 A training step is forward, loss, backward and the recipe's optimiser; the bare network is fine-tuned with the same
-optimiser and plain (binary) cross-entropy. Pictures are noise; speed_engine.py and speed_data.py measure the rest.
+optimiser and plain (binary) cross-entropy. Images are noise; speed_engine.py and speed_data.py measure the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.index import Task
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import build_optimizer
 
@@ -34,12 +34,12 @@ class Ours:
 
 @dataclass(frozen=True)
 class Pair:
-    """A method's network, what it is measured against, on which pictures, and the targets."""
+    """A method's network, what it is measured against, on which images, and the targets."""
 
     words: str
     ours: Ours
     base: Callable[[], nn.Module] | Ours
-    pictures: int
+    images: int
     size: int
     classes: int = 1000
     task: Task = "singlelabel"
@@ -121,17 +121,17 @@ def built(side: Callable[[], nn.Module] | Ours, pair: Pair) -> nn.Module:
 
 def recipe_of(side: Ours) -> Any:
     """The recipe of one of our networks."""
-    return revise(get_method(side.method).named_recipe(side.recipe).recipe, side.changes)
+    return override(get_method(side.method).named_recipe(side.recipe).recipe, side.changes)
 
 
 def batch_of(pair: Pair) -> dict[str, Tensor]:
     """Noise, and targets of the pair's task."""
     torch.manual_seed(0)
     if pair.task == "multilabel":
-        target = (torch.rand(pair.pictures, pair.classes) < 0.04).float()
+        target = (torch.rand(pair.images, pair.classes) < 0.04).float()
     else:
-        target = torch.randint(pair.classes, (pair.pictures,))
-    return {"image": torch.randn(pair.pictures, 3, pair.size, pair.size), "target": target}
+        target = torch.randint(pair.classes, (pair.images,))
+    return {"image": torch.randn(pair.images, 3, pair.size, pair.size), "target": target}
 
 
 def training_step(side: Callable[[], nn.Module] | Ours, pair: Pair) -> Callable[[], None]:
@@ -164,7 +164,7 @@ def forward(rounds: int) -> Iterator[Figure]:
         ours, base = (built(side, pair).eval() for side in (pair.ours, pair.base))
         with torch.inference_mode():
             yield compare(
-                f"{pair.words}, {pair.pictures} at a time",
+                f"{pair.words}, {pair.images} at a time",
                 lambda m=ours, x=images: m(x),
                 lambda m=base, x=images: m(x),
                 rounds,
@@ -176,4 +176,4 @@ def training(rounds: int) -> Iterator[Figure]:
     """Training: whole steps."""
     for pair in PAIRS:
         ours, base = (training_step(side, pair) for side in (pair.ours, pair.base))
-        yield compare(f"{pair.words}, {pair.pictures} at a time", ours, base, rounds, pair.training)
+        yield compare(f"{pair.words}, {pair.images} at a time", ours, base, rounds, pair.training)

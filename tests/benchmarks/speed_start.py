@@ -15,7 +15,7 @@ from pathlib import Path
 from harness import Figure
 
 from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import Options
+from attnbias.data.sets.contract import PrepareOptions
 
 IMPORTS = "import torch, timm, accelerate"
 
@@ -28,7 +28,7 @@ def start_up(rounds: int) -> Iterator[Figure]:
         yield Figure(f"attnbias {' '.join(arguments)}: user CPU", statistics.median(spent), "s", target=0.6)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        prepare("demo", None, root, Options(settings={"train": 100, "eval": 10}))
+        prepare("demo", None, root, PrepareOptions(settings={"train": 100, "eval": 10}))
         imports, train = [], []
         for _ in range(rounds + 1):
             imports.append(sum(children_cpu([sys.executable, "-c", IMPORTS])))

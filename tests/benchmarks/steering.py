@@ -1,6 +1,6 @@
 """Does asking AbSViT for a digit move its maps to that digit? Paired, on scenes with several digits.
 
-`python tests/benchmarks/steering.py RUN...` takes runs of the demonstration's recipes. In each picture, the share of a
+`python tests/benchmarks/steering.py RUN...` takes runs of the demonstration's recipes. In each image, the share of a
 map inside digit A's box is compared between the map that was asked for A and those asked for the other digits present:
 where something is salient cancels out, what steering does remains. Two kinds of prior are compared: the head's rows
 (the program's) and vectors made from tokens of 800 other scenes with known boxes (`object_vectors`).
@@ -39,13 +39,13 @@ SIZE = Settings().size
 def scenes(
     count: int, pool: NDArray[np.int64], recipe: AbSViTRecipe, preset: str, seed: int, least: int
 ) -> Iterator[tuple[Tensor, Boxes]]:
-    """Draw pictures (3, H, W) with at least so many digits."""
+    """Draw images (3, H, W) with at least so many digits."""
     rng, transform = np.random.default_rng(seed), METHOD.transform(recipe, train=False)
     while count:
         scene = plan("unbiased", PRESETS[preset], False, rng)
         if len(scene.digits) >= least:
-            picture, placed = render(scene, pool, PRESETS[preset], SIZE, rng)
-            yield transform(Image.fromarray(picture)), boxes_of(placed)
+            image, placed = render(scene, pool, PRESETS[preset], SIZE, rng)
+            yield transform(Image.fromarray(image)), boxes_of(placed)
             count -= 1
 
 
@@ -59,7 +59,7 @@ def boxes_of(placed: Sequence[Placed]) -> Boxes:
 
 
 def batches(drawn: Iterator[tuple[Tensor, Boxes]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stack pictures (B, 3, H, W) and boxes (B, 10, H, W)."""
+    """Stack images (B, 3, H, W) and boxes (B, 10, H, W)."""
     found = list(drawn)
     for start in range(0, len(found), BATCH):
         images, boxes = zip(*found[start : start + BATCH], strict=True)
@@ -76,7 +76,7 @@ def learnt_vectors(model: AbSViT, drawn: Iterator[tuple[Tensor, Boxes]]) -> Tens
 
 
 def maps_of(model: AbSViT, images: Tensor, priors: Tensor, gains: Sequence[float]) -> dict[str, Tensor]:
-    """Maps (B, N) of each kind, steered by a prior for each picture (B, C)."""
+    """Maps (B, N) of each kind, steered by a prior for each image (B, C)."""
     patches = model.patch_embed(images)
     tokens = model.encode(patches)
     found = {"mask": model.prior_mask(tokens, priors)[:, model.num_prefix_tokens :, 0]}
@@ -94,7 +94,7 @@ def shares(maps: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def measure(run: str, preset: str, pictures: int, gains: Sequence[float]) -> None:
+def measure(run: str, preset: str, originals: int, gains: Sequence[float]) -> None:
     """Print a line for each prior and map: share inside the box when asked for its digit, and for another."""
     loaded = load_run("absvit", run, {})
     model, recipe = cast(AbSViT, loaded.model.eval()), cast(AbSViTRecipe, loaded.recipe)
@@ -103,7 +103,7 @@ def measure(run: str, preset: str, pictures: int, gains: Sequence[float]) -> Non
     priors = {"head": cast(nn.Linear, model.head).weight, "objects": vectors}
     held: dict[tuple[str, str], list[Tensor]] = {}
     present: list[Tensor] = []
-    for images, boxes in batches(scenes(pictures, writers[1], recipe, preset, seed=2, least=2)):
+    for images, boxes in batches(scenes(originals, writers[1], recipe, preset, seed=2, least=2)):
         there = boxes.amax((2, 3)) > 0  # (B, 10)
         present.append(there)
         place, digit = there.nonzero(as_tuple=True)
@@ -114,7 +114,7 @@ def measure(run: str, preset: str, pictures: int, gains: Sequence[float]) -> Non
                 held.setdefault((prior, kind), []).append(inside)
     there = torch.cat(present)
     others = there[:, :, None] & ~torch.eye(10, dtype=torch.bool)
-    print(f"{run}: {int(there.sum())} digits in {pictures} pictures; share of the map inside a digit's box, per cent")
+    print(f"{run}: {int(there.sum())} digits in {originals} images; share of the map inside a digit's box, per cent")
     for (prior, kind), parts in held.items():
         inside = torch.cat(parts)
         own = inside.diagonal(dim1=1, dim2=2)
@@ -136,8 +136,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", nargs="+", help="run folder or weights of AbSViT")
     parser.add_argument("--preset", default="easy", choices=PRESETS)
-    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--gain", type=float, nargs="*", default=[1.0, 40.0], help="strengths of the feedback")
     arguments = parser.parse_args()
     for each in arguments.run:
-        measure(each, arguments.preset, arguments.pictures, arguments.gain)
+        measure(each, arguments.preset, arguments.images, arguments.gain)

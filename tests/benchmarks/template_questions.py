@@ -4,12 +4,12 @@
 
 COCO_FOLDER holds annotations/instances_*.json and images/. Objects are cut out of the photographs by their boxes. As
 in the paper, the vision side first learns to classify (single objects, `train absvit`), and then questions about
-pictures of up to four objects ("is there a dog?", as often yes as no; "how many people are there?"), in VQAv2's own
+images of up to four objects ("is there a dog?", as often yes as no; "how many people are there?"), in VQAv2's own
 layout, `train absvit --task vqa --backbone-weights`. All through the command line, from random weights.
 
 It is measured on other cuts of the same photographs (128 of them cannot teach what a dog is), against the answer that
-each question mostly has; and on pictures of four different objects, by the share of the map inside an object's place
-when it is asked for, against the share inside the same place when another object of the same picture is asked for.
+each question mostly has; and on images of four different objects, by the share of the map inside an object's place
+when it is asked for, against the share inside the same place when another object of the same image is asked for.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from attnbias.methods.engine.load import Loaded, load_run
 from attnbias.methods.engine.statistics import Ratio, interval
 
 TILE = 32
-"""Pixels of an object's place; a picture has two by two."""
+"""Pixels of an object's place; an image has two by two."""
 NAMES = 10
 """The most frequent objects, of at least four instances in three photographs."""
 PEOPLE = "how many people are there?"
 CUTS = {"train": 200, "val": 20}
 """Cuts of each object in each split."""
-PICTURES = {"train": 6000, "val": 800}
+IMAGES = {"train": 6000, "val": 800}
 CLASSIFY = (
     *("--recipe", "demo-single", "--architecture", "mini_patch8_token", "--image-size", TILE, "--shift", 3),
     *("--epochs", 30, "--eval-every", 30),
@@ -53,14 +53,14 @@ ANSWER = (
     *("--train-split", "train2014", "--eval-every", 2),
 )
 Cuts = dict[str, list[NDArray[np.uint8]]]
-"""Name -> pictures (TILE, TILE, 3)."""
+"""Name -> images (TILE, TILE, 3)."""
 
 
 @dataclass(frozen=True)
 class Collage:
-    """A picture, and the object at each of its places, row by row; None where nothing is."""
+    """An image, and the object at each of its places, row by row; None where nothing is."""
 
-    picture: Image.Image
+    image: Image.Image
     objects: tuple[str | None, ...]
 
 
@@ -97,9 +97,9 @@ def _cut(photo: Path, box: Sequence[float], rng: random.Random) -> NDArray[np.ui
 def collage(cuts: Cuts, objects: Sequence[str | None], rng: random.Random) -> Collage:
     """Put a cut of each object at its place, on grey."""
     pixels = np.full((2 * TILE, 2 * TILE, 3), 122, np.uint8)
-    for place, name in enumerate(objects):
+    for position, name in enumerate(objects):
         if name is not None:
-            row, column = divmod(place, 2)
+            row, column = divmod(position, 2)
             pixels[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = rng.choice(cuts[name])
     return Collage(Image.fromarray(pixels), tuple(objects))
 
@@ -108,11 +108,11 @@ def scene(cuts: Cuts, rng: random.Random) -> Collage:
     """One object half of the time (matching a word with an object is learnt there), else two to four."""
     count = 1 if rng.random() < 0.5 else rng.randint(2, 4)
     places, names = rng.sample(range(4), count), list(cuts)
-    return collage(cuts, [rng.choice(names) if place in places else None for place in range(4)], rng)
+    return collage(cuts, [rng.choice(names) if position in places else None for position in range(4)], rng)
 
 
 def questions(shown: Collage, names: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
-    """Ask for an object that is there and for one that is not; of every fourth picture, how many people there are."""
+    """Ask for an object that is there and for one that is not; of every fourth image, how many people there are."""
     present = sorted({name for name in shown.objects if name is not None})
     absent = [name for name in names if name not in present]
     asked = [(asking(rng.choice(present)), "yes"), (asking(rng.choice(absent)), "no")]
@@ -127,22 +127,22 @@ def asking(name: str) -> str:
 def lay_out(cuts: dict[str, Cuts], out: Path, rng: random.Random) -> None:
     """Write single objects as a folder of classes, and collages with questions in VQAv2's layout."""
     for split, of_split in cuts.items():
-        for name, pictures in of_split.items():
+        for name, images in of_split.items():
             folder = out / "objects" / split / name
             folder.mkdir(parents=True)
-            for number, pixels in enumerate(pictures):
+            for number, pixels in enumerate(images):
                 Image.fromarray(pixels).save(folder / f"{number:03d}.png")
         folder = out / "vqa" / f"{split}2014"
         folder.mkdir(parents=True)
         asked: list[dict[str, Any]] = []
         told: list[dict[str, Any]] = []
-        for number in range(1, PICTURES[split] + 1):
+        for number in range(1, IMAGES[split] + 1):
             shown, image = scene(of_split, rng), number + 1_000_000 * (split == "val")
-            shown.picture.save(folder / f"COCO_{split}2014_{image:012d}.jpg", quality=95)
+            shown.image.save(folder / f"COCO_{split}2014_{image:012d}.jpg", quality=95)
             for question, answer in questions(shown, list(of_split), rng):
-                place = {"image_id": image, "question_id": len(asked) + 1_000_000 * (split == "val")}
-                asked.append({**place, "question": question})
-                told.append({**place, "multiple_choice_answer": answer, "answers": [{"answer": answer}] * 10})
+                position = {"image_id": image, "question_id": len(asked) + 1_000_000 * (split == "val")}
+                asked.append({**position, "question": question})
+                told.append({**position, "multiple_choice_answer": answer, "answers": [{"answer": answer}] * 10})
         parts = {f"v2_OpenEnded_mscoco_{split}2014_questions": {"questions": asked}}
         parts[f"v2_mscoco_{split}2014_annotations"] = {"annotations": told}
         for stem, content in parts.items():
@@ -166,9 +166,9 @@ def baselines(root: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def energies(loaded: Loaded, root: Path, shown: Sequence[Collage], kind: str) -> dict[str, Any]:
-    """Per cent of a map inside an object's place: asked for it, and asked for the others of the picture (mean).
+    """Per cent of a map inside an object's place: asked for it, and asked for the others of the image (mean).
 
-    The difference has a 95 % interval over pictures.
+    The difference has a 95 % interval over images.
     """
     method, recipe, model = loaded.method, loaded.recipe, loaded.model
     dataset: Any = method.open_dataset(recipe, open_split("vqav2", "val2014", root))
@@ -176,7 +176,7 @@ def energies(loaded: Loaded, root: Path, shown: Sequence[Collage], kind: str) ->
     own, other = [], []
     for each in shown:
         ids, mask = dataset.encode([asking(name) for name in each.objects if name is not None])
-        image = transform(each.picture)[None].expand(len(ids), -1, -1, -1)
+        image = transform(each.image)[None].expand(len(ids), -1, -1, -1)
         maps = text_maps(model, image, ids, mask, kind)  # type: ignore[arg-type]  # (asked, h, w)
         half = maps.shape[-1] // 2
         places = maps.unflatten(2, (2, half)).unflatten(1, (2, half)).sum((2, 4)).flatten(1)  # (asked, place)

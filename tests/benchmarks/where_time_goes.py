@@ -67,9 +67,9 @@ def work_of(name: str, evaluate: bool, root: Path) -> tuple[str, Callable[[], An
     """What is profiled, in words, and a call that does it once."""
     if name == "engine":
         run = started(root, root / "run", backbone="resnet18", image_size=160, ema_decay=0.999)
-        return "a step of the engine, ResNet-18, 160 px, 8 pictures, moving average", run._step
+        return "a step of the engine, ResNet-18, 160 px, 8 images, moving average", run._step
     pair = next(pair for pair in PAIRS if pair.ours.method == name)
-    words = f"{pair.ours.method}, recipe {pair.ours.recipe}, {pair.pictures} x {pair.size} px"
+    words = f"{pair.ours.method}, recipe {pair.ours.recipe}, {pair.images} x {pair.size} px"
     if not evaluate:
         return f"a training step of {words}", training_step(pair.ours, pair)
     model, images = built(pair.ours, pair).eval(), batch_of(pair)["image"]

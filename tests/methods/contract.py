@@ -1,7 +1,7 @@
 """What every method promises, whatever its paper: one suite, run over all methods and their tasks.
 
 An entry in test_contract.py names a method and the fields that make its recipe small. What is not a classifier of
-pictures also says how its batches look; a method whose published names are not ours says what they are.
+images also says how its batches look; a method whose published names are not ours says what they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.export import runner, wrap, write_graph
 from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
 from attnbias.methods.engine.maps import GRADCAM, attention_maps
-from attnbias.methods.engine.recipe import Recipe, read_recipe, revise, write_recipe
+from attnbias.methods.engine.recipe import Recipe, override, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -73,14 +73,14 @@ class Contract:
     @classmethod
     def small(cls, task: Task) -> Small:
         found = get_method(cls.method)
-        recipe = revise(found.named_recipe(cls.recipes[task]).recipe, cls.fields)
+        recipe = override(found.named_recipe(cls.recipes[task]).recipe, cls.fields)
         torch.manual_seed(0)
         model = found.build_model(recipe, cls.classes(task), task)
         for parameter in model.parameters():  # zeros, as heads may start with, would hide what is compared
             torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
         return Small(found, recipe, task, model.eval())
 
-    # What a method that does not classify pictures has its own of ---------------------------------------------------
+    # What a method that does not classify images has its own of ---------------------------------------------------
 
     @classmethod
     def classes(cls, task: Task) -> int:
@@ -108,8 +108,8 @@ class Contract:
         scores: Tensor = small.method.predict(small.model, batch["image"], small.task)["scores"]
         return scores
 
-    def picture_size(self, side: int) -> tuple[int, int]:
-        """Width and height of a picture that every recipe of this image size takes."""
+    def image_size(self, side: int) -> tuple[int, int]:
+        """Width and height of an image that every recipe of this image size takes."""
         return side * 3 // 2, side + 1
 
     def publish(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,9 +171,9 @@ class Contract:
 
     @pytest.mark.parametrize("steps", [7 * SPE, 12 * SPE, 1003])
     def test_a_schedule_ends_where_steps_says(self, small: Small, steps: int) -> None:
-        recipe = revise(small.recipe, {"epochs": 12, "steps": None})
+        recipe = override(small.recipe, {"epochs": 12, "steps": None})
         by_epochs = small.method.schedule(recipe, SPE)
-        schedule = small.method.schedule(revise(recipe, {"steps": steps}), SPE)
+        schedule = small.method.schedule(override(recipe, {"steps": steps}), SPE)
         rates = [schedule(step)["lr"] for step in range(steps)]
         assert rates[-1] == pytest.approx(by_epochs(12 * SPE - 1)["lr"], abs=0.01)
         assert max(rates) == pytest.approx(max(by_epochs(step)["lr"] for step in range(12 * SPE)), abs=0.03)
@@ -220,17 +220,17 @@ class Contract:
     def test_every_recipe_survives_its_yaml_file(self, tmp_path: Path) -> None:
         found = get_method(self.method)
         for name, known in found.recipes.items():
-            for recipe in (known.recipe, revise(known.recipe, {"seed": 3, "clip_grad": 0.5, "dataset": "null"})):
+            for recipe in (known.recipe, override(known.recipe, {"seed": 3, "clip_grad": 0.5, "dataset": "null"})):
                 write_recipe(tmp_path / "recipe.yaml", recipe, self.method)
                 assert read_recipe(tmp_path / "recipe.yaml", found.recipe_type, self.method) == recipe, name
 
-    def test_every_recipe_prepares_pictures_of_its_size(self) -> None:
+    def test_every_recipe_prepares_images_of_its_size(self) -> None:
         found = get_method(self.method)
         for name, known in found.recipes.items():
             side = known.recipe.image_size
-            picture = Image.new("RGB", self.picture_size(side), "red")
+            original = Image.new("RGB", self.image_size(side), "red")
             for train in (False, True):
-                image = found.transform(known.recipe, train)(picture)
+                image = found.transform(known.recipe, train)(original)
                 assert (image.shape, image.dtype) == ((3, side, side), torch.float32), name
 
     def test_weights_tell_their_recipe(self, small: Small) -> None:
@@ -273,7 +273,7 @@ class Contract:
 
     def test_weights_of_others_are_refused(self, tmp_path: Path) -> None:
         torch.save({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, tmp_path / "w.pth")
-        with pytest.raises(WeightsError, match=f"w.pth is no checkpoint of '{self.method}'"):
+        with pytest.raises(WeightsError, match=f"w.pth is not a checkpoint of '{self.method}'"):
             load_run(self.method, str(tmp_path / "w.pth"), {})
 
     def saved(self, small: Small, folder: Path) -> Loaded:
@@ -291,7 +291,7 @@ class Contract:
     def test_what_is_exported_answers_as_the_model_does_as_one_graph(self, small: Small, tmp_path: Path) -> None:
         loaded = self.saved(small, tmp_path)
         if small.task != "multilabel":
-            with pytest.raises(UsageError, match=f"models that classify pictures, and .* is for {small.task}"):
+            with pytest.raises(UsageError, match=f"models that classify images, and .* is for {small.task}"):
                 wrap(loaded)
             return
         exported = wrap(loaded, top_k=2)

@@ -33,7 +33,7 @@ class TestLSAS(Contract):
     method = "lsas"
     fields: ClassVar = {"network": "imagenet", "depth": 18, "image_size": 32}
 
-    def picture_size(self, side: int) -> tuple[int, int]:
+    def image_size(self, side: int) -> tuple[int, int]:
         return side, side  # its native pipeline does not resize
 
 
@@ -82,7 +82,7 @@ class TestVisionLanguage(Contract):
         "max_text_length": 10,
         "vocabulary": 50,
     }
-    of_the_whole_batch: ClassVar = {"retrieval": ("loss", "matching")}  # half of a batch is shown false pictures
+    of_the_whole_batch: ClassVar = {"retrieval": ("loss", "matching")}  # half of a batch is shown false images
     graphs = ("vqa", "retrieval")
     publish = staticmethod(publish)
 

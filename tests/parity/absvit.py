@@ -79,7 +79,7 @@ def lr(case: Golden) -> dict[str, Any]:
 
 
 def scaled_rate(config: Settings) -> float:
-    """The program's rate: that of its flag, for 512 pictures a step."""
+    """The program's rate: that of its flag, for 512 images a step."""
     return float(config["lr_argument"] * config["batch_size"] * config["world_size"] / 512)
 
 
@@ -99,10 +99,10 @@ def mixup(case: Golden) -> dict[str, Any]:
     assert mixing is not None
     outputs = {}
     np.random.seed(config["numpy_seed"])
-    for place in range(sum(name.startswith("x") for name in case.inputs)):
-        images, targets = (torch.from_numpy(case.input(f"{name}{place}")) for name in "xy")
+    for position in range(sum(name.startswith("x") for name in case.inputs)):
+        images, targets = (torch.from_numpy(case.input(f"{name}{position}")) for name in "xy")
         config.only(batch=len(images))
-        outputs[f"x{place}"], outputs[f"target{place}"] = mixing(images, targets)
+        outputs[f"x{position}"], outputs[f"target{position}"] = mixing(images, targets)
     return outputs
 
 
@@ -220,8 +220,8 @@ def prep_train(case: Golden) -> dict[str, Any]:
 
 def datasets(case: Golden) -> dict[str, Any]:
     folder, inat = case.raw["folder"], case.raw["inat_input"]
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+    with tempfile.TemporaryDirectory() as position:
+        root = Path(position)
         for name in folder["files"]:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).touch()
@@ -234,7 +234,7 @@ def datasets(case: Golden) -> dict[str, Any]:
             (root / first / third).mkdir(parents=True, exist_ok=True)
         groups = {level: read_inaturalist(root, "val", level=level) for level in case.raw["inat"]}
     samples = [[record.path, record.target] for record in index.records]
-    class_to_idx = {name: place for place, name in enumerate(index.classes)}
+    class_to_idx = {name: position for position, name in enumerate(index.classes)}
     return {
         # The program says 1000 classes whatever the folders hold.
         "folder": {**folder, "class_to_idx": class_to_idx, "samples": samples},
@@ -360,10 +360,10 @@ def vis_demo(case: Golden) -> dict[str, Any]:
         baseline = baseline_of(case)
         plain = attention.feature_norms(baseline, baseline.patch_embed(image))[0]
         maps |= {"vit_feature_norm": plain, "vit_map": attention.top_of_range(plain)}
-    for place, number in enumerate(config["classes"]):
-        maps[f"class{number}_mask"] = masks[place]
-        maps[f"class{number}_feature_norm"] = steered[place]
-        maps[f"class{number}_map"] = attention.top_of_range(steered[place])
+    for position, number in enumerate(config["classes"]):
+        maps[f"class{number}_mask"] = masks[position]
+        maps[f"class{number}_feature_norm"] = steered[position]
+        maps[f"class{number}_map"] = attention.top_of_range(steered[position])
     return {name: value.reshape(config["grid"], config["grid"]) for name, value in maps.items()}
 
 

@@ -22,8 +22,8 @@ from attnbias.methods.absvit.convert import resize_pos_embed
 from attnbias.methods.absvit.segmentation.heads import FCNHead, UPerHead
 from attnbias.methods.absvit.segmentation.inference import likeliest, probabilities, view_logits
 from attnbias.methods.absvit.segmentation.loss import pixel_loss
-from attnbias.methods.absvit.segmentation.measures import area_measures, class_measures, count_areas
 from attnbias.methods.absvit.segmentation.method import METHOD, NO_DECAY
+from attnbias.methods.absvit.segmentation.metrics import area_measures, class_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.display.segments import paint
@@ -135,13 +135,13 @@ def backbone(case: Golden) -> dict[str, Any]:
     images = image_of(case)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     listed = isinstance(case.outputs["trainable"]["value"], list)  # where nothing is frozen, the case only counts
-    outputs = {f"feature_{place}": x for place, x in enumerate(model.feature_maps(images))}
+    outputs = {f"feature_{position}": x for position, x in enumerate(model.feature_maps(images))}
     outputs |= {"n_params": parameters(model), "trainable": trained if listed else f"{len(trained)} tensors"}
     if isinstance(model, DenseAbSViT):
         first = model.encode(model.patch_embed(images))
         masked = model.weighted(first)
         outputs |= {"first_pass_tokens": first, "masked_first_pass": masked, "mask": model.prior_mask(first)[..., 0]}
-        outputs |= {f"td_{place}": signal for place, signal in enumerate(model.feedback(masked))}
+        outputs |= {f"td_{position}": signal for position, signal in enumerate(model.feedback(masked))}
     if "first_pass_tokens" in case.outputs:
         # What recorded the first pass in these cases also put it in place of the second one's final tokens, the last
         # map; all other cases, and the whole models', hold the second pass's.
@@ -174,7 +174,7 @@ def upernet(case: Golden) -> dict[str, Any]:
     gradients = {name: p.grad.norm().item() for name, p in named.items() if p.grad is not None}
     stored = case.outputs["gradients"]["value"]["per_param_norm"]
     return {
-        **{f"feature_{place}": x for place, x in enumerate(maps)},
+        **{f"feature_{position}": x for position, x in enumerate(maps)},
         "decode_logits": decoded,
         "aux_logits": auxiliary,
         "full_logits": full,
@@ -211,7 +211,7 @@ def load(case: Golden) -> dict[str, Any]:
         METHOD.load_backbone(model, SegmentationRecipe(), read_checkpoint(path).state, path)
     with torch.no_grad():
         maps = model.eval().backbone.feature_maps(image_of(case))
-    outputs = {f"feature_{place}": x for place, x in enumerate(maps)}
+    outputs = {f"feature_{position}": x for position, x in enumerate(maps)}
     return outputs | {name: value for name, value in model.backbone.state_dict().items() if name in case.outputs}
 
 
@@ -231,17 +231,17 @@ def pos_resize(case: Golden) -> dict[str, Any]:
 
 @torch.no_grad()
 def infer(case: Golden) -> dict[str, Any]:
-    """One view of a picture, or several (`multi`: each one's shape, and whether it is mirrored), whose mean counts."""
+    """One view of an image, or several (`multi`: each one's shape, and whether it is mirrored), whose mean counts."""
     config, recipe = case.config, recipe_of(case.config)
     model = segmenter_of(config, case.state_dict())
     views = [("image", config.get("img_shape"), config.get("flip"))]
     if "multi" in config:
         config.only(img_shape=None, flip=None)
         views = []
-        for place, (shape, mirrored) in enumerate(config["multi"]):
-            if list(image_of(case, f"image_{place}").shape) != shape:
-                raise UncomputedSetting(f"setting 'multi[{place}][0]' is {shape}; its image has another shape")
-            views.append((f"image_{place}", shape[-2:], "horizontal" if mirrored else None))
+        for position, (shape, mirrored) in enumerate(config["multi"]):
+            if list(image_of(case, f"image_{position}").shape) != shape:
+                raise UncomputedSetting(f"setting 'multi[{position}][0]' is {shape}; its image has another shape")
+            views.append((f"image_{position}", shape[-2:], "horizontal" if mirrored else None))
     shares = []
     for name, seen, flip in views:
         sizes = (config["ori_shape"][:2], seen[:2]) if config.get("rescale", True) else (None, None)
@@ -267,15 +267,15 @@ def metric(case: Golden) -> dict[str, Any]:
     config, size = case.config, tuple(case.config["size"])
     offset = int(config["reduce_zero_label"])
     counts = []
-    for place in range(config["n_images"]):
-        prediction = golden.integers(f"pred_{place}", size, config["pred_high"], case.salt)
-        label = golden.integers(f"gt_{place}", size, case.inputs["gt_i"]["high"], case.salt)
-        agree = golden.uniform(f"agree_{place}", size, case.salt) < 0.5
+    for position in range(config["n_images"]):
+        prediction = golden.integers(f"pred_{position}", size, config["pred_high"], case.salt)
+        label = golden.integers(f"gt_{position}", size, case.inputs["gt_i"]["high"], case.salt)
+        agree = golden.uniform(f"agree_{position}", size, case.salt) < 0.5
         label = np.where(agree, prediction + offset, label)
         for absent in config["absent_classes"]:
             label[label == absent + offset] = offset
             prediction[prediction == absent] = 0
-        label[golden.uniform(f"ignore_{place}", size, case.salt) < config["ignored_share"]] = IGNORE
+        label[golden.uniform(f"ignore_{position}", size, case.salt) < config["ignored_share"]] = IGNORE
         if offset:
             label = np.array(REDUCED)[label]
         areas = count_areas(torch.from_numpy(prediction), torch.from_numpy(label), config["num_classes"])
@@ -392,7 +392,7 @@ DESCRIPTIVE = {
     "infer_*:*loss_decode*": TRAINING_ONLY,
     "infer_*:*auxiliary_head*": TRAINING_ONLY,
     "infer_*:*transfer_type": "decides what is trained",
-    "index_*:files[[]2]": "a file that is no part of the set",
+    "index_*:files[[]2]": "a file that is not a part of the set",
     **{
         f"param_groups_*:*{name}": "the parameters' names do not tell it"
         for name in (

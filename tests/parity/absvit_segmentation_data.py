@@ -21,7 +21,7 @@ from attnbias.data.sets.segmentation_sets import (
     read_cityscapes,
     read_voc_segmentation,
 )
-from attnbias.data.transforms.opencv import rescaled, resize_labels, resize_picture
+from attnbias.data.transforms.opencv import rescaled, resize_image, resize_labels
 from attnbias.data.transforms.segmentation import (
     MEAN,
     STD,
@@ -37,7 +37,7 @@ def _prep_eval(case: Golden) -> dict[str, Any]:
     photo, scale = case.input("photo"), tuple(case.config["scale_long_short"])
     case.config.only(size=list(photo.shape[:2]), mean=list(MEAN), std=list(STD))
     return {
-        "resized_rgb_uint8": resize_picture(photo, rescaled(photo.shape[:2], scale)),
+        "resized_rgb_uint8": resize_image(photo, rescaled(photo.shape[:2], scale)),
         "network_input": EvalTransform(scale).images(photo)[0],
     }
 
@@ -64,9 +64,9 @@ def _prep_train(case: Golden) -> dict[str, Any]:
     )
     transform = TrainTransform(crop=tuple(config["crop_h_w"]))
     image, target = transform.apply(photo, labels, draw)
-    cropped = resize_picture(photo, draw.size, *transform.window(draw.corner), draw.flip)
+    cropped = resize_image(photo, draw.size, *transform.window(draw.corner), draw.flip)
     return {
-        "resized_rgb": resize_picture(photo, draw.size),
+        "resized_rgb": resize_image(photo, draw.size),
         "resized_label": resize_labels(labels, draw.size),
         **{f"after_{name}": pixels for name, pixels in draw.distortion.steps(cropped)},
         "final_image": image,
@@ -123,9 +123,9 @@ def _index(case: Golden) -> dict[str, Any]:
         for name, text in {**dict.fromkeys(files, ""), **lists}.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
-        index, pictures, labels = _listed(case, root)
+        index, images, labels = _listed(case, root)
     rows = [
-        [record.path.removeprefix(f"{pictures}/"), str(record.label_map).removeprefix(f"{labels}/")]
+        [record.path.removeprefix(f"{images}/"), str(record.label_map).removeprefix(f"{labels}/")]
         for record in index.records
     ]
     return {"rows": rows, "classes": list(index.classes), "palette": palette(index.classes)}

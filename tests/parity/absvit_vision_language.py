@@ -20,7 +20,7 @@ from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLan
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, TEXT_ENCODERS, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import build_text
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build_vision
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 TASKS = {
@@ -94,7 +94,7 @@ def recipe_of(config: Settings) -> VisionLanguageRecipe:
     weight = config["var_loss"]
     if recipe.reconstruction_weight:
         fields["reconstruction_weight"] = weight
-    return revise(recipe, fields)
+    return override(recipe, fields)
 
 
 def architecture_of(name: str) -> tuple[str, str]:
@@ -155,12 +155,12 @@ def batch_of(case: Golden, targets: dict[str, Any] | None, step: str = "") -> di
     if false_texts:
         case.config.only(draw_false_text=false_texts)
     batch = {"text_ids": ids, "text_mask": mask, "errors": [], "index": torch.arange(len(ids))}
-    pictures = {"image": f"image{step}"}
+    images = {"image": f"image{step}"}
     if recipe.task == "nlvr2":
-        pictures = {"image": f"image_0{step}", "image2": f"image_1{step}"}
+        images = {"image": f"image_0{step}", "image2": f"image_1{step}"}
     elif f"false_image_0{step}" in case.inputs:
-        pictures["false_image"] = f"false_image_0{step}"
-    batch |= {name: torch.from_numpy(case.input(key)) for name, key in pictures.items()}
+        images["false_image"] = f"false_image_0{step}"
+    batch |= {name: torch.from_numpy(case.input(key)) for name, key in images.items()}
     false = [
         tokens(case, f"false_text_{i}{step}") for i in range(recipe.false_texts) if f"false_text_{i}" in case.inputs
     ]
@@ -199,7 +199,7 @@ def first_half(count: int) -> Tensor:
 
 
 def parts(model: VisionLanguageModel, batch: dict[str, Any]) -> dict[str, Any]:
-    """What the program's `infer` gives of the first picture."""
+    """What the program's `infer` gives of the first image."""
     text = model.read(batch["text_ids"], batch["text_mask"])
     states: list[Tensor] = []
     image_tokens = model.look(batch["image"], text.prompt, states)
@@ -321,7 +321,7 @@ def vit_prompt(case: Golden) -> dict[str, Any]:
     return found | {
         "var_loss": vision.reconstruction_errors(states).sum(),
         "mask": vision.prior_mask(first, prior)[:, prefix:, 0],
-        **{f"td_{place}": signal for place, signal in enumerate(signals)},
+        **{f"td_{position}": signal for position, signal in enumerate(signals)},
         "attention_times_1000": 1000 * weights,
         "attention_shown_times_1000": 1000 * attention.shown(weights),
         "attention_row_sum_incl_cls_heads": weights.sum(1),

@@ -1,4 +1,4 @@
-"""The vision-language data side: answers, the published writers' tables, picture pipelines and RandAugment."""
+"""The vision-language data side: answers, the published writers' tables, image pipelines and RandAugment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from attnbias.data.index import Index, Record
 from attnbias.data.sets.answers import ARTICLES, NUMBERS, PUNCTUATION, normalize_answer, soft_score
-from attnbias.data.sets.captions import PICTURES, read_annotated, read_karpathy
+from attnbias.data.sets.captions import IMAGES, read_annotated, read_karpathy
 from attnbias.data.sets.statements import NLVR2_FILES, TRUTH, read_nlvr2, read_snli_ve
 from attnbias.data.sets.vqa import ANSWERED, hold_out, read_vqa
 from attnbias.data.transforms.language import DRAWN, OPERATIONS, STRONGEST, apply_operation, language_transform
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def _index(case: Golden) -> dict[str, Any]:
-    """Read the case's files, and lay the records out as the writers do: a row a picture, in the order of its id."""
+    """Read the case's files, and lay the records out as the writers do: one row per image, in the order of its id."""
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for name, content in case.config["files"].items():
@@ -53,7 +53,7 @@ def _vqa(root: Path) -> dict[str, Any]:
 
 def _vqa_rows(index: Index, split: str) -> list[Row]:
     rows = []
-    for records in _by_picture(index):
+    for records in _by_image(index):
         texts = [record.text for record in records if record.text]
         answers = [text.answers for text in texts] if index.split in ANSWERED else []
         rows.append(
@@ -73,7 +73,7 @@ def _vqa_rows(index: Index, split: str) -> list[Row]:
 
 def _karpathy(dataset: str, prefix: str, splits: Sequence[str]) -> Callable[[Path], dict[str, Any]]:
     def tables(root: Path) -> dict[str, Any]:
-        folders = [root / folder for folder in PICTURES[dataset] if (root / folder).is_dir()]
+        folders = [root / folder for folder in IMAGES[dataset] if (root / folder).is_dir()]
         indexes = read_karpathy(next(root.glob("karpathy/*.json")), folders, root, dataset=dataset)
         return {
             f"{prefix}_{split}": _table(
@@ -105,7 +105,7 @@ def _caption_rows(index: Index, split: str) -> list[Row]:
             "image_id": Path(records[0].path).name,
             "split": split,
         }
-        for records in _by_picture(index)
+        for records in _by_image(index)
     ]
 
 
@@ -122,7 +122,7 @@ def _snli(root: Path) -> dict[str, Any]:
                 "sentences": [[premise_of[id(record)], record.text.sentence] for record in records if record.text],
                 "labels": [record.target for record in records],
             }
-            for records in _by_picture(index)
+            for records in _by_image(index)
         ]
         tables[f"snli_{split}"] = _table(("image", "sentences", "labels"), rows)
     return tables
@@ -132,7 +132,7 @@ def _nlvr2(root: Path) -> dict[str, Any]:
     tables = {}
     for split, file in NLVR2_FILES.items():
         rows = []
-        for records in _by_picture(read_nlvr2(root / "nlvr2" / "data" / file, root, split)):
+        for records in _by_image(read_nlvr2(root / "nlvr2" / "data" / file, root, split)):
             texts = [record.text for record in records if record.text]
             rows.append(
                 {
@@ -148,11 +148,11 @@ def _nlvr2(root: Path) -> dict[str, Any]:
 
 
 def _there(index: Index) -> tuple[Record, ...]:
-    """The records whose pictures exist: the writers pass over the others, where `prepare-data` reports them."""
-    return tuple(r for r in index.records if all((index.root / path).is_file() for path in r.pictures))
+    """The records whose images exist: the writers pass over the others, where `prepare-data` reports them."""
+    return tuple(r for r in index.records if all((index.root / path).is_file() for path in r.images))
 
 
-def _by_picture(index: Index) -> list[list[Record]]:
+def _by_image(index: Index) -> list[list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in _there(index):
         groups.setdefault(record.path, []).append(record)
@@ -187,17 +187,17 @@ def _vqa_soft_score(case: Golden) -> dict[str, Any]:
 
 
 def _prep(case: Golden) -> dict[str, Any]:
-    picture = Image.fromarray(case.input("photo"))
-    case.config.only(size=[picture.height, picture.width])
-    return {"tensor": language_transform(case.config["key"], case.config["image_size"])(picture)}
+    image = Image.fromarray(case.input("photo"))
+    case.config.only(size=[image.height, image.width])
+    return {"tensor": language_transform(case.config["key"], case.config["image_size"])(image)}
 
 
 def _randaug(case: Golden) -> dict[str, Any]:
-    picture = Image.fromarray(case.input("photo"))
+    image = Image.fromarray(case.input("photo"))
     magnitude = case.config["magnitude"]
     table = [[name, each.low, each.high, each.value(magnitude)] for name, each in OPERATIONS.items()]
     case.config.only(operations_low_high_value=table, n_per_image=DRAWN, of=STRONGEST)
-    return {name: np.array(apply_operation(picture, name, magnitude)) for name in OPERATIONS}
+    return {name: np.array(apply_operation(image, name, magnitude)) for name in OPERATIONS}
 
 
 VQA_COLUMNS = ("image", "questions", "answers", "answer_labels", "answer_scores", "image_id", "question_id", "split")

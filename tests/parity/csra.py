@@ -20,7 +20,7 @@ from golden_case import Golden, Settings, UncomputedSetting
 from PIL import Image
 from torch import Tensor
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.sets import voc
 from attnbias.methods.csra.convert import convert
@@ -32,7 +32,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.metrics import average_precision
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 
 BACKBONES = {"resnet101": "resnet101", "vit_B16_224": "vit_b16", "vit_L16_224": "vit_l16"}
@@ -97,7 +97,7 @@ def _typed(arguments: dict[str, str]) -> dict[str, Any]:
 def _recipe(case: Golden) -> CSRARecipe:
     typed = _typed(_arguments(case))
     named = METHOD.default_recipe(typed["dataset"])
-    return revise(METHOD.named_recipe(named).recipe, typed)
+    return override(METHOD.named_recipe(named).recipe, typed)
 
 
 def _model(case: Golden) -> CSRA:
@@ -153,9 +153,9 @@ def _norm(values: Any) -> Tensor:
 def _fwd(case: Golden) -> dict[str, Any]:
     model, images = _model(case), torch.from_numpy(case.input("img"))
     seen: dict[str, Tensor] = {}
-    for place, block in enumerate(getattr(getattr(model.backbone, "model", None), "blocks", ())):
+    for position, block in enumerate(getattr(getattr(model.backbone, "model", None), "blocks", ())):
         block.attn.fused_attn = False  # so that its attention passes through a module
-        keep = lambda module, inputs, place=place: seen.update({f"blocks.{place}.attn": inputs[0]})  # noqa: E731
+        keep = lambda module, inputs, position=position: seen.update({f"blocks.{position}.attn": inputs[0]})  # noqa: E731
         block.attn.attn_drop.register_forward_pre_hook(keep)
     logits = model(images)
     classifier, features = model.classifier, model.backbone(images)
@@ -244,7 +244,7 @@ def _loaders(recipe: CSRARecipe, given: list[Settings]) -> list[dict[str, Any]]:
 
 def _small(recipe: CSRARecipe) -> CSRARecipe:
     """The same recipe on the smallest backbone: rates do not depend on it."""
-    return revise(recipe, {"backbone": "tiny"})
+    return override(recipe, {"backbone": "tiny"})
 
 
 def _traj(case: Golden) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def _targets(dataset: str, published: np.ndarray) -> np.ndarray:
 
 def _metrics(case: Golden) -> dict[str, Any]:
     dataset = case.config.choice("dataset", {name: name for name in NAMES})
-    recipe = revise(METHOD.named_recipe(METHOD.default_recipe(dataset)).recipe, {"absent_in_f1": "count"})
+    recipe = override(METHOD.named_recipe(METHOD.default_recipe(dataset)).recipe, {"absent_in_f1": "count"})
     scores, targets = case.input("scores"), _targets(dataset, case.input("target"))
     case.config.only(num_classes=scores.shape[1], threshold="score >= 0.5")
     found = METHOD.measure(recipe, targets, scores, "multilabel")
@@ -357,8 +357,8 @@ def _print_measures(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _write_pictures(spec: dict[str, Any], folder: Path) -> None:
-    """The case's picture set, by its `rule`: PNG data under the name of a JPEG."""
+def _write_images(spec: dict[str, Any], folder: Path) -> None:
+    """The case's image set, by its `rule`: PNG data under the name of a JPEG."""
     for k, name in enumerate(spec["names"]):
         pixels = golden.image(name, *spec["sizes_h_w"][k % 3], spec["salt"]).astype(np.float32)
         dimmed = np.rint(pixels * (0.25 + 0.75 * ((k * 37) % 23) / 22)).astype(np.uint8)
@@ -370,7 +370,7 @@ def _run(case: Golden, records: list[Record], folder: Path, typed: dict[str, Any
     torch.save(case.state_dict(), folder / "ck.pth")
     loaded = load_run("csra", str(folder / "ck.pth"), typed, data_root=folder)
     index = Index("case", "val", "multilabel", loaded.classes, folder, tuple(records))
-    dataset = PictureDataset(index, METHOD.transform(loaded.recipe, False), unknown=loaded.recipe.unknown_eval)
+    dataset = ImageDataset(index, METHOD.transform(loaded.recipe, False), unknown=loaded.recipe.unknown_eval)
     return evaluate(METHOD, loaded.model, dataset, loaded.recipe, Accelerator(cpu=True), batch_size=5), loaded.recipe
 
 
@@ -381,7 +381,7 @@ def _e2e(case: Golden) -> dict[str, Any]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "img").mkdir()
-        _write_pictures(case.inputs["images"], folder / "img")
+        _write_images(case.inputs["images"], folder / "img")
         records = []
         for item in content:
             target = tuple(_targets(arguments["--dataset"], np.array(item["target"])).tolist())
@@ -403,7 +403,7 @@ def _demo(case: Golden) -> dict[str, Any]:
     typed |= {"image_size": case.config["img_size"], "normalize": "half" if vit else "unit"}
     names = NAMES[typed["dataset"]]
     with TemporaryDirectory() as name:
-        _write_pictures(case.inputs["images"], Path(name))
+        _write_images(case.inputs["images"], Path(name))
         files = sorted(Path(name).glob("*.jpg"))
         records = [Record(file.name, (1,) * len(names)) for file in files]
         found, _ = _run(case, records, Path(name), typed)
@@ -459,7 +459,7 @@ DESCRIPTIVE = {
     "*:*num_workers": "of the machine",
     "traj_*:param_groups*.rule": "a sentence about the names beside it",
     "traj_*:argv[[]--model]": "the case's model is smaller than the command's",
-    "traj_*:argv[[]--img_size]": "the case's pictures have a size of their own",
+    "traj_*:argv[[]--img_size]": "the case's images have a size of their own",
     "e2e_*:argv[[]--batch_size]": "scores do not depend on it",
     "lr_*:argv[[]--num_heads]": "rates do not depend on it",
     "lr_*:argv[[]--lam]": "rates do not depend on it",

@@ -14,14 +14,14 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from attnbias.data.csra_index import csra_coco, csra_voc, csra_wider
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.voc import read_voc
 from attnbias.data.sets.wider import read_wider
 from attnbias.data.transforms.basic import ToNormalizedTensor
 from attnbias.methods.csra.method import METHOD
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 
 
 def _index(case: Golden) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def _published(script: str, source: Path, data_path: str) -> tuple[str, dict[str
 
 
 def _prep(case: Golden) -> dict[str, Any]:
-    """Write the case's pictures without loss, and read them as samples of a dataset."""
+    """Write the case's images without loss, and read them as samples of a dataset."""
     spec = case.inputs["images"]
     with TemporaryDirectory() as folder:
         records = []
         for number, item in enumerate(spec["items"]):
-            _picture(item, spec["salt"]).save(Path(folder, f"{number}.png"))
+            _image(item, spec["salt"]).save(Path(folder, f"{number}.png"))
             crop = tuple(item["bbox"]) if "bbox" in item else None
             records.append(Record(f"{number}.png", (0,), crop=crop))
         index = Index("case", "case", "multilabel", ("any",), Path(folder), tuple(records))
@@ -71,18 +71,18 @@ def _prep(case: Golden) -> dict[str, Any]:
         transform = _transform(dataset_name, train=False, image_size=case.config["img_size"])
         words = " | ".join("\n".join(lines) for lines in _printed(transform).values())
         case.config.only(augs=[], transform=words)
-        dataset = PictureDataset(index, transform)
+        dataset = ImageDataset(index, transform)
         return {f"item{number}": dataset[number]["image"] for number in range(len(records))}
 
 
-def _picture(item: dict[str, Any], salt: int) -> Image.Image:
+def _image(item: dict[str, Any], salt: int) -> Image.Image:
     height, width = item["height"], item["width"]
-    picture = Image.fromarray(golden.image(item["name"], height, width, salt))
+    image = Image.fromarray(golden.image(item["name"], height, width, salt))
     if item["mode"] == "L":
-        return picture.getchannel(0)
+        return image.getchannel(0)
     if item["mode"] == "RGBA":
-        picture.putalpha(Image.fromarray(golden.image(f"{item['name']}.alpha", height, width, salt)).getchannel(0))
-    return picture
+        image.putalpha(Image.fromarray(golden.image(f"{item['name']}.alpha", height, width, salt)).getchannel(0))
+    return image
 
 
 def _prep_train_params(case: Golden) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _prep_train_params(case: Golden) -> dict[str, Any]:
 def _transform(dataset: str, train: bool, **changes: Any) -> v2.Compose:
     """CSRA's pipeline by its recipe for the dataset."""
     recipe = METHOD.named_recipe(METHOD.default_recipe(dataset)).recipe
-    return METHOD.transform(revise(recipe, changes), train)
+    return METHOD.transform(override(recipe, changes), train)
 
 
 def _printed(pipeline: v2.Compose) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ def _vis(case: Golden) -> dict[str, Any]:
     class_map = case.input("cam")[case.config["class_index"]]
     height, width = case.config["size"]
     drawn = published_overlay(case.input("photo"), class_map, (height, width))
-    return {"resized_mask": drawn.mask, "img_resized_rgb": drawn.picture, "overlay_rgb": drawn.overlay}
+    return {"resized_mask": drawn.mask, "img_resized_rgb": drawn.image, "overlay_rgb": drawn.overlay}
 
 
 RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {"vis": _vis}

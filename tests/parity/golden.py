@@ -69,25 +69,25 @@ def integers(name: str, shape: tuple[int, ...], high: int, salt: int = 0) -> np.
 
 
 def image(name: str, height: int, width: int, salt: int = 0) -> np.ndarray:
-    """A smooth uint8 RGB picture of shape (height, width, 3), so resampling has something to show."""
+    """A smooth uint8 RGB image of shape (height, width, 3), so resampling has something to show."""
     rng = _generator(name, salt)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     channels = []
     for _ in range(3):
         fx, fy, phase = rng.uniform(2, 9), rng.uniform(2, 9), rng.uniform(0, 2 * math.pi)
         channels.append(127.5 * (1 + np.sin(2 * math.pi * (fx * x + fy * y) + phase)))
-    picture = np.stack(channels, axis=-1) + rng.normal(0, 8, size=(height, width, 3))
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    image = np.stack(channels, axis=-1) + rng.normal(0, 8, size=(height, width, 3))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def image_batch(
     name: str, shape: tuple[int, int, int, int], salt: int = 0, mean: float = 0.0, std: float = 1.0
 ) -> np.ndarray:
-    """A float32 batch (B, 3, H, W) of golden pictures in [0, 1], then (x - mean) / std.
+    """A float32 batch (B, 3, H, W) of golden images in [0, 1], then (x - mean) / std.
 
-    `name` holds `{i}`, which becomes the picture's place in the batch.
+    `name` holds `{i}`, which becomes the image's place in the batch.
     """
     batch, _, height, width = shape
-    pictures = np.stack([image(name.replace("{i}", str(i)), height, width, salt) for i in range(batch)])
-    pixels = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    images = np.stack([image(name.replace("{i}", str(i)), height, width, salt) for i in range(batch)])
+    pixels = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     return ((pixels - np.float32(mean)) / np.float32(std)).astype(np.float32)

@@ -187,7 +187,7 @@ class Golden:
         kind, name, shape = spec["kind"], spec.get("name", key), tuple(spec.get("shape", ()))
         salt = spec.get("salt", self.salt)
         if step is not None:
-            # In `image_batch` names `{i}` is the picture's place in the batch, and never the step.
+            # In `image_batch` names `{i}` is the image's place in the batch, and never the step.
             marks = r"\{[ks]\}" if kind == "image_batch" else r"\{[iks]\}"
             name, found = re.subn(marks, str(step), name)
             name = name if found else f"{name}{step}"
@@ -220,11 +220,11 @@ class Golden:
         count, length = spec["n"], spec["length"]
         ids = golden.integers(f"{name}_ids", (count, length), spec["vocab"] - 4, salt) + 4
         lengths = golden.integers(f"{name}_len", (count,), length - 4, salt) + 4
-        place = np.arange(length)
+        position = np.arange(length)
         ids[:, 0] = 0
         ids[np.arange(count), lengths - 1] = 2
-        ids[place >= lengths[:, None]] = 1
-        return ids, (place < lengths[:, None]).astype(np.int64)
+        ids[position >= lengths[:, None]] = 1
+        return ids, (position < lengths[:, None]).astype(np.int64)
 
 
 def _constant(spec: Any) -> Any:

@@ -64,11 +64,11 @@ def check_case(case: Golden) -> list[str]:
     # A table of a published log holds figures of a training run beside those that follow from its settings.
     required = [] if case.path.suffix == ".csv" else [name for name in case.outputs if name not in not_owed]
     problems = [f"output '{name}' is not computed by the runner" for name in required if name not in ours]
-    facts = {**case.raw.get("data", {}), **case.outputs}
+    info = {**case.raw.get("data", {}), **case.outputs}
     # Some cases state facts beside `outputs`, such as the names of parameter groups: compared where a runner has them.
-    stated = {**case.raw, **facts}
+    stated = {**case.raw, **info}
     compared = [name for name in stated if name in ours]
-    if not compared and set(facts) != {"original_error"}:
+    if not compared and set(info) != {"original_error"}:
         problems.append("nothing was compared")
     rule = getattr(module, "tolerance", None)
     for name in compared:

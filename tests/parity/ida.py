@@ -17,14 +17,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.voc import read_voc
 from attnbias.data.transforms.cutout import cut_out
 from attnbias.data.transforms.multiscale_crop import crop_offsets, crop_sizes
 from attnbias.data.transforms.randaugment import OPERATIONS, STEPS, apply_operation
 from attnbias.methods.engine.metrics import average_precision
-from attnbias.methods.engine.recipe import parse, revise
+from attnbias.methods.engine.recipe import override, parse
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida.convert import convert, convert_classifier
 from attnbias.methods.ida.curves import reference_curves
@@ -58,7 +58,7 @@ def tensor(value: Any) -> Tensor:
 
 
 def build(case: Golden, **changes: Any) -> IDA:
-    """The case's model under the case's weights; features stand for pictures where the backbone is the identity."""
+    """The case's model under the case's weights; features stand for images where the backbone is the identity."""
     config = case.config
     backbone = config.get("backbone", "identity")
     identity = backbone.startswith("identity")
@@ -226,7 +226,7 @@ def sched(case: Golden) -> dict[str, Any]:
         apply_schedule(optimizer, schedule, epoch * steps + iteration)
         group = optimizer.param_groups
         ours = {"epoch": epoch, "iteration": iteration, "beta1_or_momentum": momentum_of(group[0])}
-        ours |= {f"lr_group{place}": part["lr"] for place, part in enumerate(group)}
+        ours |= {f"lr_group{position}": part["lr"] for position, part in enumerate(group)}
         rows.append([ours[name] for name in columns])
     return {"table": np.array(rows)}
 
@@ -247,8 +247,8 @@ def select(case: Golden) -> dict[str, Any]:
         history.append({"raw": raw, "ema": ema})
         best = best_of(history)
         assert best is not None
-        if best.place == len(history) - 1:
-            events.append([best.place + 1, best.value, "ema" if best.weights == "ema" else "model"])
+        if best.position == len(history) - 1:
+            events.append([best.position + 1, best.value, "ema" if best.weights == "ema" else "model"])
         if METHOD.should_stop(recipe, history):
             break
     return {
@@ -258,7 +258,7 @@ def select(case: Golden) -> dict[str, Any]:
     }
 
 
-# Pictures and labels --------------------------------------------------------------------------------------------------
+# Images and labels --------------------------------------------------------------------------------------------------
 
 
 def evaluation(case: Golden) -> dict[str, Any]:
@@ -299,20 +299,20 @@ def randaugment(case: Golden) -> dict[str, Any]:
             magnitudes_index_0_to_9={name: list(each.magnitudes) for name, each in OPERATIONS.items()},
         )
         return {"n_policies": len(STEPS) ** 2}
-    picture = Image.fromarray(case.input("picture"))
+    image = Image.fromarray(case.input("picture"))
     sign = -1 if "forced to -1" in case.raw["what"] else 1
     return {
-        f"{name}:{place}": np.asarray(apply_operation(picture, name, place, sign)) for name, place in case.config["ops"]
+        f"{name}:{place}": np.asarray(apply_operation(image, name, place, sign)) for name, place in case.config["ops"]
     }
 
 
 def multiscale_crop(case: Golden) -> dict[str, Any]:
     config = case.config
-    picture = (config["picture"], config["picture"])
-    pairs = crop_sizes(picture, config["input_size"], config["scales"], config["max_distort"])
+    image = (config["picture"], config["picture"])
+    pairs = crop_sizes(image, config["input_size"], config["scales"], config["max_distort"])
     words = case.raw["what"]
     crop = tuple(int(words.split(f"{side}=")[1].split(",")[0].rstrip(")")) for side in "wh")
-    return {"pairs": pairs, "offsets": crop_offsets(picture, crop)}
+    return {"pairs": pairs, "offsets": crop_offsets(image, crop)}
 
 
 def index(case: Golden) -> dict[str, Any]:
@@ -325,8 +325,8 @@ def index(case: Golden) -> dict[str, Any]:
             file.write_text(text if isinstance(text, str) else json.dumps(text))
             found = read_coco(file, root, class_order="id")
             numbers = sorted(entry["id"] for entry in json.loads(file.read_text())["categories"])
-            places = {str(number): place for place, number in enumerate(numbers, start=1)}
-            config.only(category_map_original_id_to_1based_index=places)
+            positions = {str(number): position for position, number in enumerate(numbers, start=1)}
+            config.only(category_map_original_id_to_1based_index=positions)
             names: dict[str, Any] = {
                 "row_image_ids": [record.image_id for record in found.records],
                 "file": "COCO2014/label_npy/train_label_vectors_coco14.npy",
@@ -340,7 +340,7 @@ def index(case: Golden) -> dict[str, Any]:
             (root / "ImageSets/Main" / config["list_file_name"]).write_text(config["list_file_text"])
             found = read_voc(root, Path(config["list_file_name"]).stem, missing="skip")
             names = {"names": [Path(record.path).stem for record in found.records], "dtype": "float32"}
-    dataset = PictureDataset(found, lambda picture: picture, unknown=recipe.unknown_train)
+    dataset = ImageDataset(found, lambda image: image, unknown=recipe.unknown_train)
     return {"labels": dataset.targets, **names}
 
 
@@ -446,11 +446,11 @@ def published_names(case: Golden, model: nn.Module, parameters: list[Tensor]) ->
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, target: Tensor, recipe: IDARecipe, size: int) -> list[float]:
-    """[loss, mAP] of the validation part; the loss as the program logs it, its batches' sums averaged over pictures."""
+    """[loss, mAP] of the validation part; the loss as the program logs it, its batches' sums averaged over images."""
     model.eval()
     total = 0.0
     for x, y in zip(images.split(size), target.split(size), strict=True):
-        summed = revise(recipe, {"loss_batch": len(x)})
+        summed = override(recipe, {"loss_batch": len(x)})
         total += len(x) * METHOD.loss(model, {"image": x, "target": y}, summed, "multilabel")["loss"].item()
     scores = METHOD.predict(model, images, "multilabel")["scores"].numpy()
     return [total / len(images), METHOD.measure(recipe, target.numpy(), scores, "multilabel")["mAP"]]

@@ -19,12 +19,12 @@ from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.methods.engine.maps import attention_weights
 from attnbias.methods.engine.metrics import among_highest
-from attnbias.methods.engine.recipe import revise
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.llb.attention import attention, object_maps
 from attnbias.methods.llb.loss import object_usage, objective, usage_entropy
-from attnbias.methods.llb.measures import agreement, mix, negative_log_likelihood, program_loss
 from attnbias.methods.llb.method import METHOD
+from attnbias.methods.llb.metrics import agreement, mix, negative_log_likelihood, program_loss
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import SIZES, Family, LLBRecipe, ViTSize
 
@@ -175,10 +175,10 @@ def trajectory(case: Golden) -> dict[str, Any]:
     rows, epochs = [], []
     for epoch in range(config["epochs"]):
         figures, sizes = [], []
-        for place in range(steps_per_epoch):
-            batch = {"image": torch.from_numpy(case.input(f"images_{place}"))}
-            batch["target"] = torch.from_numpy(case.input(f"labels_{place}"))
-            apply_schedule(optimizer, schedule, epoch * steps_per_epoch + place)
+        for position in range(steps_per_epoch):
+            batch = {"image": torch.from_numpy(case.input(f"images_{position}"))}
+            batch["target"] = torch.from_numpy(case.input(f"labels_{position}"))
+            apply_schedule(optimizer, schedule, epoch * steps_per_epoch + position)
             with torch.no_grad():
                 scores = model(batch["image"], output="training").branch.numpy()
             terms = METHOD.loss(model, batch, recipe, "singlelabel")
@@ -216,7 +216,7 @@ def layouts(case: Golden) -> dict[str, Any]:
     for name, layout in case.layout.items():
         family, size = name.rsplit("_", 1)
         named = METHOD.named_recipe(f"imagenet-{FAMILIES[family]}-{size}").recipe
-        recipe = revise(
+        recipe = override(
             named,
             {
                 "objects": config["object_size"],
@@ -253,7 +253,7 @@ def layouts(case: Golden) -> dict[str, Any]:
 
 
 def preprocess(case: Golden) -> dict[str, Any]:
-    def picture(size: str) -> Image.Image:
+    def image(size: str) -> Image.Image:
         return Image.fromarray(case.input(f"image_{size}"))
 
     def recipe_for(dataset: str, family: str) -> LLBRecipe:
@@ -261,7 +261,7 @@ def preprocess(case: Golden) -> dict[str, Any]:
         recipe = METHOD.named_recipe(f"{short}-{family}-base").recipe
         # The program normalises augreg by ImageNet's figures on Places and iNaturalist; ours by the weights' own.
         halves = "mean=[0.5, 0.5, 0.5]" in case.config["pipelines"][f"{dataset}/{family}/eval"]
-        return revise(recipe, {"normalize": "half" if halves else "imagenet"})
+        return override(recipe, {"normalize": "half" if halves else "imagenet"})
 
     def words(recipe: LLBRecipe, train: bool) -> str:
         """Our pipeline as torchvision's first version prints it."""
@@ -284,13 +284,13 @@ def preprocess(case: Golden) -> dict[str, Any]:
     def run(name: str) -> Any:
         if seeded := re.fullmatch(r"seeded_train/(\w+)/(\w+)/(\w+)/torch\.manual_seed\((\d+)\)", name):
             torch.manual_seed(int(seeded[4]))
-            return METHOD.transform(recipe_for(seeded[1], seeded[2]), train=True)(picture(seeded[3]))
+            return METHOD.transform(recipe_for(seeded[1], seeded[2]), train=True)(image(seeded[3]))
         dataset, family, part, size = name.split("/")
         recipe = recipe_for(dataset, family)
         if part == "eval":
-            return METHOD.transform(recipe, train=False)(picture(size))
-        plain = revise(recipe, {"randaugment_ops": 0, "normalize": "unit"})
-        return (255 * METHOD.transform(plain, train=True)(picture(size))).round().permute(1, 2, 0)
+            return METHOD.transform(recipe, train=False)(image(size))
+        plain = override(recipe, {"randaugment_ops": 0, "normalize": "unit"})
+        return (255 * METHOD.transform(plain, train=True)(image(size))).round().permute(1, 2, 0)
 
     return {name: run(name) for name in case.outputs}
 
@@ -430,7 +430,7 @@ def index(case: Golden) -> dict[str, Any]:
                     "len": len(found.records),
                 }
             found = read_inaturalist(root, split)
-            # Without annotations the program labels every picture 0; ours -1, which no training accepts.
+            # Without annotations the program labels every image 0; ours -1, which no training accepts.
             labels = [max(record.target, 0) for record in found.records]
             samples = [[record.path, label] for record, label in zip(found.records, labels, strict=True)]
             return {"samples": samples, "num_classes_attribute": len(set(labels)), "len": len(found.records)}

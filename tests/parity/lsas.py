@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_pictures, mix_targets
+from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_images, mix_targets
 from attnbias.methods.engine.bias.attention_bias import TAUS, PixelHistogram, aggregate, box_mask, measure_maps
 from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
 from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
@@ -384,7 +384,7 @@ def mixing(case: Golden) -> dict[str, Any]:
     target = tensor(case, "target")
     mixed = mix_targets(target, permutation, lam, config["num_classes"])
     return {
-        "mixed": mix_pictures(tensor(case, "x"), permutation, lam),
+        "mixed": mix_images(tensor(case, "x"), permutation, lam),
         "target_b": target[permutation],
         "loss": smoothed_cross_entropy(tensor(case, "logits"), mixed, config["label_smoothing"]),
     }
@@ -393,11 +393,11 @@ def mixing(case: Golden) -> dict[str, Any]:
 def preprocessing(case: Golden) -> dict[str, Any]:
     recipe = METHOD.recipes[case.config.choice("pipeline", {"imagenet": "imagenet", "cifar": "cifar10"})].recipe
     transform = METHOD.transform(recipe, train=False)
-    picture = Image.fromarray(case.input("image"))
+    image = Image.fromarray(case.input("image"))
     geometry = transform.transforms[0]
     return {
-        "tensor": transform(picture),
-        "uint8_after_crop": np.asarray(geometry(picture)).transpose(2, 0, 1),
+        "tensor": transform(image),
+        "uint8_after_crop": np.asarray(geometry(image)).transpose(2, 0, 1),
     }
 
 

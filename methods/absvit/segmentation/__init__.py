@@ -26,7 +26,7 @@ class SegmentationDescription(Description):
         "prompt-mask": "What the learned prompt lets through to the second pass, top 30 % of its range.",
     }
 
-    def deciding_measure(self, task: Task) -> str:
+    def monitor(self, task: Task) -> str:
         """Mean intersection over union."""
         return "mIoU"
 

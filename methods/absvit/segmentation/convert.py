@@ -56,7 +56,8 @@ def start_from_classifier(backbone: DenseViT, state: dict[str, Tensor], path: Pa
     Those are AbSViT's prompt and decoders where a plain ViT is loaded, and visual prompts. The classifier is dropped.
 
     Raises:
-        WeightsError: any other tensor lacks, is too many, has another shape, or holds numbers that are NaN or infinite.
+        WeightsError: any other tensor is missing, is too many, has another shape, or holds numbers that are NaN or
+        infinite.
     """
     if POSITIONS in state:
         state = {n.removeprefix("backbone."): value for n, value in state.items() if n.startswith("backbone.")}

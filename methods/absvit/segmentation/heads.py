@@ -99,7 +99,7 @@ class UPerHead(_Head):
         return self.classify(self.fpn_bottleneck(torch.cat([resize(x, size) for x in levels], dim=1)))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Pyramid pooling (B, C, h, w) -> (B, channels, h, w): what the picture holds in parts of every size."""
+        """Pyramid pooling (B, C, h, w) -> (B, channels, h, w): what the image holds in parts of every size."""
         parts = [resize(pool(x), x.shape[-2:]) for pool in self.psp_modules]
         return self.bottleneck(torch.cat([x, *parts], dim=1))
 

@@ -1,4 +1,4 @@
-"""From a picture to the class of each of its pixels: whole or by windows, at one size or at several and mirrored."""
+"""From an image to the class of each of its pixels: whole or by windows, at one size or at several and mirrored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Size = Sequence[int]
 def whole_logits(model: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, K, H, W) of images (B, 3, H, W), seen at once.
 
-    The grid covers a picture padded to whole patches, yet its logits are stretched to the picture as it was (so does
+    The grid covers an image padded to whole patches, yet its logits are stretched to the image as it was (so does
     the program).
     """
     return resize(model(images).float(), images.shape[-2:])
@@ -31,16 +31,16 @@ def whole_logits(model: nn.Module, images: Tensor) -> Tensor:
 def slide_logits(model: nn.Module, images: Tensor, crop: Size, stride: Size) -> Tensor:
     """Logits (B, K, H, W) of images (B, 3, H, W), seen through windows; where windows overlap, their mean.
 
-    The last window of a row or column is moved back inside; a picture smaller than a window is one window.
+    The last window of a row or column is moved back inside; an image smaller than a window is one window.
     """
     size = images.shape[-2:]
-    places = []
+    slices = []
     for side, window, step in zip(size, crop, stride, strict=True):
         count = max(side - window + step - 1, 0) // step + 1
-        places.append([slice(max(min(k * step + window, side) - window, 0), k * step + window) for k in range(count)])
+        slices.append([slice(max(min(k * step + window, side) - window, 0), k * step + window) for k in range(count)])
     total: Tensor | None = None
     hits = images.new_zeros(size)
-    for rows, columns in product(*places):
+    for rows, columns in product(*slices):
         logits = whole_logits(model, images[..., rows, columns])
         if total is None:
             total = logits.new_zeros(*logits.shape[:2], *size)
@@ -53,10 +53,10 @@ def slide_logits(model: nn.Module, images: Tensor, crop: Size, stride: Size) -> 
 def view_logits(
     model: nn.Module, view: Tensor, recipe: SegmentationRecipe, size: Size | None = None, seen: Size | None = None
 ) -> Tensor:
-    """Logits (B, K, *size) of a view (B, 3, h, w) of pictures, by the recipe's mode.
+    """Logits (B, K, *size) of a view (B, 3, h, w) of images, by the recipe's mode.
 
-    `size` is that of the original pictures, None = the view's. `seen` is the part of the view (from the upper left
-    corner) that holds the picture, where the rest is padding. Logits are resized twice, to the view and to the picture.
+    `size` is that of the original images, None = the view's. `seen` is the part of the view (from the upper left
+    corner) that holds the image, where the rest is padding. Logits are resized twice, to the view and to the image.
     """
     if recipe.mode == "slide":
         logits = slide_logits(model, view, recipe.slide_crop, recipe.slide_stride)
@@ -80,7 +80,7 @@ def likeliest(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def segment(model: nn.Module, views: Sequence[Tensor], size: Size, recipe: SegmentationRecipe) -> Tensor:
-    """Class of each pixel of one picture, (H, W) int64, from its views (3, h, w).
+    """Class of each pixel of one image, (H, W) int64, from its views (3, h, w).
 
     Views of several sizes (`--aug-test`) are also looked at mirrored, and the probabilities of all are averaged.
     """

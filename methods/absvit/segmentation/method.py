@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, arange, nn, stack
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.images import Decode
 from attnbias.data.index import Index, Task
-from attnbias.data.pictures import Decode
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.basic import Transform
 from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
@@ -20,11 +20,11 @@ from attnbias.methods.absvit.convert import say_fresh
 from attnbias.methods.absvit.segmentation import SegmentationDescription
 from attnbias.methods.absvit.segmentation.attention import attention_maps
 from attnbias.methods.absvit.segmentation.convert import convert, fit_resolution, infer, start_from_classifier
+from attnbias.methods.absvit.segmentation.images import FitSquare
 from attnbias.methods.absvit.segmentation.inference import segment
 from attnbias.methods.absvit.segmentation.loss import segmentation_loss
-from attnbias.methods.absvit.segmentation.measures import area_measures, count_areas
+from attnbias.methods.absvit.segmentation.metrics import area_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import Segmenter, build
-from attnbias.methods.absvit.segmentation.pictures import FitSquare
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, schedule
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
@@ -54,7 +54,7 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         """Cross-entropy of both heads over all pixels.
 
         Raises:
-            UsageError: one picture alone: UperNet pools it to a single value a channel, which has no variance.
+            UsageError: one image alone: UperNet pools it to a single value per channel, which has no variance.
         """
         images = batch["image"]
         try:
@@ -63,7 +63,7 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
             if len(images) > 1:
                 raise
             raise UsageError(
-                "batch normalisation needs two pictures in each process and accumulation step; raise --batch-size"
+                "batch normalisation needs two images in each process and accumulation step; raise --batch-size"
             ) from None
         weights = recipe.decode_weight, recipe.aux_weight
         return segmentation_loss(logits, auxiliary, batch["target"], weights, recipe.avg_non_ignore)
@@ -76,7 +76,7 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
     schedule = staticmethod(schedule)
 
     def transform(self, recipe: SegmentationRecipe, train: bool) -> Transform:
-        """A picture alone, fitted into a square, for maps; `open_dataset` has the paper's pipelines."""
+        """An image alone, fitted into a square, for maps; `open_dataset` has the paper's pipelines."""
         return FitSquare(recipe.image_size)
 
     def open_dataset(
@@ -87,14 +87,14 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         train: bool = False,
         on_bad_image: Literal["error", "skip"] = "error",
         decode: Decode = "exact",
-    ) -> PictureDataset:
-        """Pictures with their label maps through MMSegmentation's pipelines; in evaluation each has its own size.
+    ) -> ImageDataset:
+        """Images with their label maps through MMSegmentation's pipelines; in evaluation each has its own size.
 
         Raises:
-            UsageError: fast decoding, which shrinks pictures and not their label maps.
+            UsageError: fast decoding, which shrinks images and not their label maps.
         """
         if decode == "fast":
-            raise UsageError("--decode fast changes the size of pictures beside label maps; use --decode exact")
+            raise UsageError("--decode fast changes the size of images beside label maps; use --decode exact")
         if train:
             transform = TrainTransform(
                 recipe.scale, recipe.ratio, recipe.crop, recipe.cat_max_ratio, recipe.flip, recipe.photometric
@@ -107,9 +107,9 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         return {"scores": model(images).float().softmax(dim=1).amax(dim=(-2, -1))}
 
     def answer(
-        self, model: Segmenter, batch: Batch, dataset: PictureDataset, recipe: SegmentationRecipe
+        self, model: Segmenter, batch: Batch, dataset: ImageDataset, recipe: SegmentationRecipe
     ) -> dict[str, Tensor]:
-        """Pixels of each class in each picture at its original size: `intersect` and `predicted` (B, K), and those
+        """Pixels of each class in each image at its original size: `intersect` and `predicted` (B, K), and those
         labelled so as the targets (B, K)."""
         rows = []
         for views, target in zip(batch["image"], batch["target"], strict=True):
@@ -124,11 +124,11 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         """Intersection over union and its kin, from the pixels of the whole split."""
         return area_measures(scores["intersect"], scores["predicted"], targets)
 
-    def label_map(self, model: Segmenter, picture: NDArray[np.uint8], recipe: SegmentationRecipe) -> NDArray[np.int64]:
+    def label_map(self, model: Segmenter, original: NDArray[np.uint8], recipe: SegmentationRecipe) -> NDArray[np.int64]:
         """The class of each pixel, as evaluation has it."""
         device = next(model.parameters()).device
-        seen = [image.to(device) for image in evaluation_views(recipe).images(picture)]
-        return segment(model, seen, picture.shape[:2], recipe).cpu().numpy()
+        seen = [view.to(device) for view in evaluation_views(recipe).images(original)]
+        return segment(model, seen, original.shape[:2], recipe).cpu().numpy()
 
     def attention(
         self,
@@ -151,15 +151,15 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
     infer = staticmethod(infer)
 
     def load_backbone(self, model: Segmenter, recipe: SegmentationRecipe, state: dict[str, Tensor], path: Path) -> None:
-        """Start from an ImageNet model, the position embedding resized; what a plain ViT lacks stays fresh, and is
-        named."""
+        """Start from an ImageNet model, the position embedding resized; what a plain ViT does not have stays fresh, and
+        is named."""
         say_fresh(start_from_classifier(model.backbone, state, path))
 
     fit_resolution = staticmethod(fit_resolution)
 
 
 def evaluation_views(recipe: SegmentationRecipe) -> EvalTransform:
-    """How an evaluated picture is seen: at one size, or at several."""
+    """How an evaluated image is seen: at one size, or at several."""
     return EvalTransform(recipe.scale, recipe.test_ratios if recipe.aug_test else (1.0,))
 
 

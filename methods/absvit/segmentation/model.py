@@ -1,7 +1,7 @@
 """AbSViT for semantic segmentation: the vision transformer's blocks as feature maps, UperNet on top.
 
 Shi, Darrell, Wang, CVPR 2023, section 4.4. The backbone is the classification model's (methods/absvit/model.py), or a
-plain ViT for comparison, on pictures of any size: pictures are padded to whole patches, the position embedding is
+plain ViT for comparison, on images of any size: images are padded to whole patches, the position embedding is
 resized to their grid. Four maps of equal size, after each quarter of the second pass's blocks, go to UperNet's head;
 the last of them also to an auxiliary head. There is no reconstruction loss here.
 
@@ -29,7 +29,7 @@ from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 
 
 class DenseViT(VisionTransformer):
-    """timm's VisionTransformer on pictures of any size, giving feature maps instead of classes.
+    """timm's VisionTransformer on images of any size, giving feature maps instead of classes.
 
     Keyword arguments are VisionTransformer's, and:
 
@@ -61,7 +61,7 @@ class DenseViT(VisionTransformer):
             self.num_prefix_tokens += prompts
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Return a map (B, C, h, w) for each of `levels`, h and w being the picture's size in patches, rounded up."""
+        """Return a map (B, C, h, w) for each of `levels`, h and w being the image's size in patches, rounded up."""
         patches = self.patch_embed(images)  # (B, h, w, C)
         maps = []
         for block, x in enumerate(self.stream(patches, self.signals(patches)), start=-1):
@@ -113,7 +113,7 @@ class DenseViT(VisionTransformer):
 
 
 class DenseAbSViT(DenseViT, AbSViT):
-    """AbSViT's two passes on pictures of any size; the maps are the second pass's."""
+    """AbSViT's two passes on images of any size; the maps are the second pass's."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -136,7 +136,7 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
         """Classify the patches of images (B, 3, H, W): logits (B, K, h, w); with `auxiliary` also those of that head.
 
-        h and w are the picture's size in patches, rounded up; `inference` brings logits to the picture's size.
+        h and w are the image's size in patches, rounded up; `inference` brings logits to the image's size.
         """
         maps = self.backbone.feature_maps(images)
         logits = self.decode_head(maps)

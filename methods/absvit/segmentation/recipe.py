@@ -20,7 +20,7 @@ class SegmentationRecipe(Recipe):
     dataset: str = again("dataset", "voc12seg")
     image_size: int = option(
         512,
-        "Side of the square, in pixels, that the position embedding is kept for; pictures may have any size.",
+        "Side of the square, in pixels, that the position embedding is kept for; images may have any size.",
         "Data",
         ge=16,
         le=4096,
@@ -29,20 +29,20 @@ class SegmentationRecipe(Recipe):
         "imagenet", "Pixel normalisation: ImageNet's mean and standard deviation.", "Data"
     )
     scale: tuple[int, int] = option(
-        (2048, 512), "Pictures are resized to fit into this, long side and short side, keeping their ratio.", "Data"
+        (2048, 512), "Images are resized to fit into this, long side and short side, keeping their ratio.", "Data"
     )
-    ratio: tuple[float, float] = option((0.5, 2.0), "Range that a training picture's scale is multiplied by.", "Data")
+    ratio: tuple[float, float] = option((0.5, 2.0), "Range that a training image's scale is multiplied by.", "Data")
     crop: tuple[int, int] = option((512, 512), "Height and width of a training crop, padded where too small.", "Data")
     cat_max_ratio: float = option(
         0.75, "A crop is drawn again, up to 10 times, where one class has this share of it.", "Data", gt=0, le=1
     )
-    flip: float = option(0.5, "Probability of mirroring a training picture.", "Data", ge=0, le=1)
+    flip: float = option(0.5, "Probability of mirroring a training image.", "Data", ge=0, le=1)
     photometric: bool = option(True, "Distort brightness, contrast, saturation and hue in training.", "Data")
 
     steps: int | None = option(20000, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
     eval_steps: int | None = again("eval_steps", 2000)
     batch_size: int = option(
-        16, "Global batch: over all processes and accumulation steps; at least 2 pictures a step.", "Training", ge=2
+        16, "Global batch: over all processes and accumulation steps; at least 2 images a step.", "Training", ge=2
     )
     drop_last: bool = again("drop_last", True)
     optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adamw")
@@ -78,12 +78,12 @@ class SegmentationRecipe(Recipe):
     )
 
     mode: Literal["whole", "slide"] = option(
-        "whole", "Evaluate the whole picture at once, or windows that slide over it.", "Evaluation"
+        "whole", "Evaluate the whole image at once, or windows that slide over it.", "Evaluation"
     )
     slide_crop: tuple[int, int] = option((512, 512), "Height and width of a window (mode slide).", "Evaluation")
     slide_stride: tuple[int, int] = option((341, 341), "Steps down and across between windows.", "Evaluation")
     aug_test: bool = option(
-        False, "Average the probabilities of several sizes of a picture and of their mirror images.", "Evaluation"
+        False, "Average the probabilities of several sizes of an image and of their mirror images.", "Evaluation"
     )
     test_ratios: tuple[float, ...] = option(
         (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "Sizes, as shares of `scale` (aug_test).", "Evaluation"
@@ -94,7 +94,7 @@ class SegmentationRecipe(Recipe):
     def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
         patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
         if size % patch:
-            raise ValueError(f"image_size {size} is no multiple of its patch size, {patch}")
+            raise ValueError(f"image_size {size} is not a multiple of its patch size, {patch}")
         return architecture
 
     @field_validator("transfer")
@@ -123,16 +123,16 @@ def schedule(recipe: SegmentationRecipe, steps_per_epoch: int) -> Schedule:
 
 # Named recipes --------------------------------------------------------------------------------------------------------
 
-SOURCE = "configuration of the authors' program for MMSegmentation; 8 processes x 2 pictures"
+SOURCE = "configuration of the authors' program for MMSegmentation; 8 processes x 2 images"
 DATASETS: dict[str, Fields] = {
     "voc12seg": {"steps": 20000, "eval_steps": 2000},
     "cityscapes": {"steps": 40000, "eval_steps": 4000, "scale": (2048, 1024), "crop": (512, 1024)},
     "ade20k": {"steps": 160000, "eval_steps": 16000},
 }
 NOTES = {
-    "voc12seg": "the 1464 pictures of the challenge's train list; the configuration says 8 pictures a process",
-    "cityscapes": "crops are 512 x 1024, whatever the file's name says; the configuration says 8 pictures a process",
-    "ade20k": "2 pictures a process are the README's; the configuration says 8",
+    "voc12seg": "the 1464 images of the challenge's train list; the configuration says 8 images a process",
+    "cityscapes": "crops are 512 x 1024, whatever the file's name says; the configuration says 8 images a process",
+    "ade20k": "2 images a process are the README's; the configuration says 8",
 }
 MINI: Fields = {
     "image_size": 64,
@@ -161,7 +161,7 @@ def _published(dataset: str, top_down: bool, miou: float) -> NamedRecipe:
 
 def _mini(top_down: bool) -> NamedRecipe:
     recipe = SegmentationRecipe(top_down=top_down, **MINI)
-    return NamedRecipe(recipe, "ours", note="four blocks on small pictures, for a CPU; give it a --dataset")
+    return NamedRecipe(recipe, "ours", note="four blocks on small images, for a CPU; give it a --dataset")
 
 
 RECIPES: dict[str, NamedRecipe] = {

@@ -1,4 +1,4 @@
-"""AbSViT asked about pictures in words: questions, entailment, statements about two pictures, retrieval.
+"""AbSViT asked about images in words: questions, entailment, statements about two images, retrieval.
 
 A second method of the same paper; `attnbias train absvit --task vqa` leads here.
 """
@@ -29,10 +29,10 @@ class VisionLanguageDescription(Description):
     reads_texts = True
 
     def default_maps(self, recipe: VisionLanguageRecipe) -> tuple[str, ...]:
-        """The mask beside the attention, where the text steers the picture's side."""
+        """The mask beside the attention, where the text steers the image's side."""
         return ("mask", "attention") if recipe.top_down else ("attention",)
 
-    def deciding_measure(self, task: Task) -> str:
+    def monitor(self, task: Task) -> str:
         """The program's: VQA score, accuracy, or the sum of both recalls at 1."""
         return {"vqa": "vqa_score", "retrieval": "r1_sum"}.get(task, "accuracy")
 

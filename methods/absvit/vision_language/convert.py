@@ -27,7 +27,8 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def publish(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give our weights every name that the program's strict loading asks for, in its order; what we lack is zero."""
+    """Give our weights every name that the program's strict loading asks for, in its order; what we do not have is
+    zero."""
 
     def part(*start: str) -> dict[str, Tensor]:
         return {name: value for name, value in state.items() if name.startswith(start)}
@@ -107,9 +108,9 @@ def fit_resolution(model: VisionLanguageModel, state: dict[str, Tensor]) -> dict
 def start(model: VisionLanguageModel, state: dict[str, Tensor], path: Path) -> list[str]:
     """Fill a fresh model from a file of the program: its vision pretraining, or a whole model of any task.
 
-    As in the program, what the file lacks stays fresh (returned, by name), and what the model lacks is left out; the
-    text encoder stays as it is where the file is of the vision side. Where NLVR2 starts from another task, the second
-    picture's type starts as the first one's.
+    As in the program, what the file does not have stays fresh (returned, by name), and what the model does not have is
+    left out; the text encoder stays as it is where the file is of the vision side. Where NLVR2 starts from another
+    task, the second image's type starts as the first one's.
 
     Raises:
         WeightsError: the file holds nothing of this model, or tensors of another shape.

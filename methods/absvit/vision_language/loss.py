@@ -38,7 +38,7 @@ def task_loss(
 
 
 def drawn_matches(count: int, device: torch.device) -> Tensor:
-    """Draw which samples show the matching head their true picture: the first half of a batch, shuffled, (count,)."""
+    """Draw which samples show the matching head their true image: the first half of a batch, shuffled, (count,)."""
     match = torch.zeros(count, dtype=torch.int64)
     match[: count // 2] = 1
     return match[torch.randperm(count)].to(device)

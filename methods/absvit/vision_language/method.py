@@ -1,4 +1,4 @@
-"""AbSViT asked about pictures in words: questions, entailment, statements about two pictures, retrieval.
+"""AbSViT asked about images in words: questions, entailment, statements about two images, retrieval.
 
 A second method of the same paper; `attnbias train absvit --task vqa` leads here.
 """
@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.images import Decode
 from attnbias.data.index import Index, Task
 from attnbias.data.language import LanguageDataset, encode, load_tokenizer
-from attnbias.data.pictures import Decode
 from attnbias.data.prepared import index_path
 from attnbias.data.transforms.basic import Transform
 from attnbias.data.transforms.language import RANDAUGMENT, language_transform
@@ -86,8 +86,8 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         train: bool = False,
         on_bad_image: Literal["error", "skip"] = "error",
         decode: Decode = "exact",
-    ) -> PictureDataset:
-        """Pictures with their texts; retrieval trains with false ones, and is measured picture by picture.
+    ) -> ImageDataset:
+        """Images with their texts; retrieval trains with false ones, and is measured image by image.
 
         Raises:
             UsageError: the set is of another task, its tokenizer knows more words than the text encoder, or fast
@@ -96,10 +96,10 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         if index.task != recipe.task:
             raise UsageError(f"dataset '{index.dataset}' is of task {index.task}, the recipe of {recipe.task}")
         if decode == "fast":
-            raise UsageError("--decode fast: pictures with texts are decoded exactly; use --decode exact")
-        if train and recipe.train_split is not None and index.home is not None:
-            index = Index.read(index_path(index.home, recipe.train_split))
-        tokenizer = load_tokenizer(recipe.tokenizer, index.home)
+            raise UsageError("--decode fast: images with texts are decoded exactly; use --decode exact")
+        if train and recipe.train_split is not None and index.dataset_dir is not None:
+            index = Index.read(index_path(index.dataset_dir, recipe.train_split))
+        tokenizer = load_tokenizer(recipe.tokenizer, index.dataset_dir)
         if len(tokenizer) > recipe.vocabulary:
             raise UsageError(
                 f"the tokenizer '{recipe.tokenizer}' has {len(tokenizer)} words, the text encoder {recipe.vocabulary}; "
@@ -113,16 +113,16 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
             max_length=recipe.max_text_length,
             false_image=negatives,
             false_texts=recipe.false_texts if negatives else 0,
-            pictures_once=recipe.task == "retrieval" and not train,
+            images_once=recipe.task == "retrieval" and not train,
             seed=recipe.seed,
             on_bad_image=on_bad_image,
         )
 
     def answer(
-        self, model: VisionLanguageModel, batch: Batch, dataset: PictureDataset, recipe: VisionLanguageRecipe
+        self, model: VisionLanguageModel, batch: Batch, dataset: ImageDataset, recipe: VisionLanguageRecipe
     ) -> dict[str, Tensor]:
-        """Each class's probability; of vqa the answer that was chosen and the score that it earns; of retrieval a
-        picture's fit with every caption."""
+        """Each class's probability; of vqa the answer that was chosen and the score that it earns; of retrieval an
+        image's fit with every caption."""
         if recipe.task == "retrieval":
             assert isinstance(dataset, LanguageDataset)
             return rank_captions(model, batch, dataset.captions())
@@ -156,11 +156,11 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         """Not without a text: `attention.text_maps` asks for one."""
         raise UsageError(f"method '{self.name}' looks where a text says; classes alone say nothing")
 
-    def read_texts(self, recipe: VisionLanguageRecipe, texts: Sequence[str], home: Path | None) -> Batch:
+    def read_texts(self, recipe: VisionLanguageRecipe, texts: Sequence[str], dataset_dir: Path | None) -> Batch:
         """Token ids and masks (B, L)."""
         if recipe.task == "nlvr2":
-            raise UsageError("a statement of nlvr2 is about two pictures; visualize shows one")
-        ids, mask = encode(load_tokenizer(recipe.tokenizer, home), texts, recipe.max_text_length)
+            raise UsageError("a statement of nlvr2 is about two images; visualize shows one")
+        ids, mask = encode(load_tokenizer(recipe.tokenizer, dataset_dir), texts, recipe.max_text_length)
         return {"text_ids": ids, "text_mask": mask}
 
     def text_scores(self, model: VisionLanguageModel, batch: Batch, task: Task) -> Tensor | None:

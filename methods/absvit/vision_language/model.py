@@ -1,11 +1,11 @@
-"""Picture and text together: AbSViT steered by the text, RoBERTa, METER's fusion, and a head for each task.
+"""Image and text together: AbSViT steered by the text, RoBERTa, METER's fusion, and a head for each task.
 
 The vision-language part of Shi, Darrell, Wang (CVPR 2023), which stands on METER (Dou et al., CVPR 2022). The text says
-what to look for: its prompt steers the second pass over the picture. Then the two streams look at each other, and the
+what to look for: its prompt steers the second pass over the image. Then the two streams look at each other, and the
 first tokens of both answer. Module names are those of the published weights.
 
 Shapes: B samples, L text positions, T image tokens (the class token first), E text channels, C image channels, D fusion
-channels, P patches, N texts of a picture.
+channels, P patches, N texts of an image.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Text(NamedTuple):
     mask: Tensor
     """(B, 1, 1, L), True at words, False at padding."""
     prompt: Tensor
-    """(B, E): what steers the picture's second pass."""
+    """(B, E): what steers the image's second pass."""
 
-    def pick(self, places: Tensor) -> Text:
+    def pick(self, positions: Tensor) -> Text:
         """Some of the texts, in another order, or several times."""
-        return Text(*(part[places] for part in self))
+        return Text(*(part[positions] for part in self))
 
 
 class Pair(NamedTuple):
-    """A picture and a text after the fusion."""
+    """An image and a text after the fusion."""
 
     text: Tensor
     """(B, L, D)."""
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 
 
 class Surveyed(NamedTuple):
-    """Pictures, seen once."""
+    """Images, seen once."""
 
     tokens: Tensor
     """(B, T, C) of the only pass, or of the first one."""
@@ -68,7 +68,7 @@ class Answers(NamedTuple):
     """What the model says of a batch."""
 
     logits: Tensor
-    """(B, classes); for retrieval (B, N), how well each text fits the picture."""
+    """(B, classes); for retrieval (B, N), how well each text fits the image."""
     errors: Tensor | None = None
     """(blocks,) reconstruction errors, where asked for (see `AbSViT.reconstruction_errors`)."""
     matching: Tensor | None = None
@@ -76,7 +76,7 @@ class Answers(NamedTuple):
 
 
 class MatchHead(nn.Module):
-    """Says whether text and picture belong together."""
+    """Says whether text and image belong together."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class MatchHead(nn.Module):
 
 
 class VisionLanguageModel(nn.Module):
-    """METER with a picture encoder that the text steers.
+    """METER with an image encoder that the text steers.
 
     Args:
         task: decides the head.
@@ -138,7 +138,7 @@ class VisionLanguageModel(nn.Module):
 
         Args:
             batch: the samples.
-            match: (B,) for retrieval: 1 where the matching head sees the true picture, 0 where the false one.
+            match: (B,) for retrieval: 1 where the matching head sees the true image, 0 where the false one.
             reconstruct: also compare the decoders' guesses with the states of the second pass.
         """
         text = self.read(batch["text_ids"], batch["text_mask"])
@@ -178,7 +178,7 @@ class VisionLanguageModel(nn.Module):
         return self.vit_model.forward_features(images)
 
     def fuse(self, text: Text, tokens: Tensor, kinds: Tensor | None = None) -> Pair:
-        """Let texts and image tokens (B, T, C) look at each other; `kinds` (B,) says which picture of two each is."""
+        """Let texts and image tokens (B, T, C) look at each other; `kinds` (B,) says which image of two each is."""
         types = self.token_type_embeddings.weight
         x = self.cross_modal_text_transform(text.states) + types[TEXT]  # (B, L, D)
         kind = types[IMAGE] if kinds is None else types[kinds][:, None]
@@ -192,23 +192,23 @@ class VisionLanguageModel(nn.Module):
     # Tasks -----------------------------------------------------------------------------------------------------------
 
     def _compare(self, batch: Batch, text: Text) -> Answers:
-        """NLVR2: both pictures, each with the statement, in one go."""
+        """NLVR2: both images, each with the statement, in one go."""
         count = len(batch["image"])
-        places = torch.arange(count, device=batch["image"].device).repeat(2)
-        twice, images = text.pick(places), torch.cat((batch["image"], batch["image2"]))
-        kinds = torch.full_like(places, IMAGE)
+        positions = torch.arange(count, device=batch["image"].device).repeat(2)
+        twice, images = text.pick(positions), torch.cat((batch["image"], batch["image2"]))
+        kinds = torch.full_like(positions, IMAGE)
         kinds[count:] = SECOND_IMAGE
         joint = self.fuse(twice, self.look(images, twice.prompt), kinds).joint
         return Answers(self.get_submodule(self.classifier)(torch.cat(joint.chunk(2), dim=-1)))
 
     def _match(self, batch: Batch, text: Text, match: Tensor | None) -> Answers:
-        """Retrieval in training: the true caption against false ones, and the caption with the true picture or not."""
+        """Retrieval in training: the true caption against false ones, and the caption with the true image or not."""
         images, false_ids, false_mask = batch["image"], batch["false_text_ids"], batch["false_text_mask"]
         count, wrong, length = false_ids.shape
         ids = torch.cat((batch["text_ids"][:, None], false_ids), dim=1).view(-1, length)
         mask = torch.cat((batch["text_mask"][:, None], false_mask), dim=1).view(-1, length)
-        pictures = torch.arange(count, device=ids.device).repeat_interleave(1 + wrong)
-        logits = self.rank(self.survey(images), self.read(ids, mask), pictures).view(count, 1 + wrong)
+        owners = torch.arange(count, device=ids.device).repeat_interleave(1 + wrong)
+        logits = self.rank(self.survey(images), self.read(ids, mask), owners).view(count, 1 + wrong)
         if match is None:
             return Answers(logits)
         shown = torch.where(match.bool()[:, None, None, None], images, batch["false_image"])
@@ -221,17 +221,17 @@ class VisionLanguageModel(nn.Module):
         return F.linear(joint, weight, torch.cat((fc.bias[:1], rank.bias.detach())))
 
     def survey(self, images: Tensor) -> Surveyed:
-        """See what can be seen of pictures (B, 3, H, W) before a text is known."""
+        """See what can be seen of images (B, 3, H, W) before a text is known."""
         if isinstance(self.vit_model, TextSteeredViT):
             patches = self.vit_model.patch_embed(images)
             return Surveyed(self.vit_model.encode(patches), patches)
         return Surveyed(self.vit_model.forward_features(images))
 
-    def rank(self, surveyed: Surveyed, text: Text, pictures: Tensor) -> Tensor:
-        """Say how well each text fits its picture, whose place among the surveyed ones is in `pictures` (texts,)."""
-        tokens = surveyed.tokens[pictures]
+    def rank(self, surveyed: Surveyed, text: Text, images: Tensor) -> Tensor:
+        """Say how well each text fits its image, whose place among the surveyed ones is in `pictures` (texts,)."""
+        tokens = surveyed.tokens[images]
         if surveyed.patches is not None:
-            tokens = self.steered.second_pass(surveyed.patches[pictures], tokens, text.prompt)
+            tokens = self.steered.second_pass(surveyed.patches[images], tokens, text.prompt)
         return self.rank_output(self.fuse(text, tokens).joint)[:, 0]
 
 

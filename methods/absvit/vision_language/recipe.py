@@ -31,7 +31,7 @@ class VisionLanguageRecipe(Recipe):
     """Everything that decides a vision-language run. Defaults are the README's VQA command: 6 processes x 24 x 3."""
 
     task: TextTask = option(
-        "vqa", "What is asked of picture and text; a recipe is of one task, `--recipe` picks another.", "Data"
+        "vqa", "What is asked of image and text; a recipe is of one task, `--recipe` picks another.", "Data"
     )
     dataset: str = again("dataset", "vqav2")
     train_split: str | None = option(
@@ -51,7 +51,7 @@ class VisionLanguageRecipe(Recipe):
         "Data",
     )
     max_text_length: int = option(50, "Tokens of a text; longer ones are cut.", "Data", ge=4)
-    false_texts: int = option(0, "Wrong captions drawn for each picture (retrieval).", "Data", ge=0)
+    false_texts: int = option(0, "Wrong captions drawn for each image (retrieval).", "Data", ge=0)
 
     epochs: int = again("epochs", 10)
     batch_size: int = again("batch_size", 432)
@@ -106,9 +106,9 @@ class VisionLanguageRecipe(Recipe):
     def _check_shapes(self) -> VisionLanguageRecipe:
         patch = ARCHITECTURES[self.architecture]["patch_size"]
         if self.image_size % patch:
-            raise ValueError(f"image_size {self.image_size} is no multiple of the patch size, {patch}")
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size, {patch}")
         if self.fusion_width % self.fusion_heads:
-            raise ValueError(f"fusion_width {self.fusion_width} is no multiple of fusion_heads, {self.fusion_heads}")
+            raise ValueError(f"fusion_width {self.fusion_width} is not a multiple of fusion_heads, {self.fusion_heads}")
         if self.task == "retrieval" and not self.false_texts:
             raise ValueError("retrieval learns from wrong captions: false_texts must be 1 or more")
         return self
@@ -131,7 +131,7 @@ def schedule(recipe: VisionLanguageRecipe, steps_per_epoch: int) -> Schedule:
 # Named recipes --------------------------------------------------------------------------------------------------------
 
 README = "README of the authors' program"
-CONFIG = "task settings of the authors' program; pictures of 224 pixels, the only size that its ViTs take"
+CONFIG = "task settings of the authors' program; images of 224 pixels, the only size that its ViTs take"
 
 TASKS: dict[str, Fields] = {
     "vqa": {},
@@ -198,7 +198,7 @@ TINY: Fields = {
     "fusion_layers": 2,
     "epochs": 20,
     "batch_size": 16,
-    "lr": 3e-4,  # from random weights, post-norm layers lose the picture at higher ones
+    "lr": 3e-4,  # from random weights, post-norm layers lose the image at higher ones
     "lr_head": 1.0,
     "lr_fusion": 1.0,
     "lr_feedback": 1.0,
@@ -206,7 +206,7 @@ TINY: Fields = {
     "text_dropout": 0.0,
     "rand_augment": False,
 }
-"""Ours: a text encoder of two layers and 64 tokens a picture, from random weights, on a CPU in minutes."""
+"""Ours: a text encoder of two layers and 64 tokens an image, from random weights, on a CPU in minutes."""
 
 NOTES = {
     "vqa": "val is among what is trained on; --train-split trainable --eval-splits rest_val keeps them apart",

@@ -1,4 +1,4 @@
-"""Retrieval, measured exactly: every picture with every caption. Texts are read once, first passes made once."""
+"""Retrieval, measured exactly: every image with every caption. Texts are read once, first passes made once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from attnbias.methods.absvit.vision_language.model import Text, VisionLanguageMo
 from attnbias.methods.engine.types import Batch
 
 PAIRS = 128
-"""Pairs of picture and caption at a time; texts are read as many at a time."""
+"""Pairs of image and caption at a time; texts are read as many at a time."""
 
 
 def rank_captions(model: VisionLanguageModel, batch: Batch, captions: Captions) -> dict[str, Tensor]:
-    """What an evaluation keeps of pictures: their fit with all M captions, and which of these are theirs, (B, M)."""
-    own = batch["index"][:, None] == captions.pictures  # (B, M)
+    """What an evaluation keeps of images: their fit with all M captions, and which of these are theirs, (B, M)."""
+    own = batch["index"][:, None] == captions.images  # (B, M)
     return {"fit": score_pairs(model, batch["image"], captions.text_ids, captions.text_mask), "targets": own}
 
 
@@ -35,8 +35,8 @@ def score_pairs(model: VisionLanguageModel, images: Tensor, ids: Tensor, mask: T
         texts.append(model.read(ids[part, :longest].to(device), mask[part, :longest].to(device)))
     surveyed = model.survey(images)
     scores = torch.empty(len(images), len(ids), device=device)
-    for place in range(len(images)):
+    for position in range(len(images)):
         for part, text in zip(order.split(PAIRS), texts, strict=True):
-            pictures = torch.full((len(part),), place, device=device)
-            scores[place, part.to(device)] = model.rank(surveyed, text, pictures).float()
+            owners = torch.full((len(part),), position, device=device)
+            scores[position, part.to(device)] = model.rank(surveyed, text, owners).float()
     return scores

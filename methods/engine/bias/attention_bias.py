@@ -2,8 +2,8 @@
 
 The two notions are LSAS's (Zhong et al., ICME 2023): a focus wholly outside the object, and a focus that spills over
 its border. The paper gives no protocol; the thresholds here, the sweep over them and the threshold-free measures make
-the words measurable. NumPy, float64, vectorised over samples: a sample is one map for one class of one picture, and all
-maps of a call share one picture plane.
+the words measurable. NumPy, float64, vectorised over samples: a sample is one map for one class of one image, and all
+maps of a call share one image plane.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ class PixelHistogram:
         if self.bins is None:
             self.kept.append((scores, positive))
             return
-        place = np.rint((1 - scores) * (self.bins - 1)).astype(np.int64)  # descending
-        self.totals += np.bincount(place, minlength=self.bins)
-        self.positives += np.bincount(place[positive], minlength=self.bins)
+        position = np.rint((1 - scores) * (self.bins - 1)).astype(np.int64)  # descending
+        self.totals += np.bincount(position, minlength=self.bins)
+        self.positives += np.bincount(position[positive], minlength=self.bins)
 
     def value(self) -> float:
         """The average precision; NaN without object pixels."""

@@ -1,6 +1,8 @@
-"""Context bias without maps, from scores and labels alone: classes recognised by their company, and groups left behind.
+"""Context bias without maps, from scores and labels alone: classes recognised by the classes beside them, and groups
+left behind.
 
-Pairs of a class and its company: Singh et al., CVPR 2020, in the details of the re-implementation of Kim et al. (2021).
+Pairs of a class and a co-occurring class: Singh et al., CVPR 2020, in the details of the re-implementation of Kim et
+al. (2021).
 Worst group: Sagawa et al., ICLR 2020.
 """
 
@@ -12,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, score_split
@@ -28,9 +30,9 @@ class Pair(NamedTuple):
     bias: float
     """Mean score of the class where the context is there, over its mean score where it is not."""
     cooccurring: int
-    """Pictures that show both."""
+    """Images that show both."""
     exclusive: int
-    """Pictures that show the class without the context."""
+    """Images that show the class without the context."""
 
 
 def biased_pairs(
@@ -38,11 +40,11 @@ def biased_pairs(
 ) -> list[Pair]:
     """Find the `count` most biased classes in held-out training data: labels (N, C) in {0, 1}, scores (N, C).
 
-    A context counts where more than `min_cooccurrence` of the class's pictures show it, and where the class occurs both
+    A context counts where more than `min_cooccurrence` of the class's images show it, and where the class occurs both
     with and without it. Each class is paired with its strongest context; equal biases keep the order of the classes.
     """
     present = labels.astype(np.float64)
-    together = present.T @ present  # (C, C): pictures of b (row) that show z (column)
+    together = present.T @ present  # (C, C): images of b (row) that show z (column)
     alone = np.diag(together)[:, None] - together
     score_sums = present * scores
     with_context = score_sums.T @ present
@@ -61,8 +63,8 @@ def biased_pairs(
 
 
 def pair_precision(labels: np.ndarray, scores: np.ndarray, pair: Pair) -> tuple[float, float]:
-    """Average precision of a pair's class with its context, and without it, each against all pictures that lack the
-    class. NaN where there is no such picture."""
+    """Average precision of a pair's class with its context, and without it, each against all images without the
+    class. NaN where there is no such image."""
     own, context = labels[:, pair.target] > 0, labels[:, pair.context] > 0
     values = []
     for positive in (own & context, own & ~context):
@@ -75,7 +77,7 @@ def pair_measures(labels: np.ndarray, scores: np.ndarray, pairs: Sequence[Pair],
     """Measure pairs on a split, in per cent: the means over pairs, their gap, and each pair.
 
     A pair without a positive of one kind is left out of the means and counted in `skipped`. A large gap says that the
-    classes are recognised by their company.
+    classes are recognised by the classes beside them.
     """
     found = [(pair, *pair_precision(labels, scores, pair)) for pair in pairs]
     kept = 100 * np.array(
@@ -155,7 +157,7 @@ class ContextProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.context is not None
 
-    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
         if dataset.index.task != "multilabel":
             raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
 

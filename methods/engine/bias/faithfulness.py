@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.bias.objects import gathered, true_labels
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
@@ -23,12 +23,12 @@ from attnbias.methods.engine.types import Metrics
 
 
 class Curves(NamedTuple):
-    """Score of the class after 0, 1, 2 ... steps, (n + 1,); the first is the untouched start picture."""
+    """Score of the class after 0, 1, 2 ... steps, (n + 1,); the first is the untouched start image."""
 
     deletion: Tensor
     """Highest pixels first set to 0: a faithful map makes the score fall early."""
     insertion: Tensor
-    """Highest pixels first restored in a blurred picture: a faithful map makes the score rise early."""
+    """Highest pixels first restored in a blurred image: a faithful map makes the score rise early."""
 
 
 def faithfulness_curves(
@@ -39,9 +39,9 @@ def faithfulness_curves(
     pixels_per_step: int | None = None,
     batch_size: int = 64,
 ) -> Curves:
-    """Delete from and insert into a normalised picture (3, H, W) in the order of its map (H, W), highest first.
+    """Delete from and insert into a normalised image (3, H, W) in the order of its map (H, W), highest first.
 
-    `score` takes pictures (B, 3, H, W) and gives the class's probabilities (B,). A step is a row of pixels (W) unless
+    `score` takes images (B, 3, H, W) and gives the class's probabilities (B,). A step is a row of pixels (W) unless
     said otherwise. The start of insertion is blurred by a Gaussian (11 x 11, sigma 5, reflected borders; RISE pads with
     zeros). Equal values keep reading order.
     """
@@ -72,7 +72,7 @@ def area_under(curve: Tensor) -> float:
 @torch.no_grad()
 def measure_faithfulness(
     loaded: Loaded,
-    dataset: PictureDataset,
+    dataset: ImageDataset,
     evaluation: Evaluation,
     accelerator: Accelerator,
     count: int,
@@ -82,18 +82,20 @@ def measure_faithfulness(
 ) -> Metrics:
     """Areas under both curves, of the model's maps and of random ones, means over `count` samples.
 
-    Samples (a positive class of a scored picture) are taken evenly from the whole split. Each costs four times as many
-    passes as the picture has rows.
+    Samples (a positive class of a scored image) are taken evenly from the whole split. Each costs four times as many
+    passes as the image has rows.
     """
-    every = [(place, label) for place in evaluation.ids.tolist() for label in true_labels(dataset, place)]
-    chosen = [every[place] for place in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)]
+    every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
+    chosen = [
+        every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
+    ]
     method, model, device = loaded.method, loaded.model, accelerator.device
     mine = []
-    for place, label in chosen[accelerator.process_index :: accelerator.num_processes]:
-        image = dataset[place]["image"].to(device)
+    for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
+        image = dataset[position]["image"].to(device)
         size = (image.shape[1], image.shape[2])
         own = attention_maps(method, model, image[None], torch.tensor([label], device=device), kind)
-        chance = torch.rand(size, generator=torch.Generator().manual_seed(place)).to(device)
+        chance = torch.rand(size, generator=torch.Generator().manual_seed(position)).to(device)
 
         def score(images: Tensor, label: int = label) -> Tensor:
             return method.predict(model, images, loaded.task)["scores"][:, label]
@@ -103,16 +105,16 @@ def measure_faithfulness(
             for saliency in (upsample(own, size)[0, 0], chance)
         ]
         areas = [area_under(curve) for pair in curves for curve in pair]
-        mine.append((place, label, areas))
+        mine.append((position, label, areas))
     rows = sorted(gathered(accelerator, mine))
-    pictures = np.array([place for place, _, _ in rows])
+    image_ids = np.array([position for position, _, _ in rows])
     names = ("deletion", "insertion", "random_deletion", "random_insertion")
     columns = dict(zip(names, np.array([areas for _, _, areas in rows]).T, strict=True))
     return {
         "map": kind or method.default_map(loaded.recipe),
         "samples": len(rows),
         "means": {name: float(values.mean()) for name, values in columns.items()},
-        "intervals_95": {name: interval(Ratio.mean(values), pictures) for name, values in columns.items()},
+        "intervals_95": {name: interval(Ratio.mean(values), image_ids) for name, values in columns.items()},
     }
 
 

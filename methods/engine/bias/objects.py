@@ -1,4 +1,4 @@
-"""The objects of a split as samples: one positive class of one picture, and where it is in the network's input.
+"""The objects of a split as samples: one positive class of one image, and where it is in the network's input.
 
 Attention, reliance on context and faithfulness are all measured on these samples, each once, whatever the processes.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.methods.engine.batches import EvaluationSampler
@@ -46,19 +46,19 @@ class Region(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One positive class of one picture."""
+    """One positive class of one image."""
 
-    picture: int
+    image: int
     """Its place in the data set."""
     slot: int
     """Its place in the batch."""
     region: Region
     scale: float
-    """Pixels of the input for one of the stored picture, along the height."""
+    """Pixels of the input for one of the stored image, along the height."""
 
 
 class ObjectBatch(NamedTuple):
-    """Transformed pictures (B, 3, H, W) and the samples in them, at least one."""
+    """Transformed images (B, 3, H, W) and the samples in them, at least one."""
 
     images: Tensor
     samples: list[Sample]
@@ -71,88 +71,88 @@ class ResolvedTruth(NamedTuple):
     reason: str | None = None
 
 
-def resolve_truth(dataset: PictureDataset, truth: Truth | None) -> ResolvedTruth:
+def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
     """Masks where every object of the set has one, else boxes, unless a person says which.
 
     Raises:
-        DataError: the set lacks what is asked for, or has neither.
+        DataError: the set does not have what is asked for, or has neither.
     """
     index = dataset.index
-    lacking, objects = (0, 0) if index.annotations is None or truth == "boxes" else count_unmasked(index.annotations)
-    without = f"{lacking:,} of {objects:,} objects of {index.annotations} have no mask"
+    missing, objects = (0, 0) if index.annotations is None or truth == "boxes" else count_unmasked(index.annotations)
+    without = f"{missing:,} of {objects:,} objects of {index.annotations} have no mask"
     if truth == "masks" and index.annotations is None:
         raise DataError(f"dataset '{index.dataset}' has no masks; use --truth boxes")
-    if truth == "masks" and lacking:
+    if truth == "masks" and missing:
         raise DataError(f"dataset '{index.dataset}': {without}; use --truth boxes")
     if not any(record.boxes for record in dataset.records):
         raise DataError(f"dataset '{index.dataset}' has no boxes: attention cannot be held against objects")
-    if lacking:
+    if missing:
         return ResolvedTruth("boxes", f"{without}: attention is held against boxes")
     return ResolvedTruth(truth or ("boxes" if index.annotations is None else "masks"))
 
 
 def object_batches(
-    dataset: PictureDataset,
-    places: Sequence[int],
+    dataset: ImageDataset,
+    positions: Sequence[int],
     truth: Truth,
     accelerator: Accelerator,
     skipped: Counter[str],
     *,
     batch_size: int = 16,
 ) -> Iterator[ObjectBatch]:
-    """This process's share of the samples of some pictures; those that say nothing are counted in `skipped`, by reason:
+    """This process's share of the samples of some images; those that say nothing are counted in `skipped`, by reason:
     unannotated (a positive class without an object), empty, full (bias.py)."""
-    sampler = EvaluationSampler(len(places), batch_size, accelerator.process_index, accelerator.num_processes)
+    sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
     for rows in sampler:
-        chosen = [places[row] for row in rows]
-        placed = [regions(dataset, place, truth) for place in chosen]
+        chosen = [positions[row] for row in rows]
+        placed = [regions(dataset, position, truth) for position in chosen]
         samples = []
-        for slot, (place, (_, found, scale)) in enumerate(zip(chosen, placed, strict=True)):
+        for slot, (position, (_, found, scale)) in enumerate(zip(chosen, placed, strict=True)):
             by_label = {region.label: region for region in found}
-            for label in true_labels(dataset, place):
+            for label in true_labels(dataset, position):
                 reason = by_label[label].skip_reason() if label in by_label else "unannotated"
                 if reason:
                     skipped[reason] += 1
                 else:
-                    samples.append(Sample(place, slot, by_label[label], scale))
+                    samples.append(Sample(position, slot, by_label[label], scale))
         if samples:
             yield ObjectBatch(torch.stack([image for image, _, _ in placed]).to(accelerator.device), samples)
 
 
-def true_labels(dataset: PictureDataset, place: int) -> list[int]:
+def true_labels(dataset: ImageDataset, position: int) -> list[int]:
     """The positive classes of one sample of the data set."""
-    target = dataset.targets[place]
+    target = dataset.targets[position]
     return np.flatnonzero(target == 1).tolist() if dataset.index.task == "multilabel" else [int(target)]
 
 
-def regions(dataset: PictureDataset, place: int, truth: Truth) -> tuple[Tensor, list[Region], float]:
-    """One transformed picture (3, H, W), where its annotated classes are in it, and its scale (see `Sample`).
+def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor, list[Region], float]:
+    """One transformed image (3, H, W), where its annotated classes are in it, and its scale (see `Sample`).
 
-    Picture, boxes and masks go through the same transform, and with them a box in the middle, which tells the scale:
+    Image, boxes and masks go through the same transform, and with them a box in the middle, which tells the scale:
     torchvision clips boxes at the border, so their own size does not tell what was cut off.
     """
-    record, picture = dataset.records[place], dataset.picture(place)
-    boxes, numbers = dataset.boxes(place)
-    middle = torch.tensor([[0.45, 0.45, 0.1, 0.1]]) * torch.tensor([picture.width, picture.height] * 2)
+    record, original = dataset.records[position], dataset.image(position)
+    boxes, numbers = dataset.boxes(position)
+    middle = torch.tensor([[0.45, 0.45, 0.1, 0.1]]) * torch.tensor([original.width, original.height] * 2)
     placed = tv_tensors.BoundingBoxes(
-        torch.cat([middle, boxes]), format="XYWH", canvas_size=(picture.height, picture.width)
+        torch.cat([middle, boxes]), format="XYWH", canvas_size=(original.height, original.width)
     )
     planes: NDArray[np.bool_]
     if truth == "masks":
         assert dataset.index.annotations is not None
         assert record.image_id is not None
-        found = read_masks(dataset.index.annotations, record.image_id, picture.size)
-        if found.masks.shape[1:] != (picture.height, picture.width):
+        found = read_masks(dataset.index.annotations, record.image_id, original.size)
+        if found.masks.shape[1:] != (original.height, original.width):
             stated = " x ".join(map(str, found.masks.shape[:0:-1]))
             raise DataError(
                 f"{dataset.index.annotations} states {stated} pixels for {record.path}, which has "
-                f"{picture.width} x {picture.height}"
+                f"{original.width} x {original.height}"
             )
-        image, moved, masks = _transformed(dataset, picture, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
+        image, moved, masks = _transformed(dataset, original, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
         planes, labels, aside = masks.numpy().astype(bool), found.labels, found.crowd  # (K, H, W), (K,), (K,)
         areas = found.masks.sum((1, 2))
     else:
-        image, moved = _transformed(dataset, picture, placed)
+        image, moved = _transformed(dataset, original, placed)
         x, y, w, h = moved[1:].double().numpy().T
         corners = np.stack([x, y, x + w, y + h], axis=1)  # (K, 4)
         planes = np.array([box_mask(box, *image.shape[1:]) for box in corners], dtype=bool)
@@ -183,8 +183,8 @@ def _boxes(planes: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray((rows[:, :, None] & columns[:, None, :]).any(0))
 
 
-def _transformed(dataset: PictureDataset, *inputs: Any) -> Any:
-    """Every pipeline takes a picture alone, and torchvision's, which evaluation is made of, boxes and masks beside."""
+def _transformed(dataset: ImageDataset, *inputs: Any) -> Any:
+    """Every pipeline takes an image alone, and torchvision's, which evaluation is made of, boxes and masks beside."""
     transform = dataset.transform
     image, boxes, *masks = transform(*inputs)
     return image, boxes.as_subclass(Tensor), *masks

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
@@ -58,15 +58,15 @@ class Donor(NamedTuple):
 class Donors:
     """Images of a split that others are filled from: the same ones whatever the batches and processes."""
 
-    dataset: PictureDataset
+    dataset: ImageDataset
     donors: Sequence[Donor]
 
     @classmethod
-    def of(cls, dataset: PictureDataset, places: Sequence[int], truth: Truth) -> Donors:
+    def of(cls, dataset: ImageDataset, positions: Sequence[int], truth: Truth) -> Donors:
         """At most DONORS of the images at these places, evenly."""
-        chosen = np.unique(np.linspace(0, len(places) - 1, min(DONORS, len(places))).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(positions) - 1, min(DONORS, len(positions))).round().astype(int))
         donors = []
-        for place in (places[number] for number in chosen):
+        for place in (positions[number] for number in chosen):
             image, found, _ = regions(dataset, place, truth)
             planes = [region.box for region in found]
             objects = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)
@@ -77,13 +77,13 @@ class Donors:
         """An image (3, H, W) that does not show the sample's class, with as little as can be of an object where
         `hidden` is; None where all show it, or may."""
         label, task = sample.region.label, self.dataset.index.task
-        start = sample.picture % len(self.donors)
+        start = sample.image % len(self.donors)
         turned = [*self.donors[start:], *self.donors[:start]]
         targets = [self.dataset.targets[donor.place] for donor in turned]
         without = [
             donor
             for donor, target in zip(turned, targets, strict=True)
-            if donor.place != sample.picture and (target[label] == 0 if task == "multilabel" else target != label)
+            if donor.place != sample.image and (target[label] == 0 if task == "multilabel" else target != label)
         ]
         return min(without, key=lambda donor: int((donor.objects & hidden).sum())).image if without else None
 
@@ -124,7 +124,7 @@ def versions(image: Tensor, sample: Sample, hidden: NDArray[np.bool_], other: Te
 @torch.no_grad()
 def measure_reliance(
     loaded: Loaded,
-    dataset: PictureDataset,
+    dataset: ImageDataset,
     evaluation: Evaluation,
     accelerator: Accelerator,
     *,
@@ -160,11 +160,11 @@ def measure_reliance(
             continue
         labels = torch.tensor([sample.region.label for sample in kept], device=images.device)[:, None]
         scores = [
-            loaded.method.predict(loaded.model, pictures, loaded.task)["scores"].double().gather(1, labels)[:, 0]
-            for pictures in torch.stack(shown, dim=1)  # (N, 3, H, W) each
+            loaded.method.predict(loaded.model, image_ids, loaded.task)["scores"].double().gather(1, labels)[:, 0]
+            for image_ids in torch.stack(shown, dim=1)  # (N, 3, H, W) each
         ]
         rows = torch.stack(scores, dim=1).cpu().tolist()
-        mine += [(s.picture, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
+        mine += [(s.image, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
     found = sorted(gathered(accelerator, mine))
     counts: Counter[str] = Counter()
     for part in gathered(accelerator, [dict(skipped)]):
@@ -187,10 +187,10 @@ def measure_reliance(
     columns = dict(zip(COLUMNS, np.array([values for _, _, values in found]).T, strict=True))
     figures = {name: Ratio.mean(values) for name, values in columns.items()}
     figures |= {name: Ratio(columns[part], columns["probability"]) for name, part in RELIANCE_SHARES.items()}
-    pictures = np.array([place for place, _, _ in found])
+    image_ids = np.array([place for place, _, _ in found])
     means = {name: figure.value for name, figure in figures.items()}
     fills = [means[name] for name in FILLS]
-    edges: dict[str, Interval | None] = {name: interval(figure, pictures) for name, figure in figures.items()}
+    edges: dict[str, Interval | None] = {name: interval(figure, image_ids) for name, figure in figures.items()}
     return {
         "truth": against.kind,
         "truth_reason": against.reason,

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.methods.engine import attention_measures
 from attnbias.methods.engine.attention_measures import between, between_name, shown_names
@@ -44,7 +44,7 @@ BASELINES = ("uniform", "centre", "oracle")
 """Maps that know nothing of the image, that always look at its middle, and the best that the map's own grid allows."""
 
 POINTING_RADIUS = 15.0
-"""Tolerance of the pointing game, in pixels of the stored picture (Zhang et al., ECCV 2016)."""
+"""Tolerance of the pointing game, in pixels of the stored image (Zhang et al., ECCV 2016)."""
 
 Columns = Mapping[str, NDArray[np.float64]]
 Means = dict[str, float | None]
@@ -54,7 +54,7 @@ Means = dict[str, float | None]
 class Row(NamedTuple):
     """One sample's figures."""
 
-    picture: int
+    image: int
     label: int
     right: bool
     """Whether the model names the class: a score of at least one half, or the highest in single-label work."""
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class BiasReport:
-    """All samples of a split, in the order of picture and class."""
+    """All samples of a split, in the order of image and class."""
 
     rows: Sequence[Row]
     skipped: dict[str, int]
@@ -91,7 +91,7 @@ class BiasReport:
 
     def intervals(self) -> dict[str, Interval | None]:
         """95 % intervals of the means, over images."""
-        images = np.array([row.picture for row in self.rows])
+        images = np.array([row.image for row in self.rows])
         columns = _columns(self.rows)
         figures = {
             measure.name: Ratio(*(columns[name] for name in measure.ratio))
@@ -146,7 +146,7 @@ class BiasReport:
         return {name: between(own[name], centre[name], oracle[name]) for name in names}
 
     def write(self, folder: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
-        """Write bias.json (everything but the samples) and bias_samples.csv (a row a sample)."""
+        """Write bias.json (everything but the samples) and bias_samples.csv (one row per sample)."""
         folder.mkdir(parents=True, exist_ok=True)
         kept = [
             (f"{name}:{measure.name}", measure.name, self.beside[name])
@@ -166,7 +166,7 @@ class BiasReport:
         for number, row in enumerate(self.rows):
             beside = (of[number].values[name] for _, name, of in kept)
             figures = (f"{value:.8g}" for value in (*row.values.values(), *beside))
-            rows.append([row.picture, paths[row.picture], classes[row.label], int(row.right), *figures])
+            rows.append([row.image, paths[row.image], classes[row.label], int(row.right), *figures])
         write_csv(folder / "bias_samples.csv", rows)
         (folder / "bias.json").write_text(json.dumps(self.content(), indent=1) + "\n")
 
@@ -174,7 +174,7 @@ class BiasReport:
 @torch.no_grad()
 def measure_bias(
     loaded: Loaded,
-    dataset: PictureDataset,
+    dataset: ImageDataset,
     evaluation: Evaluation,
     accelerator: Accelerator,
     *,
@@ -183,7 +183,7 @@ def measure_bias(
     tau: float = 0.5,
     batch_size: int = 16,
 ) -> BiasReport:
-    """Map every positive class of every picture that was scored, and measure.
+    """Map every positive class of every image that was scored, and measure.
 
     `kind` is a name of the method's maps or "gradcam"; `truth` is masks where the set has them, else boxes.
 
@@ -195,8 +195,8 @@ def measure_bias(
     mine: list[list[Row]] = []
     skipped: Counter[str] = Counter()
     pixels = [PixelHistogram() for _ in range(1 + len(BASELINES))]
-    places = evaluation.ids.tolist()
-    for batch in object_batches(dataset, places, against.kind, accelerator, skipped, batch_size=batch_size):
+    positions = evaluation.ids.tolist()
+    for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
         mine += _measure(loaded, batch, kind, tau, right, pixels)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts: Counter[str] = Counter()
@@ -207,17 +207,17 @@ def measure_bias(
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
     histograms = gathered(accelerator, [[(p.positives, p.totals) for p in pixels]])
     pxap = []
-    for place in range(len(pixels)):
+    for position in range(len(pixels)):
         whole = PixelHistogram()
         for part in histograms:
-            whole.positives += part[place][0]
-            whole.totals += part[place][1]
+            whole.positives += part[position][0]
+            whole.totals += part[position][1]
         pxap.append(whole.value())
     baselines = {
-        name: {**_means([each[place] for each in rows]), "pxap": pxap[place]}
-        for place, name in enumerate(BASELINES, start=1)
+        name: {**_means([each[position] for each in rows]), "pxap": pxap[position]}
+        for position, name in enumerate(BASELINES, start=1)
     }
-    beside = {name: [each[place] for each in rows] for place, name in enumerate(BASELINES, start=1)}
+    beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     used = kind or loaded.method.default_map(loaded.recipe)
     return BiasReport(
         [each[0] for each in rows], dict(counts), pxap[0], baselines, beside, used, against.kind, tau, against.reason
@@ -225,7 +225,7 @@ def measure_bias(
 
 
 def _named(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
-    """For each picture, which classes (C,) the model names."""
+    """For each image, which classes (C,) the model names."""
     scores = evaluation.scores["scores"]
     named = scores >= 0.5 if evaluation.targets.ndim == 2 else scores.argmax(1)[:, None] == np.arange(scores.shape[1])
     return dict(zip(evaluation.ids.tolist(), named, strict=True))
@@ -257,9 +257,9 @@ def _measure(
         histogram.add(some, masks, ignore)
 
     def row(number: int, table: Columns) -> Row:
-        picture, label = samples[number].picture, samples[number].region.label
+        image, label = samples[number].image, samples[number].region.label
         values = {name: float(column[number]) for name, column in table.items()}
-        return Row(picture, label, bool(right[picture][label]), values)
+        return Row(image, label, bool(right[image][label]), values)
 
     return [[row(n, table) for table in tables] for n in range(len(samples))]
 
@@ -304,9 +304,9 @@ class BiasProbe(Probe):
         return f"attention ({content['map']}, {content['truth']})"
 
     def figures(self, content: Content) -> Mapping[str, float | None]:
-        means, places = content["means"], content["between"]
+        means, positions = content["means"], content["between"]
         extra = [measure.name for measure in attention_measures.ATTENTION if measure.between]
-        return {name: means[name] for name in shown_names()} | {between_name(name): places[name] for name in extra}
+        return {name: means[name] for name in shown_names()} | {between_name(name): positions[name] for name in extra}
 
     def baselines(self, content: Content) -> Mapping[str, Mapping[str, float | None]]:
         ends: dict[str, float | None] = {"uniform": None, "centre": 0.0, "oracle": 1.0}

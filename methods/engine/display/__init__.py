@@ -1,1 +1,1 @@
-"""Pictures and pages: overlays, galleries, plots."""
+"""Images and pages: overlays, galleries, plots."""

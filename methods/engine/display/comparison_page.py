@@ -1,4 +1,4 @@
-"""`compare --measure` and `--page`: models are loaded for their cost and for a page of pictures."""
+"""`compare --measure` and `--page`: models are loaded for their cost and for a page of images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
-from attnbias.methods.engine.display.look import Column, look, photo_of
+from attnbias.methods.engine.display.inference import Column, predict_samples, sample_of
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.evaluation.comparison_tables import number
-from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_picture
+from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_image
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 from attnbias.methods.engine.text import csv_text
 
 BATCH = 16
-"""Pictures shown to a model at once."""
+"""Images shown to a model at once."""
 
 
 def load_models(runs: Sequence[Run], data_root: Path | None = None) -> list[Loaded]:
@@ -31,14 +31,14 @@ def load_models(runs: Sequence[Run], data_root: Path | None = None) -> list[Load
 
 
 def cost_lines(models: Sequence[Loaded]) -> list[Line]:
-    """Parameters, multiply-accumulates and time of one picture; the time is a figure of this machine."""
+    """Parameters, multiply-accumulates and time of one image; the time is a figure of this machine."""
     costs = [measure_cost(loaded.model, loaded.recipe.image_size) for loaded in models]
-    times = [milliseconds_per_picture(loaded.model, loaded.recipe.image_size) for loaded in models]
+    times = [milliseconds_per_image(loaded.model, loaded.recipe.image_size) for loaded in models]
     nothing = [None] * len(models)
     return [
         Line("", "parameters", [float(cost.parameters) for cost in costs], [*nothing]),
         Line("", "MACs", [float(cost.macs) for cost in costs], [*nothing]),
-        Line("", "ms a picture", [*times], [*nothing]),
+        Line("", "ms an image", [*times], [*nothing]),
     ]
 
 
@@ -52,7 +52,7 @@ def comparison_page(
     limit: int = 48,
     data_root: Path | None = None,
 ) -> GalleryPage:
-    """The pictures of a split (DATASET/SPLIT) on which the runs' attention is worst, on average over runs and classes.
+    """The images of a split (DATASET/SPLIT) on which the runs' attention is worst, on average over runs and classes.
 
     Raises:
         UsageError: the runs know different classes, or one keeps no bias of this split.
@@ -62,28 +62,31 @@ def comparison_page(
     tables = [_samples(run, split, kind) for run in runs]
     index = open_split_of(models[0], split.rpartition("/")[2], data_root)
     dataset = models[0].method.open_dataset(models[0].recipe, index)
-    ranked = [place for place in _worst_first(tables) if place < len(dataset)][:limit]
+    ranked = [position for position in _worst_first(tables) if position < len(dataset)][:limit]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]
     items = []
     for start in range(0, len(ranked), BATCH):
-        places = ranked[start : start + BATCH]
-        photos = [photo_of(dataset, place) for place in places]
-        for place, photo, seen in zip(places, photos, look(photos, columns, [], "minmax"), strict=True):
+        positions = ranked[start : start + BATCH]
+        samples = [sample_of(dataset, position) for position in positions]
+        for position, sample, prediction in zip(
+            positions, samples, predict_samples(samples, columns, [], "minmax"), strict=True
+        ):
             views = tuple(
-                replace(view, figures=found.get(place, {})) for view, found in zip(seen.views, figures, strict=True)
+                replace(view, figures=found.get(position, {}))
+                for view, found in zip(prediction.views, figures, strict=True)
             )
             items.append(
-                GalleryItem(photo.name, thumbnail(photo.picture), views, photo.true, photo.unknown, photo.boxes)
+                GalleryItem(sample.name, thumbnail(sample.image), views, sample.true, sample.unknown, sample.boxes)
             )
     return GalleryPage(
         title="Where the runs look, worst cases first",
-        source=f"{split}, {len(items)} of {len(dataset)} pictures with the least attention on the object",
+        source=f"{split}, {len(items)} of {len(dataset)} images with the least attention on the object",
         date=date.today().isoformat(),
         classes=models[0].classes,
         runs=tuple(
-            replace(column.describe("minmax"), figures=_run_figures(lines, split, place))
-            for place, column in enumerate(columns)
+            replace(column.describe("minmax"), figures=_run_figures(lines, split, position))
+            for position, column in enumerate(columns)
         ),
         items=tuple(items),
     )
@@ -100,29 +103,29 @@ def _samples(run: Run, split: str, kind: str) -> dict[str, np.ndarray]:
 
 
 def _worst_first(tables: Sequence[dict[str, np.ndarray]]) -> list[int]:
-    """Pictures by ascending mean of HEADLINE over classes and runs; equal ones keep the order of the split."""
-    pictures = np.concatenate([table["picture"] for table in tables])
+    """Images by ascending mean of HEADLINE over classes and runs; equal ones keep the order of the split."""
+    images = np.concatenate([table["picture"] for table in tables])
     values = np.concatenate([table[HEADLINE] for table in tables])
-    places, inverse = np.unique(pictures, return_inverse=True)
+    positions, inverse = np.unique(images, return_inverse=True)
     means = np.bincount(inverse, values) / np.bincount(inverse)
-    return places[np.argsort(means, kind="stable")].tolist()
+    return positions[np.argsort(means, kind="stable")].tolist()
 
 
 def _figures(table: dict[str, np.ndarray], classes: Sequence[str]) -> dict[int, dict[int, str]]:
-    """Picture -> class -> what was measured of the map."""
+    """Image -> class -> what was measured of the map."""
     found: dict[int, dict[int, str]] = {}
     written = [csv_text(name) for name in classes]
-    for picture, name, matched, energy in zip(
+    for image, name, matched, energy in zip(
         table["picture"].tolist(), table["class"].tolist(), table[HEADLINE], table["energy"], strict=True
     ):
         text = f"on the object: {matched:.0%} area-matched, {energy:.0%} of the energy"
-        found.setdefault(picture, {})[written.index(name)] = text
+        found.setdefault(image, {})[written.index(name)] = text
     return found
 
 
-def _run_figures(lines: Sequence[Line], split: str, place: int) -> dict[str, str]:
+def _run_figures(lines: Sequence[Line], split: str, position: int) -> dict[str, str]:
     """The measures of one run on the page's split, and its cost."""
     chosen = [line for line in lines if line.split in (split, "")]
     return {
-        line.measure.replace("_", " "): number(value) for line in chosen if (value := line.values[place]) is not None
+        line.measure.replace("_", " "): number(value) for line in chosen if (value := line.values[position]) is not None
     }

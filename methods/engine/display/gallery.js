@@ -17,7 +17,7 @@ const percent = (share) => `${share * 100}%`;
 
 // Truth and verdicts -------------------------------------------------------------------------------------------------
 
-/** Whether a run is right on a picture, or on one class of it; null where that cannot be said. */
+/** Whether a run is right on an image, or on one class of it; null where that cannot be said. */
 function isRight(item, view, label = null) {
   if (item.true === null) return null;
   const known = (labels) => labels.filter((one) => !item.unknown.includes(one));
@@ -218,7 +218,7 @@ function update() {
     const count = page.items.filter((item) => passes(item, button.value, state.class)).length;
     button.querySelector("span").textContent = count;
   }
-  byId("count").textContent = `${shown} of ${cards.length} pictures`;
+  byId("count").textContent = `${shown} of ${cards.length} images`;
   byId("empty").hidden = shown > 0;
 }
 
@@ -262,7 +262,7 @@ const KEYS = {
 };
 
 document.documentElement.style.setProperty("--runs", page.runs.length);
-byId("about").textContent = [page.source, `${cards.length} pictures`, page.date].join(" \u00b7 ");
+byId("about").textContent = [page.source, `${cards.length} images`, page.date].join(" \u00b7 ");
 byId("runs").append(...page.runs.map(runPanel));
 for (const [value, [text]] of Object.entries(FILTERS)) {
   const needsTruth = value !== "all" && page.items.every((item) => item.true === null);

@@ -19,7 +19,7 @@ from attnbias.methods.engine.display.segments import Labels, Segments
 from attnbias.methods.engine.text import fill_template, html_text, json_in_script
 
 THUMBNAIL = 360
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GalleryRun:
 
 
 class ShareBox(NamedTuple):
-    """An annotated box, as shares of the picture's width and height."""
+    """An annotated box, as shares of the image's width and height."""
 
     label: int
     x: float
@@ -49,15 +49,15 @@ class ShareBox(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What one run says about one picture."""
+    """What one run says about one image."""
 
     scores: Mapping[int, float]
     """Class -> probability, for the classes worth listing."""
     predicted: tuple[int, ...]
     maps: Mapping[int, NDArray[np.float32]]
-    """Class -> normalised map (h, w) in [0, 1]. Every view of a picture has the same classes."""
+    """Class -> normalised map (h, w) in [0, 1]. Every view of an image has the same classes."""
     frame: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """The part of the picture that the network saw (x, y, width, height), as shares of its size."""
+    """The part of the image that the network saw (x, y, width, height), as shares of its size."""
     figures: Mapping[int, str] = field(default_factory=dict)
     """Class -> what was measured of its map, as text; shown below the map."""
     segments: Segments | None = None
@@ -66,10 +66,10 @@ class View:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """One picture and what each run says about it, in the order of the page's runs."""
+    """One image and what each run says about it, in the order of the page's runs."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     """As large as the page shall hold it: see `thumbnail`."""
     views: tuple[View, ...]
     true: tuple[int, ...] | None = None
@@ -85,7 +85,7 @@ class GalleryPage:
 
     title: str
     source: str
-    """Where the pictures come from: a data set and its split, or the person's own files."""
+    """Where the images come from: a data set and its split, or the person's own files."""
     date: str
     classes: tuple[str, ...]
     runs: tuple[GalleryRun, ...]
@@ -130,21 +130,21 @@ class GalleryPage:
         }
 
 
-def thumbnail(picture: Image.Image) -> Image.Image:
+def thumbnail(image: Image.Image) -> Image.Image:
     """Return a copy for the page, its longest side at most THUMBNAIL pixels."""
-    small = picture.convert("RGB").copy()
+    small = image.convert("RGB").copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return small
 
 
 def _item(item: GalleryItem) -> Json:
     jpeg = io.BytesIO()
-    item.picture.convert("RGB").save(jpeg, "JPEG", quality=88)
+    item.image.convert("RGB").save(jpeg, "JPEG", quality=88)
     return {
         "name": item.name,
         "picture": "data:image/jpeg;base64," + _base64(jpeg.getvalue()),
-        "width": item.picture.width,
-        "height": item.picture.height,
+        "width": item.image.width,
+        "height": item.image.height,
         "true": item.true,
         "unknown": item.unknown,
         "labels": list(item.views[0].maps),
@@ -156,7 +156,7 @@ def _item(item: GalleryItem) -> Json:
                 "frame": [_short(value) for value in view.frame],
                 "maps": {label: _map(values) for label, values in view.maps.items()},
                 "figures": dict(view.figures),
-                "segments": _segments(view.segments, item.picture.size) if view.segments else None,
+                "segments": _segments(view.segments, item.image.size) if view.segments else None,
             }
             for view in item.views
         ],

@@ -1,4 +1,4 @@
-"""Drawing one attention map over one picture, with NumPy and Pillow alone: colour tables, blending, contour, boxes."""
+"""Drawing one attention map over one image, with NumPy and Pillow alone: colour tables, blending, contour, boxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from attnbias.data.transforms.opencv import Pixels, resize_picture
+from attnbias.data.transforms.opencv import Pixels, resize_image
 
 Floats = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ LUMA = np.array([0.213, 0.715, 0.072], dtype=np.float32)
 
 
 class DrawnBox(NamedTuple):
-    """A box to draw: corners in pixels of the picture, and the words on its tab (may be empty)."""
+    """A box to draw: corners in pixels of the image, and the words on its tab (may be empty)."""
 
     x1: float
     y1: float
@@ -88,21 +88,21 @@ class PublishedOverlay(NamedTuple):
     """The three stages of the published drawing, each (height, width) or (height, width, 3) in RGB."""
 
     mask: Floats
-    picture: Floats
+    image: Floats
     overlay: Pixels
 
 
-def published_overlay(picture: Pixels, class_map: Floats, size: tuple[int, int]) -> PublishedOverlay:
+def published_overlay(image: Pixels, class_map: Floats, size: tuple[int, int]) -> PublishedOverlay:
     """Draw a class map the way CSRA's program does (utils/visualize.py).
 
-    `picture` is RGB (H, W, 3), `class_map` (h, w). The map is divided by its maximum, both are resized to `size`
-    = (height, width), the map is coloured with JET, added to the picture, and the sum divided by its maximum.
+    `image` is RGB (H, W, 3), `class_map` (h, w). The map is divided by its maximum, both are resized to `size`
+    = (height, width), the map is coloured with JET, added to the image, and the sum divided by its maximum.
     Deviation: negative map values are drawn as 0 and a map without positive values as blank, where the program's
     conversion to 8 bits wraps around to wrong colours.
     """
     peak = class_map.max()
     mask = resize_bilinear(class_map / peak if peak > 0 else np.zeros_like(class_map), size)
-    photo = resize_picture(picture, size).astype(np.float32) / np.float32(255)
+    photo = resize_image(image, size).astype(np.float32) / np.float32(255)
     levels = (255 * mask.clip(0, 1)).astype(np.uint8)  # truncated, as by the program's uint8()
     total = jet()[levels] / np.float32(255) + photo
     return PublishedOverlay(mask, photo, (255 * (total / total.max())).astype(np.uint8))
@@ -112,7 +112,7 @@ def published_overlay(picture: Pixels, class_map: Floats, size: tuple[int, int])
 
 
 def draw(
-    picture: Image.Image,
+    image: Image.Image,
     heat: Floats,
     *,
     frame: tuple[float, float, float, float] | None = None,
@@ -121,13 +121,13 @@ def draw(
     contour: bool = False,
     boxes: Sequence[DrawnBox] = (),
 ) -> Image.Image:
-    """Blend a normalised map (h, w) in [0, 1] over a picture whose own colours fade as `opacity` grows.
+    """Blend a normalised map (h, w) in [0, 1] over an image whose own colours fade as `opacity` grows.
 
-    `frame` is the part of the picture that the network saw, (x, y, width, height) in pixels, None = all of it; the
+    `frame` is the part of the image that the network saw, (x, y, width, height) in pixels, None = all of it; the
     rest is dimmed. The map weighs `opacity` times its value at each pixel. `contour` rings the focus, values of at
     least 0.5. The gallery page draws the same.
     """
-    photo = np.array(picture.convert("RGB"), dtype=np.float32)
+    photo = np.array(image.convert("RGB"), dtype=np.float32)
     height, width = photo.shape[:2]
     photo += opacity * ((photo @ LUMA)[..., None] - photo)
     x, y, w, h = frame or (0.0, 0.0, float(width), float(height))
@@ -155,10 +155,10 @@ def focus_edge(values: Floats, threshold: float = FOCUS) -> NDArray[np.bool_]:
     return focus[1:-1, 1:-1] & ~inner
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[DrawnBox]) -> None:
-    """Draw boxes with their labels on a picture, in place; a dark rim keeps them visible on bright ground."""
-    pen = ImageDraw.Draw(picture)
-    side = min(picture.size)
+def draw_boxes(image: Image.Image, boxes: Sequence[DrawnBox]) -> None:
+    """Draw boxes with their labels on an image, in place; a dark rim keeps them visible on bright ground."""
+    pen = ImageDraw.Draw(image)
+    side = min(image.size)
     line = max(1, round(side / 200))
     font = ImageFont.load_default(max(10, side / 28))
     for box in boxes:

@@ -1,4 +1,5 @@
-"""Drawing what a network did to its channels: a strip, a mean and a histogram a vector, with NumPy and Pillow alone."""
+"""Drawing what a network did to its channels: a strip, a mean and one histogram per vector, with NumPy and Pillow
+alone."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ def draw_panels(panels: Panels) -> Image.Image:
     width = LABEL + STRIP + HISTOGRAM + 4 * GAP
     drawn = Image.new("RGB", (width, len(rows) * (HEIGHT + GAP) + GAP), "white")
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(13)
-    for place, (name, values) in enumerate(rows):
-        top = GAP + place * (HEIGHT + GAP)
+    for position, (name, values) in enumerate(rows):
+        top = GAP + position * (HEIGHT + GAP)
         pen.text((GAP, top + HEIGHT // 4), f"{name}  mean {values.mean():.3f}", font=font, fill="black")
         drawn.paste(_strip(values), (LABEL + 2 * GAP, top))
         drawn.paste(_histogram(values), (LABEL + STRIP + 3 * GAP, top))

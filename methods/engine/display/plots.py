@@ -27,13 +27,13 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     splits = list(dict.fromkeys(split for run in runs for split in run.curves))
-    for place, run in enumerate(runs):
+    for position, run in enumerate(runs):
         for split, curve in run.curves.items():
             style = STYLES[splits.index(split) % len(STYLES)]
-            axes.plot([*curve], [*curve.values()], style, color=f"C{place}", label=_label(f"{run.name}, {split}"))
+            axes.plot([*curve], [*curve.values()], style, color=f"C{position}", label=_label(f"{run.name}, {split}"))
     published = {name: curve for run in runs for name, curve in run.method.reference_curves(run.recipe).items()}
-    for place, (name, reference) in enumerate(published.items()):
-        style = STYLES[place % len(STYLES)]
+    for position, (name, reference) in enumerate(published.items()):
+        style = STYLES[position % len(STYLES)]
         axes.plot([*reference], [*reference.values()], style, color="0.6", label=_label(f"published: {name}"))
     axes.set(xlabel="epoch", ylabel=" / ".join(dict.fromkeys(run.measure for run in runs if run.measure)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -53,10 +53,10 @@ def accuracy_against_attention(runs: Sequence[Run], lines: Sequence[Line]) -> Fi
     figure = Figure(figsize=(4.2 * len(splits), 4.2), layout="constrained")
     for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
         accuracy = next(name for name in names(lambda metric: metric.labels is not None) if (split, name) in found)
-        for place, (x, y) in enumerate(zip(found[split, HEADLINE], found[split, accuracy], strict=True)):
+        for position, (x, y) in enumerate(zip(found[split, HEADLINE], found[split, accuracy], strict=True)):
             if x is not None and y is not None:
-                name = _label(runs[place].name) if axes is figure.axes[0] else None
-                axes.plot(x, y, "o", color=f"C{place}", label=name)
+                name = _label(runs[position].name) if axes is figure.axes[0] else None
+                axes.plot(x, y, "o", color=f"C{position}", label=name)
         axes.set(title=visible(split), xlabel=HEADLINE.replace("_", " "), ylabel=accuracy, xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)

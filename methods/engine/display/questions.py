@@ -1,4 +1,4 @@
-"""Ask models about pictures in words: where each looks for a question, and its best answers."""
+"""Ask models about images in words: where each looks for a question, and its best answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.display.gallery import View
-from attnbias.methods.engine.display.look import Column, Photo, Seen, place_input
+from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, place_input
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import normalise
@@ -25,8 +25,12 @@ ANSWERS = 5
 
 @torch.no_grad()
 def ask(
-    photos: Sequence[Photo], columns: Sequence[Column], texts: list[str], homes: Sequence[Path | None], rule: str
-) -> list[Seen]:
+    samples: Sequence[ImageSample],
+    columns: Sequence[Column],
+    texts: list[str],
+    dataset_dirs: Sequence[Path | None],
+    rule: str,
+) -> list[Prediction]:
     """Ask every column the photos' questions. Maps are by the number of a question in `texts`, which grows.
 
     Args:
@@ -36,14 +40,16 @@ def ask(
     Raises:
         UsageError: a method has no such map or head, or takes no texts. RunError: a map holds NaN or infinity.
     """
-    texts += [text for text in dict.fromkeys(text for photo in photos for text in photo.questions) if text not in texts]
-    places = [place for place, photo in enumerate(photos) for _ in photo.questions]
-    asked = [text for photo in photos for text in photo.questions]
-    people = [said for photo in photos for said in photo.questions.values()]
+    texts += [
+        text for text in dict.fromkeys(text for sample in samples for text in sample.questions) if text not in texts
+    ]
+    positions = [position for position, sample in enumerate(samples) for _ in sample.questions]
+    asked = [text for sample in samples for text in sample.questions]
+    people = [said for sample in samples for said in sample.questions.values()]
     batches: dict[int, tuple[Batch, list[tuple[float, float, float, float]]]] = {}
-    views: list[list[View]] = [[] for _ in photos]
-    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in photos]
-    for column, home in zip(columns, homes, strict=True):
+    views: list[list[View]] = [[] for _ in samples]
+    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
+    for column, dataset_dir in zip(columns, dataset_dirs, strict=True):
         method, model, key = column.loaded.method, column.loaded.model, id(column.loaded)
         if column.kind not in method.maps:
             raise UsageError(
@@ -52,7 +58,7 @@ def ask(
             )
         answers = [""] * len(asked)  # a model's answers go to the first of its columns
         if key not in batches:
-            batches[key] = _batch(photos, column, asked, places, home)
+            batches[key] = _batch(samples, column, asked, positions, dataset_dir)
             answers = [
                 "; people: ".join(filter(None, pair))
                 for pair in zip(_answers(column, batches[key][0]), people, strict=True)
@@ -60,9 +66,9 @@ def ask(
         batch, frames = batches[key]
         maps = _asked(column.loaded).text_attention(model, batch, kind=column.kind, head=column.head)  # (M, h, w)
         drawn, plain = normalise(maps, rule).cpu().numpy(), maps.float().cpu().numpy()
-        for place, frame in enumerate(frames):
-            rows = {texts.index(asked[row]): row for row, owner in enumerate(places) if owner == place}
-            views[place].append(
+        for position, frame in enumerate(frames):
+            rows = {texts.index(asked[row]): row for row, owner in enumerate(positions) if owner == position}
+            views[position].append(
                 View(
                     scores={},
                     predicted=(),
@@ -71,20 +77,24 @@ def ask(
                     figures={number: answers[row] for number, row in rows.items() if answers[row]},
                 )
             )
-            raw[place].append({number: plain[row] for number, row in rows.items()})
-    return [Seen(tuple(seen), tuple(maps), ({},) * len(columns)) for seen, maps in zip(views, raw, strict=True)]
+            raw[position].append({number: plain[row] for number, row in rows.items()})
+    return [Prediction(tuple(seen), tuple(maps), ({},) * len(columns)) for seen, maps in zip(views, raw, strict=True)]
 
 
 def _batch(
-    photos: Sequence[Photo], column: Column, texts: Sequence[str], places: Sequence[int], home: Path | None
+    samples: Sequence[ImageSample],
+    column: Column,
+    texts: Sequence[str],
+    positions: Sequence[int],
+    dataset_dir: Path | None,
 ) -> tuple[Batch, list[tuple[float, float, float, float]]]:
-    """Pictures and texts side by side on the model's device, and what part of each photo the model sees."""
+    """Images and texts side by side on the model's device, and what part of each photo the model sees."""
     loaded = column.loaded
     device = next(loaded.model.parameters()).device
     transform = loaded.method.transform(loaded.recipe, train=False)
-    placed = [place_input(transform, photo.picture) for photo in photos]
-    batch = {"image": torch.stack([placed[place][0] for place in places])}
-    batch |= _asked(loaded).read_texts(loaded.recipe, texts, home)
+    placed = [place_input(transform, sample.image) for sample in samples]
+    batch = {"image": torch.stack([placed[position][0] for position in positions])}
+    batch |= _asked(loaded).read_texts(loaded.recipe, texts, dataset_dir)
     return {name: value.to(device) for name, value in batch.items()}, [frame for _, frame in placed]
 
 

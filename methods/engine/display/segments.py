@@ -1,4 +1,4 @@
-"""Label maps shown over their pictures: each class in its colour, a legend, and how well each class is covered."""
+"""Label maps shown over their images: each class in its colour, a legend, and how well each class is covered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Labels = np.ndarray
 """Class of each pixel (H, W), 255 = none."""
 
 OPACITY = 0.5
-"""Strength of the colours, as in MMSegmentation's pictures."""
+"""Strength of the colours, as in MMSegmentation's images."""
 
 GAP, LINE, SWATCH, ENTRY = 10, 22, 14, 220
 """Pixels of a drawing: around each part, between the legend's lines, a colour's square, the least width of an entry."""
@@ -25,7 +25,7 @@ GAP, LINE, SWATCH, ENTRY = 10, 22, 14, 220
 
 @dataclass(frozen=True)
 class Segments:
-    """What a model says about each pixel of a picture, and what people said where that is known."""
+    """What a model says about each pixel of an image, and what people said where that is known."""
 
     predicted: Labels
     labelled: Labels | None
@@ -45,11 +45,11 @@ class Segments:
 
     @cached_property
     def overlaps(self) -> dict[int, float]:
-        """Intersection over union of each class in this picture; empty where nobody labelled it."""
+        """Intersection over union of each class in this image; empty where nobody labelled it."""
         return {} if self.labelled is None else overlaps(self.table())
 
     def words(self, label: int) -> str:
-        """What is known about one class of this picture, as text."""
+        """What is known about one class of this image, as text."""
         parts = [f"IoU {self.overlaps[label]:.1%}"] if label in self.overlaps else []
         parts.append(f"{(self.predicted == label).mean():.1%} of the pixels predicted")
         if self.labelled is not None:
@@ -73,14 +73,14 @@ def overlaps(table: NDArray[np.int64]) -> dict[int, float]:
 
 
 def said_of_all(shown: Sequence[Segments]) -> dict[str, str]:
-    """IoU over the pixels of several pictures: their mean, and each class's; nothing where no picture is labelled."""
+    """IoU over the pixels of several images: their mean, and each class's; nothing where no image is labelled."""
     tables = [segments.table() for segments in shown if segments.labelled is not None]
     if not tables:
         return {}
     found = overlaps(np.sum(tables, axis=0))
     names = shown[0].classes
     each = ", ".join(f"{names[label].strip()} {value:.1%}" for label, value in found.items())
-    return {"mIoU of these pictures": f"{np.mean(list(found.values())):.1%}", "IoU by class": each}
+    return {"mIoU of these images": f"{np.mean(list(found.values())):.1%}", "IoU by class": each}
 
 
 def by_size(labels: Labels) -> tuple[int, ...]:
@@ -90,40 +90,40 @@ def by_size(labels: Labels) -> tuple[int, ...]:
 
 
 def paint(
-    picture: NDArray[np.uint8], labels: Labels, colours: NDArray[np.uint8], opacity: float = OPACITY
+    image: NDArray[np.uint8], labels: Labels, colours: NDArray[np.uint8], opacity: float = OPACITY
 ) -> NDArray[np.uint8]:
-    """Blend each pixel's class colour into a picture (H, W, 3) RGB; levels are cut off, not rounded (MMSegmentation's).
+    """Blend each pixel's class colour into an image (H, W, 3) RGB; levels are cut off, not rounded (MMSegmentation's).
 
-    `labels` (H, W) are class numbers, `colours` (K, 3) RGB; pixels labelled 255 show the picture.
+    `labels` (H, W) are class numbers, `colours` (K, 3) RGB; pixels labelled 255 show the image.
     """
     known = labels < len(colours)
-    over = np.where(known[..., None], colours[np.where(known, labels, 0)], picture)
-    return (picture * (1 - opacity) + over * opacity).astype(np.uint8)
+    over = np.where(known[..., None], colours[np.where(known, labels, 0)], image)
+    return (image * (1 - opacity) + over * opacity).astype(np.uint8)
 
 
-def draw_segments(picture: Image.Image, segments: Segments) -> Image.Image:
-    """Draw the predicted label map over the picture, the labelled one beside it, and below them each class's colour
+def draw_segments(image: Image.Image, segments: Segments) -> Image.Image:
+    """Draw the predicted label map over the image, the labelled one beside it, and below them each class's colour
     and IoU.
 
-    Label maps may be of another size than the picture.
+    Label maps may be of another size than the image.
     """
     parts = {"predicted": segments.predicted}
     if segments.labelled is not None:
         parts["labelled"] = segments.labelled
     entries = segments.legend()
-    width = len(parts) * (picture.width + GAP) + GAP
+    width = len(parts) * (image.width + GAP) + GAP
     across = max(1, (width - GAP) // ENTRY)
-    bottom = LINE + picture.height + GAP
+    bottom = LINE + image.height + GAP
     sheet = Image.new("RGB", (width, bottom + LINE * -(-len(entries) // across) + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, (name, labels) in enumerate(parts.items()):
-        fitted = Image.fromarray(labels.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
-        painted = paint(np.asarray(picture.convert("RGB")), np.asarray(fitted), segments.colours)
-        left = GAP + place * (picture.width + GAP)
+    for position, (name, labels) in enumerate(parts.items()):
+        fitted = Image.fromarray(labels.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+        painted = paint(np.asarray(image.convert("RGB")), np.asarray(fitted), segments.colours)
+        left = GAP + position * (image.width + GAP)
         pen.text((left, 3), name, font=font, fill="black")
         sheet.paste(Image.fromarray(painted), (left, LINE))
-    for place, (label, words) in enumerate(entries.items()):
-        left, top = GAP + place % across * ((width - GAP) // across), bottom + place // across * LINE
+    for position, (label, words) in enumerate(entries.items()):
+        left, top = GAP + position % across * ((width - GAP) // across), bottom + position // across * LINE
         red, green, blue = segments.colours[label].tolist()
         pen.rectangle((left, top + 2, left + SWATCH, top + 2 + SWATCH), fill=(red, green, blue), outline="black")
         pen.text((left + SWATCH + 6, top + 1), words, font=font, fill="black")

@@ -16,50 +16,58 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from attnbias.data.errors import DataError
-from attnbias.data.pictures import read_picture
+from attnbias.data.images import read_image
 from attnbias.data.registry import dataset_folder
 from attnbias.methods import METHODS
-from attnbias.methods.engine.display.exhibit import GALLERY, MAPS, OVERLAYS, PANELS, SEGMENTS, SHEETS, Exhibit
-from attnbias.methods.engine.display.look import Column, Photo, Seen, look, photo_of
+from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, predict_samples, sample_of
 from attnbias.methods.engine.display.questions import ask
+from attnbias.methods.engine.display.writer import (
+    GALLERY,
+    MAPS,
+    OVERLAYS,
+    PANELS,
+    SEGMENTS,
+    SHEETS,
+    VisualizationWriter,
+)
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.output_folder import output_folder
-from attnbias.methods.engine.own_images import find_pictures, say_how_read
+from attnbias.methods.engine.own_images import find_images, say_how_read
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest
 from attnbias.methods.engine.screen import waiting_bar
 
 BATCH = 16
-"""Pictures shown to a model at once."""
+"""Images shown to a model at once."""
 
 WRITTEN = (OVERLAYS, PANELS, SEGMENTS, SHEETS, MAPS, GALLERY)
 """All that is written, and all that --overwrite replaces."""
 
-Reader = Callable[[], Photo]
+Reader = Callable[[], ImageSample]
 
 
 @dataclass(frozen=True)
 class Visualized:
     """What was drawn."""
 
-    pictures: int
+    images: int
     overlays: int
     skipped: list[str]
-    """Why each other picture could not be read."""
+    """Why each other image could not be read."""
     page: Path
 
 
-class Plan(NamedTuple):
-    """What is done: how pictures are read and looked at, and what their maps are of."""
+class DrawingPlan(NamedTuple):
+    """What is done: how images are read and looked at, and what their maps are of."""
 
     names: Sequence[str]
-    """Of classes or questions, by number; questions are added as pictures are looked at."""
+    """Of classes or questions, by number; questions are added as images are looked at."""
     source: str
-    """Where the pictures come from, in words."""
+    """Where the images come from, in words."""
     readers: list[Reader]
-    see: Callable[[list[Photo]], list[Seen]]
+    see: Callable[[list[ImageSample]], list[Prediction]]
 
 
 def visualize(request: VisualizeRequest) -> Visualized:
@@ -67,7 +75,7 @@ def visualize(request: VisualizeRequest) -> Visualized:
 
     Raises:
         UsageError: something asked for cannot be had, or would replace what is not the command's own.
-        DataError, WeightsError: a picture (with "error") or a checkpoint cannot be read. RunError: a map is not finite,
+        DataError, WeightsError: an image (with "error") or a checkpoint cannot be read. RunError: a map is not finite,
             or the folder cannot be written.
     """
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
@@ -77,7 +85,7 @@ def visualize(request: VisualizeRequest) -> Visualized:
             raise UsageError("some of these models are asked in words, others are not; show them one by one")
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
         names, source, readers, see = plan(request, columns)
-        exhibit = Exhibit(
+        writer = VisualizationWriter(
             folder,
             columns,
             request.normalisation,
@@ -88,18 +96,18 @@ def visualize(request: VisualizeRequest) -> Visualized:
             contour=request.contour,
         )
         skipped: list[str] = []
-        seen: Iterable[tuple[Photo, Seen]] = _look(request, see, readers, skipped)
+        seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped)
         if request.top is not None:
             seen = heapq.nlargest(request.top, seen, key=lambda pair: pair[1].peak)
             source += f"; the {len(seen)} where {columns[0].name} peaks highest, highest first"
         for photo, views in seen:
-            exhibit.add(photo, views)
-        if not exhibit.items:
-            raise DataError("no picture could be read: " + "; ".join(skipped[:3]))
-        exhibit.write_page(source)
+            writer.add(photo, views)
+        if not writer.items:
+            raise DataError("no image could be read: " + "; ".join(skipped[:3]))
+        writer.write_page(source)
         if request.npz:
-            exhibit.write_maps()
-    return Visualized(len(exhibit.items), exhibit.overlays, skipped, request.out / GALLERY)
+            writer.write_maps()
+    return Visualized(len(writer.items), writer.overlays, skipped, request.out / GALLERY)
 
 
 # The models -----------------------------------------------------------------------------------------------------------
@@ -133,14 +141,14 @@ def _columns(request: VisualizeRequest, device: torch.device) -> list[Column]:
 # The images, and what is asked of them --------------------------------------------------------------------------------
 
 
-def _own_photo(name: str, path: Path) -> Photo:
-    return Photo(name, read_picture(path, "upright"))
+def _own_photo(name: str, path: Path) -> ImageSample:
+    return ImageSample(name, read_image(path, "upright"))
 
 
 def _photos(request: VisualizeRequest, column: Column) -> tuple[str, list[Reader]]:
-    """Where the pictures come from, in words, and how to read each."""
+    """Where the images come from, in words, and how to read each."""
     if request.paths:
-        found, left_out = find_pictures(request.paths)
+        found, left_out = find_images(request.paths)
         files = found[: request.limit]
         say_how_read([path for _, path in files])
         words = f"; files and folders left out: {left_out.total}" if left_out else ""
@@ -149,54 +157,56 @@ def _photos(request: VisualizeRequest, column: Column) -> tuple[str, list[Reader
     index = open_split_of(loaded, request.split, request.data_root)
     dataset = loaded.method.open_dataset(loaded.recipe, index)
     limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
-    places = range(min(limit, len(dataset)))
-    words = f"{index.dataset}, split {index.split}, first {len(places)} of {len(dataset)}"
-    return words, [partial(photo_of, dataset, place) for place in places]
+    positions = range(min(limit, len(dataset)))
+    words = f"{index.dataset}, split {index.split}, first {len(positions)} of {len(dataset)}"
+    return words, [partial(sample_of, dataset, position) for position in positions]
 
 
-def _by_class(request: VisualizeRequest, columns: list[Column]) -> Plan:
-    """Look for classes: those that were asked for, else each picture's true and predicted ones."""
+def _by_class(request: VisualizeRequest, columns: list[Column]) -> DrawingPlan:
+    """Look for classes: those that were asked for, else each image's true and predicted ones."""
     if request.questions:
         raise UsageError(f"method '{request.method}' is asked by class: use --classes in the place of --question")
     classes = columns[0].loaded.classes
     asked = class_numbers(request.classes, classes)
     source, readers = _photos(request, columns[0])
-    return Plan(classes, source, readers, partial(look, columns=columns, asked=asked, rule=request.normalisation))
+    return DrawingPlan(
+        classes, source, readers, partial(predict_samples, columns=columns, asked=asked, rule=request.normalisation)
+    )
 
 
-def _in_words(request: VisualizeRequest, columns: list[Column]) -> Plan:
+def _in_words(request: VisualizeRequest, columns: list[Column]) -> DrawingPlan:
     """Ask in words: the questions of the request, else each sample's own text."""
     if request.classes:
         raise UsageError(f"method '{request.method}' is asked in words: use --question in the place of --classes")
     if request.paths and not request.questions:
-        raise UsageError("add --question: what shall be asked of these pictures?")
+        raise UsageError("add --question: what shall be asked of these images?")
     source, readers = _photos(request, columns[0])
     if request.questions:
         questions = dict.fromkeys(request.questions, "")
         readers = [partial(_questioned, read, questions) for read in readers]
     texts: list[str] = []
-    homes = [dataset_folder(column.loaded.recipe.dataset, request.data_root) for column in columns]
-    see = partial(ask, columns=columns, texts=texts, homes=homes, rule=request.normalisation)
-    return Plan(texts, source, readers, see)
+    dataset_dirs = [dataset_folder(column.loaded.recipe.dataset, request.data_root) for column in columns]
+    see = partial(ask, columns=columns, texts=texts, dataset_dirs=dataset_dirs, rule=request.normalisation)
+    return DrawingPlan(texts, source, readers, see)
 
 
-def _questioned(read: Reader, questions: dict[str, str]) -> Photo:
-    """Read a picture and ask these questions of it."""
+def _questioned(read: Reader, questions: dict[str, str]) -> ImageSample:
+    """Read an image and ask these questions of it."""
     return replace(read(), questions=questions)
 
 
 # Looking --------------------------------------------------------------------------------------------------------------
 
 
-class _Photos(Dataset[Photo | DataError]):
-    """Pictures to read, or why one cannot be: loader processes hand both on."""
+class _Photos(Dataset[ImageSample | DataError]):
+    """Images to read, or why one cannot be: loader processes hand both on."""
 
     def __init__(self, readers: list[Reader]) -> None:
         self.readers = readers
 
-    def __getitem__(self, place: int) -> Photo | DataError:
+    def __getitem__(self, position: int) -> ImageSample | DataError:
         try:
-            return self.readers[place]()
+            return self.readers[position]()
         except DataError as error:
             return error
 
@@ -206,17 +216,17 @@ class _Photos(Dataset[Photo | DataError]):
 
 def _look(
     request: VisualizeRequest,
-    see: Callable[[list[Photo]], list[Seen]],
+    see: Callable[[list[ImageSample]], list[Prediction]],
     readers: list[Reader],
     skipped: list[str],
-) -> Iterator[tuple[Photo, Seen]]:
-    """Read and look at the pictures, a batch at a time; `skipped` gains what could not be read."""
+) -> Iterator[tuple[ImageSample, Prediction]]:
+    """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
     loader = DataLoader(_Photos(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with waiting_bar() as bar:
         for batch in bar.track(loader, description="looking"):
-            photos: list[Photo] = []
+            photos: list[ImageSample] = []
             for read in batch:
-                if isinstance(read, Photo):
+                if isinstance(read, ImageSample):
                     photos.append(read)
                 elif request.on_bad_image == "error":
                     raise read

@@ -44,7 +44,7 @@ def adversarial(
     task: Task = "singlelabel",
     start: Tensor | None = None,
 ) -> Tensor:
-    """Change pictures so that the model errs: images (B, 3, H, W) -> adversarial images, normalised alike.
+    """Change images so that the model errs: images (B, 3, H, W) -> adversarial images, normalised alike.
 
     Args:
         model: In evaluation mode; model(images) gives logits (B, C). Its parameters receive no gradient.

@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
     except UsageError as error:
         raise WeightsError(f"{error}; it was written by another version of attnbias, or edited: train again") from None
     except OSError as error:
-        raise WeightsError(f"{path} is no run folder ({error.filename}: {error.strerror})") from None
+        raise WeightsError(f"{path} is not a run folder ({error.filename}: {error.strerror})") from None
     stored = {each.split: each for each in stored_evaluations(path)}
     if not evaluated and not stored:
         raise WeightsError(
@@ -119,7 +119,7 @@ def read_run(path: Path) -> Run:
 
 def _curves(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
     """The measure that decides over epochs, and its name."""
-    names = [method.deciding_measure(task) for task in get_args(Task)]
+    names = [method.monitor(task) for task in get_args(Task)]
     measure = next((name for line in evaluated for name in names if name in line), "")
     measured = [line for line in evaluated if isinstance(line.get(measure), (int, float))]
     if not measured:
@@ -165,14 +165,15 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
 
 
 def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """Metrics of scores, by one rule for all (mAP or top-1), and pairs of a class and its company; all paired."""
+    """Metrics of scores, by one rule for all (mAP or top-1), and Pairs of a class and a co-occurring class; all
+    paired."""
     found = [each.scores() if each else None for each in evaluations]
     first, remarks = found[0], []
     same = [scores is not None and first is not None for scores in found]
-    for place, (run, scores) in enumerate(zip(runs, found, strict=True)):
+    for position, (run, scores) in enumerate(zip(runs, found, strict=True)):
         if first and scores and (differs := first.differs(scores)):
             remarks.append(f"{split}: {run.name} was evaluated on other {differs} than {runs[0].name}: no difference")
-            same[place] = False
+            same[position] = False
     single = any(scores.targets.ndim == 1 for scores in found if scores)
     tables = [(each.targets, each.scores) if each else None for each in found]
     lines: list[Line] = []
@@ -266,13 +267,13 @@ def _placed(table: Samples, name: str) -> Samples:
 def _paired(
     first: Samples | None, other: Samples | None, over: str, under: str | None = None, *, flags: bool = False
 ) -> Change | None:
-    """The change, of a mean or of a ratio of means, on samples (picture and class) that both have, where both were
+    """The change, of a mean or of a ratio of means, on samples (image and class) that both have, where both were
     measured so."""
     if first is None or other is None or not {over, under or over} <= first.keys() & other.keys():
         return None
     keys = [list(zip(table["picture"].tolist(), table["class"].tolist(), strict=True)) for table in (first, other)]
-    places = {key: place for place, key in enumerate(keys[1])}
-    pairs = np.array([(place, places[key]) for place, key in enumerate(keys[0]) if key in places])
+    positions = {key: position for position, key in enumerate(keys[1])}
+    pairs = np.array([(position, positions[key]) for position, key in enumerate(keys[0]) if key in positions])
     if not len(pairs) or not np.array_equal(first["path"][pairs[:, 0]], other["path"][pairs[:, 1]]):
         return None
     before, after = (

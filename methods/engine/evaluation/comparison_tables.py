@@ -12,8 +12,8 @@ from attnbias.methods.engine.text import markdown_cell
 
 
 def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
-    """A Markdown table: a row a measure, a column a run, differences to the first with their 95 % intervals; below it,
-    which runs cannot be held against the first."""
+    """A Markdown table: one row per measure, one column per run, differences to the first with their 95 % intervals;
+    below it, which runs cannot be held against the first."""
     rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
     rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
     told = [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)]
@@ -22,7 +22,7 @@ def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
 
 
 def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
-    """Rows of a CSV table, the header first: one row a split, measure and run."""
+    """Rows of a CSV table, the header first: one row per split, measure and run."""
     rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p", "p_together"]]
     for line in lines:
         for run, value, found in zip(runs, line.values, line.changes, strict=True):

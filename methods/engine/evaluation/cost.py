@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one picture."""
+    """The cost of one image."""
 
     parameters: int
     macs: int
@@ -41,21 +41,21 @@ ELEMENTWISE = {
 
 
 def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
-    """Run one black picture (3, H, W) through the model, in evaluation mode, and count.
+    """Run one black image (3, H, W) through the model, in evaluation mode, and count.
 
     A model built under `torch.device("meta")` is counted without computing anything.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     parameters = list(model.parameters())
-    picture = torch.zeros(1, 3, height, width, device=parameters[0].device, dtype=parameters[0].dtype)
+    image = torch.zeros(1, 3, height, width, device=parameters[0].device, dtype=parameters[0].dtype)
     counter = FlopCounterMode(display=False, custom_mapping={op: _elements(n) for op, n in ELEMENTWISE.items()})
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            model(picture)  # what a model makes once and keeps, such as folded weights, is no cost of a picture
+            model(image)  # what a model makes once and keeps, such as folded weights, is not a cost of an image
             with counter:
-                model(picture)
+                model(image)
     finally:
         model.train(training)
     counts = counter.get_flop_counts()["Global"]
@@ -65,21 +65,21 @@ def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
 
 
 @torch.no_grad()
-def milliseconds_per_picture(
+def milliseconds_per_image(
     model: nn.Module, image_size: int | tuple[int, int], *, batch_size: int = 16, rounds: int = 7
 ) -> float:
-    """Time of a forward pass over black pictures, divided by the batch: the median of some rounds after a warm-up.
+    """Time of a forward pass over black images, divided by the batch: the median of some rounds after a warm-up.
 
     Float32, in evaluation mode, on the model's device and torch's threads. A figure of this machine.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     first = next(model.parameters())
-    pictures = torch.zeros(batch_size, 3, height, width, device=first.device, dtype=first.dtype)
+    images = torch.zeros(batch_size, 3, height, width, device=first.device, dtype=first.dtype)
     model.eval()
     times = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        model(pictures)
+        model(images)
         if first.device.type == "cuda":
             torch.cuda.synchronize(first.device)
         times.append(time.perf_counter() - start)

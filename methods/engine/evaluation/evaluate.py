@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.published_tests import competing_classes, competing_scores
 from attnbias.methods.engine.batches import EvaluationSampler, batches, on_device
@@ -36,9 +36,9 @@ class Answers:
     ids: NDArray[np.int64]
     targets: np.ndarray
     scores: dict[str, NDArray[np.float32]]
-    """The method's answers by name, a row a sample: of a classifier, probabilities (N, C), `scores` first."""
+    """The method's answers by name, one row per sample: of a classifier, probabilities (N, C), `scores` first."""
     skipped: list[str]
-    """Pictures that could not be read and were left out (`--on-bad-image skip`)."""
+    """Images that could not be read and were left out (`--on-bad-image skip`)."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,25 @@ class Evaluation(Answers):
 
 
 def evaluate(
-    method: AnyMethod, model: nn.Module, dataset: PictureDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
+    method: AnyMethod, model: nn.Module, dataset: ImageDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
 ) -> Evaluation:
     """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised.
 
     Where only some classes of a set compete, the scores of all others are 0.
     """
-    found = answer_all(method, model, dataset, recipe, accelerator, **how)
-    scores, classes = found.scores, competing_classes(dataset.index)
+    result = answer_all(method, model, dataset, recipe, accelerator, **how)
+    scores, classes = result.scores, competing_classes(dataset.index)
     if classes is not None:
         scores = {name: competing_scores(values, classes) for name, values in scores.items()}
-    measures = method.measure_all(recipe, found.targets, scores, dataset.index.task)
-    return Evaluation(found.ids, found.targets, scores, found.skipped, measures)
+    measures = method.measure_all(recipe, result.targets, scores, dataset.index.task)
+    return Evaluation(result.ids, result.targets, scores, result.skipped, measures)
 
 
 @torch.no_grad()
 def answer_all(
     method: AnyMethod,
     model: nn.Module,
-    dataset: PictureDataset,
+    dataset: ImageDataset,
     recipe: Recipe,
     accelerator: Accelerator,
     *,
@@ -114,7 +114,7 @@ def answer_all(
     parts = gather_object(mine) if processes > 1 else mine
     skipped = gather_object(skipped) if processes > 1 else skipped
     if not parts:
-        raise DataError(f"no picture of {dataset.index.dataset}/{dataset.index.split} could be read")
+        raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
     ids = np.concatenate([part[0] for part in parts])
     order = np.argsort(ids)
     targets = np.concatenate([part[1] for part in parts])[order]
@@ -122,7 +122,7 @@ def answer_all(
     return Answers(ids[order], targets, scores, skipped)
 
 
-def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, dataset: PictureDataset) -> None:
+def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, dataset: ImageDataset) -> None:
     """Refuse NaN and infinity before anything is measured by them or written."""
     for values in scores.values():
         broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
@@ -133,19 +133,19 @@ def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, datas
             )
 
 
-def answers(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[tuple[str, str]]:
+def answers(evaluation: Evaluation, dataset: ImageDataset) -> Iterator[tuple[str, str]]:
     """The id of each sample's text in the set's own files, and the answer in words, where one was chosen."""
     for sample, chosen in zip(evaluation.ids, evaluation.scores["answer"], strict=True):
         text = dataset.records[sample].text
         yield (text.identifier or "") if text else "", dataset.index.classes[int(chosen)]
 
 
-def write_scores(path: Path, evaluation: Evaluation, dataset: PictureDataset) -> None:
-    """Write one row a sample as CSV: its path, its targets, its scores; or its text and the answer to it."""
+def write_scores(path: Path, evaluation: Evaluation, dataset: ImageDataset) -> None:
+    """Write one row per sample as CSV: its path, its targets, its scores; or its text and the answer to it."""
     write_csv(path, _score_rows(evaluation, dataset))
 
 
-def _score_rows(evaluation: Evaluation, dataset: PictureDataset) -> Iterator[list[object]]:
+def _score_rows(evaluation: Evaluation, dataset: ImageDataset) -> Iterator[list[object]]:
     names = dataset.index.classes
     if "scores" not in evaluation.scores:
         yield ["path", "id", "text", "answer"]

@@ -1,4 +1,4 @@
-"""Predict on a person's own pictures: no labels, no measures, only what a model says of each file."""
+"""Predict on a person's own images: no labels, no measures, only what a model says of each file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from attnbias.methods.engine.evaluation.evaluate import answer_all
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, load_asked
-from attnbias.methods.engine.own_images import find_pictures, open_own, say_how_read
+from attnbias.methods.engine.own_images import find_images, open_own, say_how_read
 from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.targets import PREDICTED_SCORES, PREDICTIONS, check_targets, requested
 from attnbias.methods.engine.text import write_csv
 
 TOP_K = 5
-"""Classes of a picture that are named in single-label work where nothing else is asked for."""
+"""Classes of an image that are named in single-label work where nothing else is asked for."""
 
 
 class Prediction(NamedTuple):
-    """What a model says of one picture."""
+    """What a model says of one image."""
 
     path: str
     classes: dict[str, float]
@@ -39,24 +39,24 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of each picture that could be read, in the order asked for."""
+    """What a model says of each image that could be read, in the order asked for."""
 
     loaded: Loaded
-    pictures: list[Prediction]
+    images: list[Prediction]
     scores: NDArray[np.float32]
     """Probabilities (N, C) of all classes."""
     skipped: list[str]
-    """Why each other picture could not be read; each names its path."""
+    """Why each other image could not be read; each names its path."""
     left_out: Tally
     """What else is in the folders, by reason."""
     remarks: Tally
-    """How pictures were read that may be read in several ways."""
+    """How images were read that may be read in several ways."""
 
     def content(self) -> dict[str, Any]:
         """All of it but the scores of classes that are not named, as plain values for JSON."""
         named = [
             {"path": path, "classes": [{"class": name, "score": score} for name, score in classes.items()]}
-            for path, classes in self.pictures
+            for path, classes in self.images
         ]
         return {
             "weights": self.loaded.source,
@@ -75,7 +75,7 @@ def predict(request: PredictRequest) -> Predictions:
 
     Raises:
         UsageError: the model's task is not to name classes, or something asked for cannot be had or written.
-        DataError: a picture cannot be read (with "error"; it is named), or none can. WeightsError: as `load_run`.
+        DataError: an image cannot be read (with "error"; it is named), or none can. WeightsError: as `load_run`.
     """
     reads: list[str | Path] = [request.load_from, *request.paths, *([request.recipe] if request.recipe else [])]
     files = requested((request.json_file, PREDICTIONS), (request.csv_file, PREDICTED_SCORES))
@@ -83,13 +83,13 @@ def predict(request: PredictRequest) -> Predictions:
     request = place(request)
     accelerator = accelerate(request)
     # Found once: processes that see different files would wait for each other.
-    (found,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
-    paths, left_out, remarks = found
+    (result,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
+    paths, left_out, remarks = result
     method = request.method or owner(request.load_from, trust=request.trust_checkpoint)
     loaded = load_asked(request, method, request.load_from, accelerator.device)
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(
-            f"predict names the classes of pictures, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
+            f"predict names the classes of images, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
         )
     answers = answer_all(
         loaded.method,
@@ -100,25 +100,25 @@ def predict(request: PredictRequest) -> Predictions:
         batch_size=request.eval_batch_size,
         workers=request.workers or 0,
     )
-    scores, pictures = answers.scores["scores"], []
+    scores, images = answers.scores["scores"], []
     for sample, row in zip(answers.ids, scores, strict=True):
         labels = chosen(row, loaded.task == "multilabel", request.top_k, request.threshold)
-        pictures.append(Prediction(paths[sample], {loaded.classes[n]: round(float(row[n]), 6) for n in labels}))
-    predictions = Predictions(loaded, pictures, scores, answers.skipped, left_out, remarks)
+        images.append(Prediction(paths[sample], {loaded.classes[n]: round(float(row[n]), 6) for n in labels}))
+    predictions = Predictions(loaded, images, scores, answers.skipped, left_out, remarks)
     if accelerator.is_main_process:
         _write(request, predictions)
     return predictions
 
 
 def _find(paths: Sequence[Path]) -> tuple[list[str], Tally, Tally]:
-    found, left_out = find_pictures(paths)
-    return [str(path) for _, path in found], left_out, say_how_read([path for _, path in found])
+    result, left_out = find_images(paths)
+    return [str(path) for _, path in result], left_out, say_how_read([path for _, path in result])
 
 
 def _write(request: PredictRequest, predictions: Predictions) -> None:
     if request.csv_file:
-        rows = zip(predictions.pictures, predictions.scores, strict=True)
-        scored: Iterable[list[str]] = ([picture.path, *(f"{score:.6f}" for score in row)] for picture, row in rows)
+        rows = zip(predictions.images, predictions.scores, strict=True)
+        scored: Iterable[list[str]] = ([image.path, *(f"{score:.6f}" for score in row)] for image, row in rows)
         write_csv(request.csv_file, chain([["path", *predictions.loaded.classes]], scored))
     if request.json_file not in (None, "-"):
         with replacing(Path(request.json_file)) as file:
@@ -126,7 +126,7 @@ def _write(request: PredictRequest, predictions: Predictions) -> None:
 
 
 def chosen(scores: NDArray[np.float32], multilabel: bool, top_k: int | None, threshold: float | None) -> list[int]:
-    """Class numbers of one picture's scores (C,) that are worth naming, the highest first.
+    """Class numbers of one image's scores (C,) that are worth naming, the highest first.
 
     In multi-label work those of at least 0.5, in single-label work the best five, unless asked otherwise.
     """

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from accelerate import Accelerator
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
 from attnbias.methods.engine.load import Loaded, open_split_of
 from attnbias.methods.engine.requests import ValRequest
@@ -29,7 +29,7 @@ class Measured:
 
     request: ValRequest
     loaded: Loaded
-    dataset: PictureDataset
+    dataset: ImageDataset
     accelerator: Accelerator
     evaluation: Evaluation
     stored: Path | None
@@ -51,7 +51,7 @@ class Probe(ABC):
     def wanted(self, request: ValRequest) -> bool:
         """Whether the person asked for it."""
 
-    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
         """Look before any work whether it can be measured here.
 
         Raises:
@@ -84,20 +84,20 @@ class Probe(ABC):
 
 def left_out_of(name: str, content: Content) -> list[str]:
     """The remarks of a measure against objects: why its truth is not the usual one, and samples that were left out."""
-    told = [content["truth_reason"]] if content.get("truth_reason") else []
+    remarks = [content["truth_reason"]] if content.get("truth_reason") else []
     if content["skipped"]:
         counts = ", ".join(f"{count} {reason}" for reason, count in content["skipped"].items())
-        told.append(f"samples left out of {name}: {counts}")
-    return told
+        remarks.append(f"samples left out of {name}: {counts}")
+    return remarks
 
 
-def open_dataset(request: ValRequest, loaded: Loaded, split: str) -> PictureDataset:
+def open_dataset(request: ValRequest, loaded: Loaded, split: str) -> ImageDataset:
     """The samples of a split of the model's dataset, as the person asked."""
     index = open_split_of(loaded, split, request.data_root)
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image, decode=request.decode)
 
 
-def score(request: ValRequest, loaded: Loaded, dataset: PictureDataset, accelerator: Accelerator) -> Evaluation:
+def score(request: ValRequest, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator) -> Evaluation:
     """Score every sample of a split and measure."""
     return evaluate(
         loaded.method,

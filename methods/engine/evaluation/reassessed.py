@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.sets.imagenet import real_labels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
@@ -21,19 +21,19 @@ class ReassessedProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.real_labels
 
-    def check(self, request: ValRequest, dataset: PictureDataset) -> None:
+    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
         index = dataset.index
         if real_labels(index) is None:
             raise UsageError(
-                f"--real-labels are of ImageNet's validation pictures (ILSVRC2012_val_00000001.JPEG ...), and "
+                f"--real-labels are of ImageNet's validation images (ILSVRC2012_val_00000001.JPEG ...), and "
                 f"split '{index.split}' of dataset '{index.dataset}' holds others; name them with --dataset"
             )
 
     def measure(self, measured: Measured) -> Content:
         labels = real_labels(measured.dataset.index)
         assert labels is not None
-        found = measured.evaluation
-        return real_accuracy(found.scores["scores"], [labels[sample] for sample in found.ids])
+        result = measured.evaluation
+        return real_accuracy(result.scores["scores"], [labels[sample] for sample in result.ids])
 
     def heading(self, content: Content) -> str:
         return "ReaL labels"

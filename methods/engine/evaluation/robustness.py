@@ -1,6 +1,6 @@
-"""How much a classifying model loses when pictures get worse: corruptions, other renditions, attacks; one table.
+"""How much a classifying model loses when images get worse: corruptions, other renditions, attacks; one table.
 
-Works for every method: pictures are changed before the model sees them, scores come from the one evaluation loop.
+Works for every method: images are changed before the model sees them, scores come from the one evaluation loop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from attnbias.data.atomic import replacing
+from attnbias.data.images import Decode
 from attnbias.data.index import Index
-from attnbias.data.pictures import Decode
 from attnbias.data.reading import Json
 from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
@@ -61,7 +61,7 @@ ALEXNET_ERROR: dict[str, float] = {
 
 @dataclass(frozen=True)
 class CorruptionErrors:
-    """What a set of corrupted pictures says, all in per cent."""
+    """What a set of corrupted images says, all in per cent."""
 
     accuracy: dict[str, float]
     """Top-1 accuracy of each corruption, mean over its severities."""
@@ -76,10 +76,10 @@ def corruption_errors(accuracies: Mapping[str, Sequence[float]]) -> CorruptionEr
     """Sum up top-1 accuracies in per cent, given for each corruption at severities 1 to 5.
 
     Raises:
-        UsageError: a name is no corruption of ImageNet-C.
+        UsageError: a name is not a corruption of ImageNet-C.
     """
     if unknown := [name for name in accuracies if name not in ALEXNET_ERROR]:
-        raise UsageError(f"'{unknown[0]}' is no corruption; one of: {', '.join(ALEXNET_ERROR)}")
+        raise UsageError(f"'{unknown[0]}' is not a corruption; one of: {', '.join(ALEXNET_ERROR)}")
     accuracy = {name: float(np.mean(values)) for name, values in accuracies.items()}
     error = {name: (100 - value) / ALEXNET_ERROR[name] for name, value in accuracy.items()}
     mce, mean_accuracy = (float(np.mean(list(values.values()))) if values else nan for values in (error, accuracy))
@@ -136,9 +136,9 @@ class Bench:
     def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
         """The split corrupted on the fly: a row for each corruption and the mean, of the measure that decides.
 
-        No mCE: AlexNet's errors are those on the published pictures.
+        No mCE: AlexNet's errors are those on the published images.
         """
-        recipe, measure = self.loaded.recipe, self.loaded.method.deciding_measure(self.loaded.task)
+        recipe, measure = self.loaded.recipe, self.loaded.method.monitor(self.loaded.task)
         index = self._open(recipe.dataset, split)
         rows: list[Row] = []
         for name in corruptions:
@@ -195,7 +195,7 @@ class Bench:
         change: Callable[[Transform], Transform] | None = None,
         perturb: Perturbation | None = None,
     ) -> Evaluation:
-        """Evaluate a split, with another transform made of its own, or with pictures changed in the batch."""
+        """Evaluate a split, with another transform made of its own, or with images changed in the batch."""
         loaded = self.loaded
         dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=self.on_bad_image, decode=self.decode)
         if change is not None:

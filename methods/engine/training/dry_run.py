@@ -113,4 +113,4 @@ def _steps(plan: Plan) -> list[int]:
     if _by_epoch(plan):
         return [epoch * plan.steps_per_epoch for epoch in range(plan.epochs)]
     last = plan.total_steps - 1
-    return sorted({last * place // (ROWS - 1) for place in range(ROWS)})
+    return sorted({last * position // (ROWS - 1) for position in range(ROWS)})

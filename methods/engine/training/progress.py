@@ -24,8 +24,8 @@ class Reporter:
             self.task = self.bar.add_task(
                 "train", total=plan.total_steps, completed=start, epoch=0, epochs=self.epochs, speed=0.0, loss="-"
             )
-        self.pictures, self.clock, self.speed = 0, time.perf_counter(), 0.0
-        self.bad_pictures = 0
+        self.images, self.clock, self.speed = 0, time.perf_counter(), 0.0
+        self.bad_images = 0
 
     def __enter__(self) -> Reporter:
         if self.bar:
@@ -37,17 +37,17 @@ class Reporter:
     ) -> None:
         if self.bar:
             self.bar.stop()
-        if self.bad_pictures:
-            say(f"{self.bad_pictures} times an unreadable picture was left out", style="yellow")
+        if self.bad_images:
+            say(f"{self.bad_images} times an unreadable image was left out", style="yellow")
 
     def warn(self, text: str) -> None:
         """Show one line that a person should know before the run starts."""
         say(text, style="yellow")
 
-    def step(self, pictures: int) -> None:
+    def step(self, images: int) -> None:
         """Count one optimiser step."""
         self.done += 1
-        self.pictures += pictures
+        self.images += images
         if self.bar:
             self.bar.update(self.task, advance=1, epoch=self.plan.epoch_of(self.done), speed=self.speed)
 
@@ -57,12 +57,12 @@ class Reporter:
         split = line["split"] if training else f"{line['split']}/{line['weights']}"
         if training:
             now = time.perf_counter()
-            self.speed, self.pictures, self.clock = self.pictures / max(now - self.clock, 1e-9), 0, now
+            self.speed, self.images, self.clock = self.images / max(now - self.clock, 1e-9), 0, now
             if self.bar:
                 self.bar.update(self.task, loss=f"{line['loss']:.4f}")
         numbers = {key: value for key, value in line.items() if isinstance(value, float)}
         if training:
-            numbers |= {f"lr{place or ''}": value for place, value in enumerate(line["lr"])}
+            numbers |= {f"lr{position or ''}": value for position, value in enumerate(line["lr"])}
         self.accelerator.log({f"{split}/{key}": value for key, value in numbers.items()}, step=line["step"])
         if training and self.bar:
             return
@@ -75,7 +75,7 @@ class Reporter:
         say(text)
 
     def skipped(self, errors: list[str]) -> None:
-        """Report pictures that were left out of a batch."""
-        self.bad_pictures += len(errors)
+        """Report images that were left out of a batch."""
+        self.bad_images += len(errors)
         for error in errors:
             say(f"left out: {error}", style="yellow")

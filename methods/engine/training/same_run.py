@@ -16,7 +16,7 @@ from attnbias.data.index import Index
 from attnbias.data.reading import StoredModel, read_json, reading, shown
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import stored_facts
+from attnbias.methods.engine.load import stored_info
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe, changed
 from attnbias.methods.engine.requests import TrainRequest
@@ -65,13 +65,13 @@ def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Dat
     Raises:
         UsageError: something differs; it is named.
     """
-    facts = stored_facts(checkpoint / "model.safetensors", method)
-    if names := list(changed(recipe, facts.recipe)):
+    info = stored_info(checkpoint / "model.safetensors", method)
+    if names := list(changed(recipe, info.recipe)):
         raise UsageError(
             f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
             "resume with the same one, or choose another --out"
         )
-    if difference := class_difference(facts.classes, data.indices["train"].classes):
+    if difference := class_difference(info.classes, data.indices["train"].classes):
         raise UsageError(_other_data(checkpoint, f"classes differ: {difference}"))
     then, now = RunFolder.read_progress(checkpoint).data, data.digests()
     if not then:
@@ -118,10 +118,10 @@ def check_processes_agree(control: Control, request: TrainRequest, data: Data) -
     Raises:
         UsageError: in every process alike, naming what differs.
     """
-    told: dict[str, Any] = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
-    told |= request.model_dump(mode="json", exclude=OF_A_MACHINE | {"recipe"})
-    told |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
-    everyone = control.gather(told)
+    settings: dict[str, Any] = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
+    settings |= request.model_dump(mode="json", exclude=OF_A_MACHINE | {"recipe"})
+    settings |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
+    everyone = control.gather(settings)
     for name in dict.fromkeys(name for one in everyone for name in one):
         for rank, one in enumerate(everyone):
             first, other = everyone[0].get(name), one.get(name)

@@ -70,8 +70,8 @@ class Plan:
 
     def draws(self, step: int) -> list[NDArray[np.int64]]:
         """The same shares with the number of each sample's augmentation beside it, (n, 2)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        batch = self._epoch_draws(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        batch = self._epoch_draws(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         return np.array_split(batch, self.processes * self.accumulation)
 
     def weights(self, step: int, rank: int) -> list[float]:
@@ -94,10 +94,10 @@ class Plan:
 def augmentations(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
     """Number the augmentation of each sample of an epoch's order: the epoch, or, where an epoch shows samples several
     times (repeated augmentation), another number for each view."""
-    places = np.argsort(order, kind="stable")
-    _, starts, counts = np.unique(order[places], return_index=True, return_counts=True)
+    positions = np.argsort(order, kind="stable")
+    _, starts, counts = np.unique(order[positions], return_index=True, return_counts=True)
     views = np.empty_like(order)
-    views[places] = np.arange(len(order)) - np.repeat(starts, counts)
+    views[positions] = np.arange(len(order)) - np.repeat(starts, counts)
     return epoch * counts.max(initial=1) + views
 
 

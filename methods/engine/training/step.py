@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Task
 from attnbias.methods.engine.batches import on_device
@@ -29,7 +29,7 @@ from attnbias.methods.engine.training.optim import apply_schedule
 from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.types import Batch, BatchTransform, Schedule
 
-SHOWN = 64
+SAMPLES_SHOWN = 64
 """Samples that are named of a step whose loss or gradient is not finite."""
 
 SMALLEST_SCALE = 2.0**-24
@@ -63,7 +63,7 @@ class Stepper:
     mix: BatchTransform | None
     accelerator: Accelerator
     control: Control
-    dataset: PictureDataset
+    dataset: ImageDataset
     loader: Iterator[Batch]
     model: nn.Module
     wrapped: nn.Module
@@ -73,7 +73,7 @@ class Stepper:
     channels_last: bool
 
     def step(self, step: int) -> tuple[dict[str, Tensor], list[str]]:
-        """Do step number `step`; return its loss terms (means over this process's share) and unreadable pictures.
+        """Do step number `step`; return its loss terms (means over this process's share) and unreadable images.
 
         Raises:
             RunError: in every process alike, when a loss or the gradient of any is not finite; the weights are
@@ -136,7 +136,7 @@ class Stepper:
     def _next_batch(self, step: int, micro: int) -> Batch:
         batch = next(self.loader)
         if not len(batch["index"]):
-            raise DataError(f"no picture of step {step} could be read: {batch['errors'][0]}")
+            raise DataError(f"no image of step {step} could be read: {batch['errors'][0]}")
         batch = on_device(batch, self.dataset, self.accelerator.device)
         if self.channels_last:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
@@ -153,7 +153,7 @@ class Stepper:
         batches = [batch for share in shares for batch in share]
         bad = next((loss for loss, _ in batches if not math.isfinite(loss)), None)
         samples = [str(sample) for _, share in batches for sample in share]
-        more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
+        more = f" and {len(samples) - SAMPLES_SHOWN} more" if len(samples) > SAMPLES_SHOWN else ""
         what = "the gradient is not finite" if bad is None else f"the loss is {bad}"
         mend = "lower --lr or set --clip-grad"
         if used_up_scale is not None:
@@ -163,7 +163,7 @@ class Stepper:
         kept = f"The last checkpoint of the run, {newest}, is good" if newest else "The run has no checkpoint yet"
         return (
             f"{what} at step {step} (epoch {step // self.plan.steps_per_epoch + 1}, "
-            f"samples {', '.join(samples[:SHOWN])}{more}, lr {self.optimizer.param_groups[0]['lr']:.3g}); "
+            f"samples {', '.join(samples[:SAMPLES_SHOWN])}{more}, lr {self.optimizer.param_groups[0]['lr']:.3g}); "
             f"the weights were not touched. {kept}; {mend} and start again"
         )
 

@@ -84,7 +84,8 @@ def train(request: TrainRequest) -> Outcome:
 class _Run:
     """One run on one process. Read `fit` first: `_read_start`, `_open_folder` and `_prepare`, each once, then `_loop`.
 
-    The loop calls `_step` (one optimiser step), `_pass_milestone` (evaluate, save, decide whether to stop) and `_save`.
+    The loop calls `_step` (one optimiser step), `_pass_evaluation_point` (evaluate, save, decide whether to stop) and
+    `_save`.
     What a checkpoint must hold beside tensors is in `progress`.
     """
 
@@ -158,7 +159,8 @@ class _Run:
             checkpoint = None if request.resume is None else Path(request.resume)
             if checkpoint is not None and (why := damage(checkpoint)) is not None:
                 raise WeightsError(
-                    f"{checkpoint} is no complete checkpoint folder: {why}; --resume auto takes the newest one of --out"
+                    f"{checkpoint} is not a complete checkpoint folder: {why}; --resume auto takes the newest one of "
+                    f"--out"
                 )
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
@@ -199,9 +201,9 @@ class _Run:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
             request = self.request
             weights = shown(request.load_from or request.backbone_weights or "random")
-            facts = {**environment(), "data": self.splits, "starting_weights": weights}
+            info = {**environment(), "data": self.splits, "starting_weights": weights}
             with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
-                file.write(json.dumps(facts, indent=1))
+                file.write(json.dumps(info, indent=1))
             with replacing(self.folder.path / DATA) as file:
                 file.write(self.data.text())
             write_recipe(self.folder.path / "recipe.yaml", self.recipe, self.method.name)
@@ -281,8 +283,8 @@ class _Run:
     def _loop(self) -> None:
         progress, plan = self.progress, self.plan
         while True:
-            if progress.step > progress.milestone and self._is_milestone(progress.step):
-                self._pass_milestone()
+            if progress.step > progress.milestone and self._is_evaluation_point(progress.step):
+                self._pass_evaluation_point()
             if progress.step == plan.total_steps or progress.stopped_early:
                 return
             self._step()
@@ -293,7 +295,7 @@ class _Run:
             if self.request.save_steps and progress.step % self.request.save_steps == 0:
                 self._save()
 
-    def _is_milestone(self, step: int) -> bool:
+    def _is_evaluation_point(self, step: int) -> bool:
         """Whether the run halts after so many steps to evaluate and save: an epoch's end, or as the recipe says."""
         return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
 
@@ -303,7 +305,7 @@ class _Run:
         self.pending.append(terms)
         if self.reporter:
             self.reporter.skipped(errors)
-        if self.progress.step % self.request.log_every == 0 or self._is_milestone(self.progress.step):
+        if self.progress.step % self.request.log_every == 0 or self._is_evaluation_point(self.progress.step):
             self._log_training()
         if self.reporter:
             self.reporter.step(self.recipe.batch_size)
@@ -341,7 +343,7 @@ class _Run:
             self.folder.log(line)
             self.reporter.line(line)
 
-    def _pass_milestone(self) -> None:
+    def _pass_evaluation_point(self) -> None:
         """Evaluate raw and averaged weights where it is due, remember the best, save."""
         progress, plan = self.progress, self.plan
         epoch = plan.epoch_of(progress.step)
@@ -371,7 +373,7 @@ class _Run:
         self._save()
 
     def _share_buffers(self) -> None:
-        """Give every process the main one's BatchNorm statistics: each has seen other pictures, and all evaluate."""
+        """Give every process the main one's BatchNorm statistics: each has seen other images, and all evaluate."""
         if self.accelerator.num_processes > 1:
             for model in (self.model, self.ema.module if self.ema else nn.Module()):
                 for buffer in model.buffers():
@@ -401,7 +403,7 @@ class _Run:
                 self._record(line)
                 self.measures[f"{split}/{weights}"] = measures
                 if number == 0:  # the first split decides
-                    entry[weights] = measures[self.method.deciding_measure(self.task)]
+                    entry[weights] = measures[self.method.monitor(self.task)]
         return entry
 
     def _save(self) -> None:

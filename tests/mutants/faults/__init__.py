@@ -1,4 +1,4 @@
-"""Small faults that a maintainer could make, a file a room. Faults that change nothing that anyone can see
+"""Small faults that a maintainer could make, one file per room. Faults that change nothing that anyone can see
 (equivalents) are not listed."""
 
 from __future__ import annotations

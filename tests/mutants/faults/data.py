@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "a crop's width taken as its right side",
         SAMPLES,
-        "picture.crop((x, y, x + w, y + h))",
-        "picture.crop((x, y, w, h))",
+        "image.crop((x, y, x + w, y + h))",
+        "image.crop((x, y, w, h))",
         (f"{OF_SAMPLES}::test_a_crop_rounds_its_corners_and_fills_with_black",),
     ),
     Fault(
@@ -116,15 +116,15 @@ FAULTS = (
     Fault(
         "fast decoding ignores the orientation",
         SAMPLES,
-        "read_picture(path, self.index.orientation, enough)",
-        'read_picture(path, "stored", enough)',
+        "read_image(path, self.index.orientation, enough)",
+        'read_image(path, "stored", enough)',
         ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
         "exact decoding ignores the orientation",
         SAMPLES,
-        "read_picture(self.index.root / record.path, self.index.orientation)",
-        "read_picture(self.index.root / record.path)",
+        "read_image(self.index.root / record.path, self.index.orientation)",
+        "read_image(self.index.root / record.path)",
         ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
@@ -132,21 +132,21 @@ FAULTS = (
         "methods/engine/own_images.py",
         'orientation="upright"',
         'orientation="stored"',
-        ("tests/test_orientation.py::test_val_and_predict_agree_on_turned_pictures",),
+        ("tests/test_orientation.py::test_val_and_predict_agree_on_turned_images",),
     ),
     Fault(
         "fast decoding shrinks too far",
         "data/fast_decode.py",
         "round(2 * max(step.size) / smallest)",
         "round(max(step.size) / 2)",
-        ("tests/test_fast_decode.py::test_how_small_a_picture_may_be_decoded",),
+        ("tests/test_fast_decode.py::test_how_small_a_image_may_be_decoded",),
     ),
     Fault(
         "height and width of boxes change places",
         SAMPLES,
-        "canvas_size=(picture.height, picture.width))\n        with seeded",
-        "canvas_size=(picture.width, picture.height))\n        with seeded",
-        (f"{OF_SAMPLES}::test_boxes_move_with_the_picture",),
+        "canvas_size=(original.height, original.width))\n        with seeded",
+        "canvas_size=(original.width, original.height))\n        with seeded",
+        (f"{OF_SAMPLES}::test_boxes_move_with_the_image",),
     ),
     Fault(
         "left-out files are not kept with the set",
@@ -160,7 +160,7 @@ FAULTS = (
         "data/prepare.py",
         "remarks=noticed,",
         "remarks=Tally(),",
-        ("tests/test_orientation.py::test_boxes_of_stored_pixels_are_refused_for_upright_pictures",),
+        ("tests/test_orientation.py::test_boxes_of_stored_pixels_are_refused_for_upright_images",),
     ),
     Fault(
         "crowds are objects",
@@ -170,7 +170,7 @@ FAULTS = (
         (f"{PREPARE}::test_official_coco_layout",),
     ),
     Fault(
-        "crowds are no positives",
+        "crowds are not positives",
         "data/sets/coco.py",
         'positives[annotation["image_id"]].add(label)',
         'positives[annotation["image_id"]].update([label] * (not annotation.get("iscrowd")))',

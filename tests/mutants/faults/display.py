@@ -5,8 +5,8 @@ from __future__ import annotations
 from fault import Fault
 
 VISUALIZE = "methods/engine/display/visualize.py"
-EXHIBIT = "methods/engine/display/exhibit.py"
-LOOK = "methods/engine/display/look.py"
+EXHIBIT = "methods/engine/display/writer.py"
+LOOK = "methods/engine/display/inference.py"
 DISPLAY = "tests/test_display.py"
 
 FAULTS = (
@@ -34,8 +34,8 @@ FAULTS = (
     Fault(
         "--normalisation ignored",
         VISUALIZE,
-        "rule=request.normalisation))",
-        'rule="minmax"))',
+        "asked=asked, rule=request.normalisation",
+        'asked=asked, rule="minmax"',
         (f"{DISPLAY}::test_maps_are_stretched_or_divided_as_typed",),
     ),
     Fault(
@@ -55,15 +55,15 @@ FAULTS = (
     Fault(
         "lowest-scored predictions drawn first",
         LOOK,
-        "key=lambda label: -highest[place, label]",
-        "key=lambda label: highest[place, label]",
+        "key=lambda label: -highest[position, label]",
+        "key=lambda label: highest[position, label]",
         (f"{DISPLAY}::test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost",),
     ),
     Fault(
         "predictions drawn before true labels",
         LOOK,
-        "ranked = [*true, *sorted(others, key=lambda label: -highest[place, label])]",
-        "ranked = [*sorted(others, key=lambda label: -highest[place, label]), *true]",
+        "ranked = [*true, *sorted(others, key=lambda label: -highest[position, label])]",
+        "ranked = [*sorted(others, key=lambda label: -highest[position, label]), *true]",
         (f"{DISPLAY}::test_true_labels_go_first_and_unknown_ones_are_neither_true_nor_lost",),
     ),
     Fault(
@@ -90,8 +90,8 @@ FAULTS = (
     Fault(
         "only what the first model predicts is drawn",
         LOOK,
-        "for labels in predicted.values() for label in labels[place]}",
-        "for labels in [*predicted.values()][:1] for label in labels[place]}",
+        "for labels in predicted.values() for label in labels[position]}",
+        "for labels in [*predicted.values()][:1] for label in labels[position]}",
         (f"{DISPLAY}::test_of_several_models_predictions_those_of_the_highest_score_of_any_are_drawn_first",),
     ),
     Fault(
@@ -111,15 +111,15 @@ FAULTS = (
     Fault(
         "maps lie on the whole image",
         LOOK,
-        "frame=frames[key][place],",
+        "frame=frames[key][position],",
         "frame=(0.0, 0.0, 1.0, 1.0),",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
     Fault(
         "maps of enlarged images lie where those of the small ones would",
         EXHIBIT,
-        "_corners(view.frame, picture)",
-        "_corners(view.frame, photo.picture)",
+        "_corners(view.frame, image)",
+        "_corners(view.frame, photo.image)",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
     Fault(
@@ -139,7 +139,7 @@ FAULTS = (
     Fault(
         "every run on the page has the first one's figures",
         "methods/engine/display/comparison_page.py",
-        "_run_figures(lines, split, place)",
+        "_run_figures(lines, split, position)",
         "_run_figures(lines, split, 0)",
         ("tests/test_compare.py::test_every_run_on_the_page_has_its_own_figures",),
     ),

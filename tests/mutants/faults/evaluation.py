@@ -41,8 +41,8 @@ FAULTS = (
     Fault(
         "boxes are scaled as if the image were turned",
         OBJECTS,
-        "canvas_size=(picture.height, picture.width)",
-        "canvas_size=(picture.width, picture.height)",
+        "canvas_size=(original.height, original.width)",
+        "canvas_size=(original.width, original.height)",
         (f"{OF_OBJECTS}::test_difficult_objects_are_neither_object_nor_background",),
     ),
     Fault(
@@ -92,7 +92,7 @@ FAULTS = (
         "methods/engine/evaluation/comparison.py",
         "(differs := first.differs(scores))",
         "(differs := first.differs(scores)) and not differs",
-        ("tests/test_paired_runs.py::test_runs_whose_labels_or_pictures_differ_are_not_paired",),
+        ("tests/test_paired_runs.py::test_runs_whose_labels_or_images_differ_are_not_paired",),
     ),
     Fault(
         "batches of an evaluation are of one size",

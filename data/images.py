@@ -1,4 +1,4 @@
-"""Reading one picture from disk, the same way everywhere: RGB, stored or upright, with the path in every error."""
+"""Reading one image from disk, the same way everywhere: RGB, stored or upright, with the path in every error."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import ExifTags, Image
 from attnbias.data.errors import DataError
 from attnbias.data.index import Orientation
 
-# Pillow warns of pictures from 90 megapixels on, and refuses those from 180 on, which is said as any error is.
+# Pillow warns of images from 90 megapixels on, and refuses those from 180 on, which is said as any error is.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # it then tells no orientation
 
 Decode = Literal["exact", "fast"]
-"""What pipelines get: PIL pictures, as in the papers' programs, or uint8 tensors (data/fast_decode.py)."""
+"""What pipelines get: PIL images, as in the papers' programs, or uint8 tensors (data/fast_decode.py)."""
 
 Turn = Image.Transpose
 UPRIGHT = {
@@ -37,7 +37,7 @@ BYTE, SHORT = 255, 65_535
 
 
 class Header(NamedTuple):
-    """What a file tells of its picture without decoding it."""
+    """What a file tells of its image without decoding it."""
 
     stored: tuple[int, int]
     """Width and height of the pixels as stored."""
@@ -47,73 +47,71 @@ class Header(NamedTuple):
     """It holds several frames, of which the first is read."""
 
     def size(self, orientation: Orientation) -> tuple[int, int]:
-        """Width and height of what `read_picture` gives."""
+        """Width and height of what `read_image` gives."""
         width, height = self.stored
         return (height, width) if orientation == "upright" and self.orientation >= 5 else (width, height)
 
 
-def read_picture(path: Path, orientation: Orientation = "stored", at_least: int | None = None) -> Image.Image:
-    """Decode a picture to RGB.
+def read_image(path: Path, orientation: Orientation = "stored", at_least: int | None = None) -> Image.Image:
+    """Decode an image to RGB.
 
-    Grey, palette and CMYK pictures are converted; alpha is dropped without blending, as the papers' programs do;
+    Grey, palette and CMYK images are converted; alpha is dropped without blending, as the papers' programs do;
     16-bit grey keeps its upper byte; see `_as_bytes` for floating point and 32 bits. Of several frames the first is
     read.
 
     Args:
-        orientation: the rule of the picture's dataset (`Index.orientation`): "stored" as the pixels lie in the file,
+        orientation: the rule of the image's dataset (`Index.orientation`): "stored" as the pixels lie in the file,
             which is what the papers' programs see and what the boxes of COCO and VOC are given in, or "upright" as its
             EXIF orientation says. (Pillow turns TIFF files by itself, so these are always upright.)
         at_least: decode JPEG files at 1/2, 1/4 or 1/8 of their size where no side falls below so many pixels.
 
     Raises:
-        DataError: the file is missing, truncated, no picture, or one of so many pixels that it must be an attack.
+        DataError: the file is missing, truncated, no image, or one of so many pixels that it must be an attack.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             if at_least is not None:
-                picture.draft("RGB", (at_least, at_least))
-            picture.load()
-            turn = UPRIGHT.get(_orientation(picture)) if orientation == "upright" else None
-            upright = picture if turn is None else picture.transpose(turn)
+                image.draft("RGB", (at_least, at_least))
+            image.load()
+            turn = UPRIGHT.get(_orientation(image)) if orientation == "upright" else None
+            upright = image if turn is None else image.transpose(turn)
             if upright.mode.startswith(("I", "F")):
                 return Image.fromarray(_as_bytes(upright)).convert("RGB")
             if upright.mode == "P" and "transparency" in upright.info:
                 return upright.convert("RGBA").convert("RGB")
             return upright.convert("RGB")
     except FileNotFoundError:
-        raise DataError(
-            f"picture {path} is missing; run: attnbias prepare-data again with the folder it is in"
-        ) from None
+        raise DataError(f"image {path} is missing; run: attnbias prepare-data again with the folder it is in") from None
     except MemoryError:
-        raise  # the machine's fault, not the picture's
+        raise  # the machine's fault, not the image's
     except Exception as error:  # damaged files make Pillow's decoders raise nearly any type
-        raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
+        raise DataError(f"image {path} cannot be read ({_reason(error, path)})") from None
 
 
 def read_header(path: Path) -> Header:
-    """Read size, EXIF orientation and number of frames of a picture, without decoding its pixels.
+    """Read size, EXIF orientation and number of frames of an image, without decoding its pixels.
 
     Raises:
-        DataError: the file is missing or no picture.
+        DataError: the file is missing or no image.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.format == "PNG" and _metadata_after_pixels(path):
-                picture.load()
-            return Header(picture.size, _orientation(picture), getattr(picture, "is_animated", False))
+        with Image.open(path) as image:
+            if image.format == "PNG" and _metadata_after_pixels(path):
+                image.load()
+            return Header(image.size, _orientation(image), getattr(image, "is_animated", False))
     except MemoryError:
         raise
     except Exception as error:
-        raise DataError(f"picture {path} cannot be read ({_reason(error, path)})") from None
+        raise DataError(f"image {path} cannot be read ({_reason(error, path)})") from None
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation of an opened picture, 1 (upright) where it has none, or none that makes sense."""
-    if picture.format == "TIFF":
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of an opened image, 1 (upright) where it has none, or none that makes sense."""
+    if image.format == "TIFF":
         return 1  # Pillow has turned it, and its size too
     try:
         # Of the base class: a PNG's own would decode its pixels, in search of metadata behind them.
-        value = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF makes Pillow raise nearly any type, and hides no pixel
         return 1
     return int(value) if value in UPRIGHT else 1
@@ -133,8 +131,8 @@ def _metadata_after_pixels(path: Path) -> bool:
     return False
 
 
-def _as_bytes(picture: Image.Image) -> NDArray[np.uint8]:
-    """Levels 0..255 of a grey picture of 16 or 32 bits or of floating point, (H, W) uint8; Pillow would clip them.
+def _as_bytes(image: Image.Image) -> NDArray[np.uint8]:
+    """Levels 0..255 of a grey image of 16 or 32 bits or of floating point, (H, W) uint8; Pillow would clip them.
 
     16 bits keep their upper byte. The others do not say what white is, so their values do: floating point within 0..1
     is scaled, within 0..255 taken as it is; 32 bits within 0..255 are taken as they are, within 0..65535 by their
@@ -143,15 +141,15 @@ def _as_bytes(picture: Image.Image) -> NDArray[np.uint8]:
     Raises:
         ValueError: values beyond these ranges, or not finite.
     """
-    values = np.asarray(picture)
+    values = np.asarray(image)
     low, high = values.min(), values.max()
-    floating = picture.mode == "F"
+    floating = image.mode == "F"
     if not (low >= 0 and high <= (BYTE if floating else SHORT)):  # NaN is neither
         expected = f"0..1 or 0..{BYTE}" if floating else f"0..{BYTE} or 0..{SHORT}"
         raise ValueError(f"its values go from {low:g} to {high:g}, expected {expected}; save it with 8 bits")
     if floating:
         values = np.rint(values * (BYTE if high <= 1 else 1))
-    elif picture.mode != "I" or high > BYTE:
+    elif image.mode != "I" or high > BYTE:
         values = values // 256
     return values.astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""What `visualize` writes: overlays of every picture, column and class (or question), panels, label maps, sheets of
+"""What `visualize` writes: overlays of every image, column and class (or question), panels, label maps, sheets of
 questions, the gallery page, and the raw maps."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, thumbnail
-from attnbias.methods.engine.display.look import Column, Photo, Seen
+from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction
 from attnbias.methods.engine.display.overlay import DrawnBox, draw, published_overlay
 from attnbias.methods.engine.display.panels import draw_panels
 from attnbias.methods.engine.display.segments import draw_segments, said_of_all
@@ -25,13 +25,13 @@ GALLERY, MAPS = "gallery.html", "maps.npz"
 OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
 
 SMALLEST = 224
-"""Overlays of smaller pictures are enlarged to this shorter side, so that boxes and labels can be read."""
+"""Overlays of smaller images are enlarged to this shorter side, so that boxes and labels can be read."""
 LONGEST = 100
 """Letters of a class or question in a file's name."""
 
 
-class Exhibit:
-    """Collects pictures as they are looked at; overlays are written at once, the page and the maps at the end."""
+class VisualizationWriter:
+    """Collects images as they are looked at; overlays are written at once, the page and the maps at the end."""
 
     def __init__(
         self,
@@ -53,28 +53,28 @@ class Exhibit:
         self.overlays = 0
         self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
 
-    def add(self, photo: Photo, seen: Seen) -> None:
+    def add(self, sample: ImageSample, prediction: Prediction) -> None:
         """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
         a method has panels to show, segments[/COLUMN]/PLACE_NAME.png where it tells the class of each pixel,
         sheets/PLACE_NAME.png with all of them, and keep the rest for the end."""
-        place = len(self.items)
-        stem = f"{place:04d}_{file_name(Path(photo.name).stem)}"
-        scale = max(1.0, SMALLEST / min(photo.picture.size))
-        width, height = (round(scale * side) for side in photo.picture.size)
-        picture = photo.picture.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else photo.picture
-        overlays: dict[int, list[Image.Image]] = {label: [] for label in seen.views[0].maps}
-        for column, view, raw, entries in zip(self.columns, seen.views, seen.raw, self._raw, strict=True):
+        position = len(self.items)
+        stem = f"{position:04d}_{file_name(Path(sample.name).stem)}"
+        scale = max(1.0, SMALLEST / min(sample.image.size))
+        width, height = (round(scale * side) for side in sample.image.size)
+        image = sample.image.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else sample.image
+        overlays: dict[int, list[Image.Image]] = {label: [] for label in prediction.views[0].maps}
+        for column, view, raw, entries in zip(self.columns, prediction.views, prediction.raw, self._raw, strict=True):
             target = self._room(OVERLAYS, column)
             for label, heat in view.maps.items():
                 name = self.names[label]
                 if self.style == "published":
-                    published = published_overlay(np.asarray(photo.picture), raw[label], (224, 224))
+                    published = published_overlay(np.asarray(sample.image), raw[label], (224, 224))
                     drawn = Image.fromarray(published.overlay)
                 else:
-                    corners = [_corners(box[1:], picture) for box in photo.boxes if self.boxes and box.label == label]
-                    x, y, right, bottom = _corners(view.frame, picture)
+                    corners = [_corners(box[1:], image) for box in sample.boxes if self.boxes and box.label == label]
+                    x, y, right, bottom = _corners(view.frame, image)
                     drawn = draw(
-                        picture,
+                        image,
                         heat,
                         frame=(x, y, right - x, bottom - y),
                         opacity=self.opacity,
@@ -85,34 +85,34 @@ class Exhibit:
                 drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
                 overlays[label].append(drawn)
                 self.overlays += 1
-                entries.append((place, label, raw[label]))
-        for column, panels in zip(self.columns, seen.panels, strict=True):
+                entries.append((position, label, raw[label]))
+        for column, panels in zip(self.columns, prediction.panels, strict=True):
             if panels:
                 draw_panels(panels).save(self._room(PANELS, column) / f"{stem}.png")
-        pairs = zip(self.columns[::-1], seen.views[::-1], strict=True)
+        pairs = zip(self.columns[::-1], prediction.views[::-1], strict=True)
         for column, view in {id(column.loaded): (column, view) for column, view in pairs}.values():  # a model's first
             if view.segments is not None:
-                draw_segments(picture, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
+                draw_segments(image, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
         sheet = draw_sheet(
-            picture,
+            image,
             [column.name for column in self.columns],
             [self.names[label] for label in overlays],
             list(overlays.values()),
-            [" | ".join(said for view in seen.views if (said := _said(view, label))) for label in overlays],
+            [" | ".join(said for view in prediction.views if (said := _said(view, label))) for label in overlays],
         )
         (self.folder / SHEETS).mkdir(exist_ok=True)
         sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
-        small = thumbnail(photo.picture)
-        self.items.append(GalleryItem(photo.name, small, seen.views, photo.true, photo.unknown, photo.boxes))
+        small = thumbnail(sample.image)
+        self.items.append(GalleryItem(sample.name, small, prediction.views, sample.true, sample.unknown, sample.boxes))
 
     def _room(self, kind: str, column: Column) -> Path:
-        """The folder of a column's pictures of one kind; one column alone needs none of its own."""
+        """The folder of a column's images of one kind; one column alone needs none of its own."""
         folder = self.folder / kind / (file_name(column.name) if len(self.columns) > 1 else "")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_page(self, source: str) -> None:
-        """Write gallery.html; `source` says where the pictures come from."""
+        """Write gallery.html; `source` says where the images come from."""
         names = [column.loaded.method.name.upper() for column in self.columns]
         page = GalleryPage(
             title=f"Where {' and '.join(dict.fromkeys(names))} look{'s' if len(set(names)) == 1 else ''}",
@@ -120,8 +120,8 @@ class Exhibit:
             date=date.today().isoformat(),
             classes=tuple(self.names),
             runs=tuple(
-                replace(column.describe(self.rule), figures=self._figures(place))
-                for place, column in enumerate(self.columns)
+                replace(column.describe(self.rule), figures=self._figures(position))
+                for position, column in enumerate(self.columns)
             ),
             items=tuple(self.items),
             opacity=self.opacity,
@@ -129,27 +129,27 @@ class Exhibit:
         )
         (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
 
-    def _figures(self, place: int) -> dict[str, str]:
-        """What is measured of a column over all its pictures."""
-        views = [item.views[place] for item in self.items]
+    def _figures(self, position: int) -> dict[str, str]:
+        """What is measured of a column over all its images."""
+        views = [item.views[position] for item in self.items]
         return said_of_all([view.segments for view in views if view.segments is not None])
 
     def write_maps(self) -> None:
         """Write maps.npz: maps as the methods give them, one table for each column k.
 
         `maps_k` (M, h, w) float32, `picture_k` and `class_k` (M,) say of what; `frame_k` (N, 4) says which part of
-        each picture the maps cover (x, y, width, height as shares). `pictures`, `classes`, `columns` are the names.
+        each image the maps cover (x, y, width, height as shares). `pictures`, `classes`, `columns` are the names.
         """
         arrays: dict[str, Any] = {
             "pictures": np.array([item.name for item in self.items]),
             "classes": np.array(self.names),
             "columns": np.array([column.name for column in self.columns]),
         }
-        for place, entries in enumerate(self._raw):
-            pictures, labels, maps = zip(*entries, strict=True)
-            arrays[f"picture_{place}"], arrays[f"class_{place}"] = np.array(pictures), np.array(labels)
-            arrays[f"maps_{place}"] = np.stack(maps)
-            arrays[f"frame_{place}"] = np.array([item.views[place].frame for item in self.items])
+        for position, entries in enumerate(self._raw):
+            images, labels, maps = zip(*entries, strict=True)
+            arrays[f"picture_{position}"], arrays[f"class_{position}"] = np.array(images), np.array(labels)
+            arrays[f"maps_{position}"] = np.stack(maps)
+            arrays[f"frame_{position}"] = np.array([item.views[position].frame for item in self.items])
         np.savez_compressed(self.folder / MAPS, **arrays)
 
 
@@ -163,7 +163,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def _corners(shares: tuple[float, ...], picture: Image.Image) -> tuple[float, float, float, float]:
-    """Shares (x, y, width, height) of a picture -> corners x1, y1, x2, y2 in its pixels."""
+def _corners(shares: tuple[float, ...], image: Image.Image) -> tuple[float, float, float, float]:
+    """Shares (x, y, width, height) of an image -> corners x1, y1, x2, y2 in its pixels."""
     x, y, w, h = shares
-    return x * picture.width, y * picture.height, (x + w) * picture.width, (y + h) * picture.height
+    return x * image.width, y * image.height, (x + w) * image.width, (y + h) * image.height

@@ -1,4 +1,4 @@
-"""What segmentation is measured by: intersection over union and its kin, from pixels counted picture by picture.
+"""What segmentation is measured by: intersection over union and its kin, from pixels counted image by image.
 
 Counts are sums over a whole split, so the figures do not depend on batches or processes.
 """
@@ -56,7 +56,7 @@ def class_measures(
 
 
 def area_measures(intersect: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> Metrics:
-    """Measure a split by its pixels, a row a picture and a column a class, (N, K) each; all figures in per cent.
+    """Measure a split by its pixels, one row per image and one column per class, (N, K) each; all figures in per cent.
 
     Returns mIoU; aAcc, the share of pixels that are right; mAcc, mDice, mFscore, mPrecision and mRecall; and the IoU
     and Acc of each class. Classes without a value (None) are left out of the means.

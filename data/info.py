@@ -30,7 +30,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetInfo:
     """What is known about one dataset before anything is on disk."""
 
     name: str
@@ -57,7 +57,7 @@ class DatasetFacts:
     further_files: str = ""
     """`module:function` that makes more files for its folder, as a published program has them (`FurtherFiles`)."""
     orientation: Orientation = "stored"
-    """How its pictures are read: a paper's set as the paper's program reads it, one's own upright."""
+    """How its images are read: a paper's set as the paper's program reads it, one's own upright."""
     citation: str = ""
     """The paper that describes it: authors, title, where, year."""
     layout: str = ""
@@ -66,11 +66,11 @@ class DatasetFacts:
     """Where it is described, and registered for where that is asked."""
     archives: tuple[Archive, ...] = ()
     unpack: bool = True
-    """Archives are unpacked; False: pictures are read out of them."""
+    """Archives are unpacked; False: images are read out of them."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples that each split of the official set has."""
     precropped: bool = False
-    """Its pictures are cut already: they are evaluated as they are, whatever a method's transform does."""
+    """Its images are cut already: they are evaluated as they are, whatever a method's transform does."""
     subset: bool = False
     """Only the classes that occur in it compete."""
     settings: Mapping[str, Any] = field(default_factory=dict)

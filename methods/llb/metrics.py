@@ -30,7 +30,7 @@ def alpha_sweep(
     task: Task = "singlelabel",
     alphas: Iterable[float] = ALPHAS,
 ) -> dict[float, Metrics]:
-    """Measure the mixture at every alpha. Training does not depend on alpha: one pass over the pictures gives all."""
+    """Measure the mixture at every alpha. Training does not depend on alpha: one pass over the images gives all."""
     measure = multilabel_measures if task == "multilabel" else singlelabel_measures
     return {alpha: measure(targets, mix(visual, branch, alpha)) for alpha in alphas}
 

@@ -1,4 +1,4 @@
-"""Show the same pictures to several models: scores, predicted labels and attention of each, ready to be drawn."""
+"""Show the same images to several models: scores, predicted labels and attention of each, ready to be drawn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from attnbias.data.datasets import PictureDataset
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index
 from attnbias.data.published_tests import competing_classes, competing_scores, own_transform
 from attnbias.data.segmentation import LabelMapDataset
@@ -25,7 +25,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import GRADCAM, attention_maps, normalise
 
 MOST_CLASSES = 12
-"""Maps drawn of one picture: true labels first, then predicted ones by their score."""
+"""Maps drawn of one image: true labels first, then predicted ones by their score."""
 
 RULES = {
     "minmax": "each map stretched to 0..1 by its own minimum and maximum",
@@ -34,11 +34,11 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One picture and what is known about it."""
+class ImageSample:
+    """One image and what is known about it."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     true: tuple[int, ...] | None = None
     unknown: tuple[int, ...] = ()
     boxes: tuple[ShareBox, ...] = ()
@@ -78,7 +78,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Prediction:
     """What all columns say about one photo."""
 
     views: tuple[View, ...]
@@ -93,23 +93,23 @@ class Seen:
         return max(float(values.max()) for values in self.raw[0].values())
 
 
-def photo_of(dataset: PictureDataset, place: int) -> Photo:
+def sample_of(dataset: ImageDataset, position: int) -> ImageSample:
     """One sample of a split with its labels and boxes, its label map, or its text."""
-    picture, target = dataset.picture(place), dataset.targets[place]
-    record, classes = dataset.records[place], dataset.index.classes
+    image, target = dataset.image(position), dataset.targets[position]
+    record, classes = dataset.records[position], dataset.index.classes
     if isinstance(dataset, LabelMapDataset):
-        pixels = dataset.label_map(place)
-        return Photo(record.path, picture, by_size(pixels), labels=pixels)
+        pixels = dataset.label_map(position)
+        return ImageSample(record.path, image, by_size(pixels), labels=pixels)
     if record.text is not None:
         answers = [label for label, _ in record.text.answers] if dataset.index.task == "vqa" else [int(target)]
         people = ", ".join(classes[label] for label in answers if classes)
-        return Photo(record.path, picture, questions={record.text.sentence: people})
-    boxes, labels = dataset.boxes(place)
-    shares = boxes / torch.tensor([picture.width, picture.height] * 2)
+        return ImageSample(record.path, image, questions={record.text.sentence: people})
+    boxes, labels = dataset.boxes(position)
+    shares = boxes / torch.tensor([image.width, image.height] * 2)
     multilabel = dataset.index.task == "multilabel"
-    return Photo(
+    return ImageSample(
         name=record.path,
-        picture=picture,
+        image=image,
         true=_labels(target == 1) if multilabel else (int(target),),
         unknown=_labels(target == -1) if multilabel else (),
         boxes=tuple(ShareBox(int(label), *share.tolist()) for label, share in zip(labels, shares, strict=True)),
@@ -117,15 +117,15 @@ def photo_of(dataset: PictureDataset, place: int) -> Photo:
     )
 
 
-def place_input(transform: Transform, picture: Image.Image) -> tuple[Tensor, tuple[float, float, float, float]]:
-    """Transform a picture, and find which part of it (x, y, width, height, as shares) the network's input covers.
+def place_input(transform: Transform, original: Image.Image) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """Transform an image, and find which part of it (x, y, width, height, as shares) the network's input covers.
 
-    A box in the middle of the picture goes through the transform too; where it lands tells scale and offset.
+    A box in the middle of the image goes through the transform too; where it lands tells scale and offset.
     """
-    width, height = picture.size
+    width, height = original.size
     x, y, w, h = 0.45 * width, 0.45 * height, 0.1 * width, 0.1 * height
     box = tv_tensors.BoundingBoxes(torch.tensor([[x, y, w, h]]), format="XYWH", canvas_size=(height, width))
-    image, moved = transform(picture, box)
+    image, moved = transform(original, box)
     new_x, new_y, new_w, new_h = moved[0].tolist()
     across, down = new_w / w, new_h / h
     left, top = x - new_x / across, y - new_y / down
@@ -134,7 +134,9 @@ def place_input(transform: Transform, picture: Image.Image) -> tuple[Tensor, tup
 
 
 @torch.no_grad()
-def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int], rule: str) -> list[Seen]:
+def predict_samples(
+    samples: Sequence[ImageSample], columns: Sequence[Column], asked: Sequence[int], rule: str
+) -> list[Prediction]:
     """Score photos and map the attention of every column for the same classes of each photo.
 
     `asked` are the classes to map; where it is empty, each photo's true labels and all labels that a model predicts.
@@ -142,92 +144,94 @@ def look(photos: Sequence[Photo], columns: Sequence[Column], asked: Sequence[int
     Raises:
         UsageError: a method has no such map or head. RunError: a map holds NaN or infinity.
     """
-    if not photos:
+    if not samples:
         return []
     models = {id(column.loaded): column.loaded for column in columns}
     inputs: dict[int, Tensor] = {}
     frames: dict[int, list[tuple[float, float, float, float]]] = {}
     scores: dict[int, NDArray[np.float32]] = {}
     for key, loaded in models.items():
-        placed = [place_input(_transform_of(photo, loaded), photo.picture) for photo in photos]
+        placed = [place_input(_transform_of(sample, loaded), sample.image) for sample in samples]
         frames[key] = [frame for _, frame in placed]
         inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
         values = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
-        scores[key] = np.stack([_competing(photo, row) for photo, row in zip(photos, values, strict=True)])
+        scores[key] = np.stack([_competing(sample, row) for sample, row in zip(samples, values, strict=True)])
     panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
-    segments = {key: [_segments(loaded, photo) for photo in photos] for key, loaded in models.items()}
+    segments = {key: [_segments(loaded, sample) for sample in samples] for key, loaded in models.items()}
     predicted = {
         key: [_predicted(models[key], *row) for row in zip(values, segments[key], strict=True)]
         for key, values in scores.items()
     }
     highest = np.max(list(scores.values()), axis=0)  # (B, C): over the models
     mapped, listed = [], []
-    for place, photo in enumerate(photos):
-        true = photo.true or ()
-        others = {label for labels in predicted.values() for label in labels[place]} - set(true)
-        ranked = [*true, *sorted(others, key=lambda label: -highest[place, label])] or [int(highest[place].argmax())]
+    for position, sample in enumerate(samples):
+        true = sample.true or ()
+        others = {label for labels in predicted.values() for label in labels[position]} - set(true)
+        ranked = [*true, *sorted(others, key=lambda label: -highest[position, label])] or [
+            int(highest[position].argmax())
+        ]
         mapped.append(list(asked) or ranked[:MOST_CLASSES])
         listed.append(dict.fromkeys([*asked, *ranked]))
 
     widest = max(map(len, mapped))
     classes = torch.tensor([labels + labels[:1] * (widest - len(labels)) for labels in mapped])  # (B, K), padded
-    views: list[list[View]] = [[] for _ in photos]
-    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in photos]
+    views: list[list[View]] = [[] for _ in samples]
+    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
     for column in columns:
         key, loaded = id(column.loaded), column.loaded
         images = inputs[key]
         maps = attention_maps(loaded.method, loaded.model, images, classes.to(images.device), column.kind, column.head)
         drawn = normalise(maps, rule).cpu().numpy()
         plain = maps.cpu().numpy()
-        for place, labels in enumerate(mapped):
-            raw[place].append(dict(zip(labels, plain[place], strict=False)))
-            views[place].append(
+        for position, labels in enumerate(mapped):
+            raw[position].append(dict(zip(labels, plain[position], strict=False)))
+            views[position].append(
                 View(
-                    scores={label: float(scores[key][place, label]) for label in listed[place]},
-                    predicted=predicted[key][place],
-                    maps=dict(zip(labels, drawn[place], strict=False)),
-                    frame=frames[key][place],
-                    figures=_figures(segments[key][place], labels),
-                    segments=segments[key][place],
+                    scores={label: float(scores[key][position, label]) for label in listed[position]},
+                    predicted=predicted[key][position],
+                    maps=dict(zip(labels, drawn[position], strict=False)),
+                    frame=frames[key][position],
+                    figures=_figures(segments[key][position], labels),
+                    segments=segments[key][position],
                 )
             )
     # A model's panels go to the first of its columns.
-    shown = [panels.pop(id(column.loaded), [{}] * len(photos)) for column in columns]
+    shown = [panels.pop(id(column.loaded), [{}] * len(samples)) for column in columns]
     by_photo = zip(views, raw, zip(*shown, strict=True), strict=True)
-    return [Seen(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
+    return [Prediction(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
 
 
-def _transform_of(photo: Photo, loaded: Loaded) -> Transform:
+def _transform_of(sample: ImageSample, loaded: Loaded) -> Transform:
     recipe = loaded.recipe
-    own = own_transform(photo.index, recipe.image_size, recipe.normalize) if photo.index is not None else None
+    own = own_transform(sample.index, recipe.image_size, recipe.normalize) if sample.index is not None else None
     return loaded.method.transform(recipe, train=False) if own is None else own
 
 
-def _competing(photo: Photo, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def _competing(sample: ImageSample, scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores (C,) with 0 for classes that do not compete in the photo's set."""
-    classes = competing_classes(photo.index) if photo.index is not None else None
+    classes = competing_classes(sample.index) if sample.index is not None else None
     return scores if classes is None else competing_scores(scores[None], classes)[0]
 
 
 def _panels(loaded: Loaded, images: Tensor) -> list[Panels]:
-    """The panels of each picture."""
+    """The panels of each image."""
     shown = loaded.method.panels(loaded.model, images) if isinstance(loaded.method, ShowsChannels) else {}
     arrays = {
         block: {name: values.float().cpu().numpy() for name, values in vectors.items()}
         for block, vectors in shown.items()
     }
     return [
-        {block: {name: values[place] for name, values in vectors.items()} for block, vectors in arrays.items()}
-        for place in range(len(images))
+        {block: {name: values[position] for name, values in vectors.items()} for block, vectors in arrays.items()}
+        for position in range(len(images))
     ]
 
 
-def _segments(loaded: Loaded, photo: Photo) -> Segments | None:
+def _segments(loaded: Loaded, sample: ImageSample) -> Segments | None:
     """The class of each pixel, where the method tells it."""
     if not isinstance(loaded.method, LabelsPixels):
         return None
-    predicted = loaded.method.label_map(loaded.model, np.asarray(photo.picture.convert("RGB")), loaded.recipe)
-    return Segments(predicted, photo.labels, tuple(loaded.classes))
+    predicted = loaded.method.label_map(loaded.model, np.asarray(sample.image.convert("RGB")), loaded.recipe)
+    return Segments(predicted, sample.labels, tuple(loaded.classes))
 
 
 def _predicted(loaded: Loaded, scores: NDArray[np.float32], segments: Segments | None) -> tuple[int, ...]:

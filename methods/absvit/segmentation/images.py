@@ -1,4 +1,4 @@
-"""How a picture alone is shown to a segmenter, for maps: evaluation has label maps too, and every picture its own size.
+"""How an image alone is shown to a segmenter, for maps: evaluation has label maps too, and every image its own size.
 
 The pipelines of training and evaluation are data/transforms/segmentation.py's.
 """
@@ -15,12 +15,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from attnbias.data.transforms.basic import Params
-from attnbias.data.transforms.opencv import rescaled, resize_picture
+from attnbias.data.transforms.opencv import rescaled, resize_image
 from attnbias.data.transforms.segmentation import normalized
 
 
 class FitSquare(v2.Transform):
-    """PIL picture -> (3, size, size) float32: resized to fit, its ratio kept, normalised, padded below and right with
+    """PIL image -> (3, size, size) float32: resized to fit, its ratio kept, normalised, padded below and right with
     the mean colour, as training pads. Boxes given beside it move along."""
 
     _transformed_types = (Image.Image, tv_tensors.BoundingBoxes)
@@ -30,14 +30,14 @@ class FitSquare(v2.Transform):
         self.size = size
 
     def make_params(self, flat_inputs: list[object]) -> Params:
-        """Height and width of the resized picture."""
+        """Height and width of the resized image."""
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"size": rescaled((height, width), (self.size, self.size))}
 
     def transform(self, inpt: Any, params: Params) -> Tensor:
-        """Transform the picture, or its boxes."""
+        """Transform the image, or its boxes."""
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             return v2.functional.resize(inpt, list(params["size"]))
         height, width = params["size"]
-        image = normalized(resize_picture(np.asarray(inpt), params["size"]))
+        image = normalized(resize_image(np.asarray(inpt), params["size"]))
         return F.pad(image, (0, self.size - width, 0, self.size - height))
