@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from browser import Browser
+    from tests.helpers.browser import Browser
 
 HERE = Path(__file__).parent
-
-# Helpers (archive_server, contract) and parity runners' helpers (golden, golden_case) are imported by plain names.
-sys.path[:0] = [str(HERE), str(HERE / "parity"), str(HERE / "methods")]
-pytest.register_assert_rewrite("contract")
+pytest.register_assert_rewrite("tests.methods.contract")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,10 +45,10 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session", params=["drawn", "photographs"])
 def coco_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in COCO's layout: a set drawn by `drawn.py`, and 128 real photographs where they lie."""
+    """Folder in COCO's layout: a set drawn by `helpers/drawn.py`, and 128 real photographs where they lie."""
     if request.param == "photographs":
         return Path(request.getfixturevalue("real_data")) / "coco128"
-    from drawn import draw_coco
+    from tests.helpers.drawn import draw_coco
 
     return draw_coco(tmp_path_factory.mktemp("drawn"))
 
@@ -72,7 +68,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Headless Chromium; skips where there is none."""
-    from browser import Browser
+    from tests.helpers.browser import Browser
 
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
     if driver is None or chromium is None:

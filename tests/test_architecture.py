@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from import_circles import circles, imported, imports, modules_of
 
 from attnbias.methods import METHODS
+from tests.import_circles import circles, imported, imports, modules_of
 
 REPO = Path(__file__).parent.parent
 ALLOWED = {

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import attnbias
-from golden_case import Golden
 from PIL import Image
 
 from attnbias.data.sets.imagenet import class_names, synsets
@@ -22,6 +20,8 @@ from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
+from tests.helpers.command_line import attnbias
+from tests.parity.golden_case import Golden
 
 SMALL = ["--backbone", "tiny", "--image-size", 64, "--batch-size", 32, "--epochs", 1, "--gpus", 0, "--threads", 1]
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from changed_settings import by_kind, changes, ignored
-from comparison import Tolerance, differences
-from golden_case import Golden, Settings, UncomputedSetting
-from harness import check, descriptive, golden_files, runner_module
+
+from tests.parity.changed_settings import by_kind, changes, ignored
+from tests.parity.comparison import Tolerance, differences
+from tests.parity.golden_case import Golden, Settings, UncomputedSetting
+from tests.parity.harness import check, descriptive, golden_files, runner_module
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASE = GOLDENS / "csra" / "lr_no_warmup.json.gz"

@@ -3,8 +3,8 @@
 Samples of one image are not independent, so images are what is counted: intervals take the images' own spread
 (linearised ratios, Student's t), tests exchange two runs image by image. Shares of samples for which something is true
 or false get a pull towards the middle (Agresti & Coull 1998; of differences, Bonett & Price 2012): without it a flag
-that is rarely up has an interval that is too short. `tests/test_statistics.py` shows coverage and false alarms by
-simulation; bootstrap intervals (percentiles, BCa) cover less there.
+that is rarely up has an interval that is too short. `tests/engine/test_statistics.py` shows coverage and false alarms
+by simulation; bootstrap intervals (percentiles, BCa) cover less there.
 """
 
 from __future__ import annotations

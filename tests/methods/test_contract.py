@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import published_names
 import pytest
 import torch
-from contract import CLASSES, COUNT, Contract, Small
-from text_samples import samples
 from torch import Tensor
 
 from attnbias.data.index import Task
 from attnbias.methods import METHODS
 from attnbias.methods.absvit.vision_language.convert import publish
 from attnbias.methods.engine.errors import UsageError
+from tests.helpers import published_names
+from tests.helpers.text_samples import samples
+from tests.methods.contract import CLASSES, COUNT, Contract, Small
 
 
 class TestCSRA(Contract):

@@ -11,20 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from absvit_models import (
-    checkpoint,
-    forward,
-    grad,
-    group_names,
-    init_stats,
-    layouts,
-    model_of,
-    posembed,
-    recipe_of,
-    soft_target,
-)
-from comparison import Tolerance
-from golden_case import Golden, Settings
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
@@ -44,6 +30,20 @@ from attnbias.methods.engine.evaluation.attacks import Attack, adversarial
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.metrics import singlelabel_measures
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
+from tests.parity.absvit_models import (
+    checkpoint,
+    forward,
+    grad,
+    group_names,
+    init_stats,
+    layouts,
+    model_of,
+    posembed,
+    recipe_of,
+    soft_target,
+)
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, Settings
 
 # Training -------------------------------------------------------------------------------------------------------------
 

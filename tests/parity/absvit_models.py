@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_case import Golden
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.maps import attention_weights
 from attnbias.weights.files import match_state, read_checkpoint
+from tests.parity.golden_case import Golden
 
 OPTIONS = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
 OPTIONS += ("init_values", "no_embed_class", "class_token", "global_pool", "fc_norm")

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import absvit_segmentation_data
-import golden
 import numpy as np
 import torch
-from golden_case import Golden, Settings, UncomputedSetting
 from torch import Tensor
 
 from attnbias.data.label_maps import IGNORE
@@ -29,6 +26,8 @@ from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.display.segments import paint
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.weights.files import read_checkpoint
+from tests.parity import absvit_segmentation_data, golden
+from tests.parity.golden_case import Golden, Settings, UncomputedSetting
 
 # Building from the program's configuration ----------------------------------------------------------------------------
 

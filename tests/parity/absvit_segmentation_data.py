@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from golden_case import Golden
 from PIL import Image
 
 from attnbias.data.index import Index, Record
@@ -31,6 +30,7 @@ from attnbias.data.transforms.segmentation import (
     TrainTransform,
     choose_crop,
 )
+from tests.parity.golden_case import Golden
 
 
 def _prep_eval(case: Golden) -> dict[str, Any]:

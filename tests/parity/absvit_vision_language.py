@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import absvit_vision_language_data
 import numpy as np
 import torch
-from comparison import Tolerance
-from golden_case import Golden, Settings, UncomputedSetting
 from torch import Tensor
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES
@@ -22,6 +19,9 @@ from attnbias.methods.absvit.vision_language.text import build_text
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build_vision
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
+from tests.parity import absvit_vision_language_data
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, Settings, UncomputedSetting
 
 TASKS = {
     ("vqa",): "vqa",

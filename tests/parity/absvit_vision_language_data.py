@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from golden_case import Golden
 from PIL import Image
 
 from attnbias.data.index import Index, Record
@@ -18,6 +17,7 @@ from attnbias.data.sets.captions import IMAGES, read_annotated, read_karpathy
 from attnbias.data.sets.statements import NLVR2_FILES, TRUTH, read_nlvr2, read_snli_ve
 from attnbias.data.sets.vqa import ANSWERED, hold_out, read_vqa
 from attnbias.data.transforms.language import DRAWN, OPERATIONS, STRONGEST, apply_operation, language_transform
+from tests.parity.golden_case import Golden
 
 Row = dict[str, Any]
 

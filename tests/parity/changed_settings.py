@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from golden_case import Golden
-from harness import check_case, descriptive, find_runner, runner_module
+from tests.parity.golden_case import Golden
+from tests.parity.harness import check_case, descriptive, find_runner, runner_module
 
 LONGEST = 3
 """Items of a list that are changed; the others are of the same kind."""

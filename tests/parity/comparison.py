@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_case import Golden
+
+from tests.parity.golden_case import Golden
 
 NUMBER = re.compile(r"[-+]?\d+\.\d+(?:[eE][-+]?\d+)?")
 

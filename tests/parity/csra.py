@@ -8,15 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import csra_data
-import csra_vis
-import golden
 import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from comparison import Tolerance
-from golden_case import Golden, Settings, UncomputedSetting
 from PIL import Image
 from torch import Tensor
 
@@ -34,6 +29,9 @@ from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
+from tests.parity import csra_data, csra_vis, golden
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, Settings, UncomputedSetting
 
 BACKBONES = {"resnet101": "resnet101", "vit_B16_224": "vit_b16", "vit_L16_224": "vit_l16"}
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import golden
-from golden_case import Golden
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
@@ -22,6 +20,8 @@ from attnbias.data.sets.wider import read_wider
 from attnbias.data.transforms.basic import ToNormalizedTensor
 from attnbias.methods.csra.method import METHOD
 from attnbias.methods.engine.recipe import override
+from tests.parity import golden
+from tests.parity.golden_case import Golden
 
 
 def _index(case: Golden) -> dict[str, Any]:

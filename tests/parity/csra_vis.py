@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from golden_case import Golden
-
 from attnbias.methods.engine.display.overlay import published_overlay
+from tests.parity.golden_case import Golden
 
 
 def _vis(case: Golden) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import golden
 import numpy as np
 import torch
+
+from tests.parity import golden
 
 
 class UncomputedSetting(ValueError):

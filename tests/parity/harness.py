@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from comparison import differences, tolerance_of
-from golden_case import Golden, UncomputedSetting
+from tests.parity.comparison import differences, tolerance_of
+from tests.parity.golden_case import Golden, UncomputedSetting
 
 HERE = Path(__file__).parent
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import Tolerance
-from golden_case import Golden, UncomputedSetting
 from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -32,6 +30,8 @@ from attnbias.methods.ida.loss import asymmetric_loss, classification_loss
 from attnbias.methods.ida.method import METHOD
 from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClassifier
 from attnbias.methods.ida.recipe import IDARecipe, best_of
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, UncomputedSetting
 
 BACKBONES = {
     "swim_transformer": "swin_base_patch4_window12_384",

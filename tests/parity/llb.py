@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import Tolerance
-from golden_case import Golden, Settings
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,6 +25,8 @@ from attnbias.methods.llb.method import METHOD
 from attnbias.methods.llb.metrics import agreement, mix, negative_log_likelihood, program_loss
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import SIZES, Family, LLBRecipe, ViTSize
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, Settings
 
 FAMILIES: dict[str, Family] = {"vit": "augreg", "augreg": "augreg", "mae": "mae", "swag": "swag"}
 SCHEDULERS = {
@@ -349,7 +349,7 @@ def metrics(case: Golden) -> dict[str, Any]:
         if name == "acc1_acc5_empty_batch":
             return accuracies(np.zeros((0, 10)), np.zeros(0, dtype=np.int64))
         if name == "four_classes_top5":
-            return "RuntimeError"  # the program's; ours takes all four classes (tests/test_llb.py)
+            return "RuntimeError"  # the program's; ours takes all four classes (tests/methods/test_llb.py)
         if name == "acc1_acc5_ties_outside_target":
             ties = case.inputs["ties_outside_target"]
             return accuracies(np.array(ties["scores"], dtype=np.float32), np.array(ties["labels"]))

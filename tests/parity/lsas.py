@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import Tolerance
-from golden_case import Golden, Settings, UncomputedSetting
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -37,6 +35,8 @@ from attnbias.methods.lsas.model import (
     build_block,
 )
 from attnbias.methods.lsas.recipe import LSASRecipe, imagenet_lr
+from tests.parity.comparison import Tolerance
+from tests.parity.golden_case import Golden, Settings, UncomputedSetting
 
 # What the programs' words mean in our recipes -------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from golden_case import Golden
-from harness import check, golden_files
+
+from tests.parity.golden_case import Golden
+from tests.parity.harness import check, golden_files
 
 DEFAULT = Path(__file__).parent.parent / "goldens"
 LARGE = 100_000_000

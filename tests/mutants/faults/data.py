@@ -5,9 +5,9 @@ from __future__ import annotations
 from fault import Fault
 
 SAMPLES = "data/datasets.py"
-OF_SAMPLES = "tests/test_data_datasets.py"
-PREPARE = "tests/test_data_prepare.py"
-OF_OBJECTS = "tests/test_objects.py"
+OF_SAMPLES = "tests/data/test_datasets.py"
+PREPARE = "tests/data/test_prepare.py"
+OF_OBJECTS = "tests/engine/test_objects.py"
 POLICIES = (
     "tests/test_end_to_end.py::test_evaluation_repeats_the_run_s_figures_and_leaves_out_unlabelled_images[drawn]",
 )
@@ -88,7 +88,7 @@ FAULTS = (
         "methods/engine/method.py",
         "recipe.unknown_train if train else recipe.unknown_eval",
         "recipe.unknown_eval if train else recipe.unknown_train",
-        ("tests/test_evaluation_wiring.py::test_unknown_labels_stay_unknown_in_the_table",),
+        ("tests/cli/test_evaluation_wiring.py::test_unknown_labels_stay_unknown_in_the_table",),
     ),
     Fault(
         "training takes the evaluation's policy of unknown labels",
@@ -96,7 +96,7 @@ FAULTS = (
         "recipe.unknown_train if train else recipe.unknown_eval",
         "recipe.unknown_eval",
         (
-            "tests/test_evaluation_wiring.py::test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation",
+            "tests/cli/test_evaluation_wiring.py::test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation",
         ),
     ),
     Fault(
@@ -104,7 +104,7 @@ FAULTS = (
         "data/sets/voc.py",
         '"bus", "car", "cat",',
         '"bus", "cat", "car",',
-        ("tests/test_weights_command.py::test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights",),
+        ("tests/weights/test_command.py::test_names_of_voc_and_imagenet_are_in_the_order_of_torchvisions_weights",),
     ),
     Fault(
         "drop_unlabelled does not arrive",
@@ -118,28 +118,28 @@ FAULTS = (
         SAMPLES,
         "read_image(path, self.index.orientation, enough)",
         'read_image(path, "stored", enough)',
-        ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
+        ("tests/data/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
         "exact decoding ignores the orientation",
         SAMPLES,
         "read_image(self.index.root / record.path, self.index.orientation)",
         "read_image(self.index.root / record.path)",
-        ("tests/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
+        ("tests/data/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
         "predict ignores the orientation",
         "methods/engine/own_images.py",
         'orientation="upright"',
         'orientation="stored"',
-        ("tests/test_orientation.py::test_val_and_predict_agree_on_turned_images",),
+        ("tests/data/test_orientation.py::test_val_and_predict_agree_on_turned_images",),
     ),
     Fault(
         "fast decoding shrinks too far",
         "data/fast_decode.py",
         "round(2 * max(step.size) / smallest)",
         "round(max(step.size) / 2)",
-        ("tests/test_fast_decode.py::test_how_small_a_image_may_be_decoded",),
+        ("tests/data/test_fast_decode.py::test_how_small_a_image_may_be_decoded",),
     ),
     Fault(
         "height and width of boxes change places",
@@ -153,14 +153,14 @@ FAULTS = (
         "data/prepare.py",
         "left_out=reading.left_out,",
         "left_out=Tally(),",
-        ("tests/test_left_out.py::test_what_stands_beside_the_folders_of_splits",),
+        ("tests/data/test_left_out.py::test_what_stands_beside_the_folders_of_splits",),
     ),
     Fault(
         "remarks are not kept with the set",
         "data/prepare.py",
         "remarks=noticed,",
         "remarks=Tally(),",
-        ("tests/test_orientation.py::test_boxes_of_stored_pixels_are_refused_for_upright_images",),
+        ("tests/data/test_orientation.py::test_boxes_of_stored_pixels_are_refused_for_upright_images",),
     ),
     Fault(
         "crowds are objects",
@@ -237,7 +237,7 @@ FAULTS = (
         "data/index.py",
         "tuple(crop) if crop else None",
         "None",
-        ("tests/test_data_index.py::test_what_is_written_is_what_is_read",),
+        ("tests/data/test_index.py::test_what_is_written_is_what_is_read",),
     ),
     Fault(
         "masks of crowds are objects",

@@ -7,7 +7,7 @@ from fault import Fault
 VISUALIZE = "methods/engine/display/visualize.py"
 EXHIBIT = "methods/engine/display/writer.py"
 LOOK = "methods/engine/display/inference.py"
-DISPLAY = "tests/test_display.py"
+DISPLAY = "tests/cli/test_display.py"
 
 FAULTS = (
     Fault(
@@ -127,20 +127,20 @@ FAULTS = (
         "methods/engine/display/overlay.py",
         "    photo += opacity * ((photo @ LUMA)[..., None] - photo)\n",
         "",
-        ("tests/test_overlay.py::test_the_image_s_own_colours_fade_as_opacity_grows",),
+        ("tests/engine/test_overlay.py::test_the_image_s_own_colours_fade_as_opacity_grows",),
     ),
     Fault(
         "axes of a plot change places",
         "methods/engine/display/plots.py",
         'axes.plot(x, y, "o"',
         'axes.plot(y, x, "o"',
-        ("tests/test_compare.py::test_plots_show_every_run_and_the_authors_own_curves",),
+        ("tests/cli/test_compare.py::test_plots_show_every_run_and_the_authors_own_curves",),
     ),
     Fault(
         "every run on the page has the first one's figures",
         "methods/engine/display/comparison_page.py",
         "_run_figures(lines, split, position)",
         "_run_figures(lines, split, 0)",
-        ("tests/test_compare.py::test_every_run_on_the_page_has_its_own_figures",),
+        ("tests/cli/test_compare.py::test_every_run_on_the_page_has_its_own_figures",),
     ),
 )

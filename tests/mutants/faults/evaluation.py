@@ -6,15 +6,15 @@ from fault import Fault
 
 STEP = "methods/engine/training/step.py"
 OBJECTS = "methods/engine/bias/objects.py"
-OF_OBJECTS = "tests/test_objects.py"
-REPEATED = "tests/test_repeated_figures.py"
+OF_OBJECTS = "tests/engine/test_objects.py"
+REPEATED = "tests/engine/test_repeated_figures.py"
 COMPARISON = "methods/engine/evaluation/comparison.py"
 STORED = "methods/engine/stored_evaluations.py"
-PAIRED = "tests/test_paired_runs.py"
+PAIRED = "tests/engine/test_paired_runs.py"
 ROBUSTNESS = "methods/engine/evaluation/robustness.py"
 CONTEXT = "methods/engine/bias/context.py"
-WIRING = "tests/test_evaluation_wiring.py"
-OF_VAL = "tests/test_val_options.py"
+WIRING = "tests/cli/test_evaluation_wiring.py"
+OF_VAL = "tests/cli/test_val_options.py"
 
 FAULTS = (
     Fault(
@@ -85,14 +85,14 @@ FAULTS = (
         "methods/engine/metrics.py",
         "Change.of(after - before)",
         "Change.of(before - after)",
-        ("tests/test_paired_runs.py::test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero",),
+        ("tests/engine/test_paired_runs.py::test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero",),
     ),
     Fault(
         "runs are paired whatever their labels",
         "methods/engine/evaluation/comparison.py",
         "(differs := first.differs(scores))",
         "(differs := first.differs(scores)) and not differs",
-        ("tests/test_paired_runs.py::test_runs_whose_labels_or_images_differ_are_not_paired",),
+        ("tests/engine/test_paired_runs.py::test_runs_whose_labels_or_images_differ_are_not_paired",),
     ),
     Fault(
         "batches of an evaluation are of one size",
@@ -100,7 +100,7 @@ FAULTS = (
         "batch_size=request.eval_batch_size,",
         "batch_size=64,",
         (
-            "tests/test_evaluation_wiring.py::test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figure",
+            "tests/cli/test_evaluation_wiring.py::test_the_batch_size_reaches_every_part_of_an_evaluation_and_changes_no_figure",
         ),
     ),
     Fault(

@@ -8,10 +8,10 @@ TRAIN = "methods/engine/training/train.py"
 PREDICT = "methods/engine/evaluation/predict.py"
 REQUESTS = "methods/engine/requests.py"
 LOAD = "methods/engine/load.py"
-ARRIVE = "tests/test_run_options.py"
-WEIGHTS_OPTIONS = "tests/test_weights_options.py"
-VAL_OPTIONS = "tests/test_val_options.py"
-WIRING = "tests/test_evaluation_wiring.py"
+ARRIVE = "tests/cli/test_run_options.py"
+WEIGHTS_OPTIONS = "tests/weights/test_options.py"
+VAL_OPTIONS = "tests/cli/test_val_options.py"
+WIRING = "tests/cli/test_evaluation_wiring.py"
 EVERY = (f"{ARRIVE}::test_every_nth_epoch_and_the_last_one_are_evaluated",)
 BATCH = (f"{ARRIVE}::test_evaluation_takes_as_many_images_at_once_as_typed",)
 THREADS = (f"{ARRIVE}::test_threads_are_those_that_were_typed",)
@@ -157,20 +157,20 @@ FAULTS = (
         "methods/engine/export.py",
         "classes=numbers, top_k=request.top_k",
         "classes=numbers, top_k=5",
-        ("tests/test_export.py::test_maps_checks_and_classes_are_as_typed",),
+        ("tests/cli/test_export.py::test_maps_checks_and_classes_are_as_typed",),
     ),
     Fault(
         "--limit of compare ignored",
         "cli/compare.py",
         "limit=request.limit",
         "limit=48",
-        ("tests/test_compare.py::test_the_page_holds_as_many_images_of_the_split_as_typed",),
+        ("tests/cli/test_compare.py::test_the_page_holds_as_many_images_of_the_split_as_typed",),
     ),
     Fault(
         "a field that is switched off is kept",
         "cli/options.py",
         "{name: None if name in off else value for",
         "{name: value for",
-        ("tests/test_options.py::test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val",),
+        ("tests/cli/test_options.py::test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val",),
     ),
 )

@@ -7,13 +7,13 @@ from fault import Fault
 TRAIN = "methods/engine/training/train.py"
 CHECKPOINT = "methods/engine/run_folder.py"
 LOAD = "methods/engine/load.py"
-SELECTION = "tests/test_selection.py"
+SELECTION = "tests/engine/test_selection.py"
 ATOMIC = "data/atomic.py"
-DURABLE = "tests/test_durable_files.py"
-OVERWRITE = ("tests/test_overwrite.py::test_resume_and_overwrite_contradict_each_other",)
-FOLDERS = "tests/test_checkpoint_folders.py"
+DURABLE = "tests/engine/test_durable_files.py"
+OVERWRITE = ("tests/cli/test_overwrite.py::test_resume_and_overwrite_contradict_each_other",)
+FOLDERS = "tests/engine/test_checkpoint_folders.py"
 CONTROL = "methods/engine/control.py"
-STOPPING = "tests/test_stopping.py"
+STOPPING = "tests/engine/test_stopping.py"
 FORWARDED = (f"{STOPPING}::test_a_signal_that_the_launcher_forwards_is_no_second_one",)
 
 FAULTS = (
@@ -100,7 +100,7 @@ FAULTS = (
         "methods/engine/launch.py",
         "written[0].read_text",
         "written[-1].read_text",
-        ("tests/test_launch.py::test_the_first_of_two_failures_is_shown",),
+        ("tests/engine/test_launch.py::test_the_first_of_two_failures_is_shown",),
     ),
     Fault(
         "files of a checkpoint are not flushed",
@@ -170,14 +170,14 @@ FAULTS = (
         CHECKPOINT,
         "if crc32(path) != files[name].crc32:",
         "if crc32(path) == -1:",
-        ("tests/test_damaged_checkpoints.py::test_one_byte_that_changed_is_noticed_by_whoever_reads_it",),
+        ("tests/weights/test_damaged_checkpoints.py::test_one_byte_that_changed_is_noticed_by_whoever_reads_it",),
     ),
     Fault(
         "an archive of another time is believed",
         "data/fetch/download.py",
         '(known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)',
         'known.get("bytes") == stat.st_size',
-        ("tests/test_download.py::test_a_file_of_another_time_is_verified_again",),
+        ("tests/data/test_download.py::test_a_file_of_another_time_is_verified_again",),
     ),
     Fault(
         "checkpoints of a course that was left stay",
@@ -212,7 +212,7 @@ FAULTS = (
         "data/lock.py",
         "        lock.acquire()\n",
         "",
-        ("tests/test_lock.py::test_a_folder_is_held_once_and_free_after_an_error",),
+        ("tests/engine/test_lock.py::test_a_folder_is_held_once_and_free_after_an_error",),
     ),
     Fault(
         "training starts from the raw weights of a run whose average is best",

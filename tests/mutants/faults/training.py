@@ -5,12 +5,12 @@ from __future__ import annotations
 from fault import Fault
 
 STEP = "methods/engine/training/step.py"
-REFERENCE = "tests/test_reference_step.py"
+REFERENCE = "tests/methods/test_reference_step.py"
 PLAIN = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[plain]",)
 REPEATS = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[repeats]",)
 PROCESSES = (f"{REFERENCE}::test_training_equals_a_loop_by_hand[processes]",)
 TRAIN = "methods/engine/training/train.py"
-UPDATES = "tests/test_updates.py"
+UPDATES = "tests/engine/test_updates.py"
 
 FAULTS = (
     Fault(

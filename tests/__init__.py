@@ -1,0 +1,1 @@
+"""The promises; what several tests use is in `helpers`."""

@@ -1,0 +1,91 @@
+"""What `attnbias list` shows: datasets readable at 80 columns, and everything that is known with --verbose."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbias import __version__ as attnbias_version
+from attnbias.cli.listing import listing
+from attnbias.data.registry import DATASETS
+from attnbias.methods import METHODS
+from attnbias.methods.engine.registry import get_description, get_method
+from tests.helpers.command_line import attnbias
+
+REPO = Path(__file__).parents[2]
+
+
+def shown(*arguments: str | Path) -> list[str]:
+    done = CliRunner().invoke(listing, ["datasets", *map(str, arguments)], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+def test_a_line_a_dataset_at_80_columns(demo_root: Path) -> None:
+    lines = shown("--root", demo_root)
+    assert max(map(len, lines)) <= 80
+    rows = {words[0]: words for line in lines[1:] if (words := line.split())}
+    for info in DATASETS.values():
+        row = " ".join(rows[info.name])
+        assert info.title in row
+        assert info.size in row
+        assert rows[info.name][-1] == ("yes" if info.acquisition == "generated" else "no")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_terms_page_and_command_when_asked(name: str, tmp_path: Path) -> None:
+    info, lines = DATASETS[name], shown("--verbose", "--root", tmp_path)
+    start = lines.index(f"{name}  {info.title}")
+    block = " ".join(" ".join(lines[start : lines.index("", start)]).split())
+    for part in (info.licence, info.page, f"attnbias prepare-data {name}{info.arguments}"):
+        assert part in block
+    assert all(archive.file in block for archive in info.archives)
+
+
+def test_which_datasets_are_ready_and_more_of_each(demo_root: Path, tmp_path: Path) -> None:
+    for root, state in ((demo_root, "yes"), (tmp_path, "no")):
+        rows = attnbias("list", "datasets", "--data-root", root, expect=0).out.splitlines()
+        (row,) = (row for row in rows if row.split()[:1] == ["demo"])
+        assert row.split()[-1] == state
+    licence = DATASETS["coco"].licence
+    assert licence not in attnbias("list", "datasets", expect=0).out
+    assert licence in attnbias("list", "datasets", "--verbose", expect=0).out
+
+
+def test_recipes_of_one_method_with_their_sources() -> None:
+    everything = attnbias("list", "recipes", expect=0).out
+    ours = attnbias("list", "recipes", "csra", expect=0).out
+    recipes = get_method("csra").recipes
+    assert all(name in ours and name in everything for name in recipes)
+    assert "lsas" in everything
+    assert "lsas" not in ours
+    source = recipes["coco-resnet101"].source
+    assert source not in ours
+    assert source in attnbias("list", "recipes", "csra", "--verbose", expect=0).out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_paper_is_cited_with_its_program_as_bibtex(method: str) -> None:
+    printed = attnbias("cite", method, expect=0).out
+    paper = get_description(method).paper
+    entries = re.findall(r"^@(\w+)\{([^,]+),\n((?:  \w+ += \{.*\},\n)+)\}$", printed, re.MULTILINE)
+    assert [(kind, key) for kind, key, _ in entries] == [
+        ("inproceedings", paper.key),
+        ("misc", f"{paper.key}-program"),
+        ("software", "attnbias"),
+    ]
+    assert printed.count("{") == printed.count("}")
+    for fact in (" and ".join(paper.authors), paper.title, str(paper.year), paper.page, paper.program):
+        assert fact in printed
+
+
+def test_a_misspelt_method_is_offered_its_nearest_name() -> None:
+    assert "did you mean 'csra'" in attnbias("cite", "crsa", expect=2).err
+
+
+def test_the_citation_file_names_this_version() -> None:
+    lines = (REPO / "CITATION.cff").read_text().splitlines()
+    assert f"version: {attnbias_version}" in lines

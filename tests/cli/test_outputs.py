@@ -1,0 +1,117 @@
+"""What a command writes is whole, in its place, and replaces nothing; a full disk keeps what was there."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from attnbias.methods.engine.run_folder import RunFolder, is_complete
+from tests.helpers.command_line import attnbias
+from tests.helpers.tiny_runs import CPU, TINY, contents, newest, weights_of
+
+
+def test_an_output_folder_in_use_is_left_alone(here: Path, demo_root: Path, refused: Callable[..., str]) -> None:
+    (here / "used").mkdir()
+    (here / "used" / "precious").write_text("mine")
+    (here / "file").write_text("mine")
+    start = ["train", "csra", *TINY, *CPU, "--data-root", demo_root, "--out"]
+    assert "is not empty; continue it with --resume auto" in refused(2, *start, "used")
+    assert "is not a folder" in refused(2, *start, "file")
+    assert "is not a folder" in refused(2, *start, "file/below")
+    assert "cannot write to output folder /proc/attnbias" in refused(1, *start, "/proc/attnbias")
+
+
+def test_results_are_neither_lost_nor_written_over(
+    here: Path, trained: Path, demo_root: Path, refused: Callable[..., str]
+) -> None:
+    (here / "old.json").write_text("mine")
+    (here / "old-1-val.csv").write_text("mine")
+    start = ["val", "csra", "--load-from", trained, "--data-root", demo_root, *CPU]
+    assert "old.json exists; choose another name or add --overwrite" in refused(2, *start, "--json", "old.json")
+    assert "old-1-val.csv exists" in refused(2, *start, "--split", "val,counter", "--csv", "old.csv")
+    assert "/proc/scores.csv" in refused(1, *start, "--csv", "/proc/scores.csv")
+    assert "old.json is not a folder" in refused(1, *start, "--json", "old.json/new.json")
+    assert "old.json does not hold results of val" in refused(2, *start, "--json", "old.json", "--overwrite")
+    attnbias(*start, "--json", "new.json", expect=0)
+    attnbias(*start, "--json", "new.json", "--overwrite", expect=0)
+    assert json.loads((here / "new.json").read_text())[0]["samples"] == 24
+    assert "--out old.json is a file" in refused(2, "visualize", "csra", "--load-from", trained, "--out", "old.json")
+
+
+def test_json_on_standard_output_is_all_there_is(trained: Path, demo_root: Path) -> None:
+    start = ["val", "csra", "--load-from", trained, "--data-root", demo_root, *CPU, "--split", "val,counter"]
+    done = attnbias(*start, "--bias", "--json", "-", expect=0)
+
+    def no_json(text: str) -> float:
+        raise AssertionError(text)
+
+    results = json.loads(done.out, parse_constant=no_json)
+    assert [result["split"] for result in results] == ["val", "counter"]
+    assert done.err == ""
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_a_file_that_cannot_be_written_whole_keeps_the_last_checkpoint(
+    share: float, trained: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    """Weights that do not fit (half their size is allowed), and an optimiser state that does not (one and a half)."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    folder = RunFolder(out)
+    shutil.rmtree(newest(out))  # as if the run had been killed before its last checkpoint
+    before = newest(out)
+    kept = contents(folder.checkpoints)
+    start = ["train", "csra", *TINY, *CPU, "--epochs", 2, "--data-root", demo_root, "--out", out, "--resume", "auto"]
+    with limited_files(int(share * weights_of(out).stat().st_size)):
+        line = attnbias(*start, expect=1).line
+    assert "File too large; the last good checkpoint is untouched" in line
+    assert contents(folder.checkpoints) == kept
+    attnbias(*start, expect=0)
+    assert newest(out) != before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, trained: Path) -> Iterator[Path]:
+    """A file system with room for one checkpoint and a half."""
+    location = tmp_path / "disk"
+    location.mkdir()
+    size = 3 * sum(path.stat().st_size for path in newest(trained).iterdir()) // 2
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", location], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield location
+    subprocess.run(["umount", location], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path, demo_root: Path) -> None:
+    out = small_disk / "run"
+    start = ["train", "csra", *TINY, *CPU, "--data-root", demo_root, "--out", out, "--save-steps", 1, "--keep", 9]
+    line = attnbias(*start, expect=1).line
+    assert "cannot write checkpoint" in line
+    assert "the disk is full; the last good checkpoint is untouched" in line
+    folder = RunFolder(out)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000001"]
+    assert is_complete(folder.folder(1))
+    scored = attnbias("val", "csra", "--load-from", out, "--data-root", demo_root, *CPU, "--json", "-", expect=0)
+    assert json.loads(scored.out)[0]["samples"] == 24

@@ -1,0 +1,103 @@
+"""What is typed wrong gives one clear line and the right exit code, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnbias.cli.errors import describe
+from tests.helpers.command_line import attnbias
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "words"),
+    [
+        ("tran csra", 2, "did you mean 'train'"),
+        ("train csr", 2, "did you mean 'csra'"),
+        ("val csar --load-from x", 2, "unknown method 'csar' (did you mean 'csra'?); one of: absvit, "),
+        ("list recipes lsa", 2, "did you mean 'lsas'"),
+        ("train csra extra", 2, "(extra)"),
+        ("train csra --recipe coco-resnet102", 2, "did you mean 'coco-resnet101'?); see: attnbias list recipes csra"),
+        ("train csra --recipe mine.yaml", 2, "mine.yaml: No such file"),
+        ("train csra --num-head 4", 2, "did you mean '--num-heads'?); see: attnbias train csra --help"),
+        ("train csra --epochs 0", 2, "'epochs' = 0: Input should be greater than or equal to 1"),
+        ("train csra --epochs many", 2, "'--epochs'"),
+        ("train csra --lr 0", 2, "'lr' = 0.0: Input should be greater than 0"),
+        ("train csra --lr nan", 2, "'lr' = nan"),
+        ("train csra --momentum 1", 2, "'momentum' = 1.0: Input should be less than 1"),
+        ("train csra --num-heads 3", 2, "1, 2, 4, 6 or 8"),
+        ("train csra --temperatures 1,0", 2, "'temperatures' = (1.0, 0.0): expected positive numbers"),
+        ("train csra --temperatures 1,two", 2, "'1,two' is not float,...|none"),
+        ("train csra --normalize imagnet", 2, "'unit', 'half', 'imagenet', 'cifar'"),
+        ("train csra --accumulation 0", 2, "'--accumulation'"),
+        ("train csra --gpus 0 --dataset cocoo", 3, "unknown dataset 'cocoo' (did you mean 'coco'?)"),
+        ("train csra --gpus 0", 3, "not prepared in datasets/coco; run: attnbias prepare-data coco --download"),
+        ("train csra --gpus 0 --dry-run", 3, "run: attnbias prepare-data coco --download"),
+        ("train csra --gpus 0 --dataset wider", 3, "run: attnbias prepare-data wider --source DIR"),
+        ("prepare-data cocoo", 2, "unknown dataset 'cocoo' (did you mean 'coco'?); see: attnbias list datasets"),
+        ("prepare-data demo --preset hardest", 2, "'easy', 'medium', 'hard', 'even'"),
+        ("prepare-data coco --source nowhere", 3, "nowhere does not exist"),
+        ("val csra", 2, "'--load-from'; see: attnbias val csra --help"),
+        ("visualize csra --load-from nowhere", 3, "no checkpoint nowhere"),
+        ("compare nowhere", 3, "nowhere is not a run folder"),
+        # Commands of the README, typed before there is anything:
+        ("prepare-data coco", 3, "needs --download (20 GB), or --source DIR"),
+        ("val csra --load-from ckpt", 3, "no checkpoint ckpt; give a run folder, a .safetensors or a published .pth"),
+    ],
+)
+def test_wrong_words_give_one_line_that_helps(typed: str, code: int, words: str, refused: Callable[..., str]) -> None:
+    assert words in refused(code, *typed.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there(refused: Callable[..., str]) -> None:
+    line = "error: --gpus 2 asked for, but this machine has no GPU; use --gpus 0"
+    assert refused(2, "train", "csra", "--gpus", 2) == line
+    assert refused(2, "val", "csra", "--load-from", "ckpt", "--gpus", 2) == line
+    assert "--gpus 4" in refused(2, "train", "ida", "--gpus", 4)
+
+
+def test_half_precision_needs_a_gpu(refused: Callable[..., str]) -> None:
+    assert "use --amp bf16 or --amp no" in refused(2, "train", "csra", "--amp", "fp16", "--gpus", 0)
+
+
+def test_traceback_only_on_request() -> None:
+    assert "Traceback" not in attnbias("train", "csra", "--recipe", "nothing", expect=2).err
+    shown = attnbias("--debug", "train", "csra", "--recipe", "nothing", expect=2).err
+    assert shown.startswith("Traceback")
+    assert shown.splitlines()[-1].startswith("error: method 'csra' has no recipe 'nothing'")
+
+
+def test_a_full_gpu_says_how_to_cut_the_same_batch() -> None:
+    code, line = describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert code == 1
+    assert "--accumulation" in line
+
+
+@pytest.mark.parametrize("command", ["val", "visualize", "export"])
+def test_a_paper_with_several_tasks_and_nothing_after_it(command: str, refused: Callable[..., str]) -> None:
+    assert "--load-from" in refused(2, command, "absvit")
+
+
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_a_name_that_no_file_can_have(option: str, trained: Path, refused: Callable[..., str]) -> None:
+    start = ["predict", "--load-from", trained, trained]
+    assert "choose a shorter one" in refused(2, *start, option, "q" * 300)
+
+
+def test_what_cannot_be_read_is_not_called_unwritable(trained: Path, here: Path, refused: Callable[..., str]) -> None:
+    line = refused(3, "visualize", "csra", "--load-from", "q" * 300, "--out", here / "out")
+    assert "cannot write" not in line
+    assert "no checkpoint " + "q" * 30 in line
+
+
+@pytest.mark.parametrize("command", ["val", "visualize", "export"])
+@pytest.mark.parametrize("paper", ["csra", "absvit"])  # one task, several
+def test_a_command_with_nothing_after_its_method_says_what_it_needs(
+    command: str, paper: str, refused: Callable[..., str]
+) -> None:
+    line = refused(2, command, paper)
+    assert line == f"error: missing option '--load-from'; see: attnbias {command} {paper} --help"

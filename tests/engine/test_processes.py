@@ -1,0 +1,197 @@
+"""What a run promises across processes, through the command line: kill and recover, signals, one against two.
+
+What a test is about starts as a person starts it; what it is held against, and what goes on after it, is forked. Losses
+that do not depend on the number of processes are in engine/test_same_batch.py.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbias.methods.engine.run_folder import RunFolder
+from tests.helpers.forked import ForkedRun
+
+TINY = ["--epochs", "2", "--batch-size", "20", "--image-size", "32", "--ema-decay", "0.9"]
+RUN = ["--gpus", "0", "--threads", "1", "--log-every", "3", "--save-steps", "1", "--eval-batch-size", "16"]
+
+
+def command(*arguments: Any) -> list[str]:
+    return [sys.executable, "-m", "attnbias", *map(str, arguments)]
+
+
+def attnbias(*arguments: Any, expect: int = 0) -> str:
+    """Run the command line; return what it printed on both streams."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def forked(log: Path, *arguments: Any, processes: int = 1) -> None:
+    """The same without the cost of a start; `log` gets what is printed."""
+    assert ForkedRun(arguments, log, processes).wait() == [0] * processes, log.read_text()
+
+
+def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any]:
+    model = ["train", "csra", "--recipe", "demo", "--backbone", backbone]
+    return [*model, *TINY, "--out", out, "--data-root", root, *RUN, *more]
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Ids of all living descendants."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(stat.parent.name)] = int(fields[1])
+    found, new = set(), {process.pid}
+    while new:
+        new = {pid for pid, parent in parents.items() if parent in new and pid not in found}
+        found |= new
+    return sorted(found)
+
+
+def nobody_left(family: list[int]) -> bool:
+    """Whether all of these processes are gone within ten seconds (Python's own resource tracker ends last)."""
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a whole process group at once, as a power cut would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    folder = RunFolder(out)
+    while time.monotonic() < deadline and process.poll() is None:
+        if folder.steps() and folder.steps()[-1] >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step}: {process.poll()}")
+
+
+def start(arguments: list[Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def same_checkpoint(one: Path, other: Path, step: int = 8) -> bool:
+    a, b = RunFolder(one).folder(step), RunFolder(other).folder(step)
+    names = sorted(p.name for p in a.iterdir())
+    return filecmp.cmpfiles(a, b, names, shallow=False)[0] == names
+
+
+@pytest.fixture(scope="module")
+def straight(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("straight") / "run"
+    forked(out.with_suffix(".log"), *train(out, demo_root))
+    return out
+
+
+def test_killed_run_resumes_to_the_same_bytes(demo_root: Path, straight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    moment = random.Random(1)
+    again = train(out, demo_root, "--resume", "auto", "--workers", 2)
+    process = start(again)
+    wait_for_step(out, 1, process)
+    time.sleep(moment.uniform(0, 0.05))
+    kill(process)
+    for step in (3, 6):
+        run = ForkedRun(again, tmp_path / "log")
+        assert run.wait_until(lambda step=step: bool(RunFolder(out).steps() and RunFolder(out).steps()[-1] >= step))
+        time.sleep(moment.uniform(0, 0.05))
+        run.kill()
+    forked(tmp_path / "log", *again)
+    assert same_checkpoint(out, straight)
+    assert (out / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_says_how_to_resume_and_leaves_nobody(
+    stop: signal.Signals, demo_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(train(out, demo_root))
+    wait_for_step(out, 2, process)
+    process.send_signal(stop)
+    printed = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 128 + stop, printed
+    assert "--resume auto" in printed
+    forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"))
+    assert same_checkpoint(out, straight)
+
+
+@pytest.mark.parametrize(
+    ("tell", "stop"),
+    [
+        (os.kill, signal.SIGTERM),
+        pytest.param(os.killpg, signal.SIGINT, marks=pytest.mark.slow),  # a terminal's Ctrl-C, which all get
+    ],
+)
+def test_two_processes_stop_together_on_a_signal(
+    tell: Callable[[int, int], None], stop: signal.Signals, demo_root: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(train(out, demo_root, "--processes", 2, "--epochs", 50))
+    wait_for_step(out, 2, process)
+    family = children_of(process)
+    tell(process.pid, stop)
+    printed = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 128 + stop, printed
+    assert printed.count("--resume auto") == 1, printed
+    assert nobody_left(family)
+    assert RunFolder(out).latest() is not None
+
+
+def test_one_of_two_processes_dies_and_the_other_stops(demo_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(train(out, demo_root, "--processes", 2, "--epochs", 50))
+    wait_for_step(out, 2, process)
+    family = children_of(process)
+    workers = [pid for pid in family if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    printed = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 1, printed
+    assert printed.count("SIGKILL") == 1, printed
+    assert nobody_left(family)
+
+
+def test_two_processes_resume_to_the_same_bytes(demo_root: Path, tmp_path: Path) -> None:
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    forked(tmp_path / "log", *train(straight, demo_root), processes=2)
+    process = start(train(out, demo_root, "--processes", 2))
+    wait_for_step(out, 3, process)
+    kill(process)
+    time.sleep(1)  # the kernel takes the children of a killed parent
+    forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"), processes=2)
+    assert same_checkpoint(out, straight)
+
+
+def test_evaluation_does_not_depend_on_the_number_of_processes(demo_root: Path, straight: Path, tmp_path: Path) -> None:
+    common = ["val", "csra", "--load-from", straight, "--data-root", demo_root, "--split", "val,counter"]
+    common += ["--gpus", "0", "--threads", "1", "--eval-batch-size", "5", "--json"]
+    forked(tmp_path / "log", *common, tmp_path / "alone.json")
+    shared = json.loads(attnbias(*common, "-", "--processes", 2))
+    assert json.loads((tmp_path / "alone.json").read_text()) == shared
