@@ -87,13 +87,12 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     Raises:
         OSError: it is missing or not readable. Unfit: it is not a regular file, or too large.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never ends
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for, a device never ends
         raise Unfit("it is a folder" if path.is_dir() else "it is not a regular file")
-    with path.open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
+    if state.st_size > largest:  # not found by reading so much: Python would claim that memory first
         raise Unfit(f"it is larger than {largest >> 20} MB")
-    return content
+    return path.read_bytes()
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
