@@ -160,7 +160,11 @@ def launch(worker: Callable[[str], None], request: Processes, describe: Describe
             elastic_launch(config, _spawned)(worker, job, describe, reports, processes)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            return _report(Path(reports), *_ended(failure.exitcode))
+            code, message = _ended(failure.exitcode)
+            if failure.exitcode == -signal.SIGKILL:  # what the others say only follows from it
+                say(message, error=True)
+                return code
+            return _report(Path(reports), code, message)
         except SignalException as stop:
             return _report(Path(reports), *describe(Interrupted(int(stop.sigval))))
     return 0
