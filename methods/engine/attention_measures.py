@@ -263,6 +263,12 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         compared="paired",
     ),
     AttentionMeasure(
+        "energy_lift_of_samples",
+        "mean of each sample's energy by its own area_share: the smallest objects weigh most",
+        "higher",
+        of_sample=lambda held: np.asarray(held.on_object / held.share),
+    ),
+    AttentionMeasure(
         "pointing",
         "pointing game: the highest pixel is on the object, or within 15 pixels of the stored image",
         "higher",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.methods.engine.maps import attention_weights
-from attnbias.methods.engine.metrics import among_highest
+from attnbias.methods.engine.metrics import by_formula
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.llb.attention import attention, object_maps
@@ -45,6 +45,11 @@ class GoldenRecipe(LLBRecipe):
     @property
     def vit(self) -> ViTSize:
         return self.shape
+
+
+def accuracies(scores: np.ndarray, labels: np.ndarray) -> list[float | None]:
+    """top1 and top5, in per cent."""
+    return [metric.of(labels, scores) for metric in by_formula("singlelabel")]
 
 
 def shape_of(config: dict[str, Any]) -> ViTSize:
@@ -187,7 +192,7 @@ def trajectory(case: Golden) -> dict[str, Any]:
             optimizer.zero_grad()
             loss, ce, diversity = (terms[name].item() for name in ("loss", "classification", "diversity"))
             rows.append([optimizer.param_groups[0]["lr"], loss, ce, diversity])
-            figures.append([loss, 100 * among_highest(batch["target"].numpy(), scores, 1).mean(), ce, diversity])
+            figures.append([loss, accuracies(scores, batch["target"].numpy())[0], ce, diversity])
             sizes.append(len(scores))
         epochs.append(np.average(figures, axis=0, weights=sizes))
     apply_schedule(optimizer, schedule, config["epochs"] * steps_per_epoch)
@@ -330,9 +335,6 @@ def visual(case: Golden) -> dict[str, Any]:
 def metrics(case: Golden) -> dict[str, Any]:
     def probabilities(name: str) -> np.ndarray:
         return torch.from_numpy(case.input(name)).softmax(-1).numpy()
-
-    def accuracies(scores: np.ndarray, labels: np.ndarray) -> list[float]:
-        return [100 * among_highest(labels, scores, k).sum() / max(len(labels), 1) for k in (1, 5)]
 
     def shares(kind: str | None) -> Tensor:
         values = torch.from_numpy(case.input("assign_logits"))
