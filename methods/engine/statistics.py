@@ -87,8 +87,15 @@ class Change:
 
     @property
     def sure(self) -> bool:
-        """Whether it holds at 5 % among all that are read together."""
-        return self.p_together is not None and self.p_together <= 0.05
+        """Whether it holds at 5 % among all that are read together, and its own interval leaves zero out.
+
+        Of maps that are constant in most images every difference is small and of one sign: an exchange finds it, where
+        the interval of a share stays careful.
+        """
+        if self.p_together is None or self.interval_95 is None:
+            return False
+        low, high = self.interval_95
+        return self.p_together <= 0.05 and not low <= 0 <= high
 
     @classmethod
     def of(cls, difference: Estimate) -> Change:

@@ -153,6 +153,14 @@ def test_context_and_faithfulness_are_measured_where_that_is_typed(model: Path, 
     assert asked["faithfulness"]["samples"] == 3
 
 
+def test_how_objects_were_taken_away_is_said_and_written(model: Path, demo_root: Path) -> None:
+    typed = ("--load-from", model, "--data-root", demo_root, "--split", "val", "--gpus", 0, "--reliance")
+    said = attnbias("val", "csra", *typed, "--recipe", "demo", expect=0).out
+    (written,) = val(model, demo_root, "--reliance")
+    margin, donors = written["reliance"]["margin"], written["reliance"]["donors"]
+    assert f"a margin of {margin:.4g} of the image's longer side; context_only fills them from {donors} other" in said
+
+
 def test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint(
     model: Path, demo_root: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.statistics import (
+    Change,
     Estimate,
     Ratio,
     change,
@@ -245,3 +246,13 @@ def test_precision_leaves_out_unknown_labels_and_classes_without_a_positive() ->
 
 def test_macro_weighs_classes_alike() -> None:
     assert macro(np.array([1.0, 1, 1, 0]), np.array([4, 4, 4, 7])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("edges", "p_together", "sure"),
+    [((0.1, 0.3), 0.01, True), ((-0.1, 0.3), 0.01, False), ((0.1, 0.3), 0.06, False), (None, 0.01, False)],
+)
+def test_a_difference_is_marked_only_where_its_interval_leaves_zero_out_too(
+    edges: tuple[float, float] | None, p_together: float, sure: bool
+) -> None:
+    assert Change(0.2, edges, 0.01, p_together=p_together).sure is sure

@@ -231,4 +231,9 @@ class RelianceProbe(Probe):
         return means
 
     def remarks(self, content: dict[str, Any]) -> Sequence[str]:
-        return left_out_of(self.name, content)
+        how = (
+            f"reliance: objects' boxes go with a margin of {content['margin']:.4g} of the image's longer side; "
+            f"context_only fills them from {content['donors']} other images of the split, _tile from another place of "
+            "the same image, _blur from what surrounds them"
+        )
+        return [how, *left_out_of(self.name, content)]
