@@ -151,6 +151,16 @@ def test_the_three_kinds_sum_to_one_and_samples_are_independent(sample: Any) -> 
         np.testing.assert_allclose(values[1], alone[name][0], err_msg=name)
 
 
+@pytest.mark.parametrize("shape", [(100, 50), (50, 100)])
+def test_the_scaled_pointing_game_forgives_three_per_cent_of_the_longer_side(shape: tuple[int, int]) -> None:
+    masks, maps = np.zeros((3, *shape), dtype=bool), np.zeros((3, *shape))
+    masks[:, 20:30, 20:30] = True
+    maps[range(3), 25, [29, 32, 33]] = 1  # on the object, 3 pixels beside it, 4
+    columns = measure_maps(maps, masks, tolerance=0)
+    assert columns["pointing_scaled"].tolist() == [1, 1, 0]
+    assert columns["pointing_no_tolerance"].tolist() == columns["pointing"].tolist() == [1, 0, 0]
+
+
 @quick
 @given(samples(), st.floats(0, 6))
 def test_dilation_is_a_disc(sample: Any, radius: float) -> None:

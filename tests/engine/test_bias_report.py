@@ -23,8 +23,8 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.bias.attention_bias import centre_map
 from attnbias.methods.engine.bias.context import Pair, group_measures, pair_measures
 from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
-from attnbias.methods.engine.bias.objects import regions
-from attnbias.methods.engine.bias.reliance import measure_reliance
+from attnbias.methods.engine.bias.objects import Region, Sample, regions
+from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, measure_reliance, versions, widened
 from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
@@ -301,6 +301,41 @@ def test_an_object_that_is_taken_away_leaves_no_silhouette(tmp_path: Path) -> No
     assert means["fill_spread"] == pytest.approx(
         means["context_only_blur"] - min(means["context_only"], means["context_only_tile"])
     )
+
+
+def test_the_versions_of_an_image_show_and_hide_what_they_are_called_after() -> None:
+    """An image of ones with a lone object of fives, and another image of nines; planes are wider than high."""
+    image, box = torch.ones(3, 32, 64), np.zeros((32, 64), bool)
+    box[10:14, 20:26] = True
+    image[:, torch.from_numpy(box)] = 5
+    hidden = widened(box)  # by 4 = 64 / 16 on each side
+    assert (np.flatnonzero(hidden.any(1))[[0, -1]].tolist(), hidden.sum()) == ([6, 17], 12 * 14)
+    sample = Sample(0, 0, Region(0, box, np.zeros_like(box), 1.0, box), 1.0)
+    shown = dict(zip(COLUMNS, versions(image, sample, hidden, torch.full_like(image, 9)), strict=True))
+    gone = torch.from_numpy(hidden).expand(3, -1, -1)
+    assert shown["probability"].equal(image)
+    assert shown["object_only"].equal(torch.where(torch.from_numpy(box), 5.0, 9.0).expand(3, -1, -1))
+    assert shown["context_only"].equal(torch.where(gone, 9.0, 1.0))
+    for name in ("context_only_tile", "context_only_blur"):
+        torch.testing.assert_close(shown[name], torch.ones_like(image))  # nothing of the object is left
+
+
+def test_the_other_image_surely_lacks_the_class_and_has_as_little_as_can_be_where_the_object_was(
+    tmp_path: Path,
+) -> None:
+    """Of four images: the object's own, one whose label is unknown, one with an object at the same place, another."""
+    near, far = (Box(1, x, 4, 8, 8) for x in (6, 20))
+    given = [((1, 0), (Box(0, 4, 4, 8, 8),)), ((-1, 0), ()), ((0, 1), (near,)), ((0, 1), (far,))]
+    for number in range(len(given)):
+        Image.new("RGB", (SIDE, SIDE), (60 * number,) * 3).save(tmp_path / f"{number}.png")
+    records = tuple(Record(f"{number}.png", *each) for number, each in enumerate(given))
+    index = Index("four", "val", "multilabel", ("a", "b"), tmp_path, records)
+    loaded = known()
+    dataset = ImageDataset(index, loaded.method.transform(loaded.recipe, train=False))
+    _, (region,), _ = regions(dataset, 0, "boxes")
+    other = Donors.of(dataset, range(4), "boxes").choose(Sample(0, 0, region, 1.0), widened(region.box))
+    assert other is not None
+    assert other.equal(dataset[3]["image"])
 
 
 def test_a_class_that_every_image_shows_has_no_other_to_stand_on(squares: Index) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared, read_run
+from attnbias.methods.engine.evaluation.comparison import Change, Line, Run, compared, read_run, reading_aid
+from attnbias.methods.engine.evaluation.comparison_tables import cell
 from attnbias.methods.engine.recipe import write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored_evaluations import (
@@ -58,6 +59,22 @@ def test_a_clearly_better_second_run_gains_and_its_interval_lies_above_zero(tmp_
         assert change.difference == pytest.approx(line.values[1] - line.values[0])
         low, high = sorted(sign * edge for edge in change.interval_95)
         assert 0 < low < sign * change.difference < high
+
+
+def test_a_difference_is_marked_only_where_it_holds_among_all_that_are_shown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((IMAGES, 3)) < 0.3).astype(np.int64)
+    noise = rng.random(targets.shape)
+    gains = [0, 1, *np.linspace(0, 0.08, 8)]  # one is better beyond doubt, the others a little, if at all
+    scores = [noise + gain * targets + 0.3 * rng.random(targets.shape) for gain in gains]
+    line = accuracy([made_up(tmp_path / str(number), targets, each) for number, each in enumerate(scores)])
+    changes = [change for change in line.changes if change]
+    alone, together = ([getattr(change, name) for change in changes] for name in ("p", "p_together"))
+    assert sum(p <= 0.05 < of_all for p, of_all in zip(alone, together, strict=True)) > 0
+    marked = [cell(50.0, change).endswith("*") for change in changes]
+    assert marked == [p <= 0.05 for p in together]
+    assert marked[0]
+    assert f"* marks the {sum(marked)} that hold" in reading_aid([line])[0]
 
 
 def test_runs_whose_labels_or_images_differ_are_not_paired(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_data_config
@@ -26,7 +27,15 @@ RUN = ["--recipe", "demo", "--backbone", NAME, "--image-size", 64, "--steps", 1,
 CPU = ["--gpus", 0, "--threads", 1, "--workers", 0]
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_tiny.fb_in22k_ft_in1k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf_efficientnet_lite0",
+        "vit_tiny_patch16_224",
+        "convnext_tiny.fb_in22k_ft_in1k",
+        "convnext_tiny.fb_in22k_ft_in1k_384",  # squeezed, not cropped
+    ],
+)
 def test_images_are_made_as_timm_makes_them_for_these_weights(name: str) -> None:
     config = timm.get_pretrained_cfg(name)
     found = pretrained(name)
@@ -34,6 +43,16 @@ def test_images_are_made_as_timm_makes_them_for_these_weights(name: str) -> None
     values = np.random.default_rng(0).integers(0, 256, (300, 431, 3), dtype=np.uint8)
     image = Image.fromarray(values)
     oracle = create_transform(**resolve_data_config(pretrained_cfg=config.to_dict()))
+    torch.testing.assert_close(eval_transform(**found.recipe_fields())(image), oracle(image))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])  # bilinear 224 of 232, bicubic 224 of 256
+def test_images_are_made_as_torchvision_makes_them_for_these_weights(name: str) -> None:
+    found = pretrained(name)
+    assert found is not None
+    values = np.random.default_rng(0).integers(0, 256, (300, 431, 3), dtype=np.uint8)
+    oracle = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    image = Image.fromarray(values)
     torch.testing.assert_close(eval_transform(**found.recipe_fields())(image), oracle(image))
 
 
