@@ -17,8 +17,8 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
 from attnbias.data.transforms.basic import eval_transform
-from attnbias.methods.engine.pretrained import pretrained
-from attnbias.methods.engine.recipe import read_recipe
+from attnbias.methods.engine.pretrained import follow_pretrained, pretrained
+from attnbias.methods.engine.recipe import override, read_recipe
 from attnbias.methods.ida.recipe import IDARecipe
 from tests.helpers.command_line import attnbias
 
@@ -54,6 +54,16 @@ def test_images_are_made_as_torchvision_makes_them_for_these_weights(name: str) 
     oracle = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     image = Image.fromarray(values)
     torch.testing.assert_close(eval_transform(**found.recipe_fields())(image), oracle(image))
+
+
+def test_a_file_of_one_s_own_for_a_network_of_the_papers_is_taken_with_the_paper_s_images() -> None:
+    def followed(name: str, published: bool) -> IDARecipe:
+        recipe = override(IDARecipe(dataset="demo", backbone=name), {"image_size": 64})
+        return follow_pretrained(recipe, {}, published=published)[0]
+
+    for name, size in (("resnet50", 224), ("vit_b16", 224), (NAME, 160)):
+        assert followed(name, published=True).image_size == size
+        assert followed(name, published=False).image_size == (size if name == NAME else 64)
 
 
 def hub(folder: Path, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record, Text
 from attnbias.data.prepared import MANIFEST, Prepared
-from attnbias.data.reading import LARGEST, read_json, reading
+from attnbias.data.reading import LARGEST, Unfit, read_json, reading
 
 
 def refused(read: Callable[[Path], Any], path: Path) -> str:
@@ -91,6 +91,15 @@ def test_a_file_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)  # a hole: no disk is needed
     assert f"larger than {LARGEST >> 20} MB" in refused(read, tmp_path / "huge")
+
+
+def test_as_large_a_file_is_read_as_its_reader_says(tmp_path: Path) -> None:
+    """A file of annotations may be larger than others."""
+    path = tmp_path / "many.json"
+    path.write_bytes(b"[1]".ljust(LARGEST + 1))
+    assert read_json(path, LARGEST + 1) == [1]
+    with pytest.raises(Unfit, match="larger than 64 MB"):
+        read_json(path)
 
 
 # The index ------------------------------------------------------------------------------------------------------------
