@@ -166,11 +166,6 @@ def check_whole(folder: Path, *names: str) -> None:
     raise WeightsError(f"checkpoint {folder} is damaged: {why}; restore it, {mend}")
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether every file of a checkpoint folder is there with the size and CRC-32 of its manifest."""
-    return damage(folder) is None
-
-
 class RunFolder:
     """One run's folder on disk. Only the main process writes."""
 

@@ -162,11 +162,6 @@ def unpaired(first: float, first_interval: Interval | None, second: float, secon
     return Change(difference, (low, high), p_value(difference, (low, high)), paired=False)
 
 
-def over_seeds(values: Sequence[float]) -> Change:
-    """The mean of differences, one for each seed, with Student's interval; one seed has none."""
-    return Change.of(_estimate(Ratio.mean(np.asarray(values))))
-
-
 def p_value(difference: float, edges: Interval) -> float:
     """The p-value that a normal deviate with this 95 % interval has."""
     reach = difference - edges[0] if difference > 0 else edges[1] - difference
@@ -269,7 +264,7 @@ def mean_precision(targets: np.ndarray, scores: np.ndarray) -> Estimate | None:
 
 
 def _ends_of_ties(ranked: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places (C, N) of the first and the last image with the same score, of scores in descending order."""
+    """Positions (C, N) of the first and the last image with the same score, of scores in descending order."""
     positions = np.arange(ranked.shape[1])
     new = np.ones(ranked.shape, dtype=np.bool_)
     np.not_equal(ranked[:, 1:], ranked[:, :-1], out=new[:, 1:])

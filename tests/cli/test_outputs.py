@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbias.methods.engine.run_folder import RunFolder, is_complete
+from attnbias.methods.engine.run_folder import RunFolder, damage
 from tests.helpers.command_line import attnbias
 from tests.helpers.tiny_runs import CPU, TINY, contents, newest, weights_of
 
@@ -112,6 +112,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path, demo_root: Path
     assert "the disk is full; the last good checkpoint is untouched" in line
     folder = RunFolder(out)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000001"]
-    assert is_complete(folder.folder(1))
+    assert damage(folder.folder(1)) is None
     scored = attnbias("val", "csra", "--load-from", out, "--data-root", demo_root, *CPU, "--json", "-", expect=0)
     assert json.loads(scored.out)[0]["samples"] == 24

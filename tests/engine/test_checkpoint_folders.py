@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from attnbias.methods.engine.run_folder import Progress, RunFolder, is_complete
+from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
 
 
 def some_tensors(part: Path) -> None:
@@ -49,7 +49,9 @@ def test_a_step_that_is_saved_again_is_there_at_every_moment(tmp_path: Path, mon
     rename = os.rename
 
     def watched(part: Path, final: Path) -> None:
-        moments.append(sorted(path.name for path in tmp_path.glob("checkpoints/*step-00000010*") if is_complete(path)))
+        moments.append(
+            sorted(path.name for path in tmp_path.glob("checkpoints/*step-00000010*") if damage(path) is None)
+        )
         rename(part, final)
 
     with opened(tmp_path) as folder:
@@ -59,7 +61,7 @@ def test_a_step_that_is_saved_again_is_there_at_every_moment(tmp_path: Path, mon
     old, new = ".tmp-old-step-00000010", f".tmp-step-00000010-{os.getpid()}"
     assert moments == [[new, "step-00000010"], [old, new]]
     assert list(folder.checkpoints.iterdir()) == [folder.folder(10)]
-    assert is_complete(folder.folder(10))
+    assert damage(folder.folder(10)) is None
 
 
 def test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start(tmp_path: Path) -> None:

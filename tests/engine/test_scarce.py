@@ -20,7 +20,7 @@ from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
-from attnbias.methods.engine.run_folder import RunFolder, is_complete
+from attnbias.methods.engine.run_folder import RunFolder, damage
 from attnbias.methods.engine.training.sampler import shuffled
 from attnbias.methods.engine.training.train import train
 from tests.helpers.forked import ForkedRun
@@ -53,7 +53,7 @@ def workers_of(training: ForkedRun, out: Path) -> list[int]:
 def all_complete(out: Path) -> bool:
     """Whether there are checkpoints, all of them whole, and nothing half written beside them."""
     found = list(RunFolder(out).checkpoints.iterdir())
-    return found != [] and all(is_complete(folder) for folder in found)
+    return found != [] and all(damage(folder) is None for folder in found)
 
 
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(demo_root: Path, tmp_path: Path) -> None:

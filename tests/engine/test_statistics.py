@@ -19,7 +19,6 @@ from attnbias.methods.engine.statistics import (
     interval,
     macro,
     mean_precision,
-    over_seeds,
     p_value,
     unpaired,
 )
@@ -166,13 +165,6 @@ def test_intervals_of_independent_figures_make_that_of_their_difference() -> Non
     assert found.interval_95 == pytest.approx(welch.confidence_interval(0.95), rel=0.01)
     assert found.p == pytest.approx(welch.pvalue, rel=0.05)
     assert not found.paired
-
-
-def test_seeds_are_pooled_by_students_t() -> None:
-    values = [1.2, 0.4, 2.0]
-    found = over_seeds(values)
-    assert found.interval_95 == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
-    assert over_seeds([1.2]).interval_95 is None
 
 
 def test_p_values_of_many_tests_are_those_of_holm() -> None:

@@ -19,7 +19,7 @@ from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
-from attnbias.methods.engine.run_folder import Progress, RunFolder, is_complete
+from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.methods.engine.training.train import Outcome, train
 
@@ -87,7 +87,7 @@ def test_resume_auto_takes_the_newest_complete_checkpoint(demo_root: Path, tmp_p
     newest = RunFolder(out).folder(8)
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])  # torn by a crash of the machine
-    assert not is_complete(newest)
+    assert damage(newest) is not None
     assert run(out, demo_root, resume="auto", save_steps=1, keep=100).progress.step == 8
     assert same_state(newest, RunFolder(reference).folder(8))
 
@@ -119,7 +119,7 @@ def test_non_finite_loss_stops_before_the_weights_move(demo_root: Path, tmp_path
     with pytest.raises(RunError, match=r"loss is (nan|inf) at step \d+ .*samples \d"):
         run(out, demo_root, tiny_recipe(lr=1e30, optimizer="sgd", ema_decay=None), save_steps=1, keep=100)
     for folder in (RunFolder(out).folder(step) for step in RunFolder(out).steps()):
-        assert is_complete(folder)
+        assert damage(folder) is None
 
 
 def test_unknown_dataset_leaves_no_folder(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_best_and_last_checkpoints_are_kept(demo_root: Path, tmp_path: Path) -> 
     folder = RunFolder(tmp_path / "run")
     assert set(folder.steps()) == {16, outcome.progress.best_step}
     assert folder.best_step() == outcome.progress.best_step
-    assert is_complete(folder.folder(outcome.progress.best_step or 0))
+    assert damage(folder.folder(outcome.progress.best_step or 0)) is None
 
 
 def test_failed_save_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
