@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 from attnbias.methods.engine.types import Fields, Schedule
 
@@ -25,7 +25,7 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 """Heads -> their temperatures: those of the published program, which knows no other numbers of heads."""
 
 
-class CSRARecipe(Recipe):
+class CSRARecipe(BackboneRecipe):
     """CSRA's fields. The defaults are those of ResNet-101 on MS-COCO."""
 
     drop_unlabelled: bool = again("drop_unlabelled", True)
@@ -36,15 +36,6 @@ class CSRARecipe(Recipe):
         "ignore",
         "Classes without a positive label in precision and F1; the program counts them, its sets have none.",
         "Data",
-    )
-    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "Filter of every resize.", "Data")
-    crop_ratio: float | None = option(
-        None,
-        "Side of the centre crop over the resized short side, as pretrained weights may want it; none (the paper's) "
-        "squeezes the whole image into the square.",
-        "Data",
-        gt=0,
-        le=1,
     )
     flip: bool = option(True, "Mirror training images with probability one half.", "Data")
     resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Data")

@@ -125,6 +125,20 @@ class Recipe(BaseModel):
         return value
 
 
+class BackboneRecipe(Recipe):
+    """The shared fields of the methods that take any backbone: how images are made for the weights of its publisher."""
+
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "Filter of every resize.", "Data")
+    crop_ratio: float | None = option(
+        None,
+        "Side of the centre crop over the resized short side, as pretrained weights may want it; none (the paper's) "
+        "squeezes the whole image into the square.",
+        "Data",
+        gt=0,
+        le=1,
+    )
+
+
 def again(name: str, default: Any) -> Any:
     """Declare a shared field anew in a method's recipe for another default; help text, group and range stay."""
     info = Recipe.model_fields[name]

@@ -7,24 +7,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, LogLine, Schedule
 
 
-class IDARecipe(Recipe):
+class IDARecipe(BackboneRecipe):
     """Everything that decides an IDA run. Defaults are the program's README: ResNet-101, 448 px, heavy, on COCO."""
 
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "imagenet")
-    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", "Filter of every resize.", "Data")
-    crop_ratio: float | None = option(
-        None,
-        "Side of the centre crop over the resized short side, as pretrained weights may want it; none (the paper's) "
-        "squeezes the whole image into the square.",
-        "Data",
-        gt=0,
-        le=1,
-    )
     unknown_eval: Literal["negative", "ignore"] = option(
         "negative", "Unknown labels in evaluation: negative (the program), or left out of the class's measures.", "Data"
     )

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +33,8 @@ from attnbias.data.sets.segmentation_sets import FROM_LABEL_IDS, REDUCED
 from attnbias.data.summary import summarize
 from attnbias.data.transforms.opencv import from_hsv, rescaled, resize_image, resize_labels, to_hsv
 from attnbias.data.transforms.segmentation import Distortion, EvalTransform, TrainTransform, choose_crop
-from tests.helpers.archive_server import ArchiveServer, serving
-from tests.helpers.official_archives import Offer, fetched, jpeg, offering, pack_zip, tar, tree
+from tests.helpers.archive_server import ArchiveServer
+from tests.helpers.official_archives import Offer, fetched, jpeg, pack_zip, tar, tree
 
 SIDE = 8
 
@@ -108,17 +107,6 @@ def ade_files() -> dict[str, bytes]:
             files[f"images/{split}/ADE_{short}_0000000{i}.jpg"] = jpeg(i, SIDE)
             files[f"annotations/{split}/ADE_{short}_0000000{i}.png"] = labels(0, i, 150)
     return {f"ADEChallengeData2016/{name}": data for name, data in files.items()}
-
-
-@pytest.fixture
-def server() -> Iterator[ArchiveServer]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def offer(server: ArchiveServer, monkeypatch: pytest.MonkeyPatch) -> Offer:
-    return offering(server, monkeypatch)
 
 
 def pairs(index: Index) -> list[tuple[str, str | None]]:

@@ -52,6 +52,17 @@ def evaluates_the_average(out: Path) -> bool:
     return lines(out) == 2
 
 
+def assert_second_signal_ends(process: Any, stop: signal.Signals) -> None:
+    """The first one is noted by a process that cannot act on it; the second one ends it at once."""
+    time.sleep(1)
+    os.kill(process.pid or 0, stop)
+    process.join(2)
+    assert process.is_alive()
+    os.kill(process.pid or 0, stop)
+    process.join(5)
+    assert process.exitcode == 128 + stop
+
+
 def saves(out: Path) -> bool:
     return any((out / "checkpoints").glob(".tmp-*"))
 
@@ -146,13 +157,7 @@ def test_a_second_signal_stops_at_once(stop: signal.Signals, slow_to_evaluate: P
     assert run.wait_until(lambda: RunFolder(out).steps() != []), run.log.read_text()
     (process,) = run.processes
     os.kill(children_of(process.pid or 0)[0], signal.SIGSTOP)
-    time.sleep(1)
-    os.kill(process.pid or 0, stop)
-    process.join(2)
-    assert process.is_alive()
-    os.kill(process.pid or 0, stop)
-    process.join(5)
-    assert process.exitcode == 128 + stop
+    assert_second_signal_ends(process, stop)
     assert RunFolder(out).latest() is not None
     run.kill()  # the hanging loader, which nobody else would end
     assert nobody_left_of(process.pid or 0)
@@ -168,13 +173,7 @@ def test_a_second_signal_stops_a_process_that_waits_for_another(
     assert run.wait_until(lambda: RunFolder(out).steps() != []), run.log.read_text()
     waits, hangs = run.processes
     os.kill(hangs.pid or 0, signal.SIGSTOP)
-    time.sleep(1)
-    os.kill(waits.pid or 0, stop)
-    waits.join(2)
-    assert waits.is_alive()
-    os.kill(waits.pid or 0, stop)
-    waits.join(5)
-    assert waits.exitcode == 128 + stop
+    assert_second_signal_ends(waits, stop)
     run.kill()
     assert all(nobody_left_of(process.pid or 0) for process in run.processes)
 

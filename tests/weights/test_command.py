@@ -31,9 +31,8 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "weights"
+def cache(cache_root: Path) -> Path:
+    return cache_root / "weights"
 
 
 def authors_file(path: Path, golden: str, **beside: Any) -> Path:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from attnbias.data.errors import DataError
-from attnbias.data.fetch import download
 from attnbias.methods import METHODS
 from attnbias.methods.engine import load, published
 from attnbias.methods.engine.errors import UsageError
@@ -41,13 +40,8 @@ def server() -> Iterator[ArchiveServer]:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, quick retries, no proxy."""
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTNBIAS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "cache" / "weights"
+def cache(cache_root: Path) -> Path:
+    return cache_root / "weights"
 
 
 def entry(server: ArchiveServer, digest: str | None = SHA[:8], **info: object) -> Published:

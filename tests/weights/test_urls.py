@@ -37,13 +37,8 @@ def server() -> Iterator[ArchiveServer]:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, quick retries, no proxy."""
-    monkeypatch.setattr(download, "BACKOFF", 0.001)
-    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTNBIAS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path / "cache"
+def cache(cache_root: Path) -> Path:
+    return cache_root
 
 
 def fetched(server: ArchiveServer, path: str) -> Path:
