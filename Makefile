@@ -37,7 +37,7 @@ test-all: setup ## Run every test, also the slow ones
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-oldest: setup ## Run the test suite with the lowest versions that are declared (an environment of its own)
-	$(BIN)/python tests/oldest.py
+	$(BIN)/python tests/helpers/oldest.py
 
 lint: setup ## Check style with ruff
 	$(BIN)/ruff check .
