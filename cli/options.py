@@ -89,8 +89,8 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 def request_parameters(kind: type[Request], method: Description | None) -> list[inspect.Parameter]:
     """One keyword parameter an option of a request, its own before those that it shares with other commands."""
     names = dict.fromkeys(name for part in kind.__mro__ for name in inspect.get_annotations(part))
-    told = {name: spelled(kind, name) for name in names if name in kind.model_fields}
-    return [_request_parameter(kind, name, how, method) for name, how in told.items() if how is not None]
+    spellings = {name: spelled(kind, name) for name in names if name in kind.model_fields}
+    return [_request_parameter(kind, name, how, method) for name, how in spellings.items() if how is not None]
 
 
 def _request_parameter(

@@ -133,10 +133,8 @@ def _show(inspection: Inspection) -> None:
     )
     if inspection.published:
         say(f"called like the published: {', '.join(inspection.published)}")
-    if metadata := {
-        name: value for name, value in inspection.extra.items() if isinstance(value, (bool, int, float, str))
-    }:
-        say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in metadata.items()))
+    if extra := {name: value for name, value in inspection.extra.items() if isinstance(value, (bool, int, float, str))}:
+        say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in extra.items()))
     if inspection.left_out:
         more = " ..." if len(inspection.left_out) > CLASSES_SHOWN else ""
         say(f"not of the model, and left out: {', '.join(inspection.left_out[:CLASSES_SHOWN])}{more}")

@@ -189,7 +189,7 @@ def _not_out(path: str) -> str:
     return path
 
 
-_Place = Annotated[FileName, AfterValidator(_not_out)]
+_Location = Annotated[FileName, AfterValidator(_not_out)]
 """A path as `_stored` writes it."""
 
 
@@ -201,8 +201,8 @@ class _Header(StoredModel):
     split: FileName
     task: Task
     classes: Items[FileName]
-    root: _Place
-    annotations: _Place | None
+    root: _Location
+    annotations: _Location | None
     label_values: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False)] | None
     orientation: Orientation = "stored"
 

@@ -29,7 +29,7 @@ class _Column:
     what: str
     values: Sequence[Any]
     record: Callable[[int], int] = int
-    """Place of a value -> number of the record that it is of."""
+    """Position of a value -> number of the record that it is of."""
 
     def hold(self, *kinds: type, expected: str) -> None:
         """Refuse the first value of another type; true and false are not numbers here."""

@@ -89,6 +89,6 @@ class DatasetInfo:
 
 
 def named(function: str) -> Any:
-    """The function that a fact names as `module:function`, imported now."""
+    """The function that an entry names as `module:function`, imported now."""
     module, name = function.split(":")
     return getattr(import_module(module), name)

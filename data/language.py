@@ -154,7 +154,7 @@ def load_tokenizer(name: str, dataset_dir: Path | None = None) -> PreTrainedToke
 
     Args:
         name: "words" is the tokenizer that `prepare-data` made of the training split's words.
-        home: folder of the prepared set (`Index.home`), where that one stands.
+        dataset_dir: folder of the prepared set (`Index.dataset_dir`), where there is one.
 
     Raises:
         DataError: transformers is not installed, or there is no such tokenizer.

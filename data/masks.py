@@ -42,8 +42,8 @@ def read_masks(annotations: Path, image_id: int, size: tuple[int, int]) -> Masks
     if image_id not in file.imgs:
         raise DataError(f"{annotations} holds no image {image_id}; run prepare-data again")
     objects = file.imgToAnns[image_id]
-    info = file.imgs[image_id]
-    width, height = info.get("width") or size[0], info.get("height") or size[1]
+    image = file.imgs[image_id]
+    width, height = image.get("width") or size[0], image.get("height") or size[1]
     try:
         masks = [_drawn(item, height, width) for item in objects]
     except (ValueError, TypeError) as error:

@@ -217,11 +217,11 @@ def _with_held_out(indexes: Sequence[Index], options: PrepareOptions) -> Sequenc
     if train is None:
         raise DataError(f"--val-fraction divides the split that trains, and there is none: {', '.join(splits)}")
     names = ("train" if len(splits) == 1 else train, "val")
-    location = splits.index(train)
+    position = splits.index(train)
     return [
-        *indexes[:location],
-        *hold_out(indexes[location], options.val_fraction, options.val_seed, names),
-        *indexes[location + 1 :],
+        *indexes[:position],
+        *hold_out(indexes[position], options.val_fraction, options.val_seed, names),
+        *indexes[position + 1 :],
     ]
 
 

@@ -45,5 +45,5 @@ def own_rules(index: Index) -> list[str]:
 
 
 def _info(index: Index) -> DatasetInfo | None:
-    """Facts of a set over ImageNet's 1000 classes; another set may bear the same name."""
+    """What is known of a set over ImageNet's 1000 classes; another set may bear the same name."""
     return DATASETS.get(index.dataset) if index.classes == imagenet.class_names() else None

@@ -67,10 +67,10 @@ def read_prepared(name_or_path: str, root: Path | None = None) -> Prepared:
         pass
     info = DATASETS.get(name_or_path)
     if info is not None:
-        place = f" --root {root}" if root is not None else ""
+        option = f" --root {root}" if root is not None else ""
         raise DataError(
             f"dataset '{name_or_path}' is not prepared in {folder}; "
-            f"run: attnbias prepare-data {name_or_path}{place}{info.arguments}"
+            f"run: attnbias prepare-data {name_or_path}{option}{info.arguments}"
         )
     if "/" in name_or_path or folder.is_dir():
         mend = f"; run: attnbias prepare-data {name_or_path}" if folder.exists() else ""

@@ -42,13 +42,13 @@ def read_karpathy(
     Raises:
         DataError: the file is missing, or no such file.
     """
-    location = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    folder_of = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
     found: dict[str, list[Record]] = {}
     try:
         images = read_json(annotation_file, LARGEST_ANNOTATIONS)["images"]
         for image in sorted(images, key=lambda image: str(image["filename"])):
             name = image["filename"]
-            path = (location.get(name, folders[0]) / name).relative_to(root).as_posix()
+            path = (folder_of.get(name, folders[0]) / name).relative_to(root).as_posix()
             found.setdefault(image["split"], []).extend(
                 Record(path, 0, image_id=image.get("cocoid"), text=Text(sentence["raw"], identifier=_id(sentence)))
                 for sentence in image["sentences"]

@@ -63,7 +63,7 @@ class Reading(NamedTuple):
 
 
 Preparer = Callable[[DatasetInfo, Path | None, Path, PrepareOptions], Reading]
-"""(facts, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
+"""(info, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
 
 It reads annotations and raises DataError for what it cannot understand. Missing and broken images, counts, roles and
 the writing of indexes are the caller's part. A generated set writes its own images, unless `dry_run`."""

@@ -37,7 +37,7 @@ class Table(NamedTuple):
     rows: list[tuple[int, list[str]]]
     """Line number and values of each row that is not empty."""
     position: dict[str, int]
-    """Column of `COLUMNS` -> its place in a row."""
+    """Column of `COLUMNS` -> its position in a row."""
     remarks: Tally
     """How the table was read, where it is not the plain kind."""
 
@@ -93,7 +93,7 @@ def read_table(table: Path) -> Table:
                 remarks.add("row without any value, left out", f"line {reader.line_num}")
     except csv.Error as error:
         raise DataError(f"{table}:{reader.line_num}: {error}; is a quote missing?") from None
-    position = _places(table, header)
+    position = _positions(table, header)
     if delimiter != ",":
         remarks.add(f"table whose values are separated by {DELIMITERS[delimiter]}", table.name)
     for column, number in position.items():
@@ -134,7 +134,7 @@ def _header(table: Path, text: str) -> tuple[list[str], str]:
     raise DataError(f"table {table} has the columns {first[:20]}; expected path and label (or labels)")
 
 
-def _places(table: Path, header: Sequence[str]) -> dict[str, int]:
+def _positions(table: Path, header: Sequence[str]) -> dict[str, int]:
     """Which column of the header is what."""
     names = [name.casefold() for name in header]
     position: dict[str, int] = {}

@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[str, Task, str]] = {
 
 
 def own_info(path: Path, name: str | None = None) -> DatasetInfo:
-    """Facts of a set of one's own, named after its folder or file unless a `name` is given.
+    """What is known of a set of one's own, named after its folder or file unless a `name` is given.
 
     A .json file is a COCO instances file, a .csv or .tsv file a table; a folder is one in COCO layout, one with
     images and label maps in folders side by side, one with a single table in it, or one with a folder for each class.

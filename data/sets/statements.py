@@ -90,8 +90,8 @@ def prepare_snli_ve(info: DatasetInfo, source: Path | None, folder: Path, option
 def prepare_nlvr2(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read the files of nlvr2/data/ over the images."""
     assert source is not None
-    home = first_existing([source / location for location in ("nlvr2/data", "nlvr/nlvr2/data", "data")]) or source
-    files = {split: home / file for split, file in NLVR2_FILES.items()}
+    folder = first_existing([source / location for location in ("nlvr2/data", "nlvr/nlvr2/data", "data")]) or source
+    files = {split: folder / file for split, file in NLVR2_FILES.items()}
     if not any(path.is_file() for path in files.values()):
         raise DataError(f"{source} holds no NLVR2; expected {info.layout}")
     options.progress(f"reading {source.name}", 0, 1)

@@ -21,8 +21,8 @@ def crop_sizes(
 ) -> list[tuple[int, int]]:
     """List the (width, height) pairs of pixels to choose from for an image of (width, height).
 
-    Sides are shares of the shorter side, set to `size` where they are within 3 pixels of it; the two sides' places
-    among the scales differ by `max_distort` at most.
+    Sides are shares of the shorter side, set to `size` where they are within 3 pixels of it; the two sides'
+    positions among the scales differ by `max_distort` at most.
     """
     sides = [int(min(image) * scale) for scale in scales]
     sides = [size if abs(side - size) < 3 else side for side in sides]

@@ -73,7 +73,7 @@ def _nearest(length: int, size: int, positions: NDArray[np.intp]) -> NDArray[np.
 def _taps(
     length: int, size: int, positions: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-    """The two source pixels of each of these places along a side resized to `size`, and their weights in 1/2048."""
+    """The two source pixels of each of these positions along a side resized to `size`, and their weights in 1/2048."""
     centre = ((positions + 0.5) * _step(length, size) - 0.5).astype(np.float32)
     before = np.floor(centre).astype(np.intp)
     after = centre - before

@@ -62,7 +62,7 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
 class BatchMixing(Mixup):
     """timm's Mixup, for odd batches (but in mode `pair`) and for multi-label targets with unknown labels too.
 
-    The partner of an image is the one at the mirrored place of the batch. Draws come from NumPy's global generator.
+    The partner of an image is the one at the mirrored position of the batch. Draws come from NumPy's global generator.
     """
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def two_pass_loss(passes: Passes, target: Tensor, task: Task, smoothing: float, weight: float) -> dict[str, Tensor]:
     """Mean of the two passes' classification loss, plus `weight` x the sum over blocks of the reconstruction error.
 
-    There is not loss on the prior: it learns through the mask alone.
+    There is no loss on the prior: it learns through the mask alone.
     """
     first = classification_loss(passes.first.float(), target, task, smoothing)
     second = classification_loss(passes.second.float(), target, task, smoothing)

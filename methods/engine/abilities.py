@@ -28,7 +28,7 @@ class ReadsTexts(Protocol[R, M]):
     """
 
     def read_texts(self, recipe: R, texts: Sequence[str], dataset_dir: Path | None) -> Batch:
-        """What a batch holds of these texts, one an image; `home` is the folder of the recipe's prepared set.
+        """What a batch holds of these texts, one an image; `dataset_dir` is the folder of the recipe's prepared set.
 
         Raises:
             UsageError: it is not asked about one image.

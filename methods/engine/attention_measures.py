@@ -375,7 +375,7 @@ def between(value: float | None, centre: float | None, oracle: float | None) -> 
 
 
 def between_name(name: str) -> str:
-    """How the place of a measure between both baselines is called."""
+    """How the position of a measure between both baselines is called."""
     return f"{name} (centre 0, oracle 1)"
 
 

@@ -121,10 +121,10 @@ def _prefix_tokens(network: Any, features: Any) -> int:
     if features.ndim == 4:
         return 0
     count = features.shape[1]
-    told: int | None = getattr(network, "num_prefix_tokens", None)
-    side = isqrt(count if told is None else count - told)
+    stated: int | None = getattr(network, "num_prefix_tokens", None)
+    side = isqrt(count if stated is None else count - stated)
     prefix = count - side**2
-    if count == 1 or prefix != (prefix if told is None else told):
+    if count == 1 or prefix != (prefix if stated is None else stated):
         raise ValueError(f"its {count} token{'s are' if count > 1 else ' is'} not a grid of patches")
     return prefix
 

@@ -157,15 +157,15 @@ def convert_weights(
     loaded = load_run(method, load_from, overrides, recipe_name=recipe_name, entry=entry, trust=trust)
     if plain:
         words, state = plain_network(loaded)
-        told = {
+        metadata = {
             "architecture": words,
             "classes": loaded.classes,
             "preprocessing": preprocessing(loaded.method, loaded.recipe),
         }
-        write_weights(to, state, {PLAIN: json.dumps(told)})
+        write_weights(to, state, {PLAIN: json.dumps(metadata)})
         return loaded, words
-    metadata = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
-    write_weights(to, loaded.model.state_dict(), metadata)
+    ours = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
+    write_weights(to, loaded.model.state_dict(), ours)
     return loaded, f"{method}, {len(loaded.classes)} classes"
 
 

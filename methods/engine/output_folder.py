@@ -36,26 +36,26 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
     check_location(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
-    home = out.resolve()  # a link to another disk stays a link, and "." has a name
-    owned = _written_before(home)
-    if home.is_dir() and (foreign := first_foreign(home, owned.__contains__, names)):
+    folder = out.resolve()  # a link to another disk stays a link, and "." has a name
+    owned = _written_before(folder)
+    if folder.is_dir() and (foreign := first_foreign(folder, owned.__contains__, names)):
         raise UsageError(
-            f"--overwrite replaces what an earlier run of the command wrote, and {out / foreign.relative_to(home)} is "
-            "not of one; move it away, or choose another --out"
+            f"--overwrite replaces what an earlier run of the command wrote, and {out / foreign.relative_to(folder)} "
+            "is not of one; move it away, or choose another --out"
         )
-    part = home.with_name(f".{home.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         yield part
-        home.mkdir(exist_ok=True)
-        remove_owned(home, owned.__contains__, names)
+        folder.mkdir(exist_ok=True)
+        remove_owned(folder, owned.__contains__, names)
         files = [f"{path.relative_to(part)}{'/' if path.is_dir() else ''}" for path in sorted(part.rglob("*"))]
-        (home / WRITTEN).write_text(json.dumps(files, indent=0) + "\n")
+        (folder / WRITTEN).write_text(json.dumps(files, indent=0) + "\n")
         for name in names:
             if (part / name).exists():
-                (part / name).rename(home / name)
+                (part / name).rename(folder / name)
     except OSError as error:
-        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(home.parent)
+        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(folder.parent)
         if elsewhere or error.errno == errno.ENAMETOOLONG:
             raise  # of something that the command reads, or no name at all
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None

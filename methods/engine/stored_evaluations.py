@@ -221,7 +221,7 @@ class Groups(_Open):
 
 
 class Pairs(_Open):
-    """Of evaluation.json: Pairs of a class and a co-occurring class."""
+    """Of evaluation.json: pairs of a class and a co-occurring class."""
 
     pairs: list[dict[str, str | float | None]]
 

@@ -78,8 +78,8 @@ def validate(request: ValRequest) -> list[Result]:
     points = {}
     for number, (load_from, loaded, split) in enumerate(pairs, start=1):
         dataset = open_dataset(request, loaded, split)
-        told = f"{number}-{dataset.index.split}" if len(pairs) > 1 else ""
-        points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, told)
+        suffix = f"{number}-{dataset.index.split}" if len(pairs) > 1 else ""
+        points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, suffix)
     for point in points.values():
         point.check(wanted)
 

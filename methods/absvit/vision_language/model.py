@@ -228,7 +228,7 @@ class VisionLanguageModel(nn.Module):
         return Surveyed(self.vit_model.forward_features(images))
 
     def rank(self, surveyed: Surveyed, text: Text, images: Tensor) -> Tensor:
-        """Say how well each text fits its image, whose place among the surveyed ones is in `pictures` (texts,)."""
+        """Say how well each text fits its image, whose position among the surveyed ones is in `images` (texts,)."""
         tokens = surveyed.tokens[images]
         if surveyed.patches is not None:
             tokens = self.steered.second_pass(surveyed.patches[images], tokens, text.prompt)

@@ -49,9 +49,9 @@ class Sample(NamedTuple):
     """One positive class of one image."""
 
     image: int
-    """Its place in the data set."""
+    """Its position in the dataset."""
     slot: int
-    """Its place in the batch."""
+    """Its position in the batch."""
     region: Region
     scale: float
     """Pixels of the input for one of the stored image, along the height."""
@@ -101,7 +101,7 @@ def object_batches(
     batch_size: int = 16,
 ) -> Iterator[ObjectBatch]:
     """This process's share of the samples of some images; those that say nothing are counted in `skipped`, by reason:
-    unannotated (a positive class without an object), empty, full (bias.py)."""
+    unannotated (a positive class without an object), empty, full (attention_bias.py)."""
     sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
     for rows in sampler:
         chosen = [positions[row] for row in rows]

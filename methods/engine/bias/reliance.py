@@ -47,7 +47,7 @@ DONORS = 32
 class Donor(NamedTuple):
     """An image that others are filled from."""
 
-    place: int
+    position: int
     image: Tensor
     """(3, H, W), transformed."""
     objects: NDArray[np.bool_]
@@ -63,14 +63,14 @@ class Donors:
 
     @classmethod
     def of(cls, dataset: ImageDataset, positions: Sequence[int], truth: Truth) -> Donors:
-        """At most DONORS of the images at these places, evenly."""
+        """At most DONORS of the images at these positions, evenly."""
         chosen = np.unique(np.linspace(0, len(positions) - 1, min(DONORS, len(positions))).round().astype(int))
         donors = []
-        for place in (positions[number] for number in chosen):
-            image, found, _ = regions(dataset, place, truth)
+        for position in (positions[number] for number in chosen):
+            image, found, _ = regions(dataset, position, truth)
             planes = [region.box for region in found]
             objects = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)
-            donors.append(Donor(place, image, objects))
+            donors.append(Donor(position, image, objects))
         return cls(dataset, donors)
 
     def choose(self, sample: Sample, hidden: NDArray[np.bool_]) -> Tensor | None:
@@ -79,11 +79,11 @@ class Donors:
         label, task = sample.region.label, self.dataset.index.task
         start = sample.image % len(self.donors)
         turned = [*self.donors[start:], *self.donors[:start]]
-        targets = [self.dataset.targets[donor.place] for donor in turned]
+        targets = [self.dataset.targets[donor.position] for donor in turned]
         without = [
             donor
             for donor, target in zip(turned, targets, strict=True)
-            if donor.place != sample.image and (target[label] == 0 if task == "multilabel" else target != label)
+            if donor.position != sample.image and (target[label] == 0 if task == "multilabel" else target != label)
         ]
         return min(without, key=lambda donor: int((donor.objects & hidden).sum())).image if without else None
 
@@ -142,11 +142,13 @@ def measure_reliance(
         DataError: the set has neither masks nor boxes, or no sample says anything.
     """
     against = resolve_truth(dataset, truth)
-    places = evaluation.ids.tolist()
-    donors = Donors.of(dataset, places, against.kind)
+    positions = evaluation.ids.tolist()
+    donors = Donors.of(dataset, positions, against.kind)
     skipped: Counter[str] = Counter()
     mine: list[tuple[int, int, list[float]]] = []
-    for images, samples in object_batches(dataset, places, against.kind, accelerator, skipped, batch_size=batch_size):
+    for images, samples in object_batches(
+        dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size
+    ):
         shown, kept = [], []
         for sample in samples:
             hidden = widened(sample.region.box)
@@ -160,8 +162,8 @@ def measure_reliance(
             continue
         labels = torch.tensor([sample.region.label for sample in kept], device=images.device)[:, None]
         scores = [
-            loaded.method.predict(loaded.model, image_ids, loaded.task)["scores"].double().gather(1, labels)[:, 0]
-            for image_ids in torch.stack(shown, dim=1)  # (N, 3, H, W) each
+            loaded.method.predict(loaded.model, version, loaded.task)["scores"].double().gather(1, labels)[:, 0]
+            for version in torch.stack(shown, dim=1)  # (N, 3, H, W) each
         ]
         rows = torch.stack(scores, dim=1).cpu().tolist()
         mine += [(s.image, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
@@ -179,15 +181,15 @@ def measure_reliance(
             [
                 ["picture", "path", "class", *COLUMNS],
                 *(
-                    [place, paths[place], classes[label], *(f"{value:.8g}" for value in values)]
-                    for place, label, values in found
+                    [position, paths[position], classes[label], *(f"{value:.8g}" for value in values)]
+                    for position, label, values in found
                 ),
             ],
         )
     columns = dict(zip(COLUMNS, np.array([values for _, _, values in found]).T, strict=True))
     figures = {name: Ratio.mean(values) for name, values in columns.items()}
     figures |= {name: Ratio(columns[part], columns["probability"]) for name, part in RELIANCE_SHARES.items()}
-    image_ids = np.array([place for place, _, _ in found])
+    image_ids = np.array([position for position, _, _ in found])
     means = {name: figure.value for name, figure in figures.items()}
     fills = [means[name] for name in FILLS]
     edges: dict[str, Interval | None] = {name: interval(figure, image_ids) for name, figure in figures.items()}

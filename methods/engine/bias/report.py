@@ -1,7 +1,7 @@
 """`val --bias`: the attention of a model over a split, held against the objects' masks or boxes, sample by sample.
 
-What the figures mean stands in bias.py; here they are collected, exactly and whatever the number of processes, beside
-two baselines that look nowhere in particular and at the middle.
+What the figures mean stands in attention_measures.py; here they are collected, exactly and whatever the number of
+processes, beside baselines: maps that look nowhere in particular, at the middle, and as well as their grid allows.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def ask(
 
     Args:
         texts: every question so far, by its number.
-        homes: folder of the prepared set that each column's recipe names, where a tokenizer may stand.
+        dataset_dirs: folder of the prepared set that each column's recipe names, where a tokenizer may stand.
 
     Raises:
         UsageError: a method has no such map or head, or takes no texts. RunError: a map holds NaN or infinity.

@@ -54,9 +54,9 @@ class VisualizationWriter:
         self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
 
     def add(self, sample: ImageSample, prediction: Prediction) -> None:
-        """Write overlays[/COLUMN]/PLACE_NAME.CLASS.png for every column and class, panels[/COLUMN]/PLACE_NAME.png where
-        a method has panels to show, segments[/COLUMN]/PLACE_NAME.png where it tells the class of each pixel,
-        sheets/PLACE_NAME.png with all of them, and keep the rest for the end."""
+        """Write overlays[/COLUMN]/POSITION_NAME.CLASS.png for every column and class, panels[/COLUMN]/POSITION_NAME.png
+        where a method has panels to show, segments[/COLUMN]/POSITION_NAME.png where it tells the class of each pixel,
+        sheets/POSITION_NAME.png with all of them, and keep the rest for the end."""
         position = len(self.items)
         stem = f"{position:04d}_{file_name(Path(sample.name).stem)}"
         scale = max(1.0, SMALLEST / min(sample.image.size))

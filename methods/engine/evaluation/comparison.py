@@ -165,7 +165,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
 
 
 def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """Metrics of scores, by one rule for all (mAP or top-1), and Pairs of a class and a co-occurring class; all
+    """Metrics of scores, by one rule for all (mAP or top-1), and pairs of a class and a co-occurring class; all
     paired."""
     found = [each.scores() if each else None for each in evaluations]
     first, remarks = found[0], []
@@ -414,11 +414,11 @@ def reading_aid(lines: Sequence[Line]) -> list[str]:
     if not changes:
         return without if unknown else []
     sure = sum(change.sure for _, change in changes)
-    told = [
+    remarks = [
         f"{len(changes)} differences are shown at once, each with an interval of its own, of which one in 20 misses "
         f"by chance; * marks the {sure} that hold for all of them together (Holm, 5 %)"
     ]
     apart = list(dict.fromkeys(line.measure for line, change in changes if not change.paired))
     if apart:
-        told.append(f"not paired, so that their intervals are rather too wide: {', '.join(apart)}")
-    return [*told, *without] if unknown else told
+        remarks.append(f"not paired, so that their intervals are rather too wide: {', '.join(apart)}")
+    return [*remarks, *without] if unknown else remarks

@@ -16,9 +16,10 @@ def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
     below it, which runs cannot be held against the first."""
     rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
     rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
-    told = [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)]
-    remarks = [f"\n{markdown_cell(remark)}\n" for remark in told]
-    return "".join([*(f"| {' | '.join(row)} |\n" for row in rows), *remarks])
+    remarks = [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)]
+    return "".join(
+        [*(f"| {' | '.join(row)} |\n" for row in rows), *(f"\n{markdown_cell(remark)}\n" for remark in remarks)]
+    )
 
 
 def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
