@@ -202,9 +202,13 @@ def _chosen(indexes: Sequence[Index], splits: tuple[str, ...]) -> Sequence[Index
             raise DataError(f"the split {split[:50]!r} {reason}; name it otherwise")
     if alike := [split for split in found if sum(split.casefold() == other.casefold() for other in found) > 1]:
         raise DataError(f"the splits {', '.join(alike)} differ in case alone; name them alike, or otherwise")
-    if unknown := [split for split in splits if split not in found]:
-        raise DataError(f"no split '{unknown[0]}'; found: {', '.join(found)}")
+    _check_splits(splits, found)
     return [index for index in indexes if not splits or index.split in splits]
+
+
+def _check_splits(asked: Sequence[str], found: Sequence[str]) -> None:
+    if unknown := [split for split in asked if split not in found]:
+        raise DataError(f"no split '{unknown[0]}'; found: {', '.join(found)}")
 
 
 def _with_held_out(indexes: Sequence[Index], options: PrepareOptions) -> Sequence[Index]:
@@ -267,6 +271,7 @@ def _read(info: DatasetInfo, source: Path | None, folder: Path, options: Prepare
     """Read the source as it is where that can be, else the archives that it holds or that are fetched."""
     preparer: Preparer = named(info.prepare)
     if info.acquisition == "generated":
+        _check_splits(options.splits, info.splits)  # before what stands there is replaced
         return None, preparer(info, None, folder, options)
     if source is not None and not source.exists():
         raise DataError(f"source folder {source} does not exist; it should hold {info.layout}")

@@ -180,6 +180,14 @@ def test_overwrite_replaces_the_set_as_a_whole(tmp_path: Path) -> None:
         assert image.size == (96, 96)
 
 
+def test_a_split_that_there_is_not_replaces_nothing(tmp_path: Path) -> None:
+    folder = prepare("demo", root=tmp_path, options=PrepareOptions(settings={"train": 5, "eval": 2})).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="no split 'vall'; found: train, val"):
+        prepare("demo", root=tmp_path, options=PrepareOptions(splits=("vall",), overwrite=True))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_lost_image_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
     settings = {"train": 5, "eval": 2}
     report = prepare("demo", root=tmp_path, options=PrepareOptions(settings=settings))
