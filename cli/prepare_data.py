@@ -45,6 +45,11 @@ def prepare_data(**typed: Any) -> None:
     name = request.name
     own = name not in DATASETS and Path(name).exists()
     if name not in DATASETS and not own:
+        if Path(name).name != name or Path(name).suffix in (".csv", ".json"):
+            raise UsageError(
+                f"{name} does not exist; name a folder, .csv or COCO .json of yours, or a dataset of: "
+                "attnbias list datasets"
+            )
         raise UsageError(f"unknown dataset '{name}'{did_you_mean(name, DATASETS)}; see: attnbias list datasets")
     settings = _settings(request, own)
     from attnbias.data.prepare import available_cores, prepare

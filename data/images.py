@@ -158,4 +158,7 @@ def _reason(error: Exception, path: Path) -> str:
     """Pillow's message without the path that our own message names already."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).replace(repr(str(path)), "the file") or type(error).__name__
+    return (
+        str(error).replace(f"image file {str(path)!r}", "it as an image").replace(repr(str(path)), "the file")
+        or type(error).__name__
+    )

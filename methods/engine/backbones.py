@@ -167,7 +167,8 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         return TorchvisionFeatures(name)
     timm_name = ALIASES.get(name, name)
     if not timm.is_model(timm_name):
-        known = ["tiny", "tiny_vit", *ALIASES, *torchvision.models.list_models(torchvision.models), *timm.list_models()]
+        chains = [known for known in torchvision.models.list_models(torchvision.models) if is_torchvision(known)]
+        known = ["tiny", "tiny_vit", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
             "expected tiny, tiny_vit, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"

@@ -88,9 +88,13 @@ def place(request: M) -> M:
 
 def _gpus_of(device: str, gpus: int | None) -> int:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        torch.empty(0, device=device).cpu()  # `meta` has no numbers to take
+    except (RuntimeError, AssertionError, ImportError) as error:
+        gpus_here = torch.cuda.device_count()
+        there = "cpu, " + ", ".join(f"cuda:{number}" for number in range(gpus_here)) if gpus_here else "cpu"
+        # Of other devices torch's words are a list of all that it was ever compiled for.
+        reason = str(error).splitlines()[0].split(". ")[0] if device.startswith("cuda") else "there is no such device"
+        raise UsageError(f"--device {device}: {reason}; this machine has: {there}") from None
     on_gpu = torch.device(device).type == "cuda"
     if gpus is not None and on_gpu != bool(gpus):
         raise UsageError(f"--device {device} contradicts --gpus {gpus}: leave one of them out")

@@ -158,6 +158,8 @@ def describe(
 ) -> Described:
     """Read weights and find out what they are; arguments and errors are those of `load_run`."""
     method = get_method(method_name)
+    if recipe_name is not None:
+        method.named_recipe(recipe_name)  # a wrong name is one, even where the weights tell all
     recipe_name = recipe_name or published_recipe(load_from, method.name)
     path, words = _resolve(locate(load_from), entry)
     checkpoint = _read(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
@@ -427,7 +429,7 @@ def _stored_info(path: Path, metadata: dict[str, str], method: AnyMethod) -> Sto
         stored = _Metadata.model_validate(parse_json(metadata[KEY]))
     if stored.method != method.name:
         raise WeightsError(
-            f"{path} is a checkpoint of '{stored.method}', not of '{method.name}'; use: attnbias val {stored.method}"
+            f"{path} is a checkpoint of '{stored.method}', not of '{method.name}'; name {stored.method} as the method"
         )
     try:
         return StoredInfo(parse(method.recipe_type, stored.recipe), stored.classes, stored.task)

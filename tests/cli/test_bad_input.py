@@ -51,7 +51,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "truncated JPEG": (encoded(colours(), "JPEG")[:-60], "cannot be read"),
     "empty": (b"", "cannot be read"),
     "bomb": (bomb(), "exceeds limit"),
-    "text": (b"<html>404</html>", "cannot be read"),
+    "text": (b"<html>404</html>", "cannot be read (cannot identify it as an image)"),
     "program": (b"\x7fELF" + bytes(400), "cannot be read"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "cannot be read"),
     "vanished": (None, "is missing; run: attnbias prepare-data"),

@@ -96,7 +96,7 @@ def test_a_malicious_pickle_is_refused_and_never_runs(plain: bool, here: Path, r
 def test_a_checkpoint_of_another_method_names_it(trained: Path, refused: Callable[..., str]) -> None:
     for command in ("val", "visualize"):
         line = refused(3, command, "ida", "--load-from", trained)
-        assert "is a checkpoint of 'csra', not of 'ida'; use: attnbias val csra" in line
+        assert "is a checkpoint of 'csra', not of 'ida'; name csra as the method" in line
 
 
 def test_flags_that_contradict_the_weights(

@@ -57,3 +57,9 @@ def test_a_fresh_backbone_has_seen_nothing() -> None:
 def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'resnet101'"):
         build_backbone("resnet_101", 64)
+
+
+def test_a_network_that_is_no_chain_is_not_offered_as_its_own_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown backbone 'maxvit_t'") as raised:
+        build_backbone("maxvit_t", 64)
+    assert "did you mean 'maxvit_t'" not in str(raised.value)
