@@ -48,6 +48,7 @@ def compare(**typed: Any) -> None:
             models = load_models(read, request.data_root)
             lines += cost_lines(models) if request.measure else []
         _show(read, lines)
+        _say_what_is_missing(lines, request.map)
         if out is None or folder is None:
             return
         (folder / "comparison.md").write_text(as_markdown(read, lines), encoding="utf-8")
@@ -69,6 +70,16 @@ def compare(**typed: Any) -> None:
             _plot(read, lines, folder)
         written = ", ".join(str(out / path.name) for path in sorted(folder.iterdir()))
     say(f"written: {written}")
+
+
+def _say_what_is_missing(lines: Sequence[Line], kind: str) -> None:
+    """What was asked for and no run keeps, with the command that makes it."""
+    from attnbias.methods.engine.attention_measures import HEADLINE
+
+    if not any(line.split for line in lines):
+        say("no evaluations are kept; run attnbias val with --store first")
+    elif kind != "own" and not any(line.measure == HEADLINE for line in lines):
+        say(f"no attention bias of map '{kind}' is kept; run attnbias val with --bias --map {kind} --store first")
 
 
 def _plot(runs: Sequence[Run], lines: Sequence[Line], folder: Path) -> None:

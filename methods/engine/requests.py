@@ -228,6 +228,8 @@ class ExportRequest(FromWeights, Machine):
     def _checks_what_is_named(self) -> Self:
         if self.paths and not self.check:
             raise UsageError("images are for --check; add it, or leave them out")
+        if self.limit != type(self).model_fields["limit"].default and not self.check:
+            raise UsageError("--limit changes nothing without --check")
         return self
 
 
@@ -316,6 +318,26 @@ class ValRequest(FromWeights, Images, Processes):
         if not set(values) <= {1, 2, 3, 4, 5}:
             raise ValueError("expected numbers from 1 to 5, comma-separated")
         return values
+
+    @model_validator(mode="after")
+    def _sets_nothing_that_is_not_asked_for(self) -> Self:
+        """Refuse settings of a measure that is not taken: their default would be as good."""
+        bias = ("--bias", self.measures_bias)
+        needs = {
+            "map": (bias, ("--faithfulness N", self.faithfulness is not None)),
+            "truth": (bias, ("--reliance", self.reliance)),
+            "tau": (bias,),
+            "epsilon": (("--attack", bool(self.attack)),),
+            "attack_step": (("--attack", bool(self.attack)),),
+            "attack_steps": (("--attack pgd", "pgd" in self.attack),),
+            "severity": (("--corrupt", bool(self.corrupt)),),
+        }
+        for name, askers in needs.items():
+            changed = getattr(self, name) != type(self).model_fields[name].default
+            if changed and not any(asked for _, asked in askers):
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} changes nothing without {' or '.join(asker for asker, _ in askers)}")
+        return self
 
     @property
     def published_tests(self) -> list[str]:
@@ -433,6 +455,10 @@ class CompareRequest(Datasets, Overwriting):
     def _says_where(self) -> Self:
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
+        if not self.page:
+            for name in ("split", "limit"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise UsageError(f"--{name} changes nothing without --page")
         return self
 
 

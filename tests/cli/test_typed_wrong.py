@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,29 @@ from tests.helpers.command_line import attnbias
         ("train csra --gpus 0 --dry-run", 3, "run: attnbias prepare-data coco --download"),
         ("train csra --gpus 0 --dataset wider", 3, "run: attnbias prepare-data wider --source DIR"),
         ("prepare-data cocoo", 2, "unknown dataset 'cocoo' (did you mean 'coco'?); see: attnbias list datasets"),
+        ("prepare-data ./mine", 2, "./mine does not exist; name a folder, .csv or COCO .json of yours, or a dataset"),
+        ("prepare-data mine.csv", 2, "mine.csv does not exist; name a folder"),
         ("prepare-data demo --preset hardest", 2, "'easy', 'medium', 'hard', 'even'"),
         ("prepare-data coco --source nowhere", 3, "nowhere does not exist"),
         ("val csra", 2, "'--load-from'; see: attnbias val csra --help"),
+        ("val csra --load-from x --tau 0.4", 2, "--tau changes nothing without --bias"),
+        (
+            "val csra --load-from x --reliance --map gradcam",
+            2,
+            "--map changes nothing without --bias or --faithfulness N",
+        ),
+        ("val csra --load-from x --truth boxes", 2, "--truth changes nothing without --bias or --reliance"),
+        ("val csra --load-from x --epsilon 3", 2, "--epsilon changes nothing without --attack"),
+        (
+            "val csra --load-from x --attack fgsm --attack-steps 9",
+            2,
+            "--attack-steps changes nothing without --attack pgd",
+        ),
+        ("val csra --load-from x --severity 1", 2, "--severity changes nothing without --corrupt"),
+        ("export csra --load-from x --limit 3", 2, "--limit changes nothing without --check"),
         ("visualize csra --load-from nowhere", 3, "no checkpoint nowhere"),
+        ("compare x --limit 3", 2, "--limit changes nothing without --page"),
+        ("compare x --split val", 2, "--split changes nothing without --page"),
         ("compare nowhere", 3, "nowhere is not a run folder"),
         # Commands of the README, typed before there is anything:
         ("prepare-data coco", 3, "needs --download (20 GB), or --source DIR"),
@@ -101,3 +121,22 @@ def test_a_command_with_nothing_after_its_method_says_what_it_needs(
 ) -> None:
     line = refused(2, command, paper)
     assert line == f"error: missing option '--load-from'; see: attnbias {command} {paper} --help"
+
+
+@pytest.mark.parametrize("command", ["val csra", "visualize csra", "export csra", "predict"])
+def test_a_recipe_that_there_is_not_is_said_though_the_weights_tell_theirs(
+    command: str, trained: Path, demo_root: Path, refused: Callable[..., str]
+) -> None:
+    images = [demo_root / "demo" / "images"] if command == "predict" else []
+    line = refused(2, *command.split(), *images, "--load-from", trained, "--recipe", "nonsense")
+    assert line == "error: method 'csra' has no recipe 'nonsense'; see: attnbias list recipes csra"
+
+
+def test_compare_says_what_no_run_keeps(trained: Path, tmp_path: Path, demo_root: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert "no evaluations are kept; run attnbias val with --store first" in attnbias("compare", run, expect=0).out
+    val = ("val", "csra", "--load-from", run, "--gpus", 0, "--data-root", demo_root, "--store")
+    attnbias(*val, expect=0)
+    assert "are kept" not in attnbias("compare", run, expect=0).out
+    said = attnbias("compare", run, "--map", "gradcam", expect=0).out
+    assert "no attention bias of map 'gradcam' is kept; run attnbias val with --bias --map gradcam --store" in said
