@@ -150,7 +150,7 @@ def test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation(
 def test_the_strength_of_an_attack_is_typed_in_levels_of_255() -> None:
     def strength(attack: str, epsilon: Any = None, step: Any = None, steps: Any = None) -> dict[str, Any]:
         typed = {"epsilon": epsilon, "attack_step": step, "attack_steps": steps}
-        return ValRequest(method="csra", load_from=["run"], **typed).strength(attack)
+        return ValRequest(method="csra", load_from=["run"], attack=["fgsm", "pgd"], **typed).strength(attack)
 
     assert strength("pgd", 8, 2, 3) == {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": 3}
     assert strength("fgsm", 4) == {"epsilon": 4 / 255, "step_size": 4 / 255}
