@@ -138,7 +138,7 @@ def test_errors_and_logs_are_one_harmless_line(place: Path) -> None:
     bad.write_bytes(b"no image")
     line = harmless(attnbias("predict", "--load-from", place / "=run", bad, *CPU, expect=3)).line
     assert r"bad\n\x1b[2J[b]\xff.png" in line
-    assert r"'\x1b[/x]'" in harmless(attnbias("prepare-data", "\x1b[/x]", expect=2)).line
+    assert r" \x1b[/x] " in harmless(attnbias("prepare-data", "\x1b[/x]", expect=2)).line
 
 
 def test_a_spreadsheet_computes_nothing(tmp_path: Path) -> None:
