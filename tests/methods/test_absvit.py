@@ -24,6 +24,7 @@ from attnbias.methods.absvit import attention, convert
 from attnbias.methods.absvit.augment import (
     batch_mixing,
     evaluation_transform,
+    posterize_to_black,
     repeated_augmentation_order,
     training_transform,
 )
@@ -220,6 +221,22 @@ def test_a_small_set_has_steps_and_a_large_one_a_multiple_of_256() -> None:
     epoch_order = METHOD.epoch_order(AbSViTRecipe(), 1000)
     assert epoch_order is not None
     assert np.array_equal(epoch_order(4), order)
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1-n4", "v0"])
+def test_the_strongest_policies_take_every_image(policy: str) -> None:
+    """At magnitude 10 timm's policies keep 0 bits of a channel: a black image, which Pillow 13 refuses to make."""
+    transform = training_transform(override(AbSViTRecipe(), {"image_size": 48, "rand_augment": policy}))
+    image = Image.new("RGB", (48, 48), (200, 120, 40))
+    with seeded(0):
+        for _ in range(300):
+            assert torch.isfinite(transform(image)).all()
+
+
+def test_no_bits_are_a_black_image() -> None:
+    image = Image.new("RGB", (4, 4), (200, 120, 40))
+    assert posterize_to_black(image, 0).getextrema() == ((0, 0),) * 3
+    assert posterize_to_black(image, 1).getpixel((0, 0)) == (128, 0, 0)
 
 
 def test_the_views_of_a_image_are_augmented_differently() -> None:
