@@ -18,6 +18,7 @@ from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_image
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
+from attnbias.methods.engine.requests import CompareRequest
 from attnbias.methods.engine.text import csv_text
 
 BATCH = 16
@@ -43,26 +44,20 @@ def cost_lines(models: Sequence[Loaded]) -> list[Line]:
 
 
 def comparison_page(
-    runs: Sequence[Run],
-    models: Sequence[Loaded],
-    lines: Sequence[Line],
-    *,
-    split: str,
-    kind: str = "own",
-    limit: int = 48,
-    data_root: Path | None = None,
+    request: CompareRequest, runs: Sequence[Run], models: Sequence[Loaded], lines: Sequence[Line]
 ) -> GalleryPage:
-    """The images of a split (DATASET/SPLIT) on which the runs' attention is worst, on average over runs and classes.
+    """The images of a split on which the runs' attention is worst, on average over runs and classes.
 
     Raises:
         UsageError: the runs know different classes, or one keeps no bias of this split.
     """
+    split, kind, data_root = _chosen_split(request, lines), request.map, request.data_root
     if any(loaded.classes != models[0].classes for loaded in models):
         raise UsageError("--page needs runs that know the same classes")
     tables = [_samples(run, split, kind) for run in runs]
     index = open_split_of(models[0], split.rpartition("/")[2], data_root)
     dataset = models[0].method.open_dataset(models[0].recipe, index)
-    ranked = [position for position in _worst_first(tables) if position < len(dataset)][:limit]
+    ranked = [position for position in _worst_first(tables) if position < len(dataset)][: request.limit]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]
     items = []
@@ -90,6 +85,16 @@ def comparison_page(
         ),
         items=tuple(items),
     )
+
+
+def _chosen_split(request: CompareRequest, lines: Sequence[Line]) -> str:
+    """DATASET/SPLIT of the page."""
+    known = list(dict.fromkeys(line.split for line in lines if line.measure == HEADLINE))
+    chosen = [name for name in known if request.split in (None, name, name.rpartition("/")[2])]
+    if not chosen:
+        have = f"there is: {', '.join(known)}" if known else "run attnbias val with --bias --store first"
+        raise UsageError(f"no attention bias is kept of split '{request.split or 'val'}'; {have}")
+    return chosen[0]
 
 
 def _samples(run: Run, split: str, kind: str) -> dict[str, np.ndarray]:

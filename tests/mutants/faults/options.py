@@ -161,9 +161,9 @@ FAULTS = (
     ),
     Fault(
         "--limit of compare ignored",
-        "cli/compare.py",
-        "limit=request.limit",
-        "limit=48",
+        "methods/engine/display/comparison_page.py",
+        "[: request.limit]",
+        "[:48]",
         ("tests/cli/test_compare.py::test_the_page_holds_as_many_images_of_the_split_as_typed",),
     ),
     Fault(
