@@ -1,12 +1,15 @@
-"""What every test shares: the `--goldens` option, one thread per process, and where real images lie."""
+"""What every test shares: the `--goldens` option, one thread and one seed, and where real images lie."""
 
 from __future__ import annotations
 
+import random
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 pytest.register_assert_rewrite("tests.methods.contract")
+# Every draw of a test is the same in every run: those of hypothesis here, the global generators below.
+hypothesis.settings.register_profile("seeded", derandomize=True)
+hypothesis.settings.load_profile("seeded")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +38,29 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers alone, after any other, and on any worker."""
+    seed_generators(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """So does a fixture that tests share, whichever of them asks for it first."""
+    if fixturedef.scope != "function":
+        seed_generators(zlib.crc32(fixturedef.argname.encode()))
 
 
 @pytest.fixture(scope="session")
