@@ -11,18 +11,21 @@ from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.evaluation.comparison import Line, Run
+    from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
 
 BARS = " ▁▂▃▄▅▆▇█"
 
 
 def compare(**typed: Any) -> None:
     """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
-    and their 95 % intervals over images."""
+    and their 95 % intervals over images; runs of one recipe with other seeds also together, with intervals over seeds.
+    """
     request = read_request(CompareRequest, typed)
     from attnbias.methods.engine.compare import compare
 
     found = compare(request)
     _show(found.runs, found.lines)
+    _show_over_seeds(found.recipes, found.over_seeds)
     say(*found.missing)
     if found.written:
         say(f"written: {', '.join(map(str, found.written))}")
@@ -48,6 +51,21 @@ def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
                 table.row(line.measure, *map(cell, line.values, line.changes))
         table.show()
     say(*(remark for line in lines for remark in line.remarks), *reading_aid(lines))
+
+
+def _show_over_seeds(recipes: Sequence[Repeated], lines: Sequence[SeedLine]) -> None:
+    from attnbias.methods.engine.evaluation.comparison_tables import seed_aid, seed_cells
+
+    for split in dict.fromkeys(line.split for line in lines):
+        table = Table("measure", title=f"{split or 'all splits'}, over seeds [95 % interval of differences]")
+        for recipe in recipes:
+            table.column(recipe.name, justify="right")
+        for line in lines:
+            if line.split == split:
+                table.row(line.measure, *seed_cells(line))
+        table.show()
+    if lines:
+        say(*seed_aid(lines))
 
 
 def _last_values(runs: Sequence[Run], splits: list[str]) -> Table:

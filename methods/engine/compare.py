@@ -16,6 +16,13 @@ from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run, compared, read_run
 from attnbias.methods.engine.evaluation.comparison_tables import as_csv, as_json, as_markdown
+from attnbias.methods.engine.evaluation.over_seeds import (
+    Repeated,
+    SeedLine,
+    at_equal_accuracy,
+    by_recipe,
+    over_seeds,
+)
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.requests import CompareRequest
 from attnbias.methods.engine.text import write_csv
@@ -36,6 +43,10 @@ class Comparison:
     runs: list[Run]
     lines: list[Line]
     """One measure of all runs each, split by split."""
+    recipes: list[Repeated]
+    """The runs by recipe: those that differ in nothing but the seed together."""
+    over_seeds: list[SeedLine]
+    """The same measures of all recipes; none where no recipe has several seeds."""
     missing: list[str]
     """What was asked for and no run keeps, each with the command that makes it."""
     page: GalleryPage | None = None
@@ -63,14 +74,15 @@ def compare(request: CompareRequest) -> Comparison:
 
 def _compare(request: CompareRequest) -> Comparison:
     runs = [read_run(path) for path in request.runs]
-    lines, page = compared(runs, request.map), None
+    recipes = by_recipe(runs)
+    lines, page = compared(runs, request.map) + at_equal_accuracy(runs, recipes), None
     if request.measure or request.page:
         from attnbias.methods.engine.display.comparison_page import comparison_page, cost_lines, load_models
 
         models = load_models(runs, request.data_root)
         lines += cost_lines(models) if request.measure else []
         page = comparison_page(request, runs, models, lines) if request.page else None
-    return Comparison(runs, lines, _missing(request, lines), page)
+    return Comparison(runs, lines, recipes, over_seeds(recipes, lines), _missing(request, lines), page)
 
 
 def _missing(request: CompareRequest, lines: Sequence[Line]) -> list[str]:
@@ -87,9 +99,10 @@ def _missing(request: CompareRequest, lines: Sequence[Line]) -> list[str]:
 
 
 def _write(found: Comparison, folder: Path, *, plots: bool) -> None:
-    (folder / MARKDOWN).write_text(as_markdown(found.runs, found.lines), encoding="utf-8")
-    (folder / JSON).write_text(json.dumps(as_json(found.runs, found.lines), indent=1) + "\n")
-    write_csv(folder / CSV, as_csv(found.runs, found.lines))
+    tables = found.runs, found.lines, found.recipes, found.over_seeds
+    (folder / MARKDOWN).write_text(as_markdown(*tables), encoding="utf-8")
+    (folder / JSON).write_text(json.dumps(as_json(*tables), indent=1) + "\n")
+    write_csv(folder / CSV, as_csv(*tables))
     if found.page is not None:
         (folder / PAGE).write_text(found.page.html(), encoding="utf-8")
     if plots:

@@ -172,6 +172,17 @@ def among_highest(targets: np.ndarray, scores: np.ndarray, count: int) -> NDArra
     return np.asarray(better < count)
 
 
+def tied_scores(targets: np.ndarray, scores: np.ndarray) -> int:
+    """How many scores of known labels (N, C) equal one of the other label in their class, where the order of the
+    samples may decide; of classes (N,), how many images give their own class and another one the highest score."""
+    if targets.ndim == 2:
+        return _Ranking(targets, scores).tied_scores()
+    _check_finite(scores)
+    highest = scores == scores.max(axis=1, keepdims=True)  # (N, C)
+    own = np.take_along_axis(highest, targets[:, None], axis=1)[:, 0]
+    return int(np.count_nonzero(own & (np.count_nonzero(highest, axis=1) > 1)))
+
+
 def _harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 

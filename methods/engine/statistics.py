@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -160,6 +160,19 @@ def unpaired(first: float, first_interval: Interval | None, second: float, secon
     low = difference - sqrt((second - second_interval[0]) ** 2 + (first_interval[1] - first) ** 2)
     high = difference + sqrt((second_interval[1] - second) ** 2 + (first - first_interval[0]) ** 2)
     return Change(difference, (low, high), p_value(difference, (low, high)), paired=False)
+
+
+def repeated(differences: Sequence[float]) -> Change:
+    """The mean of what each repetition of two runs, such as one per seed, has found, with Student's interval and test.
+
+    Repetitions that all found the same say nothing of the spread: neither interval nor p-value, as of a single one.
+    """
+    count, mean = len(differences), float(np.mean(differences))
+    error = float(np.std(differences, ddof=1)) / sqrt(count) if count > 1 else 0.0
+    if error <= 1e-12 * abs(mean):  # also where all are 0
+        return Change(mean, None, None)
+    reach = float(stdtrit(count - 1, 0.975)) * error
+    return Change(mean, (mean - reach, mean + reach), float(2 * stdtr(count - 1, -abs(mean) / error)))
 
 
 def p_value(difference: float, edges: Interval) -> float:

@@ -6,19 +6,21 @@ those of the papers go by the order of the samples where scores are equal. Here 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
+from pydantic import Field
 
 from attnbias.data.index import Task
-from attnbias.data.reading import reading
+from attnbias.data.reading import Json, StoredModel, read_json, reading
 from attnbias.methods.engine.attention_measures import between_name, compared_measures
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.metrics import by_formula, leading, names
+from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.registry import get_description
@@ -44,6 +46,9 @@ from attnbias.methods.engine.stored_evaluations import (
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
+M = TypeVar("M", bound=StoredModel)
+L = TypeVar("L", bound="Line")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -54,10 +59,16 @@ class Run:
     recipe: Recipe
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     """Split -> epoch -> the measure that decides; of raw and averaged weights the better one on the first split."""
+    points: dict[str, dict[int, float]] = field(default_factory=dict)
+    """The same by optimiser step: every evaluation."""
     measure: str = ""
     """The name of that measure."""
     evaluations: dict[str, StoredEvaluation] = field(default_factory=dict)
     """DATASET/SPLIT -> what `val --store` kept."""
+    started_from: str = ""
+    """The weights that it began with, as its environment.json names them; random, or nothing where that is missing."""
+    data: str = ""
+    """What it was trained on, as its data.json has it; nothing where that is missing."""
 
     @property
     def name(self) -> str:
@@ -114,27 +125,59 @@ def read_run(path: Path) -> Run:
         raise WeightsError(
             f"{path} holds no evaluation yet; run: attnbias val {method.name} --load-from {path} --store"
         )
-    return Run(path, method, recipe, *_curves(method, evaluated), stored)
+    measure, measured = _deciding(method, evaluated)
+    return Run(
+        path,
+        method,
+        recipe,
+        curves=_curves(measured, measure, "epoch"),
+        points=_curves(measured, measure, "step"),
+        measure=measure,
+        evaluations=stored,
+        started_from=_written(path / "environment.json", _Environment).starting_weights,
+        data=json.dumps(_written(path / "data.json", _Data).splits.get("train", {}), sort_keys=True),
+    )
 
 
-def _curves(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple[dict[str, dict[int, float]], str]:
-    """The measure that decides over epochs, and its name."""
+class _Environment(StoredModel, extra="allow"):
+    """Of environment.json."""
+
+    starting_weights: str = ""
+
+
+class _Data(StoredModel, extra="allow"):
+    """Of data.json."""
+
+    splits: dict[str, Json] = Field(default_factory=dict)
+
+
+def _written(path: Path, kind: type[M]) -> M:
+    """What a run has written of itself; nothing where the file is missing, as in folders of earlier versions."""
+    try:
+        with reading(path, "put the run's own file back, or delete this one", WeightsError):
+            return kind.model_validate(read_json(path))
+    except FileNotFoundError:
+        return kind()
+
+
+def _deciding(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The name of the measure that decides, and the lines of the weights that are best by it on the first split."""
     names = [method.monitor(task) for task in get_args(Task)]
     measure = next((name for line in evaluated for name in names if name in line), "")
     measured = [line for line in evaluated if isinstance(line.get(measure), (int, float))]
     if not measured:
-        return {}, ""
-    splits = list(dict.fromkeys(line["split"] for line in measured))
-    best = max((line for line in measured if line["split"] == splits[0]), key=lambda line: line[measure])
-    curves = {
-        split: {
-            line["epoch"]: line[measure]
-            for line in measured
-            if line["split"] == split and line["weights"] == best["weights"]
-        }
-        for split in splits
-    }
-    return curves, measure
+        return "", []
+    first = measured[0]["split"]
+    best = max((line for line in measured if line["split"] == first), key=lambda line: line[measure])
+    return measure, [line for line in measured if line["weights"] == best["weights"]]
+
+
+def _curves(measured: Sequence[dict[str, Any]], measure: str, over: str) -> dict[str, dict[int, float]]:
+    """Split -> epoch or step -> the measure; of several evaluations in one epoch the last."""
+    curves: dict[str, dict[int, float]] = {}
+    for line in measured:
+        curves.setdefault(line["split"], {})[line[over]] = line[measure]
+    return curves
 
 
 def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
@@ -161,7 +204,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
         lines += _reliance(split, evaluations)
         lines += _plain(split, evaluations, "faithfulness", ("deletion", "insertion"))
         lines += _robustness(split, evaluations)
-    return _read_together(lines + _gaps(lines))
+    return read_together(lines + _gaps(lines))
 
 
 def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
@@ -185,6 +228,8 @@ def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEval
                 for table, ok in zip(tables[1:], same[1:], strict=True)
             ]
             lines.append(Line(split, metric.name, values, [None, *changes], [] if lines else remarks))
+    ties = [tied_scores(*table) if table else None for table in tables]
+    lines.append(Line(split, "tied_scores", [*ties], [None] * len(runs)))
     if single:
         return lines
     pairs = [_context(scores, each) if scores and each else {} for scores, each in zip(found, evaluations, strict=True)]
@@ -389,8 +434,8 @@ def _apart(split: str, measure: str, figures: Sequence[Figure | None]) -> Line:
     return Line(split, measure, [each.value if each else None for each in figures], [None, *changes])
 
 
-def _read_together(lines: Sequence[Line]) -> list[Line]:
-    """The lines with p-values among all of their differences."""
+def read_together(lines: Sequence[L]) -> list[L]:
+    """The lines, of runs or of recipes over their seeds, with p-values among all of their differences."""
     tested = [change.p for line in lines for change in line.changes if change and change.p is not None]
     together = iter(holm(tested))
     return [
@@ -405,12 +450,12 @@ def _read_together(lines: Sequence[Line]) -> list[Line]:
     ]
 
 
-def reading_aid(lines: Sequence[Line]) -> list[str]:
-    """What has to be said of all differences together."""
+def reading_aid(lines: Sequence[Line], few: str = "images") -> list[str]:
+    """What has to be said of all differences together; `few` names what there may be too little of."""
     found = [(line, change) for line in lines for change in line.changes if change]
     changes = [(line, change) for line, change in found if change.interval_95]
     unknown = list(dict.fromkeys(line.measure for line, change in found if not change.interval_95))
-    without = [f"no interval, since no spread was kept or there are too few images: {', '.join(unknown)}"]
+    without = [f"no interval, since no spread was kept or there are too few {few}: {', '.join(unknown)}"]
     if not changes:
         return without if unknown else []
     sure = sum(change.sure for _, change in changes)

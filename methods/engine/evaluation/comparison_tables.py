@@ -7,35 +7,62 @@ from dataclasses import asdict
 
 from attnbias.data.reading import Json
 from attnbias.methods.engine.evaluation.comparison import Line, Run, reading_aid
+from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
 from attnbias.methods.engine.statistics import Change
 from attnbias.methods.engine.text import markdown_cell
 
 
-def as_markdown(runs: Sequence[Run], lines: Sequence[Line]) -> str:
+def as_markdown(
+    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
+) -> str:
     """A Markdown table: one row per measure, one column per run, differences to the first with their 95 % intervals;
-    below it, which runs cannot be held against the first."""
-    rows = [["split", "measure", *(markdown_cell(run.name) for run in runs)], ["---", "---", *("---:" for _ in runs)]]
-    rows += [[markdown_cell(line.split), line.measure, *map(cell, line.values, line.changes)] for line in lines]
-    remarks = [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)]
-    return "".join(
-        [*(f"| {' | '.join(row)} |\n" for row in rows), *(f"\n{markdown_cell(remark)}\n" for remark in remarks)]
-    )
+    below it, which runs cannot be held against the first. Then the same by recipe, over seeds."""
+    names = [run.name for run in runs]
+    rows = [[line.split, line.measure, *map(cell, line.values, line.changes)] for line in lines]
+    text = _table(names, rows, [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)])
+    if pooled:
+        rows = [[line.split, line.measure, *seed_cells(line)] for line in pooled]
+        text += "\nOver seeds\n\n" + _table([recipe.name for recipe in recipes], rows, seed_aid(pooled))
+    return text
 
 
-def as_csv(runs: Sequence[Run], lines: Sequence[Line]) -> list[list[str]]:
-    """Rows of a CSV table, the header first: one row per split, measure and run."""
-    rows = [["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p", "p_together"]]
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+    head = [["split", "measure", *map(markdown_cell, names)], ["---", "---", *("---:" for _ in names)]]
+    body = [[markdown_cell(split), *cells] for split, *cells in rows]
+    table = [f"| {' | '.join(row)} |\n" for row in (*head, *body)]
+    return "".join([*table, *(f"\n{markdown_cell(remark)}\n" for remark in remarks)])
+
+
+def as_csv(
+    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
+) -> list[list[str]]:
+    """Rows of a CSV table, the header first: one row per split, measure and run; then one per recipe of several seeds,
+    with their number and their standard deviation."""
+    header = ["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p", "p_together"]
+    rows = [[*header, "seeds", "deviation"]]
     for line in lines:
-        for run, value, found in zip(runs, line.values, line.changes, strict=True):
-            edges = (found and found.interval_95) or (None, None)
-            figures = (found.difference, *edges, found.p, found.p_together) if found else (None,) * 5
-            numbers = ["" if figure is None else f"{figure:.8g}" for figure in (value, *figures)]
-            rows.append([line.split, line.measure, run.name, run.method.name, *numbers])
+        for position, run in enumerate(runs):
+            rows.append([line.split, line.measure, run.name, run.method.name, *_figures(line, position), "", ""])
+    for line in pooled:
+        for position, recipe in enumerate(recipes):
+            spread = line.deviations[position]
+            own = [str(line.seeds[position]), "" if spread is None else f"{spread:.8g}"]
+            rows.append([line.split, line.measure, recipe.name, recipe.method, *_figures(line, position), *own])
     return rows
 
 
-def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> Json:
-    """Runs with their curves and recipes, and all lines."""
+def _figures(line: Line, position: int) -> list[str]:
+    """A value and its difference to the first one, as texts of full length."""
+    found = line.changes[position]
+    edges = (found and found.interval_95) or (None, None)
+    figures = (found.difference, *edges, found.p, found.p_together) if found else (None,) * 5
+    return ["" if figure is None else f"{figure:.8g}" for figure in (line.values[position], *figures)]
+
+
+def as_json(
+    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
+) -> Json:
+    """Runs with their curves and recipes, and all lines; recipes of several seeds, and the same lines over seeds."""
     return {
         "runs": [
             {
@@ -48,7 +75,34 @@ def as_json(runs: Sequence[Run], lines: Sequence[Line]) -> Json:
             for run in runs
         ],
         "lines": [asdict(line) for line in lines],
+        "recipes": [{"recipe": recipe.name, **asdict(recipe)} for recipe in recipes],
+        "lines_over_seeds": [asdict(line) for line in pooled],
     }
+
+
+def seed_cells(line: SeedLine) -> list[str]:
+    """Means, deviations and numbers of seeds, and differences to the first recipe, as texts."""
+    cells = []
+    for value, spread, seeds, change in zip(line.values, line.deviations, line.seeds, line.changes, strict=True):
+        if value is None:
+            cells.append("-")
+            continue
+        deviation = "" if spread is None else f" ± {spread:.{_decimals(value)}f}"
+        moved = cell(value, change).removeprefix(number(value))
+        cells.append(f"{number(value)}{deviation} of {seeds}{moved}")
+    return cells
+
+
+def seed_aid(lines: Sequence[SeedLine]) -> list[str]:
+    """What has to be said of all figures over seeds."""
+    fewer = [line.measure for line in lines if any(pairs < line.pairs[0] for pairs in line.pairs)]
+    missing = f"not all of the first recipe's seeds are paired: {', '.join(dict.fromkeys(fewer))}"
+    return [
+        "over seeds: mean ± standard deviation of so many seeds; differences are paired by seed, and their intervals "
+        "say what other seeds would give on the same images",
+        *reading_aid(lines, "seeds"),
+        *([missing] if fewer else []),
+    ]
 
 
 def cell(value: float | None, change: Change | None) -> str:

@@ -106,8 +106,8 @@ FAULTS = (
     Fault(
         "curves of the weights that are best on the last split",
         COMPARISON,
-        'if line["split"] == splits[0])',
-        'if line["split"] == splits[-1])',
+        'first = measured[0]["split"]',
+        'first = measured[-1]["split"]',
         (f"{PAIRED}::test_curves_are_of_the_weights_that_are_best_on_the_first_split",),
     ),
     Fault(
