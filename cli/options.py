@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
-from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import (
     BOUNDS,
@@ -147,11 +147,12 @@ def _words(method: Description | None) -> dict[str, str]:
     def listed(maps: Mapping[str, str]) -> str:
         return "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
 
-    more = {} if method.reads_texts else {"gradcam": "Grad-CAM"}
+    more = {} if method.reads_texts else EXPLAINERS
     return {
         "method": method.name,
         "maps": listed(method.maps),
-        "maps and gradcam": listed({**method.maps, **more}),
+        "maps and explainers": listed({**method.maps, **more}),
+        "explainer names": ", ".join(EXPLAINERS),
         "map names": ", ".join(method.maps),
         "default map": next(iter(method.maps)),
         "default maps": " and ".join(method.default_maps(next(iter(method.recipes.values())).recipe)),
@@ -164,7 +165,7 @@ def _completed(what: str, method: Description | None) -> list[Any]:
         return [(name, info.title) for name, info in DATASETS.items()]
     if method is None:
         return list(METHODS)
-    return list(method.recipes) if what == "recipes" else [*method.maps, "gradcam"]
+    return list(method.recipes) if what == "recipes" else [*method.maps, *EXPLAINERS]
 
 
 def read_request(kind: type[Q], typed: Mapping[str, Any], **known: Any) -> Q:

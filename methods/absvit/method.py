@@ -29,7 +29,7 @@ from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
-from attnbias.methods.engine.types import Batch, BatchTransform, ParamGroups
+from attnbias.methods.engine.types import Batch, BatchTransform, Layer, ParamGroups
 
 
 class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
@@ -82,9 +82,9 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         kind = kind or ("steered" if isinstance(model, AbSViT) else "prompt")
         return attention_maps(model, images, classes, kind, head)
 
-    def gradcam_layer(self, model: VisionTransformer) -> nn.Module:
+    def explained_layer(self, model: VisionTransformer) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""
-        return model.get_submodule(f"blocks.{len(model.blocks) - 1}.norm1")
+        return Layer(model.get_submodule(f"blocks.{len(model.blocks) - 1}.norm1"))
 
     convert = staticmethod(convert)
     infer = staticmethod(infer)

@@ -19,7 +19,7 @@ from attnbias.methods.engine.backbones import build_backbone, fit_resolution, lo
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
-from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
+from attnbias.methods.engine.types import Batch, Layer, Metrics, ParamGroups
 
 
 class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
@@ -72,9 +72,9 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
         """Score maps or attention of each class (B, K, h, w); the mean over the heads, or one `head`."""
         return class_maps(model, images, classes, kind or "score", head)
 
-    def gradcam_layer(self, model: CSRA) -> nn.Module:
+    def explained_layer(self, model: CSRA) -> Layer:
         """The whole backbone: its output is what the heads see."""
-        return model.get_submodule("backbone")
+        return Layer(model.backbone)
 
     def measure(self, recipe: CSRARecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """The shared measures by the program's rules: average precision goes by the order of the samples where scores

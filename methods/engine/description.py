@@ -10,6 +10,13 @@ from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe
 
+EXPLAINERS = {
+    "gradcam": "Grad-CAM",
+    "layercam": "LayerCAM",
+    "hirescam": "HiResCAM",
+}
+"""Kinds of map that every classifier offers beside its own, so that methods can be compared under one explainer."""
+
 
 class Description:
     """One paper's method: its name, its recipes, its kinds of map. Stands in the method's `__init__.py`."""

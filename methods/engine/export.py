@@ -24,10 +24,10 @@ from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of, weights_metadata
-from attnbias.methods.engine.maps import GRADCAM
 from attnbias.methods.engine.own_images import find_images, open_own
 from attnbias.methods.engine.requests import ExportRequest
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
@@ -110,9 +110,11 @@ def wrap(
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(f"export takes models that classify images, and {loaded.source} is for {loaded.task}")
     method = loaded.method
-    kind = kind or method.default_map(loaded.recipe)
-    able = [name for name in method.maps if not name.startswith(GRADCAM)]
-    if kind.startswith(GRADCAM):
+    backward = tuple(EXPLAINERS)
+    able = [name for name in method.maps if not name.startswith(backward)]
+    own = method.default_map(loaded.recipe)
+    kind = kind or (own if own in able else able[0])
+    if kind.startswith(backward):
         raise UsageError(
             f"--map {kind} needs a backward pass, which a graph cannot hold; use one of: {', '.join(able)}"
         )

@@ -1,4 +1,7 @@
-"""Maps whatever the method: CAM, Grad-CAM, attention weights, resampling and normalisation. overlay.py draws them."""
+"""Maps whatever the method: CAM, Grad-CAM and its kin, attention weights, resampling and normalisation.
+
+overlay.py draws them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.types import Layer
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.method import AnyMethod
-
-GRADCAM = "gradcam"
-"""The map kind that every method offers beside its own, so that methods can be compared under one explainer."""
 
 
 def attention_maps(
@@ -28,22 +30,22 @@ def attention_maps(
     kind: str | None = None,
     head: int | None = None,
 ) -> Tensor:
-    """Ask a method, or Grad-CAM, where the model looked: (B, K, h, w), non-negative, float32.
+    """Ask a method, or an explainer, where the model looked: (B, K, h, w), non-negative, float32.
 
-    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or "gradcam", None = the model's own.
+    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or of `EXPLAINERS`, None = the model's own.
 
     Raises:
-        UsageError: the method has no such map, or `head` is asked of Grad-CAM.
+        UsageError: the method has no such map, or `head` is asked of an explainer.
         RunError: a map holds NaN or infinity.
     """
-    if kind == GRADCAM:
+    if kind in EXPLAINERS:
         if head is not None:
-            raise UsageError("--map gradcam has no heads; leave --head out")
-        maps = grad_cam(model, images, classes, method.gradcam_layer(model))
+            raise UsageError(f"--map {kind} has no heads; leave --head out")
+        maps = explain(kind, model, images, classes, method.explained_layer(model))
     elif kind is None or kind in method.maps:
         maps = method.attention(model, images, classes, kind=kind, head=head)
     else:
-        known = (*method.maps, GRADCAM)
+        known = (*method.maps, *EXPLAINERS)
         raise UsageError(
             f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(known)}"
         )
@@ -67,16 +69,25 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
     return (rows @ features.float().flatten(2)).unflatten(2, features.shape[2:])  # (B, K, h, w)
 
 
-def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: nn.Module, *, signed: bool = False) -> Tensor:
-    """Grad-CAM (Selvaraju et al., ICCV 2017) at the output of `layer`: ReLU(sum_k mean(d logit / d A_k) A_k).
+def explain(kind: str, model: nn.Module, images: Tensor, classes: Tensor, layer: Layer) -> Tensor:
+    """What an explainer of `EXPLAINERS` sees at a layer: (B, K, h, w), non-negative, float32.
 
     `model(images)`, in evaluation mode, gives logits (B, C), or (B, C, h, w), whose mean over the grid is explained
-    (Vinogradova et al., AAAI 2020). `layer` gives (B, D, h, w), or tokens (B, N, D) that are laid out by `token_grid`.
-    `classes` is (K,) or (B, K) int64.
-    Returns (B, K, h, w), before the ReLU where `signed`. No parameter receives a gradient.
+    (Vinogradova et al., AAAI 2020). `classes` is (K,) or (B, K) int64. No parameter receives a gradient.
     """
+    features, gradients = _features_and_gradients(model, images, classes, layer)
+    return WEIGHINGS[kind](features, gradients).relu()
+
+
+def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: nn.Module) -> Tensor:
+    """Grad-CAM at the output of `layer` before its ReLU: (B, K, h, w), signed; arguments as in `explain`."""
+    return _by_mean_gradients(*_features_and_gradients(model, images, classes, Layer(layer)))
+
+
+def _features_and_gradients(model: nn.Module, images: Tensor, classes: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """A layer's output (B, D, h, w) and the gradients of each class's logit at it (K, B, D, h, w), float32."""
     # Tensors made under inference_mode, as an evaluation loop makes them, cannot enter a graph: hence the clones.
-    with torch.inference_mode(False), torch.enable_grad(), _captured(layer) as activation:
+    with torch.inference_mode(False), torch.enable_grad(), _captured(layer.module) as activation:
         logits = model(images.clone()).float()
         logits = logits.flatten(2).mean(2) if logits.ndim == 4 else logits
         wanted = classes.to(logits.device).clone().expand(len(images), -1)  # (B, K)
@@ -86,10 +97,34 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, layer: nn.Module
         (gradients,) = torch.autograd.grad(chosen, features, torch.eye(len(chosen)).to(chosen), is_grads_batched=True)
     features = features.detach()
     if features.ndim == 3:
-        features, gradients = (token_grid(tokens, tuple(images.shape[-2:])) for tokens in (features, gradients))
-    weights = gradients.float().mean(dim=(-2, -1)).transpose(0, 1)  # (K, B, D, h, w) -> (B, K, D)
-    maps = cam(features, weights)
-    return maps if signed else maps.relu()
+        size = tuple(images.shape[-2:])
+        features, gradients = (token_grid(each[..., layer.prefix_tokens :, :], size) for each in (features, gradients))
+    elif layer.channels_last:
+        features, gradients = (each.movedim(-1, -3) for each in (features, gradients))
+    return features.float(), gradients.float()
+
+
+def _by_mean_gradients(features: Tensor, gradients: Tensor) -> Tensor:
+    """sum over channels of (mean over the grid of the gradient) * feature (Selvaraju et al., ICCV 2017)."""
+    return cam(features, gradients.mean(dim=(-2, -1)).transpose(0, 1))  # (K, B, D, h, w) -> (B, K, D)
+
+
+def _by_positive_gradients(features: Tensor, gradients: Tensor) -> Tensor:
+    """sum over channels of ReLU(gradient) * feature, location by location (Jiang et al., IEEE TIP 2021)."""
+    return (gradients.relu() * features).sum(2).transpose(0, 1)
+
+
+def _by_gradients(features: Tensor, gradients: Tensor) -> Tensor:
+    """sum over channels of gradient * feature, location by location (Draelos and Carin, arXiv 2011.08891)."""
+    return (gradients * features).sum(2).transpose(0, 1)
+
+
+WEIGHINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": _by_mean_gradients,
+    "layercam": _by_positive_gradients,
+    "hirescam": _by_gradients,
+}
+"""The explainers' formulas: features (B, D, h, w) and gradients (K, B, D, h, w) -> maps (B, K, h, w), signed."""
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.metrics import multilabel_measures, singlelabel_measures
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.types import Batch, BatchTransform, Fields, Metrics, ParamGroups, Schedule
+from attnbias.methods.engine.types import Batch, BatchTransform, Fields, Layer, Metrics, ParamGroups, Schedule
 
 R = TypeVar("R", bound=Recipe)
 M = TypeVar("M", bound=nn.Module)
@@ -125,9 +125,9 @@ class Method(Description, ABC, Generic[R, M]):
         `classes` is (K,) or (B, K) int64, None = all classes. `kind` is a name of `maps`; `head` picks one head.
         """
 
-    def gradcam_layer(self, model: M) -> nn.Module:
-        """The layer that `--map gradcam` explains; its output is (B, D, h, w), or (B, N, D) with patch tokens last."""
-        raise UsageError(f"method '{self.name}' names no layer for Grad-CAM; use one of: {', '.join(self.maps)}")
+    def explained_layer(self, model: M) -> Layer:
+        """The layer that Grad-CAM and its kin explain."""
+        raise UsageError(f"method '{self.name}' names no layer for an explainer; use one of: {', '.join(self.maps)}")
 
     def measure(self, recipe: R, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """Measures of one set of scores (N, C) against targets (N, C) with -1 = ignore, or (N,) class numbers."""

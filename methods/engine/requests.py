@@ -183,7 +183,7 @@ class VisualizeRequest(FromWeights, Images, Machine):
         needs="reads_texts",
     )
     maps: list[str] = option(
-        [], "{maps and gradcam}. Repeat for several.", flags="--map", shown="{default maps}", complete="maps"
+        [], "{maps and explainers}. Repeat for several.", flags="--map", shown="{default maps}", complete="maps"
     )
     heads: list[Annotated[int, Field(ge=0)]] = option(
         [], "One head, from 0; repeat for several.", flags="--head", shown="all together"
@@ -269,7 +269,7 @@ class ValRequest(FromWeights, Images, Processes):
     )
     csv_file: Path | None = option(None, "Write scores, one row per sample.", flags="--csv", metavar="FILE")
     bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
-    map: str = bias_option("own", "own, gradcam, or one of: {map names}.")
+    map: str = bias_option("own", "own, {explainer names}, or one of: {map names}.")
     truth: Literal["masks", "boxes"] | None = bias_option(None, "What objects are.", shown="masks, else boxes")
     tau: float = bias_option(0.5, "Threshold of the focus.", ge=0, le=1)
     bias_out: Path | None = bias_option(None, "Write bias.json and bias_samples.csv.", metavar="DIR")
@@ -443,7 +443,7 @@ class CompareRequest(Datasets, Overwriting):
     """Hold runs side by side."""
 
     runs: list[Path] = option(..., "Run folders; the first is the reference.", argument=True, metavar="RUN...")
-    map: str = option("own", "Whose attention bias: own, gradcam, or a map's name.")
+    map: str = option("own", "Whose attention bias: own, gradcam, or another map's name.")
     measure: bool = option(False, "Load the models: parameters, MACs, time per image on this machine.")
     out: Path | None = option(None, "Folder for comparison.md, .csv and .json, and for page and plots.")
     page: bool = option(False, "Load the models: the same images under each, worst cases first, as HTML.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Batch = dict[str, Any]
 """What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
@@ -40,3 +40,13 @@ BatchedImages = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 Truth = Literal["masks", "boxes"]
 """What attention is held against: each class's masks, or boxes."""
+
+
+class Layer(NamedTuple):
+    """A layer that an explainer looks at, and how its output lies."""
+
+    module: nn.Module
+    channels_last: bool = False
+    """Whether it gives (B, h, w, D), not (B, D, h, w)."""
+    prefix_tokens: int = 0
+    """Of tokens (B, S + N, D): how many are surely not those of patches. What still leaves no grid goes too."""

@@ -17,7 +17,7 @@ from attnbias.methods.engine.backbones import build_backbone, fit_resolution, lo
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
-from attnbias.methods.engine.types import Batch, LogLine, Metrics, ParamGroups
+from attnbias.methods.engine.types import Batch, Layer, LogLine, Metrics, ParamGroups
 from attnbias.methods.ida import IDADescription
 from attnbias.methods.ida.attention import spatial_attention, token_attention
 from attnbias.methods.ida.convert import coco_to_voc, convert, infer
@@ -110,9 +110,9 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
             return token_attention(model, images, classes, head)
         return spatial_attention(model, images, classes, head)
 
-    def gradcam_layer(self, model: IDA) -> nn.Module:
+    def explained_layer(self, model: IDA) -> Layer:
         """The whole backbone: its output is what the classifier sees."""
-        return model.get_submodule("backbone")
+        return Layer(model.backbone)
 
     def measure(self, recipe: IDARecipe, targets: np.ndarray, scores: np.ndarray, task: Task) -> Metrics:
         """The shared measures; average precision by the program's rule (all-point interpolation)."""

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, RandAugment, v2
 from attnbias.data.index import Task
 from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, Transform, normalization
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.types import Batch, Metrics
+from attnbias.methods.engine.types import Batch, Layer, Metrics
 from attnbias.methods.llb import LLBDescription
 from attnbias.methods.llb.attention import attention
 from attnbias.methods.llb.convert import convert, fit_resolution, infer, load_backbone
@@ -89,10 +89,9 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         count = model.backbone.num_classes if classes is None else classes.shape[-1]
         return attention(model, images, count, kind or next(iter(self.maps)), head)
 
-    def gradcam_layer(self, model: LLB) -> nn.Module:
+    def explained_layer(self, model: LLB) -> Layer:
         """The visual branch's last attention input: the customary layer of a vision transformer."""
-        layer: nn.Module = model.backbone.blocks[-1].get_submodule("norm1")
-        return layer
+        return Layer(model.backbone.blocks[-1].get_submodule("norm1"))
 
     convert = staticmethod(convert)
 

@@ -35,7 +35,7 @@ def attention_maps(model: ResNet, images: Tensor, classes: Tensor | None, kind: 
             known = ", ".join(GRADCAM_STAGE + stage for stage in model.stage_names)
             raise UsageError(f"--map {kind}: this network has {len(model.stage_names)} stages; one of: {known}")
         wanted = torch.arange(model.fc.out_features) if classes is None else classes
-        return grad_cam(model, images, wanted, model.get_submodule(kind.removeprefix(GRADCAM_STAGE)))
+        return grad_cam(model, images, wanted, model.get_submodule(kind.removeprefix(GRADCAM_STAGE))).relu()
     return class_activation_maps(model, images, classes).relu()
 
 

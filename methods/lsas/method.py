@@ -16,7 +16,7 @@ from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
 from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
-from attnbias.methods.engine.types import Batch, BatchTransform, LogLine, Metrics, ParamGroups
+from attnbias.methods.engine.types import Batch, BatchTransform, Layer, LogLine, Metrics, ParamGroups
 from attnbias.methods.lsas import LSASDescription
 from attnbias.methods.lsas.attention import attention_maps, channel_attention
 from attnbias.methods.lsas.convert import convert, infer
@@ -118,9 +118,9 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
             return None
         return "log.txt", log_text(records, COLUMNS_TOP5 if recipe.network == "imagenet" else COLUMNS)
 
-    def gradcam_layer(self, model: ResNet) -> nn.Module:
+    def explained_layer(self, model: ResNet) -> Layer:
         """The last stage."""
-        return model.get_submodule(model.stage_names[-1])
+        return Layer(model.get_submodule(model.stage_names[-1]))
 
     def load_backbone(self, model: ResNet, recipe: LSASRecipe, state: dict[str, Tensor], path: Path) -> None:
         """Start from torchvision's ResNet weights; attention and classifier stay fresh (ours: the paper does not)."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from attnbias.methods.engine.display.overlay import resize_bilinear
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.maps import attention_maps, cam, grad_cam, normalise, token_grid, upsample
+from attnbias.methods.engine.maps import attention_maps, cam, explain, grad_cam, normalise, token_grid, upsample
+from attnbias.methods.engine.types import Layer
 
 
 class Small(nn.Module):
@@ -38,16 +39,19 @@ def test_grad_cam_of_average_pooling_and_a_linear_layer_is_cam_over_the_number_o
     classes = torch.tensor([4, 1])
     features = model.second(model.first(images).relu())
     expected = cam(features, model.head.weight[classes]) / (6 * 8)
-    maps = grad_cam(model, images, classes, model.second, signed=True)
+    maps = grad_cam(model, images, classes, model.second)
     torch.testing.assert_close(maps, expected.detach(), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(grad_cam(model, images, classes, model.second), maps.relu())
+    torch.testing.assert_close(explain("gradcam", model, images, classes, Layer(model.second)), maps.relu())
 
 
 @pytest.mark.parametrize("layer", ["first", "second"])
-def test_grad_cam_follows_its_definition_class_by_class_and_image_by_image(images: Tensor, layer: str) -> None:
+@pytest.mark.parametrize("kind", ["gradcam", "layercam", "hirescam"])
+def test_an_explainer_follows_its_definition_class_by_class_and_image_by_image(
+    images: Tensor, layer: str, kind: str
+) -> None:
     model = Small().eval()
     classes = torch.tensor([[0, 3], [2, 2], [4, 1]])
-    maps = grad_cam(model, images, classes, getattr(model, layer))
+    maps = explain(kind, model, images, classes, Layer(getattr(model, layer)))
     for image in range(3):
         for position in range(2):
             first = model.first(images[image : image + 1])
@@ -55,7 +59,9 @@ def test_grad_cam_follows_its_definition_class_by_class_and_image_by_image(image
             features = first if layer == "first" else second
             score = model.head(second.mean((-2, -1)))[0, classes[image, position]]
             (gradient,) = torch.autograd.grad(score, features)
-            expected = (gradient.mean((-2, -1), keepdim=True) * features).sum(1).relu()[0]
+            means = gradient.mean((-2, -1), keepdim=True)
+            weights = {"gradcam": means, "layercam": gradient.relu(), "hirescam": gradient}[kind]
+            expected = (weights * features).sum(1).relu()[0]
             torch.testing.assert_close(maps[image, position], expected.detach(), atol=1e-6, rtol=1e-5)
 
 
@@ -78,6 +84,36 @@ def test_grad_cam_lays_vit_tokens_out_as_a_grid() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), num_classes=4, depth=2).eval()
     images = torch.randn(2, 3, 64, 96)
     assert grad_cam(model, images, torch.tensor([3]), model.blocks[-1].norm1).shape == (2, 1, 4, 6)
+
+
+class Permuted(nn.Module):
+    """Gives (B, h, w, D), or tokens with two before those of the patches, and is put back by `Small`'s head."""
+
+    def __init__(self, tokens: bool) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.tokens:
+            return features.permute(0, 2, 3, 1)
+        patches = features.flatten(2).transpose(1, 2)
+        return torch.cat([patches.new_ones(len(patches), 2, patches.shape[2]), patches], 1)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_map_is_the_same_however_the_layers_output_lies(images: Tensor, tokens: bool) -> None:
+    model, classes = Small().eval(), torch.tensor([0, 3])
+    expected = explain("hirescam", model, images, classes, Layer(model.second))
+    laid_out = Permuted(tokens)
+
+    class Other(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            features = laid_out(self.second(torch.relu_(self.first(images))))
+            return self.head(features[:, 2:].mean(1) if tokens else features.mean((1, 2)))
+
+    other = Other().eval()
+    layer = Layer(laid_out, prefix_tokens=2) if tokens else Layer(laid_out, channels_last=True)
+    torch.testing.assert_close(explain("hirescam", other, images, classes, layer), expected)
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_grad_cam_of_a_stage_that_a_network_lacks_names_those_it_has() -> None:
 
 def test_cam_is_grad_cam_without_a_backward_pass() -> None:
     model, images, classes = tiny(), torch.randn(2, 3, 40, 32), torch.tensor([[3, 0], [1, 1]])
-    by_gradient = grad_cam(model, images, classes, METHOD.gradcam_layer(model), signed=True)
+    by_gradient = grad_cam(model, images, classes, METHOD.explained_layer(model).module)
     torch.testing.assert_close(class_activation_maps(model, images, classes), by_gradient, atol=1e-6, rtol=1e-4)
 
 

@@ -508,7 +508,7 @@ def gradcam(case: Golden) -> dict[str, Any]:
             signed = class_activation_maps(model, x, classes)
             maps = METHOD.attention(model, x, classes)
         else:
-            signed = grad_cam(model, x, classes, model.get_submodule(layer), signed=True)
+            signed = grad_cam(model, x, classes, model.get_submodule(layer))
             maps = METHOD.attention(model, x, classes, kind=f"gradcam-{layer}")
     return {"signed_map": signed[:, 0], "final_map": minmax(upsample(maps, (x.shape[2], x.shape[3])))[:, 0]}
 

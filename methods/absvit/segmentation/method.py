@@ -29,7 +29,7 @@ from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, sche
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups
-from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
+from attnbias.methods.engine.types import Batch, Layer, Metrics, ParamGroups
 
 NO_DECAY = ("pos_embed", "cls_token", "norm")
 """Parameters whose names hold one of these have no weight decay. BatchNorm is called `bn`, so it has."""
@@ -143,9 +143,9 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         classes = arange(model.decode_head.conv_seg.out_channels) if classes is None else classes
         return attention_maps(model, images, classes, kind or "class", head)
 
-    def gradcam_layer(self, model: Segmenter) -> nn.Module:
+    def explained_layer(self, model: Segmenter) -> Layer:
         """What UperNet's classifier sees."""
-        return model.get_submodule("decode_head.fpn_bottleneck")
+        return Layer(model.get_submodule("decode_head.fpn_bottleneck"))
 
     convert = staticmethod(convert)
     infer = staticmethod(infer)

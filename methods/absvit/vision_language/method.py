@@ -32,7 +32,7 @@ from attnbias.methods.absvit.vision_language.retrieval import rank_captions
 from attnbias.methods.absvit.vision_language.text import load_text
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.types import Batch, Metrics, ParamGroups
+from attnbias.methods.engine.types import Batch, Layer, Metrics, ParamGroups
 
 BETAS = 0.9, 0.98
 """The program's AdamW."""
@@ -174,10 +174,10 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         """The program's maps (`attention.text_maps`)."""
         return text_maps(model, batch["image"], batch["text_ids"], batch["text_mask"], kind, head)
 
-    def gradcam_layer(self, model: VisionLanguageModel) -> nn.Module:
+    def explained_layer(self, model: VisionLanguageModel) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""
         vision = model.vit_model
-        return vision.get_submodule(f"blocks.{len(vision.blocks) - 1}.norm1")
+        return Layer(vision.get_submodule(f"blocks.{len(vision.blocks) - 1}.norm1"))
 
     convert = staticmethod(convert)
     infer = staticmethod(infer)

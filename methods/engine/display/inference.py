@@ -18,11 +18,12 @@ from attnbias.data.published_tests import competing_classes, competing_scores, o
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
+from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.maps import GRADCAM, attention_maps, normalise
+from attnbias.methods.engine.maps import attention_maps, normalise
 
 MOST_CLASSES = 12
 """Maps drawn of one image: true labels first, then predicted ones by their score."""
@@ -62,9 +63,10 @@ class Column:
     def describe(self, rule: str) -> GalleryRun:
         """Say which model, which map and which normalisation this is."""
         method, model = self.loaded.method, self.loaded.model
-        if self.kind == GRADCAM:
-            layer = method.gradcam_layer(model)
-            words = "Grad-CAM at " + next(name for name, module in model.named_modules() if module is layer)
+        if self.kind in EXPLAINERS:
+            layer = method.explained_layer(model).module
+            where = next(name for name, module in model.named_modules() if module is layer)
+            words = f"{EXPLAINERS[self.kind]} at {where}"
         else:
             words = method.maps.get(self.kind, "").rstrip(".")
         return GalleryRun(

@@ -18,7 +18,7 @@ from pydantic import Field
 from attnbias.data.index import Task
 from attnbias.data.reading import Json, StoredModel, read_json, reading
 from attnbias.methods.engine.attention_measures import between_name, compared_measures
-from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
 from attnbias.methods.engine.metrics_log import MetricsLog
@@ -187,7 +187,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
         UsageError: no method of the runs has such a map; or attention was held against masks in one run and boxes in
             another, or above other thresholds.
     """
-    known = ["own", "gradcam", *(name for run in runs for name in run.method.maps)]
+    known = ["own", *EXPLAINERS, *(name for run in runs for name in run.method.maps)]
     if kind not in known:
         raise UsageError(f"no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(dict.fromkeys(known))}")
     lines: list[Line] = []
