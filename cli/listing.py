@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbias.cli.shared import DataRoot
+from attnbias.cli.options import read_request, with_options
 from attnbias.methods import METHODS
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.requests import Datasets
 from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def recipes(
     table.show()
 
 
-@listing.command()
 def datasets(
-    root: DataRoot = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also show classes, splits, licences, pages and expected files.")
     ] = False,
+    **typed: Any,
 ) -> None:
     """Show the datasets, how each is obtained, and which are ready on this machine."""
+    root = read_request(Datasets, typed).data_root
     from attnbias.data.registry import DATASETS, ready
 
     if verbose:
@@ -72,6 +73,9 @@ def datasets(
         table.row(name, info.title, info.task, info.size, OBTAINED[info.acquisition], state)
     table.show()
     say("", "licences, pages, files and what to type: attnbias list datasets -v")
+
+
+listing.command()(with_options(datasets, Datasets))
 
 
 def _details(info: DatasetInfo, root: Path | None) -> Table:

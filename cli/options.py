@@ -1,4 +1,4 @@
-"""Options shared by commands, and the options that come from a recipe's fields."""
+"""The options of a command, which come from the fields of its request and of its method's recipe."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ import typer
 
 from attnbias.cli.errors import describe
 from attnbias.cli.options import read_request
-from attnbias.cli.recipe_flags import read_flags, recipe_flags
-from attnbias.methods.engine.registry import get_description
+from attnbias.cli.recipe_flags import with_recipe_flags
 from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.screen import say, say_json
 
@@ -20,16 +19,9 @@ def predict(context: typer.Context, **typed: Any) -> None:
 
     Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.
     """
-    request = read_request(PredictRequest, typed)
-    if request.method is not None:
-        get_description(request.method)
-    from attnbias.methods.engine.inspection import owner
+    request = with_recipe_flags(read_request(PredictRequest, typed), context)
     from attnbias.methods.engine.launch import launch, place
 
-    if flags := recipe_flags(context):
-        method = request.method or owner(request.load_from, trust=request.trust_checkpoint)
-        method, fields = read_flags(method, flags)
-        request = request.model_copy(update={"method": method, "fields": fields})
     if code := launch(run_job, place(request), describe):
         sys.exit(code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -20,7 +20,10 @@ from attnbias.cli.options import (
 )
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.requests import OfAnyMethod
 from attnbias.methods.engine.types import Fields
+
+Q = TypeVar("Q", bound=OfAnyMethod)
 
 OPTIONS, FLAGS = "attnbias.recipe_options", "attnbias.recipe_flags"
 """Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them."""
@@ -50,6 +53,16 @@ def recipe_flags(context: typer.Context) -> list[str]:
     """The recipe flags that were typed, one word each: `--lam=0.4`, `--no-flip`."""
     flags: list[str] = context.meta[FLAGS]
     return flags
+
+
+def with_recipe_flags(request: Q, context: typer.Context) -> Q:
+    """A request with the recipe fields that were typed, and the method that they are of."""
+    if not (flags := recipe_flags(context)):
+        return request
+    from attnbias.methods.engine.inspection import owner
+
+    method, fields = read_flags(owner(request), flags)
+    return request.model_copy(update={"method": method, "fields": fields})
 
 
 def read_flags(method: str, flags: list[str]) -> tuple[str, Fields]:

@@ -12,7 +12,6 @@ import typer
 
 from attnbias.cli.errors import describe
 from attnbias.cli.options import per_method, read_request, typed_fields, with_options
-from attnbias.cli.shared import recipe_option
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed
 from attnbias.methods.engine.requests import TrainRequest
@@ -24,8 +23,10 @@ def _command(method: Description) -> Callable[..., None]:
     def command(
         recipe: Annotated[
             str | None,
-            recipe_option(
-                method, f"Named recipe (`attnbias list recipes {method.name}`) or a YAML file; flags win over it."
+            typer.Option(
+                "--recipe",
+                help=f"Named recipe (`attnbias list recipes {method.name}`) or a YAML file; flags win over it.",
+                autocompletion=lambda: list(method.recipes),
             ),
         ] = None,
         dry_run: Annotated[

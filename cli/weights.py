@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbias.cli.recipe_flags import WithRecipeFlags, read_flags, recipe_flags
-from attnbias.cli.shared import Overwrite, TrustCheckpoint, Weights
-from attnbias.methods import METHODS
+from attnbias.cli.options import read_request, with_options
+from attnbias.cli.recipe_flags import WithRecipeFlags, with_recipe_flags
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.requests import ConvertRequest, InspectRequest
 from attnbias.methods.engine.screen import say, say_json
 from attnbias.weights.manifest import PUBLISHED
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.inspection import Fit, Inspection
 
-weights = typer.Typer(no_args_is_help=True, help="Fetch published weights, look into weight files, convert them.")
-
 CLASSES_SHOWN = 10
 """Names of tensors and classes that are shown; --json has all."""
 
-Method = Annotated[
-    str | None,
-    typer.Option("--method", help="Whose weights they are.", show_default="told", autocompletion=lambda: list(METHODS)),
-]
-
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="Named recipe for what a published file does not tell (lam ...).")
-]
+weights = typer.Typer(no_args_is_help=True, help="Fetch published weights, look into weight files, convert them.")
 
 
 @weights.command(no_args_is_help=True)
@@ -58,71 +48,39 @@ def fetch(
             say(fetch_published(PUBLISHED[name], progress))
 
 
-@weights.command(cls=WithRecipeFlags, no_args_is_help=True)
 def inspect(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
-    method: Method = None,
-    recipe: RecipeName = None,
-    trust_checkpoint: TrustCheckpoint = False,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on standard output.")] = False,
+    **typed: Any,
 ) -> None:
     """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe.
 
     Flags of the method's recipe go before what the file tells, as in val; attnbias val METHOD --help lists them.
     """
-    if method is not None and method not in METHODS:
-        raise UsageError(f"unknown method '{method}'{did_you_mean(method, METHODS)}; one of: {', '.join(METHODS)}")
-    from attnbias.methods.engine.inspection import inspect_weights, owner
+    request = with_recipe_flags(read_request(InspectRequest, typed), context)
+    from attnbias.methods.engine.inspection import inspect_weights
 
-    fields: dict[str, Any] = {}
-    if (flags := recipe_flags(context)) or recipe is not None:
-        method, fields = read_flags(method or owner(file, trust=trust_checkpoint), flags)
-    inspection = inspect_weights(file, method=method, overrides=fields, recipe_name=recipe, trust=trust_checkpoint)
+    inspection = inspect_weights(request)
     if as_json:
         say_json(inspection.content())
     else:
         _show(inspection)
 
 
-@weights.command(cls=WithRecipeFlags, no_args_is_help=True)
-def convert(
-    context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A weight file, a run folder, a published name or a URL.")],
-    to: Annotated[Path, typer.Option("--to", metavar="FILE.safetensors", help="What to write.")],
-    method: Method = None,
-    recipe: RecipeName = None,
-    entry: Weights = None,
-    to_plain: Annotated[
-        bool,
-        typer.Option("--to-plain", help="Only the part whose architecture is timm's or torchvision's, by their names."),
-    ] = False,
-    trust_checkpoint: TrustCheckpoint = False,
-    overwrite: Overwrite = False,
-) -> None:
+def convert(context: typer.Context, **typed: Any) -> None:
     """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags.
 
     Flags of the method's recipe go into the file, as val takes them; attnbias val METHOD --help lists them.
     """
-    if to.suffix != ".safetensors":
-        raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
-    from attnbias.methods.engine.targets import WEIGHTS, check_targets, requested
+    request = with_recipe_flags(read_request(ConvertRequest, typed), context)
+    from attnbias.methods.engine.inspection import convert_weights
 
-    check_targets(requested((to, WEIGHTS)), [file, *([recipe] if recipe else [])], overwrite)
-    from attnbias.methods.engine.inspection import convert_weights, owner
+    converted = convert_weights(request)
+    say(f"{converted.file}: {converted.words}", f"from {converted.loaded.source}")
 
-    name, fields = read_flags(method or owner(file, trust=trust_checkpoint), recipe_flags(context))
-    loaded, words = convert_weights(
-        name,
-        file,
-        to,
-        fields,
-        recipe_name=recipe,
-        entry={"raw": "model", "ema": "ema", None: None}[entry],
-        trust=trust_checkpoint,
-        plain=to_plain,
-    )
-    say(f"{to}: {words}", f"from {loaded.source}")
+
+weights.command(cls=WithRecipeFlags, no_args_is_help=True)(with_options(inspect, InspectRequest))
+weights.command(cls=WithRecipeFlags, no_args_is_help=True)(with_options(convert, ConvertRequest))
 
 
 def _show(inspection: Inspection) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,11 +14,20 @@ from torch import Tensor, nn
 from attnbias.data.reading import Json
 from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, TorchvisionFeatures
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import Described, Loaded, describe, load_run, owners, preprocessing, weights_metadata
+from attnbias.methods.engine.load import (
+    Described,
+    Loaded,
+    describe,
+    load_asked,
+    owners,
+    preprocessing,
+    weights_metadata,
+)
 from attnbias.methods.engine.published import locate, shown
+from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, OfAnyMethod
 from attnbias.methods.engine.stored import PLAIN
-from attnbias.methods.engine.types import Fields
-from attnbias.weights.files import Entry, StateMatch, match_state, read_checkpoint, write_weights
+from attnbias.methods.engine.targets import WEIGHTS, check_targets, requested
+from attnbias.weights.files import StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED
 
 
@@ -79,25 +86,17 @@ class Inspection:
         }
 
 
-def inspect_weights(
-    load_from: str,
-    *,
-    method: str | None = None,
-    overrides: Mapping[str, Any] = MappingProxyType({}),
-    recipe_name: str | None = None,
-    trust: bool = False,
-) -> Inspection:
-    """Read a weight file and hold it against the models of every method that it can belong to, or of one.
-
-    `overrides` and `recipe_name`, of the one `method`, are those of `load_run`.
+def inspect_weights(request: InspectRequest) -> Inspection:
+    """Read a weight file and hold it against the models of every method that it can belong to, or of the one asked for.
 
     Raises:
-        WeightsError: it is missing, damaged or refused, or not of the `method` that was named.
+        UsageError: something is told of weights that may be of several methods.
+        WeightsError: they are missing, damaged or refused, or not of the method that was named.
     """
-    path = locate(load_from)
-    names = [method] if method else owners(load_from, trust=trust)
-    described = [_fit(name, load_from, dict(overrides), recipe_name, trust) for name in names]
-    fits = sorted(described, key=lambda fit: not fit.match)
+    path, trust = locate(request.load_from), request.trust_checkpoint
+    told = request.method or request.recipe or request.fields
+    names = [owner(request)] if told else owners(request.load_from, trust=trust)
+    fits = sorted((_fit(request, name) for name in names), key=lambda fit: not fit.match)
     file = fits[0].described.path if fits else path
     checkpoint = read_checkpoint(file, trust=trust)
     return Inspection(
@@ -113,8 +112,15 @@ def inspect_weights(
     )
 
 
-def _fit(name: str, load_from: str, overrides: dict[str, Any], recipe_name: str | None, trust: bool) -> Fit:
-    described = describe(name, load_from, overrides, recipe_name=recipe_name, trust=trust)
+def _fit(request: InspectRequest, name: str) -> Fit:
+    described = describe(
+        name,
+        request.load_from,
+        request.fields,
+        recipe_name=request.recipe,
+        trust=request.trust_checkpoint,
+        data_root=request.data_root,
+    )
     with torch.device("meta"):  # names and shapes, without memory
         model = described.method.build_model(described.recipe, len(described.classes), described.task)
     state, own = described.method.fit_resolution(model, described.state), model.state_dict()
@@ -122,40 +128,45 @@ def _fit(name: str, load_from: str, overrides: dict[str, Any], recipe_name: str 
     return Fit(described, len(own.keys() & state.keys()) - len(match.misshapen), match)
 
 
-def owner(load_from: str, *, trust: bool = False) -> str:
-    """The one method that weights belong to.
+def owner(request: OfAnyMethod) -> str:
+    """The method that is named, or the one that the weights belong to.
 
     Raises:
         UsageError: there are several, or none.
     """
-    names = owners(load_from, trust=trust)
+    if request.method is not None:
+        return request.method
+    names = owners(request.load_from, trust=request.trust_checkpoint)
     if len(names) != 1:
         which = f"may be of {' or '.join(names)}" if names else "are of no method; see: attnbias weights inspect"
-        raise UsageError(f"weights {shown(load_from)} {which}{'; say which with --method' if names else ''}")
+        raise UsageError(f"weights {shown(request.load_from)} {which}{'; say which with --method' if names else ''}")
     return names[0]
 
 
-def convert_weights(
-    method: str,
-    load_from: str,
-    to: Path,
-    overrides: Fields,
-    *,
-    recipe_name: str | None = None,
-    entry: Entry | None = None,
-    trust: bool = False,
-    plain: bool = False,
-) -> tuple[Loaded, str]:
-    """Write weights as our safetensors, which load with no flags; or, `plain`, the part that is timm's or torchvision's
-    under their names. `overrides` are recipe fields typed by the person. Returns the model that was read, and words for
-    what was written.
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    file: Path
+    loaded: Loaded
+    """The model that was read."""
+    words: str
+    """What the file holds."""
+
+
+def convert_weights(request: ConvertRequest) -> Converted:
+    """Write weights as our safetensors, which load with no flags; or, `to_plain`, the part that is timm's or
+    torchvision's under their names.
 
     Raises:
-        UsageError: no part of the model is theirs, or a field contradicts the weights.
+        UsageError: no part of the model is theirs, a field contradicts the weights, or a file is not to be replaced.
         WeightsError: missing, damaged, of another method, or not fitting.
     """
-    loaded = load_run(method, load_from, overrides, recipe_name=recipe_name, entry=entry, trust=trust)
-    if plain:
+    to = request.to
+    reads = [request.load_from, *([request.recipe] if request.recipe else [])]
+    check_targets(requested((to, WEIGHTS)), reads, request.overwrite)
+    loaded = load_asked(request, owner(request), request.load_from)
+    if request.to_plain:
         words, state = plain_network(loaded)
         metadata = {
             "architecture": words,
@@ -163,10 +174,10 @@ def convert_weights(
             "preprocessing": preprocessing(loaded.method, loaded.recipe),
         }
         write_weights(to, state, {PLAIN: json.dumps(metadata)})
-        return loaded, words
+        return Converted(to, loaded, words)
     ours = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
     write_weights(to, loaded.model.state_dict(), ours)
-    return loaded, f"{method}, {len(loaded.classes)} classes"
+    return Converted(to, loaded, f"{loaded.method.name}, {len(loaded.classes)} classes")
 
 
 def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:

@@ -117,17 +117,37 @@ class Images(Reading):
     on_bad_image: Literal["error", "skip"] = run_option("error", "An unreadable image: stop, or leave out and say so.")
 
 
-class FromWeights(Reading, Overwriting):
-    """A command that answers with weights: which ones, and what they do not tell of themselves."""
+class Telling(Reading):
+    """A command that is told what published weights do not tell of themselves."""
 
     recipe: str | None = option(
         None, "Named recipe for what a published file does not tell (lam, normalisation).", complete="recipes"
     )
+    fields: dict[str, Any] = {}
+    """Fields of the recipe that go before what the weights say."""
+
+
+class OfAnyMethod(Telling):
+    """A command that learns from the weights whose they are."""
+
+    load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
+    method: str | None = option(None, "Whose weights they are.", shown="the weights say", complete="methods")
+    recipe: str | None = option(None, "Named recipe for what a published file does not tell (lam ...).")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            get_description(name)
+        return name
+
+
+class FromWeights(Telling, Overwriting):
+    """A command that answers with weights."""
+
     weights: Literal["raw", "ema"] | None = option(
         None, "Which weights of a checkpoint.", shown="those of the best measure"
     )
-    fields: dict[str, Any] = {}
-    """Fields of the recipe that go before what the weights say."""
 
     @property
     def entry(self) -> Literal["model", "ema"] | None:
@@ -233,13 +253,10 @@ class ExportRequest(FromWeights, Machine):
         return self
 
 
-class PredictRequest(FromWeights, Images, Processes):
+class PredictRequest(OfAnyMethod, FromWeights, Images, Processes):
     """Name the classes of one's own images."""
 
-    load_from: str = option(..., "A run folder, .safetensors or published file, a name or a URL.")
     paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
-    method: str | None = option(None, "Whose checkpoint it is.", shown="the checkpoint says", complete="methods")
-    recipe: str | None = option(None, "Named recipe for what a published file does not tell (lam ...).")
     top_k: int | None = option(None, "At most so many classes per image.", ge=1, shown="single-label 5")
     threshold: float | None = option(None, "Only classes of at least this score.", ge=0, le=1, shown="multi-label 0.5")
     json_file: str | None = option(
@@ -248,6 +265,28 @@ class PredictRequest(FromWeights, Images, Processes):
     csv_file: Path | None = option(
         None, "Write the scores of all classes, one row per image.", flags="--csv", metavar="FILE"
     )
+
+
+class InspectRequest(OfAnyMethod):
+    """Say what a weight file holds."""
+
+    load_from: str = option(
+        ..., "A weight file, a run folder, a published name or a URL.", argument=True, metavar="FILE"
+    )
+
+
+class ConvertRequest(InspectRequest, FromWeights):
+    """Write weights as a .safetensors of ours, or plain."""
+
+    to: Path = option(..., "What to write.", metavar="FILE.safetensors")
+    to_plain: bool = option(False, "Only the part whose architecture is timm's or torchvision's, by their names.")
+
+    @field_validator("to")
+    @classmethod
+    def _is_safetensors(cls, to: Path) -> Path:
+        if to.suffix != ".safetensors":
+            raise UsageError(f"--to {to}: expected a name that ends in .safetensors")
+        return to
 
 
 BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"

@@ -202,16 +202,18 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "weights fetch": {"weights/test_command.py::test_fetching_what_only_a_browser_gets": "NAMES"},
     "weights inspect": {
-        "weights/test_command.py::test_an_authors_file_is_told_apart": "FILE --method --json",
+        "weights/test_command.py::test_an_authors_file_is_told_apart": "LOAD_FROM --method --json",
         "weights/test_command.py::test_what_a_file_does_not_tell_can_be_said_as_in_val": "--recipe",
+        "weights/test_options.py::test_classes_are_named_as_the_set_where_the_data_lie": "--data-root",
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
         ),
     },
     "weights convert": {
-        "weights/test_command.py::test_plain_weights_load_strictly_in_timm": "FILE --to --to-plain",
+        "weights/test_command.py::test_plain_weights_load_strictly_in_timm": "LOAD_FROM --to --to-plain",
         "weights/test_options.py::test_a_converted_file_holds_the_recipe_that_was_typed": "--recipe",
         "weights/test_options.py::test_raw_or_averaged_weights_are_read_as_typed": "--weights",
+        "weights/test_options.py::test_classes_are_named_as_the_set_where_the_data_lie": "--data-root",
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
         ),

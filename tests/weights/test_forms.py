@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from attnbias.methods.engine.inspection import inspect_weights
 from attnbias.methods.engine.load import initial_weights, load_run
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.requests import InspectRequest
 from attnbias.methods.llb.model import LLB
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint, write_weights
@@ -102,7 +103,7 @@ def test_every_wrapper_of_every_method_is_read_and_recognised(golden: str, tmp_p
                 for n, value in read.state.items()
             )
             assert (read.ema is not None) == ("average" in name)
-    found = inspect_weights(str(path)).fits
+    found = inspect_weights(InspectRequest(load_from=str(path))).fits
     assert [fit.described.method.name for fit in found] == [method]
     assert found[0].match, str(found[0].match)
     recipe = found[0].described.recipe.model_dump()
@@ -116,7 +117,7 @@ def test_what_lacks_is_too_much_or_has_another_shape_is_listed(tmp_path: Path) -
     state["layer3.0.conv1.weight"] = torch.zeros(1).expand(2, 3)
     state["more"] = torch.zeros(1)
     torch.save(state, tmp_path / "w.pth")
-    (fit,) = inspect_weights(str(tmp_path / "w.pth")).fits
+    (fit,) = inspect_weights(InspectRequest(load_from=str(tmp_path / "w.pth"))).fits
     assert fit.match.missing == ("backbone.layer2.0.conv1.weight",)
     assert fit.match.unexpected == ("backbone.more",)
     assert fit.match.misshapen == ("backbone.layer3.0.conv1.weight (file 2x3, model 256x128x3x3)",)

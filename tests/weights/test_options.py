@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from attnbias.methods.engine.stored import EXPORTED
+from attnbias.methods.engine.stored import EXPORTED, KEY
 from tests.helpers.command_line import Result, attnbias
 from tests.helpers.small_model import DIGITS, write_model
 
@@ -211,9 +211,14 @@ def test_classes_are_named_as_the_set_where_the_data_lie(
     commands: dict[str, Run], published: dict[str, Path], demo_root: Path, tmp_path: Path
 ) -> None:
     for root, names in ((tmp_path, [f"class {position}" for position in range(10)]), (demo_root, list(DIGITS))):
-        done = commands["predict"](published["plain"], "--recipe", "demo", "--data-root", root, "--overwrite")
+        told = (published["plain"], "--recipe", "demo", "--data-root", root)
+        done = commands["predict"](*told, "--overwrite")
         assert done.code == 0, done.err
         assert next(csv.reader((tmp_path / "predict" / "scores.csv").open())) == ["path", *names]
+        assert commands["convert"](*told, "--overwrite").code == 0
+        with safe_open(tmp_path / "convert" / "ours.safetensors", framework="pt") as file:
+            assert json.loads(file.metadata()[KEY])["classes"] == names
+        assert json.loads(commands["inspect"](*told, "--json").out)["methods"][0]["classes"] == names
 
 
 def test_top_k_and_threshold_choose_what_predict_names(published: dict[str, Path], demo_root: Path) -> None:

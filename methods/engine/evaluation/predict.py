@@ -85,8 +85,7 @@ def predict(request: PredictRequest) -> Predictions:
     # Found once: processes that see different files would wait for each other.
     (result,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
     paths, left_out, remarks = result
-    method = request.method or owner(request.load_from, trust=request.trust_checkpoint)
-    loaded = load_asked(request, method, request.load_from, accelerator.device)
+    loaded = load_asked(request, owner(request), request.load_from, accelerator.device)
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(
             f"predict names the classes of images, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
