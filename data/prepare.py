@@ -136,15 +136,20 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         remarks=noticed,
     )
     if not options.dry_run:
-        if is_ready(folder) and Prepared.read(folder) != prepared:
-            discard(folder)
-        for index in indexes:
-            index.write(index_path(folder, index.split))
-        for file, text in files.items():
-            with replacing(folder / file) as target:
-                target.write(text)
-        prepared.write(folder)
+        _write(folder, prepared, indexes, files)
     return Report(info, folder, prepared, indexes, warnings, pixels)
+
+
+def _write(folder: Path, prepared: Prepared, indexes: Sequence[Index], files: Mapping[str, str]) -> None:
+    """Write everything, the manifest last; what was prepared otherwise is discarded first."""
+    if is_ready(folder) and Prepared.read(folder) != prepared:
+        discard(folder)
+    for index in indexes:
+        index.write(index_path(folder, index.split))
+    for file, text in files.items():
+        with replacing(folder / file) as target:
+            target.write(text)
+    prepared.write(folder)
 
 
 def _notice(indexes: Sequence[Index], options: PrepareOptions) -> Tally:

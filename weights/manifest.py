@@ -50,6 +50,7 @@ CONVOLUTIONAL = ("csra", "ida")
 TORCHVISION = "BSD-3-Clause (torchvision; trained on ImageNet)"
 META_NC = "CC BY-NC 4.0"
 APACHE = "Apache-2.0"
+META = "https://dl.fbaipublicfiles.com/"
 
 
 def _torchvision(
@@ -171,33 +172,27 @@ def _absvit() -> list[Published]:
     ]
 
 
+def _deit() -> list[Published]:
+    methods = ("absvit", "absvit-segmentation", *CONVOLUTIONAL)
+    models = (("tiny", "a1311bcf", 22.9), ("small", "cd65a155", 88.2), ("base", "b5f2ef4d", 346.3))
+    return [
+        _hashed(
+            f"deit_{size}_patch16_224",
+            f"{META}deit/deit_{size}_patch16_224-{digest}.pth",
+            methods,
+            APACHE,
+            megabytes,
+            {},
+        )
+        for size, digest, megabytes in models
+    ]
+
+
 def _vits() -> list[Published]:
-    """Vision transformers: DeiT, those of CSRA's program, augreg, MAE, SWAG, Swin."""
-    deit = (("tiny", "a1311bcf", 22.9), ("small", "cd65a155", 88.2), ("base", "b5f2ef4d", 346.3))
+    """Vision transformers of timm: those of CSRA's program, and augreg."""
     jx = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-vitjx/"
     augreg = (("tiny", 22.9), ("small", 88.2), ("base", 346.3), ("large", 1217.3))
-    mae = (("base", "1b25e9", 346.3), ("large", "51f550", 1217.3))
-    meta = "https://dl.fbaipublicfiles.com/"
-    swin = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-    swins = ("base_patch4_window12_384_22k", "large_patch4_window12_384_22k", "large_patch4_window12_384_22kto1k")
-    swag_port = (
-        ("vit_b_16_swag", "vit_b_16_swag-9ac1b537.pth", 347.5, 85.304),
-        ("vit_l_16_swag", "vit_l_16_swag-4f3808c9.pth", 1220.8, 88.064),
-        ("vit_b_16_lc_swag", "vit_b_16_lc_swag-4e70ced5.pth", 346.3, 81.886),
-        ("vit_l_16_lc_swag", "vit_l_16_lc_swag-4d563306.pth", 1217.4, 85.146),
-    )
     return [
-        *(
-            _hashed(
-                f"deit_{size}_patch16_224",
-                f"{meta}deit/deit_{size}_patch16_224-{digest}.pth",
-                ("absvit", "absvit-segmentation", *CONVOLUTIONAL),
-                APACHE,
-                megabytes,
-                {},
-            )
-            for size, digest, megabytes in deit
-        ),
         _hashed("jx_vit_base_p16_224", f"{jx}jx_vit_base_p16_224-80ecf9dd.pth", CONVOLUTIONAL, APACHE, 346.3, {}),
         _hashed("jx_vit_large_p16_224", f"{jx}jx_vit_large_p16_224-4ee7a4dc.pth", CONVOLUTIONAL, APACHE, 1217.3, {}),
         *(
@@ -211,10 +206,17 @@ def _vits() -> list[Published]:
             )
             for size, megabytes in augreg
         ),
+    ]
+
+
+def _mae() -> list[Published]:
+    finetuned = (("base", "1b25e9", 346.3), ("large", "51f550", 1217.3))
+    pretrained = (("base", 343.2), ("large", 1213.2))
+    return [
         *(
             Published(
                 f"mae_finetuned_vit_{size}",
-                f"{meta}mae/finetune/mae_finetuned_vit_{size}.pth",
+                f"{META}mae/finetune/mae_finetuned_vit_{size}.pth",
                 f"mae_finetuned_vit_{size}.pth",
                 ("llb",),
                 META_NC,
@@ -223,38 +225,60 @@ def _vits() -> list[Published]:
                 "md5",
                 digest,
             )
-            for size, digest, megabytes in mae
+            for size, digest, megabytes in finetuned
         ),
         *(
             Published(
                 f"mae_pretrain_vit_{size}",
-                f"{meta}mae/pretrain/mae_pretrain_vit_{size}.pth",
+                f"{META}mae/pretrain/mae_pretrain_vit_{size}.pth",
                 f"mae_pretrain_vit_{size}.pth",
                 CONVOLUTIONAL,
                 META_NC,
                 megabytes=megabytes,
             )
-            for size, megabytes in (("base", 343.2), ("large", 1213.2))
+            for size, megabytes in pretrained
         ),
+    ]
+
+
+def _swag() -> list[Published]:
+    """SWAG's own files, and those that torchvision made of them."""
+    own = (("vit_b16", 347.4), ("vit_l16", 1220.7))
+    torchvision = (
+        ("vit_b_16_swag", "vit_b_16_swag-9ac1b537.pth", 347.5, 85.304),
+        ("vit_l_16_swag", "vit_l_16_swag-4f3808c9.pth", 1220.8, 88.064),
+        ("vit_b_16_lc_swag", "vit_b_16_lc_swag-4e70ced5.pth", 346.3, 81.886),
+        ("vit_l_16_lc_swag", "vit_l_16_lc_swag-4d563306.pth", 1217.4, 85.146),
+    )
+    return [
         *(
             Published(
                 f"swag_{size}_in1k",
-                f"{meta}SWAG/{size}_in1k.torch",
+                f"{META}SWAG/{size}_in1k.torch",
                 f"{size}_in1k.torch",
                 ("llb",),
                 META_NC,
                 megabytes=megabytes,
             )
-            for size, megabytes in (("vit_b16", 347.4), ("vit_l16", 1220.7))
+            for size, megabytes in own
         ),
-        *(_torchvision(n, file, size, ("llb",), top1, META_NC) for n, file, size, top1 in swag_port),
-        *(
-            Published(f"swin_{name}", f"{swin}swin_{name}.pth", f"swin_{name}.pth", CONVOLUTIONAL, "MIT")
-            for name in swins
-        ),
+        *(_torchvision(n, file, size, ("llb",), top1, META_NC) for n, file, size, top1 in torchvision),
+    ]
+
+
+def _swin() -> list[Published]:
+    folder = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    names = ("base_patch4_window12_384_22k", "large_patch4_window12_384_22k", "large_patch4_window12_384_22kto1k")
+    return [
+        Published(f"swin_{name}", f"{folder}swin_{name}.pth", f"swin_{name}.pth", CONVOLUTIONAL, "MIT")
+        for name in names
     ]
 
 
 PUBLISHED: Mapping[str, Published] = MappingProxyType(
-    {entry.name: entry for entry in (*_csra(), *_absvit(), *_resnets(), *_vits())}
+    {
+        entry.name: entry
+        for entries in (_csra(), _absvit(), _resnets(), _deit(), _vits(), _mae(), _swag(), _swin())
+        for entry in entries
+    }
 )

@@ -196,3 +196,11 @@ def gathered(accelerator: Accelerator, mine: list[T]) -> list[T]:
         return mine
     everything: list[T] = gather_object(mine)
     return everything
+
+
+def counted(accelerator: Accelerator, mine: Counter[str]) -> dict[str, int]:
+    """Counts of all processes together."""
+    counts: Counter[str] = Counter()
+    for part in gathered(accelerator, [dict(mine)]):
+        counts.update(part)
+    return dict(counts)

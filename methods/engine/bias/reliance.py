@@ -9,7 +9,7 @@ the three lie apart tells how much the filling itself decides. The object alone 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -25,7 +25,15 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
-from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
+from attnbias.methods.engine.bias.objects import (
+    ObjectBatch,
+    Sample,
+    counted,
+    gathered,
+    object_batches,
+    regions,
+    resolve_truth,
+)
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
@@ -42,6 +50,15 @@ MARGIN = 1 / 16
 """Around an object's box, of the image's longer side: its shadow and blur go too."""
 DONORS = 32
 """Images of the split that others are filled from."""
+
+
+class Scored(NamedTuple):
+    """One sample's scores."""
+
+    image: int
+    label: int
+    values: list[float]
+    """In the order of COLUMNS."""
 
 
 class Donor(NamedTuple):
@@ -145,64 +162,67 @@ def measure_reliance(
     positions = evaluation.ids.tolist()
     donors = Donors.of(dataset, positions, against.kind)
     skipped: Counter[str] = Counter()
-    mine: list[tuple[int, int, list[float]]] = []
-    for images, samples in object_batches(
-        dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size
-    ):
-        shown, kept = [], []
-        for sample in samples:
-            hidden = widened(sample.region.box)
-            other = donors.choose(sample, hidden)
-            if other is None or hidden.mean() > 0.9:
-                skipped["no image without the class" if other is None else "no context"] += 1
-                continue
-            shown.append(versions(images[sample.slot], sample, hidden, other.to(images.device)))
-            kept.append(sample)
-        if not kept:
-            continue
-        labels = torch.tensor([sample.region.label for sample in kept], device=images.device)[:, None]
-        scores = [
-            loaded.method.predict(loaded.model, version, loaded.task)["scores"].double().gather(1, labels)[:, 0]
-            for version in torch.stack(shown, dim=1)  # (N, 3, H, W) each
-        ]
-        rows = torch.stack(scores, dim=1).cpu().tolist()
-        mine += [(s.image, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
+    mine: list[Scored] = []
+    for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
+        mine += _score(loaded, batch, donors, skipped)
     found = sorted(gathered(accelerator, mine))
-    counts: Counter[str] = Counter()
-    for part in gathered(accelerator, [dict(skipped)]):
-        counts.update(part)
+    counts = counted(accelerator, skipped)
     if not found:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to take away ({words})")
     if table and accelerator.is_main_process:
-        paths, classes = [record.path for record in dataset.records], dataset.index.classes
-        write_csv(
-            table,
-            [
-                ["picture", "path", "class", *COLUMNS],
-                *(
-                    [position, paths[position], classes[label], *(f"{value:.8g}" for value in values)]
-                    for position, label, values in found
-                ),
-            ],
-        )
-    columns = dict(zip(COLUMNS, np.array([values for _, _, values in found]).T, strict=True))
-    figures = {name: Ratio.mean(values) for name, values in columns.items()}
-    figures |= {name: Ratio(columns[part], columns["probability"]) for name, part in RELIANCE_SHARES.items()}
-    image_ids = np.array([position for position, _, _ in found])
-    means = {name: figure.value for name, figure in figures.items()}
-    fills = [means[name] for name in FILLS]
-    edges: dict[str, Interval | None] = {name: interval(figure, image_ids) for name, figure in figures.items()}
+        write_csv(table, _rows(found, dataset))
     return {
         "truth": against.kind,
         "truth_reason": against.reason,
         "margin": MARGIN,
         "donors": len(donors.donors),
         "samples": len(found),
-        "skipped": dict(counts),
-        "means": {**means, "fill_spread": max(fills) - min(fills)},
-        "intervals_95": edges,
+        "skipped": counts,
+        **_means(found),
     }
+
+
+def _score(loaded: Loaded, batch: ObjectBatch, donors: Donors, skipped: Counter[str]) -> list[Scored]:
+    """The samples of a batch that can be filled from elsewhere; the others are counted in `skipped`."""
+    images, shown, kept = batch.images, [], []
+    for sample in batch.samples:
+        hidden = widened(sample.region.box)
+        other = donors.choose(sample, hidden)
+        if other is None or hidden.mean() > 0.9:
+            skipped["no image without the class" if other is None else "no context"] += 1
+            continue
+        shown.append(versions(images[sample.slot], sample, hidden, other.to(images.device)))
+        kept.append(sample)
+    if not kept:
+        return []
+    labels = torch.tensor([sample.region.label for sample in kept], device=images.device)[:, None]
+    scores = [
+        loaded.method.predict(loaded.model, version, loaded.task)["scores"].double().gather(1, labels)[:, 0]
+        for version in torch.stack(shown, dim=1)  # (N, 3, H, W) each
+    ]
+    rows = torch.stack(scores, dim=1).cpu().tolist()
+    return [Scored(s.image, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
+
+
+def _rows(found: Sequence[Scored], dataset: ImageDataset) -> Iterator[list[object]]:
+    """The table of samples, its header first."""
+    yield ["picture", "path", "class", *COLUMNS]
+    for image, label, values in found:
+        path, name = dataset.records[image].path, dataset.index.classes[label]
+        yield [image, path, name, *(f"{value:.8g}" for value in values)]
+
+
+def _means(found: Sequence[Scored]) -> dict[str, Any]:
+    """Means over all samples, and their intervals over images."""
+    columns = dict(zip(COLUMNS, np.array([sample.values for sample in found]).T, strict=True))
+    figures = {name: Ratio.mean(values) for name, values in columns.items()}
+    figures |= {name: Ratio(columns[part], columns["probability"]) for name, part in RELIANCE_SHARES.items()}
+    images = np.array([sample.image for sample in found])
+    means = {name: figure.value for name, figure in figures.items()}
+    fills = [means[name] for name in FILLS]
+    edges: dict[str, Interval | None] = {name: interval(figure, images) for name, figure in figures.items()}
+    return {"means": {**means, "fill_spread": max(fills) - min(fills)}, "intervals_95": edges}
 
 
 class RelianceProbe(Probe):

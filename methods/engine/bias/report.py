@@ -30,7 +30,7 @@ from attnbias.methods.engine.bias.attention_bias import (
     oracle_maps,
     uniform_map,
 )
-from attnbias.methods.engine.bias.objects import ObjectBatch, gathered, object_batches, resolve_truth
+from attnbias.methods.engine.bias.objects import ObjectBatch, counted, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
@@ -199,9 +199,7 @@ def measure_bias(
     for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
         mine += _measure(loaded, batch, kind, tau, right, pixels)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
-    counts: Counter[str] = Counter()
-    for reasons in gathered(accelerator, [dict(skipped)]):
-        counts.update(reasons)
+    counts = counted(accelerator, skipped)
     if not rows:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
@@ -220,7 +218,7 @@ def measure_bias(
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     used = kind or loaded.method.default_map(loaded.recipe)
     return BiasReport(
-        [each[0] for each in rows], dict(counts), pxap[0], baselines, beside, used, against.kind, tau, against.reason
+        [each[0] for each in rows], counts, pxap[0], baselines, beside, used, against.kind, tau, against.reason
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from attnbias.methods.engine.maps import attention_maps, normalise
 
 MOST_CLASSES = 12
 """Maps drawn of one image: true labels first, then predicted ones by their score."""
+
+Frame = tuple[float, float, float, float]
+"""The part of an image that a network sees: x, y, width, height, as shares of its sides."""
 
 RULES = {
     "minmax": "each map stretched to 0..1 by its own minimum and maximum",
@@ -119,8 +123,8 @@ def sample_of(dataset: ImageDataset, position: int) -> ImageSample:
     )
 
 
-def place_input(transform: Transform, original: Image.Image) -> tuple[Tensor, tuple[float, float, float, float]]:
-    """Transform an image, and find which part of it (x, y, width, height, as shares) the network's input covers.
+def place_input(transform: Transform, original: Image.Image) -> tuple[Tensor, Frame]:
+    """Transform an image, and find which part of it the network's input covers.
 
     A box in the middle of the image goes through the transform too; where it lands tells scale and offset.
     """
@@ -149,58 +153,82 @@ def predict_samples(
     if not samples:
         return []
     models = {id(column.loaded): column.loaded for column in columns}
-    inputs: dict[int, Tensor] = {}
-    frames: dict[int, list[tuple[float, float, float, float]]] = {}
-    scores: dict[int, NDArray[np.float32]] = {}
-    for key, loaded in models.items():
-        placed = [place_input(_transform_of(sample, loaded), sample.image) for sample in samples]
-        frames[key] = [frame for _, frame in placed]
-        inputs[key] = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
-        values = loaded.method.predict(loaded.model, inputs[key], loaded.task)["scores"].float().cpu().numpy()
-        scores[key] = np.stack([_competing(sample, row) for sample, row in zip(samples, values, strict=True)])
-    panels = {key: _panels(loaded, inputs[key]) for key, loaded in models.items()}
-    segments = {key: [_segments(loaded, sample) for sample in samples] for key, loaded in models.items()}
-    predicted = {
-        key: [_predicted(models[key], *row) for row in zip(values, segments[key], strict=True)]
-        for key, values in scores.items()
-    }
-    highest = np.max(list(scores.values()), axis=0)  # (B, C): over the models
+    answers = {key: _answer(loaded, samples) for key, loaded in models.items()}
+    mapped, listed = _chosen(samples, list(answers.values()), asked)
+    seen = [_views(column, answers[id(column.loaded)], mapped, listed, rule) for column in columns]
+    # A model's panels go to the first of its columns.
+    panels = {key: answer.panels for key, answer in answers.items()}
+    shown = [panels.pop(id(column.loaded), [{}] * len(samples)) for column in columns]
+    by_photo = zip(zip(*seen, strict=True), zip(*shown, strict=True), strict=True)
+    return [
+        Prediction(tuple(view for view, _ in views), tuple(maps for _, maps in views), vectors)
+        for views, vectors in by_photo
+    ]
+
+
+class _Answer(NamedTuple):
+    """What a model says of each photo."""
+
+    images: Tensor
+    """(B, 3, H, W), as it sees them."""
+    frames: list[Frame]
+    scores: NDArray[np.float32]
+    """(B, C)."""
+    panels: list[Panels]
+    segments: list[Segments | None]
+    predicted: list[tuple[int, ...]]
+
+
+def _answer(loaded: Loaded, samples: Sequence[ImageSample]) -> _Answer:
+    placed = [place_input(_transform_of(sample, loaded), sample.image) for sample in samples]
+    images = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
+    values = loaded.method.predict(loaded.model, images, loaded.task)["scores"].float().cpu().numpy()
+    scores = np.stack([_competing(sample, row) for sample, row in zip(samples, values, strict=True)])
+    segments = [_segments(loaded, sample) for sample in samples]
+    predicted = [_predicted(loaded, *row) for row in zip(scores, segments, strict=True)]
+    return _Answer(images, [frame for _, frame in placed], scores, _panels(loaded, images), segments, predicted)
+
+
+def _chosen(
+    samples: Sequence[ImageSample], answers: Sequence[_Answer], asked: Sequence[int]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The classes of each photo that are mapped, and those whose scores are told."""
+    highest = np.max([answer.scores for answer in answers], axis=0)  # (B, C): over the models
     mapped, listed = [], []
     for position, sample in enumerate(samples):
         true = sample.true or ()
-        others = {label for labels in predicted.values() for label in labels[position]} - set(true)
+        others = {label for answer in answers for label in answer.predicted[position]} - set(true)
         ranked = [*true, *sorted(others, key=lambda label: -highest[position, label])] or [
             int(highest[position].argmax())
         ]
         mapped.append(list(asked) or ranked[:MOST_CLASSES])
-        listed.append(dict.fromkeys([*asked, *ranked]))
+        listed.append(list(dict.fromkeys([*asked, *ranked])))
+    return mapped, listed
 
-    widest = max(map(len, mapped))
+
+def _views(
+    column: Column, answer: _Answer, mapped: Sequence[list[int]], listed: Sequence[list[int]], rule: str
+) -> list[tuple[View, dict[int, NDArray[np.float32]]]]:
+    """What a column shows of each photo, and its maps before normalisation."""
+    widest, method = max(map(len, mapped)), column.loaded.method
     classes = torch.tensor([labels + labels[:1] * (widest - len(labels)) for labels in mapped])  # (B, K), padded
-    views: list[list[View]] = [[] for _ in samples]
-    raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
-    for column in columns:
-        key, loaded = id(column.loaded), column.loaded
-        images = inputs[key]
-        maps = attention_maps(loaded.method, loaded.model, images, classes.to(images.device), column.kind, column.head)
-        drawn = normalise(maps, rule).cpu().numpy()
-        plain = maps.cpu().numpy()
-        for position, labels in enumerate(mapped):
-            raw[position].append(dict(zip(labels, plain[position], strict=False)))
-            views[position].append(
-                View(
-                    scores={label: float(scores[key][position, label]) for label in listed[position]},
-                    predicted=predicted[key][position],
-                    maps=dict(zip(labels, drawn[position], strict=False)),
-                    frame=frames[key][position],
-                    figures=_figures(segments[key][position], labels),
-                    segments=segments[key][position],
-                )
-            )
-    # A model's panels go to the first of its columns.
-    shown = [panels.pop(id(column.loaded), [{}] * len(samples)) for column in columns]
-    by_photo = zip(views, raw, zip(*shown, strict=True), strict=True)
-    return [Prediction(tuple(seen), tuple(maps), vectors) for seen, maps, vectors in by_photo]
+    images = answer.images
+    maps = attention_maps(method, column.loaded.model, images, classes.to(images.device), column.kind, column.head)
+    drawn, plain = normalise(maps, rule).cpu().numpy(), maps.cpu().numpy()
+    return [
+        (
+            View(
+                scores={label: float(answer.scores[position, label]) for label in listed[position]},
+                predicted=answer.predicted[position],
+                maps=dict(zip(labels, drawn[position], strict=False)),
+                frame=answer.frames[position],
+                figures=_figures(answer.segments[position], labels),
+                segments=answer.segments[position],
+            ),
+            dict(zip(labels, plain[position], strict=False)),
+        )
+        for position, labels in enumerate(mapped)
+    ]
 
 
 def _transform_of(sample: ImageSample, loaded: Loaded) -> Transform:

@@ -12,7 +12,7 @@ from torch import nn
 
 from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.display.gallery import View
-from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, place_input
+from attnbias.methods.engine.display.inference import Column, Frame, ImageSample, Prediction, place_input
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import normalise
@@ -46,7 +46,7 @@ def ask(
     positions = [position for position, sample in enumerate(samples) for _ in sample.questions]
     asked = [text for sample in samples for text in sample.questions]
     people = [said for sample in samples for said in sample.questions.values()]
-    batches: dict[int, tuple[Batch, list[tuple[float, float, float, float]]]] = {}
+    batches: dict[int, tuple[Batch, list[Frame]]] = {}
     views: list[list[View]] = [[] for _ in samples]
     raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
     for column, dataset_dir in zip(columns, dataset_dirs, strict=True):
@@ -87,7 +87,7 @@ def _batch(
     texts: Sequence[str],
     positions: Sequence[int],
     dataset_dir: Path | None,
-) -> tuple[Batch, list[tuple[float, float, float, float]]]:
+) -> tuple[Batch, list[Frame]]:
     """Images and texts side by side on the model's device, and what part of each photo the model sees."""
     loaded = column.loaded
     device = next(loaded.model.parameters()).device

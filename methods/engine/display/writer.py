@@ -65,23 +65,13 @@ class VisualizationWriter:
         overlays: dict[int, list[Image.Image]] = {label: [] for label in prediction.views[0].maps}
         for column, view, raw, entries in zip(self.columns, prediction.views, prediction.raw, self._raw, strict=True):
             target = self._room(OVERLAYS, column)
-            for label, heat in view.maps.items():
-                name = self.names[label]
+            for label in view.maps:
                 if self.style == "published":
                     published = published_overlay(np.asarray(sample.image), raw[label], (224, 224))
                     drawn = Image.fromarray(published.overlay)
                 else:
-                    corners = [_corners(box[1:], image) for box in sample.boxes if self.boxes and box.label == label]
-                    x, y, right, bottom = _corners(view.frame, image)
-                    drawn = draw(
-                        image,
-                        heat,
-                        frame=(x, y, right - x, bottom - y),
-                        opacity=self.opacity,
-                        contour=self.contour,
-                        boxes=[DrawnBox(*corner, name) for corner in corners],
-                    )
-                path = target / f"{stem}.{file_name(name)[:LONGEST]}.png"
+                    drawn = self._blended(sample, image, view, label)
+                path = target / f"{stem}.{file_name(self.names[label])[:LONGEST]}.png"
                 drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
                 overlays[label].append(drawn)
                 self.overlays += 1
@@ -104,6 +94,19 @@ class VisualizationWriter:
         sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
         small = thumbnail(sample.image)
         self.items.append(GalleryItem(sample.name, small, prediction.views, sample.true, sample.unknown, sample.boxes))
+
+    def _blended(self, sample: ImageSample, image: Image.Image, view: View, label: int) -> Image.Image:
+        """The overlay of a class at the size of `image`, the sample's own or enlarged."""
+        corners = [_corners(box[1:], image) for box in sample.boxes if self.boxes and box.label == label]
+        x, y, right, bottom = _corners(view.frame, image)
+        return draw(
+            image,
+            view.maps[label],
+            frame=(x, y, right - x, bottom - y),
+            opacity=self.opacity,
+            contour=self.contour,
+            boxes=[DrawnBox(*corner, self.names[label]) for corner in corners],
+        )
 
     def _room(self, kind: str, column: Column) -> Path:
         """The folder of a column's images of one kind; one column alone needs none of its own."""

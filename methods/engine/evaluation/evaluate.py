@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ from attnbias.methods.engine.types import Metrics
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
+
+
+class Rows(NamedTuple):
+    """One row per sample of a batch, or of all."""
+
+    ids: NDArray[np.int64]
+    targets: np.ndarray
+    scores: dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def answer_all(
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
     loader = batches(dataset, sampler, workers=workers, device=device)
     model.eval()
-    mine: list[tuple[np.ndarray, np.ndarray, dict[str, NDArray[np.float32]]]] = []
+    mine: list[Rows] = []
     skipped: list[str] = []
     mine_of = iter(loader)
     for _ in range(-(-len(dataset) // (batch_size * processes))):  # the same number of rounds in every process
@@ -110,16 +118,22 @@ def answer_all(
         targets = rows.pop("targets") if "targets" in rows else batch["target"]
         scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
         _check_finite(scores, batch["index"], dataset)
-        mine.append((batch["index"].numpy(), targets.cpu().numpy(), scores))
+        mine.append(Rows(batch["index"].numpy(), targets.cpu().numpy(), scores))
     parts = gather_object(mine) if processes > 1 else mine
     skipped = gather_object(skipped) if processes > 1 else skipped
     if not parts:
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
-    ids = np.concatenate([part[0] for part in parts])
+    ids, targets, scores = _in_order(parts)
+    return Answers(ids, targets, scores, skipped)
+
+
+def _in_order(parts: Sequence[Rows]) -> Rows:
+    """Batches, at least one, as one table by ascending id."""
+    ids = np.concatenate([part.ids for part in parts])
     order = np.argsort(ids)
-    targets = np.concatenate([part[1] for part in parts])[order]
-    scores = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
-    return Answers(ids[order], targets, scores, skipped)
+    targets = np.concatenate([part.targets for part in parts])[order]
+    scores = {name: np.concatenate([part.scores[name] for part in parts])[order] for name in parts[0].scores}
+    return Rows(ids[order], targets, scores)
 
 
 def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, dataset: ImageDataset) -> None:

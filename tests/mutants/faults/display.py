@@ -83,15 +83,15 @@ FAULTS = (
     Fault(
         "classes in the order of the first model's scores",
         LOOK,
-        "highest = np.max(list(scores.values()), axis=0)",
-        "highest = next(iter(scores.values()))",
+        "highest = np.max([answer.scores for answer in answers], axis=0)",
+        "highest = answers[0].scores",
         (f"{DISPLAY}::test_of_several_models_predictions_those_of_the_highest_score_of_any_are_drawn_first",),
     ),
     Fault(
         "only what the first model predicts is drawn",
         LOOK,
-        "for labels in predicted.values() for label in labels[position]}",
-        "for labels in [*predicted.values()][:1] for label in labels[position]}",
+        "for answer in answers for label in answer.predicted[position]}",
+        "for answer in answers[:1] for label in answer.predicted[position]}",
         (f"{DISPLAY}::test_of_several_models_predictions_those_of_the_highest_score_of_any_are_drawn_first",),
     ),
     Fault(
@@ -111,7 +111,7 @@ FAULTS = (
     Fault(
         "maps lie on the whole image",
         LOOK,
-        "frame=frames[key][position],",
+        "frame=answer.frames[position],",
         "frame=(0.0, 0.0, 1.0, 1.0),",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
@@ -119,7 +119,7 @@ FAULTS = (
         "maps of enlarged images lie where those of the small ones would",
         EXHIBIT,
         "_corners(view.frame, image)",
-        "_corners(view.frame, photo.image)",
+        "_corners(view.frame, sample.image)",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
     Fault(
