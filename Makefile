@@ -58,7 +58,7 @@ wheel-check: setup ## Build sdist and wheel, install the wheel elsewhere, compar
 bench: setup ## Measure speed against baselines in the same run
 	$(BIN)/python tests/benchmarks/speed.py
 
-bench-bias: setup ## Train every method and its plain counterpart on the built-in scenes, compare their attention bias
+bench-bias: setup ## What a bias in fine-tuning costs every method and its plain counterpart, on the built-in scenes
 	$(BIN)/python tests/benchmarks/bias.py
 
 mutants: setup ## Put small faults in, one at a time, and count those that the tests notice

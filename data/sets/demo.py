@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,8 +64,9 @@ TRAIN_DIGITS = 1197
 class Preset:
     """How strong the bias is, and how hard the digits are to see."""
 
-    context_bias: float = 0.95
-    """Probability of the anchor digit's own photograph in train and val."""
+    context_bias: float | None = 0.95
+    """Probability of the anchor digit's own photograph in train and val; None: they are drawn as `unbiased` is, with as
+    many digits as with the bias."""
     partner_bias: float = 0.7
     """Probability of the partner digit (k XOR 1)."""
     max_extra: int = 1
@@ -79,11 +80,17 @@ class Preset:
     """How much the photograph is darkened around a digit."""
 
 
+FAINT = Preset(side=(0.42, 0.60), opacity=(0.45, 0.75), halo=0.5)
+
 PRESETS = {
     "easy": Preset(context_bias=0.9, partner_bias=0.6, side=(0.34, 0.46), opacity=(0.9, 1.0)),
     "medium": Preset(),
     # Nothing gives a digit away: its own photograph is one of 10, its partner one of 8 others; digits of many sizes.
     "even": Preset(context_bias=0.1, partner_bias=0.125, max_extra=2, side=(0.34, 0.8), opacity=(0.9, 1.0)),
+    # For models that are trained on clear scenes first and then see fainter ones, with the bias or without.
+    "clear": Preset(context_bias=0.1, partner_bias=0.125, max_extra=2, side=(0.40, 0.70), opacity=(0.9, 1.0)),
+    "faint": FAINT,
+    "faint-even": replace(FAINT, context_bias=None),
     "hard": Preset(partner_bias=0.8, max_extra=2, side=(0.20, 0.34), opacity=(0.75, 1.0), tint=255.0, halo=0.0),
 }
 
@@ -116,11 +123,14 @@ def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> 
 
     All splits have as many digits an image and the same share of each digit; only what comes together differs.
     """
+    biased = preset.context_bias
+    if biased is None and split in ("train", "val"):
+        split = "unbiased"
     anchor = int(rng.integers(10))
     digits = (anchor, *(() if single else _companions(anchor, split, preset, rng)))
-    if split in ("train", "val", "counter_cooccur"):
+    if split in ("train", "val", "counter_cooccur") and biased is not None:
         others = [context for context in range(10) if context != anchor]
-        context = anchor if rng.random() < preset.context_bias else int(rng.choice(others))
+        context = anchor if rng.random() < biased else int(rng.choice(others))
     elif split in ("counter", "counter_context"):
         context = int(rng.choice([context for context in range(10) if context not in digits]))
     else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES
 from attnbias.methods.engine.types import Fields
+from attnbias.methods.engine.vit_stem import stem_of
 from attnbias.weights.files import load_start
 
 
@@ -21,12 +22,14 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer(state: dict[str, Tensor]) -> Fields:
-    """Tell the architecture, the second pass and the number of classes; {} where these are not our weights."""
-    if not {"pos_embed", "patch_embed.proj.weight", "head.weight"} <= state.keys():
+    """Tell the architecture, its stem, the second pass and the number of classes; {} where they are not our weights."""
+    taken_in = stem_of(state)
+    if taken_in is None or not {"pos_embed", "head.weight"} <= state.keys():
         return {}
     if (name := architecture_of(state)) is None:
         return {}
-    return {"architecture": name, "top_down": "prompt" in state, "num_classes": len(state["head.weight"])}
+    told = {"architecture": name, "stem": taken_in[1], "top_down": "prompt" in state}
+    return {**told, "num_classes": len(state["head.weight"])}
 
 
 def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool = True) -> str | None:
@@ -34,9 +37,11 @@ def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool 
 
     `fc_norm` tells how it pools, where it has pooled at all (`pooled`).
     """
-    width, _, patch, _ = state[f"{prefix}patch_embed.proj.weight"].shape
+    if (taken_in := stem_of(state, prefix)) is None:
+        return None
+    width = state[f"{prefix}pos_embed"].shape[-1]
     depth = sum(name.startswith(prefix) and name.endswith(".attn.qkv.weight") for name in state)
-    wanted: Fields = {"patch_size": patch, "embed_dim": width, "depth": depth}
+    wanted: Fields = {"patch_size": taken_in[0], "embed_dim": width, "depth": depth}
     if pooled:
         wanted["global_pool"] = "avg" if f"{prefix}fc_norm.weight" in state else "token"
     return next((name for name, options in ARCHITECTURES.items() if wanted.items() <= options.items()), None)

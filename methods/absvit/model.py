@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, AbSViTRecipe
+from attnbias.methods.engine.vit_stem import stem_options
 
 
 class Passes(NamedTuple):
@@ -203,13 +204,15 @@ class AbSViT(VisionTransformer):
 
 def build(recipe: AbSViTRecipe, num_classes: int) -> VisionTransformer:
     """Build AbSViT, or timm's plain ViT of the same size, as the recipe says."""
-    options = dict(
-        ARCHITECTURES[recipe.architecture],
-        img_size=recipe.image_size,
-        num_classes=num_classes,
-        pos_drop_rate=recipe.dropout,
-        proj_drop_rate=recipe.dropout,
-        attn_drop_rate=recipe.attention_dropout,
-        drop_path_rate=recipe.drop_path,
-    )
+    size = ARCHITECTURES[recipe.architecture]
+    options = {
+        **size,
+        **stem_options(recipe.stem, size["patch_size"], size["embed_dim"]),
+        "img_size": recipe.image_size,
+        "num_classes": num_classes,
+        "pos_drop_rate": recipe.dropout,
+        "proj_drop_rate": recipe.dropout,
+        "attn_drop_rate": recipe.attention_dropout,
+        "drop_path_rate": recipe.drop_path,
+    }
     return AbSViT(gain=recipe.feedback_gain, **options) if recipe.top_down else VisionTransformer(**options)

@@ -7,7 +7,18 @@ from typing import Literal
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
-from attnbias.methods.engine.schedules import Curve, by_epoch, by_step, cosine, epoch_length, step, warm_up
+from attnbias.methods.engine.scenes import NOTE, PLAIN_NOTE, TRANSFORMER
+from attnbias.methods.engine.schedules import (
+    Curve,
+    by_epoch,
+    by_step,
+    cosine,
+    epoch_length,
+    one_cycle,
+    step,
+    total_steps,
+    warm_up,
+)
 from attnbias.methods.engine.types import Fields, Schedule
 
 Architecture = Literal[
@@ -64,9 +75,10 @@ class AbSViTRecipe(Recipe):
     optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adamw")
     lr: float = option(1e-3, "Base learning rate; the program's 5e-4 x batch / 512.", "Training", gt=0)
     weight_decay: float = option(0.05, "Weight decay; vectors, position and class token have none.", "Training")
-    scheduler: Literal["cosine", "step", "smooth"] = option(
+    scheduler: Literal["cosine", "step", "smooth", "onecycle"] = option(
         "cosine",
-        "cosine and step = the program's, one rate an epoch, one epoch late; smooth = cosine by optimiser step.",
+        "cosine and step = the program's, one rate an epoch, one epoch late; smooth = cosine by optimiser step; "
+        "onecycle = one cosine up and down.",
         "Training",
     )
     warmup_epochs: int = option(10, "Epochs of linear warm-up; the cosine is not shifted by it.", "Training", ge=0)
@@ -78,6 +90,10 @@ class AbSViTRecipe(Recipe):
 
     architecture: Architecture = option(
         "small_patch16", "Size of the vision transformer; *_gap and mini_patch8 pool by average."
+    )
+    stem: Literal["patches", "convolutions"] = option(
+        "patches",
+        "How an image is taken in: by its patches, or by strided convolutions (ours, for small networks).",
     )
     top_down: bool = option(True, "The second, steered pass; False = the plain ViT of the same size.")
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
@@ -106,11 +122,13 @@ def curve(recipe: AbSViTRecipe) -> Curve:
 
 
 def schedule(recipe: AbSViTRecipe, steps_per_epoch: int) -> Schedule:
-    """The curve by optimiser step; or by epoch and one late, as the program has it.
+    """One cycle; or the curve by optimiser step; or by epoch and one late, as the program has it.
 
     The program steps its rate with the epoch's number after the epoch, so that epochs 0 and 1 both run at the start of
     the warm-up and the cosine never arrives.
     """
+    if recipe.scheduler == "onecycle":
+        return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
     factor, length = curve(recipe), epoch_length(recipe, steps_per_epoch)
     if recipe.scheduler == "smooth":
         return by_step(factor, length)
@@ -155,6 +173,14 @@ def _demo(dataset: str, top_down: bool) -> NamedRecipe:
     return NamedRecipe(recipe, "ours", note="the built-in demo set, for a CPU")
 
 
+SCENES: Fields = {**DEMO, **TRANSFORMER, "stem": "convolutions", "label_smoothing": 0.0}
+
+
+def _scenes(top_down: bool) -> NamedRecipe:
+    recipe = AbSViTRecipe(**SCENES, top_down=top_down)
+    return NamedRecipe(recipe, "ours", note=NOTE if top_down else PLAIN_NOTE)
+
+
 RECIPES: dict[str, NamedRecipe] = {
     "absvit-small": _imagenet("small_patch16", True, 80.7, 51.6),
     "absvit-tiny": _imagenet("tiny_patch16", True, 74.1, 66.7),
@@ -168,4 +194,6 @@ RECIPES: dict[str, NamedRecipe] = {
     "demo-single": _demo("demo-single", True),
     "demo-vit": _demo("demo", False),
     "demo-single-vit": _demo("demo-single", False),
+    "scenes": _scenes(True),
+    "scenes-plain": _scenes(False),
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnbias.methods.engine.types import Fields
+from attnbias.methods.engine.vit_stem import stem_of
 from attnbias.weights.errors import WeightsError
 
 HEAD = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight")
@@ -71,8 +72,9 @@ def _resnet(state: dict[str, Tensor]) -> Fields:
 def _vit(state: dict[str, Tensor]) -> Fields:
     if "backbone.model.pos_embed" not in state:
         return {}
-    width = state["backbone.model.pos_embed"].shape[-1]
-    patch = state["backbone.model.patch_embed.proj.weight"].shape[-1]
+    width, taken_in = state["backbone.model.pos_embed"].shape[-1], stem_of(state, "backbone.model.")
+    if taken_in is None or taken_in[1] != "patches":
+        return {}
     blocks = {name.split(".")[3] for name in state if name.startswith("backbone.model.blocks.")}
-    name = VITS.get((width, len(blocks), patch))
+    name = VITS.get((width, len(blocks), taken_in[0]))
     return {"backbone": name} if name else {}

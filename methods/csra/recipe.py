@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
+from attnbias.methods.engine.scenes import CONVOLUTIONAL, NOTE, PLAIN_NOTE, TRANSFORMER
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 from attnbias.methods.engine.types import Fields, Schedule
 
@@ -150,6 +151,11 @@ DEMO: Fields = {
     "backbone": "tiny",
 }
 
+SCENES: Fields = {**DEMO, **CONVOLUTIONAL}
+SCENES_VIT: Fields = {**DEMO, **TRANSFORMER, "backbone": "tiny_vit_conv"}
+PLAIN: Fields = {"lam": 0.0}
+"""Average pooling: the mean of the heads' normalised scores."""
+
 
 def _published(mAP: float, init: str, note: str = "", **fields: Any) -> NamedRecipe:
     return NamedRecipe(CSRARecipe(**fields), TABLE, {"mAP": mAP}, note, init)
@@ -171,4 +177,11 @@ RECIPES: dict[str, NamedRecipe] = {
         name: NamedRecipe(CSRARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
         for name in ("demo", "demo-single")
     },
+    "demo-plain": NamedRecipe(
+        CSRARecipe(**DEMO, **PLAIN, dataset="demo"), "ours", note="average pooling, else as demo"
+    ),
+    "scenes": NamedRecipe(CSRARecipe(**SCENES), "ours", note=NOTE),
+    "scenes-plain": NamedRecipe(CSRARecipe(**SCENES, **PLAIN), "ours", note=PLAIN_NOTE),
+    "scenes-vit": NamedRecipe(CSRARecipe(**SCENES_VIT), "ours", note=NOTE),
+    "scenes-vit-plain": NamedRecipe(CSRARecipe(**SCENES_VIT, **PLAIN), "ours", note=PLAIN_NOTE),
 }

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
+from attnbias.methods.engine.vit_stem import Stem, stem_options
 from attnbias.weights.files import load_strict
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"
 """Short names of the papers -> timm's."""
 
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
-"""The transformer beside the tiny network: for CPUs and small images."""
+"""The transformer beside the tiny network: for CPUs and small images; tiny_vit_conv takes images in by convolutions."""
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
@@ -152,7 +153,8 @@ Backbone = TorchvisionFeatures | TinyFeatures | TimmFeatures
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
-    """Build a backbone with fresh weights: tiny, tiny_vit, a network of torchvision, or one of timm (in this order).
+    """Build a backbone with fresh weights: tiny, tiny_vit, tiny_vit_conv, a network of torchvision, or one of timm, in
+    this order.
 
     `image_size` matters to networks of a fixed input size (ViT, Swin) only.
 
@@ -161,17 +163,20 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     """
     if name == "tiny":
         return TinyFeatures()
-    if name == "tiny_vit":
-        return TimmFeatures(partial(VisionTransformer, image_size, **TINY_VIT), image_size)
+    if name in ("tiny_vit", "tiny_vit_conv"):
+        stem: Stem = "patches" if name == "tiny_vit" else "convolutions"
+        options = {**TINY_VIT, **stem_options(stem, TINY_VIT["patch_size"], TINY_VIT["embed_dim"])}
+        return TimmFeatures(partial(VisionTransformer, image_size, **options), image_size)
     if is_torchvision(name):
         return TorchvisionFeatures(name)
     timm_name = ALIASES.get(name, name)
     if not timm.is_model(timm_name):
         chains = [known for known in torchvision.models.list_models(torchvision.models) if is_torchvision(known)]
-        known = ["tiny", "tiny_vit", *ALIASES, *chains, *timm.list_models()]
+        known = ["tiny", "tiny_vit", "tiny_vit_conv", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
-            "expected tiny, tiny_vit, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet101"
+            "expected tiny, tiny_vit, tiny_vit_conv, vit_b16, vit_l16, or a network of torchvision or timm, such as "
+            "resnet101"
         )
     config = timm_config(timm_name)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -205,9 +206,12 @@ def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:
 
 def _vit_words(network: nn.Module) -> str:
     vit: Any = network
-    size, patch = vit.patch_embed.img_size[0], vit.patch_embed.patch_size[0]
+    size, patch = vit.patch_embed.img_size[0], vit.patch_embed.feat_ratio()
+    taken_in = f"patch_size={patch}"
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        taken_in = f"**attnbias.methods.engine.vit_stem.stem_options('convolutions', {patch}, {vit.embed_dim})"
     return (
-        f"timm.models.vision_transformer.VisionTransformer(img_size={size}, patch_size={patch}, "
+        f"timm.models.vision_transformer.VisionTransformer(img_size={size}, {taken_in}, "
         f"embed_dim={vit.embed_dim}, depth={len(vit.blocks)}, num_heads={vit.blocks[0].attn.num_heads}, "
         f"num_classes={vit.num_classes}, global_pool='{vit.global_pool}')"
     )

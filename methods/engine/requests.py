@@ -544,8 +544,10 @@ class PrepareRequest(Datasets):
     val_fraction: float | None = role_option(
         None, "Hold out this share of the training files to evaluate on: by chance (--seed), of each label alike."
     )
-    preset: Literal["easy", "medium", "hard", "even"] | None = demo_option(
-        None, "How strong the bias is; even = none.", shown="medium"
+    preset: Literal["easy", "medium", "hard", "even", "clear", "faint", "faint-even"] | None = demo_option(
+        None,
+        "How strong the bias is; even and faint-even = none. clear, then faint: for models that are trained twice.",
+        shown="medium",
     )
     size: int | None = demo_option(None, "Pixels a side.", ge=32, shown="64")
     seed: int | None = demo_option(None, "Decides every scene, or what --val-fraction takes.", ge=0, shown="0")

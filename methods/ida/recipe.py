@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import model_validator
 
 from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
+from attnbias.methods.engine.scenes import CONVOLUTIONAL, NOTE, PLAIN_NOTE
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, LogLine, Schedule
 
@@ -220,6 +221,7 @@ DEMO: Fields = {
     "heavy": False,
     "loss": "bce_mean",
 }
+SCENES: Fields = {**DEMO, **CONVOLUTIONAL}
 
 RECIPES: dict[str, NamedRecipe] = {
     **{f"coco-{size}-{head}": _coco(size, head) for size, head in PAPER},
@@ -233,4 +235,9 @@ RECIPES: dict[str, NamedRecipe] = {
         name: NamedRecipe(IDARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
         for name in ("demo", "demo-single")
     },
+    "demo-plain": NamedRecipe(
+        IDARecipe(**DEMO, **HEADS["linear"], dataset="demo"), "ours", note="the paper's baseline, else as demo"
+    ),
+    "scenes": NamedRecipe(IDARecipe(**SCENES), "ours", note=NOTE),
+    "scenes-plain": NamedRecipe(IDARecipe(**SCENES, **HEADS["linear"]), "ours", note=PLAIN_NOTE),
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbias.methods.engine.types import Fields
+from attnbias.methods.engine.vit_stem import stem_of
 from attnbias.methods.llb.model import LLB
 from attnbias.methods.llb.recipe import SIZES
 from attnbias.weights.errors import WeightsError
@@ -82,23 +83,27 @@ def _rename(name: str, rules: Rules) -> str:
 def infer(state: dict[str, Tensor]) -> Fields:
     """Read recipe fields and the number of classes from a converted LLB state dict; {} where it is none.
 
-    What names and shapes cannot tell apart (augreg from SWAG, both token-pooled) is left to the recipe's name.
+    What names and shapes cannot tell apart (augreg from SWAG, both token-pooled; demo from mini) is left to the
+    recipe's name.
     """
-    if not {"branch.objects.embeddings", "backbone.patch_embed.proj.weight", "backbone.pos_embed"} <= state.keys():
+    taken_in = stem_of(state, "backbone.")
+    if taken_in is None or not {"branch.objects.embeddings", "backbone.pos_embed"} <= state.keys():
         return {}
-    dim, _, patch, _ = state["backbone.patch_embed.proj.weight"].shape
-    depth = _depth(state, "backbone.blocks.")
-    size = next((n for n, vit in SIZES.items() if (vit.patch, vit.dim, vit.depth) == (patch, dim, depth)), None)
-    if size is None:
+    patch, stem = taken_in
+    dim, depth = state["backbone.pos_embed"].shape[-1], _depth(state, "backbone.blocks.")
+    sizes = [name for name, vit in SIZES.items() if (vit.patch, vit.dim, vit.depth) == (patch, dim, depth)]
+    if not sizes:
         raise WeightsError(f"no ViT of width {dim}, depth {depth} and patch {patch} is among: {', '.join(SIZES)}")
     side = round((state["backbone.pos_embed"].shape[1] - 1) ** 0.5)
     fields: Fields = {
-        "size": size,
+        "stem": stem,
         "image_size": side * patch,
         "objects": len(state["branch.objects.embeddings"]),
         "num_nv_layers": _depth(state, "branch.blocks."),
         "num_classes": len(state["branch.head.bias"]),
     }
+    if len(sizes) == 1:  # the number of heads cannot be told
+        fields["size"] = sizes[0]
     if "backbone.fc_norm.weight" in state:
         fields["family"] = "mae"
     return fields

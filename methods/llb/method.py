@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, RandAugment, v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, Transform, normalization
+from attnbias.data.transforms.basic import RandomShift, ShortSideResize, ToNormalizedTensor, Transform, normalization
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.types import Batch, Layer, Metrics
 from attnbias.methods.llb import LLBDescription
@@ -36,7 +36,8 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
     schedule = staticmethod(schedule)
 
     def transform(self, recipe: LLBRecipe, train: bool) -> Transform:
-        """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment."""
+        """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment, or a
+        shift."""
         side = round(recipe.image_size / recipe.crop_ratio)
         mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
         squashed = v2.Resize((side, side), interpolation=mode, antialias=True)
@@ -45,6 +46,8 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         if train and recipe.randaugment_ops:
             # The first version's: the second draws its operations in another order, so seeds would give other images.
             steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
+        if train and recipe.shift:
+            steps.append(RandomShift(recipe.shift))
         return v2.Compose([*steps, ToNormalizedTensor(*normalization(recipe.normalize))])
 
     def predict(self, model: LLB, images: Tensor, task: Task) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.vit_stem import stem_options
 from attnbias.methods.llb.recipe import LLBRecipe
 
 
@@ -136,7 +137,7 @@ class LLB(nn.Module):
         vit = recipe.vit
         self.backbone = VisionTransformer(
             img_size=recipe.image_size,
-            patch_size=vit.patch,
+            **stem_options(recipe.stem, vit.patch, vit.dim),
             num_classes=num_classes,
             # MAE's fine-tuned models average the patches; norm becomes fc_norm.
             global_pool="avg" if recipe.family == "mae" else "token",

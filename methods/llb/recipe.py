@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.scenes import NOTE, TRANSFORMER
 from attnbias.methods.engine.schedules import (
     Curve,
     by_epoch,
@@ -15,14 +16,16 @@ from attnbias.methods.engine.schedules import (
     epoch_length,
     exponential,
     multi_step,
+    one_cycle,
     oscillating,
     step,
+    total_steps,
 )
 from attnbias.methods.engine.types import Fields, Schedule
 
 Family = Literal["augreg", "mae", "swag"]
-Size = Literal["demo", "tiny", "small", "base", "large"]
-SchedulerName = Literal["oscillating", "cosine", "step", "multistep", "exponential"]
+Size = Literal["demo", "mini", "tiny", "small", "base", "large"]
+SchedulerName = Literal["oscillating", "cosine", "step", "multistep", "exponential", "onecycle"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class ViTSize:
 
 SIZES: dict[Size, ViTSize] = {
     "demo": ViTSize(patch=8, dim=128, depth=4, heads=2),
+    "mini": ViTSize(patch=8, dim=128, depth=4, heads=4),
     "tiny": ViTSize(patch=16, dim=192, depth=12, heads=3),
     "small": ViTSize(patch=16, dim=384, depth=12, heads=6),
     "base": ViTSize(patch=16, dim=768, depth=12, heads=12),
@@ -56,6 +60,7 @@ class LLBRecipe(Recipe):
     normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "half")
     randaugment_ops: int = option(3, "RandAugment operations on a training image; 0 leaves it out.", "Data", ge=0)
     randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
+    shift: int = option(0, "Shift training images by up to this many pixels (ours).", "Data", ge=0)
     epochs: int = again("epochs", 70)
     batch_size: int = again("batch_size", 512)
     drop_last: bool = again("drop_last", True)
@@ -64,7 +69,7 @@ class LLBRecipe(Recipe):
     scheduler: SchedulerName = option(
         "oscillating",
         "Learning rate by epoch: oscillating = the README's cosine, down and up again every 2 x t_max; cosine = down "
-        "once; step, multistep and exponential multiply by gamma.",
+        "once; step, multistep and exponential multiply by gamma; onecycle = one cosine up and down, step by step.",
         "Training",
     )
     t_max: int = option(10, "Epochs from the highest to the lowest rate of the oscillating cosine.", "Training", ge=1)
@@ -77,7 +82,11 @@ class LLBRecipe(Recipe):
 
     family: Family = option("augreg", "Backbone weights: augreg (timm, supervised), mae or swag (weakly supervised).")
     size: Size = option(
-        "base", "Backbone size: ViT-B/16 or L/16 as published; small and tiny (/16), demo (/8) for CPUs."
+        "base", "Backbone size: ViT-B/16 or L/16 as published; small and tiny (/16), demo and mini (/8) for CPUs."
+    )
+    stem: Literal["patches", "convolutions"] = option(
+        "patches",
+        "How an image is taken in: by its patches, or by strided convolutions (ours, for small networks).",
     )
     objects: int = option(2048, "Latent objects.", ge=1)
     num_nv_layers: int = option(
@@ -144,9 +153,11 @@ class LLBRecipe(Recipe):
 
 
 def schedule(recipe: LLBRecipe, steps_per_epoch: int) -> Schedule:
-    """The rate changes once an epoch, as in the program."""
+    """The rate changes once an epoch, as in the program; or one cycle, step by step."""
+    if recipe.scheduler == "onecycle":
+        return one_cycle(total_steps(recipe, steps_per_epoch), pct_start=0.3)
     low = recipe.min_lr / recipe.lr
-    curves: dict[SchedulerName, Curve] = {
+    curves: dict[str, Curve] = {
         "oscillating": oscillating(recipe.t_max, low),
         "cosine": cosine(recipe.epochs, low),
         "step": step(recipe.decay_epochs, recipe.gamma),
@@ -227,12 +238,22 @@ DEMO: Fields = {
     "amp": "no",
 }
 
-RECIPES: dict[str, NamedRecipe] = {
-    f"{short}-{family}-{size}": _recipe(dataset, family, size)
-    for dataset, short in DATASETS.items()
-    for family in ("augreg", "mae", "swag")
-    for size in ("base", "large")
-} | {
-    name: NamedRecipe(LLBRecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
-    for name in ("demo", "demo-single")
-}
+SCENES: Fields = {**DEMO, **TRANSFORMER, "family": "mae", "size": "mini", "stem": "convolutions", "shift": 6}
+
+RECIPES: dict[str, NamedRecipe] = (
+    {
+        f"{short}-{family}-{size}": _recipe(dataset, family, size)
+        for dataset, short in DATASETS.items()
+        for family in ("augreg", "mae", "swag")
+        for size in ("base", "large")
+    }
+    | {
+        name: NamedRecipe(LLBRecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")
+        for name in ("demo", "demo-single")
+    }
+    | {
+        "scenes": NamedRecipe(
+            LLBRecipe(**SCENES), "ours", note=f"{NOTE}; its plain counterpart is absvit's scenes-plain"
+        )
+    }
+)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationInfo, field_validator
 
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.scenes import CONVOLUTIONAL, NOTE
 from attnbias.methods.engine.schedules import (
     by_epoch,
     cosine,
@@ -145,6 +146,8 @@ def imagenet_lr(batch_size: int) -> float:
 README = "README of the published program"
 OURS = "ours: a small run on the built-in set"
 SENET: Fields = {"order": 0, "stages": (1, 2, 3)}
+ORDER_0: Fields = {"order": 0}
+PLAIN: Fields = {**ORDER_0, "attention": "none"}
 STL10: Fields = {"dataset": "stl10", "batch_size": 16, "drop_last": True}
 IMAGENET: Fields = {
     "dataset": "imagenet",
@@ -176,6 +179,7 @@ DEMO: Fields = {
     "weight_decay": 1e-2,
     "scheduler": "onecycle",
 }
+SCENES: Fields = {**DEMO, **CONVOLUTIONAL}
 
 STL10_ORIGINAL_NOTE = (
     "as the program trains it: 32-pixel crops of 96-pixel images, then tested on whole ones; whether the published "
@@ -211,4 +215,9 @@ RECIPES: dict[str, NamedRecipe] = {
     "demo-single-senet": _named(OURS, **DEMO, **SENET, dataset="demo-single"),
     "demo": _named(OURS, **DEMO, dataset="demo"),
     "demo-senet": _named(OURS, **DEMO, **SENET, dataset="demo"),
+    "demo-order0": _named(OURS, ORDER_0_NOTE, **DEMO, **ORDER_0, dataset="demo"),
+    "demo-plain": _named(OURS, "no attention, else as demo-order0", **DEMO, **PLAIN, dataset="demo"),
+    "scenes": _named(OURS, NOTE, **SCENES),
+    "scenes-order0": _named(OURS, f"{NOTE}; {ORDER_0_NOTE}", **SCENES, **ORDER_0),
+    "scenes-plain": _named(OURS, f"{NOTE}; no attention, else as scenes-order0", **SCENES, **PLAIN),
 }

@@ -227,3 +227,16 @@ def test_a_dry_run_shows_the_labels_to_come_and_writes_nothing(root: Path, tmp_p
 def test_without_the_packages_one_line_says_what_to_install() -> None:
     with pytest.raises(DataError, match=r"pip install 'attnbias\[demo\]'"):
         demo._packaged("a_package_that_nobody_has", "x")
+
+
+def test_training_without_the_bias_has_as_many_digits_and_the_photographs_of_unbiased_scenes() -> None:
+    faint, even = (planned("train", demo.Settings(preset=name, train=4000)).records for name in ("faint", "faint-even"))
+    own, counts = [], []
+    for records in (faint, even):
+        digits = np.array([record.target for record in records])
+        context = np.array([list(demo.CONTEXTS).index(record.group or "") for record in records])
+        own.append(digits[np.arange(len(digits)), context].mean())
+        counts.append(np.bincount(digits.sum(1), minlength=4)[1:4] / len(digits))
+    assert own[0] > 0.95
+    assert own[1] == pytest.approx(counts[1] @ (1, 2, 3) / 10, abs=0.03)  # no more often than any other digit
+    assert counts[1] == pytest.approx(counts[0], abs=0.03)

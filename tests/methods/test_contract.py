@@ -58,6 +58,23 @@ class TestPlainViT(Contract):
         return ["prompt", "rollout"]  # no second pass to steer, and none to come before it
 
 
+class TestPlainViTWithConvolutions(Contract):
+    method = "absvit"
+    recipes: ClassVar = {"multilabel": "scenes-plain"}
+    fields: ClassVar = {"image_size": 32}
+
+    def kinds(self, small: Small) -> list[str]:
+        return ["prompt", "rollout"]
+
+
+class TestLLBWithConvolutions(Contract):
+    method = "llb"
+    recipes: ClassVar = {"multilabel": "scenes"}
+    fields: ClassVar = {"image_size": 32, "objects": 12}
+    publish = staticmethod(published_names.llb)
+    of_the_whole_batch: ClassVar = {"multilabel": ("loss", "diversity")}
+
+
 class TestSegmentation(Contract):
     method = "absvit-segmentation"
     recipes: ClassVar = {"segmentation": "mini"}
