@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -148,18 +148,19 @@ def launch(worker: Callable[[str], None], request: Processes, describe: Describe
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        run_id=f"attnbias-{os.getpid()}",
-        start_method="spawn",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
     with tempfile.TemporaryDirectory(prefix="attnbias-") as reports:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            run_id=f"attnbias-{os.getpid()}",
+            start_method="spawn",
+            max_restarts=0,
+            monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(reports),  # or torch leaves a folder in the system's place for such files
+        )
         try:
             elastic_launch(config, _spawned)(worker, job, describe, reports, processes)
         except ChildFailedError as error:

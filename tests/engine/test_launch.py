@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def runs(process: str) -> bool:
         (be_killed, 1, "a process was ended by SIGKILL; the others were stopped"),
     ],
 )
-def test_the_first_of_two_failures_is_shown(
+def test_the_first_of_two_failures_is_shown_and_no_file_is_left(
     worker: Callable[[str], None],
     code: int,
     words: str,
@@ -65,6 +66,10 @@ def test_the_first_of_two_failures_is_shown(
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     request = ValRequest(method="csra", load_from=[str(tmp_path / "failing")], gpus=0, processes=2)
     assert launch(worker, request, describe) == code
     assert capsys.readouterr().err == f"error: {words}\n"
+    assert list(temporary.iterdir()) == []

@@ -100,7 +100,7 @@ FAULTS = (
         "methods/engine/launch.py",
         "written[0].read_text",
         "written[-1].read_text",
-        ("tests/engine/test_launch.py::test_the_first_of_two_failures_is_shown",),
+        ("tests/engine/test_launch.py::test_the_first_of_two_failures_is_shown_and_no_file_is_left",),
     ),
     Fault(
         "files of a checkpoint are not flushed",
