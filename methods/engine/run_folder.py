@@ -16,6 +16,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -282,7 +283,7 @@ class RunFolder:
             RunError: the disk is full or not writable; what was saved before is untouched.
         """
         final = self.folder(progress.step)
-        part = self.checkpoints / f".tmp-{final.name}-{os.getpid()}"
+        part = self._part(progress.step)
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
@@ -316,7 +317,12 @@ class RunFolder:
         kept = {*[step for step in self.steps() if step <= progress.step][-self.keep :], progress.best_step}
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self.folder(step), ignore_errors=True)
+                with suppress(OSError):  # what cannot be removed stays
+                    shutil.rmtree(self.folder(step).rename(self._part(step)), ignore_errors=True)
+
+    def _part(self, step: int) -> Path:
+        """A step's checkpoint while it is written, and while it is removed: under its own name it is always whole."""
+        return self.checkpoints / f".tmp-{self.folder(step).name}-{os.getpid()}"
 
     @staticmethod
     def read_progress(folder: Path) -> Progress:

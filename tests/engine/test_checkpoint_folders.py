@@ -83,6 +83,29 @@ def test_what_a_kill_left_of_a_save_is_put_right_by_the_next_start(tmp_path: Pat
     assert folder.latest() == folder.folder(20)
 
 
+def test_a_removal_that_is_cut_short_leaves_no_half_of_a_checkpoint_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader process that is killed raises wherever the run is at that moment."""
+
+    def cut_short(part: Path, **how: Any) -> None:
+        if part.exists():
+            (part / "progress.json").unlink()
+            raise RuntimeError("DataLoader worker is killed")
+
+    with opened(tmp_path, keep=1) as folder:
+        save(folder, 10, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", cut_short)
+            with pytest.raises(RuntimeError):
+                folder.save(Progress(step=30, best_step=10), some_tensors)
+    assert folder.steps() == [10, 30]
+    assert [damage(folder.folder(step)) for step in folder.steps()] == [None, None]
+    with opened(tmp_path, resume=True):
+        pass
+    assert sorted(folder.checkpoints.iterdir()) == [folder.folder(10), folder.folder(30)]
+
+
 def outlive(began: Any) -> None:
     began.set()
     time.sleep(60)
