@@ -68,6 +68,12 @@ def test_every_kind_of_table_gives_the_same_samples_and_says_what_it_is(
     assert list(report.prepared.remarks) == remarks
 
 
+def test_the_group_of_a_row_goes_into_the_index_and_an_empty_one_is_none(home: Path) -> None:
+    read(home, f"path,label,group\n{NAMES[0]},a,day\n{NAMES[1]},b,\n")
+    stored = open_split("t", "train", home / "root")
+    assert [record.group for record in stored.records] == ["day", None]
+
+
 @pytest.mark.parametrize(
     ("text", "encoding", "reason"),
     [

@@ -135,7 +135,7 @@ def test_ignored_pixels_do_not_count(sample: Any) -> None:
     changed[:, -1, -1] = maps[:, -1, -1] = maps.max((1, 2))  # the same stretch for both
     changed[:, -1, 0] = maps[:, -1, 0] = 0
     first, second = (measure_maps(m, masks, ignore, tolerance=0) for m in (maps, changed))
-    for name in ("precision", "recall", "iou", "energy", "pointing", "area_matched"):
+    for name in ("precision", "recall", "iou", "energy", "pointing", "area_matched", "soft_iou", "centroid_shift"):
         np.testing.assert_allclose(second[name], first[name], err_msg=name)
 
 

@@ -167,6 +167,13 @@ def test_intervals_of_independent_figures_make_that_of_their_difference() -> Non
     assert not found.paired
 
 
+def test_intervals_that_are_not_symmetric_make_that_of_newcombe_s_published_example() -> None:
+    """Method 10 of Newcombe 1998: 56 of 70 against 48 of 80, from Wilson's intervals."""
+    edges = [stats.binomtest(hits, number).proportion_ci(method="wilson") for hits, number in ((48, 80), (56, 70))]
+    found = unpaired(48 / 80, (edges[0].low, edges[0].high), 56 / 70, (edges[1].low, edges[1].high))
+    assert found.interval_95 == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
 def test_p_values_of_many_tests_are_those_of_holm() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as R's p.adjust
     assert holm([]) == []
