@@ -13,6 +13,7 @@ METHODS: dict[str, str] = {
     "ida": "attnbias.methods.ida",
     "llb": "attnbias.methods.llb",
     "lsas": "attnbias.methods.lsas",
+    "plain": "attnbias.methods.plain",
 }
 
 TASKS: dict[str, dict[str, str]] = {

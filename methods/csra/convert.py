@@ -11,26 +11,14 @@ import re
 import torch
 from torch import Tensor
 
+from attnbias.methods.engine.backbones import network_of
 from attnbias.methods.engine.types import Fields
-from attnbias.methods.engine.vit_stem import stem_of
 from attnbias.weights.errors import WeightsError
 
 HEAD = re.compile(r"classifier\.multi_head\.(\d+)\.head\.weight")
 
 UNKNOWN_HEAD = re.compile(r"head(\d+)\.weight")
 """A head of the published ViT-L files for COCO, which another program made than the published one."""
-
-RESNETS = {
-    (False, (2, 2, 2, 2)): "resnet18",
-    (False, (3, 4, 6, 3)): "resnet34",
-    (True, (3, 4, 6, 3)): "resnet50",
-    (True, (3, 4, 23, 3)): "resnet101",
-    (True, (3, 8, 36, 3)): "resnet152",
-}
-"""(bottleneck blocks?, blocks of each stage) -> name."""
-
-VITS = {(768, 12, 16): "vit_b16", (1024, 24, 16): "vit_l16"}
-"""(width, blocks, patch) -> name."""
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -57,24 +45,7 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def infer(state: dict[str, Tensor]) -> Fields:
     """Read backbone, heads and classes off converted weights; {} where they are not CSRA's. `lam` cannot be told."""
     weight = state.get("classifier.weight")
-    backbone = _resnet(state) or _vit(state)
-    if weight is None or weight.ndim != 3 or not backbone:
+    backbone = network_of(state, "backbone.") or network_of(state, "backbone.model.")
+    if weight is None or weight.ndim != 3 or backbone is None:
         return {}
-    return {**backbone, "num_heads": len(weight), "num_classes": weight.shape[1]}
-
-
-def _resnet(state: dict[str, Tensor]) -> Fields:
-    blocks = [{n.split(".")[2] for n in state if n.startswith(f"backbone.layer{stage}.")} for stage in (1, 2, 3, 4)]
-    shape = ("backbone.layer1.0.conv3.weight" in state, tuple(len(names) for names in blocks))
-    return {"backbone": RESNETS[shape]} if shape in RESNETS else {}
-
-
-def _vit(state: dict[str, Tensor]) -> Fields:
-    if "backbone.model.pos_embed" not in state:
-        return {}
-    width, taken_in = state["backbone.model.pos_embed"].shape[-1], stem_of(state, "backbone.model.")
-    if taken_in is None or taken_in[1] != "patches":
-        return {}
-    blocks = {name.split(".")[3] for name in state if name.startswith("backbone.model.blocks.")}
-    name = VITS.get((width, len(blocks), taken_in[0]))
-    return {"backbone": name} if name else {}
+    return {"backbone": backbone, "num_heads": len(weight), "num_classes": weight.shape[1]}

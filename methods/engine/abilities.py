@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from attnbias.data.index import Task
-from attnbias.methods.engine.types import LogLine
+from attnbias.methods.engine.types import Fields, LogLine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +72,14 @@ class PicksClasses(Protocol[R]):
 
     def fit_classes(self, state: dict[str, Tensor], recipe: R) -> dict[str, Tensor]:
         """The weights with the classifiers of the recipe's classes alone."""
+
+
+@runtime_checkable
+class LoadsByName(Protocol):
+    """It loads weights of any network whose name is given (`--backbone`, or TIMM:NAME in place of a file)."""
+
+    def infer_named(self, state: dict[str, Tensor], backbone: str) -> Fields:
+        """What converted weights of this network tell: `num_classes`; {} where they are another's."""
 
 
 @runtime_checkable

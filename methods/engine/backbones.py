@@ -11,7 +11,8 @@ import logging
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import takewhile
 from math import isqrt
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
-from attnbias.methods.engine.vit_stem import Stem, stem_options
+from attnbias.methods.engine.vit_stem import Stem, stem_of, stem_options
 from attnbias.weights.files import load_strict
 
 LOG = logging.getLogger(__name__)
@@ -36,6 +37,18 @@ ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"
 
 TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
 """The transformer beside the tiny network: for CPUs and small images; tiny_vit_conv takes images in by convolutions."""
+
+RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+"""(bottleneck blocks?, blocks of each stage) -> name."""
+
+VITS = {(768, 12, 16): "vit_b16", (1024, 24, 16): "vit_l16"}
+"""(width, blocks, patch) -> name."""
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
@@ -163,14 +176,50 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     """
     if name == "tiny":
         return TinyFeatures()
+    if is_torchvision(name):
+        return TorchvisionFeatures(name)
+    with sizes_that_suit(name, image_size):
+        return TimmFeatures(timm_builder(name, image_size), image_size)
+
+
+def timm_builder(name: str, image_size: int) -> Callable[..., Any]:
+    """What builds a tiny transformer, or a network of timm, with fresh weights; asked with its `num_classes`.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
     if name in ("tiny_vit", "tiny_vit_conv"):
         stem: Stem = "patches" if name == "tiny_vit" else "convolutions"
         options = {**TINY_VIT, **stem_options(stem, TINY_VIT["patch_size"], TINY_VIT["embed_dim"])}
-        return TimmFeatures(partial(VisionTransformer, image_size, **options), image_size)
-    if is_torchvision(name):
-        return TorchvisionFeatures(name)
-    timm_name = ALIASES.get(name, name)
-    if not timm.is_model(timm_name):
+        return partial(VisionTransformer, image_size, **options)
+    known = timm_name(name)
+    config = timm_config(known)
+    size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    return partial(timm.create_model, known, **size)
+
+
+@contextmanager
+def sizes_that_suit(name: str, image_size: int) -> Iterator[None]:
+    """Refuse in one line what a network cannot take.
+
+    Raises:
+        UsageError: the size does not suit the network.
+    """
+    try:
+        yield
+    except REFUSED as error:
+        why = str(error) or f"{type(error).__name__} inside it"
+        raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {why}") from None
+
+
+def timm_name(name: str) -> str:
+    """timm's name of a network that is not torchvision's.
+
+    Raises:
+        UsageError: it knows none of this name; the nearest name of all is offered.
+    """
+    found = ALIASES.get(name, name)
+    if not timm.is_model(found):
         chains = [known for known in torchvision.models.list_models(torchvision.models) if is_torchvision(known)]
         known = ["tiny", "tiny_vit", "tiny_vit_conv", *ALIASES, *chains, *timm.list_models()]
         raise UsageError(
@@ -178,13 +227,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
             "expected tiny, tiny_vit, tiny_vit_conv, vit_b16, vit_l16, or a network of torchvision or timm, such as "
             "resnet101"
         )
-    config = timm_config(timm_name)
-    try:
-        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        return TimmFeatures(partial(timm.create_model, timm_name, **size), image_size)
-    except REFUSED as error:
-        why = str(error) or f"{type(error).__name__} inside it"
-        raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {why}") from None
+    return found
 
 
 def is_torchvision(name: str) -> bool:
@@ -217,12 +260,12 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], path: Path) -> 
     """
     if isinstance(backbone, TimmFeatures):
         network, outline = backbone.model, backbone.outline()
-        fitted, unused = _fitted(network, outline, state), outline.state_dict().keys() - network.state_dict().keys()
+        fitted, unused = fit_weights(network, outline, state), outline.state_dict().keys() - network.state_dict().keys()
     else:
         network, fitted, unused = backbone, state, set()
     wanted = {n: v for n, v in fitted.items() if n not in unused and n.split(".")[0] not in POOLING_AND_AFTER}
     load_strict(network, wanted, path)
-    LOG.warning("backbone: %s", _report(state, fitted, wanted))
+    LOG.warning("backbone: %s", what_was_loaded(state, fitted, wanted))
 
 
 def fit_resolution(backbone: nn.Module, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -239,11 +282,11 @@ def fit_resolution(backbone: nn.Module, state: dict[str, Tensor], prefix: str) -
     outline = backbone.outline()
     # With its head, which timm knows its own files by.
     whole = {name: torch.zeros(value.shape) for name, value in outline.state_dict().items()} | own
-    fitted = _fitted(backbone.model, outline, whole)
+    fitted = fit_weights(backbone.model, outline, whole)
     return {**state, **{prefix + name: fitted[name] for name in own if name in fitted}}
 
 
-def _fitted(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def fit_weights(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under timm's names and in the network's shapes, by timm's own rules for the network's family.
 
     Weights that fit, and those that the family's rules do not know, come back unchanged.
@@ -260,7 +303,7 @@ def _fitted(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[
     return fitted
 
 
-def _report(given: dict[str, Tensor], fitted: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+def what_was_loaded(given: dict[str, Tensor], fitted: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """What became of a file's weights, in words."""
     left_out = sorted({name.rpartition(".")[0] or name for name in fitted.keys() - wanted.keys()})
     resampled = [
@@ -277,6 +320,19 @@ def _report(given: dict[str, Tensor], fitted: dict[str, Tensor], wanted: dict[st
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape))
+
+
+def network_of(state: dict[str, Tensor], prefix: str) -> str | None:
+    """The backbone of the papers that weights below `prefix` are of: torchvision's ResNets, timm's ViTs; else None."""
+    names = [name.removeprefix(prefix).split(".") for name in state if name.startswith(prefix)]
+    blocks = tuple(len({name[1] for name in names if name[0] == f"layer{stage}"}) for stage in (1, 2, 3, 4))
+    if resnet := RESNETS.get((f"{prefix}layer1.0.conv3.weight" in state, blocks)):
+        return resnet
+    positions, taken_in = state.get(f"{prefix}pos_embed"), stem_of(state, prefix)
+    if positions is None or taken_in is None or taken_in[1] != "patches":
+        return None
+    depth = len({name[1] for name in names if name[0] == "blocks"})
+    return VITS.get((positions.shape[-1], depth, taken_in[0]))
 
 
 def swin_to_timm(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

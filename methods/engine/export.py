@@ -122,7 +122,11 @@ def wrap(
         raise UsageError(
             f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, able)}; one of: {', '.join(able)}"
         )
-    return Exported(loaded, kind, head, classes, top_k).eval()
+    exported = Exported(loaded, kind, head, classes, top_k).eval()
+    side = loaded.recipe.image_size
+    with torch.no_grad():  # a method may settle something with its first images, such as the layer that it looks at
+        exported(torch.zeros(1, 3, side, side, device=next(loaded.model.parameters()).device))
+    return exported
 
 
 @dataclass(frozen=True)

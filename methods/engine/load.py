@@ -28,9 +28,10 @@ from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
-from attnbias.methods.engine.abilities import LoadsParts, PicksClasses
+from attnbias.methods.engine.abilities import LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
+from attnbias.methods.engine.pretrained import of_library
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, override, parse
 from attnbias.methods.engine.registry import get_method
@@ -161,13 +162,17 @@ def describe(
     if recipe_name is not None:
         method.named_recipe(recipe_name)  # a wrong name is one, even where the weights tell all
     recipe_name = recipe_name or published_recipe(load_from, method.name)
+    if isinstance(method, LoadsByName) and (named := of_library(load_from, overrides)):
+        load_from, fields, words = named
+        LOG.warning("%s", words)
+        overrides = {**fields, **overrides}
     path, words = _resolve(locate(load_from), entry)
     checkpoint = _read(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
     stored = _stored_info(path, checkpoint.metadata, method)
     if stored is not None:
         recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
     else:
-        state, inferred = _read_published(method, checkpoint.state, path)
+        state, inferred = _read_published(method, checkpoint.state, path, overrides.get("backbone"))
         recipe, classes, task = _describe_published(
             method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
         )
@@ -446,11 +451,16 @@ class _Metadata(StoredModel, extra="ignore"):
     classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]
 
 
-def _read_published(method: AnyMethod, state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], Fields]:
+def _read_published(
+    method: AnyMethod, state: dict[str, Tensor], path: Path, backbone: str | None = None
+) -> tuple[dict[str, Tensor], Fields]:
     """Weights under our names, and the fields that they tell; no fields where they are another model's."""
     try:
         converted = method.convert(state)
-        return converted, method.infer(converted)
+        told = method.infer(converted)
+        if not told and backbone is not None and isinstance(method, LoadsByName):
+            told = method.infer_named(converted, backbone)
+        return converted, told
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     except FOREIGN:

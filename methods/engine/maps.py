@@ -96,11 +96,8 @@ def _features_and_gradients(model: nn.Module, images: Tensor, classes: Tensor, l
         # One backward pass for all classes, vectorised by autograd, through the layers after `layer` only.
         (gradients,) = torch.autograd.grad(chosen, features, torch.eye(len(chosen)).to(chosen), is_grads_batched=True)
     features = features.detach()
-    if features.ndim == 3:
-        size = tuple(images.shape[-2:])
-        features, gradients = (token_grid(each[..., layer.prefix_tokens :, :], size) for each in (features, gradients))
-    elif layer.channels_last:
-        features, gradients = (each.movedim(-1, -3) for each in (features, gradients))
+    tokens, size = features.ndim == 3, tuple(images.shape[-2:])
+    features, gradients = (on_grid(each, layer, size, tokens=tokens) for each in (features, gradients))
     return features.float(), gradients.float()
 
 
@@ -141,6 +138,13 @@ def _captured(layer: nn.Module) -> Iterator[Callable[[], Tensor]]:
         yield lambda: calls[0]
     finally:
         handle.remove()
+
+
+def on_grid(values: Tensor, layer: Layer, image_size: tuple[int, ...], *, tokens: bool) -> Tensor:
+    """Lay a layer's output, or gradients of it with a dimension more in front, out as (..., D, h, w)."""
+    if tokens:
+        return token_grid(values[..., layer.prefix_tokens :, :], image_size)
+    return values.movedim(-1, -3) if layer.channels_last else values
 
 
 def token_grid(tokens: Tensor, image_size: tuple[int, ...]) -> Tensor:

@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import timm
 import torchvision
 from torchvision.transforms import InterpolationMode
 
+from attnbias.data.reading import shown
 from attnbias.data.transforms.basic import NORMALIZATIONS
 from attnbias.methods.engine.backbones import ALIASES, is_torchvision, timm_config
-from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.published import HUB
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.published import HUB, on_disk
 from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.weights.manifest import PUBLISHED
 
 R = TypeVar("R", bound=Recipe)
+
+LIBRARIES = ("timm", "torchvision")
+"""What may stand before a network's name, as timm:NAME."""
 
 Statistics = tuple[float, float, float]
 
@@ -84,6 +89,27 @@ def pretrained_source(recipe: Recipe) -> str:
     return found.source
 
 
+def of_library(source: str, typed: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
+    """What `timm:NAME` and `torchvision:NAME` stand for: where the whole network's weights lie, the recipe fields that
+    make its images, and a line on them. None for every other source.
+
+    Raises:
+        UsageError: the library has no such network, publishes no weights of it, or its normalisation has no name here.
+    """
+    library, _, name = source.partition(":")
+    if library not in LIBRARIES or not name or on_disk(source) is not None:
+        return None
+    names = torchvision.models.list_models(torchvision.models) if library == "torchvision" else timm.list_models()
+    known = is_torchvision(name) if library == "torchvision" else timm.is_model(name)
+    if known and library == "timm" and is_torchvision(name):
+        name = f"{name}.{timm_config(name).tag}"  # without its tag the name is torchvision's
+    found = pretrained(name) if known else None
+    if found is None or found.source is None:
+        raise UsageError(f"{library} publishes no weights of {shown(name)}{did_you_mean(name, names)}")
+    taken, words = _followed(name, found, found.recipe_fields(), typed)
+    return found.source, {"backbone": name, **taken}, words
+
+
 def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -> tuple[R, str]:
     """The recipe with images made as its backbone's weights know them, where nothing else was typed; and a line on it.
 
@@ -98,6 +124,14 @@ def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -
     if found is None:
         return recipe, ""
     known = {name: value for name, value in found.recipe_fields().items() if name in type(recipe).model_fields}
+    taken, words = _followed(name, found, known, typed)
+    return override(recipe, taken), words
+
+
+def _followed(
+    name: str, found: Pretrained, known: Mapping[str, Any], typed: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The known fields that were not typed, and a line on all of them."""
     taken = {name: value for name, value in known.items() if name not in typed}
     if "normalize" in taken and taken["normalize"] is None:
         raise UsageError(
@@ -106,4 +140,4 @@ def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -
         )
     words = ", ".join(f"{name} {value}" for name, value in taken.items())
     kept = ", ".join(f"{name} {typed[name]}" for name in known if name in typed)
-    return override(recipe, taken), f"images as its weights know them: {words}{f'; typed: {kept}' if kept else ''}"
+    return taken, f"images as its weights know them: {words}{f'; typed: {kept}' if kept else ''}"

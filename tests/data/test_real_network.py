@@ -20,8 +20,10 @@ from attnbias.data.published_tests import competing_scores
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.imagenet import read_synset_folders, subset_indices
 from attnbias.data.transforms.basic import eval_transform
+from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.maps import attention_maps, upsample
 from attnbias.methods.engine.pretrained import pretrained
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.ida.model import IDA
 from attnbias.methods.ida.recipe import IDARecipe
@@ -79,6 +81,23 @@ def test_photographs_get_their_names_where_images_are_made_as_the_weights_know_t
     assert right(*scores["own"]) >= 80
     assert right(*scores["own"], k=5) >= 95
     assert right(*scores["own"]) > right(*scores["imagenet"])
+
+
+def test_the_plain_classifier_is_the_network_as_it_is(
+    state: dict[str, Tensor], network: IDA, real_data: Path, tmp_path: Path
+) -> None:
+    """Its answers and its Grad-CAM are those of average pooling and one linear layer, which it is made of."""
+    torch.save(state, tmp_path / "lite0.pth")
+    plain = load_run("plain", str(tmp_path / "lite0.pth"), {"backbone": NAME, "image_size": 224})
+    index = read_synset_folders(real_data / "imagenet_samples" / "val")
+    transform = plain.method.transform(override(plain.recipe, {"normalize": "half"}), False)
+    images = torch.stack([transform(Image.open(index.root / r.path).convert("RGB")) for r in index.records[:4]])
+    with torch.inference_mode():
+        torch.testing.assert_close(plain.model(images), network(images), rtol=1e-4, atol=1e-4)
+    classes = torch.tensor([index.records[0].target, 7])
+    ours = attention_maps(plain.method, plain.model, images, classes)
+    theirs = attention_maps(get_method("ida"), network, images, classes, "gradcam")
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_classes_that_do_not_compete_only_help_those_that_do(scores: dict[str, tuple[Tensor, Tensor]]) -> None:

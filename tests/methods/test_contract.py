@@ -75,6 +75,14 @@ class TestLLBWithConvolutions(Contract):
     of_the_whole_batch: ClassVar = {"multilabel": ("loss", "diversity")}
 
 
+class TestPlain(Contract):
+    method = "plain"
+    fields: ClassVar = {"backbone": "resnet18"}
+
+    def publish(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix("network."): value for name, value in state.items()}
+
+
 class TestSegmentation(Contract):
     method = "absvit-segmentation"
     recipes: ClassVar = {"segmentation": "mini"}

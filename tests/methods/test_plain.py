@@ -1,0 +1,129 @@
+"""The plain classifier's promises: any network with its own weights and head, and the layer that is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.maps import attention_maps, on_grid
+from attnbias.methods.engine.recipe import override
+from attnbias.methods.plain.layer import find_layer
+from attnbias.methods.plain.method import METHOD
+from attnbias.methods.plain.recipe import RECIPES
+from tests.engine.test_backbone_families import FAST, SLOW, whole_network
+from tests.engine.test_pretrained import hub
+from tests.helpers.command_line import attnbias
+
+BY_HAND = {
+    "resnet10t": "layer4",
+    "convnext_atto": "norm_pre",
+    "swin_tiny_patch4_window7_224": "norm",
+    "deit_tiny_distilled_patch16_224": "blocks.11.norm1",
+    "vit_small_patch14_reg4_dinov2": "blocks.11.norm1",
+    "vit_small_patch16_dinov3": "norm",
+}
+"""What users of Grad-CAM choose: behind a class token's last attention no patch reaches the answer."""
+
+WIDE = {
+    "tf_efficientnet_lite0",
+    "efficientvit_m0",
+    "mobilenetv4_conv_small_035",
+    "mobilevitv2_050",
+    "shvit_s1",
+    "tiny_vit_5m_224",
+    "xception41",
+}
+"""Convolutions whose every location sees the whole image when their weights are fresh."""
+
+
+def corner_of(name: str, side: int) -> tuple[Tensor, Tensor, str]:
+    """The lower left corner of the grid that is found, the images that it comes from, and the name of the layer."""
+    network = whole_network(name, side)
+    layer = find_layer(network, side)
+    kept: list[Tensor] = []
+    layer.module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    images = torch.randn(2, 3, side, side).requires_grad_()
+    network(images)
+    grid = on_grid(kept[-1], layer, (side, side), tokens=kept[-1].ndim == 3)  # (B, D, h, w)
+    assert grid.shape[2] == grid.shape[3] > 1
+    assert grid.shape[1] > grid.shape[2]
+    return grid[..., -1, 0], images, next(n for n, module in network.named_modules() if module is layer.module)
+
+
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_the_layer_that_is_found_lies_as_the_image_does(name: str) -> None:
+    """What is at a corner of the grid depends most on that corner of the image."""
+    corner, images, layer = corner_of(name, 128)
+    assert layer == BY_HAND.get(name, layer)
+    (gradient,) = torch.autograd.grad((corner * torch.randn_like(corner)).sum(), images)
+    quarters = F.adaptive_avg_pool2d(gradient.square().sum((0, 1))[None], 2)[0]
+    assert name in WIDE or quarters.argmax() == 2, quarters
+
+
+def test_looking_for_the_layer_leaves_the_model_and_the_random_numbers_alone() -> None:
+    model = METHOD.build_model(override(RECIPES["demo"].recipe, {"backbone": "resnet18"}), 3, "multilabel").train()
+    before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    with torch.inference_mode():
+        assert METHOD.explained_layer(model).module is model.get_submodule("network.layer4")
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_layer_can_be_named_and_a_wrong_name_is_refused() -> None:
+    recipe = override(RECIPES["demo"].recipe, {"backbone": "resnet18", "layer": "layer3"})
+    model = METHOD.build_model(recipe, 3, "multilabel").eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert attention_maps(METHOD, model, images, torch.tensor([0]), "layercam").shape == (2, 1, 4, 4)
+    model = METHOD.build_model(override(recipe, {"layer": "layer5"}), 3, "multilabel").eval()
+    with pytest.raises(UsageError, match=r"--layer layer5: .*did you mean 'layer4'"):
+        attention_maps(METHOD, model, images, torch.tensor([0]), "layercam")
+
+
+def test_a_whole_network_of_a_library_answers_as_it_does_there(tmp_path: Path) -> None:
+    network = timm.create_model("test_vit.r160_in1k").eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    loaded = load_run("plain", str(tmp_path / "w.pth"), {"backbone": "test_vit.r160_in1k", "image_size": 160})
+    assert len(loaded.classes) == 1000
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), network(images))
+
+
+def test_a_network_is_fetched_by_its_name_and_seen_as_its_publisher_sees_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(tmp_path, "test_vit.r160_in1k")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    words = ["visualize", "plain", "--load-from", "timm:test_vit", tmp_path / "a.png", "--out", tmp_path / "out"]
+    said = attnbias("--offline", *words, "--device", "cpu", "--classes", "3", expect=0)
+    assert "images as its weights know them: image_size 160, normalize half" in said.out + said.err
+    page = (tmp_path / "out" / "gallery.html").read_text()
+    assert "Grad-CAM at network." in page
+    words = ["predict", "--load-from", "timm:test_vitt", tmp_path / "a.png", "--device", "cpu", "--method"]
+    assert (
+        "timm publishes no weights of 'test_vitt' (did you mean 'test_vit'" in attnbias(*words, "plain", expect=2).line
+    )
+    assert "no checkpoint timm:test_vitt" in attnbias(*words, "csra", expect=3).line
+
+
+def test_a_file_of_one_s_own_is_known_by_its_network_s_name(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_convnext", num_classes=3).state_dict(), tmp_path / "own.pth")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    words = ["predict", "--method", "plain", "--load-from", tmp_path / "own.pth", tmp_path / "a.png", "--device", "cpu"]
+    assert "own.pth is not a checkpoint of 'plain'" in attnbias(*words, expect=3).line
+    known = ["--backbone", "test_convnext", "--image-size", 160, "--csv", tmp_path / "scores.csv"]
+    said = attnbias(*words, *known, expect=0)
+    assert "assumed: normalize imagenet" in said.out + said.err
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 2
