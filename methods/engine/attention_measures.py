@@ -5,7 +5,7 @@ A new measure is one entry of `ATTENTION`, with its formula above. Where no sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor, sqrt
@@ -366,6 +366,69 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
 """In the order of the files."""
 
 
+class Trust(NamedTuple):
+    """A figure of `val --faithfulness`: whether a map can be trusted."""
+
+    name: str
+    words: str
+    better: Literal["higher", "lower"]
+    source: str
+    on_pixels: bool
+    """Whether pixels are taken away: random maps are then measured beside it, as random_NAME."""
+
+
+FAITHFULNESS: tuple[Trust, ...] = (
+    Trust(
+        "deletion",
+        "area under the score's curve while the map's highest pixels are set to 0 first",
+        "lower",
+        "Petsiuk et al., BMVC 2018",
+        True,
+    ),
+    Trust(
+        "insertion",
+        "the same while they come back first in a blurred image",
+        "higher",
+        "Petsiuk et al., BMVC 2018",
+        True,
+    ),
+    Trust(
+        "aopc",
+        "how far the score lies below its start, mean over the deletion curve",
+        "higher",
+        "Samek et al., TNNLS 2017",
+        True,
+    ),
+    Trust(
+        "road",
+        "half of what the score loses more where the highest 20 to 80 % are made up from what is around them, than "
+        "where the lowest are",
+        "higher",
+        "Rong et al., ICML 2022",
+        True,
+    ),
+    Trust(
+        "agreement",
+        "rank correlation with Grad-CAM of the same class; of an explainer, with the model's own map",
+        "higher",
+        "-",
+        False,
+    ),
+    Trust(
+        "untrained_agreement",
+        "rank correlation with the map of the same network before training: a map that keeps it shows the network, "
+        "not what it has learned",
+        "lower",
+        "Adebayo et al., NeurIPS 2018",
+        False,
+    ),
+)
+"""In the order of the table of `val`."""
+
+ON_PIXELS = tuple(trust.name for trust in FAITHFULNESS if trust.on_pixels)
+ON_MAPS = tuple(trust.name for trust in FAITHFULNESS if not trust.on_pixels)
+
+
 def between(value: float | None, centre: float | None, oracle: float | None) -> float | None:
     """Where a figure lies between that of the centre map (0) and that of the oracle (1); None where the oracle's is not
     another, or one of them is not defined."""
@@ -391,10 +454,7 @@ def compared_measures() -> list[AttentionMeasure]:
     return sorted(chosen, key=lambda each: (each.compared != "paired", each.shown is None, each.shown))
 
 
-def documentation() -> str:
-    """The table as Markdown."""
-    rows = [
-        f"| `{measure.name}` | {measure.words} | {measure.better or '-'} | {measure.source or '-'} |\n"
-        for measure in ATTENTION
-    ]
+def documentation(table: Iterable[AttentionMeasure | Trust] = ATTENTION) -> str:
+    """A table as Markdown."""
+    rows = [f"| `{each.name}` | {each.words} | {each.better or '-'} | {each.source or '-'} |\n" for each in table]
     return "".join(["| measure | what it says | better | source |\n", "| --- | --- | --- | --- |\n", *rows])

@@ -32,6 +32,7 @@ from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.types import Layer
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
 
@@ -46,11 +47,12 @@ class Watching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(3.0))
+        self.eye = nn.Identity()
         self.seen: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(images.detach().clone())
-        return self.gain * images.mean((2, 3))
+        return self.gain * self.eye(images).mean((2, 3))
 
 
 class Pointing(type(CSRA)):  # type: ignore[misc]
@@ -66,6 +68,9 @@ class Pointing(type(CSRA)):  # type: ignore[misc]
         maps = torch.zeros(len(images), classes.shape[-1], *images.shape[2:])
         maps[:, :, self.row, self.column] = 1
         return maps
+
+    def explained_layer(self, model: nn.Module) -> Layer:
+        return Layer(model.get_submodule("eye"))
 
 
 def index_of(folder: Path, side: int = SIDE, box: tuple[int, int, int, int] = (8, 8, 16, 16)) -> Index:
@@ -250,7 +255,7 @@ def test_faithfulness_takes_its_samples_from_the_whole_split(tmp_path: Path) -> 
     model.seen.clear()
     faithfulness.measure_faithfulness(loaded, dataset, found, Accelerator(cpu=True), 3, batch_size=64)
     images = [dataset[position]["image"] for position in range(IMAGES)]
-    deletion = model.seen[::4]  # a sample's curves: deletion and insertion of its map, then of a random one
+    deletion = model.seen[1::7]  # of a sample: Grad-CAM, then deletion, insertion, ROAD of its map and of a random one
     shown = [
         next(position for position in range(IMAGES) if torch.equal(images[position], batch[0])) for batch in deletion
     ]

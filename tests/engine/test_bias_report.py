@@ -30,6 +30,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.types import Layer
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
 from tests.helpers.forked import ForkedRun
@@ -45,8 +46,10 @@ class Squares(nn.Module):
         super().__init__()
         self.blind = blind
         self.gain = nn.Parameter(torch.tensor(12.0))
+        self.eye = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        images = self.eye(images)
         found = images[:, :, 0, 0] if self.blind else images.amax((2, 3))
         return self.gain * (found - 0.8)
 
@@ -63,6 +66,9 @@ class Looking(type(get_method("csra"))):  # type: ignore[misc]
         assert classes is not None
         wanted = classes.expand(len(images), -1)  # (B, K)
         return self.look(torch.take_along_dim(images, wanted[:, :, None, None], dim=1))
+
+    def explained_layer(self, model: nn.Module) -> Layer:
+        return Layer(model.get_submodule("eye"))
 
 
 LOOKS = {
@@ -356,6 +362,9 @@ def test_a_faithful_map_beats_a_random_one(squares: Index) -> None:
     assert report["samples"] == 5
     assert report["means"]["deletion"] < report["means"]["random_deletion"]
     assert report["means"]["insertion"] > 0.5
+    assert report["means"]["aopc"] > report["means"]["random_aopc"]
+    assert report["means"]["road"] > report["means"]["random_road"] + 0.1
+    assert report["means"]["untrained_agreement"] == 1  # its map is of the image alone
 
 
 def test_pairs_that_never_part_are_left_out_and_counted() -> None:

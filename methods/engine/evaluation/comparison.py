@@ -17,7 +17,7 @@ from pydantic import Field
 
 from attnbias.data.index import Task
 from attnbias.data.reading import Json, StoredModel, read_json, reading
-from attnbias.methods.engine.attention_measures import between_name, compared_measures
+from attnbias.methods.engine.attention_measures import FAITHFULNESS, between_name, compared_measures
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
@@ -202,7 +202,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
         lines += _attention(split, runs, evaluations, kind)
         lines += _groups(split, evaluations)
         lines += _reliance(split, evaluations)
-        lines += _plain(split, evaluations, "faithfulness", ("deletion", "insertion"))
+        lines += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
         lines += _robustness(split, evaluations)
     return read_together(lines + _gaps(lines))
 
