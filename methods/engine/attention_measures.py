@@ -366,6 +366,15 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
 """In the order of the files."""
 
 
+class Named(NamedTuple):
+    """A figure of another probe than `--bias`."""
+
+    name: str
+    words: str
+    better: Literal["higher", "lower"] | None
+    source: str = ""
+
+
 class Trust(NamedTuple):
     """A figure of `val --faithfulness`: whether a map can be trusted."""
 
@@ -425,6 +434,27 @@ FAITHFULNESS: tuple[Trust, ...] = (
 )
 """In the order of the table of `val`."""
 
+XIAO = "Xiao et al., ICLR 2021"
+MOAYERI = "Moayeri et al., CVPR 2022"
+
+BACKGROUNDS: tuple[Named, ...] = (
+    Named("original", "share of the objects whose class is named, in their own images", None),
+    Named("mixed_same", "the same, on the context of another image of the class", "higher", XIAO),
+    Named("mixed_rand", "the same, on the context of an image without the class", "higher", XIAO),
+    Named("bg_gap", "mixed_same - mixed_rand: what the context's class decides", "lower", XIAO),
+    Named("only_bg_b", "the same, with the object's box black", "lower", XIAO),
+    Named("only_bg_t", "the same, with other places of the image in the object's box", "lower", XIAO),
+    Named("noise_on_object", "the same, under noise on the object", None, MOAYERI),
+    Named("noise_on_context", "the same, under noise of the same norm on the context", None, MOAYERI),
+    Named(
+        "rfs",
+        "relative foreground sensitivity: how much more noise on the object costs, from -1 to 1",
+        "higher",
+        MOAYERI,
+    ),
+)
+"""Of `val --backgrounds`, in the order of its table."""
+
 ON_PIXELS = tuple(trust.name for trust in FAITHFULNESS if trust.on_pixels)
 ON_MAPS = tuple(trust.name for trust in FAITHFULNESS if not trust.on_pixels)
 
@@ -454,7 +484,7 @@ def compared_measures() -> list[AttentionMeasure]:
     return sorted(chosen, key=lambda each: (each.compared != "paired", each.shown is None, each.shown))
 
 
-def documentation(table: Iterable[AttentionMeasure | Trust] = ATTENTION) -> str:
+def documentation(table: Iterable[AttentionMeasure | Trust | Named] = ATTENTION) -> str:
     """A table as Markdown."""
     rows = [f"| `{each.name}` | {each.words} | {each.better or '-'} | {each.source or '-'} |\n" for each in table]
     return "".join(["| measure | what it says | better | source |\n", "| --- | --- | --- | --- |\n", *rows])

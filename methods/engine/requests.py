@@ -320,6 +320,10 @@ class ValRequest(FromWeights, Images, Processes):
         metavar="SPLIT",
     )
     reliance: bool = context_option(False, "Also score the object and the context alone.")
+    backgrounds: bool = context_option(
+        False,
+        "Also name objects on other images' contexts, from contexts alone (ImageNet-9), and under noise on either.",
+    )
     faithfulness: int | None = context_option(
         None, "Deletion and insertion curves of N samples (some 4 x 224 passes each).", metavar="N", ge=1
     )
@@ -364,7 +368,7 @@ class ValRequest(FromWeights, Images, Processes):
         bias = ("--bias", self.measures_bias)
         needs = {
             "map": (bias, ("--faithfulness N", self.faithfulness is not None)),
-            "truth": (bias, ("--reliance", self.reliance)),
+            "truth": (bias, ("--reliance", self.reliance), ("--backgrounds", self.backgrounds)),
             "tau": (bias,),
             "epsilon": (("--attack", bool(self.attack)),),
             "attack_step": (("--attack", bool(self.attack)),),

@@ -210,14 +210,17 @@ class Group(_Open):
     """Of evaluation.json: one group of a split."""
 
     samples: int = Field(ge=1)
-    top1: float
+    accuracy: float = 0
+    top1: float = 0
+    """In files of before, where a group was an attribute alone."""
 
 
 class Groups(_Open):
     """Of evaluation.json: groups of a split."""
 
-    worst_group: str
+    worst_group: str | None
     groups: dict[str, Group]
+    whole: Group | None = None
 
 
 class Pairs(_Open):
@@ -244,6 +247,7 @@ class Content(_Open):
     groups: Groups | None = None
     context: Pairs | None = None
     reliance: Means | None = None
+    backgrounds: Means | None = None
     faithfulness: Means | None = None
 
 

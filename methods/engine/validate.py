@@ -18,6 +18,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Task
 from attnbias.data.published_tests import own_rules
 from attnbias.data.reading import Json
+from attnbias.methods.engine.bias.backgrounds import BackgroundsProbe
 from attnbias.methods.engine.bias.context import ContextProbe, GroupsProbe
 from attnbias.methods.engine.bias.faithfulness import FaithfulnessProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
@@ -57,6 +58,7 @@ def probes() -> tuple[Probe, ...]:
         GroupsProbe(),
         ContextProbe(),
         RelianceProbe(),
+        BackgroundsProbe(),
         FaithfulnessProbe(),
         RobustnessProbe(),
         BiasProbe(),

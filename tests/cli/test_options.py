@@ -102,7 +102,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_val_options.py::test_each_class_has_its_row_where_that_is_typed": "--per-class",
         "cli/test_val_options.py::test_the_map_that_was_typed_is_held_against_the_objects": "--map",
         "cli/test_val_options.py::test_context_and_faithfulness_are_measured_where_that_is_typed": (
-            "--bias --context --reliance --faithfulness"
+            "--bias --context --reliance --backgrounds --faithfulness"
         ),
         "cli/test_val_options.py::test_a_published_set_that_was_asked_for_is_the_one_that_is_opened": (
             "--imagenet-c --imagenet-a --imagenet-r --imagenet-sketch"

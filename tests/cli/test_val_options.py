@@ -147,9 +147,9 @@ def test_the_map_that_was_typed_is_held_against_the_objects(model: Path, demo_ro
 
 def test_context_and_faithfulness_are_measured_where_that_is_typed(model: Path, demo_root: Path) -> None:
     (plain,) = val(model, demo_root)
-    assert not {"context", "faithfulness", "reliance", "bias"} & set(plain)
-    (asked,) = val(model, demo_root, "--context", "train", "--faithfulness", 3, "--reliance", "--bias")
-    assert {"context", "faithfulness", "reliance", "bias"} <= set(asked)
+    assert not {"context", "faithfulness", "reliance", "backgrounds", "bias"} & set(plain)
+    (asked,) = val(model, demo_root, "--context", "train", "--faithfulness", 3, "--reliance", "--backgrounds", "--bias")
+    assert {"context", "faithfulness", "reliance", "backgrounds", "bias"} <= set(asked)
     assert asked["faithfulness"]["samples"] == 3
 
 

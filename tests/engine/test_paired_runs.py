@@ -139,3 +139,31 @@ def test_nothing_of_other_weights_stays_beside_an_evaluation(tmp_path: Path) -> 
     store(folder, {**content, "weights": "newest"}, None, {})
     (stored,) = stored_evaluations(tmp_path)
     assert stored.content == {**content, "weights": "newest"}
+
+
+def test_groups_of_before_are_shown_and_not_held_against_those_of_now(tmp_path: Path) -> None:
+    """Then a group was an attribute alone; now it is a label under one."""
+    groups = {
+        "old": {"worst_group": "water", "groups": {"water": {"samples": 50, "top1": 40.0}}},
+        "now": {
+            "worst_group": "bird, water",
+            "groups": {
+                "bird, water": {"samples": 40, "accuracy": 50.0},
+                "bird, land": {"samples": 60, "accuracy": 90.0},
+            },
+            "whole": {"samples": 100, "accuracy": 74.0},
+        },
+    }
+    runs = []
+    for name, kind in (("a", "now"), ("b", "now"), ("c", "old")):
+        content = {"dataset": "birds", "split": "val", "weights": "best", "measures": {}, "groups": groups[kind]}
+        store(folder_of(tmp_path / name, "birds", "val"), content, None, {})
+        (stored,) = stored_evaluations(tmp_path / name)
+        method = get_method("csra")
+        runs.append(Run(tmp_path / name, method, method.named_recipe("demo").recipe, evaluations={"birds/val": stored}))
+    lines = {line.measure: line for line in compared(runs)}
+    assert lines["worst_group_accuracy"].values == [50, 50, None]
+    assert lines["group_gap"].values == [24, 24, None]
+    assert lines["worst_group_top1"].values == [None, None, 40]
+    assert changed(lines["worst_group_accuracy"]).difference == 0
+    assert lines["worst_group_accuracy"].changes[2] is None

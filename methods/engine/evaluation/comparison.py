@@ -17,7 +17,7 @@ from pydantic import Field
 
 from attnbias.data.index import Task
 from attnbias.data.reading import Json, StoredModel, read_json, reading
-from attnbias.methods.engine.attention_measures import FAITHFULNESS, between_name, compared_measures
+from attnbias.methods.engine.attention_measures import BACKGROUNDS, FAITHFULNESS, between_name, compared_measures
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
@@ -202,6 +202,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
         lines += _attention(split, runs, evaluations, kind)
         lines += _groups(split, evaluations)
         lines += _reliance(split, evaluations)
+        lines += _plain(split, evaluations, "backgrounds", [figure.name for figure in BACKGROUNDS])
         lines += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
         lines += _robustness(split, evaluations)
     return read_together(lines + _gaps(lines))
@@ -341,28 +342,32 @@ def _reliance(split: str, evaluations: Sequence[StoredEvaluation | None]) -> lis
     return lines
 
 
+GROUP_KINDS = {"accuracy": ("worst_group_accuracy", "group_gap"), "top1": ("worst_group_top1", "group_gap_top1")}
+"""What a group's figure is called -> the lines made of it. top1 is of runs stored when a group was an attribute
+alone: they are shown, and not held against those of a label under an attribute."""
+
+
 def _groups(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """The worst group's accuracy, and its distance to the whole split's, from how many of each group are right."""
-    worst: list[Figure | None] = []
-    gaps: list[Figure | None] = []
-    for each in evaluations:
-        found = (each.content.get("groups") or {}) if each else {}
-        groups = {name: (group["samples"], group["top1"]) for name, group in found.get("groups", {}).items()}
-        if found.get("worst_group") not in groups:
-            worst.append(None)
-            gaps.append(None)
-            continue
-        lowest = _share(*groups[found["worst_group"]])
-        samples = sum(count for count, _ in groups.values())
-        whole = _share(samples, sum(count * top1 for count, top1 in groups.values()) / samples)
-        distance = unpaired(*lowest, *whole)
-        worst.append(lowest)
-        gaps.append(Figure(distance.difference, distance.interval_95))
-    return [
-        _apart(split, name, figures)
-        for name, figures in (("worst_group_top1", worst), ("group_gap", gaps))
-        if any(figures)
-    ]
+    """The worst group's accuracy, and its distance to that of all images, from how many of each are right."""
+    lines = []
+    for key, measures in GROUP_KINDS.items():
+        found = [_worst_group((each.content.get("groups") or {}) if each else {}, key) for each in evaluations]
+        if any(found):
+            figures = zip(*(pair or (None, None) for pair in found), strict=True)
+            lines += [_apart(split, name, column) for name, column in zip(measures, figures, strict=True)]
+    return lines
+
+
+def _worst_group(groups: Mapping[str, Any], key: str) -> tuple[Figure, Figure] | None:
+    """The accuracy of the worst group and its gap, where accuracies are called so."""
+    known = {name: (each["samples"], each[key]) for name, each in groups.get("groups", {}).items() if key in each}
+    if groups.get("worst_group") not in known:
+        return None
+    lowest = _share(*known[groups["worst_group"]])
+    samples = sum(count for count, _ in known.values())
+    whole = groups.get("whole") or {"samples": samples, key: sum(n * share for n, share in known.values()) / samples}
+    distance = unpaired(*lowest, *_share(whole["samples"], whole[key]))
+    return lowest, Figure(distance.difference, distance.interval_95)
 
 
 def _share(samples: int, percent: float) -> Figure:

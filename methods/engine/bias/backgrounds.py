@@ -1,0 +1,207 @@
+"""`val --backgrounds`: objects on the contexts of other images, contexts alone, and noise on either.
+
+ImageNet-9's family (Xiao et al., Noise or Signal, ICLR 2021) from any set's masks or boxes: whether a class is still
+named with its object on the context of another image of the class (`mixed_same`) or of one without it (`mixed_rand`),
+or from the context alone (`only_bg_b`, `only_bg_t`). And relative foreground sensitivity (Moayeri et al., A
+Comprehensive Study of Image Classification Model Sensitivity to Foregrounds, Backgrounds, and Visual Attributes, CVPR
+2022): which of the two a model suffers more under noise on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.errors import DataError
+from attnbias.data.transforms.basic import normalization
+from attnbias.methods.engine.attention_measures import BACKGROUNDS
+from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
+from attnbias.methods.engine.bias.reliance import from_elsewhere, widened
+from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.statistics import Interval, Ratio, interval
+from attnbias.methods.engine.types import Truth
+
+SIGMA = 0.25
+"""Standard deviation that the noise would have on half of the image, of the range of a pixel's values."""
+
+SHOWN = ("original", "mixed_same", "mixed_rand", "only_bg_b", "only_bg_t", "noise_on_object", "noise_on_context")
+"""What is scored of each sample, in this order."""
+
+
+class Contexts:
+    """Images of a split without their objects, by what they show: the same ones whatever the batches and processes."""
+
+    def __init__(self, dataset: ImageDataset, positions: Sequence[int], truth: Truth) -> None:
+        self.dataset, self.truth = dataset, truth
+        self.positions = np.asarray(positions)
+        targets = np.asarray(dataset.targets)[self.positions]
+        classes = np.arange(len(dataset.index.classes))
+        self.shown = targets if targets.ndim == 2 else targets[:, None] == classes  # (N, C); -1 = unknown
+
+    def of_another(self, sample: Sample, *, same: bool) -> Tensor | None:
+        """The context (3, H, W) of the next image, in the order of the split, that shows the sample's class (`same`),
+        or does not; None where there is none, or nothing is left of it without its objects."""
+        labels = self.shown[:, sample.region.label]
+        others = self.positions[(labels == int(same)) & (self.positions != sample.image)]
+        if not len(others):
+            return None
+        position = int(others[np.searchsorted(others, sample.image) % len(others)])
+        image, found, _ = regions(self.dataset, position, self.truth)
+        planes = [widened(region.box) for region in found]
+        hidden = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)
+        return None if hidden.mean() > 0.9 else without(image, torch.from_numpy(hidden))
+
+
+def without(image: Tensor, hidden: Tensor) -> Tensor:
+    """An image (3, H, W) with other places of itself where it is hidden (H, W)."""
+    return torch.where(hidden, from_elsewhere(image, hidden), image)
+
+
+def noise_like(image: Tensor, where: Tensor, std: Tensor, seed: int) -> Tensor:
+    """Gaussian noise (3, H, W) on a part (H, W) of a normalised image, of one norm whatever the part's size; `std`
+    (3, 1, 1) is what the pixels' range was divided by."""
+    drawn = np.random.default_rng(seed).normal(size=tuple(image.shape))
+    noise = torch.from_numpy(drawn) * where.cpu()
+    whole = SIGMA * sqrt(image.numel() / 2)
+    return (noise * (whole / noise.norm())).to(image) / std
+
+
+def versions(
+    image: Tensor, sample: Sample, same: Tensor, other: Tensor, normalisation: tuple[Tensor, Tensor]
+) -> Tensor:
+    """What is scored, (7, 3, H, W), in the order of SHOWN; `normalisation` is mean and std, (3, 1, 1) each."""
+    mean, std = normalisation
+    mask, gone = (
+        torch.from_numpy(plane).to(image.device) for plane in (sample.region.mask, widened(sample.region.box))
+    )
+    black, white = -mean / std, (1 - mean) / std
+    noisy = [image + noise_like(image, where, std, sample.image) for where in (mask, ~mask)]
+    return torch.stack(
+        [
+            image,
+            torch.where(mask, image, same),
+            torch.where(mask, image, other),
+            torch.where(gone, black.expand_as(image), image),
+            without(image, gone),
+            *(torch.minimum(torch.maximum(each, black), white) for each in noisy),
+        ]
+    )
+
+
+def relative_foreground_sensitivity(on_object: float, on_context: float) -> float | None:
+    """From the accuracies under noise on the object and on the context: 1 = only the object matters, -1 = only the
+    context; None where both are 0 or 1, and neither could show."""
+    mean = (on_object + on_context) / 2
+    room = 2 * min(mean, 1 - mean)
+    return (on_context - on_object) / room if room > 0 else None
+
+
+@torch.no_grad()
+def measure_backgrounds(
+    loaded: Loaded,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    *,
+    truth: Truth | None = None,
+    batch_size: int = 16,
+) -> dict[str, Any]:
+    """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
+    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS.
+
+    Raises:
+        DataError: the set has neither masks nor boxes, or no sample has other images to lend their contexts.
+    """
+    against = resolve_truth(dataset, truth)
+    positions = evaluation.ids.tolist()
+    contexts = Contexts(dataset, sorted(positions), against.kind)
+    device = accelerator.device
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
+    skipped: Counter[str] = Counter()
+    mine: list[tuple[int, int, list[bool]]] = []
+    for images, samples in object_batches(
+        dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size
+    ):
+        for sample in samples:
+            same, other = (contexts.of_another(sample, same=wanted) for wanted in (True, False))
+            if same is None or other is None:
+                skipped["no other context"] += 1
+                continue
+            shown = versions(images[sample.slot], sample, same.to(device), other.to(device), (mean, std))
+            scores = loaded.method.predict(loaded.model, shown, loaded.task)["scores"].double()
+            label = sample.region.label
+            named = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
+            mine.append((sample.image, label, named.tolist()))
+    found = sorted(gathered(accelerator, mine))
+    counts: Counter[str] = Counter()
+    for part in gathered(accelerator, [dict(skipped)]):
+        counts.update(part)
+    if not found:
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})")
+    flags = np.array([each for _, _, each in found], dtype=np.float64)
+    columns = dict(zip(SHOWN, flags.T, strict=True))
+    image_ids = np.array([position for position, _, _ in found])
+    means: dict[str, float | None] = {name: float(values.mean()) for name, values in columns.items()}
+    edges: dict[str, Interval | None] = {
+        name: interval(Ratio.mean(values), image_ids, flags=True) for name, values in columns.items()
+    }
+    gap = columns["mixed_same"] - columns["mixed_rand"]
+    means["bg_gap"], edges["bg_gap"] = float(gap.mean()), interval(Ratio.mean(gap), image_ids)
+    under_noise = (float(columns[name].mean()) for name in ("noise_on_object", "noise_on_context"))
+    means["rfs"] = relative_foreground_sensitivity(*under_noise)
+    return {
+        "truth": against.kind,
+        "truth_reason": against.reason,
+        "sigma": SIGMA,
+        "samples": len(found),
+        "skipped": dict(counts),
+        "means": {figure.name: means[figure.name] for figure in BACKGROUNDS},
+        "intervals_95": edges,
+    }
+
+
+class BackgroundsProbe(Probe):
+    """`val --backgrounds`."""
+
+    name = "backgrounds"
+
+    def wanted(self, request: ValRequest) -> bool:
+        return request.backgrounds
+
+    def measure(self, measured: Measured) -> dict[str, Any]:
+        request = measured.request
+        return measure_backgrounds(
+            measured.loaded,
+            measured.dataset,
+            measured.evaluation,
+            measured.accelerator,
+            truth=request.truth,
+            batch_size=request.eval_batch_size,
+        )
+
+    def heading(self, content: dict[str, Any]) -> str:
+        return f"backgrounds ({content['truth']})"
+
+    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+        means: Mapping[str, float | None] = content["means"]
+        return means
+
+    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+        how = (
+            "backgrounds: shares of objects whose class is named; contexts are other images of the split, with other "
+            f"places of the same image over their objects; noise has one norm on either, that of {content['sigma']} "
+            "of the range on half of the image"
+        )
+        return [how, *left_out_of(self.name, content)]
