@@ -173,4 +173,31 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         ),
         counts={"train": 437_513, "val": 24_426},
     ),
+    DatasetInfo(
+        name="waterbirds",
+        title="Waterbirds",
+        task="singlelabel",
+        classes=2,
+        classes_note="each on land or water, the group",
+        splits=("train", "val", "test"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        citation=(
+            "Sagawa et al.: Distributionally Robust Neural Networks for Group Shifts: On the Importance of "
+            "Regularization for Worst-Case Generalization, ICLR 2020"
+        ),
+        licence="made of CUB-200-2011 and Places: non-commercial research",
+        size="1 GB",
+        prepare="attnbias.data.sets.grouped:prepare_waterbirds",
+        layout="metadata.csv and the folders of images that it names, or waterbird_complete95_forest2water2/ of both",
+        page="https://github.com/kohpangwei/group_DRO",
+        archives=(
+            Archive(
+                "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz",
+                "waterbird_complete95_forest2water2.tar.gz",
+            ),
+        ),
+        counts={"train": 4_795, "val": 1_199, "test": 5_794},
+    ),
 )

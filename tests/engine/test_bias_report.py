@@ -21,7 +21,7 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS
 from attnbias.methods.engine.bias.attention_bias import centre_map
-from attnbias.methods.engine.bias.context import Pair, group_measures, pair_measures
+from attnbias.methods.engine.bias.context import Pair, pair_measures
 from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
 from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, measure_reliance, versions, widened
@@ -378,14 +378,6 @@ def test_pairs_that_never_part_are_left_out_and_counted() -> None:
     assert found["pairs"][0]["class"] == "cup"
 
 
-def test_the_worst_group_is_named() -> None:
-    scores = np.eye(2)[[0, 0, 1, 0, 1, 1]]
-    found = group_measures(np.array([0, 0, 1, 1, 0, 1]), scores, ["land", "land", "land", "water", "water", "water"])
-    assert (found["worst_group"], found["worst_group_top1"]) == ("water", pytest.approx(100 / 3))
-    assert found["group_gap"] == pytest.approx(100 * (4 / 6 - 1 / 3))
-    assert found["groups"]["land"] == {"samples": 3, "top1": 100}
-
-
 # Photographs ----------------------------------------------------------------------------------------------------------
 
 
@@ -448,7 +440,7 @@ def test_single_label_sets_with_groups_name_their_worst(demo_root: Path, tmp_pat
     common = ["val", "lsas", "--load-from", file, "--data-root", demo_root, "--gpus", 0, "--threads", 1]
     (result,) = json.loads(attnbias(*common, "--split", "counter", "--bias", "--json", "-", expect=0).out)
     assert sum(group["samples"] for group in result["groups"]["groups"].values()) == 24
-    assert result["groups"]["worst_group_top1"] <= result["measures"]["top1"]
+    assert result["groups"]["worst_group"] is None  # none has so many that it could be
     assert result["bias"]["samples"] == 24
     shown = attnbias(*common, "--reliance", expect=0).out
     assert "worst_group" in shown

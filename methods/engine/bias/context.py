@@ -21,6 +21,9 @@ from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, s
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.types import Metrics
 
+FEW = 10
+"""Images that a group must have to be the worst."""
+
 
 class Pair(NamedTuple):
     """A class and the context that its scores lean on most."""
@@ -102,22 +105,51 @@ def pair_measures(labels: np.ndarray, scores: np.ndarray, pairs: Sequence[Pair],
     }
 
 
-def group_measures(targets: np.ndarray, scores: np.ndarray, groups: Sequence[str]) -> Metrics:
-    """Top-1 accuracy, in per cent, of each group of a single-label split, of the worst one, and its distance to the
-    whole split's."""
-    right = 100.0 * (scores.argmax(1) == targets)
-    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    counts = np.bincount(inverse)
-    accuracy = np.bincount(inverse, right) / counts
-    worst = int(accuracy.argmin())
-    return {
-        "worst_group": str(names[worst]),
-        "worst_group_top1": float(accuracy[worst]),
-        "group_gap": float(right.mean() - accuracy[worst]),
-        "groups": {
-            str(name): {"samples": int(count), "top1": float(value)}
-            for name, count, value in zip(names, counts, accuracy, strict=True)
-        },
+def group_measures(
+    targets: np.ndarray, scores: np.ndarray, attributes: Sequence[str], classes: Sequence[str], *, least: int = FEW
+) -> Metrics:
+    """Accuracy, in per cent, of each group, of the worst one that has at least `least` images (of smaller ones one is
+    low by chance), and its distance to the accuracy of all images; no worst one where no group has so many.
+
+    A group is a label under an attribute (Sagawa et al.). In single-label work, targets (N,), the label is the class,
+    and right is the highest score. In multi-label work, targets (N, C), each class is a question of its own, which an
+    image with an unknown label is not asked: its groups are the class there or absent, right is a score on the right
+    side of one half, and the worst group is held against all images that its class is asked of. `attributes` has one
+    word an image.
+    """
+    if targets.ndim == 1:
+        labels = np.asarray(classes)[targets]
+        right = scores.argmax(1) == targets
+        questions = [(np.ones(len(targets), dtype=np.bool_), labels, right)]
+    else:
+        questions = [
+            (
+                targets[:, c] >= 0,
+                np.where(targets[:, c] > 0, name, f"no {name}"),
+                (scores[:, c] >= 0.5) == targets[:, c],
+            )
+            for c, name in enumerate(classes)
+        ]
+    found: dict[str, dict[str, float | int]] = {}
+    worst: tuple[float, str, NDArray[np.bool_]] | None = None
+    for asked, labels, right in questions:
+        words = np.array([f"{label}, {attribute}" for label, attribute in zip(labels, attributes, strict=True)])
+        names, inverse = np.unique(words[asked], return_inverse=True)
+        counts = np.bincount(inverse)
+        accuracies = 100 * np.bincount(inverse, right[asked]) / counts
+        for name, count, accuracy in zip(names.tolist(), counts.tolist(), accuracies.tolist(), strict=True):
+            found[name] = {"samples": count, "accuracy": accuracy}
+            if count >= least and (worst is None or accuracy < worst[0]):
+                worst = accuracy, name, right[asked]
+    listed: Metrics = {"least": least, "groups": found}
+    if worst is None:
+        return listed | dict.fromkeys(("worst_group", "worst_group_accuracy", "group_gap"))
+    whole = 100 * float(worst[2].mean())
+    return listed | {
+        "worst_group": worst[1],
+        "worst_group_accuracy": worst[0],
+        "group_gap": whole - worst[0],
+        "whole": {"samples": len(worst[2]), "accuracy": whole},
     }
 
 
@@ -126,7 +158,7 @@ def _percent(value: float) -> float | None:
 
 
 class GroupsProbe(Probe):
-    """Worst-group accuracy, wherever every sample of a single-label split has a group."""
+    """Worst-group accuracy, wherever every image of a split has an attribute (`group`) beside its labels."""
 
     name = "groups"
     decimals = 2
@@ -136,13 +168,21 @@ class GroupsProbe(Probe):
 
     def measure(self, measured: Measured) -> Content | None:
         records, found = measured.dataset.records, measured.evaluation
-        if measured.dataset.index.task != "singlelabel" or not all(record.group for record in records):
+        index = measured.dataset.index
+        if index.task not in ("singlelabel", "multilabel") or not all(record.group for record in records):
             return None
-        groups = [records[sample].group or "" for sample in found.ids]
-        return group_measures(found.targets, found.scores["scores"], groups)
+        attributes = [records[sample].group or "" for sample in found.ids]
+        return group_measures(found.targets, found.scores["scores"], attributes, index.classes)
 
-    def figures(self, content: Content) -> Mapping[str, float | str]:
-        return {name: content[name] for name in ("worst_group", "worst_group_top1", "group_gap")}
+    def heading(self, content: Content) -> str:
+        return f"groups ({len(content['groups'])}, a label under an attribute)"
+
+    def figures(self, content: Content) -> Mapping[str, float | str | None]:
+        return {name: content[name] for name in ("worst_group", "worst_group_accuracy", "group_gap")}
+
+    def remarks(self, content: Content) -> Sequence[str]:
+        few = sum(group["samples"] < content["least"] for group in content["groups"].values())
+        return [f"groups: {few} have fewer than {content['least']} images and are not the worst"] if few else []
 
 
 class ContextProbe(Probe):
