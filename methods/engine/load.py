@@ -316,7 +316,7 @@ def initial_weights(
                 hint = "for another number of classes add --reset-head"
                 raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
         else:
-            head = _head_names(method, own, recipe, len(classes), task)
+            head = head_names(method, own, recipe, len(classes), task)
             state = {name: own[name] if name in head else value for name, value in state.items()}
         load_strict(model, state, path)
         kept = stored is not None and not reset_head and len(stored.classes) == len(classes)
@@ -368,7 +368,7 @@ def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
     return [f"warning: not of the model, and left out of {path}: {named}{more}"] if names else []
 
 
-def _head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_classes: int, task: Task) -> set[str]:
+def head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_classes: int, task: Task) -> set[str]:
     """The tensors whose shape depends on the number of classes, as a model of one class more shows."""
     with torch.device("meta"):  # names and shapes, without memory
         larger = method.build_model(recipe, num_classes + 1, task).state_dict()

@@ -324,6 +324,11 @@ class ValRequest(FromWeights, Images, Processes):
         False,
         "Also name objects on other images' contexts, from contexts alone (ImageNet-9), and under noise on either.",
     )
+    last_layer: str | None = context_option(
+        None,
+        "Train the last layer anew on this split, all groups alike: is a bias in the features, or in the head?",
+        metavar="SPLIT",
+    )
     faithfulness: int | None = context_option(
         None, "Deletion and insertion curves of N samples (some 4 x 224 passes each).", metavar="N", ge=1
     )

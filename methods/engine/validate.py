@@ -21,6 +21,7 @@ from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.backgrounds import BackgroundsProbe
 from attnbias.methods.engine.bias.context import ContextProbe, GroupsProbe
 from attnbias.methods.engine.bias.faithfulness import FaithfulnessProbe
+from attnbias.methods.engine.bias.last_layer import LastLayerProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
 from attnbias.methods.engine.errors import UsageError
@@ -56,6 +57,7 @@ def probes() -> tuple[Probe, ...]:
     return (
         ReassessedProbe(),
         GroupsProbe(),
+        LastLayerProbe(),
         ContextProbe(),
         RelianceProbe(),
         BackgroundsProbe(),

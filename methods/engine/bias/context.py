@@ -105,43 +105,49 @@ def pair_measures(labels: np.ndarray, scores: np.ndarray, pairs: Sequence[Pair],
     }
 
 
+def groups_of(targets: np.ndarray, attributes: Sequence[str], classes: Sequence[str]) -> NDArray[np.str_]:
+    """The group of each image, its label under its attribute (Sagawa et al.): (N,) of class numbers (N,).
+
+    Of multi-label targets (N, C), where each class is a question of its own, (N, C): the class there or absent, and an
+    empty text where that is not known.
+    """
+    if targets.ndim == 1:
+        return np.array(
+            [f"{classes[label]}, {attribute}" for label, attribute in zip(targets, attributes, strict=True)]
+        )
+    words = {1: "{}, {}", 0: "no {}, {}", -1: ""}
+    return np.array(
+        [
+            [words[int(value)].format(name, attribute) for value, name in zip(row, classes, strict=True)]
+            for row, attribute in zip(targets, attributes, strict=True)
+        ],
+        dtype=np.str_,
+    ).reshape(targets.shape)
+
+
 def group_measures(
     targets: np.ndarray, scores: np.ndarray, attributes: Sequence[str], classes: Sequence[str], *, least: int = FEW
 ) -> Metrics:
-    """Accuracy, in per cent, of each group, of the worst one that has at least `least` images (of smaller ones one is
-    low by chance), and its distance to the accuracy of all images; no worst one where no group has so many.
+    """Accuracy, in per cent, of each group (`groups_of`), of the worst one that has at least `least` images (of smaller
+    ones one is low by chance), and its distance to the accuracy of all images; no worst one where no group has so many.
 
-    A group is a label under an attribute (Sagawa et al.). In single-label work, targets (N,), the label is the class,
-    and right is the highest score. In multi-label work, targets (N, C), each class is a question of its own, which an
-    image with an unknown label is not asked: its groups are the class there or absent, right is a score on the right
-    side of one half, and the worst group is held against all images that its class is asked of. `attributes` has one
-    word an image.
+    Right is the highest score in single-label work, else a score on the right side of one half; of several classes the
+    worst group is held against all images that its class is asked of. `attributes` has one word an image.
     """
-    if targets.ndim == 1:
-        labels = np.asarray(classes)[targets]
-        right = scores.argmax(1) == targets
-        questions = [(np.ones(len(targets), dtype=np.bool_), labels, right)]
-    else:
-        questions = [
-            (
-                targets[:, c] >= 0,
-                np.where(targets[:, c] > 0, name, f"no {name}"),
-                (scores[:, c] >= 0.5) == targets[:, c],
-            )
-            for c, name in enumerate(classes)
-        ]
+    groups = groups_of(targets, attributes, classes)
+    right = scores.argmax(1) == targets if targets.ndim == 1 else (scores >= 0.5) == (targets > 0)
     found: dict[str, dict[str, float | int]] = {}
     worst: tuple[float, str, NDArray[np.bool_]] | None = None
-    for asked, labels, right in questions:
-        words = np.array([f"{label}, {attribute}" for label, attribute in zip(labels, attributes, strict=True)])
-        names, inverse = np.unique(words[asked], return_inverse=True)
-        counts = np.bincount(inverse)
-        accuracies = 100 * np.bincount(inverse, right[asked]) / counts
+    for own, flags in zip(groups.reshape(len(groups), -1).T, right.reshape(len(right), -1).T, strict=True):
+        asked = flags[own != ""]
+        names, inverse, counts = np.unique(own[own != ""], return_inverse=True, return_counts=True)
+        accuracies = 100 * np.bincount(inverse, asked) / counts
         for name, count, accuracy in zip(names.tolist(), counts.tolist(), accuracies.tolist(), strict=True):
             found[name] = {"samples": count, "accuracy": accuracy}
             if count >= least and (worst is None or accuracy < worst[0]):
-                worst = accuracy, name, right[asked]
-    listed: Metrics = {"least": least, "groups": found}
+                worst = accuracy, name, asked
+    known = right[groups != ""]
+    listed: Metrics = {"least": least, "groups": found, "accuracy": 100 * float(known.mean()) if known.size else None}
     if worst is None:
         return listed | dict.fromkeys(("worst_group", "worst_group_accuracy", "group_gap"))
     whole = 100 * float(worst[2].mean())
