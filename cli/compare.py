@@ -10,7 +10,8 @@ from attnbias.methods.engine.requests import CompareRequest
 from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.evaluation.comparison import Line, Run
+    from attnbias.methods.engine.compare import Comparison
+    from attnbias.methods.engine.evaluation.comparison import Run
     from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -24,17 +25,17 @@ def compare(**typed: Any) -> None:
     from attnbias.methods.engine.compare import compare
 
     found = compare(request)
-    _show(found.runs, found.lines)
-    _show_over_seeds(found.recipes, found.over_seeds)
-    say(*found.missing)
+    show(found)
     if found.written:
         say(f"written: {', '.join(map(str, found.written))}")
 
 
-def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
+def show(found: Comparison) -> None:
+    """Learning curves, every measure of all runs, and what no run keeps."""
     from attnbias.methods.engine.evaluation.comparison import reading_aid
     from attnbias.methods.engine.evaluation.comparison_tables import cell
 
+    runs, lines = found.runs, found.lines
     logged = [run for run in runs if run.curves]
     splits = list(dict.fromkeys(split for run in logged for split in run.curves))
     if logged:
@@ -51,6 +52,8 @@ def _show(runs: Sequence[Run], lines: Sequence[Line]) -> None:
                 table.row(line.measure, *map(cell, line.values, line.changes))
         table.show()
     say(*(remark for line in lines for remark in line.remarks), *reading_aid(lines))
+    _show_over_seeds(found.recipes, found.over_seeds)
+    say(*found.missing)
 
 
 def _show_over_seeds(recipes: Sequence[Repeated], lines: Sequence[SeedLine]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +10,13 @@ import typer
 
 from attnbias.cli.options import read_request, with_options
 from attnbias.methods import METHODS
-from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.listing import list_datasets, list_methods, list_recipes, list_weights
 from attnbias.methods.engine.requests import Datasets
 from attnbias.methods.engine.screen import Table, say, styled
 
 if TYPE_CHECKING:
     from attnbias.data.info import DatasetInfo
     from attnbias.weights.manifest import Published
-
-OBTAINED = {"generated": "made here", "auto": "--download", "manual": "by hand"}
 
 listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes, datasets or published weights.")
 
@@ -26,9 +25,8 @@ listing = typer.Typer(no_args_is_help=True, help="Show methods, recipes, dataset
 def methods() -> None:
     """Show the methods and their papers."""
     table = Table("method", "what", "paper")
-    for name in METHODS:
-        method = get_description(name)
-        table.row(name, method.title, method.paper)
+    for row in list_methods():
+        table.row(row.name, row.title, row.paper)
     table.show()
 
 
@@ -43,11 +41,9 @@ def recipes(
     table = Table(
         "method", "recipe", "dataset", "paper reports", *(["starts from", "source", "note"] if verbose else [])
     )
-    for name in [method] if method else METHODS:
-        for title, named in get_description(name).recipes.items():
-            figures = ", ".join(f"{key} {value}" for key, value in named.paper.items()) or "-"
-            words = [named.init or "random", named.source, named.note] if verbose else []
-            table.row(name, title, named.recipe.dataset, figures, *words)
+    for row in list_recipes(method):
+        words = [row.starts_from, row.source, row.note] if verbose else []
+        table.row(row.method, row.name, row.dataset, _figures(row.reports), *words)
     table.show()
 
 
@@ -59,18 +55,18 @@ def datasets(
 ) -> None:
     """Show the datasets, how each is obtained, and which are ready on this machine."""
     root = read_request(Datasets, typed).data_root
-    from attnbias.data.registry import DATASETS, ready
-
     if verbose:
+        from attnbias.data.registry import DATASETS
+
         for info in DATASETS.values():
             say(f"{info.name}  {info.title}", style="bold")
             _details(info, root).show()
             say("")
         return
     table = Table("dataset", "what", "task", "size", "obtained", "ready")
-    for name, info in DATASETS.items():
-        state = styled("yes", "green") if ready(name, root) else "no"
-        table.row(name, info.title, info.task, info.size, OBTAINED[info.acquisition], state)
+    for row in list_datasets(root):
+        state = styled("yes", "green") if row.ready else "no"
+        table.row(row.name, row.title, row.task, row.size, row.obtained, state)
     table.show()
     say("", "licences, pages, files and what to type: attnbias list datasets -v")
 
@@ -115,23 +111,22 @@ def weights(
     from attnbias.weights.cache import cache_folder
     from attnbias.weights.manifest import PUBLISHED
 
-    if method is not None:
-        get_description(method)
-    entries = [entry for entry in PUBLISHED.values() if method is None or method in entry.methods]
+    rows = list_weights(method)
     if verbose:
-        for entry in entries:
+        for entry in (PUBLISHED[row.name] for row in rows):
             say(entry.name, style="bold")
             say(*(f"  {name:<10}{text}" for name, text in _info(entry).items() if text), "")
     else:
         table = Table("weights", "of", "MB", "reports", "obtained")
-        for entry in entries:
-            of = entry.methods[0] if entry.recipe else "backbone"
-            size = f"{entry.megabytes:.0f}" if entry.megabytes else "?"
-            figures = ", ".join(f"{key} {value}" for key, value in entry.paper.items()) or "-"
-            obtained = "does not load" if entry.refused else "by hand" if entry.browser else "fetched"
-            table.row(entry.name, of, size, figures, obtained)
+        for row in rows:
+            size = f"{row.megabytes:.0f}" if row.megabytes else "?"
+            table.row(row.name, row.of, size, _figures(row.reports), row.obtained)
         table.show()
     say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
+
+
+def _figures(reports: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in reports.items()) or "-"
 
 
 def _info(entry: Published) -> dict[str, str]:

@@ -16,22 +16,20 @@ from typer.main import get_command
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
-from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
+    fields_of,
+    panel_of,
     todays_names,
 )
-from attnbias.methods.engine.registry import get_description
-from attnbias.methods.engine.requests import Q, Request, flags_of, spelled
+from attnbias.methods.engine.registry import get_description, method_of_task
+from attnbias.methods.engine.requests import Q, Request, flags_of, required, spelled
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
-
-TRAINING = "Training"
-"""The panel of the recipe fields that only training reads."""
 
 
 def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
@@ -57,11 +55,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
     """
     default = next(iter(method.recipes.values())).recipe
     parameters = []
-    for name, info in method.recipe_type.model_fields.items():
-        extra = info.json_schema_extra
-        panel = str(extra["panel"]) if isinstance(extra, dict) else "Method"
-        if panel == TRAINING and not training:
-            continue
+    for name, info in fields_of(method.recipe_type, training=training).items():
         flag = "--" + name.replace("_", "-")
         annotation, keywords = _click_type(info.annotation)
         if name == "dataset":
@@ -74,7 +68,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
         limits_text = f"[{allowed}] " if allowed else ""
         help_text = f"{info.description} {limits_text}[paper: {shown}]"
-        option = typer.Option(flags, help=help_text, rich_help_panel=panel, show_default=False, **keywords)
+        option = typer.Option(flags, help=help_text, rich_help_panel=panel_of(info), show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
         for old in (old for old, today in OLD_NAMES.items() if today == name):
             option = typer.Option("--" + old.replace("_", "-"), hidden=True, **keywords)
@@ -105,7 +99,7 @@ def _request_parameter(
         if get_origin(one) is Annotated:
             one, ranged = get_args(one)
             annotation, limits = types.GenericAlias(list, one), ranged.metadata
-    elif get_origin(_required(annotation)) is tuple:
+    elif get_origin(required(annotation)) is tuple:
         annotation, default = str | None, ",".join(map(str, default or ())) or None
     if default == [] or (info.is_required() and "shown" in how):
         annotation, default = annotation | None, None
@@ -125,12 +119,6 @@ def _request_parameter(
         return _parameter(name, Annotated[annotation, typer.Argument(**keywords)], default)
     hidden = "needs" in how and not getattr(method, how["needs"])
     return _parameter(name, Annotated[annotation, typer.Option(*flags, hidden=hidden, **keywords)], default)
-
-
-def _required(annotation: Any) -> Any:
-    """A type without the None that stands beside it."""
-    parts = [part for part in get_args(annotation) if part is not type(None)]
-    return parts[0] if get_origin(annotation) in (Union, types.UnionType) and len(parts) == 1 else annotation
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
@@ -174,16 +162,16 @@ def read_request(kind: type[Q], typed: Mapping[str, Any], **known: Any) -> Q:
     Raises:
         UsageError: as `Request.of`.
     """
+    return kind.of(typed_options(kind, typed) | known)
+
+
+def typed_options(kind: type[Request], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request that were typed, out of all keyword arguments of a command."""
     values: dict[str, Any] = {}
-    for name, info in kind.model_fields.items():
-        if (value := typed.get(name)) is None:
-            continue
-        shape = _required(info.annotation)
-        if get_origin(shape) is tuple:
-            parts = [part.strip() for part in value.split(",") if part.strip()]
-            value = tuple(int(part) if get_args(shape)[0] is int and part.isdecimal() else part for part in parts)
-        values[name] = value
-    return kind.of({**values, **known})
+    for name in kind.model_fields:
+        if (value := typed.get(name)) is not None:
+            values[name] = value
+    return values
 
 
 def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
@@ -235,14 +223,11 @@ def of_task(arguments: list[str]) -> list[str]:
     if task is None:
         stored = stored_method(Path(checkpoint)) if checkpoint is not None else paper
         return [stored, *rest] if stored is not None and stored in tasks.values() else arguments
-    if task not in tasks:
-        raise UsageError(
-            f"--task {task}: {paper} has no such task{did_you_mean(task, tasks)}; one of: {', '.join(tasks)}"
-        )
-    if "task" not in get_description(tasks[task]).recipe_type.model_fields:
+    name = method_of_task(paper, task)
+    if "task" not in get_description(name).recipe_type.model_fields:
         position = next(i for i, word in enumerate(rest) if word.split("=")[0] == "--task")
         del rest[position : position + (1 if "=" in rest[position] else 2)]
-    return [tasks[task], *rest]
+    return [name, *rest]
 
 
 def value_of(option: str, arguments: list[str]) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import typer
 
-from attnbias.cli.errors import describe
 from attnbias.cli.options import read_request
 from attnbias.cli.recipe_flags import with_recipe_flags
 from attnbias.methods.engine.requests import PredictRequest
@@ -22,7 +21,7 @@ def predict(context: typer.Context, **typed: Any) -> None:
     request = with_recipe_flags(read_request(PredictRequest, typed), context)
     from attnbias.methods.engine.launch import launch, place
 
-    if code := launch(run_job, place(request), describe):
+    if code := launch(run_job, place(request)):
         sys.exit(code)
 
 

@@ -41,7 +41,7 @@ def prepare_data(**typed: Any) -> None:
 
     with fetch_progress() as progress:
         report = prepare_data(request, progress)
-    _show(report, request.dry_run)
+    show(report, request.dry_run)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def fetch_progress() -> Iterator[ProgressCallback]:
         yield advance
 
 
-def _show(report: Report, dry_run: bool) -> None:
+def show(report: Report, dry_run: bool) -> None:
     """The table of what is in each split, shares of pixels, co-occurrences, warnings, and what to do next."""
     from attnbias.data.summary import summarize
 

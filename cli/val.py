@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from attnbias.cli.errors import describe
 from attnbias.cli.evaluation_tables import show_results
 from attnbias.cli.options import per_method, read_request, typed_fields, with_options
 from attnbias.methods.engine.description import Description
@@ -21,7 +20,7 @@ def _command(method: Description) -> Callable[..., None]:
         request = read_request(ValRequest, typed, method=method.name, fields=typed_fields(method, typed, ValRequest))
         from attnbias.methods.engine.launch import launch, place
 
-        if code := launch(run_job, place(request), describe):
+        if code := launch(run_job, place(request)):
             sys.exit(code)
 
     return with_options(command, ValRequest, method)

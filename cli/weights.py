@@ -8,7 +8,6 @@ import typer
 
 from attnbias.cli.options import read_request, with_options
 from attnbias.cli.recipe_flags import WithRecipeFlags, with_recipe_flags
-from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.requests import ConvertRequest, InspectRequest
 from attnbias.methods.engine.screen import say, say_json
 from attnbias.weights.manifest import PUBLISHED
@@ -35,17 +34,13 @@ def fetch(
     again by every command that uses it (a gigabyte takes one to two seconds). What is behind a form
     that only a browser gets past is named with its link, and the place to put it.
     """
-    for name in names:
-        if name not in PUBLISHED:
-            raise UsageError(
-                f"no published weights '{name}'{did_you_mean(name, PUBLISHED)}; see: attnbias list weights"
-            )
     from attnbias.cli.prepare_data import fetch_progress
-    from attnbias.methods.engine.published import fetch_published
+    from attnbias.methods.engine.published import fetch_published, published_weights
 
+    found = [published_weights(name) for name in names]  # a wrong name is one before anything is fetched
     with fetch_progress() as progress:
-        for name in names:
-            say(fetch_published(PUBLISHED[name], progress))
+        for each in found:
+            say(fetch_published(each, progress))
 
 
 def inspect(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from attnbias.errors import AttnbiasError
 
-class DataError(Exception):
+
+class DataError(AttnbiasError):
     """Data missing or damaged. The message names the thing, what was expected, and the command that mends it."""
+
+    exit_code = 3

@@ -72,20 +72,25 @@ def read_image(path: Path, orientation: Orientation = "stored", at_least: int | 
         with Image.open(path) as image:
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
-            image.load()
-            turn = UPRIGHT.get(_orientation(image)) if orientation == "upright" else None
-            upright = image if turn is None else image.transpose(turn)
-            if upright.mode.startswith(("I", "F")):
-                return Image.fromarray(_as_bytes(upright)).convert("RGB")
-            if upright.mode == "P" and "transparency" in upright.info:
-                return upright.convert("RGBA").convert("RGB")
-            return upright.convert("RGB")
+            return upright_rgb(image, orientation)
     except FileNotFoundError:
         raise DataError(f"image {path} is missing; run: attnbias prepare-data again with the folder it is in") from None
     except MemoryError:
         raise  # the machine's fault, not the image's
     except Exception as error:  # damaged files make Pillow's decoders raise nearly any type
         raise DataError(f"image {path} cannot be read ({_reason(error, path)})") from None
+
+
+def upright_rgb(image: Image.Image, orientation: Orientation = "upright") -> Image.Image:
+    """An opened image as `read_image` gives it; Pillow's decoders raise nearly any type where it is damaged."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image)) if orientation == "upright" else None
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith(("I", "F")):
+        return Image.fromarray(_as_bytes(upright)).convert("RGB")
+    if upright.mode == "P" and "transparency" in upright.info:
+        return upright.convert("RGBA").convert("RGB")
+    return upright.convert("RGB")
 
 
 def read_header(path: Path) -> Header:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from attnbias.errors import AttnbiasError
 
-class WeightsError(Exception):
+
+class WeightsError(AttnbiasError):
     """Weights missing or damaged. The message names the file, what was expected, and what to do about it."""
+
+    exit_code = 3
 
 
 class OtherEntryError(WeightsError):

@@ -96,18 +96,37 @@ def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Te
     return model.feedback(model.weighted(model.encode(patches))) if isinstance(model, AbSViT) else None
 
 
-def steered_norms(model: AbSViT, patches: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
-    """Feature norms (B, K, N) of a second pass for each class (B, K), steered by the head's row of that class."""
+def steered_norms(model: AbSViT, patches: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:
+    """Feature norms (B, K, N) of a second pass for each prior: classes (B, K), which steer by the head's row of the
+    class, or vectors (B, K, C)."""
     tokens = model.encode(patches)
-    images = torch.arange(classes.shape[0], device=classes.device).repeat_interleave(classes.shape[1])
-    priors, norms = classes.flatten(), []
+    shape = priors.shape[:2]
+    images = torch.arange(shape[0], device=priors.device).repeat_interleave(shape[1])
+    priors, norms = priors.flatten(0, 1), []
     # A graph whose batch is free cannot be cut into parts.
     size = None if torch.compiler.is_exporting() else SEQUENCES
     parts = [(images, priors)] if size is None else zip(images.split(size), priors.split(size), strict=True)
     for part, prior in parts:
         feedback = model.feedback(model.weighted(tokens[part], prior, gain))
         norms.append(feature_norms(model, patches[part], feedback))
-    return torch.cat(norms).unflatten(0, classes.shape)
+    return torch.cat(norms).unflatten(0, shape)
+
+
+@torch.no_grad()
+def steered_maps(model: VisionTransformer, images: Tensor, priors: Tensor, gain: float | None = None) -> Tensor:
+    """Maps (B, K, h, w) of second passes that look for `priors`: classes (K,) int64, or vectors (K, C).
+
+    Raises:
+        UsageError: the model is a plain ViT, or the vectors are not of its width.
+    """
+    if not isinstance(model, AbSViT):
+        raise UsageError("a prior steers the second pass, and this model is a plain ViT")
+    if priors.is_floating_point() and priors.shape[-1] != model.embed_dim:
+        raise UsageError(f"a prior of {priors.shape[-1]} numbers; the tokens of this model have {model.embed_dim}")
+    patches = model.patch_embed(images)
+    priors = priors.to(images.device).expand(images.shape[0], *priors.shape)
+    norms = top_of_range(steered_norms(model, patches, priors, CLASS_GAIN if gain is None else gain))
+    return norms.float().unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 
 def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:

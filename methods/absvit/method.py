@@ -14,7 +14,7 @@ from torch import Tensor, arange, nn
 from attnbias.data.index import Task
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.absvit import AbSViTDescription
-from attnbias.methods.absvit.attention import attention_maps
+from attnbias.methods.absvit.attention import attention_maps, steered_maps
 from attnbias.methods.absvit.augment import (
     batch_mixing,
     drawn_from,
@@ -81,6 +81,8 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         classes = arange(model.num_classes) if classes is None else classes
         kind = kind or ("steered" if isinstance(model, AbSViT) else "prompt")
         return attention_maps(model, images, classes, kind, head)
+
+    steered = staticmethod(steered_maps)
 
     def explained_layer(self, model: VisionTransformer) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""

@@ -107,6 +107,20 @@ class ShowsChannels(Protocol[M]):
 
 
 @runtime_checkable
+class IsSteered(Protocol[M]):
+    """It can be told what to look for, by more than the number of a class."""
+
+    def steered(self, model: M, images: Tensor, priors: Tensor, gain: float | None) -> Tensor:
+        """Where the model looked for each prior: (B, K, h, w), non-negative, float32, at the feature resolution.
+
+        `priors` are classes (K,) int64, or vectors (K, C); `gain` is the strength, None = the method's own.
+
+        Raises:
+            UsageError: the model cannot be steered, or not by such vectors.
+        """
+
+
+@runtime_checkable
 class PublishesLog(Protocol[R]):
     """Its runs have the log that the paper's program writes."""
 

@@ -45,8 +45,12 @@ class Control:
         """Catch SIGINT and SIGTERM within the block: the first one is noted, a second one ends the process at once.
 
         Python runs a handler only between two steps of the main thread, which may wait in a collective for ever; so a
-        thread of its own reads which signals arrive (`signal.set_wakeup_fd`) and acts on the second.
+        thread of its own reads which signals arrive (`signal.set_wakeup_fd`) and acts on the second. Outside of the
+        main thread, where Python hands out no signals, the block is left alone.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         kept = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         arrived, arrives = os.pipe()
         os.set_blocking(arrives, False)

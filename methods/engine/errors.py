@@ -1,4 +1,4 @@
-"""Errors that a person can mend. The command line turns each into one clear line and an exit code (cli/errors.py)."""
+"""Errors that a person can mend. The command line turns each into one clear line and an exit code (describe.py)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+from attnbias.errors import AttnbiasError
 
-class UsageError(Exception):
+
+class UsageError(AttnbiasError):
     """Something a person typed cannot be (exit code 2)."""
 
+    exit_code = 2
 
-class RunError(Exception):
+
+class RunError(AttnbiasError):
     """A run cannot go on: a non-finite loss, a full disk, a folder in use (exit code 1)."""
 
 
-class Stopped(Exception):
+class Stopped(AttnbiasError):
     """A signal asked the run to stop; it did so at the end of a step, with its state saved (exit code 128 + signal)."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
 
 
 class Interrupted(BaseException):

@@ -142,8 +142,10 @@ class Graph:
     """How it agrees with the model, where that was asked."""
 
 
-def export(request: ExportRequest) -> Graph:
+def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     """Load a checkpoint, write it as one graph, and hold it against the model where that is asked.
+
+    `model` is that of `request.load_from`, on the CPU, where it is loaded already.
 
     Raises:
         UsageError: something asked for cannot be had, or would replace what is not the command's own.
@@ -159,7 +161,7 @@ def export(request: ExportRequest) -> Graph:
     check_targets(requested((file, GRAPH), (weights_file, GRAPH_DATA)), reads, request.overwrite)
     request = place(request if request.device or request.gpus else request.model_copy(update={"gpus": 0}))
     device = start(request)
-    loaded = load_asked(request, request.method, request.load_from)
+    loaded = model or load_asked(request, request.method, request.load_from)
     numbers = class_numbers(request.classes, loaded.classes)
     exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k)
     images = None

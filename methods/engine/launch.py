@@ -15,19 +15,18 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from attnbias.methods.engine.describe import describe
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 from attnbias.methods.engine.requests import Machine, Processes
 from attnbias.methods.engine.screen import prepare_output, say
 
 PEER_GRACE = 10.0
 """Seconds that a process which lost another one waits before it speaks."""
-
-Describe = Callable[[BaseException], tuple[int, str]]
-"""An error -> (exit code, one clear line)."""
 
 
 def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
@@ -114,6 +113,9 @@ def start(request: Machine) -> torch.device:
 def accelerate(request: Processes, **how: Any) -> Accelerator:
     """Start Accelerate for this process of a placed request; `how` is of Accelerator."""
     start(request)
+    if not torch.distributed.is_initialized():
+        # An earlier command of this process, as in a notebook, may have had another device or precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=request.gpus == 0, **how)
 
 
@@ -134,15 +136,29 @@ def _join_slurm(gpus: int) -> None:
     )
 
 
-def launch(worker: Callable[[str], None], request: Processes, describe: Describe) -> int:
-    """Run `worker` on the JSON of a placed request, in its processes, and return an exit code.
+def launch(worker: Callable[[str], None], request: Processes) -> int:
+    """Run `worker` on the JSON of a placed request, in its processes, and return an exit code; say what went wrong."""
+    if runs_here(request):
+        code, words = _call(worker, request.to_json())
+    else:
+        code, words = in_processes(worker, request)
+    if words:
+        say(*words.rstrip("\n").split("\n"), error=True)
+    return code
 
-    One process, or an outer launcher's (WORLD_SIZE is set): runs here. Otherwise torch's elastic launcher spawns them
-    with a free port; the first failing process's line is shown once, and no process is left behind.
+
+def runs_here(request: Processes) -> bool:
+    """Whether a placed request is for this process: it is the only one, or an outer launcher's (WORLD_SIZE is set)."""
+    return (request.processes or 1) == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def in_processes(worker: Callable[[str], None], request: Processes) -> tuple[int, str]:
+    """Run `worker` on the JSON of a placed request, in processes of its own: (exit code, what is said of a failure).
+
+    torch's elastic launcher spawns them with a free port; the words are those of the first process that failed, and no
+    process is left behind.
     """
     job, processes = request.to_json(), request.processes or 1
-    if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _call(worker, job, describe)
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
@@ -162,27 +178,25 @@ def launch(worker: Callable[[str], None], request: Processes, describe: Describe
             logs_specs=DefaultLogsSpecs(reports),  # or torch leaves a folder in the system's place for such files
         )
         try:
-            elastic_launch(config, _spawned)(worker, job, describe, reports, processes)
+            elastic_launch(config, _spawned)(worker, job, reports, processes)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
             code, message = _ended(failure.exitcode)
             if failure.exitcode == -signal.SIGKILL:  # what the others say only follows from it
-                say(message, error=True)
-                return code
+                return code, message
             return _report(Path(reports), code, message)
         except SignalException as stop:
             return _report(Path(reports), *describe(Interrupted(int(stop.sigval))))
-    return 0
+    return 0, ""
 
 
-def _report(reports: Path, code: int, message: str) -> int:
-    """Print the words of the first process that failed, or `message` where none spoke; return the exit code."""
+def _report(reports: Path, code: int, message: str) -> tuple[int, str]:
+    """Exit code and words of the first process that failed; `code` and `message` where none spoke."""
     written = sorted(reports.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
     if written:
         first, message = written[0].read_text(encoding="utf-8").split("\n", 1)
         code = int(first)
-    say(*message.rstrip("\n").split("\n"), error=True)  # for its children
-    return code
+    return code, message
 
 
 def _ended(exit_code: int) -> tuple[int, str]:
@@ -191,34 +205,31 @@ def _ended(exit_code: int) -> tuple[int, str]:
     return 1, f"error: a process {how}; the others were stopped"
 
 
-def _spawned(worker: Callable[[str], None], job: str, describe: Describe, reports: str, processes: int) -> None:
+def _spawned(worker: Callable[[str], None], job: str, reports: str, processes: int) -> None:
     prepare_output()
     if int(os.environ["WORLD_SIZE"]) != processes:
         raise RunError(f"{os.environ['WORLD_SIZE']} processes were started, {processes} were asked for")
     report = Path(reports) / f"{os.environ['RANK']}.txt"
-    code = _call(worker, job, describe, report)
+    code, words = _call(worker, job, waits=True)
     if code:
+        report.write_text(f"{code}\n{words.rstrip()}\n", encoding="utf-8")
         # Not sys.exit: a process that failed must not wait for the others in an exit handler of torch.distributed.
         sys.stdout.flush()
         os._exit(code)
 
 
-def _call(worker: Callable[[str], None], job: str, describe: Describe, report: Path | None = None) -> int:
+def _call(worker: Callable[[str], None], job: str, *, waits: bool = False) -> tuple[int, str]:
+    """(exit code, what is said of a failure); `waits` where other processes may be its cause, and shall speak first."""
     try:
         worker(job)
     except BaseException as error:
-        code, message = describe(error)
-        if report is None:
-            say(*message.rstrip("\n").split("\n"), error=True)
-        else:
-            if re.search(r"by peer|remote process|broken pipe|connection reset", str(error), re.IGNORECASE):
-                # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
-                time.sleep(PEER_GRACE)
-            report.write_text(f"{code}\n{message.rstrip()}\n", encoding="utf-8")
-        return code
+        if waits and re.search(r"by peer|remote process|broken pipe|connection reset", str(error), re.IGNORECASE):
+            # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
+            time.sleep(PEER_GRACE)
+        return describe(error)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return 0
+    return 0, ""
 
 
 def is_main() -> bool:

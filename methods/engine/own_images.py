@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from PIL import Image
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
@@ -60,7 +62,15 @@ def say_how_read(images: Sequence[Path]) -> Tally:
 
 
 class OwnImages(ImageDataset):
-    """Files without labels, of whatever sizes."""
+    """Images without labels, of whatever sizes: files, and those that are in memory."""
+
+    def __init__(self, *arguments: Any, in_memory: Mapping[int, Image.Image], **policies: Any) -> None:
+        super().__init__(*arguments, **policies)
+        self.in_memory = in_memory
+        """Position -> image, RGB and upright."""
+
+    def image(self, index: int) -> Image.Image:
+        return self.in_memory[index] if index in self.in_memory else super().image(index)
 
     def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
@@ -69,9 +79,17 @@ class OwnImages(ImageDataset):
         return super().collate(samples)
 
 
-def open_own(loaded: Loaded, paths: Sequence[str], on_bad_image: Literal["error", "skip"] = "error") -> OwnImages:
-    """Files as a model wants them, upright whatever the model's own dataset is; their labels mean nothing."""
+def open_own(
+    loaded: Loaded, images: Sequence[str | Path | Image.Image], on_bad_image: Literal["error", "skip"] = "error"
+) -> OwnImages:
+    """Images as a model wants them, upright whatever the model's own dataset is; their labels mean nothing.
+
+    Those in memory are upright and RGB already.
+    """
     target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
-    records = tuple(Record(str(Path(path).absolute()), target) for path in paths)
+    in_memory = {position: image for position, image in enumerate(images) if isinstance(image, Image.Image)}
+    paths = ["" if isinstance(image, Image.Image) else str(Path(image).absolute()) for image in images]
+    records = tuple(Record(path, target) for path in paths)
     index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
-    return OwnImages(index, loaded.method.transform(loaded.recipe, train=False), on_bad_image=on_bad_image)
+    transform = loaded.method.transform(loaded.recipe, train=False)
+    return OwnImages(index, transform, in_memory=in_memory, on_bad_image=on_bad_image)

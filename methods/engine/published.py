@@ -76,6 +76,17 @@ def on_disk(source: str) -> Path | None:
         return None
 
 
+def published_weights(name: str) -> Published:
+    """Published weights by name.
+
+    Raises:
+        UsageError: there are none; the nearest name is offered.
+    """
+    if name not in PUBLISHED:
+        raise UsageError(f"no published weights '{name}'{did_you_mean(name, PUBLISHED)}; see: attnbias list weights")
+    return PUBLISHED[name]
+
+
 def fetch_published(published: Published, progress: ProgressCallback = silent) -> Path:
     """Bring a published file to the cache; one that is there is not fetched, but verified whenever it is used."""
     if published.url.startswith(HUB):

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import Unfit, shown
@@ -137,6 +138,21 @@ class BackboneRecipe(Recipe):
         gt=0,
         le=1,
     )
+
+
+TRAINING = "Training"
+"""The group of the fields that only training reads."""
+
+
+def fields_of(recipe_type: type[Recipe], *, training: bool) -> dict[str, FieldInfo]:
+    """The fields of a recipe; without `training`, only those that a finished model still depends on."""
+    return {name: info for name, info in recipe_type.model_fields.items() if training or panel_of(info) != TRAINING}
+
+
+def panel_of(info: FieldInfo) -> str:
+    """The group of a field in help texts."""
+    extra = info.json_schema_extra
+    return str(extra["panel"]) if isinstance(extra, dict) else "Method"
 
 
 def again(name: str, default: Any) -> Any:

@@ -10,10 +10,12 @@ In help texts, `{name}` is filled in for each method (cli/options.py): its name,
 from __future__ import annotations
 
 import json
+import os
+import types
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -27,10 +29,12 @@ from pydantic import (
 )
 
 from attnbias.data.reading import parse_json, shown
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.recipe import OLD_NAMES, Recipe, fields_of
 from attnbias.methods.engine.recipe import option as recipe_option
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.types import Fields
 
 Q = TypeVar("Q", bound="Request")
 
@@ -47,6 +51,24 @@ class Request(BaseModel):
     """What one command is asked to do. A tuple is typed with commas, a list by repeating the option."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_its_form(cls, value: Any, info: ValidationInfo) -> Any:
+        """A path may come as text, several values as any list or tuple, one of them alone, and text with commas."""
+        form = required(cls.model_fields[str(info.field_name)].annotation)
+        several = get_origin(form)
+        if value is None or several not in (list, tuple):
+            return _as_path(value) if form is Path else value
+        if isinstance(value, str) and several is tuple:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        values = value if isinstance(value, list | tuple) else [value]
+        one = get_args(form)[0]
+        if one is Path:
+            values = [_as_path(each) for each in values]
+        elif one is int and several is tuple:
+            values = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in values]
+        return several(values)
 
     @classmethod
     def of(cls: type[Q], values: Mapping[str, Any]) -> Q:
@@ -75,6 +97,36 @@ class Request(BaseModel):
     def from_json(cls, text: str) -> Self:
         """Undo `to_json`."""
         return cls.model_validate(parse_json(text), strict=False)
+
+
+def required(annotation: Any) -> Any:
+    """A type without the None that stands beside it."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return parts[0] if get_origin(annotation) in (Union, types.UnionType) and len(parts) == 1 else annotation
+
+
+def _as_path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str | os.PathLike) else value
+
+
+def split_options(
+    command: str, kind: type[Request], method: Description, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], Fields]:
+    """Keyword arguments of a Python caller: the options of a command's request, and fields of the method's recipe.
+
+    Raises:
+        UsageError: a name is neither, or a field that only training reads; the nearest name is offered.
+    """
+    fields = fields_of(method.recipe_type, training=kind is TrainRequest)
+    old = [name for name, today in OLD_NAMES.items() if today in fields]
+    options = [name for name in kind.model_fields if spelled(kind, name) is not None]
+    for name in given:
+        if name in method.recipe_type.model_fields and name not in (*options, *fields):
+            raise UsageError(f"{command} has no option '{name}': only training reads it")
+        if name not in (*options, *fields, *old):
+            raise UsageError(f"{command} has no option '{name}'{did_you_mean(name, [*options, *fields])}")
+    asked = {name: value for name, value in given.items() if name in options}
+    return asked, {name: value for name, value in given.items() if name not in options}
 
 
 def spelled(kind: type[BaseModel], name: str) -> dict[str, Any] | None:
@@ -265,6 +317,10 @@ class PredictRequest(OfAnyMethod, FromWeights, Images, Processes):
     csv_file: Path | None = option(
         None, "Write the scores of all classes, one row per image.", flags="--csv", metavar="FILE"
     )
+
+
+class LoadRequest(OfAnyMethod, FromWeights):
+    """Hold a model in memory, for Python."""
 
 
 class InspectRequest(OfAnyMethod):

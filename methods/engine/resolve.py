@@ -1,12 +1,17 @@
-"""From what a person typed to the recipe of a run, and the weights that it starts from. No torch."""
+"""From what a person typed to a run: its recipe, the weights that it starts from, its folder. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, override, parse, read_recipe
+from attnbias.methods.engine.requests import TrainRequest
+from attnbias.methods.engine.screen import Table, say, styled
+from attnbias.methods.engine.types import Fields
 
 NETWORK = ("backbone", "family", "size", "architecture")
 """Recipe fields that decide which network the starting weights are of."""
@@ -44,3 +49,70 @@ def resolve_recipe(method: Description, recipe: str | None, typed: dict[str, Any
     name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
     named = method.named_recipe(name)
     return Resolved(parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named)
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run before its processes start."""
+
+    request: TrainRequest
+    """With the weights that it starts from, and a recipe that makes images for them."""
+    method: Description
+    resolved: Resolved
+    why_random: str
+    """Why it starts at random where its recipe does not."""
+    images: str
+    """How images are made, where the weights decide it."""
+
+    def say(self) -> None:
+        """Print the recipe in force, what differs from the named one marked, and the starting weights."""
+        from attnbias.methods.engine.published import shown
+
+        request, name, named = self.request, self.resolved.name, self.resolved.named
+        show_recipe(self.method, request.recipe, name, named)
+        where = "" if request.resume is None else ", where no checkpoint is resumed"
+        weights = shown(request.load_from or request.backbone_weights or "random")
+        say(f"starting weights: {weights}{self.why_random}{where}")
+        if self.images:
+            say(self.images)
+
+
+def resolve_run(method: Description, recipe: str | None, fields: Fields, options: Mapping[str, Any]) -> ResolvedRun:
+    """The run of a recipe (as in `resolve_recipe`), typed fields over it, and typed `options` of `TrainRequest`.
+
+    Raises:
+        UsageError: there is no such recipe, or something typed does not fit.
+    """
+    resolved = resolve_recipe(method, recipe, fields)
+    out = options.get("out") or Path("runs") / method.name / resolved.name
+    request = TrainRequest.of({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
+    if request.load_from or request.from_scratch:
+        return ResolvedRun(request, method, resolved, "", "")
+    weights, why, images, known = request.backbone_weights, "", "", request.recipe
+    if request.pretrained or (weights and "backbone" in fields):
+        from attnbias.methods.engine.pretrained import follow_pretrained, pretrained_source
+
+        if request.pretrained:
+            weights = pretrained_source(known)
+        if resolved.named is not None:  # a file says how images are made
+            known, images = follow_pretrained(known, fields, published=request.pretrained)
+    if weights is None:
+        weights, why = resolved.weights()
+    request = request.model_copy(update={"recipe": known, "backbone_weights": weights, "pretrained": False})
+    return ResolvedRun(request, method, resolved, why, images)
+
+
+def show_recipe(method: Description, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:
+    """Print the resolved recipe; what differs from the named one is marked."""
+    different = changed(recipe, named.recipe) if named else {}
+    marked = "differs from the recipe's" if different else ""
+    table = Table("field", "value", marked, title=f"{method.title}: recipe {name}")
+    for field, value in recipe.model_dump().items():
+        if field in different:
+            table.row(field, styled(value, "bold yellow"), styled(different[field][1], "yellow"))
+        else:
+            table.row(field, value, "")
+    table.show()
+    if named:
+        figures = ", ".join(f"{key} {value}" for key, value in named.paper.items())
+        say(f"source: {named.source}{f'; the paper reports {figures}' if figures else ''}")

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,44 @@ def markdown_cell(text: object) -> str:
 def html_text(text: object) -> str:
     """The text between HTML tags or in a quoted attribute."""
     return html.escape(visible(text))
+
+
+def html_paragraph(text: object) -> str:
+    """A line of text for a notebook."""
+    return f"<p>{html_text(text)}</p>"
+
+
+def html_table(
+    columns: Sequence[tuple[str, str]], rows: Iterable[Iterable[object]], *, header: bool = True, pictures: bool = False
+) -> str:
+    """A table for a notebook.
+
+    Args:
+        columns: of each, its name, which may have several lines, and how it is aligned: "left" or "right".
+        header: whether the names are shown.
+        pictures: the first cell of each row is the address of a picture.
+    """
+
+    def line(tag: str, cells: Iterable[str]) -> str:
+        pairs = zip(cells, columns, strict=True)
+        return "".join(f'<{tag} style="text-align:{how}">{content}</{tag}>' for content, (_, how) in pairs)
+
+    head = line("th", ("<br>".join(map(html_text, name.split("\n"))) for name, _ in columns))
+    lines = [head] if header else []
+    for row in rows:
+        texts = list(map(html_text, row))
+        lines.append(line("td", [f'<img src="{texts[0]}">', *texts[1:]] if pictures else texts))
+    return "<table>" + "".join(f"<tr>{each}</tr>" for each in lines) + "</table>"
+
+
+def html_frame(page: str, height: int = 640) -> str:
+    """A whole page, inside of a notebook."""
+    return f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" frameborder="0"></iframe>'
+
+
+def html_picture(address: str, text: object) -> str:
+    """A picture for a notebook, below a line of text."""
+    return f'<p>{html_text(text)}<br><img src="{html_text(address)}"></p>'
 
 
 def json_in_script(content: object) -> str:

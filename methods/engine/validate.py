@@ -7,6 +7,7 @@ the first image is scored. A new kind of measure is one probe in its own file an
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,10 @@ def probes() -> tuple[Probe, ...]:
     )
 
 
-def validate(request: ValRequest) -> list[Result]:
+def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]:
     """Evaluate every checkpoint on every split; the main process writes the files that were asked for.
+
+    `models` are those of `request.load_from`, in its order, where they are loaded already.
 
     Raises:
         UsageError: a checkpoint and a set do not fit together, or a file would be replaced without `overwrite`.
@@ -77,7 +80,9 @@ def validate(request: ValRequest) -> list[Result]:
     request = place(request)
     accelerator = accelerate(request)
     wanted = [probe for probe in probes() if probe.wanted(request)]
-    checkpoints = [(load_from, _load(request, load_from, accelerator)) for load_from in request.load_from]
+    if not models:
+        models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
+    checkpoints = list(zip(request.load_from, models, strict=True))
     pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
     points = {}
     for number, (load_from, loaded, split) in enumerate(pairs, start=1):
@@ -103,9 +108,27 @@ def validate(request: ValRequest) -> list[Result]:
     return results
 
 
+def figures(result: Result) -> dict[str, float | None]:
+    """Every figure of a result that is one number: metrics by name, those of a probe as PROBE/NAME, of robustness as
+    TEST/METRIC."""
+    found = {name: value for name, value in result.get("measures", {}).items() if isinstance(value, float | None)}
+    for probe in probes():
+        if probe.name in result:
+            shown = probe.figures(result[probe.name]).items()
+            found |= {f"{probe.name}/{name}": value for name, value in shown if not isinstance(value, str)}
+    for row in result.get("robustness", ()):
+        found |= {f"{row['test']}/{name}": value for name, value in row.items() if isinstance(value, float)}
+    return found
+
+
 def _check(request: ValRequest) -> None:
     """Refuse, before any work, what there is not, and what cannot or must not be written."""
     corruptions(request)
+    for load_from in request.load_from if request.store else ():
+        if on_disk(f"{load_from}/checkpoints") is None:
+            raise UsageError(
+                f"--store keeps results in a run folder, and {shown(load_from)} is none; use --json or --bias-out"
+            )
     reads = [*request.load_from, *([request.recipe] if request.recipe else [])]
     files = (request.json_file, RESULTS), (request.csv_file, SCORES), (request.robustness_out, ROBUSTNESS)
     check_targets(requested(*files), reads, request.overwrite)
@@ -213,14 +236,6 @@ class _Point:
             kept = {name: value for name, value in result.items() if name != BiasProbe.name}
             store(self.stored, kept, _scores(evaluation, dataset), words)
         return result
-
-
-def _load(request: ValRequest, load_from: str, accelerator: Accelerator) -> Loaded:
-    if request.store and on_disk(f"{load_from}/checkpoints") is None:
-        raise UsageError(
-            f"--store keeps results in a run folder, and {shown(load_from)} is none; use --json or --bias-out"
-        )
-    return load_asked(request, request.method, load_from, accelerator.device)
 
 
 def _scores(evaluation: Evaluation, dataset: ImageDataset) -> Scores | None:

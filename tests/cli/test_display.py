@@ -20,8 +20,7 @@ from attnbias.data.index import Index
 from attnbias.data.prepared import index_path
 from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.display.inference import MOST_CLASSES
-from attnbias.methods.engine.display.overlay import DrawnBox, draw
-from attnbias.methods.engine.display.writer import SMALLEST
+from attnbias.methods.engine.display.overlay import SMALLEST, DrawnBox, draw
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import DIGITS, write_model
 

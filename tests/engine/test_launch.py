@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from attnbias.cli.errors import describe
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.launch import launch
 from attnbias.methods.engine.requests import ValRequest
@@ -70,6 +69,6 @@ def test_the_first_of_two_failures_is_shown_and_no_file_is_left(
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     request = ValRequest(method="csra", load_from=[str(tmp_path / "failing")], gpus=0, processes=2)
-    assert launch(worker, request, describe) == code
+    assert launch(worker, request) == code
     assert capsys.readouterr().err == f"error: {words}\n"
     assert list(temporary.iterdir()) == []

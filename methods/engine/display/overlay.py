@@ -58,6 +58,9 @@ def inferno() -> Pixels:
 COLOUR_TABLES = {"inferno": inferno, "jet": jet}
 
 
+SMALLEST = 224
+"""Overlays of smaller images are enlarged to this shorter side, so that boxes and labels can be read."""
+
 # Resampling -----------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +149,25 @@ def draw(
     drawn = Image.fromarray(np.rint(result).astype(np.uint8))
     draw_boxes(drawn, boxes)
     return drawn
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """The image in the size that it is drawn in: small ones are enlarged."""
+    scale = max(1.0, SMALLEST / min(image.size))
+    width, height = (round(scale * side) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else image
+
+
+def corners(shares: tuple[float, ...], image: Image.Image) -> tuple[float, float, float, float]:
+    """Shares (x, y, width, height) of an image -> corners x1, y1, x2, y2 in its pixels."""
+    x, y, w, h = shares
+    return x * image.width, y * image.height, (x + w) * image.width, (y + h) * image.height
+
+
+def seen_part(frame: tuple[float, float, float, float], image: Image.Image) -> tuple[float, float, float, float]:
+    """The part of an image that a network saw, as shares (x, y, width, height), in its pixels: what `draw` takes."""
+    x, y, right, bottom = corners(frame, image)
+    return x, y, right - x, bottom - y
 
 
 def focus_edge(values: Floats, threshold: float = FOCUS) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from attnbias.methods.engine.display.writer import (
 )
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.launch import place, start
-from attnbias.methods.engine.load import class_numbers, load_asked, open_split_of
+from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_read
 from attnbias.methods.engine.published import on_disk, shown
@@ -70,8 +71,13 @@ class DrawingPlan(NamedTuple):
     see: Callable[[list[ImageSample]], list[Prediction]]
 
 
-def visualize(request: VisualizeRequest) -> Visualized:
+def visualize(
+    request: VisualizeRequest, models: Sequence[Loaded] = (), images: Sequence[ImageSample] = ()
+) -> Visualized:
     """Look, draw and write everything into the folder `request.out`.
+
+    `models` are those of `request.load_from`, in its order, where they are loaded already; `images` are shown in the
+    place of `request.paths`, where they are read already.
 
     Raises:
         UsageError: something asked for cannot be had, or would replace what is not the command's own.
@@ -80,11 +86,11 @@ def visualize(request: VisualizeRequest) -> Visualized:
     """
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
         request = place(request)
-        columns = _columns(request, start(request))
+        columns = _columns(request, start(request), models)
         if len({column.loaded.method.reads_texts for column in columns}) > 1:
             raise UsageError("some of these models are asked in words, others are not; show them one by one")
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
-        names, source, readers, see = plan(request, columns)
+        names, source, readers, see = plan(request, columns, images)
         writer = VisualizationWriter(
             folder,
             columns,
@@ -113,14 +119,14 @@ def visualize(request: VisualizeRequest) -> Visualized:
 # The models -----------------------------------------------------------------------------------------------------------
 
 
-def _columns(request: VisualizeRequest, device: torch.device) -> list[Column]:
-    """Load every checkpoint; one column for each of its maps and heads."""
+def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[Loaded]) -> list[Column]:
+    """Load every checkpoint that is not; one column for each of its maps and heads."""
     columns: list[Column] = []
-    for source in request.load_from:
+    for source, known in zip_longest(request.load_from, models):
         prefix, _, rest = source.partition(":")
         prefixed = prefix in METHODS and rest != "" and on_disk(source) is None
         owner, file = (prefix, rest) if prefixed else (request.method, source)
-        loaded = load_asked(request, owner, file, device, own=owner == request.method)
+        loaded = known or load_asked(request, owner, file, device, own=owner == request.method)
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(
                 f"{shown(source)} knows other classes than {shown(request.load_from[0])}; compare runs of one dataset"
@@ -145,8 +151,15 @@ def _own_photo(name: str, path: Path) -> ImageSample:
     return ImageSample(name, read_image(path, "upright"))
 
 
-def _photos(request: VisualizeRequest, column: Column) -> tuple[str, list[Reader]]:
+def _as_it_is(image: ImageSample) -> ImageSample:
+    return image
+
+
+def _photos(request: VisualizeRequest, column: Column, images: Sequence[ImageSample]) -> tuple[str, list[Reader]]:
     """Where the images come from, in words, and how to read each."""
+    if images:
+        given = images[: request.limit]
+        return f"{len(given)} images that were given", [partial(_as_it_is, image) for image in given]
     if request.paths:
         found, left_out = find_images(request.paths)
         files = found[: request.limit]
@@ -162,25 +175,25 @@ def _photos(request: VisualizeRequest, column: Column) -> tuple[str, list[Reader
     return words, [partial(sample_of, dataset, position) for position in positions]
 
 
-def _by_class(request: VisualizeRequest, columns: list[Column]) -> DrawingPlan:
+def _by_class(request: VisualizeRequest, columns: list[Column], images: Sequence[ImageSample]) -> DrawingPlan:
     """Look for classes: those that were asked for, else each image's true and predicted ones."""
     if request.questions:
         raise UsageError(f"method '{request.method}' is asked by class: use --classes in the place of --question")
     classes = columns[0].loaded.classes
     asked = class_numbers(request.classes, classes)
-    source, readers = _photos(request, columns[0])
+    source, readers = _photos(request, columns[0], images)
     return DrawingPlan(
         classes, source, readers, partial(predict_samples, columns=columns, asked=asked, rule=request.normalisation)
     )
 
 
-def _in_words(request: VisualizeRequest, columns: list[Column]) -> DrawingPlan:
+def _in_words(request: VisualizeRequest, columns: list[Column], images: Sequence[ImageSample]) -> DrawingPlan:
     """Ask in words: the questions of the request, else each sample's own text."""
     if request.classes:
         raise UsageError(f"method '{request.method}' is asked in words: use --question in the place of --classes")
-    if request.paths and not request.questions:
+    if (request.paths or images) and not request.questions:
         raise UsageError("add --question: what shall be asked of these images?")
-    source, readers = _photos(request, columns[0])
+    source, readers = _photos(request, columns[0], images)
     if request.questions:
         questions = dict.fromkeys(request.questions, "")
         readers = [partial(_questioned, read, questions) for read in readers]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, thumbnail
 from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction
-from attnbias.methods.engine.display.overlay import DrawnBox, draw, published_overlay
+from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, published_overlay, seen_part
 from attnbias.methods.engine.display.panels import draw_panels
 from attnbias.methods.engine.display.segments import draw_segments, said_of_all
 from attnbias.methods.engine.display.sheet import draw_sheet
@@ -24,8 +24,6 @@ from attnbias.methods.engine.display.sheet import draw_sheet
 GALLERY, MAPS = "gallery.html", "maps.npz"
 OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
 
-SMALLEST = 224
-"""Overlays of smaller images are enlarged to this shorter side, so that boxes and labels can be read."""
 LONGEST = 100
 """Letters of a class or question in a file's name."""
 
@@ -59,9 +57,7 @@ class VisualizationWriter:
         sheets/POSITION_NAME.png with all of them, and keep the rest for the end."""
         position = len(self.items)
         stem = f"{position:04d}_{file_name(Path(sample.name).stem)}"
-        scale = max(1.0, SMALLEST / min(sample.image.size))
-        width, height = (round(scale * side) for side in sample.image.size)
-        image = sample.image.resize((width, height), Image.Resampling.BICUBIC) if scale > 1 else sample.image
+        image = enlarged(sample.image)
         overlays: dict[int, list[Image.Image]] = {label: [] for label in prediction.views[0].maps}
         for column, view, raw, entries in zip(self.columns, prediction.views, prediction.raw, self._raw, strict=True):
             target = self._room(OVERLAYS, column)
@@ -97,15 +93,14 @@ class VisualizationWriter:
 
     def _blended(self, sample: ImageSample, image: Image.Image, view: View, label: int) -> Image.Image:
         """The overlay of a class at the size of `image`, the sample's own or enlarged."""
-        corners = [_corners(box[1:], image) for box in sample.boxes if self.boxes and box.label == label]
-        x, y, right, bottom = _corners(view.frame, image)
+        boxes = [box for box in sample.boxes if self.boxes and box.label == label]
         return draw(
             image,
             view.maps[label],
-            frame=(x, y, right - x, bottom - y),
+            frame=seen_part(view.frame, image),
             opacity=self.opacity,
             contour=self.contour,
-            boxes=[DrawnBox(*corner, self.names[label]) for corner in corners],
+            boxes=[DrawnBox(*corners(box[1:], image), self.names[label]) for box in boxes],
         )
 
     def _room(self, kind: str, column: Column) -> Path:
@@ -164,9 +159,3 @@ def _said(view: View, label: int) -> str:
 def file_name(text: str) -> str:
     """Replace what a file system may not take."""
     return re.sub(r"[^\w.-]+", "_", text)
-
-
-def _corners(shares: tuple[float, ...], image: Image.Image) -> tuple[float, float, float, float]:
-    """Shares (x, y, width, height) of an image -> corners x1, y1, x2, y2 in its pixels."""
-    x, y, w, h = shares
-    return x * image.width, y * image.height, (x + w) * image.width, (y + h) * image.height

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
+from PIL import Image
 
 from attnbias.data.atomic import replacing
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.evaluate import answer_all
+from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, load_asked
@@ -86,19 +88,7 @@ def predict(request: PredictRequest) -> Predictions:
     (result,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
     paths, left_out, remarks = result
     loaded = load_asked(request, owner(request), request.load_from, accelerator.device)
-    if loaded.task not in ("multilabel", "singlelabel"):
-        raise UsageError(
-            f"predict names the classes of images, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
-        )
-    answers = answer_all(
-        loaded.method,
-        loaded.model,
-        open_own(loaded, paths, request.on_bad_image),
-        loaded.recipe,
-        accelerator,
-        batch_size=request.eval_batch_size,
-        workers=request.workers or 0,
-    )
+    answers = score_images(request, loaded, paths, accelerator)
     scores, images = answers.scores["scores"], []
     for sample, row in zip(answers.ids, scores, strict=True):
         labels = chosen(row, loaded.task == "multilabel", request.top_k, request.threshold)
@@ -107,6 +97,29 @@ def predict(request: PredictRequest) -> Predictions:
     if accelerator.is_main_process:
         _write(request, predictions)
     return predictions
+
+
+def score_images(
+    request: PredictRequest, loaded: Loaded, images: Sequence[str | Path | Image.Image], accelerator: Accelerator
+) -> Answers:
+    """Score images, files or upright RGB ones in memory, once each, as a placed request says.
+
+    Raises:
+        UsageError: the model's task is not to name classes. DataError: as `predict`.
+    """
+    if loaded.task not in ("multilabel", "singlelabel"):
+        raise UsageError(
+            f"predict names the classes of images, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
+        )
+    return answer_all(
+        loaded.method,
+        loaded.model,
+        open_own(loaded, images, request.on_bad_image),
+        loaded.recipe,
+        accelerator,
+        batch_size=request.eval_batch_size,
+        workers=request.workers or 0,
+    )
 
 
 def _find(paths: Sequence[Path]) -> tuple[list[str], Tally, Tally]:

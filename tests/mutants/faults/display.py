@@ -118,8 +118,8 @@ FAULTS = (
     Fault(
         "maps of enlarged images lie where those of the small ones would",
         EXHIBIT,
-        "_corners(view.frame, image)",
-        "_corners(view.frame, sample.image)",
+        "seen_part(view.frame, image)",
+        "seen_part(view.frame, sample.image)",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
     Fault(

@@ -1,0 +1,511 @@
+"""Each command of the command line as one function: the same options, the same engine, values in the place of tables.
+
+What a function does not name is any other option of its command, `-` as `_` (`attnbias val csra --help` lists them),
+and in `train` and `load` any field of the method's recipe. A name that there is not is refused with the nearest. Torch
+is imported by those that compute.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, overload
+
+from attnbias.data.reading import Json, parse_json
+from attnbias.errors import AttnbiasError
+from attnbias.methods.engine import listing
+from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
+from attnbias.methods.engine.listing import DatasetRow, MethodRow, RecipeRow, WeightsRow
+from attnbias.methods.engine.registry import get_description, method_and_fields
+from attnbias.methods.engine.requests import (
+    CompareRequest,
+    ConvertRequest,
+    ExportRequest,
+    InspectRequest,
+    PrepareRequest,
+    Processes,
+    Request,
+    TrainRequest,
+    ValRequest,
+    VisualizeRequest,
+    split_options,
+)
+from attnbias.methods.engine.screen import captured
+from attnbias.results import Comparison, Evaluation, Gallery, Listing, Report, Run
+
+if TYPE_CHECKING:
+    from attnbias.data.prepare import Report as Prepared
+    from attnbias.methods.engine.export import Graph
+    from attnbias.methods.engine.given_images import Images
+    from attnbias.methods.engine.inspection import Inspection
+    from attnbias.methods.engine.training.dry_run import DryRun
+    from attnbias.model import Model
+
+Folder = str | os.PathLike[str]
+Source = str | os.PathLike[str]
+"""What `load` takes: a run folder, a file, a published name, a URL."""
+
+
+Models = Union["Model", Source, "list[Model | Source]", "tuple[Model | Source, ...]"]
+"""One model or several: what `load` gives, or what it takes."""
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@overload
+def train(
+    method: str,
+    dataset: str | None = ...,
+    *,
+    recipe: str | None = ...,
+    out: Folder | None = ...,
+    dry_run: Literal[False] = ...,
+    **options: Any,
+) -> Run: ...
+@overload
+def train(
+    method: str,
+    dataset: str | None = ...,
+    *,
+    recipe: str | None = ...,
+    out: Folder | None = ...,
+    dry_run: Literal[True],
+    **options: Any,
+) -> DryRun: ...
+def train(
+    method: str,
+    dataset: str | None = None,
+    *,
+    recipe: str | None = None,
+    out: Folder | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> Run | DryRun:
+    """Train a method by its paper's recipe, or yours: `attnbias train METHOD`.
+
+    Args:
+        method: of `list_methods()`; `task=...` picks one of a paper's tasks.
+        dataset: its paper's recipe for this dataset; None = the method's first recipe.
+        recipe: a named recipe, or a YAML file.
+        out: the run's folder; None = runs/METHOD/RECIPE.
+        dry_run: compute counts, batches and learning rates, and train nothing.
+        options: fields of the recipe (`lam=0.5`, `epochs=12`), and options of the command (`gpus=4`, `resume="auto"`,
+            `overwrite=True`). With several GPUs or `processes` they are started as by the command; in a script (a
+            notebook needs none) put the call below `if __name__ == "__main__":`, as for any process that Python spawns.
+
+    Returns:
+        The run, which `load` and `compare` take; of a dry run, what it would be.
+
+    Raises:
+        UsageError: something asked for cannot be. DataError, WeightsError: data or weights are missing or damaged.
+        RunError: the loss is not finite, or the disk is full. Stopped: a signal ended it, its state is saved, and the
+            same call with `resume="auto"` goes on.
+    """
+    name, options = method_and_fields(method, options)
+    description = get_description(name)
+    asked, fields = split_options(f"train('{method}')", TrainRequest, description, options)
+    if dataset is not None:
+        fields["dataset"] = dataset
+    if out is not None:
+        asked["out"] = Path(out)
+    from attnbias.methods.engine.launch import place, runs_here
+    from attnbias.methods.engine.resolve import resolve_run
+    from attnbias.methods.engine.targets import check_location
+
+    run = resolve_run(description, recipe, fields, asked)
+    request = place(run.request)
+    check_location(request.out)
+    run.say()
+    if dry_run:
+        from attnbias.methods.engine.training.dry_run import dry_run as compute
+
+        return compute(request)
+    if runs_here(request):
+        _train(request.to_json())
+    else:
+        _in_processes(_train, request)
+    return _finished(request.out, name)
+
+
+def _train(job: str) -> None:
+    from attnbias.methods.engine.training.train import train as run
+
+    run(TrainRequest.from_json(job))
+
+
+def _finished(out: Path, method: str) -> Run:
+    from attnbias.methods.engine.metrics_log import MetricsLog
+    from attnbias.methods.engine.run_folder import RunFolder
+
+    newest = RunFolder(out).newest()
+    if newest is None:
+        raise RunError(f"{out} holds no checkpoint")
+    progress = RunFolder.read_progress(newest)
+    log = tuple(MetricsLog(out).records())
+    return Run(out, method, progress.step, progress.best, progress.best_step, progress.stopped_early, log)
+
+
+def _in_processes(worker: Callable[[str], None], request: Processes) -> None:
+    """Run a job in processes of its own; what went wrong in one of them is raised here."""
+    from attnbias.methods.engine.launch import in_processes
+
+    code, words = in_processes(worker, request)
+    if code:
+        raise _failure(code, words.strip().removeprefix("error: "))
+
+
+def _failure(code: int, words: str) -> AttnbiasError:
+    if code > 128:
+        return Stopped(code - 128)
+    kinds = {kind.exit_code: kind for kind in AttnbiasError.__subclasses__() if kind is not Stopped}
+    return kinds.get(code, RunError)(words)
+
+
+# Looking and measuring ------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: Models,
+    dataset: str | None = None,
+    *,
+    split: str | Sequence[str] | None = None,
+    bias: bool = False,
+    **options: Any,
+) -> Report:
+    """Score models on splits of a dataset, and measure where they look: `attnbias val`, with the same figures.
+
+    Args:
+        model: what `load` gives, or what it takes; several are held side by side.
+        dataset: another dataset than the model's own, with the same classes.
+        split: one or several; None = val.
+        bias: hold the attention against the objects' masks or boxes.
+        options: of the command (`reliance=True`, `attack=["pgd"]`, `map="gradcam"`, `store=True`); of a model that is
+            not loaded yet, also fields of its recipe. Files that it writes are those of the command (`json_file`,
+            `csv_file`, `bias_out`).
+
+    Returns:
+        One `Evaluation` per model and split: `report.metrics["mAP"]`, `report.bias["energy"]`, `report.to_dataframe()`.
+
+    Raises:
+        UsageError: a model and the dataset do not fit together, or something asked for cannot be measured.
+        DataError, WeightsError: data or weights are missing or damaged.
+    """
+    from attnbias.methods.engine.launch import place, runs_here
+    from attnbias.methods.engine.recipe import override
+    from attnbias.methods.engine.validate import validate
+    from attnbias.model import Model, method_of
+
+    given = _several(model)
+    in_memory = [each for each in given if isinstance(each, Model)]
+    sources = [each.load_from if isinstance(each, Model) else os.fspath(each) for each in given]
+    name = options.pop("method", None)
+    if not in_memory:
+        name, options = method_of(sources[0], name, options, trust=options.get("trust_checkpoint", False))
+    else:
+        name = in_memory[0].method
+        _needs_loading(options, name)
+    asked, fields = split_options("evaluate", ValRequest, get_description(name), options)
+    if dataset is not None and not in_memory:
+        fields["dataset"] = dataset
+    known = {"method": name, "load_from": sources, "bias": bias, "fields": fields}
+    if split is not None:
+        known["split"] = split if isinstance(split, str) else tuple(split)
+    if not in_memory:
+        request = place(ValRequest.of({**asked, **known}))
+        if not runs_here(request):
+            return _report(_validated_in_processes(request), request)
+        return _report(validate(request), request)
+    if len(in_memory) < len(given):
+        raise UsageError("some of these models are loaded and others are not; load all of them, or none")
+    if "device" in asked or asked.get("gpus") or asked.get("processes", 1) != 1:
+        raise UsageError(
+            f"a loaded model is measured where it is, on {in_memory[0].device}, in this process; for others give "
+            "evaluate what attnbias.load takes"
+        )
+    models = [each.loaded for each in in_memory]
+    if dataset is not None:
+        models = [replace(each, recipe=override(each.recipe, {"dataset": dataset})) for each in models]
+    root = in_memory[0].data_root
+    machine = {"device": str(in_memory[0].device), "data_root": root}
+    request = place(ValRequest.of({**machine, **asked, **known}))
+    return _report(validate(request, models), request)
+
+
+def _several(models: Models) -> Sequence[Model | Source]:
+    found = models if isinstance(models, list | tuple) else [models]
+    if not found:
+        raise UsageError("no model was given; expected what attnbias.load gives or takes, or a list of it")
+    return found
+
+
+def _needs_loading(options: Mapping[str, Any], method: str) -> None:
+    """Refuse fields of a recipe beside a model that was built already."""
+    fields = get_description(method).recipe_type.model_fields
+    for name in options:
+        if name in fields and name not in ValRequest.model_fields:
+            raise UsageError(f"'{name}' is a field of the model's recipe; give it to attnbias.load(..., {name}=...)")
+
+
+def _validate(job: str) -> None:
+    from attnbias.methods.engine.validate import validate
+
+    validate(ValRequest.from_json(job))
+
+
+def _validated_in_processes(request: ValRequest) -> list[Json]:
+    """The results of several processes, by way of the file that the first of them writes."""
+    if request.json_file is not None:
+        _in_processes(_validate, request)
+        return _results(Path(request.json_file))
+    with tempfile.TemporaryDirectory(prefix="attnbias-") as folder:
+        file = Path(folder) / "results.json"
+        _in_processes(_validate, request.model_copy(update={"json_file": str(file)}))
+        return _results(file)
+
+
+def _results(file: Path) -> list[Json]:
+    found: list[Json] = parse_json(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _report(results: list[Json], request: ValRequest) -> Report:
+    from attnbias.cli.evaluation_tables import show_results
+    from attnbias.methods.engine.validate import figures
+
+    with captured() as page:
+        show_results(results, request.per_class)
+    return Report(tuple(Evaluation(result, figures(result)) for result in results), page)
+
+
+def gallery(
+    models: Models,
+    images: Images | None = None,
+    of: str | Sequence[str] = (),
+    *,
+    out: Folder | None = None,
+    **options: Any,
+) -> Gallery:
+    """Draw where models look, the same images under each: `attnbias visualize`.
+
+    Args:
+        models: what `load` gives or takes; models of one dataset.
+        images: as in `Model.predict`; None = a split of the first model's dataset (`split="val"`, `limit=48`).
+        of: classes to draw, None = true and predicted ones; of models that are asked in words, questions.
+        out: a folder for overlays, sheets and the page; None = the page alone, in memory.
+        options: of the command (`maps=["gradcam"]`, `top=8`, `contour=True`, `normalisation="max"`).
+
+    Raises:
+        UsageError: models or images do not fit together. DataError: an image cannot be read.
+    """
+    from attnbias.methods.engine.display.inference import ImageSample
+    from attnbias.methods.engine.display.visualize import visualize
+    from attnbias.methods.engine.given_images import given_images
+    from attnbias.model import Model, load
+
+    loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
+    first = loaded[0]
+    asked = _options("gallery", VisualizeRequest, options)
+    given = given_images(images) if images is not None else []
+    on_disk = [image.source for image in given if isinstance(image.source, Path)]
+    in_memory = [ImageSample(image.name, image.read()) for image in given] if len(on_disk) < len(given) else []
+    words = [of] if isinstance(of, str) else list(of)
+    known = {
+        "method": first.method,
+        "load_from": [each.load_from for each in loaded],
+        "paths": [] if in_memory else on_disk,
+        "device": str(first.device),
+        "questions" if first.loaded.method.reads_texts else "classes": words,
+    }
+    with tempfile.TemporaryDirectory(prefix="attnbias-") as folder:
+        where = Path(folder) / "gallery" if out is None else Path(out)
+        request = VisualizeRequest.of({"data_root": first.data_root, **asked, **known, "out": where})
+        done = visualize(request, [each.loaded for each in loaded], in_memory)
+        page = done.page.read_text(encoding="utf-8")
+    return Gallery(page, done.images, done.overlays, tuple(done.skipped), None if out is None else Path(out))
+
+
+def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = None, **options: Any) -> Comparison:
+    """Hold runs side by side, from what their folders hold: `attnbias compare`.
+
+    Learning curves, and what `evaluate(..., store=True)` kept, with differences to the first run and their 95 %
+    intervals over images.
+
+    Args:
+        runs: run folders, what `train` gave, or models that were loaded from them; the first is the reference.
+        map: whose attention bias: each model's own map, gradcam, or a map's name.
+        out: a folder for comparison.md, .csv and .json, and what is asked for beside them.
+        options: of the command (`measure=True`, `page=True`, `plots=True`).
+
+    Raises:
+        UsageError: the runs cannot be compared. WeightsError: a folder is not a run, or is damaged.
+    """
+    from attnbias.cli.compare import show
+    from attnbias.methods.engine.compare import compare as hold
+
+    asked = _options("compare", CompareRequest, options)
+    found = hold(CompareRequest.of({**asked, "runs": [Path(run) for run in runs], "map": map, "out": out}))
+    with captured() as page:
+        show(found)
+    names = tuple(run.name for run in found.runs)
+    return Comparison(found, names, tuple(found.missing), tuple(found.written), page)
+
+
+# Data, weights, graphs ------------------------------------------------------------------------------------------------
+
+
+def prepare_data(name: Folder, source: Folder | None = None, **options: Any) -> Prepared:
+    """Check a dataset, write its index, and print what is in it: `attnbias prepare-data`.
+
+    Args:
+        name: of `list_datasets()`, or a folder, table or COCO file of one's own.
+        source: the folder that holds a known dataset's official files.
+        options: of the command (`verify=True`, `val_fraction=0.2`, `called="pets"` for `--name`).
+
+    Returns:
+        The set as it now stands: its folder, indexes and warnings.
+
+    Raises:
+        UsageError: there is no such dataset, or it does not take an option.
+        DataError: annotations or images are missing or damaged.
+    """
+    from attnbias.cli.prepare_data import fetch_progress, show
+    from attnbias.methods.engine.prepare_data import prepare_data as prepare
+
+    asked = _options("prepare_data", PrepareRequest, options)
+    request = PrepareRequest.of({**asked, "name": os.fspath(name), "source": source})
+    with fetch_progress() as progress:
+        report = prepare(request, progress)
+    show(report, request.dry_run)
+    return report
+
+
+def export(model: Model | Source, out: Folder | None = None, **options: Any) -> Graph:
+    """Write a model as one graph, scores and attention maps together: `attnbias export`.
+
+    Args:
+        model: what `load` gives or takes.
+        out: FILE.onnx (needs attnbias[export]) or FILE.pt2 of torch.export; None = METHOD.onnx.
+        options: of the command (`check=True`, `paths=["photos"]`, `map="score"`, `top_k=3`).
+
+    Raises:
+        UsageError: the model cannot be exported so. RunError: the graph does not agree with the model.
+    """
+    from attnbias.methods.engine.export import export as write
+    from attnbias.model import Model, load
+
+    chosen = model if isinstance(model, Model) else load(model, device="cpu")
+    on_cpu = replace(chosen.loaded, model=deepcopy(chosen.module).cpu())
+    asked = _options("export", ExportRequest, options)
+    if out is not None:
+        asked = {"format": "torch-export" if Path(out).suffix == ".pt2" else "onnx", **asked, "out": out}
+    known = {"method": chosen.method, "load_from": chosen.load_from}
+    return write(ExportRequest.of({"data_root": chosen.data_root, **asked, **known}), on_cpu)
+
+
+def fetch_weights(name: str) -> Path:
+    """Bring published weights to the cache, verify them, and return their path: `attnbias weights fetch`.
+
+    Raises:
+        UsageError: there are none of that name. WeightsError, DataError: they cannot be had.
+    """
+    from attnbias.cli.prepare_data import fetch_progress
+    from attnbias.methods.engine.published import fetch_published, published_weights
+
+    found = published_weights(name)
+    with fetch_progress() as progress:
+        return fetch_published(found, progress)
+
+
+def inspect_weights(
+    source: Source, *, method: str | None = None, recipe: str | None = None, trust_checkpoint: bool = False
+) -> Inspection:
+    """What a weight file holds: its layout, whose it is, how it fits the model: `attnbias weights inspect`.
+
+    Arguments are those of `load`.
+
+    Raises:
+        WeightsError: it is missing, damaged or refused.
+    """
+    from attnbias.methods.engine.inspection import inspect_weights as inspect
+
+    known = {"load_from": os.fspath(source), "method": method, "recipe": recipe}
+    return inspect(InspectRequest.of({**known, "trust_checkpoint": trust_checkpoint}))
+
+
+def convert_weights(source: Source, to: Folder, *, method: str | None = None, **options: Any) -> Path:
+    """Write weights as a .safetensors of ours, which loads with no flags; return its path: `attnbias weights convert`.
+
+    Args:
+        source: what `load` takes.
+        to: FILE.safetensors.
+        method: whose weights they are, where they do not say.
+        options: of the command (`to_plain=True`, `weights="raw"`, `overwrite=True`), and fields of the recipe.
+
+    Raises:
+        UsageError: a name cannot be, or a field contradicts the weights. WeightsError: they are missing or damaged.
+    """
+    from attnbias.methods.engine.inspection import convert_weights as convert
+    from attnbias.model import method_of
+
+    file, target = os.fspath(source), Path(to)
+    name, options = method_of(file, method, options, trust=options.get("trust_checkpoint", False))
+    asked, fields = split_options("convert_weights", ConvertRequest, get_description(name), options)
+    convert(ConvertRequest.of({**asked, "load_from": file, "to": target, "method": name, "fields": fields}))
+    return target
+
+
+# What there is --------------------------------------------------------------------------------------------------------
+
+
+def list_methods() -> Listing[MethodRow]:
+    """The methods and their papers: `attnbias list methods`."""
+    return Listing(listing.list_methods())
+
+
+def list_recipes(method: str | None = None) -> Listing[RecipeRow]:
+    """Named recipes with what their papers report, of one method or of all: `attnbias list recipes`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    return Listing(listing.list_recipes(method))
+
+
+def list_datasets(data_root: Folder | None = None) -> Listing[DatasetRow]:
+    """Datasets, how each is obtained, and which are ready on this machine: `attnbias list datasets`."""
+    return Listing(listing.list_datasets(None if data_root is None else Path(data_root)))
+
+
+def list_weights(method: str | None = None) -> Listing[WeightsRow]:
+    """Published weights that `load` takes by name, of one method or of all: `attnbias list weights`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    return Listing(listing.list_weights(method))
+
+
+def cite(method: str) -> str:
+    """BibTeX of a method's paper, of the program that its numbers come from, and of attnbias: `attnbias cite`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    return listing.cite(method)
+
+
+def _options(command: str, kind: type[Request], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command that has no recipe's fields.
+
+    Raises:
+        UsageError: it has no such option; the nearest is offered.
+    """
+    for name in given:
+        if name not in kind.model_fields:
+            raise UsageError(f"{command} has no option '{name}'{did_you_mean(name, kind.model_fields)}")
+    return dict(given)

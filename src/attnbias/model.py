@@ -1,0 +1,358 @@
+"""A trained or published model in memory: `load` it, then ask what it sees (`predict`) and where it looks
+(`attention`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attnbias.data.registry import dataset_folder
+from attnbias.data.transforms.basic import Transform
+from attnbias.methods import TASKS
+from attnbias.methods.engine.abilities import IsSteered, ReadsTexts
+from attnbias.methods.engine.display.inference import Column, ImageSample, place_input, predict_samples
+from attnbias.methods.engine.display.inference import Prediction as Seen
+from attnbias.methods.engine.display.questions import ask
+from attnbias.methods.engine.display.visualize import BATCH
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.predict import score_images
+from attnbias.methods.engine.given_images import GivenImage, Images, OneImage, SeveralImages, given_images, is_one
+from attnbias.methods.engine.inspection import owner
+from attnbias.methods.engine.launch import accelerate, place, start
+from attnbias.methods.engine.load import Loaded, class_numbers, load_asked
+from attnbias.methods.engine.maps import checked, normalise
+from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.registry import get_description, method_and_fields
+from attnbias.methods.engine.requests import LoadRequest, Machine, OfAnyMethod, PredictRequest, split_options
+from attnbias.methods.engine.stored import stored_method
+from attnbias.methods.engine.types import Fields
+from attnbias.results import AttentionMaps, MapsOfImages, Prediction, Predictions
+
+Normalisation = Literal["minmax", "max"]
+Prior = str | int | Sequence[str | int] | NDArray[Any] | Tensor
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    method: str | None = None,
+    recipe: str | None = None,
+    weights: Literal["raw", "ema"] | None = None,
+    device: str | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    trust_checkpoint: bool = False,
+    **fields: Any,
+) -> Model:
+    """Load a model for evaluation, as `attnbias val --load-from` does.
+
+    Args:
+        source: a run folder (its best checkpoint), a checkpoint folder, a .safetensors file of ours, a file that a
+            paper's authors published, a name of `list_weights()`, a URL, or hf://ORGANISATION/REPOSITORY/FILE.
+        method: whose it is, where the weights do not say. `task=...` picks one of a paper's tasks.
+        recipe: a named recipe for what a published file does not tell.
+        weights: raw or averaged ones; None = those of the best metric.
+        device: cpu, cuda, cuda:1 ...; None = cuda if there is one.
+        data_root: where prepared datasets stand; None = $ATTNBIAS_DATA or ./datasets.
+        trust_checkpoint: read pickles that may run code.
+        fields: fields of the recipe that go before what the weights say, such as `image_size=448`.
+
+    Raises:
+        UsageError: a name is unknown, or a field contradicts the weights.
+        WeightsError: the weights are missing, damaged or do not fit.
+    """
+    path = os.fspath(source)
+    name, fields = method_of(path, method, fields, trust=trust_checkpoint)
+    _, fields = split_options("load", LoadRequest, get_description(name), fields)
+    request = LoadRequest.of(
+        {
+            "load_from": path,
+            "method": name,
+            "recipe": recipe,
+            "weights": weights,
+            "data_root": data_root,
+            "trust_checkpoint": trust_checkpoint,
+            "fields": fields,
+        }
+    )
+    where = start(place(Machine.of({"device": device})))
+    return Model(load_asked(request, name, path, where), path, request.data_root)
+
+
+def method_of(source: str, method: str | None, fields: Fields, *, trust: bool) -> tuple[str, Fields]:
+    """The method of weights, by the task that was asked for, by what they say, else by names and shapes; and the fields
+    beside that task."""
+    if method is None:
+        return owner(OfAnyMethod.of({"load_from": source, "trust_checkpoint": trust})), fields
+    name, fields = method_and_fields(method, fields)
+    stored = stored_method(Path(source))
+    return (stored if stored is not None and stored in TASKS.get(name, {}).values() else name), fields
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model, and all that its answers depend on. `load` makes it."""
+
+    loaded: Loaded
+    """As the engine holds it."""
+    load_from: str
+    """What it was loaded from."""
+    data_root: Path | None = None
+    """Where prepared datasets stand; None = $ATTNBIAS_DATA or ./datasets."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, in evaluation mode: normalised images (B, 3, H, W) -> logits (B, C)."""
+        return self.loaded.model
+
+    @property
+    def transform(self) -> Transform:
+        """PIL image -> normalised float tensor (3, H, W): the recipe's evaluation pipeline."""
+        return self.loaded.method.transform(self.loaded.recipe, train=False)
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        return self.loaded.method.name
+
+    @property
+    def task(self) -> str:
+        """multilabel, singlelabel, segmentation ..."""
+        return self.loaded.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes, in the order of its scores."""
+        return self.loaded.classes
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was trained by, as far as that is known."""
+        return self.loaded.recipe
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The kinds of map that `attention` gives, the default first."""
+        default = self.loaded.method.default_map(self.recipe)
+        more = () if self.loaded.method.reads_texts else ("gradcam",)
+        return (default, *(kind for kind in self.loaded.method.maps if kind != default), *more)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: str | torch.device) -> Model:
+        """The model on another device; the network itself moves."""
+        self.module.to(device)
+        return self
+
+    @overload
+    def predict(
+        self,
+        images: OneImage,
+        *,
+        batch_size: int = ...,
+        workers: int = ...,
+        on_bad_image: Literal["error", "skip"] = ...,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        images: SeveralImages,
+        *,
+        batch_size: int = ...,
+        workers: int = ...,
+        on_bad_image: Literal["error", "skip"] = ...,
+    ) -> Predictions: ...
+    def predict(
+        self,
+        images: Images,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> Prediction | Predictions:
+        """Score images, as `attnbias predict` does.
+
+        Args:
+            images: a path; a PIL image; an array (H, W, 3) or a tensor (3, H, W), RGB, as uint8 or as floats within
+                0..1, before any normalisation. A list of these, a folder, an array (B, H, W, 3) or a tensor
+                (B, 3, H, W) gives `Predictions`. Files and PIL images are turned upright as their EXIF orientation
+                says; all go through the recipe's own resize, crop and normalisation.
+            batch_size: images at once.
+            workers: processes that read images.
+            on_bad_image: an unreadable image: stop, or leave it out (`skipped` says so).
+
+        Raises:
+            UsageError: the model's task is not to name classes, or something is not an image.
+            DataError: an image cannot be read.
+        """
+        given = given_images(images)
+        asked = {"eval_batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
+        request = place(
+            PredictRequest.of({**asked, "load_from": self.load_from, "paths": [], "device": str(self.device)})
+        )
+        found = score_images(request, self.loaded, [image.source for image in given], accelerate(request))
+        scores = found.scores["scores"]
+        items = tuple(self._prediction(given[sample], row) for sample, row in zip(found.ids, scores, strict=True))
+        return items[0] if is_one(images) else Predictions(items, scores, tuple(found.skipped))
+
+    def _prediction(self, image: GivenImage, scores: NDArray[np.float32]) -> Prediction:
+        task: Literal["multilabel", "singlelabel"] = "multilabel" if self.task == "multilabel" else "singlelabel"
+        return Prediction(image.name, scores, self.classes, task, image.read)
+
+    @overload
+    def attention(
+        self,
+        images: OneImage,
+        of: str | int | Sequence[str | int] | None = ...,
+        *,
+        map: str | None = ...,
+        head: int | None = ...,
+        prior: Prior | None = ...,
+        gain: float | None = ...,
+        normalisation: Normalisation = ...,
+    ) -> AttentionMaps: ...
+    @overload
+    def attention(
+        self,
+        images: SeveralImages,
+        of: str | int | Sequence[str | int] | None = ...,
+        *,
+        map: str | None = ...,
+        head: int | None = ...,
+        prior: Prior | None = ...,
+        gain: float | None = ...,
+        normalisation: Normalisation = ...,
+    ) -> MapsOfImages: ...
+    @torch.no_grad()
+    def attention(
+        self,
+        images: Images,
+        of: str | int | Sequence[str | int] | None = None,
+        *,
+        map: str | None = None,
+        head: int | None = None,
+        prior: Prior | None = None,
+        gain: float | None = None,
+        normalisation: Normalisation = "minmax",
+    ) -> AttentionMaps | MapsOfImages:
+        """Where the model looks, as `attnbias visualize` draws it.
+
+        Args:
+            images: as in `predict`; several give a list of `AttentionMaps`.
+            of: classes, by name or number, None = those that it predicts in each image; of a model that is asked in
+                words, one or several questions.
+            map: a kind of `self.maps`; None = the first of them.
+            head: one attention head, from 0, where the kind has heads; None = all together.
+            prior: of a model that is steered (AbSViT), what its second pass looks for: classes, or vectors (C,) or
+                (K, C) in the space of its tokens. It takes the place of `of` and `map`.
+            gain: the strength of that feedback; None = the method's own (40, as in the program's demo).
+            normalisation: how maps are drawn: each between its own extremes, or divided by its maximum.
+
+        Returns:
+            Maps (K, h, w) of one image, with `overlay()`, `to_numpy()` and `save()`.
+
+        Raises:
+            UsageError: there is no such class, map or head, or the model cannot be steered.
+            DataError: an image cannot be read. RunError: a map holds NaN or infinity.
+        """
+        given = given_images(images)
+        if gain is not None and prior is None:
+            raise UsageError("gain is the strength of a prior; say which with prior=...")
+        if prior is not None and (of is not None or map is not None or head is not None):
+            raise UsageError("a prior says what to look for: leave of, map and head out")
+        maps = MapsOfImages()
+        for begin in range(0, len(given), BATCH):
+            part = [ImageSample(image.name, image.read()) for image in given[begin : begin + BATCH]]
+            if prior is not None:
+                maps += self._steered(part, prior, gain, normalisation)
+            else:
+                maps += self._looked(part, of, map, head, normalisation)
+        return maps[0] if is_one(images) else maps
+
+    def _looked(
+        self,
+        samples: list[ImageSample],
+        of: str | int | Sequence[str | int] | None,
+        kind: str | None,
+        head: int | None,
+        rule: str,
+    ) -> list[AttentionMaps]:
+        column = Column(self.method, self.loaded, kind or self.maps[0], head)
+        words = [] if of is None else [of] if isinstance(of, str | int) else list(of)
+        names: Sequence[str]
+        if isinstance(self.loaded.method, ReadsTexts):
+            if not words:
+                raise UsageError(f"method '{self.method}' is asked in words: attention(image, 'what is on the table?')")
+            questions = dict.fromkeys(_texts(words), "")
+            texts: list[str] = []
+            folder = dataset_folder(self.recipe.dataset, self.data_root)
+            found = ask([replace(one, questions=questions) for one in samples], [column], texts, [folder], rule)
+            names = texts
+        else:
+            names, asked = self.classes, class_numbers(_texts(words), self.classes)
+            found = predict_samples(samples, [column], asked, rule)
+        return [_maps(sample, seen, names, column.kind) for sample, seen in zip(samples, found, strict=True)]
+
+    def _steered(self, samples: list[ImageSample], prior: Prior, gain: float | None, rule: str) -> list[AttentionMaps]:
+        method = self.loaded.method
+        if not isinstance(method, IsSteered):
+            raise UsageError(f"method '{self.method}' is not steered by a prior; leave prior out")
+        names, priors = self._priors(prior)
+        placed = [place_input(self.transform, sample.image) for sample in samples]
+        inputs = torch.stack([image for image, _ in placed]).to(self.device)
+        maps = checked(method.steered(self.module, inputs, priors, gain))
+        values, drawn = maps.cpu().numpy(), normalise(maps, rule).cpu().numpy()
+        nothing = (None,) * len(names)
+        return [
+            AttentionMaps(sample.name, names, values[n], drawn[n], nothing, "steered", sample.image, placed[n][1])
+            for n, sample in enumerate(samples)
+        ]
+
+    def _priors(self, prior: Prior) -> tuple[tuple[str, ...], Tensor]:
+        """Names of priors, and the priors: classes (K,) int64 or vectors (K, C)."""
+        if isinstance(prior, np.ndarray | Tensor):
+            vectors = torch.as_tensor(prior).to(self.device, torch.float32)
+            if vectors.ndim not in (1, 2) or not torch.isfinite(vectors).all():
+                raise UsageError(f"a prior of shape {tuple(vectors.shape)}; expected finite numbers, (C,) or (K, C)")
+            vectors = vectors.reshape(-1, vectors.shape[-1])
+            return tuple(f"prior {number}" for number in range(len(vectors))), vectors
+        words = [prior] if isinstance(prior, str | int) else list(prior)
+        numbers = class_numbers(_texts(words), self.classes)
+        return tuple(self.classes[number] for number in numbers), torch.tensor(numbers)
+
+    def __fspath__(self) -> str:
+        """What it was loaded from: a model of a run stands for its folder in `compare`."""
+        return self.load_from
+
+    def __repr__(self) -> str:
+        return f"Model({self.loaded.source}: {self.method}, {self.task}, {len(self.classes)} classes, {self.device})"
+
+
+def _texts(words: Sequence[str | int]) -> list[str]:
+    """Names and numbers as they are typed."""
+    return [str(word) for word in words]
+
+
+def _maps(sample: ImageSample, seen: Seen, names: Sequence[str], kind: str) -> AttentionMaps:
+    """What a model said of an image, as the only column."""
+    (view,), (raw,) = seen.views, seen.raw
+    return AttentionMaps(
+        sample.name,
+        tuple(names[label] for label in raw),
+        np.stack(list(raw.values())),
+        np.stack(list(view.maps.values())),
+        tuple(view.scores.get(label) for label in raw),
+        kind,
+        sample.image,
+        view.frame,
+    )
