@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
+from tests.helpers.command_line import Result, attnbias
 
 SIZE = (40, 30)
 SQUARE = [1, 1, 21, 1, 21, 21, 1, 21]
@@ -173,22 +172,17 @@ def test_objects_without_masks_are_counted_and_make_no_label_maps(segmentation: 
 
 
 def test_bias_is_held_against_boxes_where_masks_lack_and_says_so(home: Path) -> None:
-    def attnbias(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "attnbias", *arguments, "--gpus", "0", "--data-root", str(home / "root")]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=home)
+    def run(words: str, *, expect: int) -> Result:
+        return attnbias(*words.split(), "--gpus", 0, "--data-root", home / "root", cwd=home, expect=expect)
 
     prepare(str(write(home, lambda whole: None, "good")), root=home / "root")
     prepare(str(write(home, lambda whole: whole["annotations"][3].pop("segmentation"), "part")), root=home / "root")
-    train = "train csra --dataset good --recipe demo --epochs 1 --batch-size 6 --image-size 32 --out run"
-    done = attnbias(*train.split())
-    assert done.returncode == 0, done.stderr
+    run("train csra --dataset good --recipe demo --epochs 1 --batch-size 6 --image-size 32 --out run", expect=0)
     said = "1 of 6 objects of"
-    done = attnbias(*["val", "csra", "--load-from", "run", "--dataset", "part", "--bias", "--bias-out", "out"])
-    assert done.returncode == 0, done.stderr
+    done = run("val csra --load-from run --dataset part --bias --bias-out out", expect=0)
     (stored,) = (json.loads(path.read_text()) for path in (home / "out").rglob("bias.json"))
     assert stored["truth"] == "boxes"
     assert said in stored["truth_reason"]
-    assert said in done.stdout
-    done = attnbias(*["val", "csra", "--load-from", "run", "--dataset", "part", "--bias", "--truth", "masks"])
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
-    assert f"{said} {home / 'part.json'} have no mask; use --truth boxes" in done.stderr
+    assert said in done.out
+    refused = run("val csra --load-from run --dataset part --bias --truth masks", expect=3)
+    assert f"{said} {home / 'part.json'} have no mask; use --truth boxes" in refused.line

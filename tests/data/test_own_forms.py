@@ -14,7 +14,8 @@ from attnbias.data.registry import open_split
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.imagenet import synsets
-from tests.helpers.listed import attnbias, listed
+from tests.helpers.command_line import attnbias
+from tests.helpers.listed import listed
 from tests.helpers.official_archives import jpeg, tree
 
 
@@ -38,8 +39,8 @@ def test_a_folder_a_table_and_a_coco_file_of_ones_own(tmp_path: Path) -> None:
     tree(tmp_path / "pets", {f"{split}/{name}/1.jpg": jpeg() for split in ("train", "test") for name in ("cat", "dog")})
     tree(tmp_path / "pets", {"train/ant/1.jpg": jpeg()})
     done = attnbias("prepare-data", "./pets", "--verify", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "pets is ready in datasets/pets" in done.stdout
+    assert done.code == 0, done.err
+    assert "pets is ready in datasets/pets" in done.out
     for name in ("pets", "datasets/pets", f"{tmp_path}/pets"):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path)
@@ -47,7 +48,7 @@ def test_a_folder_a_table_and_a_coco_file_of_ones_own(tmp_path: Path) -> None:
     rows = "path,labels,split,group", "pets/train/cat/1.jpg,cat;indoor,train,a", "pets/test/dog/1.jpg,,val,b"
     (tmp_path / "scenes.csv").write_text("\n".join(rows))
     done = attnbias("prepare-data", "scenes.csv", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         train, val = open_split("scenes.csv", "train"), open_split("scenes", "val")
@@ -106,7 +107,7 @@ def test_paths_that_are_no_datasets(tmp_path: Path) -> None:
 def test_many_classes_that_never_occur_are_counted(tmp_path: Path) -> None:
     source = tree(tmp_path / "mine", {f"{synset}/x.jpg": jpeg() for synset in synsets("imagenet-a")[:3]})
     done = attnbias("prepare-data", "imagenet-a", "--source", source, "--root", tmp_path / "root", cwd=tmp_path)
-    assert "and 977 more" in " ".join(done.stdout.split()), done.stdout
+    assert "and 977 more" in " ".join(done.out.split()), done.out
 
 
 def test_real_images(tmp_path: Path, real_data: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from attnbias.data.names import unfit_name
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
+from tests.helpers.command_line import attnbias
 
 NAMES = [f"p/sub dir/é{k}.png" for k in range(4)]
 ROWS = [(name, "ab"[k % 2]) for k, name in enumerate(NAMES)]
@@ -113,11 +112,6 @@ def test_paths_below_links_are_found_where_they_are(home: Path) -> None:
         assert [(index.root / record.path).resolve() for record in index.records] == [home / name for name in NAMES]
 
 
-def attnbias(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
-
-
 def test_a_set_is_called_after_its_whole_folder_or_as_asked(tmp_path: Path) -> None:
     for folder in ("pets.v1", "pets.v2", "coco"):
         for name in ("cat", "dog"):
@@ -132,10 +126,10 @@ def test_a_set_is_called_after_its_whole_folder_or_as_asked(tmp_path: Path) -> N
             patch.chdir(tmp_path / "pets.v1" / ("cat" if place == ".." else ""))
             assert prepare(place, root=tmp_path / f"root{len(place)}").info.name == "pets.v1"
     done = attnbias("prepare-data", "./coco", "--root", root, cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-    assert "'coco' is the name of a known dataset; call yours otherwise with --name" in done.stderr
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert "'coco' is the name of a known dataset; call yours otherwise with --name" in done.err
     done = attnbias("prepare-data", "./coco", "--root", root, "--name", "mine", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert open_split("mine", "train", root).classes == ("cat", "dog")
 
 
@@ -153,17 +147,17 @@ def test_no_name_leads_out_of_the_data_root(name: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     if name in ("..", "a/b", "-x"):
         done = attnbias("prepare-data", "pets", f"--name={name}", cwd=tmp_path)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
 
 
 def test_a_folder_with_other_things_in_it_is_no_place_for_a_set(tmp_path: Path) -> None:
     (tmp_path / "datasets" / "pets" / "cat").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "datasets" / "pets" / "cat" / "0.png")
     done = attnbias("prepare-data", "datasets/pets", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
-    assert "datasets/pets/cat was not written by prepare-data; call the set otherwise with --name NAME" in done.stderr
+    assert (done.code, done.err.count("\n")) == (3, 1), done.err
+    assert "datasets/pets/cat was not written by prepare-data; call the set otherwise with --name NAME" in done.err
     done = attnbias("prepare-data", "datasets/pets", "--name", "mine", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
 
 
 def test_a_person_who_works_in_the_folder_of_their_classes_gets_those_alone(tmp_path: Path) -> None:

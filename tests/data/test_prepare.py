@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from attnbias.data.prepare import prepare
 from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.summary import summarize
+from tests.helpers.command_line import attnbias
 
 
 def make_image(path: Path, size: tuple[int, int] = (30, 20)) -> None:
@@ -314,18 +313,13 @@ def test_every_dataset_names_a_function_that_prepares_it_and_splits_that_it_has(
         assert set(info.counts) <= set(info.splits)
 
 
-def attnbias(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_the_command_shows_what_is_in_a_set(tmp_path: Path) -> None:
     source = coco_tree(tmp_path / "source", {"train2017": 4})
     done = attnbias("prepare-data", "coco", "--source", source, "--root", tmp_path / "root", "--verify")
-    assert done.returncode == 0, done.stderr
-    assert "MS-COCO" in done.stdout
-    assert f"coco is ready in {tmp_path / 'root' / 'coco'}" in done.stdout.replace("\n", "")
-    assert "only one split" in done.stderr
+    assert done.code == 0, done.err
+    assert "MS-COCO" in done.out
+    assert f"coco is ready in {tmp_path / 'root' / 'coco'}" in done.out.replace("\n", "")
+    assert "only one split" in done.err
 
 
 def test_what_is_wrong_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
@@ -338,20 +332,20 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
     ]
     for arguments, code, message in cases:
         done = attnbias("prepare-data", *arguments)
-        assert done.returncode == code, done.stderr
-        assert done.stderr.startswith(f"error: {message}"), done.stderr
-        assert done.stderr.count("\n") == 1
-        assert not done.stdout
+        assert done.code == code, done.err
+        assert done.err.startswith(f"error: {message}"), done.err
+        assert done.err.count("\n") == 1
+        assert not done.out
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     source = coco_tree(tmp_path / "source", {"train2017": 2})
     (tmp_path / "root").write_text("a file where the folder should be")
     done = attnbias("prepare-data", "coco", "--source", source, "--root", tmp_path / "root")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'root'}"), done.stderr
-    assert "choose another --root" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert done.err.startswith(f"error: {tmp_path / 'root'}"), done.err
+    assert "choose another --root" in done.err
+    assert "Traceback" not in done.err
     done = attnbias("prepare-data", "coco", "--source", source, "--root", tmp_path / ("r" * 300))
-    assert done.returncode == 2
-    assert "a name of more than 255 bytes" in done.stderr
+    assert done.code == 2
+    assert "a name of more than 255 bytes" in done.err

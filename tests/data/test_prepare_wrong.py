@@ -14,8 +14,9 @@ from attnbias.data.prepared import is_ready
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
 from tests.helpers.archive_server import ArchiveServer
+from tests.helpers.command_line import attnbias
 from tests.helpers.command_line import attnbias as in_process
-from tests.helpers.listed import attnbias, listed
+from tests.helpers.listed import listed
 from tests.helpers.official_archives import Offer, fetched, jpeg, pack_zip, tar, tree
 
 
@@ -137,11 +138,11 @@ def test_what_a_person_fetched_is_verified_unpacked_and_told_file_by_file(tmp_pa
     }
     source = tree(tmp_path / "mine", archives)
     done = attnbias("prepare-data", "wider", "--source", source, "--root", "root", "--verify", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert listed(open_split("wider", "test", tmp_path / "root")) == [
         ("Image/" + names["test"], (1, 0, -1) + (0,) * 11)
     ]
-    lines = done.stderr.splitlines()
+    lines = done.err.splitlines()
     for name in archives:
         starts = [f"verifying {name} (", f"unpacking {name}", f"unpacked {name} into "]
-        assert [sum(line.startswith(start) for line in lines) for start in starts] == [1, 1, 1], done.stderr
+        assert [sum(line.startswith(start) for line in lines) for start in starts] == [1, 1, 1], done.err

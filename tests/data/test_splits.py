@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.splits import assign_roles, hold_out, part_named
+from tests.helpers.command_line import attnbias
 
 
 def images(folder: Path, count: int = 12) -> list[str]:
@@ -203,15 +202,14 @@ def test_val_fraction_divides_the_training_split_and_is_kept_with_the_set(tmp_pa
 
 def test_a_run_says_that_it_evaluates_on_what_it_trains_on(tmp_path: Path) -> None:
     path = table(tmp_path, "all", "all")
-    run = [sys.executable, "-m", "attnbias", "train", "csra", "--recipe", "demo", "--dataset", "mine", "--gpus", "0"]
-    run += ["--batch-size", "4", "--image-size", "32", "--epochs", "1", "--data-root", str(tmp_path / "root")]
+    run = ["train", "csra", "--recipe", "demo", "--dataset", "mine", "--gpus", 0]
+    run += ["--batch-size", 4, "--image-size", 32, "--epochs", 1, "--data-root", tmp_path / "root"]
     for options, warned in ((PrepareOptions(), True), (PrepareOptions(val_fraction=0.25, overwrite=True), False)):
         report = prepare(str(path), root=tmp_path / "root", options=options)
         assert any("only one split, 'all'" in warning for warning in report.warnings) == warned
         out = tmp_path / f"run-{warned}"
-        done = subprocess.run([*run, "--out", str(out)], capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        assert ("evaluates on what it trains on, split 'all' of 'mine'" in done.stdout) == warned, done.stdout
+        done = attnbias(*run, "--out", out, expect=0)
+        assert ("evaluates on what it trains on, split 'all' of 'mine'" in done.out) == warned, done.out
         stored = json.loads((out / "environment.json").read_text())["data"]
         assert stored["evaluates_on_training_data"] == warned
         assert stored["evaluated"] == {"val": "all" if warned else "val"}

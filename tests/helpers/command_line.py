@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,11 +34,12 @@ class Result:
         return lines[0]
 
 
-def attnbias(*arguments: Any, expect: int | None = None) -> Result:
-    """Run `attnbias ARGUMENTS`; `expect` is the exit code that it must end with."""
+def attnbias(*arguments: Any, expect: int | None = None, cwd: Path | str = ".") -> Result:
+    """Run `attnbias ARGUMENTS` in a folder; `expect` is the exit code that it must end with."""
     out, err = io.StringIO(), io.StringIO()
     environment = {name: value for name, value in os.environ.items() if name not in OUTER} | {"COLUMNS": "500"}
     with (
+        chdir(cwd),
         mock.patch.object(sys, "argv", ["attnbias", *map(str, arguments)]),
         mock.patch.dict(os.environ, environment, clear=True),
         redirect_stdout(out),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from attnbias.data.index import Index
@@ -19,8 +16,3 @@ PLACES = {
     "places365_train_standard.txt": b"/b/beach/00000001.jpg 2\n/a/airfield/00000001.jpg 0\n",
     "places365_val.txt": b"Places365_val_00000001.jpg 1\nPlaces365_val_00000002.jpg 0\n",
 }
-
-
-def attnbias(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from attnbias.methods.ida.model import IDA, AttentionLayer, InterventionalClassi
 from attnbias.methods.ida.recipe import IDARecipe, best_of, should_stop
 from attnbias.weights.errors import WeightsError
 from tests.helpers import published_names
+from tests.helpers.forked import ForkedRun
 from tests.parity.golden_case import Golden
 
 METHOD = get_method("ida")
@@ -272,13 +271,11 @@ def test_without_patience_or_average() -> None:
 
 def test_two_processes_stop_together(demo_root: Path, tmp_path: Path) -> None:
     # At a rate far too high the measures fall soon.
-    flags = ["--epochs", "40", "--batch-size", "36", "--image-size", "32", "--ema-decay", "0.5", "--patience", "0"]
-    flags += ["--lr", "0.5", "--gpus", "0", "--processes", "2", "--threads", "1"]
-    where = ["--recipe", "demo", "--data-root", str(demo_root), "--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "attnbias", "train", "ida", *where, *flags], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    flags = ["--epochs", 40, "--batch-size", 36, "--image-size", 32, "--ema-decay", 0.5, "--patience", 0]
+    flags += ["--lr", 0.5, "--gpus", 0, "--threads", 1]
+    where = ["--recipe", "demo", "--data-root", demo_root, "--out", tmp_path / "run"]
+    run = ForkedRun(["train", "ida", *where, *flags], tmp_path / "log", processes=2)
+    assert run.wait() == [0, 0], run.log.read_text()
     progress = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     epochs = [line["epoch"] for line in progress if line["split"] == "val"]
     assert max(epochs) < 40

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import subprocess
-import sys
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import read_checkpoint
+from tests.helpers.forked import FORKS
 
 HUGE = 3_000_000_000
 
@@ -95,21 +95,25 @@ FILES: dict[str, Callable[[Path], None]] = {
 }
 
 
+def read(path: Path, said: Path) -> None:
+    """Write why a file is refused, and the megabytes that it took to find out; in a process of its own."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError) as refused:
+        read_checkpoint(path)
+    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    said.write_text(f"{refused.value}\n{megabytes}\n")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_small_file_takes_no_gigabytes(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     FILES[name](path)
     assert path.stat().st_size < 400_000
-    probe = (
-        "import sys, resource; from pathlib import Path; from attnbias.weights.files import read_checkpoint\n"
-        "from attnbias.weights.errors import WeightsError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: read_checkpoint(Path(sys.argv[1]))\n"
-        "except WeightsError as error: print(error)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
-    )
-    done = subprocess.run([sys.executable, "-c", probe, path], capture_output=True, text=True, timeout=60)
-    line, megabytes = done.stdout.splitlines()
+    reader = FORKS.Process(target=read, args=(path, tmp_path / "said"))
+    reader.start()
+    reader.join(60)
+    assert reader.exitcode == 0
+    line, megabytes = (tmp_path / "said").read_text().splitlines()
     assert str(path) in line
     assert int(megabytes) < 100
 
