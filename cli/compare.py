@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnbias.cli.options import read_request
 from attnbias.methods.engine.requests import CompareRequest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def compare(**typed: Any) -> None:
+def compare(**typed: object) -> None:
     """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
     and their 95 % intervals over images; runs of one recipe with other seeds also together, with intervals over seeds.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -14,7 +13,7 @@ from attnbias.methods.engine.screen import say
 
 
 def _command(method: Description) -> Callable[..., None]:
-    def command(**typed: Any) -> None:
+    def command(**typed: object) -> None:
         fields = typed_fields(method, typed, ExportRequest)
         request = read_request(ExportRequest, typed, method=method.name, fields=fields)
         from attnbias.methods.engine.export import INPUT, OUTPUTS, export

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def datasets(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also show classes, splits, licences, pages and expected files.")
     ] = False,
-    **typed: Any,
+    **typed: object,
 ) -> None:
     """Show the datasets, how each is obtained, and which are ready on this machine."""
     root = read_request(Datasets, typed).data_root

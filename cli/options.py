@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -27,17 +27,23 @@ from attnbias.methods.engine.registry import get_description, method_of_task
 from attnbias.methods.engine.requests import Q, Request, flags_of, required, spelled
 from attnbias.methods.engine.screen import literal
 from attnbias.methods.engine.stored import stored_method
+from attnbias.methods.engine.types import Fields
+
+T = TypeVar("T")
+
+Keywords = dict[str, Any]
+"""Keyword arguments of typer.Option."""
 
 UNSET = "none"
 """What a person types to switch an optional field off, as in `--ema-decay none`, or for an empty list."""
 
 
-def _parsed(inner: type, many: bool, optional: bool, choices: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
+def _parsed(inner: type, many: bool, optional: bool, choices: tuple[object, ...] = ()) -> tuple[Any, Keywords]:
     """Typer's annotation and arguments for a field that is optional or a list: `none`, or comma-separated values."""
     values = "|".join(map(str, choices)) or inner.__name__
     shape = f"{values}{',...' if many else ''}{'|none' if many or optional else ''}"
 
-    def read(text: str) -> Any:
+    def read(text: str) -> object:
         if text.lower() == UNSET and (many or optional):
             return UNSET if optional else ()  # the word, so that it differs from "not typed"
         try:
@@ -76,7 +82,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
     return parameters
 
 
-def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -87,9 +93,7 @@ def request_parameters(kind: type[Request], method: Description | None) -> list[
     return [_request_parameter(kind, name, how, method) for name, how in spellings.items() if how is not None]
 
 
-def _request_parameter(
-    kind: type[Request], name: str, how: dict[str, Any], method: Description | None
-) -> inspect.Parameter:
+def _request_parameter(kind: type[Request], name: str, how: Keywords, method: Description | None) -> inspect.Parameter:
     info, words = kind.model_fields[name], _words(method)
     annotation: Any = info.annotation
     limits = info.metadata
@@ -106,7 +110,7 @@ def _request_parameter(
     flags = flags_of(kind, name)
     if annotation is bool and default:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-    keywords: dict[str, Any] = {"help": _filled(info.description or "", words), "rich_help_panel": how["panel"] or None}
+    keywords: Keywords = {"help": _filled(info.description or "", words), "rich_help_panel": how["panel"] or None}
     for limit in limits:
         keywords |= {"min": limit.ge} if hasattr(limit, "ge") else {"max": limit.le} if hasattr(limit, "le") else {}
     if "metavar" in how:
@@ -147,7 +151,7 @@ def _words(method: Description | None) -> dict[str, str]:
     }
 
 
-def _completed(what: str, method: Description | None) -> list[Any]:
+def _completed(what: str, method: Description | None) -> list[str] | list[tuple[str, str]]:
     """What completes an option's value: names, or names with what they are of."""
     if what == "datasets":
         return [(name, info.title) for name, info in DATASETS.items()]
@@ -156,7 +160,7 @@ def _completed(what: str, method: Description | None) -> list[Any]:
     return list(method.recipes) if what == "recipes" else [*method.maps, *EXPLAINERS]
 
 
-def read_request(kind: type[Q], typed: Mapping[str, Any], **known: Any) -> Q:
+def read_request(kind: type[Q], typed: Mapping[str, object], **known: object) -> Q:
     """The request that a command's keyword arguments ask for; `known` is what the command itself tells.
 
     Raises:
@@ -165,16 +169,16 @@ def read_request(kind: type[Q], typed: Mapping[str, Any], **known: Any) -> Q:
     return kind.of(typed_options(kind, typed) | known)
 
 
-def typed_options(kind: type[Request], typed: Mapping[str, Any]) -> dict[str, Any]:
+def typed_options(kind: type[Request], typed: Mapping[str, object]) -> dict[str, object]:
     """The options of a request that were typed, out of all keyword arguments of a command."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name in kind.model_fields:
         if (value := typed.get(name)) is not None:
             values[name] = value
     return values
 
 
-def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
+def _click_type(annotation: Any) -> tuple[Any, Keywords]:
     """A field's annotation -> (annotation for Typer, more arguments of typer.Option)."""
     optional = False
     if get_origin(annotation) in (Union, types.UnionType):
@@ -196,7 +200,7 @@ def _click_type(annotation: Any) -> tuple[Any, dict[str, Any]]:
     return annotation, {}
 
 
-def typed_fields(method: Description, values: dict[str, Any], kind: type[Request] = Request) -> dict[str, Any]:
+def typed_fields(method: Description, values: Mapping[str, object], kind: type[Request] = Request) -> Fields:
     """The recipe fields that a person typed, out of all keyword arguments of a command; an option of its request that
     is called like a field, such as --decode of val, is none."""
     fields = method.recipe_type.model_fields
@@ -273,12 +277,12 @@ def per_method(build: Callable[[Description], Callable[..., None]]) -> type[Type
 
 
 def with_options(
-    command: Callable[..., Any],
+    command: Callable[..., T],
     kind: type[Request] | None,
     method: Description | None = None,
     *,
     training: bool = False,
-) -> Callable[..., Any]:
+) -> Callable[..., T]:
     """Give a command's signature the options of its request beside its own parameters, and the method's recipe fields,
     those of training if asked."""
     signature = inspect.signature(command, eval_str=True)
@@ -291,7 +295,7 @@ def with_options(
     return with_parameters(command, parameters)
 
 
-def with_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+def with_parameters(command: Callable[..., T], parameters: list[inspect.Parameter]) -> Callable[..., T]:
     """Give a function, which takes any keywords, the signature that Typer reads."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

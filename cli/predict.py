@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import typer
 
@@ -13,7 +12,7 @@ from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.screen import say, say_json
 
 
-def predict(context: typer.Context, **typed: Any) -> None:
+def predict(context: typer.Context, **typed: object) -> None:
     """Name the classes of your own images. The method is read from the checkpoint.
 
     Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.

@@ -6,12 +6,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnbias.cli.options import read_request
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.requests import PrepareRequest
-from attnbias.methods.engine.screen import Table, say, waiting_bar
+from attnbias.methods.engine.screen import Table, TaskID, say, waiting_bar
 from attnbias.methods.engine.text import visible
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ NAMED = 20
 """Classes are listed up to this many."""
 
 
-def prepare_data(**typed: Any) -> None:
+def prepare_data(**typed: object) -> None:
     """Check a dataset, write its index files, and show what is in it.
 
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
@@ -50,7 +50,7 @@ def fetch_progress() -> Iterator[ProgressCallback]:
     if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
     with waiting_bar(error=True) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:

@@ -5,7 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def _command(method: Description) -> Callable[..., None]:
             bool,
             typer.Option("--dry-run", help="Show recipe, counts, batch arithmetic and learning rates; train nothing."),
         ] = False,
-        **typed: Any,
+        **typed: object,
     ) -> None:
         fields = typed_fields(method, typed, TrainRequest)
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -16,7 +15,7 @@ from attnbias.methods.engine.screen import say_json
 
 
 def _command(method: Description) -> Callable[..., None]:
-    def command(**typed: Any) -> None:
+    def command(**typed: object) -> None:
         request = read_request(ValRequest, typed, method=method.name, fields=typed_fields(method, typed, ValRequest))
         from attnbias.methods.engine.launch import launch, place
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,7 +46,7 @@ def fetch(
 def inspect(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON on standard output.")] = False,
-    **typed: Any,
+    **typed: object,
 ) -> None:
     """Show what a weight file holds: its layout, whose it is, how it fits the model, its classes and recipe.
 
@@ -62,7 +62,7 @@ def inspect(
         _show(inspection)
 
 
-def convert(context: typer.Context, **typed: Any) -> None:
+def convert(context: typer.Context, **typed: object) -> None:
     """Write weights as a .safetensors of ours, with recipe, classes and preprocessing: it loads with no flags.
 
     Flags of the method's recipe go into the file, as val takes them; attnbias val METHOD --help lists them.

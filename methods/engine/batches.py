@@ -66,16 +66,23 @@ def batches(
 
 
 def on_device(batch: Batch, dataset: ImageDataset, device: torch.device) -> Batch:
-    """The batch with its tensors on the device (sample ids stay); images of a split in memory are augmented there."""
-    moved = {name: value if name == "index" else _moved(value, device) for name, value in batch.items()}
+    """The batch moved; images of a split in memory are augmented there."""
+    batch = moved(batch, device)
     if isinstance(dataset, InMemoryImages):
-        moved["image"] = dataset.batched(moved["image"], _moved(batch["index"], device), moved.pop("epoch"))
-    return moved
+        ids = batch["index"].to(device, non_blocking=True)
+        batch["image"] = dataset.batched(batch["image"], ids, batch.pop("epoch"))
+    return batch
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device; sample ids stay."""
+    there: Batch = _moved(batch, device)
+    return there
 
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {name: _moved(part, device) for name, part in value.items()}
+        return {name: part if name == "index" else _moved(part, device) for name, part in value.items()}
     return [_moved(part, device) for part in value] if isinstance(value, list) else value

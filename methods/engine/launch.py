@@ -67,7 +67,7 @@ def place(request: M) -> M:
     Raises:
         UsageError: there is no such device, or the numbers contradict each other or an outer launcher.
     """
-    gpus, device, filled = request.gpus, request.device, dict[str, Any]()
+    gpus, device, filled = request.gpus, request.device, dict[str, object]()
     if device is not None:
         gpus = _gpus_of(device, gpus)
     if isinstance(request, Processes):

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from attnbias.data.datasets import ImageDataset
+from attnbias.data.datasets import ImageDataset, Sample
 from attnbias.data.index import Index, Record
 from attnbias.data.prepare import available_cores
 from attnbias.data.survey import UNREADABLE, read_headers, remarks
@@ -72,7 +72,7 @@ class OwnImages(ImageDataset):
     def image(self, index: int) -> Image.Image:
         return self.in_memory[index] if index in self.in_memory else super().image(index)
 
-    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
         if len({sample["image"].shape for sample in good}) > 1:
             raise UsageError("this recipe does not resize, and the images differ in size; add --eval-batch-size 1")

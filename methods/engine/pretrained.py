@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import timm
 import torchvision
@@ -16,6 +16,7 @@ from attnbias.methods.engine.backbones import ALIASES, is_torchvision, timm_conf
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.published import HUB, on_disk
 from attnbias.methods.engine.recipe import Recipe, override
+from attnbias.methods.engine.types import Fields
 from attnbias.weights.manifest import PUBLISHED
 
 R = TypeVar("R", bound=Recipe)
@@ -39,7 +40,7 @@ class Pretrained:
     crop_ratio: float | None
     """Side of the centre crop over the resized short side; None = the whole image is squeezed."""
 
-    def recipe_fields(self) -> dict[str, Any]:
+    def recipe_fields(self) -> Fields:
         """The recipe fields that make images as these weights know them; `normalize` None where it has no name here."""
         names = [name for name, values in NORMALIZATIONS.items() if values == (self.mean, self.std)]
         return {
@@ -89,7 +90,7 @@ def pretrained_source(recipe: Recipe) -> str:
     return found.source
 
 
-def of_library(source: str, typed: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
+def of_library(source: str, typed: Mapping[str, object]) -> tuple[str, Fields, str] | None:
     """What `timm:NAME` and `torchvision:NAME` stand for: where the whole network's weights lie, the recipe fields that
     make its images, and a line on them. None for every other source.
 
@@ -110,7 +111,7 @@ def of_library(source: str, typed: Mapping[str, Any]) -> tuple[str, dict[str, An
     return found.source, {"backbone": name, **taken}, words
 
 
-def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -> tuple[R, str]:
+def follow_pretrained(recipe: R, typed: Mapping[str, object], *, published: bool) -> tuple[R, str]:
     """The recipe with images made as its backbone's weights know them, where nothing else was typed; and a line on it.
 
     A file of one's own (not `published`) for a network of the papers is taken with the paper's images.
@@ -129,8 +130,8 @@ def follow_pretrained(recipe: R, typed: Mapping[str, Any], *, published: bool) -
 
 
 def _followed(
-    name: str, found: Pretrained, known: Mapping[str, Any], typed: Mapping[str, Any]
-) -> tuple[dict[str, Any], str]:
+    name: str, found: Pretrained, known: Mapping[str, object], typed: Mapping[str, object]
+) -> tuple[Fields, str]:
     """The known fields that were not typed, and a line on all of them."""
     taken = {name: value for name, value in known.items() if name not in typed}
     if "normalize" in taken and taken["normalize"] is None:

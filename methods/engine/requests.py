@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from attnbias.data.reading import parse_json, shown
+from attnbias.data.reading import Json, parse_json, shown
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import OLD_NAMES, Recipe, fields_of
@@ -71,7 +71,7 @@ class Request(BaseModel):
         return several(values)
 
     @classmethod
-    def of(cls: type[Q], values: Mapping[str, Any]) -> Q:
+    def of(cls: type[Q], values: Mapping[str, object]) -> Q:
         """Build a request; what does not fit is named by its option.
 
         Raises:
@@ -129,7 +129,7 @@ def split_options(
     return asked, {name: value for name, value in given.items() if name not in options}
 
 
-def spelled(kind: type[BaseModel], name: str) -> dict[str, Any] | None:
+def spelled(kind: type[BaseModel], name: str) -> Json | None:
     """What an option says of how it is typed (`option`); None of a field that is none."""
     extra = kind.model_fields[name].json_schema_extra
     return dict(extra) if isinstance(extra, dict) else None
@@ -175,7 +175,7 @@ class Telling(Reading):
     recipe: str | None = option(
         None, "Named recipe for what a published file does not tell (lam, normalisation).", complete="recipes"
     )
-    fields: dict[str, Any] = {}
+    fields: Fields = {}
     """Fields of the recipe that go before what the weights say."""
 
 
@@ -469,10 +469,10 @@ class ValRequest(FromWeights, Images, Processes):
         """Whether the attention is held against objects."""
         return self.bias or self.bias_out is not None
 
-    def strength(self, attack: str) -> dict[str, Any]:
+    def strength(self, attack: str) -> Fields:
         """What differs from the program's strength of an attack; FGSM is one step."""
         epsilon, step = self.epsilon and self.epsilon / 255, self.attack_step and self.attack_step / 255
-        typed: dict[str, Any] = {"epsilon": epsilon, "step_size": step}
+        typed: dict[str, float | None] = {"epsilon": epsilon, "step_size": step}
         if attack == "pgd":
             typed["steps"] = self.attack_steps
         elif step is None:
@@ -523,7 +523,7 @@ class TrainRequest(Images, Processes):
 
     @field_validator("recipe", mode="before")
     @classmethod
-    def _of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+    def _of_the_method(cls, value: object, info: ValidationInfo) -> Recipe:
         """Out of JSON, a recipe is one of the request's method."""
         if isinstance(value, Recipe):
             return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, override, parse, read_recipe
@@ -37,7 +37,7 @@ class Resolved(NamedTuple):
         return self.named.init, ""
 
 
-def resolve_recipe(method: Description, recipe: str | None, typed: dict[str, Any]) -> Resolved:
+def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Resolved:
     """The recipe of a name or file, or the method's own; `typed` fields go over it.
 
     Raises:
@@ -77,7 +77,7 @@ class ResolvedRun:
             say(self.images)
 
 
-def resolve_run(method: Description, recipe: str | None, fields: Fields, options: Mapping[str, Any]) -> ResolvedRun:
+def resolve_run(method: Description, recipe: str | None, fields: Fields, options: Mapping[str, object]) -> ResolvedRun:
     """The run of a recipe (as in `resolve_recipe`), typed fields over it, and typed `options` of `TrainRequest`.
 
     Raises:

@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
-from attnbias.data.reading import StoredModel, Unfit, read_json, reading
+from attnbias.data.reading import Json, StoredModel, Unfit, read_json, reading
 from attnbias.methods.engine.attention_measures import compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
@@ -101,7 +101,7 @@ class StoredEvaluation:
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError) as error:
             raise WeightsError(f"{path} is damaged ({error}); {MEND}") from None
 
-    def bias(self, kind: str) -> dict[str, Any] | None:
+    def bias(self, kind: str) -> Json | None:
         """What bias.json says of a kind of map, or None."""
         stored = _stored(self.bias_folder(kind) / BIAS_FILE, TypeAdapter(Bias))
         return stored.model_dump() if stored else None
@@ -120,7 +120,7 @@ class StoredEvaluation:
             return None
         return _samples(path, {"probability", *RELIANCE_SHARES.values()})
 
-    def robustness(self) -> list[dict[str, Any]]:
+    def robustness(self) -> list[Json]:
         """Rows of the robustness table, empty where none was stored."""
         rows = _stored(self.folder / ROBUSTNESS, TypeAdapter(list[Row])) or []
         return [row.model_dump(exclude_unset=True) for row in rows]
@@ -192,7 +192,7 @@ def stored_evaluations(run: Path) -> list[StoredEvaluation]:
     return [StoredEvaluation(folder, _content(folder) or {}) for folder in folders]
 
 
-def _content(folder: Path) -> dict[str, Any] | None:
+def _content(folder: Path) -> Json | None:
     stored = _stored(folder / CONTENT, TypeAdapter(Content))
     return stored.model_dump(exclude_unset=True) if stored else None
 
@@ -242,7 +242,7 @@ class Content(_Open):
     dataset: str
     split: str
     weights: str
-    measures: dict[str, Any]
+    measures: Json
     classes: list[str] = Field(default_factory=list)
     groups: Groups | None = None
     context: Pairs | None = None

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-Batch = dict[str, Any]
-"""What the loader gives: image (B, 3, H, W) float32 normalised; target (B, C) float32 with -1 = ignore in multi-label
-work or (B,) int64 in single-label work (soft targets (B, C) float32 after mixup); index (B,) int64 sample ids, on the
-CPU; errors, what could not be read. A dataset of another task may give more tensors, also in lists and dictionaries; in
-evaluation `image` may be a list where sizes differ."""
+
+class Batch(TypedDict, total=False):
+    """What the loader gives. Only a set of its own kind has the tensors of the second half."""
+
+    image: Tensor
+    """(B, 3, H, W) float32, normalised. In an evaluation of segmentation, whose images differ in size, a list of the
+    views of each."""
+    target: Tensor
+    """(B, C) float32 with -1 = ignore in multi-label work, (B,) int64 in single-label work, (B, C) float32 where
+    mixing made soft ones; of other tasks as their datasets say."""
+    index: Tensor
+    """(B,) int64 sample ids, on the CPU."""
+    errors: list[str]
+    """What could not be read."""
+    epoch: Tensor
+    """(B,), of images in memory, which are augmented on the device."""
+
+    text_ids: Tensor
+    """(B, L) tokens, and which of them are words: `text_mask`."""
+    text_mask: Tensor
+    image2: Tensor
+    """The second image of a statement about two."""
+    false_image: Tensor
+    """Of retrieval in training: another image, and texts of others, (B, F, L)."""
+    false_text_ids: Tensor
+    false_text_mask: Tensor
+
 
 Fields = dict[str, Any]
 """Fields of a recipe by their names, as plain values."""

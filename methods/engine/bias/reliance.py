@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
+from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.objects import (
     ObjectBatch,
     Sample,
@@ -148,7 +149,7 @@ def measure_reliance(
     truth: Truth | None = None,
     batch_size: int = 16,
     table: Path | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Means over the positive classes of all scored images, with 95 % intervals.
 
     `probability` of the class on the whole image, with the object alone, and with the context alone by each filling;
@@ -213,7 +214,7 @@ def _rows(found: Sequence[Scored], dataset: ImageDataset) -> Iterator[list[objec
         yield [image, path, name, *(f"{value:.8g}" for value in values)]
 
 
-def _means(found: Sequence[Scored]) -> dict[str, Any]:
+def _means(found: Sequence[Scored]) -> Json:
     """Means over all samples, and their intervals over images."""
     columns = dict(zip(COLUMNS, np.array([sample.values for sample in found]).T, strict=True))
     figures = {name: Ratio.mean(values) for name, values in columns.items()}
@@ -233,7 +234,7 @@ class RelianceProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.reliance
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Json:
         request = measured.request
         return measure_reliance(
             measured.loaded,
@@ -245,14 +246,14 @@ class RelianceProbe(Probe):
             table=measured.stored / RELIANCE_SAMPLES if measured.stored else None,
         )
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Json) -> str:
         return f"reliance ({content['truth']})"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float]:
+    def figures(self, content: Json) -> Mapping[str, float]:
         means: Mapping[str, float] = content["means"]
         return means
 
-    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+    def remarks(self, content: Json) -> Sequence[str]:
         how = (
             f"reliance: objects' boxes go with a margin of {content['margin']:.4g} of the image's longer side; "
             f"context_only fills them from {content['donors']} other images of the split, _tile from another place of "

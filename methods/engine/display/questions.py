@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attnbias.methods.engine.abilities import ReadsTexts
+from attnbias.methods.engine.batches import moved
 from attnbias.methods.engine.display.gallery import View
 from attnbias.methods.engine.display.inference import Column, Frame, ImageSample, Prediction, place_input
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -93,9 +94,9 @@ def _batch(
     device = next(loaded.model.parameters()).device
     transform = loaded.method.transform(loaded.recipe, train=False)
     placed = [place_input(transform, sample.image) for sample in samples]
-    batch = {"image": torch.stack([placed[position][0] for position in positions])}
+    batch: Batch = {"image": torch.stack([placed[position][0] for position in positions])}
     batch |= _asked(loaded).read_texts(loaded.recipe, texts, dataset_dir)
-    return {name: value.to(device) for name, value in batch.items()}, [frame for _, frame in placed]
+    return moved(batch, device), [frame for _, frame in placed]
 
 
 def _asked(loaded: Loaded) -> ReadsTexts[Recipe, nn.Module]:

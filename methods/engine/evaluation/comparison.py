@@ -43,6 +43,7 @@ from attnbias.methods.engine.stored_evaluations import (
     StoredEvaluation,
     stored_evaluations,
 )
+from attnbias.methods.engine.types import LogLine
 from attnbias.methods.engine.yaml_files import read_yaml
 from attnbias.weights.errors import WeightsError
 
@@ -160,7 +161,7 @@ def _written(path: Path, kind: type[M]) -> M:
         return kind()
 
 
-def _deciding(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+def _deciding(method: Description, evaluated: Sequence[LogLine]) -> tuple[str, list[LogLine]]:
     """The name of the measure that decides, and the lines of the weights that are best by it on the first split."""
     names = [method.monitor(task) for task in get_args(Task)]
     measure = next((name for line in evaluated for name in names if name in line), "")
@@ -172,7 +173,7 @@ def _deciding(method: Description, evaluated: Sequence[dict[str, Any]]) -> tuple
     return measure, [line for line in measured if line["weights"] == best["weights"]]
 
 
-def _curves(measured: Sequence[dict[str, Any]], measure: str, over: str) -> dict[str, dict[int, float]]:
+def _curves(measured: Sequence[LogLine], measure: str, over: str) -> dict[str, dict[int, float]]:
     """Split -> epoch or step -> the measure; of several evaluations in one epoch the last."""
     curves: dict[str, dict[int, float]] = {}
     for line in measured:

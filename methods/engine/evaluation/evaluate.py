@@ -123,8 +123,7 @@ def answer_all(
     skipped = gather_object(skipped) if processes > 1 else skipped
     if not parts:
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
-    ids, targets, scores = _in_order(parts)
-    return Answers(ids, targets, scores, skipped)
+    return Answers(*_in_order(parts), skipped)
 
 
 def _in_order(parts: Sequence[Rows]) -> Rows:

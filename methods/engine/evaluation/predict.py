@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.atomic import replacing
+from attnbias.data.reading import Json
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
@@ -54,7 +55,7 @@ class Predictions:
     remarks: Tally
     """How images were read that may be read in several ways."""
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         """All of it but the scores of classes that are not named, as plain values for JSON."""
         named = [
             {"path": path, "classes": [{"class": name, "score": score} for name, score in classes.items()]}

@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.fingerprint import Fingerprint, class_difference
 from attnbias.data.index import Index
-from attnbias.data.reading import StoredModel, read_json, reading, shown
+from attnbias.data.reading import Json, StoredModel, read_json, reading, shown
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_info
@@ -118,7 +117,7 @@ def check_processes_agree(control: Control, request: TrainRequest, data: Data) -
     Raises:
         UsageError: in every process alike, naming what differs.
     """
-    settings: dict[str, Any] = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
+    settings: Json = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
     settings |= request.model_dump(mode="json", exclude=OF_A_MACHINE | {"recipe"})
     settings |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
     everyone = control.gather(settings)
