@@ -39,9 +39,7 @@ def attention_maps(
     Raises:
         UsageError: a kind that needs the second pass of a plain ViT, or a head that does not exist.
     """
-    heads = cast(Attention, model.blocks[0].attn).num_heads
-    if head is not None and (kind != "rollout" or not 0 <= head < heads):
-        raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
+    check_head(model, kind, head)
     classes = classes.to(images.device).expand(images.shape[0], -1)  # (B, K)
     patches = model.patch_embed(images)
     match kind:
@@ -61,6 +59,17 @@ def attention_maps(
             values = top_of_range(model.prior_mask(model.encode(patches))[:, None, model.num_prefix_tokens :, 0])
     grid = model.patch_embed.dynamic_feat_size(images.shape[-2:])
     return values.float().expand(-1, classes.shape[1], -1).unflatten(-1, grid)  # (B, K, N) -> (B, K, h, w)
+
+
+def check_head(model: VisionTransformer, kind: str, head: int | None) -> None:
+    """Refuse a head that does not exist, or of a map that has none.
+
+    Raises:
+        UsageError: it is one.
+    """
+    heads = cast(Attention, model.blocks[0].attn).num_heads
+    if head is not None and (kind != "rollout" or not 0 <= head < heads):
+        raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
 
 
 # The program's maps ---------------------------------------------------------------------------------------------------

@@ -36,6 +36,18 @@ ARCHITECTURES: dict[str, Fields] = {
 """Options of timm's VisionTransformer. `mini` is ours, for small images on a CPU; the others are the program's."""
 
 
+def in_whole_patches(architecture: Architecture, image_size: int) -> Architecture:
+    """The architecture, whose patches divide the image.
+
+    Raises:
+        ValueError: they do not.
+    """
+    patch = ARCHITECTURES[architecture]["patch_size"]
+    if image_size % patch:
+        raise ValueError(f"image_size {image_size} is not a multiple of its patch size, {patch}")
+    return architecture
+
+
 class AbSViTRecipe(Recipe):
     """Everything that decides an AbSViT run. Defaults are the README's training command: 8 processes x 128 images."""
 
@@ -105,10 +117,7 @@ class AbSViTRecipe(Recipe):
     @field_validator("architecture")
     @classmethod
     def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
-        patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
-        if size % patch:
-            raise ValueError(f"image_size {size} is not a multiple of its patch size, {patch}")
-        return architecture
+        return in_whole_patches(architecture, info.data.get("image_size", 0))
 
 
 # Schedule -------------------------------------------------------------------------------------------------------------

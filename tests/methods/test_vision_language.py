@@ -415,7 +415,7 @@ def test_a_task_picks_its_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 225}, "image_size 225 is not a multiple of the patch size, 16"),
+        ({"image_size": 225}, "image_size 225 is not a multiple of its patch size, 16"),
         ({"fusion_heads": 7}, "fusion_width 768 is not a multiple of fusion_heads, 7"),
         ({"task": "retrieval"}, "false_texts must be 1 or more"),
     ],

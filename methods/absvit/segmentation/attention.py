@@ -5,13 +5,10 @@ Shapes: B images, K classes, N patches, T tokens (the class token and visual pro
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-from timm.layers.attention import Attention
 from torch import Tensor
 
-from attnbias.methods.absvit.attention import joint_attention, late_norms, top_of_range
+from attnbias.methods.absvit.attention import check_head, joint_attention, late_norms, top_of_range
 from attnbias.methods.absvit.segmentation.model import DenseAbSViT, DenseViT, Segmenter
 from attnbias.methods.engine.errors import UsageError
 
@@ -26,9 +23,7 @@ def attention_maps(model: Segmenter, images: Tensor, classes: Tensor, kind: str,
         UsageError: a kind that needs the second pass of a plain ViT, or a head that does not exist.
     """
     backbone = model.backbone
-    heads = cast(Attention, backbone.blocks[0].attn).num_heads
-    if head is not None and (kind != "rollout" or not 0 <= head < heads):
-        raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
+    check_head(backbone, kind, head)
     classes = classes.to(images.device).expand(len(images), -1)  # (B, K)
     patches = backbone.patch_embed(images)  # (B, h, w, C)
     match kind:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
+from attnbias.methods.absvit.recipe import Architecture, in_whole_patches
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, Schedule
@@ -92,10 +92,7 @@ class SegmentationRecipe(Recipe):
     @field_validator("architecture")
     @classmethod
     def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
-        patch, size = ARCHITECTURES[architecture]["patch_size"], info.data.get("image_size", 0)
-        if size % patch:
-            raise ValueError(f"image_size {size} is not a multiple of its patch size, {patch}")
-        return architecture
+        return in_whole_patches(architecture, info.data.get("image_size", 0))
 
     @field_validator("transfer")
     @classmethod

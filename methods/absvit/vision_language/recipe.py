@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from attnbias.methods.absvit.recipe import ARCHITECTURES, Architecture
+from attnbias.methods.absvit.recipe import Architecture, in_whole_patches
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, cosine, polynomial, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, Schedule
@@ -104,9 +104,7 @@ class VisionLanguageRecipe(Recipe):
 
     @model_validator(mode="after")
     def _check_shapes(self) -> VisionLanguageRecipe:
-        patch = ARCHITECTURES[self.architecture]["patch_size"]
-        if self.image_size % patch:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the patch size, {patch}")
+        in_whole_patches(self.architecture, self.image_size)
         if self.fusion_width % self.fusion_heads:
             raise ValueError(f"fusion_width {self.fusion_width} is not a multiple of fusion_heads, {self.fusion_heads}")
         if self.task == "retrieval" and not self.false_texts:
