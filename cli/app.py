@@ -60,10 +60,10 @@ def common(
 
 
 app.command("prepare-data", no_args_is_help=True)(with_options(prepare_data, PrepareRequest))
-app.add_typer(train, name="train")
-app.add_typer(val, name="val")
-app.add_typer(visualize, name="visualize")
-app.add_typer(export, name="export")
+app.add_typer(train)
+app.add_typer(val)
+app.add_typer(visualize)
+app.add_typer(export)
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
 app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
 app.command("cite", no_args_is_help=True)(cite)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import typer
-
-from attnbias.cli.options import per_method, read_request, typed_fields, with_options
+from attnbias.cli.options import method_commands, read_request, typed_fields, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.requests import ExportRequest
 from attnbias.methods.engine.screen import say
@@ -30,14 +28,9 @@ def _command(method: Description) -> Callable[..., None]:
     return with_options(command, ExportRequest, method)
 
 
-export = typer.Typer(
-    cls=per_method(_command),
-    no_args_is_help=True,
-    help="Write a checkpoint as an ONNX or torch.export graph.",
-    epilog="Example:  attnbias export csra --load-from runs/csra/coco-resnet101 --check",
+export = method_commands(
+    "export",
+    _command,
+    "Write a checkpoint as an ONNX or torch.export graph.",
+    "csra --load-from runs/csra/coco-resnet101 --check",
 )
-
-
-@export.callback()
-def _export() -> None:
-    """Sub-commands are the methods; this only makes the group exist."""

@@ -253,8 +253,10 @@ def literal_help(command: Any) -> Any:
     return command
 
 
-def per_method(build: Callable[[Description], Callable[..., None]]) -> type[TyperGroup]:
-    """A Typer group with one sub-command a method, each built (and its recipe imported) only when it is asked for.
+def method_commands(
+    name: str, build: Callable[[Description], Callable[..., None]], words: str, example: str
+) -> typer.Typer:
+    """A group with one sub-command a method, each built (and its recipe imported) only when it is asked for.
 
     A paper with several tasks has a method for each: `absvit --task segmentation` is `absvit-segmentation`, and without
     `--task` the checkpoint that is to be loaded says which.
@@ -273,7 +275,11 @@ def per_method(build: Callable[[Description], Callable[..., None]]) -> type[Type
             single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
             return literal_help(get_command(single))
 
-    return MethodGroup
+    group = typer.Typer(
+        name=name, cls=MethodGroup, no_args_is_help=True, help=words, epilog=f"Example:  attnbias {name} {example}"
+    )
+    group.callback()(lambda: None)  # a group without commands of its own exists by its callback
+    return group
 
 
 def with_options(

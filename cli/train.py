@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from attnbias.cli.options import per_method, typed_fields, typed_options, with_options
+from attnbias.cli.options import method_commands, typed_fields, typed_options, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.resolve import resolve_run
@@ -51,17 +51,7 @@ def _command(method: Description) -> Callable[..., None]:
     return with_options(command, TrainRequest, method, training=True)
 
 
-train = typer.Typer(
-    cls=per_method(_command),
-    no_args_is_help=True,
-    help="Train a method by its paper's recipe (or yours).",
-    epilog="Example:  attnbias train ida --gpus 4",
-)
-
-
-@train.callback()
-def _train() -> None:
-    """Sub-commands are the methods; this only makes the group exist."""
+train = method_commands("train", _command, "Train a method by its paper's recipe (or yours).", "ida --gpus 4")
 
 
 def run_job(text: str) -> None:

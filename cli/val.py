@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import typer
-
 from attnbias.cli.evaluation_tables import show_results
-from attnbias.cli.options import per_method, read_request, typed_fields, with_options
+from attnbias.cli.options import method_commands, read_request, typed_fields, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.screen import say_json
@@ -25,17 +23,9 @@ def _command(method: Description) -> Callable[..., None]:
     return with_options(command, ValRequest, method)
 
 
-val = typer.Typer(
-    cls=per_method(_command),
-    no_args_is_help=True,
-    help="Evaluate checkpoints.",
-    epilog="Example:  attnbias val csra --load-from resnet101_voc07_head1_lam0.1_94.7.pth --dataset voc07",
+val = method_commands(
+    "val", _command, "Evaluate checkpoints.", "csra --load-from resnet101_voc07_head1_lam0.1_94.7.pth --dataset voc07"
 )
-
-
-@val.callback()
-def _val() -> None:
-    """Sub-commands are the methods; this only makes the group exist."""
 
 
 def run_job(text: str) -> None:

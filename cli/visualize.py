@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import typer
-
-from attnbias.cli.options import per_method, read_request, typed_fields, with_options
+from attnbias.cli.options import method_commands, read_request, typed_fields, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.requests import VisualizeRequest
 from attnbias.methods.engine.screen import say
@@ -27,14 +25,6 @@ def _command(method: Description) -> Callable[..., None]:
     return with_options(command, VisualizeRequest, method)
 
 
-visualize = typer.Typer(
-    cls=per_method(_command),
-    no_args_is_help=True,
-    help="Draw where models look.",
-    epilog="Example:  attnbias visualize csra --load-from runs/plain --load-from runs/csra photo.jpg",
+visualize = method_commands(
+    "visualize", _command, "Draw where models look.", "csra --load-from runs/plain --load-from runs/csra photo.jpg"
 )
-
-
-@visualize.callback()
-def _visualize() -> None:
-    """Sub-commands are the methods; this only makes the group exist."""
