@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_images, mix_targets
-from attnbias.methods.engine.bias.attention_bias import TAUS, PixelHistogram, aggregate, box_mask, measure_maps
-from attnbias.methods.engine.bias.context import biased_pairs, pair_precision
-from attnbias.methods.engine.bias.faithfulness import area_under, faithfulness_curves
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
 from attnbias.methods.engine.metrics import singlelabel_measures
@@ -35,6 +32,7 @@ from attnbias.methods.lsas.model import (
     build_block,
 )
 from attnbias.methods.lsas.recipe import LSASRecipe, imagenet_lr
+from tests.parity import lsas_bias
 from tests.parity.comparison import Tolerance
 from tests.parity.golden_case import Golden, Settings, UncomputedSetting
 
@@ -513,78 +511,6 @@ def gradcam(case: Golden) -> dict[str, Any]:
     return {"signed_map": signed[:, 0], "final_map": minmax(upsample(maps, (x.shape[2], x.shape[3])))[:, 0]}
 
 
-# Attention bias -------------------------------------------------------------------------------------------------------
-
-
-def box_masks(case: Golden) -> dict[str, Any]:
-    config = case.config
-    return {"mask": box_mask(np.array(config["boxes_xyxy"]), config["height"], config["width"])}
-
-
-def bias_measures(case: Golden) -> dict[str, Any]:
-    config = case.config
-    size = config["height"], config["width"]
-    maps = np.stack([bias_map(case.input(f"map{i}"), s["kind"]) for i, s in enumerate(config["samples"])])
-    masks, ignored = (
-        np.stack([box_mask(np.array(sample[key]), *size) for sample in config["samples"]])
-        for key in ("boxes_xyxy", "ignore_xyxy")
-    )
-    config.only(taus=TAUS)
-    columns = measure_maps(maps, masks, ignored, tau=config["tau"], tolerance=config["tolerance_px"])
-    pixels = PixelHistogram(bins=None)
-    pixels.add(maps, masks, ignored)
-    means = {**aggregate(columns), "pxap": pixels.value()}
-    ours = {"energy_lift": "energy_lift_of_samples"}  # of each sample, and their mean; ours is a ratio of both means
-    return {
-        "table": np.stack([columns[ours.get(name, name)] for name in config["columns"]], axis=1),
-        "aggregate": {name: means[ours.get(name, name)] for name in case.raw["data"]["aggregate"]},
-    }
-
-
-def bias_map(noise: Any, kind: str) -> Any:
-    """A case's map, by its `map_rule`."""
-    if kind == "constant":
-        return np.full_like(noise, 0.7)
-    if kind in ("in_box", "out_box"):
-        corner = np.zeros_like(noise)
-        corner[len(noise) // 2, 0] = 1
-        return corner
-    rules = {"normal": lambda x: x, "negative": lambda x: -np.abs(x) - 0.1, "quantised": np.round}
-    if kind not in rules:
-        raise UncomputedSetting(f"a map of the kind {kind!r}; known: constant, in_box, out_box, {', '.join(rules)}")
-    return rules[kind](noise.astype(float))
-
-
-def context_pairs(case: Golden) -> dict[str, Any]:
-    labels = case.input("labels").astype(np.float64)
-    mixed = 0.6 * case.input("scores").astype(np.float64) + 0.25 * labels + 0.1 * labels * np.roll(labels, 1, axis=1)
-    scores = np.round(200 * np.clip(mixed, 0, 1)) / 200
-    pairs = biased_pairs(labels, scores, count=case.config["k"], min_cooccurrence=case.config["min_cooccur"])
-    precisions = np.array([pair_precision(labels, scores, pair) for pair in pairs])
-    columns = ["b", "c", "bias", "n_cooccur", "n_exclusive"]  # the fields of a pair
-    case.config.only(columns_pairs=columns, columns_ap=["cooccur_ap", "exclusive_ap"])
-    return {"pairs": np.array(pairs), "ap": precisions, "mean": precisions.mean(0)}
-
-
-def faithfulness(case: Golden) -> dict[str, Any]:
-    image, filtered = tensor(case, "image"), tensor(case, "filter")
-    case.config.only(
-        deletion_substrate="zeros",
-        insertion_substrate="Gaussian blur kernel 11 sigma 5, reflect padding",
-        order="descending saliency, stable",
-        curve="first value is the untouched start image; trapezoid AUC = (sum - first/2 - last/2)/(n-1)",
-    )
-
-    def score(images: Tensor) -> Tensor:
-        return torch.sigmoid(4 * (images * filtered).double().sum((1, 2, 3)) / image.numel() ** 0.5)
-
-    curves = faithfulness_curves(
-        image, tensor(case, "saliency"), score, pixels_per_step=case.config["pixels_per_step"], batch_size=5
-    )
-    areas = {f"{name}_auc": area_under(curve) for name, curve in curves._asdict().items()}
-    return {**areas, **{f"{name}_curve": curve for name, curve in curves._asdict().items()}}
-
-
 def tolerance(case: Golden, output: str) -> Tolerance | None:
     """Values are stored with nine digits: a rate cannot be held to a relative 1e-9."""
     stated = case.tolerance.get("per_output", {}).get(output, case.tolerance)
@@ -593,10 +519,6 @@ def tolerance(case: Golden, output: str) -> Tolerance | None:
 
 RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "aug": mixing,
-    "bias_box_mask": box_masks,
-    "bias_context_pairs": context_pairs,
-    "bias_deletion_insertion": faithfulness,
-    "bias_metrics": bias_measures,
     "cost": cost,
     "data_loaders": loaders,
     "fwd": forward,
@@ -611,13 +533,13 @@ RUNNERS: dict[str, Callable[[Golden], dict[str, Any]]] = {
     "run": run,
     "traj": trajectory,
     "vis_gradcam": gradcam,
+    **lsas_bias.RUNNERS,
 }
 
 NAME_OF_RUN = "a run's name; only s0 to s5 in it count, and there are cases of them"
 DESCRIPTIVE = {
+    **lsas_bias.DESCRIPTIVE,
     "aug_*:sampling": "a sentence about draws, which the case fixes",
-    "bias_*:map_rule": "a sentence about how the case's maps are made",
-    "bias_*:score_rule": "a sentence about how the case's scores are made",
     **{
         f"data_loaders_*:argv[[]--{flag}]": "of the network and its training"
         for flag in ("arch", "block-name", "depth", "epochs", "schedule", "gamma", "wd", "manualSeed", "info")
@@ -629,7 +551,6 @@ DESCRIPTIVE = {
     "run_*:argv[[]--workers]": "the log does not show it",
     "run_*:argv[[]--manualSeed]": "the log's figures are the program's own",
     "init_*:torch_seed": "only the spread of drawn weights is compared",
-    "bias_box_mask_a:boxes_xyxy[[]2][[]1]": "the third box holds no pixel's centre, wherever it begins",
     "metric_fewer_than_5_classes:num_classes": "the program fails there; ours takes all classes",
     "metric_*:ambiguous_samples_because_of_ties*": "says how wide the case's tolerance had to be",
     "*:kwargs.info": NAME_OF_RUN,
