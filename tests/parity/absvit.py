@@ -423,6 +423,7 @@ DESCRIPTIVE = {
     "forward_vit_*:var_loss": "a plain ViT reconstructs nothing",
     "forward_vit_*:feedback_aug": "a plain ViT feeds nothing back",
     "forward_*:eval_mode": "nothing is dropped in these models: both modes compute the same",
+    "forward_*:init_values": "the weights hold what the scales became in training",
     "grad_vit_*:var_loss": "a plain ViT reconstructs nothing",
     "grad_*_smooth:num_classes": "the head's weights tell it too; smoothed labels do not depend on it",
     "init_*:img_size": "statistics of drawn weights do not depend on how many there are",
