@@ -229,10 +229,14 @@ def test_tables_hold_the_same_figures(runs: list[Path], tmp_path: Path) -> None:
     with (out / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(runs) * len(content["lines"])
-    row = next(r for r in rows if (r["split"], r["measure"], r["run"]) == ("demo/val", "mAP", str(runs[1])))
-    change = figures["demo/val", "mAP"]["changes"][1]
-    assert float(row["low_95"]) == pytest.approx(change["interval_95"][0])
-    assert row["method"] == "csra"
+    for row in rows:
+        line, run = figures[row["split"], row["measure"]], list(map(str, runs)).index(row["run"])
+        change = line["changes"][run] or {"difference": None, "interval_95": None, "p": None, "p_together": None}
+        low, high = change["interval_95"] or (None, None)
+        expected = (line["values"][run], change["difference"], low, high, change["p"], change["p_together"])
+        columns = ("value", "difference", "low_95", "high_95", "p", "p_together")
+        assert [float(row[name]) if row[name] else None for name in columns] == pytest.approx(expected, nan_ok=True)
+    assert [row["method"] for row in rows[: len(runs)]] == ["csra", "csra", "absvit"]
     table = (out / "comparison.md").read_text().splitlines()
     table = [line for line in table if line.startswith("|")]
     assert len(table) == 2 + len(content["lines"])

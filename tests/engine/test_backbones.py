@@ -48,6 +48,15 @@ def test_any_network_of_torchvision_or_timm_gives_feature_maps(name: str) -> Non
     assert found.shape[2] == found.shape[3]
 
 
+@pytest.mark.parametrize(("name", "width", "depth"), [("vit_b16", 768, 12), ("vit_l16", 1024, 24)])
+def test_a_paper_s_short_name_is_the_transformer_of_that_size(name: str, width: int, depth: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name, 224)
+        features = backbone(torch.zeros(1, 3, 224, 224))
+    assert features.shape == (1, width, 14, 14)
+    assert len(backbone.get_submodule("model.blocks")) == depth  # type: ignore[arg-type]
+
+
 def test_a_fresh_backbone_has_seen_nothing() -> None:
     backbone = build_backbone("resnet18", 64)
     assert backbone.training

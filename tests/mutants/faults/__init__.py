@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-from . import data, display, evaluation, options, runs, training
+from . import data, display, evaluation, options, runs, training, weights
 
 FAULTS: tuple[Fault, ...] = (
     *training.FAULTS,
@@ -14,4 +14,5 @@ FAULTS: tuple[Fault, ...] = (
     *evaluation.FAULTS,
     *display.FAULTS,
     *options.FAULTS,
+    *weights.FAULTS,
 )

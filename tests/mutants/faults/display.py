@@ -143,4 +143,25 @@ FAULTS = (
         "_run_figures(lines, split, 0)",
         ("tests/cli/test_compare.py::test_every_run_on_the_page_has_its_own_figures",),
     ),
+    Fault(
+        "the worst answers are shown",
+        "methods/engine/display/questions.py",
+        "scores.topk(min(ANSWERS, scores.shape[1]))",
+        "scores.topk(min(ANSWERS, scores.shape[1]), largest=False)",
+        ("tests/cli/test_visualize_questions.py::test_maps_and_answers_are_the_models",),
+    ),
+    Fault(
+        "--head ignored",
+        "methods/engine/display/inference.py",
+        "classes.to(images.device), column.kind, column.head)",
+        "classes.to(images.device), column.kind, None)",
+        ("tests/cli/test_visualize.py::test_runs_maps_and_heads_stand_side_by_side",),
+    ),
+    Fault(
+        "classes that do not compete are drawn",
+        "methods/engine/display/inference.py",
+        "return scores if classes is None else",
+        "return scores if True else",
+        ("tests/data/test_published_tests.py::test_only_the_sets_own_classes_compete_by_name_and_by_flag",),
+    ),
 )

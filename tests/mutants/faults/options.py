@@ -173,4 +173,25 @@ FAULTS = (
         "{name: value for",
         ("tests/cli/test_options.py::test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val",),
     ),
+    Fault(
+        "--attack-step in other units",
+        "methods/engine/requests.py",
+        "self.attack_step and self.attack_step / 255",
+        "self.attack_step",
+        ("tests/cli/test_evaluation_wiring.py::test_the_strength_of_an_attack_is_typed_in_levels_of_255",),
+    ),
+    Fault(
+        "FGSM of a typed epsilon keeps its step",
+        "methods/engine/requests.py",
+        '        elif step is None:\n            typed["step_size"] = epsilon\n',
+        "",
+        ("tests/cli/test_evaluation_wiring.py::test_the_strength_of_an_attack_is_typed_in_levels_of_255",),
+    ),
+    Fault(
+        "val scores a split beside published sets that were asked for",
+        "methods/engine/requests.py",
+        '() if self.published_tests else ("val",)',
+        '("val",)',
+        (f"{VAL_OPTIONS}::test_a_published_set_that_was_asked_for_is_the_one_that_is_opened",),
+    ),
 )

@@ -235,4 +235,11 @@ FAULTS = (
         "pass",
         (f"{STOPPING}::test_a_signal_while_evaluating_or_saving",),
     ),
+    Fault(
+        "a torn line of the log counts when a run is resumed",
+        "methods/engine/metrics_log.py",
+        "                if number == len(lines):\n                    break\n",
+        "                if number == len(lines) and most is None:\n                    break\n",
+        ("tests/engine/test_metrics_log.py::test_a_torn_last_line_is_cut_off_and_said",),
+    ),
 )
