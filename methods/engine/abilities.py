@@ -76,7 +76,7 @@ class PicksClasses(Protocol[R]):
 
 @runtime_checkable
 class LoadsByName(Protocol):
-    """It loads weights of any network whose name is given (`--backbone`, or TIMM:NAME in place of a file)."""
+    """It loads weights of any network whose name is given (`--backbone`, or timm:NAME in place of a file)."""
 
     def infer_named(self, state: dict[str, Tensor], backbone: str) -> Fields:
         """What converted weights of this network tell: `num_classes`; {} where they are another's."""

@@ -31,7 +31,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.abilities import LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
-from attnbias.methods.engine.pretrained import of_library
+from attnbias.methods.engine.pretrained import names_network, of_library
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
 from attnbias.methods.engine.recipe import Recipe, override, parse
 from attnbias.methods.engine.registry import get_method
@@ -275,6 +275,8 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
     published = None if on_disk(load_from) else PUBLISHED.get(load_from)
     if published is not None and published.recipe:
         return list(published.methods)
+    if names_network(load_from):
+        return [name for name in METHODS if isinstance(get_method(name), LoadsByName)]
     path = locate(load_from)
     if (stored := stored_method(path)) is None:
         path, _ = _resolve(path, None)

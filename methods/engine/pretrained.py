@@ -90,6 +90,12 @@ def pretrained_source(recipe: Recipe) -> str:
     return found.source
 
 
+def names_network(source: str) -> bool:
+    """Whether this is `timm:NAME` or `torchvision:NAME`, not a file of such a name."""
+    library, _, name = source.partition(":")
+    return library in LIBRARIES and name != "" and on_disk(source) is None
+
+
 def of_library(source: str, typed: Mapping[str, object]) -> tuple[str, Fields, str] | None:
     """What `timm:NAME` and `torchvision:NAME` stand for: where the whole network's weights lie, the recipe fields that
     make its images, and a line on them. None for every other source.
@@ -97,9 +103,9 @@ def of_library(source: str, typed: Mapping[str, object]) -> tuple[str, Fields, s
     Raises:
         UsageError: the library has no such network, publishes no weights of it, or its normalisation has no name here.
     """
-    library, _, name = source.partition(":")
-    if library not in LIBRARIES or not name or on_disk(source) is not None:
+    if not names_network(source):
         return None
+    library, _, name = source.partition(":")
     names = torchvision.models.list_models(torchvision.models) if library == "torchvision" else timm.list_models()
     known = is_torchvision(name) if library == "torchvision" else timm.is_model(name)
     if known and library == "timm" and is_torchvision(name):

@@ -55,7 +55,8 @@ def load(
 
     Args:
         source: a run folder (its best checkpoint), a checkpoint folder, a .safetensors file of ours, a file that a
-            paper's authors published, a name of `list_weights()`, a URL, or hf://ORGANISATION/REPOSITORY/FILE.
+            paper's authors published, a name of `list_weights()`, a URL, hf://ORGANISATION/REPOSITORY/FILE;
+            timm:NAME or torchvision:NAME is a classifier as its library publishes it.
         method: whose it is, where the weights do not say. `task=...` picks one of a paper's tasks.
         recipe: a named recipe for what a published file does not tell.
         weights: raw or averaged ones; None = those of the best metric.

@@ -19,6 +19,7 @@ from attnbias.methods.engine.recipe import override
 from attnbias.methods.plain.layer import find_layer
 from attnbias.methods.plain.method import METHOD
 from attnbias.methods.plain.recipe import RECIPES
+from attnbias.model import load
 from tests.engine.test_backbone_families import FAST, SLOW, whole_network
 from tests.engine.test_pretrained import hub
 from tests.helpers.command_line import attnbias
@@ -32,6 +33,8 @@ BY_HAND = {
     "vit_small_patch16_dinov3": "norm",
 }
 """What users of Grad-CAM choose: behind a class token's last attention no patch reaches the answer."""
+
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in (*FAST, *SLOW) if name not in BY_HAND]
 
 WIDE = {
     "tf_efficientnet_lite0",
@@ -59,7 +62,7 @@ def corner_of(name: str, side: int) -> tuple[Tensor, Tensor, str]:
     return grid[..., -1, 0], images, next(n for n, module in network.named_modules() if module is layer.module)
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*BY_HAND, *OTHERS])
 def test_the_layer_that_is_found_lies_as_the_image_does(name: str) -> None:
     """What is at a corner of the grid depends most on that corner of the image."""
     corner, images, layer = corner_of(name, 128)
@@ -111,6 +114,10 @@ def test_a_network_is_fetched_by_its_name_and_seen_as_its_publisher_sees_images(
     assert "images as its weights know them: image_size 160, normalize half" in said.out + said.err
     page = (tmp_path / "out" / "gallery.html").read_text()
     assert "Grad-CAM at network." in page
+    model = load("timm:test_vit")
+    assert (model.method, model.recipe.image_size, len(model.classes)) == ("plain", 160, 1000)
+    with torch.no_grad():
+        assert model.module(torch.zeros(1, 3, 160, 160)).shape == (1, 1000)
     words = ["predict", "--load-from", "timm:test_vitt", tmp_path / "a.png", "--device", "cpu", "--method"]
     assert (
         "timm publishes no weights of 'test_vitt' (did you mean 'test_vit'" in attnbias(*words, "plain", expect=2).line
