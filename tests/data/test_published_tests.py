@@ -27,7 +27,7 @@ from attnbias.methods.engine.registry import get_method
 def image(path: Path, seed: int, size: int = 224) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(path, "PNG")
+    Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(path, "PNG", compress_level=1)
 
 
 def folders(root: Path, names: list[str]) -> Path:
@@ -40,9 +40,8 @@ def folders(root: Path, names: list[str]) -> Path:
 def loaded() -> Loaded:
     """A small ViT with random weights over ImageNet's classes."""
     method = get_method("absvit")
-    recipe = override(
-        method.named_recipe("demo-single").recipe, {"dataset": "imagenet", "image_size": 224, "pipeline": "deit"}
-    )
+    changes = {"dataset": "imagenet", "image_size": 224, "pipeline": "deit", "top_down": False}
+    recipe = override(method.named_recipe("demo-single").recipe, changes)
     torch.manual_seed(0)
     model = method.build_model(recipe, 1000, "singlelabel").eval()
     with torch.no_grad():
