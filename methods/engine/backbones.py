@@ -289,7 +289,8 @@ def fit_resolution(backbone: nn.Module, state: dict[str, Tensor], prefix: str) -
 def fit_weights(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under timm's names and in the network's shapes, by timm's own rules for the network's family.
 
-    Weights that fit, and those that the family's rules do not know, come back unchanged.
+    `outline` is the whole network with its classifier, or its shapes. Weights that fit, and those that the family's
+    rules do not know, come back unchanged.
     """
     own = network.state_dict()
     rules = getattr(sys.modules[type(outline).__module__], "checkpoint_filter_fn", None)

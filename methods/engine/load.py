@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import timm
 import torch
 from pydantic import AfterValidator, Field
 from safetensors import safe_open
-from timm.layers.attention import Attention
+from timm.layers.attention import Attention, AttentionRope
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from attnbias.data.errors import DataError
@@ -330,36 +333,52 @@ def initial_weights(
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         checkpoint = _read(path, trust=trust)
-        _check_heads(model, checkpoint, path)
+        untold = _check_heads(model, checkpoint, path, backbone_weights)
         method.load_backbone(model, recipe, checkpoint.state, path)
-        return _left_out(path, checkpoint)
+        return untold + _left_out(path, checkpoint)
     return []
 
 
-def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse weights of one of our models with another number of attention heads, which shapes do not tell.
+def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path, source: str) -> list[str]:
+    """Refuse weights of a network with another number of attention heads, which shapes do not tell; returns a line
+    where nothing tells it.
 
     Raises:
         WeightsError: the numbers differ.
     """
-    if (name := stored_method(path)) is None:
-        return
-    owner = get_method(name)
-    if (stored := _stored_info(path, checkpoint.metadata, owner)) is None:
-        return
-    with torch.device("meta"):
-        given = _heads(owner.build_model(stored.recipe, len(stored.classes), stored.task))
     own = _heads(model)
-    if None not in (given, own) and given != own:
+    if own is None or not any(".attn." in name or "attention" in name for name in checkpoint.state):
+        return []
+    given, why = _stated_heads(checkpoint, path, source)
+    if given is None:
+        return [f"the file does not tell how many attention heads its network has; taken as {own}, the recipe's"]
+    if given != own:
         raise WeightsError(
-            f"{path} is of a network with {given} attention heads, and the recipe's has {own}: the shapes agree, but "
-            f"the weights would mean something else; choose a size with {given} heads"
+            f"{path} is of a network with {given} attention heads{why}, and the recipe's has {own}: the shapes agree, "
+            f"but the weights would mean something else; choose a network with {given} heads"
         )
+    return []
+
+
+def _stated_heads(checkpoint: Checkpoint, path: Path, source: str) -> tuple[int | None, str]:
+    """The attention heads of a file's network, and where that stands: in what we wrote into it, or in the name of one of
+    timm's networks that the file, its repository on the hub or its published weights bear."""
+    if (owner := stored_method(path)) is not None:
+        method = get_method(owner)
+        if (stored := _stored_info(path, checkpoint.metadata, method)) is not None:
+            with torch.device("meta"):
+                return _heads(method.build_model(stored.recipe, len(stored.classes), stored.task)), ""
+    for name in (*reversed(source.split("/")), path.stem):
+        if timm.is_model(known := re.split(r"[.-]", name)[0]):
+            with torch.device("meta"):
+                return _heads(timm.create_model(known)), f", {known} by its name"
+    return None, ""
 
 
 def _heads(model: nn.Module) -> int | None:
     """The heads of a model's first block of self-attention; None where it has none."""
-    return next((block.num_heads for block in model.modules() if isinstance(block, Attention)), None)
+    blocks = (part for part in model.modules() if isinstance(part, Attention | AttentionRope | EvaAttention))
+    return next((block.num_heads for block in blocks), None)
 
 
 def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:

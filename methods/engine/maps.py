@@ -189,8 +189,18 @@ def normalise(maps: Tensor, rule: str) -> Tensor:
 
 
 def attention_weights(block: Any, tokens: Tensor) -> Tensor:
-    """Softmax weights of a timm block's attention, from query to key: tokens (B, S, D) -> (B, heads, S, S) float32."""
-    attn = block.attn
-    qkv = attn.qkv(block.norm1(tokens)).unflatten(-1, (3, attn.num_heads, -1))  # (B, S, 3, heads, d)
-    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, d)
-    return ((query * attn.scale) @ key.transpose(-2, -1)).float().softmax(-1)
+    """Softmax weights of the self-attention in a timm block, from query to key: tokens (B, S, D) -> (B, heads, S, S).
+
+    `block` may be a `partial` of one, with what it is told beside its tokens. The weights are float32, and what timm
+    itself computes where it does not fuse them away: norms and rotations of queries and keys are in them.
+    """
+    attention = getattr(block, "func", block).attn
+    weights: list[Tensor] = []
+    handle = attention.attn_drop.register_forward_pre_hook(lambda _, inputs: weights.append(inputs[0]))
+    fused, attention.fused_attn = attention.fused_attn, False
+    try:
+        block(tokens)
+    finally:
+        handle.remove()
+        attention.fused_attn = fused
+    return weights[0].float()

@@ -81,7 +81,10 @@ def pretrained_source(recipe: Recipe) -> str:
     """
     name = getattr(recipe, "backbone", None)
     if name is None:
-        raise UsageError("--pretrained is for methods that take any backbone; this one's: --backbone-weights")
+        takes = (
+            "name one with --backbone" if "backbone" in type(recipe).model_fields else "this one's: --backbone-weights"
+        )
+        raise UsageError(f"--pretrained is for methods that take any backbone; {takes}")
     found = pretrained(name)
     if found is None or found.source is None:
         raise UsageError(
@@ -125,7 +128,7 @@ def follow_pretrained(recipe: R, typed: Mapping[str, object], *, published: bool
     Raises:
         UsageError: the weights' normalisation has no name here, and none was typed.
     """
-    name = getattr(recipe, "backbone", "")
+    name = getattr(recipe, "backbone", None) or ""
     of_papers = is_torchvision(name) or name in ALIASES
     found = None if of_papers and not published else pretrained(name)
     if found is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_weights
+from attnbias.methods.engine.vision_transformers import steps
 from attnbias.methods.llb.model import LLB
 
 
@@ -18,7 +19,8 @@ def attention(model: LLB, images: Tensor, count: int, kind: str, head: int | Non
     """Maps (B, count, h, w), float32. All kinds look alike for every class: one map, repeated `count` times.
 
     "branch", "visual": softmax weights from the class token to the patches in the last block of either branch, the
-    mean over heads or one `head`. "objects": each patch's share of object number `head`, or of its strongest object.
+    mean over heads or one `head`; of a backbone without class token, the mean over its patches' weights. "objects":
+    each patch's share of object number `head`, or of its strongest object.
 
     Raises:
         UsageError: `head` is out of range, or the model has the legacy SWAG axis, which leaves no patches to map.
@@ -27,16 +29,24 @@ def attention(model: LLB, images: Tensor, count: int, kind: str, head: int | Non
         shares = _shares(model, images)  # (B, P, O)
         maps = shares.amax(-1) if head is None else shares[..., _checked(head, shares.shape[-1], "object")]
     else:
-        blocks = model.backbone.blocks if kind == "visual" else model.branch.blocks
-        before = len(blocks) - 1
-        if kind == "visual":
-            tokens = model.tokens(images, before)
-        else:
-            start = model.branch.embed(model.branch.assign(model.tokens(images, model.tapped_block)).tokens)
-            tokens = model.branch.structure(start, before - 1)
-        weights = attention_weights(blocks[-1], tokens)[:, :, 0, 1:]  # (B, heads, P)
+        weights = _visual_weights(model, images) if kind == "visual" else _branch_weights(model, images)
         maps = weights.mean(1) if head is None else weights[:, _checked(head, weights.shape[1], "head")]
     return _on_grid(model, maps)[:, None].expand(-1, count, -1, -1)
+
+
+def _visual_weights(model: LLB, images: Tensor) -> Tensor:
+    """What the backbone's last block takes from each patch, (B, heads, P)."""
+    network = model.backbone
+    before = model.tokens(images, len(network.blocks) - 1)
+    to_patches = attention_weights(steps(network)[-1], before)[..., network.num_prefix_tokens :]  # (B, heads, S, P)
+    return to_patches.mean(2) if network.cls_token is None else to_patches[:, :, 0]
+
+
+def _branch_weights(model: LLB, images: Tensor) -> Tensor:
+    """What the branch's token takes from each patch in its last block, (B, heads, P)."""
+    start = model.branch.embed(model.branch.assign(model.tokens(images, model.tapped_block)).tokens)
+    before = model.branch.structure(start, len(model.branch.blocks) - 2)
+    return attention_weights(model.branch.blocks[-1], before)[:, :, 0, 1:]
 
 
 class ObjectMaps(NamedTuple):

@@ -1,6 +1,8 @@
 """Published names -> ours: timm's ViT and MAE's, SWAG's own and torchvision's port, LLB's training checkpoints.
 
-Also the loading of a backbone by itself, which no missing or misshapen key survives.
+Also the loading of a backbone by itself, which no missing or misshapen key survives. Weights of timm's other vision
+transformers (`--backbone`) go by timm's rules: its names, those of their first publishers, position embeddings
+resampled.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.methods.engine.backbones import timm_weights
 from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.vit_stem import stem_of
-from attnbias.methods.llb.model import LLB
+from attnbias.methods.llb.model import HEADS, LLB
 from attnbias.methods.llb.recipe import SIZES
 from attnbias.weights.errors import WeightsError
+from attnbias.weights.files import load_strict
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -83,25 +87,22 @@ def _rename(name: str, rules: Rules) -> str:
 def infer(state: dict[str, Tensor]) -> Fields:
     """Read recipe fields and the number of classes from a converted LLB state dict; {} where it is none.
 
-    What names and shapes cannot tell apart (augreg from SWAG, both token-pooled; demo from mini) is left to the
-    recipe's name.
+    What names and shapes cannot tell apart (augreg from SWAG, both token-pooled; demo from mini; timm's other networks,
+    some of them of the same sizes) is left to the recipe's name and to flags.
     """
     taken_in = stem_of(state, "backbone.")
-    if taken_in is None or not {"branch.objects.embeddings", "backbone.pos_embed"} <= state.keys():
+    if taken_in is None or not {"branch.objects.embeddings", "branch.head.bias"} <= state.keys():
         return {}
-    patch, stem = taken_in
-    dim, depth = state["backbone.pos_embed"].shape[-1], _depth(state, "backbone.blocks.")
-    sizes = [name for name, vit in SIZES.items() if (vit.patch, vit.dim, vit.depth) == (patch, dim, depth)]
-    if not sizes:
-        raise WeightsError(f"no ViT of width {dim}, depth {depth} and patch {patch} is among: {', '.join(SIZES)}")
-    side = round((state["backbone.pos_embed"].shape[1] - 1) ** 0.5)
     fields: Fields = {
-        "stem": stem,
-        "image_size": side * patch,
         "objects": len(state["branch.objects.embeddings"]),
         "num_nv_layers": _depth(state, "branch.blocks."),
         "num_classes": len(state["branch.head.bias"]),
     }
+    patch, stem = taken_in
+    positions, depth = state.get("backbone.pos_embed", torch.empty(0, 0, 0)), _depth(state, "backbone.blocks.")
+    known = (patch, positions.shape[-1], depth)
+    if sizes := [name for name, vit in SIZES.items() if (vit.patch, vit.dim, vit.depth) == known]:
+        fields |= {"stem": stem, "image_size": round((positions.shape[1] - 1) ** 0.5) * patch}
     if len(sizes) == 1:  # the number of heads cannot be told
         fields["size"] = sizes[0]
     if "backbone.fc_norm.weight" in state:
@@ -119,48 +120,79 @@ class LoadReport:
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
-    """Parameters of the branch, which no backbone file holds."""
+    """Parameters of the branch, which no backbone file holds, and of a classifier that is trained."""
     ignored: tuple[str, ...]
     """Names of the file that the model has no place for."""
+    resampled: tuple[str, ...] = ()
+    """Those whose shape depends on the image size, and was another one."""
 
     def __str__(self) -> str:
         ignored = f" ({', '.join(self.ignored[:5])}{' ...' if len(self.ignored) > 5 else ''})" if self.ignored else ""
-        return f"backbone: {len(self.loaded)} loaded, {len(self.fresh)} fresh, {len(self.ignored)} ignored{ignored}"
+        counts = f"{len(self.loaded)} loaded, {len(self.fresh)} fresh, {len(self.ignored)} ignored{ignored}"
+        head = "; its classifier is new" if any(name.startswith(CLASSIFIER) for name in self.fresh) else ""
+        sized = f"; resampled: {', '.join(self.resampled)}" if self.resampled else ""
+        return f"backbone: {counts}{head}{sized}"
+
+
+CLASSIFIER = tuple(f"backbone.{name}." for name in HEADS)
 
 
 def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadReport:
-    """Fill the backbone from a published file; the branch stays fresh.
+    """Fill the backbone from a published file; the branch stays fresh, and a classifier that trains where the file has
+    none, or one of other classes.
 
     Raises:
         WeightsError: a backbone key is missing (a MAE pre-training file has no head and no fc_norm) or has another
-        shape.
+        shape, or numbers are NaN or infinite.
     """
-    converted = fit_resolution(model, convert(state))
+    given = convert(state) if model.family else under_backbone(state)
+    converted = fit_resolution(model, given)
     own = model.state_dict()
     wanted = {name for name in own if name.startswith("backbone.")}
-    problems = [f"{name} is missing" for name in sorted(wanted - converted.keys())]
-    problems += [
-        f"{name} has shape {tuple(converted[name].shape)}, expected {tuple(own[name].shape)}"
+    problems = {name: f"{name} is missing" for name in sorted(wanted - converted.keys())}
+    problems |= {
+        name: f"{name} has shape {tuple(converted[name].shape)}, expected {tuple(own[name].shape)}"
         for name in sorted(wanted & converted.keys())
         if converted[name].shape != own[name].shape
-    ]
+    }
+    unfit = {name for name in problems if name.startswith(CLASSIFIER)}
+    if unfit and model.trains_visual:
+        wanted = {name for name in wanted if not name.startswith(CLASSIFIER)}
+        problems = {name: words for name, words in problems.items() if name not in unfit}
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        mend = "give weights that were fine-tuned on the same classes and size"
+        if problems.keys() == unfit:
+            mend += ", or train a classifier on the frozen features with --visual-weight 1"
+        of = f"family {model.family}" if model.family else "this network"
         raise WeightsError(
-            f"{path} is not a complete backbone of family {model.family}: {'; '.join(problems[:6])}{more}; "
-            "give weights that were fine-tuned on the same classes and size"
+            f"{path} is not a complete backbone of {of}: {'; '.join(list(problems.values())[:6])}{more}; {mend}"
         )
     loaded = {name: converted[name] for name in wanted}
-    model.load_state_dict(loaded, strict=False)
+    load_strict(model, own | loaded, path)
     return LoadReport(
         loaded=tuple(sorted(wanted)),
         fresh=tuple(name for name in own if name not in wanted),
         ignored=tuple(name for name in converted if name not in wanted),
+        resampled=tuple(sorted(n for n in loaded if n in given and given[n].shape != loaded[n].shape)),
     )
 
 
+def under_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network's weights under the names that they have in ours; those of one of our models stay."""
+    ours = any(name.startswith("backbone.") for name in state)
+    return state if ours else {f"backbone.{name}": value for name, value in state.items()}
+
+
 def fit_resolution(model: LLB, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resize SWAG's position embedding to the model's image size, as its program does; other families' must fit."""
+    """Resize what depends on the image size: SWAG's position embedding as its program does, timm's others as timm does.
+
+    The paper's other families must fit.
+    """
+    if model.family is None:
+        parts = {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
+        others = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+        return others | under_backbone(timm_weights(model.backbone, model.backbone, parts))
     name = "backbone.pos_embed"
     if model.family != "swag" or name not in state:
         return state

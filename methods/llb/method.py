@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, RandAugment, v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms.basic import RandomShift, ShortSideResize, ToNormalizedTensor, Transform, normalization
+from attnbias.data.transforms.basic import (
+    RandomShift,
+    ShortSideResize,
+    ToNormalizedTensor,
+    Transform,
+    fitted_square,
+    normalization,
+)
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.types import Batch, Layer, Metrics
 from attnbias.methods.llb import LLBDescription
@@ -38,11 +45,8 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
     def transform(self, recipe: LLBRecipe, train: bool) -> Transform:
         """Resize the short side and crop the centre, in training too: no random crop, no flip; then RandAugment, or a
         shift."""
-        side = round(recipe.image_size / recipe.crop_ratio)
-        mode = InterpolationMode.BILINEAR if train else InterpolationMode.BICUBIC
-        squashed = v2.Resize((side, side), interpolation=mode, antialias=True)
-        resize = squashed if recipe.squash and not train else ShortSideResize(side, mode)
-        steps: list[Transform] = [resize, v2.CenterCrop(recipe.image_size)]
+        mode = InterpolationMode(recipe.interpolation or ("bilinear" if train else "bicubic"))
+        steps: list[Transform] = [*_square(recipe, mode, squash=recipe.squash and not train)]
         if train and recipe.randaugment_ops:
             # The first version's: the second draws its operations in another order, so seeds would give other images.
             steps.append(RandAugment(recipe.randaugment_ops, recipe.randaugment_magnitude))
@@ -94,7 +98,8 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
 
     def explained_layer(self, model: LLB) -> Layer:
         """The visual branch's last attention input: the customary layer of a vision transformer."""
-        return Layer(model.backbone.blocks[-1].get_submodule("norm1"))
+        network = model.backbone
+        return Layer(network.blocks[-1].get_submodule("norm1"), prefix_tokens=network.num_prefix_tokens)
 
     convert = staticmethod(convert)
 
@@ -104,6 +109,14 @@ class LLBMethod(LLBDescription, Method[LLBRecipe, LLB]):
         logging.getLogger(__name__).warning("%s", load_backbone(model, state, path))
 
     infer = staticmethod(infer)
+
+
+def _square(recipe: LLBRecipe, mode: InterpolationMode, *, squash: bool) -> list[v2.Transform]:
+    if recipe.crop_ratio is None or recipe.backbone is not None:  # as the publisher of the weights makes images
+        return fitted_square(recipe.image_size, mode.value, recipe.crop_ratio)
+    side = round(recipe.image_size / recipe.crop_ratio)
+    resize = v2.Resize((side, side), interpolation=mode, antialias=True) if squash else ShortSideResize(side, mode)
+    return [resize, v2.CenterCrop(recipe.image_size)]
 
 
 METHOD = LLBMethod()

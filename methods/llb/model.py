@@ -2,8 +2,9 @@
 
 Kang, Bae, Kim: Label-Focused Inductive Bias over Latent Object Features in Visual Classification, ICLR 2024, OpenReview
 cH3oufN8Pl (LLB).
-Shapes: B images, P patches, S = P + 1 tokens, D width, O objects, C classes. The visual branch is timm's stock
-VisionTransformer for all three families of weights; its names are never registered anew.
+Shapes: B images, P patches, S tokens (the network's prefix tokens, in the paper's one class token, before the patches),
+D width, O objects, C classes. The visual branch is timm's stock VisionTransformer for all three families of the paper;
+its names are never registered anew. `--backbone` puts any of timm's plain vision transformers in its place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from itertools import dropwhile
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,8 +23,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from attnbias.data.index import Task
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.vision_transformers import Step, ViT, build_vit, embedded, steps
 from attnbias.methods.engine.vit_stem import stem_options
 from attnbias.methods.llb.recipe import LLBRecipe
+
+HEADS = {"head", "head_dist"}
+"""What a visual branch classifies with, by timm's names; DeiT's distilled networks have two."""
 
 
 class Assignment(NamedTuple):
@@ -56,7 +63,7 @@ class Predictions(NamedTuple):
     """Share of each image's patches that each object takes, (B, O); None with the legacy SWAG axis."""
 
 
-def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, checkpointing: bool) -> Tensor:
+def run_blocks(blocks: Iterable[Step], tokens: Tensor, checkpointing: bool) -> Tensor:
     """Run blocks over tokens (B, S, D). With `checkpointing` their activations are made anew in the backward pass."""
     for block in blocks:
         if checkpointing and torch.is_grad_enabled():
@@ -89,37 +96,38 @@ class LatentObjects(nn.Module):
 class LabelBranch(nn.Module):
     """The label-focused branch: a block and the quantiser, blocks over the objects, and a classifier (steps 1 to 3).
 
-    No position embedding is added: past the quantiser an image is a bag of objects. `axis` is the one along which
-    the first entry is dropped for the token: 1, tokens; 0 is the SWAG program's mistake, along the batch.
+    No position embedding is added: past the quantiser an image is a bag of objects. Along `axis` the first entries are
+    dropped for the token: the backbone's prefix tokens along 1; 0 is the SWAG program's mistake, along the batch.
     """
 
-    def __init__(self, recipe: LLBRecipe, num_classes: int) -> None:
+    def __init__(self, recipe: LLBRecipe, backbone: ViT, num_classes: int) -> None:
         super().__init__()
-        dim = recipe.vit.dim
+        dim, heads = backbone.embed_dim, backbone.blocks[0].attn.num_heads
         self.blocks = nn.ModuleList(
-            Block(dim, recipe.vit.heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(recipe.num_nv_layers)
+            Block(dim, heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(recipe.num_nv_layers)
         )
         self.objects = LatentObjects(dim, recipe.objects, recipe.temperature)
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
         self.norm = LayerNorm(dim)  # epsilon 1e-6, as everywhere in timm's vision transformers
         self.head = nn.Linear(dim, num_classes)
         self.axis = 0 if recipe.legacy_swag_axis else 1
+        self.dropped = 1 if recipe.legacy_swag_axis else backbone.num_prefix_tokens
         self.grad_checkpointing = False
 
     def assign(self, tapped: Tensor) -> Assignment:
         """Assign the patches of tapped backbone tokens (B, S, D) to objects."""
         features = run_blocks(self.blocks[:1], tapped, self.grad_checkpointing)
         # (B, P, D); with the legacy axis (B-1, S, D)
-        return self.objects(features.narrow(self.axis, 1, features.shape[self.axis] - 1))
+        return self.objects(features.narrow(self.axis, self.dropped, features.shape[self.axis] - self.dropped))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Put the branch's own token in the place of what `assign` dropped: (B, S, D)."""
+        """Put the branch's own token in the place of what `assign` dropped: (B, 1 + P, D)."""
         shape = list(tokens.shape)
         shape[self.axis] = 1
         return torch.cat([self.token.to(tokens.dtype).expand(shape), tokens], dim=self.axis)
 
     def structure(self, tokens: Tensor, blocks: int | None = None) -> Tensor:
-        """Run the blocks after the quantiser, or the first `blocks` of them, over (B, S, D)."""
+        """Run the blocks after the quantiser, or the first `blocks` of them, over (B, 1 + P, D)."""
         return run_blocks(self.blocks[1:][:blocks], tokens, self.grad_checkpointing)
 
     def forward(self, tapped: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,22 +142,13 @@ class LLB(nn.Module):
 
     def __init__(self, recipe: LLBRecipe, num_classes: int, task: Task = "singlelabel") -> None:
         super().__init__()
-        vit = recipe.vit
-        self.backbone = VisionTransformer(
-            img_size=recipe.image_size,
-            **stem_options(recipe.stem, vit.patch, vit.dim),
-            num_classes=num_classes,
-            # MAE's fine-tuned models average the patches; norm becomes fc_norm.
-            global_pool="avg" if recipe.family == "mae" else "token",
-            embed_dim=vit.dim,
-            depth=vit.depth,
-            num_heads=vit.heads,
-        )
-        self.branch = LabelBranch(recipe, num_classes)
+        self.backbone = build_backbone(recipe, num_classes)
+        self.branch = LabelBranch(recipe, self.backbone, num_classes)
         self.grad_checkpointing = False
-        self.family, self.task, self.alpha = recipe.family, task, recipe.alpha
-        self.tapped_block = recipe.tapped_block
-        self.trains_backbone = recipe.legacy_freeze or not recipe.freeze
+        self.task, self.alpha = task, recipe.alpha
+        self.family = None if recipe.backbone else recipe.family
+        self.tapped_block = recipe.target_layer or len(self.backbone.blocks) - 1
+        self.frozen = recipe.freeze and not recipe.legacy_freeze
         self.trains_visual = recipe.visual_weight > 0
         initialise(self.branch, recipe)
         self._freeze(recipe)
@@ -159,23 +158,32 @@ class LLB(nn.Module):
         self.backbone.requires_grad_(not recipe.freeze)
         if recipe.legacy_freeze:
             self.backbone.patch_embed.requires_grad_(True)
-        if not self.trains_visual:
-            unreached = (self.backbone.norm, self.backbone.fc_norm, self.backbone.head)
-            for module in (*self.backbone.blocks[self.tapped_block :], *unreached):
-                module.requires_grad_(False)
+        if self.trains_visual:
+            for name in HEADS & dict(self.backbone.named_children()).keys():
+                self.backbone.get_submodule(name).requires_grad_(True)
+            return
+        after_blocks = dropwhile(lambda child: child is not self.backbone.blocks, self.backbone.children())
+        for module in (*self.backbone.blocks[self.tapped_block :], *list(after_blocks)[1:]):
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LLB:
+        """A frozen backbone stays as in evaluation: those that embed patches by convolutions hold BatchNorm."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep no activations inside the blocks of the backbone and the branch, as timm's models do when asked."""
         self.grad_checkpointing = self.branch.grad_checkpointing = enable
 
     def tokens(self, images: Tensor, blocks: int) -> Tensor:
-        """Tokens after the first `blocks` blocks of the backbone, class token first, not normalised, (B, S, D)."""
-        embedded = self.backbone._pos_embed(self.backbone.patch_embed(images))
-        return run_blocks(self.backbone.blocks[:blocks], embedded, self.grad_checkpointing)
+        """Tokens after the first `blocks` blocks of the backbone, prefix tokens first, not normalised, (B, S, D)."""
+        return run_blocks(steps(self.backbone)[:blocks], embedded(self.backbone, images), self.grad_checkpointing)
 
     def finish(self, tapped: Tensor) -> Tensor:
         """Run the rest of the backbone: its own logits (B, C)."""
-        tokens = run_blocks(self.backbone.blocks[self.tapped_block :], tapped, self.grad_checkpointing)
+        tokens = run_blocks(steps(self.backbone)[self.tapped_block :], tapped, self.grad_checkpointing)
         return self.backbone.forward_head(self.backbone.norm(tokens))
 
     def forward(
@@ -187,7 +195,7 @@ class LLB(nn.Module):
         log-odds). "predictions": probabilities of the mixture and both branches. "training": the branch's raw logits
         and what the loss needs; a frozen backbone runs without gradients and only to the tapped block.
         """
-        keep_graph = self.trains_backbone or output != "training"
+        keep_graph = not self.frozen or output != "training"
         with nullcontext() if keep_graph else torch.no_grad():
             tapped = self.tokens(images, self.tapped_block)
         branch, shares = self.branch(tapped)
@@ -199,6 +207,32 @@ class LLB(nn.Module):
         seen, known = (v.sigmoid() if self.task == "multilabel" else v.softmax(dim=-1) for v in (visual, branch))
         usage = shares.mean(1) if self.branch.axis == 1 else None
         return Predictions(self.alpha * seen + (1 - self.alpha) * known, seen, known, usage)
+
+
+def build_backbone(recipe: LLBRecipe, num_classes: int) -> ViT:
+    """The visual branch: the paper's ViT of a family and size, or timm's of a name.
+
+    Raises:
+        UsageError: there is no such network, or it does not suit the recipe.
+    """
+    if recipe.backbone is not None:
+        network = build_vit(recipe.backbone, recipe.image_size, num_classes)
+        if (recipe.target_layer or 0) > len(network.blocks):
+            raise UsageError(
+                f"target_layer is {recipe.target_layer}, but {recipe.backbone} has {len(network.blocks)} blocks"
+            )
+        return network
+    vit = recipe.vit
+    return VisionTransformer(
+        img_size=recipe.image_size,
+        **stem_options(recipe.stem, vit.patch, vit.dim),
+        num_classes=num_classes,
+        # MAE's fine-tuned models average the patches; norm becomes fc_norm.
+        global_pool="avg" if recipe.family == "mae" else "token",
+        embed_dim=vit.dim,
+        depth=vit.depth,
+        num_heads=vit.heads,
+    )
 
 
 def mixed_logits(visual: Tensor, branch: Tensor, alpha: float, task: Task) -> Tensor:
@@ -220,7 +254,7 @@ def initialise(branch: LabelBranch, recipe: LLBRecipe) -> None:
     own rules: Xavier attention inputs and MLPs, torch's defaults for the extractor and projections, a zero head.
     """
     nn.init.xavier_normal_(branch.objects.embeddings)
-    if recipe.family != "swag":
+    if recipe.backbone is not None or recipe.family != "swag":
         for module in branch.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -53,11 +53,18 @@ class LLBRecipe(Recipe):
 
     dataset: str = again("dataset", "imagenet")
     image_size: int = again("image_size", 224)
-    crop_ratio: float = option(
-        0.875, "Centre crop over resized side: 0.875 resizes to 256 for 224.", "Data", gt=0, le=1
+    crop_ratio: float | None = option(
+        0.875,
+        "Centre crop over resized side: 0.875 resizes to 256 for 224; none squeezes the whole image.",
+        "Data",
+        gt=0,
+        le=1,
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = option(
+        None, "Filter of every resize; none is the program's: bilinear in training, bicubic in evaluation.", "Data"
     )
     squash: bool = option(False, "Evaluation resizes both sides, as the program does on Places365.", "Data")
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "half")
+    normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "half")
     randaugment_ops: int = option(3, "RandAugment operations on a training image; 0 leaves it out.", "Data", ge=0)
     randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
     shift: int = option(0, "Shift training images by up to this many pixels (ours).", "Data", ge=0)
@@ -88,6 +95,10 @@ class LLBRecipe(Recipe):
         "patches",
         "How an image is taken in: by its patches, or by strided convolutions (ours, for small networks).",
     )
+    backbone: str | None = option(
+        None,
+        "A vision transformer of timm by name, such as vit_small_patch14_reg4_dinov2, in place of family and size.",
+    )
     objects: int = option(2048, "Latent objects.", ge=1)
     num_nv_layers: int = option(
         6,
@@ -104,7 +115,8 @@ class LLBRecipe(Recipe):
     freeze: bool = option(True, "Train the branch only; otherwise also the backbone up to target_layer.")
     visual_weight: float = option(
         0.0,
-        "Weight of the visual head's own loss: 0 is the paper; above, the whole backbone trains (needs no-freeze).",
+        "Weight of the visual head's own loss: 0 is the paper. Above, the head trains on a frozen backbone, which may "
+        "come without one; with no-freeze the whole backbone does.",
         ge=0,
     )
     legacy_swag_axis: bool = option(
@@ -121,29 +133,24 @@ class LLBRecipe(Recipe):
         return SIZES[self.size]
 
     @property
-    def tapped_block(self) -> int:
-        """The backbone block, from 1, whose output the branch reads."""
-        return self.target_layer or self.vit.depth - 1
-
-    @property
     def entropy_weight(self) -> float:
         """The diversity weight in force."""
         return self.alpha if self.legacy_mae_weight else self.diversity_weight
 
     @model_validator(mode="after")
     def _check(self) -> LLBRecipe:
-        if self.tapped_block > self.vit.depth:
-            raise ValueError(
-                f"target_layer is {self.target_layer}, but ViT size {self.size} has {self.vit.depth} blocks"
-            )
-        if self.image_size % self.vit.patch:
-            raise ValueError(f"image_size is {self.image_size}, not a multiple of the patch size {self.vit.patch}")
+        if self.backbone is None:
+            if (self.target_layer or 0) > self.vit.depth:
+                raise ValueError(
+                    f"target_layer is {self.target_layer}, but ViT size {self.size} has {self.vit.depth} blocks"
+                )
+            if self.image_size % self.vit.patch:
+                raise ValueError(f"image_size is {self.image_size}, not a multiple of the patch size {self.vit.patch}")
         families = {"legacy_swag_axis": "swag", "legacy_freeze": "swag", "legacy_mae_weight": "mae"}
         for name, family in families.items():
-            if getattr(self, name) and self.family != family:
-                raise ValueError(f"{name} is for family {family} only, and the family is {self.family}")
-        if self.freeze and self.visual_weight:
-            raise ValueError("visual_weight trains the backbone, and freeze keeps it: add --no-freeze")
+            given = self.family if self.backbone is None else f"that of {self.backbone}"
+            if getattr(self, name) and given != family:
+                raise ValueError(f"{name} is for family {family} only, and the family is {given}")
         if self.legacy_freeze and not self.freeze:
             raise ValueError("legacy_freeze says how to freeze, and freeze is off")
         return self

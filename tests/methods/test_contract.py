@@ -44,6 +44,22 @@ class TestLLB(Contract):
     of_the_whole_batch: ClassVar = dict.fromkeys(Contract.recipes, ("loss", "diversity"))  # how objects are used
 
 
+class TestLLBOnRegisters(TestLLB):
+    """No class token, a register, LayerScale, and a head that pools by attention; the backbone trains."""
+
+    fields: ClassVar = {"image_size": 32, "objects": 12, "backbone": "test_vit3"}
+    publish = staticmethod(dict)  # our names: the program knows no such network
+
+    def flags(self, small: Small) -> dict[str, Any]:
+        return super().flags(small) | {"backbone": small.recipe.backbone}
+
+
+class TestLLBOnDINOv3(TestLLBOnRegisters):
+    """Rotary positions and more prefix tokens than patches; frozen, but for the classifier."""
+
+    fields: ClassVar = {**TestLLBOnRegisters.fields, "backbone": "vit_tiny_patch16_dinov3_qkvb", "freeze": True}
+
+
 class TestAbSViT(Contract):
     method = "absvit"
     fields: ClassVar = {"image_size": 32}

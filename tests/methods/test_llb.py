@@ -235,7 +235,7 @@ def test_plain_cosine_falls_once_and_the_readmes_rises_again() -> None:
         ({"num_nv_layers": 1}, "num_nv_layers"),
         ({"image_size": 36}, "image_size is 36, not a multiple of the patch size 8"),
         ({"legacy_swag_axis": True}, "legacy_swag_axis is for family swag only"),
-        ({"visual_weight": 1.0}, "add --no-freeze"),
+        ({"legacy_mae_weight": True, "backbone": "test_vit"}, "the family is that of test_vit"),
     ],
 )
 def test_impossible_recipes_are_one_line(changes: dict[str, Any], expected: str) -> None:

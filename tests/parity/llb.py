@@ -124,7 +124,7 @@ def forward(case: Golden) -> dict[str, Any]:
     model.eval()
     images, labels = torch.from_numpy(case.input("images")), case.input("labels")
     depth, layers = recipe.vit.depth, recipe.num_nv_layers
-    tapped = model.tokens(images, recipe.tapped_block)
+    tapped = model.tokens(images, model.tapped_block)
     shares, tokens = model.branch.assign(tapped)
     start = model.branch.embed(tokens)
     final = model.branch.norm(model.branch.structure(start))
@@ -316,12 +316,12 @@ def position_embedding(case: Golden) -> dict[str, Any]:
 
 
 def visual(case: Golden) -> dict[str, Any]:
-    model, recipe = model_of(case)
+    model, _ = model_of(case)
     model.eval()
     images = torch.from_numpy(case.input("images"))
     objects = object_maps(model, images)
     with torch.no_grad():
-        usage = object_usage(model.branch.assign(model.tokens(images, recipe.tapped_block)).shares)
+        usage = object_usage(model.branch.assign(model.tokens(images, model.tapped_block)).shares)
     return {
         "assignment_argmax": objects.strongest,
         "assignment_max": objects.share,

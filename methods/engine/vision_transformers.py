@@ -1,0 +1,80 @@
+"""timm's plain vision transformers by name, to be run block by block.
+
+Shapes: B images, S tokens (prefix tokens first: class token and registers, as many as the network says), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers.attention import Attention, AttentionRope
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from attnbias.methods.engine.backbones import ALIASES, REFUSED, timm_config
+from attnbias.methods.engine.errors import UsageError, did_you_mean
+
+ViT = VisionTransformer | Eva
+"""Both are patches, prefix tokens, blocks one after another, a norm and a head; Eva's blocks may have rotary position
+embeddings (EVA-02, DINOv3)."""
+
+Step = Callable[[Tensor], Tensor]
+"""A block as a function of tokens alone, (B, S, D) -> (B, S, D)."""
+
+
+def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> ViT:
+    """Build one of timm's vision transformers with fresh weights and a head of `num_classes`, by timm's name.
+
+    Raises:
+        UsageError: there is no such network, it is no plain vision transformer, or the size does not suit it.
+    """
+    timm_name = ALIASES.get(name, name)
+    if not timm.is_model(timm_name):
+        known = [*ALIASES, *timm.list_models(["*vit*", "eva*", "deit*"])]
+        raise UsageError(
+            f"unknown backbone '{name}'{did_you_mean(name, known)}; "
+            "expected a vision transformer of timm, such as vit_small_patch14_reg4_dinov2"
+        )
+    timm_config(timm_name)
+    with torch.device("meta"):
+        outline = timm.create_model(timm_name)
+    if not isinstance(outline, ViT):
+        raise UsageError(f"backbone {name} is {type(outline).__name__}, and this method runs plain vision transformers")
+    if not all(
+        isinstance(getattr(block, "attn", None), Attention | AttentionRope | EvaAttention) for block in outline.blocks
+    ):
+        raise UsageError(
+            f"backbone {name} has blocks of its own kind ({type(outline.blocks[0]).__name__}), without one "
+            "self-attention that can be shown"
+        )
+    patch = outline.patch_embed.feat_ratio()
+    if image_size % patch:
+        raise UsageError(f"image_size is {image_size}, not a multiple of the patch size of {name}, {patch}")
+    try:
+        network: ViT = timm.create_model(timm_name, img_size=image_size, num_classes=num_classes, **options)
+    except REFUSED as error:
+        raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {error}") from None
+    return network
+
+
+def embedded(vit: ViT, images: Tensor) -> Tensor:
+    """Tokens of images (B, 3, H, W) before the first block, (B, S, D)."""
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    tokens = tokens[0] if isinstance(tokens, tuple) else tokens  # Eva gives rotary embeddings too, see `steps`
+    return vit.norm_pre(tokens)
+
+
+def steps(vit: ViT) -> list[Step]:
+    """The blocks, each with its rotary position embedding where the network has one."""
+    rope = getattr(vit, "rope", None)
+    if rope is None:
+        return list(vit.blocks)
+    position = rope.get_embed(vit.patch_embed.grid_size)
+    return [
+        partial(block, rope=position[place] if vit.rope_mixed else position) for place, block in enumerate(vit.blocks)
+    ]
