@@ -361,8 +361,8 @@ def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path, source: s
 
 
 def _stated_heads(checkpoint: Checkpoint, path: Path, source: str) -> tuple[int | None, str]:
-    """The attention heads of a file's network, and where that stands: in what we wrote into it, or in the name of one of
-    timm's networks that the file, its repository on the hub or its published weights bear."""
+    """The attention heads of a file's network, and where that stands: in what we wrote into it, or in the name of one
+    of timm's networks that the file, its repository on the hub or its published weights bear."""
     if (owner := stored_method(path)) is not None:
         method = get_method(owner)
         if (stored := _stored_info(path, checkpoint.metadata, method)) is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -52,14 +52,14 @@ def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> V
             f"backbone {name} has blocks of its own kind ({type(outline.blocks[0]).__name__}), without one "
             "self-attention that can be shown"
         )
-    patch = outline.patch_embed.feat_ratio()
+    patch = cast(int, outline.patch_embed.feat_ratio())
     if image_size % patch:
         raise UsageError(f"image_size is {image_size}, not a multiple of the patch size of {name}, {patch}")
     try:
-        network: ViT = timm.create_model(timm_name, img_size=image_size, num_classes=num_classes, **options)
+        network = timm.create_model(timm_name, img_size=image_size, num_classes=num_classes, **options)
     except REFUSED as error:
         raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {error}") from None
-    return network
+    return cast(ViT, network)
 
 
 def embedded(vit: ViT, images: Tensor) -> Tensor:

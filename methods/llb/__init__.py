@@ -28,7 +28,8 @@ class LLBDescription(Description):
     untold = ("image_size", "normalize", "temperature")
     maps: ClassVar = {
         "branch": "class token of the label-focused branch to patches, last block (mean over heads, or one --head)",
-        "visual": "class token of the visual branch to patches, last block (mean over heads, or one --head)",
+        "visual": "class token of the visual branch to patches, last block (mean over heads, or one --head); "
+        "without a class token, what its patches take from each other",
         "objects": "share of each patch's strongest latent object, or of object number --head",
     }
 

@@ -13,9 +13,10 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import dropwhile
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
+from timm.layers.attention import Attention
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ class LabelBranch(nn.Module):
 
     def __init__(self, recipe: LLBRecipe, backbone: ViT, num_classes: int) -> None:
         super().__init__()
-        dim, heads = backbone.embed_dim, backbone.blocks[0].attn.num_heads
+        dim, heads = backbone.embed_dim, cast(Attention, backbone.blocks[0].attn).num_heads
         self.blocks = nn.ModuleList(
             Block(dim, heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(recipe.num_nv_layers)
         )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from attnbias.data.transforms.basic import ToNormalizedTensor
-from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_maps
 from attnbias.methods.engine.pretrained import follow_pretrained
 from attnbias.methods.engine.recipe import override
@@ -153,7 +153,9 @@ def test_weights_without_a_classifier_train_one(name: str, freeze: bool, caplog:
     reached = {key.removeprefix("backbone.") for key, p in model.named_parameters() if p.grad is not None}
     assert reached == {key.removeprefix("backbone.") for key, p in model.named_parameters() if p.requires_grad}
     of_backbone = {key for key in reached if not key.startswith("branch.")}
-    assert of_backbone == ({"head.weight", "head.bias"} if freeze else {k for k, _ in model.backbone.named_parameters()})
+    assert of_backbone == (
+        {"head.weight", "head.bias"} if freeze else {k for k, _ in model.backbone.named_parameters()}
+    )
 
 
 def test_weights_of_another_image_size_are_resampled_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
