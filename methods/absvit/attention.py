@@ -1,6 +1,6 @@
 """Where AbSViT looks: the program's feature-norm maps, steered by the prompt or by a class, and attention rollout.
 
-Shapes: B images, K classes, N patches, T tokens (the class token first), C channels.
+Shapes: B images, K classes, N patches, T tokens (prefix tokens, as the class token, first), C channels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from attnbias.data.transforms.basic import normalization
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_weights
+from attnbias.methods.engine.vision_transformers import embedded
 
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
@@ -79,7 +80,7 @@ def residual_stream(
     model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
 ) -> Iterator[Tensor]:
     """Yield the input of the first block, then the output of each block, (B, T, C)."""
-    x = model._pos_embed(patches)
+    x = embedded(model, patches)
     yield x
     for block, topdown in zip(model.blocks, repeat(None) if feedback is None else feedback, strict=False):
         x = block(x) if topdown is None else block(x, topdown=topdown)

@@ -12,13 +12,13 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from attnbias.data.transforms.basic import (
-    ShortSideResize,
     ToNormalizedTensor,
     Transform,
     eval_transform,
+    fitted_square,
     normalization,
     train_transform,
 )
@@ -41,7 +41,7 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
         hflip=recipe.flip,
         color_jitter=0.0,  # the program's 0.4 has no effect beside a RandAugment policy
         auto_augment=recipe.rand_augment,
-        interpolation="bicubic",
+        interpolation=recipe.interpolation,
         mean=mean,
         std=std,
         re_prob=recipe.random_erasing,
@@ -71,13 +71,14 @@ def posterize_to_black(image: Image.Image, bits: int, **_: object) -> Image.Imag
 
 
 def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
-    """Shorter side to 256/224 of the input size (bicubic), centre crop, normalise; boxes move along."""
+    """Shorter side to 256/224 of the input size (bicubic), centre crop, normalise, or as pretrained weights want it;
+    boxes move along."""
     size = recipe.image_size
     if recipe.pipeline == "shift":
         return eval_transform(size, recipe.normalize)
     geometry: list[Transform] = []
     if size > SMALL:
-        geometry = [ShortSideResize(int(256 / 224 * size), InterpolationMode.BICUBIC), v2.CenterCrop(size)]
+        geometry = [*fitted_square(size, recipe.interpolation, recipe.crop_ratio)]
     return v2.Compose([*geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
@@ -22,14 +23,17 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer(state: dict[str, Tensor]) -> Fields:
-    """Tell the architecture, its stem, the second pass and the number of classes; {} where they are not our weights."""
+    """Tell the architecture, its stem, the second pass and the number of classes; {} where they are not our weights.
+    Which of timm's other networks it is, weights do not tell."""
     taken_in = stem_of(state)
     if taken_in is None or not {"pos_embed", "head.weight"} <= state.keys():
         return {}
-    if (name := architecture_of(state)) is None:
+    top_down = "prompt" in state
+    name = architecture_of(state)
+    if name is None and not top_down:
         return {}
-    told = {"architecture": name, "stem": taken_in[1], "top_down": "prompt" in state}
-    return {**told, "num_classes": len(state["head.weight"])}
+    told: Fields = {"top_down": top_down, "num_classes": len(state["head.weight"])}
+    return told if name is None else told | {"architecture": name, "stem": taken_in[1]}
 
 
 def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool = True) -> str | None:
@@ -47,9 +51,10 @@ def architecture_of(state: Mapping[str, Tensor], prefix: str = "", pooled: bool 
     return next((name for name, options in ARCHITECTURES.items() if wanted.items() <= options.items()), None)
 
 
-def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize (1, 1 + n * n, C) to a grid of (h, w) patches, the class token's entry kept: bicubic, no antialias."""
-    return resample_abs_pos_embed(pos_embed, list(grid), num_prefix_tokens=1, antialias=False)
+def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:
+    """Resize (1, `prefix` + n * n, C) to a grid of (h, w) patches, the entries of prefix tokens, as the class token,
+    kept: bicubic, no antialias."""
+    return resample_abs_pos_embed(pos_embed, list(grid), num_prefix_tokens=prefix, antialias=False)
 
 
 def fit_resolution(model: VisionTransformer, state: dict[str, Tensor], name: str = "pos_embed") -> dict[str, Tensor]:
@@ -57,7 +62,8 @@ def fit_resolution(model: VisionTransformer, state: dict[str, Tensor], name: str
     own, given = model.state_dict()["pos_embed"], state.get(name)
     if given is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
         return state
-    return {**state, name: resize_pos_embed(given, model.patch_embed.grid_size)}
+    embed = model.patch_embed
+    return {**state, name: resize_pos_embed(given, embed.grid_size, own.shape[1] - cast(int, embed.num_patches))}
 
 
 def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Path) -> list[str]:

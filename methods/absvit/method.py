@@ -26,10 +26,13 @@ from attnbias.methods.absvit.convert import convert, fit_resolution, infer, say_
 from attnbias.methods.absvit.loss import two_pass_loss
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
+from attnbias.methods.engine.backbones import timm_weights
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
 from attnbias.methods.engine.types import Batch, BatchTransform, Layer, ParamGroups
+
+UNDECAYED = ("pos_embed", "cls_token", "reg_token")
 
 
 class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
@@ -48,8 +51,8 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight)
 
     def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> ParamGroups:
-        """Vectors, biases, position embedding and class token without decay first, then matrices (the program's)."""
-        return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in ("pos_embed", "cls_token"))
+        """Vectors, biases, position embedding and prefix tokens without decay first, then matrices (the program's)."""
+        return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in UNDECAYED)
 
     schedule = staticmethod(schedule)
 
@@ -86,7 +89,9 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
 
     def explained_layer(self, model: VisionTransformer) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""
-        return Layer(model.get_submodule(f"blocks.{len(model.blocks) - 1}.norm1"))
+        return Layer(
+            model.get_submodule(f"blocks.{len(model.blocks) - 1}.norm1"), prefix_tokens=model.num_prefix_tokens
+        )
 
     convert = staticmethod(convert)
     infer = staticmethod(infer)
@@ -94,7 +99,9 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
     def load_backbone(
         self, model: VisionTransformer, recipe: AbSViTRecipe, state: dict[str, Tensor], path: Path
     ) -> None:
-        """Start from DeiT's weights; the prompt, the decoders and a head of other classes stay fresh, and are named."""
+        """Start from DeiT's weights, or those of timm's network; the prompt, the decoders and a head of other classes
+        stay fresh, and are named."""
+        state = state if recipe.backbone is None else timm_weights(model, model, state)
         say_fresh(start_from_deit(model, state, path))
 
     fit_resolution = staticmethod(fit_resolution)

@@ -9,7 +9,9 @@ Equal to the authors' program up to rounding, and cheaper: patches are embedded 
 part of the projection sees the feedback, the reconstruction error is computed only when asked for, and without
 gradients the decoder chain is folded into one matrix per block.
 
-Shapes: B images, T tokens (the class token first), C channels, D blocks.
+`--backbone` takes any of timm's plain vision transformers in place of the paper's sizes.
+
+Shapes: B images, T tokens (the network's prefix tokens, as the class token, first), C channels, D blocks.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, AbSViTRecipe
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.vision_transformers import build_vit, embedded, outline_of
 from attnbias.methods.engine.vit_stem import stem_options
 
 
@@ -53,14 +57,14 @@ class TopDownAttention(Attention):
         # The program projects x and the signal separately, each with the bias, so that the value bias counts twice.
         # One projection of the sum is the same; a signal of zeros is still not the same as no signal.
         weight, value_weight = self.qkv.weight.split((2 * width, width))
-        bias, value_bias = self.qkv.bias.split((2 * width, width))
+        bias, value_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split((2 * width, width))
         queries_keys = F.linear(x, weight, bias).reshape(batch, tokens, 2, self.num_heads, self.head_dim)
         q, k = queries_keys.permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads) each
-        v = F.linear(x + topdown, value_weight, 2 * value_bias)
+        v = F.linear(x + topdown, value_weight, None if value_bias is None else 2 * value_bias)
         v = v.reshape(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, width)))
+        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask, dropout, is_causal)
+        return self.proj_drop(self.proj(self.norm(x.transpose(1, 2).reshape(batch, tokens, width))))
 
 
 class TopDownBlock(Block):
@@ -90,16 +94,31 @@ class Decoder(nn.Module):
         return below, self.linear2(below)
 
 
+TOP_DOWN: dict[str, Any] = {"block_fn": TopDownBlock, "attn_layer": TopDownAttention}
+"""timm's options for blocks that take a signal from above."""
+
+
 class AbSViT(VisionTransformer):
     """timm's VisionTransformer with a learned prior, a decoder for each block, and a second pass.
 
-    Keyword arguments are VisionTransformer's; qk norm, registers and pre-norm are not part of this model. `gain`
-    multiplies the weighted tokens before they are decoded (`feedback_aug` in the program, where it is 1; its demo
-    multiplies by 40 to steer by a class).
+    Keyword arguments are VisionTransformer's. `gain` multiplies the weighted tokens before they are decoded
+    (`feedback_aug` in the program, where it is 1; its demo multiplies by 40 to steer by a class).
     """
 
     def __init__(self, *, gain: float = 1.0, **options: Any) -> None:
-        super().__init__(block_fn=TopDownBlock, attn_layer=TopDownAttention, **options)
+        super().__init__(**TOP_DOWN, **options)
+        self._look_twice(gain)
+
+    @classmethod
+    def over(cls, network: VisionTransformer, gain: float) -> AbSViT:
+        """Let a network of timm's with `TOP_DOWN` blocks look twice: timm builds networks by name as its own class."""
+        network.__class__ = cls
+        model = cast(AbSViT, network)
+        model._look_twice(gain)
+        return model
+
+    def _look_twice(self, gain: float) -> None:
+        """Add what the second pass needs: the prior, and a decoder for each block."""
         self.gain = gain
         self.prompt = nn.Parameter(torch.randn(self.embed_dim))
         decoders = nn.ModuleList(Decoder(self.embed_dim) for _ in self.blocks)
@@ -140,7 +159,7 @@ class AbSViT(VisionTransformer):
         `feedback` gives each block's signal (B, T, C). A list given as `states` receives the input of the first block
         and the output of every block, D + 1 tensors (B, T, C); without one they are let go, which saves time.
         """
-        x = self._pos_embed(patches)
+        x = embedded(self, patches)
         keep = states.append if states is not None else lambda state: None
         keep(x)
         for block, topdown in zip(self.blocks, repeat(None) if feedback is None else feedback, strict=False):
@@ -203,16 +222,33 @@ class AbSViT(VisionTransformer):
 
 
 def build(recipe: AbSViTRecipe, num_classes: int) -> VisionTransformer:
-    """Build AbSViT, or timm's plain ViT of the same size, as the recipe says."""
-    size = ARCHITECTURES[recipe.architecture]
-    options = {
-        **size,
-        **stem_options(recipe.stem, size["patch_size"], size["embed_dim"]),
-        "img_size": recipe.image_size,
-        "num_classes": num_classes,
+    """Build AbSViT, or timm's plain ViT of the same size, as the recipe says.
+
+    Raises:
+        UsageError: the recipe's backbone is not one that can look twice.
+    """
+    drops = {
         "pos_drop_rate": recipe.dropout,
         "proj_drop_rate": recipe.dropout,
         "attn_drop_rate": recipe.attention_dropout,
         "drop_path_rate": recipe.drop_path,
     }
+    if recipe.backbone is not None:
+        return _build_over(recipe.backbone, recipe, num_classes, drops)
+    size = ARCHITECTURES[recipe.architecture]
+    stem = stem_options(recipe.stem, size["patch_size"], size["embed_dim"])
+    options = {**size, **stem, "img_size": recipe.image_size, "num_classes": num_classes, **drops}
     return AbSViT(gain=recipe.feedback_gain, **options) if recipe.top_down else VisionTransformer(**options)
+
+
+def _build_over(name: str, recipe: AbSViTRecipe, num_classes: int, drops: dict[str, float]) -> VisionTransformer:
+    outline = outline_of(name)
+    kinds = (type(outline), type(outline.blocks[0]), type(outline.blocks[0].attn))
+    if kinds != (VisionTransformer, Block, Attention):
+        raise UsageError(
+            f"backbone {name} is {', '.join(kind.__name__ for kind in kinds)}: AbSViT feeds back into the values of "
+            "timm's plain VisionTransformer, as DeiT's and DeiT-3's, DINOv2's, CLIP's and SigLIP's are"
+        )
+    blocks = TOP_DOWN if recipe.top_down else {}
+    network = cast(VisionTransformer, build_vit(name, recipe.image_size, num_classes, **blocks, **drops))
+    return AbSViT.over(network, recipe.feedback_gain) if recipe.top_down else network

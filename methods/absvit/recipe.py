@@ -53,14 +53,22 @@ class AbSViTRecipe(Recipe):
 
     dataset: str = again("dataset", "imagenet")
     image_size: int = again("image_size", 224)
-    normalize: Literal["unit", "half", "imagenet", "cifar"] = again("normalize", "imagenet")
+    normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "imagenet")
     pipeline: Literal["deit", "shift"] = option(
         "deit",
-        "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a 256/224 larger image. "
+        "deit = random resized crop, flip, RandAugment, erasing; evaluation on the centre of a larger image. "
         "shift = the whole image squeezed, moved by up to `shift` pixels in training.",
         "Data",
     )
     shift: int = option(6, "Largest move of a training image, in pixels (pipeline shift).", "Data", ge=0)
+    interpolation: Literal["bilinear", "bicubic"] = option("bicubic", "Filter of every resize (pipeline deit).", "Data")
+    crop_ratio: float | None = option(
+        0.875,
+        "Centre crop over resized short side in evaluation (pipeline deit); none squeezes the whole image.",
+        "Data",
+        gt=0,
+        le=1,
+    )
     flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Data", ge=0, le=1)
     crop_area: float = option(0.08, "Smallest share of the image that a random crop keeps.", "Data", gt=0, le=1)
     rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Data")
@@ -100,6 +108,10 @@ class AbSViTRecipe(Recipe):
     gamma: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
     ema_decay: float | None = option(0.99996, "Moving average of the weights.", "Training", gt=0, lt=1)
 
+    backbone: str | None = option(
+        None,
+        "A plain vision transformer of timm by name, such as vit_small_patch14_reg4_dinov2, in place of architecture.",
+    )
     architecture: Architecture = option(
         "small_patch16", "Size of the vision transformer; *_gap and mini_patch8 pool by average."
     )
@@ -117,7 +129,14 @@ class AbSViTRecipe(Recipe):
     @field_validator("architecture")
     @classmethod
     def _check_patches(cls, architecture: Architecture, info: ValidationInfo) -> Architecture:
+        if info.data.get("backbone") is not None:
+            return architecture
         return in_whole_patches(architecture, info.data.get("image_size", 0))
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The whole image is squeezed in pipeline shift."""
+        return ("interpolation", "crop_ratio") if self.pipeline == "shift" else ()
 
 
 # Schedule -------------------------------------------------------------------------------------------------------------

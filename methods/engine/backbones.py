@@ -293,7 +293,8 @@ def fit_weights(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> d
     rules do not know, come back unchanged.
     """
     own = network.state_dict()
-    rules = getattr(sys.modules[type(outline).__module__], "checkpoint_filter_fn", None)
+    modules = [sys.modules[kind.__module__] for kind in type(outline).__mro__]
+    rules = next((module.checkpoint_filter_fn for module in modules if hasattr(module, "checkpoint_filter_fn")), None)
     if rules is None or all(name in state and state[name].shape == value.shape for name, value in own.items()):
         return state
     renames = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(rules).parameters else {}

@@ -133,7 +133,8 @@ def follow_pretrained(recipe: R, typed: Mapping[str, object], *, published: bool
     found = None if of_papers and not published else pretrained(name)
     if found is None:
         return recipe, ""
-    known = {name: value for name, value in found.recipe_fields().items() if name in type(recipe).model_fields}
+    read = type(recipe).model_fields.keys() - {*recipe.unread}
+    known = {name: value for name, value in found.recipe_fields().items() if name in read}
     taken, words = _followed(name, found, known, typed)
     return override(recipe, taken), words
 

@@ -114,6 +114,11 @@ class Recipe(BaseModel):
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
     seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0)
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Fields of how images are made that other fields overrule."""
+        return ()
+
     @field_validator("*")
     @classmethod
     def _check_whole_numbers(cls, value: Any, info: ValidationInfo) -> Any:

@@ -27,11 +27,11 @@ Step = Callable[[Tensor], Tensor]
 """A block as a function of tokens alone, (B, S, D) -> (B, S, D)."""
 
 
-def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> ViT:
-    """Build one of timm's vision transformers with fresh weights and a head of `num_classes`, by timm's name.
+def outline_of(name: str) -> ViT:
+    """One of timm's vision transformers by timm's name, as names and shapes.
 
     Raises:
-        UsageError: there is no such network, it is no plain vision transformer, or the size does not suit it.
+        UsageError: there is no such network, it is no plain vision transformer, or nobody can show where it looks.
     """
     timm_name = ALIASES.get(name, name)
     if not timm.is_model(timm_name):
@@ -40,33 +40,41 @@ def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> V
             f"unknown backbone '{name}'{did_you_mean(name, known)}; "
             "expected a vision transformer of timm, such as vit_small_patch14_reg4_dinov2"
         )
-    timm_config(timm_name)
+    timm_config(timm_name)  # a tag that there is not
     with torch.device("meta"):
-        outline = timm.create_model(timm_name)
-    if not isinstance(outline, ViT):
-        raise UsageError(f"backbone {name} is {type(outline).__name__}, and this method runs plain vision transformers")
-    if not all(
-        isinstance(getattr(block, "attn", None), Attention | AttentionRope | EvaAttention) for block in outline.blocks
-    ):
+        network = timm.create_model(timm_name)
+    if not isinstance(network, ViT):
+        raise UsageError(f"backbone {name} is {type(network).__name__}, and this method runs plain vision transformers")
+    attentions = Attention | AttentionRope | EvaAttention
+    if not all(isinstance(getattr(block, "attn", None), attentions) for block in network.blocks):
         raise UsageError(
-            f"backbone {name} has blocks of its own kind ({type(outline.blocks[0]).__name__}), without one "
+            f"backbone {name} has blocks of its own kind ({type(network.blocks[0]).__name__}), without one "
             "self-attention that can be shown"
         )
-    patch = cast(int, outline.patch_embed.feat_ratio())
+    return network
+
+
+def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> ViT:
+    """Build a network of `outline_of` with fresh weights and a head of `num_classes`.
+
+    Raises:
+        UsageError: as `outline_of`, or the size does not suit the network.
+    """
+    patch = cast(int, outline_of(name).patch_embed.feat_ratio())
     if image_size % patch:
         raise UsageError(f"image_size is {image_size}, not a multiple of the patch size of {name}, {patch}")
+    options |= {"img_size": image_size, "num_classes": num_classes}
     try:
-        network = timm.create_model(timm_name, img_size=image_size, num_classes=num_classes, **options)
+        return cast(ViT, timm.create_model(ALIASES.get(name, name), **options))
     except REFUSED as error:
         raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {error}") from None
-    return cast(ViT, network)
 
 
-def embedded(vit: ViT, images: Tensor) -> Tensor:
-    """Tokens of images (B, 3, H, W) before the first block, (B, S, D)."""
-    tokens = vit._pos_embed(vit.patch_embed(images))
+def embedded(vit: ViT, patches: Tensor) -> Tensor:
+    """Tokens before the first block, (B, S, D), of what `vit.patch_embed` made of images."""
+    tokens = vit._pos_embed(patches)
     tokens = tokens[0] if isinstance(tokens, tuple) else tokens  # Eva gives rotary embeddings too, see `steps`
-    return vit.norm_pre(tokens)
+    return cast(Tensor, vit.norm_pre(tokens))
 
 
 def steps(vit: ViT) -> list[Step]:

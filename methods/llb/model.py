@@ -180,7 +180,8 @@ class LLB(nn.Module):
 
     def tokens(self, images: Tensor, blocks: int) -> Tensor:
         """Tokens after the first `blocks` blocks of the backbone, prefix tokens first, not normalised, (B, S, D)."""
-        return run_blocks(steps(self.backbone)[:blocks], embedded(self.backbone, images), self.grad_checkpointing)
+        start = embedded(self.backbone, self.backbone.patch_embed(images))
+        return run_blocks(steps(self.backbone)[:blocks], start, self.grad_checkpointing)
 
     def finish(self, tapped: Tensor) -> Tensor:
         """Run the rest of the backbone: its own logits (B, C)."""

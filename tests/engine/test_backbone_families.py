@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from attnbias.methods.csra.model import MultiHeadClassifier
-from attnbias.methods.engine.backbones import TimmFeatures, build_backbone, fit_resolution, load_backbone
+from attnbias.methods.engine.backbones import (
+    Backbone,
+    TimmFeatures,
+    build_backbone,
+    fit_resolution,
+    load_backbone,
+)
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.export import runner, wrap, write_graph
+from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.ida.model import InterventionalClassifier
 from attnbias.weights.errors import WeightsError
@@ -89,6 +98,7 @@ SLOW = [
     "xception41",
     "xcit_nano_12_p16_224",
 ]
+ALL = [*FAST, *SLOW]
 SIZE = 64
 SWIN = "swin_tiny_patch4_window7_224"
 HEADS = [("csra", {"num_heads": 2}), ("ida", {"samples": 2, "heavy": False})]
@@ -101,6 +111,21 @@ REFUSED = {
 """Networks without one grid of features, or none at this size, and what is said of them."""
 
 
+class UnderBothHeads(nn.Module):
+    """A backbone under CSRA's and IDA's heads, as one loss."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        width = backbone.num_features
+        self.backbone = backbone
+        self.csra = MultiHeadClassifier(width, 3, (1, 99), lam=0.1)
+        self.ida = InterventionalClassifier(width, 3, samples=2, heavy=False, beta=1 / 32, token_layout="interleaved")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        return self.csra(features).square().sum() + self.ida(features).square().sum()
+
+
 def whole_network(name: str, size: int = SIZE) -> Any:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
     return timm.create_model(name, **({"img_size": size} if fixed else {})).eval()
@@ -110,15 +135,8 @@ def whole_network(name: str, size: int = SIZE) -> Any:
 def test_a_family_trains_every_parameter_and_takes_its_own_weights(name: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     backbone, images = build_backbone(name, SIZE), torch.rand(2, 3, SIZE, SIZE)
-    features = backbone(images)
-    assert features.shape[:2] == (2, backbone.num_features)
-    heads: list[nn.Module] = [
-        MultiHeadClassifier(backbone.num_features, 3, (1, 99), lam=0.1),
-        InterventionalClassifier(
-            backbone.num_features, 3, samples=2, heavy=False, beta=1 / 32, token_layout="interleaved"
-        ),
-    ]
-    torch.stack([head(features).square().sum() for head in heads]).sum().backward()
+    assert backbone(images).shape[:2] == (2, backbone.num_features)
+    UnderBothHeads(backbone)(images).backward()
     unreached = [name for name, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert not unreached, "several processes would wait for these gradients"
 
@@ -132,6 +150,53 @@ def test_a_family_trains_every_parameter_and_takes_its_own_weights(name: str, ca
     elif reference.shape != found.shape:
         reference = reference.permute(0, 3, 1, 2)
     torch.testing.assert_close(found, reference)
+
+
+@pytest.mark.slow
+def test_two_processes_wait_for_no_gradient_of_any_family(tmp_path: Path) -> None:
+    """One pair of processes for all: a parameter without a gradient stops DistributedDataParallel at the next step."""
+    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        two_steps, args=(ALL, tmp_path), nprocs=2
+    )
+    failed = json.loads((tmp_path / "failed.json").read_text())
+    assert not failed
+
+
+def two_steps(rank: int, names: list[str], folder: Path) -> None:
+    """As one of two processes, train each family twice under both heads; write what went wrong."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    failed = {}
+    for name in names:
+        torch.manual_seed(0)
+        wrapped = nn.parallel.DistributedDataParallel(UnderBothHeads(build_backbone(name, SIZE)))
+        try:
+            for _ in range(2):
+                wrapped(torch.rand(2, 3, SIZE, SIZE)).backward()
+        except RuntimeError as error:
+            failed[name] = str(error)
+        if unreached := [part for part, p in wrapped.named_parameters() if p.requires_grad and p.grad is None]:
+            failed[name] = f"no gradient: {', '.join(unreached)}"
+    if rank == 0:
+        (folder / "failed.json").write_text(json.dumps(failed))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "name", [FAST[-1], *(pytest.param(name, marks=pytest.mark.slow) for name in ALL if name != FAST[-1])]
+)
+def test_a_family_is_exported_with_its_maps(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = get_method("csra")
+    recipe = method.recipe_type(backbone=name, image_size=SIZE, num_heads=1, dataset="demo")
+    model = method.build_model(recipe, 3, "multilabel").eval()
+    loaded = Loaded(method, recipe, model, tuple("abc"), "multilabel", "fresh")
+    exported = wrap(loaded, top_k=2)
+    write_graph(exported, loaded, "torch-export", tmp_path / "m.pt2")
+    images = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        for ours, theirs in zip(exported(images), runner(tmp_path / "m.pt2", "torch-export")(images), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "words"), REFUSED.items())

@@ -65,6 +65,15 @@ class TestAbSViT(Contract):
     fields: ClassVar = {"image_size": 32}
 
 
+class TestAbSViTOnRegisters(TestAbSViT):
+    """No class token, a register, LayerScale, and a head that pools by attention."""
+
+    fields: ClassVar = {"image_size": 32, "backbone": "test_vit3"}
+
+    def flags(self, small: Small) -> dict[str, Any]:
+        return super().flags(small) | {"backbone": small.recipe.backbone}
+
+
 class TestPlainViT(Contract):
     method = "absvit"
     recipes: ClassVar = {"multilabel": "demo-vit", "singlelabel": "demo-single-vit"}
