@@ -47,6 +47,7 @@ class TestLLB(Contract):
 class TestLLBOnRegisters(TestLLB):
     """No class token, a register, LayerScale, and a head that pools by attention; the backbone trains."""
 
+    recipes: ClassVar = {"multilabel": "demo"}
     fields: ClassVar = {"image_size": 32, "objects": 12, "backbone": "test_vit3"}
     publish = staticmethod(dict)  # our names: the program knows no such network
 
@@ -68,6 +69,7 @@ class TestAbSViT(Contract):
 class TestAbSViTOnRegisters(TestAbSViT):
     """No class token, a register, LayerScale, and a head that pools by attention."""
 
+    recipes: ClassVar = {"multilabel": "demo"}
     fields: ClassVar = {"image_size": 32, "backbone": "test_vit3"}
 
     def flags(self, small: Small) -> dict[str, Any]:
