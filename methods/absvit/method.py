@@ -26,7 +26,7 @@ from attnbias.methods.absvit.convert import convert, fit_resolution, infer, say_
 from attnbias.methods.absvit.loss import two_pass_loss
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
-from attnbias.methods.engine.backbones import timm_weights
+from attnbias.methods.engine.backbones import fit_weights
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
@@ -101,7 +101,7 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
     ) -> None:
         """Start from DeiT's weights, or those of timm's network; the prompt, the decoders and a head of other classes
         stay fresh, and are named."""
-        state = state if recipe.backbone is None else timm_weights(model, model, state)
+        state = state if recipe.backbone is None else fit_weights(model, model, state)
         say_fresh(start_from_deit(model, state, path))
 
     fit_resolution = staticmethod(fit_resolution)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnbias.methods.engine.backbones import timm_weights
+from attnbias.methods.engine.backbones import fit_weights
 from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.vit_stem import stem_of
 from attnbias.methods.llb.model import HEADS, LLB
@@ -192,7 +192,7 @@ def fit_resolution(model: LLB, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if model.family is None:
         parts = {name.removeprefix("backbone."): v for name, v in state.items() if name.startswith("backbone.")}
         others = {name: value for name, value in state.items() if not name.startswith("backbone.")}
-        return others | under_backbone(timm_weights(model.backbone, model.backbone, parts))
+        return others | under_backbone(fit_weights(model.backbone, model.backbone, parts))
     name = "backbone.pos_embed"
     if model.family != "swag" or name not in state:
         return state
