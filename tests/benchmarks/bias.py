@@ -125,11 +125,11 @@ class Bench:
         marker.write_text(f"{time.perf_counter() - start:.1f}\n")
         print(f"{done}: {marker.read_text().strip()} s", flush=True)
 
-    def train(self, name: str, stage: str, seed: int, data: str, *more: Any) -> Path:
+    def train(self, name: str, stage: str, seed: int, data: str, *more: Any, splits: Sequence[str] = SPLITS) -> Path:
         contender, run = CONTENDERS[name], self.run(name, stage, seed)
         how = ("--recipe", contender.recipe, "--seed", seed, "--out", run, "--resume", "auto", "--keep", 1)
         common = ("--data-root", self.data(data), "--gpus", 0, "--threads", 1, "--eval-batch-size", 200)
-        self.once(run.name, "train", contender.method, *how, "--eval-splits", ",".join(SPLITS), *common, *more)
+        self.once(run.name, "train", contender.method, *how, "--eval-splits", ",".join(splits), *common, *more)
         return run
 
     # Stages -----------------------------------------------------------------------------------------------------------
@@ -159,13 +159,18 @@ class Bench:
         start = self.adapted(name, self.budget.seeds[0])
         reached = {}
         for rate in rates:
-            run = self.tune(name, f"tried-{rate:g}", self.budget.seeds[0], "tuning", start, rate)
+            run = self.tune(name, f"tried-{rate:g}", self.budget.seeds[0], "tuning", start, rate, evaluated=False)
             reached[rate] = last(run, "val")
         return max(reached, key=lambda rate: reached[rate])
 
-    def tune(self, name: str, stage: str, seed: int, data: str, start: Path, rate: float) -> Path:
-        budget = ("--steps", self.budget.tuning, "--eval-steps", self.budget.every, "--lr", rate)
-        return self.train(name, stage, seed, data, "--load-from", start, *budget)
+    def tune(
+        self, name: str, stage: str, seed: int, data: str, start: Path, rate: float, *, evaluated: bool = True
+    ) -> Path:
+        """(c): one fine-tuning, on all splits along the way or on val at its end."""
+        steps = self.budget.tuning
+        budget = ("--steps", steps, "--eval-steps", self.budget.every if evaluated else steps, "--lr", rate)
+        splits = SPLITS if evaluated else SPLITS[:1]
+        return self.train(name, stage, seed, data, "--load-from", start, *budget, splits=splits)
 
     def contend(self, name: str, seed: int) -> None:
         """(b) and (c), and what is measured of them."""
