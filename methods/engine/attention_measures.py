@@ -175,7 +175,8 @@ class AttentionMeasure:
     of_sample: Callable[[HeldMaps], Floats] | None = None
     """-> (N,): a column of bias_samples.csv."""
     of_all: Callable[[Mapping[str, Floats]], float] | None = None
-    """From the columns of all samples. A measure with none of the three is counted pixel by pixel (PxAP)."""
+    """From the columns of all samples. A measure with none of the three is counted apart: pixel by pixel (PxAP),
+    or by the boxes around what is shown (MaxBoxAccV2)."""
     shown: int | None = None
     """Its place in the table of `val`, ascending; None: only in the files."""
     compared: Literal["paired", "value"] | None = None
@@ -360,6 +361,15 @@ ATTENTION: tuple[AttentionMeasure, ...] = (
         "higher",
         "Choe et al., CVPR 2020",
         shown=100,
+        compared="value",
+    ),
+    AttentionMeasure(
+        "maxboxacc_v2",
+        "MaxBoxAccV2: share of samples with a box around a connected part of the map, at the best threshold for all, "
+        "that overlaps one of the object's boxes by 0.3, 0.5, 0.7: the mean of the three",
+        "higher",
+        "Choe et al., TPAMI 2022",
+        shown=105,
         compared="value",
     ),
 )

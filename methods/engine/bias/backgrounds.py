@@ -23,7 +23,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.attention_measures import BACKGROUNDS
-from attnbias.methods.engine.bias.objects import Sample, gathered, object_batches, regions, resolve_truth
+from attnbias.methods.engine.bias.objects import Sample, counted, gathered, object_batches, regions, resolve_truth
 from attnbias.methods.engine.bias.reliance import from_elsewhere, widened
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
@@ -144,9 +144,7 @@ def measure_backgrounds(
             named = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
             mine.append((sample.image, label, named.tolist()))
     found = sorted(gathered(accelerator, mine))
-    counts: Counter[str] = Counter()
-    for part in gathered(accelerator, [dict(skipped)]):
-        counts.update(part)
+    counts = counted(accelerator, skipped)
     if not found:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})")
@@ -166,7 +164,7 @@ def measure_backgrounds(
         "truth_reason": against.reason,
         "sigma": SIGMA,
         "samples": len(found),
-        "skipped": dict(counts),
+        "skipped": counts,
         "means": {figure.name: means[figure.name] for figure in BACKGROUNDS},
         "intervals_95": edges,
     }

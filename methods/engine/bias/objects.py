@@ -39,6 +39,8 @@ class Region(NamedTuple):
     """The share of the objects' area that the transform left in sight."""
     box: NDArray[np.bool_]
     """(H, W): the boxes around all objects of the class, crowds and difficult ones too."""
+    corners: NDArray[np.int64] = np.zeros((0, 4), np.int64)
+    """(K, 4): the boxes around its objects, without those: x1, y1, x2, y2, half-open."""
 
     def skip_reason(self) -> str | None:
         """Why this region says nothing about bias, or None."""
@@ -167,9 +169,25 @@ def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor,
             before = areas[own].sum() * across * down
             visible = float(planes[own].sum() / before) if before > 0 else 0.0
             found_regions.append(
-                Region(int(label), planes[own].any(0), planes[crowd].any(0), visible, _boxes(planes[labels == label]))
+                Region(
+                    int(label),
+                    planes[own].any(0),
+                    planes[crowd].any(0),
+                    visible,
+                    _boxes(planes[labels == label]),
+                    corners_of(planes[own]),
+                )
             )
     return image, found_regions, down
+
+
+def corners_of(planes: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The box around each object of planes (K, H, W) that is not empty, as x1, y1, x2, y2, half-open."""
+    planes = planes[planes.any((1, 2))]
+    columns, rows = np.asarray(planes.any(1)), np.asarray(planes.any(2))  # (K, W), (K, H)
+    starts = [met.argmax(1) for met in (columns, rows)]
+    stops = [met.shape[1] - met[:, ::-1].argmax(1) for met in (columns, rows)]
+    return np.stack([*starts, *stops], axis=1).astype(np.int64)
 
 
 def _boxes(planes: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ from attnbias.methods.engine.bias.attention_bias import (
     oracle_maps,
     uniform_map,
 )
+from attnbias.methods.engine.bias.box_accuracy import BoxHits
 from attnbias.methods.engine.bias.objects import ObjectBatch, counted, gathered, object_batches, resolve_truth
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
@@ -79,10 +80,12 @@ class BiasReport:
     tau: float
     truth_reason: str | None = None
     """Why it is not what a set of that kind usually has."""
+    maxboxacc: float = float("nan")
+    """MaxBoxAccV2 of all maps together."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
-        return {**_means(self.rows), "pxap": self.pxap}
+        return {**_means(self.rows), **_together(self.pxap, self.maxboxacc)}
 
     def macro(self) -> dict[str, float]:
         """Means over classes of the means over a class's samples."""
@@ -194,32 +197,40 @@ def measure_bias(
     right = _named(evaluation)
     mine: list[list[Row]] = []
     skipped: Counter[str] = Counter()
-    pixels = [PixelHistogram() for _ in range(1 + len(BASELINES))]
+    counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
     positions = evaluation.ids.tolist()
     for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
-        mine += _measure(loaded, batch, kind, tau, right, pixels)
+        mine += _measure(loaded, batch, kind, tau, right, counts_apart)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts = counted(accelerator, skipped)
     if not rows:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
-    histograms = gathered(accelerator, [[(p.positives, p.totals) for p in pixels]])
-    pxap = []
-    for position in range(len(pixels)):
-        whole = PixelHistogram()
-        for part in histograms:
-            whole.positives += part[position][0]
-            whole.totals += part[position][1]
-        pxap.append(whole.value())
+    apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
-        name: {**_means([each[position] for each in rows]), "pxap": pxap[position]}
+        name: {**_means([each[position] for each in rows]), **_together(*apart[position])}
         for position, name in enumerate(BASELINES, start=1)
     }
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     used = kind or loaded.method.default_map(loaded.recipe)
-    return BiasReport(
-        [each[0] for each in rows], counts, pxap[0], baselines, beside, used, against.kind, tau, against.reason
-    )
+    (pxap, maxboxacc), own = apart[0], [each[0] for each in rows]
+    return BiasReport(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc)
+
+
+def _merged(accelerator: Accelerator, pixels: PixelHistogram, boxes: BoxHits) -> tuple[float, float]:
+    """PxAP and MaxBoxAccV2 of what all processes have counted."""
+    histogram, hits = PixelHistogram(), BoxHits()
+    mine = [(pixels.positives, pixels.totals, boxes.hits, boxes.samples)]
+    for positives, totals, right, samples in gathered(accelerator, mine):
+        histogram.positives += positives
+        histogram.totals += totals
+        hits.merge(right, samples)
+    return histogram.value(), hits.value()
+
+
+def _together(pxap: float, maxboxacc: float) -> Means:
+    """What is counted of all samples together, by its name."""
+    return {"pxap": pxap, "maxboxacc_v2": maxboxacc}
 
 
 def _named(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
@@ -235,9 +246,9 @@ def _measure(
     kind: str | None,
     tau: float,
     right: Mapping[int, NDArray[np.bool_]],
-    pixels: Sequence[PixelHistogram],
+    apart: Sequence[tuple[PixelHistogram, BoxHits]],
 ) -> list[list[Row]]:
-    """Rows of one batch, each the model's and those of BASELINES. Counts their pixels too."""
+    """Rows of one batch, each the model's and those of BASELINES. Counts their pixels and boxes too."""
     images, samples = batch
     asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
     most = max(map(len, asked))
@@ -250,9 +261,11 @@ def _measure(
     known = [np.broadcast_to(m, (len(samples), *m.shape[1:])) for m in (uniform_map(), centre_map(*masks.shape[1:]))]
     known.append(oracle_maps(masks, *chosen.shape[1:]))
     tables = []
-    for some, histogram in zip((chosen, *known), pixels, strict=True):
+    boxes = [sample.region.corners for sample in samples]
+    for some, (histogram, hits) in zip((chosen, *known), apart, strict=True):
         tables.append(measure_maps(some, masks, ignore, tau=tau, tolerance=radius))
         histogram.add(some, masks, ignore)
+        hits.add(some, boxes, *masks.shape[1:])
 
     def row(number: int, table: Columns) -> Row:
         image, label = samples[number].image, samples[number].region.label
