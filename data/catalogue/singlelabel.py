@@ -7,6 +7,7 @@ from attnbias.data.info import Archive, DatasetInfo
 _PLACES = "http://data.csail.mit.edu/places/places365/"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
+IMAGENET9 = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 
 
 def _small(
@@ -199,5 +200,43 @@ ENTRIES: tuple[DatasetInfo, ...] = (
             ),
         ),
         counts={"train": 4_795, "val": 1_199, "test": 5_794},
+    ),
+    DatasetInfo(
+        name="urbancars",
+        title="UrbanCars",
+        task="singlelabel",
+        classes=2,
+        classes_note="background and object are the group",
+        splits=("train", "val", "test"),
+        train="train",
+        val="val",
+        acquisition="manual",
+        citation=(
+            "Li et al.: A Whac-A-Mole Dilemma: Shortcuts Come in Multiples Where Mitigating One Amplifies Others, "
+            "CVPR 2023"
+        ),
+        licence="made of Stanford Cars, Places and LVIS, under their terms",
+        size="2 GB",
+        prepare="attnbias.data.sets.grouped:prepare_urbancars",
+        layout="bg-0.95_co_occur_obj-0.95/{train,val,test}/obj-PLACE_bg-PLACE_co_occur_obj-PLACE/ of images",
+        page="https://github.com/facebookresearch/Whac-A-Mole",
+    ),
+    DatasetInfo(
+        name="imagenet9",
+        title="ImageNet-9",
+        task="singlelabel",
+        classes=9,
+        classes_note="a split for each variant",
+        splits=IMAGENET9,
+        train=None,
+        val="original",
+        acquisition="manual",
+        citation="Xiao et al.: Noise or Signal: The Role of Image Backgrounds in Object Recognition, ICLR 2021",
+        licence="images under ImageNet's terms",
+        size="1 GB",
+        prepare="attnbias.data.sets.grouped:prepare_imagenet9",
+        layout="bg_challenge/VARIANT/val/CLASS/ of images",
+        page="https://github.com/MadryLab/backgrounds_challenge",
+        counts=dict.fromkeys(IMAGENET9, 4_050),
     ),
 )

@@ -1,4 +1,5 @@
-"""Sets whose images have an attribute beside their label, for accuracies of groups: Waterbirds and CelebA.
+"""Sets whose images have an attribute beside their label, for accuracies of groups: Waterbirds, CelebA, UrbanCars; and
+the variants of ImageNet-9.
 
 The attribute is each record's `group`; `val` then measures every label under every attribute (Sagawa et al., ICLR
 2020).
@@ -8,15 +9,23 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
+from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
+from attnbias.data.tally import Tally
+from attnbias.data.walk import list_folder, walk_images
 
 WATERBIRDS = ("landbird", "waterbird")
 PLACES = ("land", "water")
+CARS = ("country", "urban")
+COMBINATION = re.compile(r"obj-(country|urban)_bg-(country|urban)_co_occur_obj-(country|urban)")
+"""What a folder of UrbanCars is called after: car, background, co-occurring object."""
+
 SPLITS = ("train", "val", "test")
 """As both sets number them, from 0."""
 
@@ -102,6 +111,62 @@ def read_celeba(root: Path, *, dataset: str = "celeba") -> list[Index]:
         target = tuple(int(value == "1") for value in values)
         records[SPLITS[int(split)]].append(Record(image, target, group=GENDER if target[male] else f"not {GENDER}"))
     return [Index(dataset, split, "multilabel", names, images, tuple(rows)) for split, rows in records.items() if rows]
+
+
+def prepare_urbancars(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read SPLIT/COMBINATION/, in SOURCE or in the one folder bg-RATIO_co_occur_obj-RATIO/ in it."""
+    assert source is not None
+    left_out = Tally()
+    biased = sorted(path for path in source.glob("bg-*_co_occur_obj-*") if path.is_dir())
+    if len(biased) > 1:
+        raise DataError(f"{source} holds {len(biased)} strengths of bias; name one: --source {biased[0]}")
+    root = biased[0] if biased else source
+    indexes = []
+    for done, split in enumerate(split for split in info.splits if (root / split).is_dir()):
+        options.progress(f"reading {split}", done, len(info.splits))
+        indexes.append(read_urbancars(root, split, dataset=info.name, left_out=left_out))
+    if not indexes:
+        raise DataError(f"{source} holds none of {', '.join(info.splits)}/; expected {info.layout}")
+    return Reading(indexes, check_counts(info, indexes), left_out=left_out)
+
+
+def read_urbancars(root: Path, split: str, *, dataset: str = "urbancars", left_out: Tally | None = None) -> Index:
+    """Read one split: cars of town or country; the group is background and co-occurring object.
+
+    Raises:
+        DataError: a folder is not named after car, background and object.
+    """
+    left_out = Tally() if left_out is None else left_out
+    records = []
+    for name in list_folder(root / split, left_out, f"{split}/").folders:
+        parts = COMBINATION.fullmatch(name)
+        if parts is None:
+            raise DataError(f"{root / split / name} is not named obj-PLACE_bg-PLACE_co_occur_obj-PLACE")
+        car, background, object_ = parts.groups()
+        for path in walk_images(root / split / name, left_out, f"{split}/{name}/"):
+            group = f"{background} background, {object_} object"
+            records.append(Record(f"{name}/{path}", CARS.index(car), group=group))
+    return Index(dataset, split, "singlelabel", CARS, root / split, tuple(records))
+
+
+def prepare_imagenet9(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+    """Read VARIANT/val/CLASS/, in SOURCE or in the bg_challenge/ of the official archive."""
+    assert source is not None
+    root = first_existing([source / "bg_challenge", source])
+    assert root is not None
+    left_out = Tally()
+    indexes: list[Index] = []
+    for done, variant in enumerate(variant for variant in info.splits if (root / variant / "val").is_dir()):
+        options.progress(f"reading {variant}", done, len(info.splits))
+        classes = indexes[0].classes if indexes else None
+        indexes.append(
+            read_class_folders(
+                root / variant / "val", dataset=info.name, split=variant, classes=classes, left_out=left_out
+            )
+        )
+    if not indexes:
+        raise DataError(f"{source} holds no variant of ImageNet-9; expected {info.layout}")
+    return Reading(indexes, check_counts(info, indexes), left_out=left_out)
 
 
 def _rows(path: Path, count: int, *, skip: int) -> list[tuple[int, list[str]]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from attnbias.data.errors import DataError
-from attnbias.data.sets.grouped import read_celeba, read_waterbirds
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.grouped import read_celeba, read_urbancars, read_waterbirds
 from tests.helpers.official_archives import Offer, fetched, jpeg, tar, tree
 
 HEADER = "img_id,img_filename,y,split,place,place_filename"
@@ -92,3 +93,42 @@ def test_a_damaged_list_is_named_with_its_line(file: str, old: str, new: str, wo
 def test_lists_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no list_attr_celeba.txt; expected the official lists"):
         read_celeba(tmp_path)
+
+
+def test_urbancars_from_its_folders(tmp_path: Path) -> None:
+    root = tmp_path / "source" / "bg-0.95_co_occur_obj-0.95"
+    cars = {
+        "train/obj-urban_bg-urban_co_occur_obj-urban/1.jpg": jpeg(1),
+        "train/obj-country_bg-urban_co_occur_obj-country/2.jpg": jpeg(2),
+        "val/obj-country_bg-country_co_occur_obj-urban/3.jpg": jpeg(3),
+    }
+    tree(root, cars)
+    report = prepare("urbancars", root=tmp_path / "data", source=root.parent)
+    train, val = report.indexes
+    assert train.classes == ("country", "urban")
+    assert [(record.target, record.group) for record in (*train.records, *val.records)] == [
+        (0, "urban background, country object"),
+        (1, "urban background, urban object"),
+        (0, "country background, urban object"),
+    ]
+    (root / "val" / "cars").mkdir()
+    with pytest.raises(DataError, match=r"val/cars is not named obj-PLACE_bg-PLACE_co_occur_obj-PLACE"):
+        read_urbancars(root, "val")
+    (root.parent / "bg-0.5_co_occur_obj-0.5").mkdir()
+    with pytest.raises(DataError, match="holds 2 strengths of bias; name one: --source"):
+        prepare("urbancars", root=tmp_path / "other", source=root.parent)
+
+
+def test_variants_of_imagenet9_have_one_order_of_classes(tmp_path: Path) -> None:
+    names = ("00_dog", "01_bird", "02_wheeled vehicle")
+    files = {
+        f"bg_challenge/{variant}/val/{name}/{number}.JPEG": jpeg(number)
+        for variant in ("original", "mixed_rand")
+        for number, name in enumerate(names if variant == "original" else names[1:])
+    }
+    report = prepare("imagenet9", root=tmp_path / "data", source=tree(tmp_path / "source", files))
+    original, mixed = report.indexes
+    assert original.classes == mixed.classes == names
+    assert [record.target for record in mixed.records] == [1, 2]
+    with pytest.raises(DataError, match="holds no variant of ImageNet-9"):
+        prepare("imagenet9", root=tmp_path / "other", source=tmp_path / "data")
