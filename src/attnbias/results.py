@@ -37,8 +37,8 @@ SHOWN = 20
 Interval = tuple[float, float]
 
 
-def dataframe(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """Rows as a table of pandas.
+def dataframe(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pandas.DataFrame:
+    """Rows as a table of pandas; `columns` are its columns where there may be no row.
 
     Raises:
         UsageError: pandas is not installed.
@@ -47,7 +47,7 @@ def dataframe(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         import pandas
     except ImportError:
         raise UsageError("to_dataframe needs pandas; install it with: pip install pandas") from None
-    return pandas.DataFrame(list(rows))
+    return pandas.DataFrame(list(rows), columns=columns)
 
 
 # What a model says of images ------------------------------------------------------------------------------------------
@@ -452,7 +452,8 @@ class Comparison:
                         "p_together": change and change.p_together,
                     }
                 )
-        return dataframe(rows)
+        names = ("split", "measure", "run", "value", "difference", "low_95", "high_95", "p", "p_together")
+        return dataframe(rows, names)
 
     def __str__(self) -> str:
         return self.page.text()
