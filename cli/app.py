@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from attnbias import __version__
 from attnbias.cli.cite import cite
@@ -16,7 +17,7 @@ from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
-from attnbias.cli.options import literal_help, with_options
+from attnbias.cli.options import in_lines, literal_help, with_options
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.recipe_flags import WithRecipeFlags
@@ -28,13 +29,27 @@ from attnbias.methods.engine.errors import Interrupted
 from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest
 from attnbias.methods.engine.screen import prepare_output, say
 
+WORK = ("prepare-data", "train", "val", "visualize", "predict", "compare", "export", "weights", "list", "cite")
+"""Commands in the order of work."""
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order of work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=WORK.index)
+
+
 app = typer.Typer(
     name="attnbias",
+    cls=InOrder,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Five papers on attention bias behind one command line: train, evaluate, and see where a model looks.",
-    epilog="First steps:  attnbias prepare-data demo  |  attnbias train csra --dataset demo  |  attnbias list recipes",
+    epilog=in_lines(
+        "First steps:", "attnbias prepare-data demo", "attnbias train csra --dataset demo", "attnbias list recipes"
+    ),
 )
 
 

@@ -18,8 +18,10 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def compare(**typed: object) -> None:
-    """Show runs side by side: learning curves, and what `attnbias val --store` kept, with differences to the first run
-    and their 95 % intervals over images; runs of one recipe with other seeds also together, with intervals over seeds.
+    """Show runs side by side, with differences to the first and their intervals.
+
+    Learning curves, and what `attnbias val --store` kept, with 95 % intervals over images; runs of one recipe with
+    other seeds also together, with intervals over seeds.
     """
     request = read_request(CompareRequest, typed)
     from attnbias.methods.engine.compare import compare

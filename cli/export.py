@@ -30,7 +30,10 @@ def _command(method: Description) -> Callable[..., None]:
 
 export = method_commands(
     "export",
+    ExportRequest,
     _command,
     "Write a checkpoint as an ONNX or torch.export graph.",
-    "csra --load-from runs/csra/coco-resnet101 --check",
+    "--load-from RUN --check photos",
+    "--load-from RUN --format torch-export --out model.pt2",
+    "--load-from RUN --top-k 1",
 )

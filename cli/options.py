@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
+    TRAINING_DATA,
     fields_of,
     panel_of,
     todays_names,
@@ -74,10 +76,11 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
         limits_text = f"[{allowed}] " if allowed else ""
         help_text = f"{info.description} {limits_text}[paper: {shown}]"
+        keywords["hidden"] = panel_of(info) == TRAINING_DATA and not training
         option = typer.Option(flags, help=help_text, rich_help_panel=panel_of(info), show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
         for old in (old for old, today in OLD_NAMES.items() if today == name):
-            option = typer.Option("--" + old.replace("_", "-"), hidden=True, **keywords)
+            option = typer.Option("--" + old.replace("_", "-"), **{**keywords, "hidden": True})
             parameters.append(_parameter(old, Annotated[annotation | None, option]))
     return parameters
 
@@ -234,6 +237,11 @@ def of_task(arguments: list[str]) -> list[str]:
     return [name, *rest]
 
 
+def in_lines(*lines: str) -> str:
+    """Text below a help page, a line each."""
+    return "\n".join(("\b", *lines))
+
+
 def value_of(option: str, arguments: list[str]) -> str | None:
     """The value of an option in arguments that nobody has parsed yet."""
     for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
@@ -244,6 +252,7 @@ def value_of(option: str, arguments: list[str]) -> str | None:
 
 def literal_help(command: Any) -> Any:
     """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup."""
+    flags_take_nothing(command)
     for place in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             if text := getattr(place, name, None):
@@ -254,10 +263,11 @@ def literal_help(command: Any) -> Any:
 
 
 def method_commands(
-    name: str, build: Callable[[Description], Callable[..., None]], words: str, example: str
+    name: str, kind: type[Request], build: Callable[[Description], Callable[..., None]], words: str, *examples: str
 ) -> typer.Typer:
     """A group with one sub-command a method, each built (and its recipe imported) only when it is asked for.
 
+    Its help is in two levels (cli/help_levels.py), and ends with the `examples`: what follows a method's name.
     A paper with several tasks has a method for each: `absvit --task segmentation` is `absvit-segmentation`, and without
     `--task` the checkpoint that is to be loaded says which.
     """
@@ -272,12 +282,14 @@ def method_commands(
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             method = get_description(cmd_name)
             single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-            single.command(cmd_name, help=f"{method.title}. {method.paper}")(build(method))
-            return literal_help(get_command(single))
+            about = f"{method.title}. {method.paper}"
+            single.command(cmd_name, help=about, epilog=shown(cmd_name))(build(method))
+            return in_two_levels(literal_help(get_command(single)), kind, method)
 
-    group = typer.Typer(
-        name=name, cls=MethodGroup, no_args_is_help=True, help=words, epilog=f"Example:  attnbias {name} {example}"
-    )
+    def shown(method: str) -> str:
+        return in_lines("Examples:", *(f"attnbias {name} {method} {example}" for example in examples))
+
+    group = typer.Typer(name=name, cls=MethodGroup, no_args_is_help=True, help=words, epilog=shown("csra"))
     group.callback()(lambda: None)  # a group without commands of its own exists by its callback
     return group
 
@@ -290,7 +302,7 @@ def with_options(
     training: bool = False,
 ) -> Callable[..., T]:
     """Give a command's signature the options of its request beside its own parameters, and the method's recipe fields,
-    those of training if asked."""
+    those of training if asked; help in two levels where there are both."""
     signature = inspect.signature(command, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     asked = request_parameters(kind, method) if kind else []
@@ -298,6 +310,8 @@ def with_options(
     for more in (asked, of_recipe):
         names = {p.name for p in parameters}
         parameters += [p for p in more if p.name not in names]
+    if kind and method:
+        parameters.append(_parameter("help_all", HelpAll, False))
     return with_parameters(command, parameters)
 
 

@@ -51,7 +51,15 @@ def _command(method: Description) -> Callable[..., None]:
     return with_options(command, TrainRequest, method, training=True)
 
 
-train = method_commands("train", _command, "Train a method by its paper's recipe (or yours).", "ida --gpus 4")
+train = method_commands(
+    "train",
+    TrainRequest,
+    _command,
+    "Train a method by its paper's recipe (or yours).",
+    "--dry-run",
+    "--gpus 4 --out runs/mine",
+    "--out runs/mine --resume auto",
+)
 
 
 def run_job(text: str) -> None:

@@ -24,7 +24,13 @@ def _command(method: Description) -> Callable[..., None]:
 
 
 val = method_commands(
-    "val", _command, "Evaluate checkpoints.", "csra --load-from resnet101_voc07_head1_lam0.1_94.7.pth --dataset voc07"
+    "val",
+    ValRequest,
+    _command,
+    "Evaluate checkpoints.",
+    "--load-from RUN --split val,test",
+    "--load-from RUN --load-from OTHER --bias --store",
+    "--load-from RUN --attack pgd --corrupt all",
 )
 
 

@@ -26,5 +26,11 @@ def _command(method: Description) -> Callable[..., None]:
 
 
 visualize = method_commands(
-    "visualize", _command, "Draw where models look.", "csra --load-from runs/plain --load-from runs/csra photo.jpg"
+    "visualize",
+    VisualizeRequest,
+    _command,
+    "Draw where models look.",
+    "--load-from RUN photo.jpg --out seen",
+    "--load-from RUN --load-from OTHER --split val --limit 24",
+    "--load-from RUN photos --npz --contour",
 )

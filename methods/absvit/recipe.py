@@ -60,7 +60,7 @@ class AbSViTRecipe(Recipe):
         "shift = the whole image squeezed, moved by up to `shift` pixels in training.",
         "Data",
     )
-    shift: int = option(6, "Largest move of a training image, in pixels (pipeline shift).", "Data", ge=0)
+    shift: int = option(6, "Largest move of a training image, in pixels (pipeline shift).", "Training data", ge=0)
     interpolation: Literal["bilinear", "bicubic"] = option("bicubic", "Filter of every resize (pipeline deit).", "Data")
     crop_ratio: float | None = option(
         0.875,
@@ -69,22 +69,24 @@ class AbSViTRecipe(Recipe):
         gt=0,
         le=1,
     )
-    flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Data", ge=0, le=1)
-    crop_area: float = option(0.08, "Smallest share of the image that a random crop keeps.", "Data", gt=0, le=1)
-    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Data")
-    random_erasing: float = option(0.25, "Probability of erasing a box (per-pixel noise).", "Data", ge=0, le=1)
-    mixup: float = option(0.8, "Mixup: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
-    cutmix: float = option(1.0, "CutMix: alpha of the Beta distribution; 0 = off.", "Data", ge=0)
-    mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Data", ge=0, le=1)
-    switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Data", ge=0, le=1)
-    mixup_mode: Literal["batch", "pair", "elem"] = option(
-        "batch", "What one draw mixes: a batch, a pair of images (even batches), or each image.", "Data"
+    flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Training data", ge=0, le=1)
+    crop_area: float = option(
+        0.08, "Smallest share of the image that a random crop keeps.", "Training data", gt=0, le=1
     )
-    label_smoothing: float = option(0.1, "Label smoothing, of mixed targets too.", "Data", ge=0, lt=1)
+    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Training data")
+    random_erasing: float = option(0.25, "Probability of erasing a box (per-pixel noise).", "Training data", ge=0, le=1)
+    mixup: float = option(0.8, "Mixup: alpha of the Beta distribution; 0 = off.", "Training data", ge=0)
+    cutmix: float = option(1.0, "CutMix: alpha of the Beta distribution; 0 = off.", "Training data", ge=0)
+    mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Training data", ge=0, le=1)
+    switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Training data", ge=0, le=1)
+    mixup_mode: Literal["batch", "pair", "elem"] = option(
+        "batch", "What one draw mixes: a batch, a pair of images (even batches), or each image.", "Training data"
+    )
+    label_smoothing: float = option(0.1, "Label smoothing, of mixed targets too.", "Training data", ge=0, lt=1)
     repeats: int = option(
         3,
         "Repeated augmentation: views of an image in an epoch, of a third of them; 1 = off.",
-        "Data",
+        "Training data",
         ge=1,
         le=1000,
     )
@@ -123,8 +125,10 @@ class AbSViTRecipe(Recipe):
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
     feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
     drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)
-    dropout: float = option(0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1)
-    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1)
+    dropout: float = option(
+        0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1, often=False
+    )
+    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1, often=False)
 
     @field_validator("architecture")
     @classmethod

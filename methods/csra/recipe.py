@@ -38,10 +38,12 @@ class CSRARecipe(BackboneRecipe):
         "Classes without a positive label in precision and F1; the program counts them, its sets have none.",
         "Data",
     )
-    flip: bool = option(True, "Mirror training images with probability one half.", "Data")
-    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Data")
-    color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training images.", "Data")
-    shift: int = option(0, "Shift training images by up to this many pixels.", "Data", ge=0)
+    flip: bool = option(True, "Mirror training images with probability one half.", "Training data")
+    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Training data")
+    color_jitter: bool = option(
+        False, "Jitter brightness, contrast and saturation of training images.", "Training data"
+    )
+    shift: int = option(0, "Shift training images by up to this many pixels.", "Training data", ge=0)
 
     backbone: str = option(
         "resnet101", "Feature extractor: tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet50."

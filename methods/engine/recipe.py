@@ -49,10 +49,10 @@ BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Kinds of range that an option can have, and their signs."""
 
 
-SPELLED = ("flags", "metavar", "shown", "argument", "complete", "needs")
+SPELLED = ("flags", "metavar", "shown", "argument", "complete", "needs", "often")
 """What else an option may say of how it is typed: its flags where they are not its name, the word for its value, the
-words for its default, that it stands without a flag, what is offered to complete it, and the ability of a method
-without which it is hidden."""
+words for its default, that it stands without a flag, what is offered to complete it, the ability of a method
+without which it is hidden, and whether most people set it, so that `--help` shows it (cli/help_levels.py)."""
 
 
 def option(default: Any, description: str, panel: str = "Method", **more: Any) -> Any:
@@ -67,8 +67,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: str = option("coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data")
-    image_size: int = option(448, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096)
+    dataset: str = option(
+        "coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data", often=True
+    )
+    image_size: int = option(
+        448, "Height and width of the network's input, in pixels.", "Data", ge=16, le=4096, often=True
+    )
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = option(
         "unit", "Pixel normalisation: unit = [0,1], half = [-1,1], imagenet or cifar = that set's mean and std.", "Data"
     )
@@ -76,18 +80,18 @@ class Recipe(BaseModel):
         "exact",
         "Reading of training images: exact = the papers' pixels; fast = 0.8 of the time, a level off (0.4 of it and "
         "some levels where they are far larger than the input). Evaluation has its own --decode.",
-        "Data",
+        "Training data",
     )
     drop_unlabelled: bool = option(False, "Leave out images without any positive label, in every split.", "Data")
     unknown_train: Literal["negative", "ignore"] = option(
         "negative",
         "Unknown labels (VOC difficult, WIDER unspecified) in training: negative, or out of the loss.",
-        "Data",
+        "Training data",
     )
     unknown_eval: Literal["negative", "ignore"] = option(
         "ignore", "Unknown labels in evaluation: negative, or left out of the class's measures.", "Data"
     )
-    epochs: int = option(30, "Passes over the training split.", "Training", ge=1)
+    epochs: int = option(30, "Passes over the training split.", "Training", ge=1, often=True)
     steps: int | None = option(
         None,
         "Optimiser steps of the run, instead of whole epochs; the schedule is squeezed or stretched to them.",
@@ -97,12 +101,16 @@ class Recipe(BaseModel):
     eval_steps: int | None = option(
         None, "Optimiser steps between evaluations, instead of epochs (--eval-every).", "Training", ge=1
     )
-    batch_size: int = option(16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1)
+    batch_size: int = option(
+        16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1, often=True
+    )
     drop_last: bool = option(False, "Leave out the last, smaller batch of an epoch.", "Training")
     optimizer: Literal["sgd", "adam", "adamw"] = option(
         "sgd", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
     )
-    lr: float = option(0.01, "Base learning rate; never scaled by the number of processes.", "Training", gt=0)
+    lr: float = option(
+        0.01, "Base learning rate; never scaled by the number of processes.", "Training", gt=0, often=True
+    )
     momentum: float = option(0.9, "SGD momentum.", "Training", ge=0, lt=1)
     weight_decay: float = option(1e-4, "Weight decay (coupled L2 for sgd and adam).", "Training", ge=0)
     clip_grad: float | None = option(None, "Clip the gradient's global L2 norm to this value.", "Training", gt=0)
@@ -110,9 +118,9 @@ class Recipe(BaseModel):
     ema_epoch: int = option(
         0, "Epoch, counted from 0, at whose start the average begins anew from the weights.", "Training", ge=0
     )
-    amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training")
+    amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training", often=True)
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
-    seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0)
+    seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0, often=True)
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -145,8 +153,9 @@ class BackboneRecipe(Recipe):
     )
 
 
-TRAINING = "Training"
-"""The group of the fields that only training reads."""
+TRAINING, TRAINING_DATA, OF_THE_METHOD = "Training", "Training data", "Method"
+"""Groups of fields. Only training reads the first two; other commands take the second one for what it is in a recipe,
+and do not list it."""
 
 
 def fields_of(recipe_type: type[Recipe], *, training: bool) -> dict[str, FieldInfo]:

@@ -154,7 +154,7 @@ class Datasets(Request):
 class Overwriting(Request):
     """A command that may write again what it wrote before."""
 
-    overwrite: bool = run_option(False, "Replace what an earlier run of the command wrote.")
+    overwrite: bool = run_option(False, "Replace what an earlier run of the command wrote.", often=True)
 
 
 class Reading(Datasets):
@@ -210,7 +210,7 @@ class FromWeights(Telling, Overwriting):
 class Machine(Request):
     """What a command computes on; in all of them alike."""
 
-    gpus: int | None = run_option(None, "GPUs: 0 = CPU, or 1.", ge=0, le=1, shown="1 if there is one")
+    gpus: int | None = run_option(None, "GPUs: 0 = CPU, or 1.", ge=0, le=1, shown="1 if there is one", often=True)
     device: str | None = run_option(None, "cpu, cuda, cuda:1 ...", shown="cuda if there is one")
     threads: int | None = run_option(None, "CPU threads a process.", ge=1, le=4096)
     workers: int | None = run_option(
@@ -221,7 +221,7 @@ class Machine(Request):
 class Processes(Machine):
     """A command that may share its work among processes."""
 
-    gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one")
+    gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one", often=True)
     processes: int | None = run_option(None, "Processes on the CPU (with --gpus 0).", ge=1, le=4096)
     eval_batch_size: int = run_option(64, "Images at once in evaluation, a process.", ge=1, le=2**31)
 
@@ -293,7 +293,9 @@ class ExportRequest(FromWeights, Machine):
         shown="the --top-k best of each image",
     )
     top_k: int = option(5, "Maps per image, of its best classes.", ge=1)
-    gpus: int | None = run_option(None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0")
+    gpus: int | None = run_option(
+        None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0", often=True
+    )
     device: str | None = run_option(None, "Where --check asks the model: cpu, cuda, cuda:1 ...", shown="cpu")
 
     @model_validator(mode="after")
@@ -489,10 +491,12 @@ class TrainRequest(Images, Processes):
 
     method: str
     recipe: SerializeAsAny[Recipe]
-    out: Path = run_option(..., "Run folder.", flags="--out -o", shown="runs/METHOD/RECIPE")
+    out: Path = run_option(..., "Run folder.", flags="--out -o", shown="runs/METHOD/RECIPE", often=True)
     accumulation: int = run_option(1, "Cut each process's share of a batch into this many pieces.", ge=1)
-    resume: str | None = run_option(None, "`auto` continues the run in --out (or starts it), or a checkpoint folder.")
-    overwrite: bool = run_option(False, "Replace the run in --out; nothing but a run.")
+    resume: str | None = run_option(
+        None, "`auto` continues the run in --out (or starts it), or a checkpoint folder.", often=True
+    )
+    overwrite: bool = run_option(False, "Replace the run in --out; nothing but a run.", often=True)
     load_from: str | None = start_option(
         None, "Start from a whole model: a run folder, .safetensors or published file."
     )
@@ -507,7 +511,7 @@ class TrainRequest(Images, Processes):
     from_scratch: bool = start_option(False, "Start at random, whatever the recipe starts from.")
     reset_head: bool = start_option(False, "Fresh weights where shapes depend on the number of classes.")
     eval_splits: tuple[str, ...] = run_option(
-        ("val",), "Splits to evaluate, comma-separated; the first decides the best."
+        ("val",), "Splits to evaluate, comma-separated; the first decides the best.", often=True
     )
     eval_every: int = run_option(1, "Epochs between evaluations.", ge=1)
     save_steps: int | None = run_option(None, "Also save every so many steps.", ge=1)

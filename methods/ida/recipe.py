@@ -23,12 +23,16 @@ class IDARecipe(BackboneRecipe):
     augmentation: Literal["randaugment", "multiscale_crop", "shift"] = option(
         "randaugment",
         "Training images: randaugment (cutout, then RandAugment), multiscale_crop (crop and flip), or shift.",
-        "Data",
+        "Training data",
     )
     cutout: float = option(
-        0.5, "Side of the hole cut before RandAugment, as a share of the image's; 0 cuts none.", "Data", ge=0, le=1
+        0.5,
+        "Side of the hole cut before RandAugment, as a share of the image's; 0 cuts none.",
+        "Training data",
+        ge=0,
+        le=1,
     )
-    shift: int = option(6, "Largest shift each way of augmentation shift, in pixels.", "Data", ge=0)
+    shift: int = option(6, "Largest shift each way of augmentation shift, in pixels.", "Training data", ge=0)
 
     epochs: int = again("epochs", 80)
     batch_size: int = again("batch_size", 128)
@@ -79,17 +83,20 @@ class IDARecipe(BackboneRecipe):
     token_layout: Literal["interleaved", "per_sample"] = option(
         "interleaved",
         "What a token of the second attention is: interleaved as the program does, or one sample (paper).",
+        often=False,
     )
     loss: Literal["bce_sum", "bce_mean", "asl"] = option(
         "bce_sum", "bce_sum: cross-entropy summed over loss_batch images (the program); its mean; asymmetric loss."
     )
-    loss_batch: int = option(32, "Images that bce_sum sums over: those of one process of the published run.", ge=1)
+    loss_batch: int = option(
+        32, "Images that bce_sum sums over: those of one process of the published run.", ge=1, often=False
+    )
     asl_gamma_pos: float = option(0.0, "Focusing of positives (loss asl).", ge=0)
     asl_gamma_neg: float = option(2.0, "Focusing of negatives (loss asl).", ge=0)
-    asl_clip: float = option(0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1)
-    asl_detach_focus: bool = option(True, "Keep the focusing weight out of the gradient (loss asl).")
+    asl_clip: float = option(0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1, often=False)
+    asl_detach_focus: bool = option(True, "Keep the focusing weight out of the gradient (loss asl).", often=False)
     legacy_shared_lr: bool = option(
-        False, "Let onecycle overrule backbone_factor, as in the program: all parameters at one rate."
+        False, "Let onecycle overrule backbone_factor, as in the program: all parameters at one rate.", often=False
     )
 
     @model_validator(mode="after")

@@ -65,9 +65,11 @@ class LLBRecipe(Recipe):
     )
     squash: bool = option(False, "Evaluation resizes both sides, as the program does on Places365.", "Data")
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "half")
-    randaugment_ops: int = option(3, "RandAugment operations on a training image; 0 leaves it out.", "Data", ge=0)
-    randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Data", ge=0, le=30)
-    shift: int = option(0, "Shift training images by up to this many pixels (ours).", "Data", ge=0)
+    randaugment_ops: int = option(
+        3, "RandAugment operations on a training image; 0 leaves it out.", "Training data", ge=0
+    )
+    randaugment_magnitude: int = option(9, "RandAugment magnitude, of 31 bins.", "Training data", ge=0, le=30)
+    shift: int = option(0, "Shift training images by up to this many pixels (ours).", "Training data", ge=0)
     epochs: int = again("epochs", 70)
     batch_size: int = again("batch_size", 512)
     drop_last: bool = again("drop_last", True)
@@ -94,6 +96,7 @@ class LLBRecipe(Recipe):
     stem: Literal["patches", "convolutions"] = option(
         "patches",
         "How an image is taken in: by its patches, or by strided convolutions (ours, for small networks).",
+        often=False,
     )
     backbone: str | None = option(
         None,
@@ -105,9 +108,10 @@ class LLBRecipe(Recipe):
         "Blocks of the label-focused branch, the quantising one included; with one it never sees the image.",
         ge=2,
         le=256,
+        often=False,
     )
     target_layer: int | None = option(
-        None, "Backbone block, from 1, whose output the branch reads (default: the last but one).", ge=1
+        None, "Backbone block, from 1, whose output the branch reads (default: the last but one).", ge=1, often=False
     )
     temperature: float = option(0.1, "Temperature of the soft assignment of patches to objects.", gt=0)
     alpha: float = option(0.8, "Weight of the visual prediction in the mixture; 1 is the backbone alone.", ge=0, le=1)
@@ -118,14 +122,21 @@ class LLBRecipe(Recipe):
         "Weight of the visual head's own loss: 0 is the paper. Above, the head trains on a frozen backbone, which may "
         "come without one; with no-freeze the whole backbone does.",
         ge=0,
+        often=False,
     )
     legacy_swag_axis: bool = option(
-        False, "Quantise the SWAG family along the batch, as the program does: results depend on the batch."
+        False,
+        "Quantise the SWAG family along the batch, as the program does: results depend on the batch.",
+        often=False,
     )
     legacy_freeze: bool = option(
-        False, "Freeze by the letters 'nv' in names, as the program does: SWAG's patch embedding (conv_proj) trains."
+        False,
+        "Freeze by the letters 'nv' in names, as the program does: SWAG's patch embedding (conv_proj) trains.",
+        often=False,
     )
-    legacy_mae_weight: bool = option(False, "Weigh the MAE family's diversity by alpha, as the program does.")
+    legacy_mae_weight: bool = option(
+        False, "Weigh the MAE family's diversity by alpha, as the program does.", often=False
+    )
 
     @property
     def vit(self) -> ViTSize:

@@ -69,12 +69,16 @@ class LSASRecipe(Recipe):
         "image_size; imagenet = random resized crop, evaluation on the centre of a 256/224 larger image.",
         "Data",
     )
-    padding: int = option(4, "Black border around an image before its random crop (native, square).", "Data", ge=0)
-    flip: bool = option(True, "Mirror every second training image.", "Data")
-    mixup: float | None = option(None, "Mixup: alpha of the Beta distribution.", "Data", gt=0)
-    cutmix: float | None = option(None, "CutMix: alpha of the Beta distribution; goes before mixup.", "Data", gt=0)
+    padding: int = option(
+        4, "Black border around an image before its random crop (native, square).", "Training data", ge=0
+    )
+    flip: bool = option(True, "Mirror every second training image.", "Training data")
+    mixup: float | None = option(None, "Mixup: alpha of the Beta distribution.", "Training data", gt=0)
+    cutmix: float | None = option(
+        None, "CutMix: alpha of the Beta distribution; goes before mixup.", "Training data", gt=0
+    )
     cutout: int | None = option(
-        None, "Cutout: side of one square a batch, in pixels; only without the two.", "Data", ge=1
+        None, "Cutout: side of one square a batch, in pixels; only without the two.", "Training data", ge=1
     )
     epochs: int = again("epochs", 164)
     batch_size: int = again("batch_size", 128)
@@ -101,7 +105,9 @@ class LSASRecipe(Recipe):
     order: int = option(1, "Sub-attentions in the chain; 0 is the attention network itself.", ge=0, le=64)
     stages: tuple[int, ...] = option((3,), "Stages whose blocks have attention, from 1.")
     reduction: int = option(16, "Squeeze of se and cbam: channels over hidden units.", ge=1)
-    zero_init_residual: bool = option(False, "Start every residual branch at zero (last BatchNorm's weight).")
+    zero_init_residual: bool = option(
+        False, "Start every residual branch at zero (last BatchNorm's weight).", often=False
+    )
 
     @field_validator("depth")
     @classmethod

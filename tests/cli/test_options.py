@@ -23,7 +23,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine import launch
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import OLD_NAMES, parse, read_recipe, write_recipe
+from attnbias.methods.engine.recipe import OLD_NAMES, TRAINING, panel_of, parse, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from tests.helpers.command_line import attnbias, typed
 
@@ -51,6 +51,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "data/test_language_sets.py::test_the_command_line_knows_the_sets_and_their_option": "--min-answers",
     },
     "train": {
+        "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
         "cli/test_recipe_options.py::test_what_was_typed_is_in_the_run_folder_and_in_its_weights": (
             "--recipe --out --data-root"
         ),
@@ -91,6 +92,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_activations_are_computed_twice_where_that_is_typed": "--grad-checkpointing",
     },
     "val": {
+        "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
         "weights/test_options.py::test_what_a_file_does_not_tell_comes_from_the_recipe_that_was_typed": "--recipe",
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
@@ -152,6 +154,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
     },
     "visualize": {
+        "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
         "cli/test_visualize.py::test_a_folder_of_images_becomes_overlays_a_page_and_raw_maps": (
             "PATHS --classes --npz --out"
         ),
@@ -177,6 +180,7 @@ SHOWN: dict[str, dict[str, str]] = {
         ),
     },
     "export": {
+        "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
         "cli/test_export.py::test_maps_of_classes_that_were_named": "--load-from --format --out --classes --head",
         "cli/test_export.py::test_torch_export_answers_as_the_model": "PATHS --check",
         "cli/test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus --device",
@@ -387,7 +391,7 @@ def test_every_recipe_field_that_is_typed_is_run_stored_and_handed_to_val(
         data = {
             field: value
             for field, value in chosen.items()
-            if method.recipe_type.model_fields[field].json_schema_extra != {"panel": "Training"}
+            if panel_of(method.recipe_type.model_fields[field]) != TRAINING
             and typed(field, value).split("=")[0] not in options()["val"]  # val has its own of that name
         }
         flags = [typed(field, value) for field, value in data.items()]

@@ -158,9 +158,9 @@ def test_every_named_recipe_builds(name: str) -> None:
 
 
 def test_help_shows_groups_ranges_choices_and_the_papers_values() -> None:
-    shown = " ".join(attnbias("train", "csra", "--help", expect=0).out.split())
+    shown = " ".join(attnbias("train", "csra", "--help-all", expect=0).out.split())
     for words in (
-        *("Data", "Training", "Method", "Run (does not change the numbers)", "Starting weights"),
+        *("Data", "Training data", "Training", "Method", "Run (does not change the numbers)", "Starting weights"),
         *(
             "[>= 16, <= 4096] [paper: 448]",
             "[> 0, < 1] [paper: none]",
@@ -215,4 +215,4 @@ def test_dry_run_shows_the_arithmetic_and_writes_nothing(here: Path, demo_root: 
 
 def test_help_shows_its_texts_as_they_are_written() -> None:
     assert "attnbias[export]" in attnbias("export", "csra", "--help", expect=0).out
-    assert "[>= 0, <= 1] [paper:" in attnbias("train", "ida", "--help", expect=0).out
+    assert "[>= 0, <= 1] [paper:" in attnbias("train", "ida", "--help-all", expect=0).out

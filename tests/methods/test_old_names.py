@@ -62,7 +62,7 @@ def test_an_old_flag_is_another_name_of_todays(demo_root: Path) -> None:
     words += ["--data-root", demo_root]
     then = attnbias(*words, "--lr-steps", "1,3", "--lr-gamma", 0.5, expect=0).out
     assert then == attnbias(*words, "--milestones", "1,3", "--gamma", 0.5, expect=0).out
-    help_text = attnbias("train", "llb", "--help", expect=0).out
+    help_text = attnbias("train", "llb", "--help-all", expect=0).out
     assert "--milestones" in help_text
     assert "--lr-steps" not in help_text
     twice = attnbias(*words, "--gamma", 0.5, "--lr-gamma", 0.5, expect=2)

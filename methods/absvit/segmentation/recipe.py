@@ -31,13 +31,21 @@ class SegmentationRecipe(Recipe):
     scale: tuple[int, int] = option(
         (2048, 512), "Images are resized to fit into this, long side and short side, keeping their ratio.", "Data"
     )
-    ratio: tuple[float, float] = option((0.5, 2.0), "Range that a training image's scale is multiplied by.", "Data")
-    crop: tuple[int, int] = option((512, 512), "Height and width of a training crop, padded where too small.", "Data")
-    cat_max_ratio: float = option(
-        0.75, "A crop is drawn again, up to 10 times, where one class has this share of it.", "Data", gt=0, le=1
+    ratio: tuple[float, float] = option(
+        (0.5, 2.0), "Range that a training image's scale is multiplied by.", "Training data"
     )
-    flip: float = option(0.5, "Probability of mirroring a training image.", "Data", ge=0, le=1)
-    photometric: bool = option(True, "Distort brightness, contrast, saturation and hue in training.", "Data")
+    crop: tuple[int, int] = option(
+        (512, 512), "Height and width of a training crop, padded where too small.", "Training data"
+    )
+    cat_max_ratio: float = option(
+        0.75,
+        "A crop is drawn again, up to 10 times, where one class has this share of it.",
+        "Training data",
+        gt=0,
+        le=1,
+    )
+    flip: float = option(0.5, "Probability of mirroring a training image.", "Training data", ge=0, le=1)
+    photometric: bool = option(True, "Distort brightness, contrast, saturation and hue in training.", "Training data")
 
     steps: int | None = option(20000, "Optimiser steps of the run, instead of whole epochs.", "Training", ge=1)
     eval_steps: int | None = again("eval_steps", 2000)
@@ -63,18 +71,24 @@ class SegmentationRecipe(Recipe):
     )
     prompt_tokens: int = option(50, "Visual prompt tokens (transfer prompt).", ge=1)
     deep_prompts: bool = option(True, "Prompts of its own for every block (transfer prompt).")
-    prompt_dropout: float = option(0.0, "Dropout of visual prompts.", ge=0, lt=1)
-    drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)
-    dropout: float = option(0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1)
-    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1)
-    channels: int = option(512, "Channels of UperNet's head.", ge=1)
-    aux_channels: int = option(256, "Channels of the auxiliary head.", ge=1)
-    pool_scales: tuple[int, ...] = option((1, 2, 3, 6), "Sides of the grids that UperNet pools the last map to.")
-    head_dropout: float = option(0.1, "Share of the channels dropped before the classifiers.", ge=0, lt=1)
+    prompt_dropout: float = option(0.0, "Dropout of visual prompts.", ge=0, lt=1, often=False)
+    drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1, often=False)
+    dropout: float = option(
+        0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1, often=False
+    )
+    attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1, often=False)
+    channels: int = option(512, "Channels of UperNet's head.", ge=1, often=False)
+    aux_channels: int = option(256, "Channels of the auxiliary head.", ge=1, often=False)
+    pool_scales: tuple[int, ...] = option(
+        (1, 2, 3, 6), "Sides of the grids that UperNet pools the last map to.", often=False
+    )
+    head_dropout: float = option(0.1, "Share of the channels dropped before the classifiers.", ge=0, lt=1, often=False)
     decode_weight: float = option(1.0, "Weight of the loss of UperNet's head.", ge=0)
     aux_weight: float = option(0.4, "Weight of the auxiliary head's loss.", ge=0)
     avg_non_ignore: bool = option(
-        False, "Average the loss over labelled pixels; False = over all, unlabelled ones counting as 0 (the program's)."
+        False,
+        "Average the loss over labelled pixels; False = over all, unlabelled ones counting as 0 (the program's).",
+        often=False,
     )
 
     mode: Literal["whole", "slide"] = option(

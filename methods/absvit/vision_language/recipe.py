@@ -43,7 +43,9 @@ class VisionLanguageRecipe(Recipe):
     normalize: Literal["clip", "imagenet", "half"] = option(
         "clip", "Pixel normalisation: clip or imagenet = that set's mean and std, half = [-1, 1].", "Data"
     )
-    rand_augment: bool = option(True, "RandAugment in training: 2 of 14 operations, magnitude 9 of 30.", "Data")
+    rand_augment: bool = option(
+        True, "RandAugment in training: 2 of 14 operations, magnitude 9 of 30.", "Training data"
+    )
     tokenizer: str = option(
         "roberta-base",
         "Tokenizer: a folder with its files, a name in the local Hugging Face cache, or `words` = the "
@@ -51,7 +53,7 @@ class VisionLanguageRecipe(Recipe):
         "Data",
     )
     max_text_length: int = option(50, "Tokens of a text; longer ones are cut.", "Data", ge=4)
-    false_texts: int = option(0, "Wrong captions drawn for each image (retrieval).", "Data", ge=0)
+    false_texts: int = option(0, "Wrong captions drawn for each image (retrieval).", "Training data", ge=0)
 
     epochs: int = again("epochs", 10)
     batch_size: int = again("batch_size", 432)
@@ -94,13 +96,15 @@ class VisionLanguageRecipe(Recipe):
         "roberta-base",
         "Where the text encoder starts: a folder, or a name in the local Hugging Face cache; none = random.",
     )
-    vocabulary: int = option(50265, "Tokens that the text encoder knows.", ge=5)
-    text_dropout: float = option(0.1, "Dropout of the text encoder.", ge=0, lt=1)
-    fusion_width: int = option(768, "Channels of the fusion layers.", ge=1)
-    fusion_heads: int = option(12, "Attention heads of the fusion layers.", ge=1)
-    fusion_layers: int = option(6, "Pairs of fusion layers.", ge=1, le=256)
-    fusion_mlp: int = option(4, "Hidden channels of the fusion layers, as a multiple of fusion_width.", ge=1, le=256)
-    dropout: float = option(0.1, "Dropout of the fusion layers.", ge=0, lt=1)
+    vocabulary: int = option(50265, "Tokens that the text encoder knows.", ge=5, often=False)
+    text_dropout: float = option(0.1, "Dropout of the text encoder.", ge=0, lt=1, often=False)
+    fusion_width: int = option(768, "Channels of the fusion layers.", ge=1, often=False)
+    fusion_heads: int = option(12, "Attention heads of the fusion layers.", ge=1, often=False)
+    fusion_layers: int = option(6, "Pairs of fusion layers.", ge=1, le=256, often=False)
+    fusion_mlp: int = option(
+        4, "Hidden channels of the fusion layers, as a multiple of fusion_width.", ge=1, le=256, often=False
+    )
+    dropout: float = option(0.1, "Dropout of the fusion layers.", ge=0, lt=1, often=False)
 
     @model_validator(mode="after")
     def _check_shapes(self) -> VisionLanguageRecipe:

@@ -1,0 +1,77 @@
+"""Help in two levels: `--help` shows what most people set and three examples, `--help-all` shows every option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.recipe import OF_THE_METHOD, Recipe, panel_of
+from attnbias.methods.engine.requests import RUN, Request, TrainRequest, spelled
+from attnbias.methods.engine.screen import say
+
+RARE = "attnbias_rare"
+"""The mark of an option that only `--help-all` shows."""
+
+
+def is_common(kind: type[Request], method: Description, name: str) -> bool:
+    """Whether most people set an option of a command, or a field of its recipe: those that say so, in training all of
+    the method's own, and what a command asks for beside how it runs."""
+    if name in kind.model_fields:
+        how = spelled(kind, name) or {}
+        return bool(how.get("often", how.get("panel") != RUN))
+    fields = method.recipe_type.model_fields
+    if name not in fields:
+        return True
+    for info in (fields[name], Recipe.model_fields.get(name)):
+        extra = info.json_schema_extra if info is not None else None
+        if isinstance(extra, dict) and "often" in extra:
+            return bool(extra["often"])
+    return kind is TrainRequest and panel_of(fields[name]) == OF_THE_METHOD
+
+
+def in_two_levels(command: Any, kind: type[Request], method: Description) -> Any:
+    """Return a command that hides what few people set from `--help`."""
+    for parameter in command.params:
+        if not parameter.hidden and not is_common(kind, method, parameter.name):
+            parameter.hidden = True
+            setattr(parameter, RARE, True)
+    return command
+
+
+def _show_all(context: typer.Context, asked: bool) -> None:
+    if not asked:
+        return
+    parameters: list[Any] = list(context.command.params)
+    for parameter in parameters:
+        if getattr(parameter, RARE, False):
+            parameter.hidden = False
+    if text := context.get_help():  # what was not printed already
+        say(*text.split("\n"))
+    raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit.")
+]
+
+
+def flags_take_nothing(command: Any) -> Any:
+    """Return a command whose help gives flags no value."""
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    command.get_help_option = _without_value(command.get_help_option)
+    return command
+
+
+def _without_value(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def found(context: Any) -> Any:
+        option = get(context)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+    return found
