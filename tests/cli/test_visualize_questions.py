@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import attnbias
 from attnbias.cli.app import app
 from attnbias.cli.errors import describe
 from attnbias.data.prepare import prepare
@@ -141,6 +142,22 @@ def test_maps_and_answers_are_the_models(model: Path, root: Path, photo: Path, t
         best = int(loaded.model({"image": image, **batch}).logits.argmax())
     figures = content(out)["items"][0]["views"][0]["figures"]
     assert figures["0"].startswith(loaded.classes[best])
+
+
+def test_python_asks_in_words_as_the_command_does(model: Path, root: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = [word for question in (QUESTION, OTHER) for word in ("--question", question)]
+    loaded = attnbias.load(model, device="cpu", data_root=root)
+    asked += ["--map", loaded.maps[0]]
+    visualize(photo, "--load-from", model, "--data-root", root, *asked, "--npz", "--out", out)
+    maps = loaded.attention(photo, [QUESTION, OTHER])
+    assert (maps.names, maps.kind) == ((QUESTION, OTHER), loaded.maps[0])
+    with np.load(out / "maps.npz") as stored:
+        assert np.array_equal(maps.to_numpy(), stored["maps_0"])
+    page = attnbias.gallery(loaded, Image.open(photo), [QUESTION], maps=[loaded.maps[0]])
+    assert (page.images, page.overlays) == (1, 1)
+    with pytest.raises(attnbias.UsageError, match="is asked in words"):
+        loaded.attention(photo)
 
 
 def test_a_split_is_asked_its_own_questions(model: Path, root: Path, tmp_path: Path) -> None:
