@@ -28,8 +28,8 @@ def show_dry_run(found: DryRun) -> None:
     )
     for asked, known in found.evaluated.items():
         say(f"evaluation: {len(known.records):,} samples of '{known.dataset}/{known.split}' ({asked})")
-    if found.warning:
-        say(found.warning, style="yellow")
+    for warning in found.warnings:
+        say(warning, style="yellow")
     table = Table(
         title="learning rate at the first step of each epoch"
         if found.by_epoch

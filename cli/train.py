@@ -5,6 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -39,13 +40,14 @@ def _command(method: Description) -> Callable[..., None]:
 
         request = place(run.request)
         check_location(request.out)
-        run.say()
         if dry_run:
             from attnbias.cli.dry_run import show_dry_run
             from attnbias.methods.engine.training.dry_run import dry_run as compute
 
-            show_dry_run(compute(request))
-        elif code := launch(run_job, request):
+            found = compute(request)
+            run.say()
+            show_dry_run(found)
+        elif code := launch(partial(run_job, begin=run.say), request):
             sys.exit(code)
 
     return with_options(command, TrainRequest, method, training=True)
@@ -62,13 +64,13 @@ train = method_commands(
 )
 
 
-def run_job(text: str) -> None:
-    """Train as one process of a run; `text` is the request's JSON."""
+def run_job(text: str, begin: Callable[[], None]) -> None:
+    """Train as one process of a run; `text` is the request's JSON, and `begin` says what the run is."""
     from attnbias.methods.engine.launch import is_main
     from attnbias.methods.engine.training.train import train
 
     request = TrainRequest.from_json(text)
-    outcome = train(request)
+    outcome = train(request, begin)
     if is_main():
         progress = outcome.progress
         why = "stopped early" if progress.stopped_early else "done"

@@ -142,7 +142,7 @@ def discard(folder: Path, owned: re.Pattern[str] = PREPARED) -> None:
         DataError: a folder of the set holds something else; nothing was removed.
     """
     parts = [name for name in ("index", "csra", "tokenizer", "annotations", "images") if owned.fullmatch(f"{name}/")]
-    if foreign := first_foreign(folder, owned.fullmatch, parts):
+    if foreign := first_foreign(folder, lambda name: name == MANIFEST or owned.fullmatch(name), [MANIFEST, *parts]):
         raise DataError(f"{foreign} was not written by prepare-data, which would replace it; move it away first")
     (folder / MANIFEST).unlink(missing_ok=True)
     remove_owned(folder, owned.fullmatch, parts)

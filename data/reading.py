@@ -7,9 +7,12 @@ with reading(path, "run prepare-data again"):
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +40,11 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
 _repr.maxlevel = 2
+
+
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+"""What zipfile raises of a damaged archive, beside OSError; RuntimeError: a password, or a version or method that it
+does not know (NotImplementedError)."""
 
 
 class Unfit(ValueError):

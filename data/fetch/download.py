@@ -152,7 +152,14 @@ class _Known(StoredModel):
 
     bytes: int
     mtime_ns: int
+    ctime_ns: int | None = None
+    """Of the last change of any kind, which nobody can set back as they can the other; old manifests have none."""
     digest: str
+
+
+def _as_it_is(stat: os.stat_result) -> Json:
+    """What shows that a file was not touched since its digest was taken."""
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
 
 
 @dataclass
@@ -177,12 +184,12 @@ class _Store:
     # Verifying ----------------------------------------------------------------------------------------------------
 
     def verified(self, archive: Archive, again: bool) -> bool:
-        """Whether the file is there and right. A known size, time and digest are believed unless `again`."""
+        """Whether the file is there and right. A known size, times and digest are believed unless `again`."""
         path = self.folder / archive.file
         if not path.is_file():
             return False
         known, stat = self.manifest.get(archive.file, {}), path.stat()
-        if not again and (known.get("bytes"), known.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
+        if not again and {**known, **_as_it_is(stat)} == known:
             return True
         LOG.info("verifying %s (%s)", archive.file, readable_size(stat.st_size))
         self.verify(archive, path)
@@ -207,7 +214,7 @@ class _Store:
         if published is not None and not digest.startswith(published):
             origin = "published" if archive.digest else f"recorded in {MANIFEST} at first use"
             raise DataError(f"{path} has {digest}, expected {published} ({origin}); delete it and fetch it again")
-        return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "digest": digest}
+        return {**_as_it_is(stat), "digest": digest}
 
     def _digest(self, path: Path, algorithm: str) -> str:
         state = hashlib.new(algorithm, usedforsecurity=False)
@@ -271,14 +278,15 @@ class _Store:
                 raise DataError(f"{public(archive.url)}: {_one_line(reason)}; run the same command to continue")
             self._stop_here(min(60.0, BACKOFF * 2**failures))
         try:
-            self.verify(archive, part)
+            entry = self.check(archive, part)
         except DataError as error:
             part.unlink()  # complete and wrong: nothing to continue from
             self._validator(archive).unlink(missing_ok=True)
             raise DataError(str(error).replace("delete it and fetch it again", "it was deleted")) from None
-        part.replace(self.folder / archive.file)
+        path = part.replace(self.folder / archive.file)
+        self._record(archive.file, {**entry, **_as_it_is(path.stat())})  # a new name is a change, too
         self._validator(archive).unlink(missing_ok=True)
-        size = readable_size(_size(self.folder / archive.file))
+        size = readable_size(_size(path))
         LOG.info("fetched %s (%s in %.0f s, verified)", archive.file, size, time.monotonic() - begun)
 
     def _transfer(self, archive: Archive, part: Path) -> None:

@@ -13,7 +13,6 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -24,7 +23,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.lock import only_writer
 from attnbias.data.progress import ProgressCallback, silent
-from attnbias.data.reading import read_json, reading
+from attnbias.data.reading import BAD_ARCHIVE, read_json, reading
 
 MANIFEST = ".unpacked.json"
 LOG = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def unpack(
             hidden.rmdir()
             _record(target, archive.name, size)
             LOG.info("unpacked %s into %s", archive.name, target)
-        except (DataError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (DataError, OSError, tarfile.TarError, *BAD_ARCHIVE) as error:
             if isinstance(error, OSError) and error.errno is not None:  # gzip's own errors have no number
                 raise DataError(
                     f"cannot unpack {archive} into {target}: {error.strerror}; mend that and run again to continue"

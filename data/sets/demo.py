@@ -34,6 +34,9 @@ from attnbias.data.reading import Json
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.sets.contract import PrepareOptions, Reading
 
+WORTH_PROCESSES = 10
+"""Chunks of 100 scenes; fewer are drawn sooner here than processes start."""
+
 CLASSES = tuple(f"digit_{digit}" for digit in range(10))
 
 CONTEXTS = {
@@ -336,7 +339,7 @@ def generate(folder: Path, splits: Sequence[str], settings: Settings, options: P
 def _drawn(chunks: Sequence[tuple[str, range]], folder: Path, settings: Settings, workers: int) -> Iterator[list[Json]]:
     """The entries of each chunk in order, drawn here or by several processes."""
     draw_chunk = partial(_draw_chunk, folder=folder, settings=settings)
-    if workers == 1:
+    if workers == 1 or len(chunks) < WORTH_PROCESSES:
         yield from map(draw_chunk, chunks)
     else:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

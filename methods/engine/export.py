@@ -27,9 +27,16 @@ from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
-from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of, weights_metadata
-from attnbias.methods.engine.own_images import find_images, open_own
-from attnbias.methods.engine.requests import ExportRequest
+from attnbias.methods.engine.load import (
+    Loaded,
+    check_recipe_helps,
+    class_numbers,
+    load_asked,
+    open_split_of,
+    weights_metadata,
+)
+from attnbias.methods.engine.own_images import find_images, open_own, say_how_made
+from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportRequest
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
 from attnbias.weights.names import check_name
@@ -100,7 +107,7 @@ def wrap(
     kind: str | None = None,
     head: int | None = None,
     classes: Sequence[int] = (),
-    top_k: int = 5,
+    top_k: int = EXPORTED_MAPS,
 ) -> Exported:
     """The graph to export.
 
@@ -162,12 +169,14 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     request = place(request if request.device or request.gpus else request.model_copy(update={"gpus": 0}))
     device = start(request)
     loaded = model or load_asked(request, request.method, request.load_from)
+    check_recipe_helps(request.recipe, [loaded])
     numbers = class_numbers(request.classes, loaded.classes)
-    exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k)
+    exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k or EXPORTED_MAPS)
     images = None
     if request.check:
         images = images_for_check(loaded, [str(path) for _, path in found], request.data_root)
-    check = partial(compare, limit=request.limit, workers=request.workers or 0, device=device)
+        say_how_made(loaded)
+    check = partial(compare, limit=request.limit or CHECK_LIMIT, workers=request.workers or 0, device=device)
     parity = write_graph(exported, loaded, request.format, file, images, check)
     return Graph(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity)
 
@@ -304,7 +313,7 @@ def compare(
     exported: Exported,
     run: Runner,
     dataset: ImageDataset,
-    limit: int = 16,
+    limit: int = CHECK_LIMIT,
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",

@@ -18,6 +18,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import (
     Described,
     Loaded,
+    check_recipe_helps,
     describe,
     load_asked,
     owners,
@@ -122,6 +123,7 @@ def _fit(request: InspectRequest, name: str) -> Fit:
         trust=request.trust_checkpoint,
         data_root=request.data_root,
     )
+    check_recipe_helps(request.recipe, [described])
     with torch.device("meta"):  # names and shapes, without memory
         model = described.method.build_model(described.recipe, len(described.classes), described.task)
     state, own = described.method.fit_resolution(model, described.state), model.state_dict()
@@ -167,6 +169,7 @@ def convert_weights(request: ConvertRequest) -> Converted:
     reads = [request.load_from, *([request.recipe] if request.recipe else [])]
     check_targets(requested((to, WEIGHTS)), reads, request.overwrite)
     loaded = load_asked(request, owner(request), request.load_from)
+    check_recipe_helps(request.recipe, [loaded])
     if request.to_plain:
         words, state = plain_network(loaded)
         metadata = {

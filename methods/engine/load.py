@@ -69,6 +69,8 @@ class Loaded:
     task: Task
     source: str
     """Where the weights came from, in words for a person."""
+    tells_recipe: bool = True
+    """Whether the weights say how they were trained, as ours do."""
 
 
 def class_numbers(words: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -119,6 +121,14 @@ def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
     return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
 
 
+def input_words(method: AnyMethod, recipe: Recipe) -> str:
+    """How images are made for a model, on one line."""
+    done = preprocessing(method, recipe)
+    steps = [step for step in done["steps"] if not step.startswith(("Identity", "ToNormalizedTensor"))]
+    mean, std = (" ".join(f"{value:g}" for value in done[name]) for name in ("mean", "std"))
+    return f"{', '.join(steps) or 'as they are'}; normalize {recipe.normalize} (mean {mean}, std {std})"
+
+
 def stored_info(path: Path, method: AnyMethod) -> StoredInfo:
     """Read what a weight file of a complete checkpoint says of itself.
 
@@ -148,6 +158,8 @@ class Described:
     """Where they came from, in words for a person."""
     layout: str
     """How the file holds them."""
+    tells_recipe: bool
+    """Whether they are ours, which say how they were trained."""
 
 
 def describe(
@@ -187,7 +199,7 @@ def describe(
             LOG.warning("%s", line)
         if assumed:
             LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe, %s", path, assumed, flags)
-    return Described(method, recipe, classes, task, state, path, words, checkpoint.layout)
+    return Described(method, recipe, classes, task, state, path, words, checkpoint.layout, stored is not None)
 
 
 def load_run(
@@ -231,7 +243,15 @@ def load_run(
         raise WeightsError(f"{path} does not fit the model: {match}")
     model = method.build_model(recipe, len(described.classes), described.task)
     load_strict(model, _fitted(method, model, described.state), path)
-    return Loaded(method, recipe, model.to(device).eval(), described.classes, described.task, described.source)
+    return Loaded(
+        method,
+        recipe,
+        model.to(device).eval(),
+        described.classes,
+        described.task,
+        described.source,
+        described.tells_recipe,
+    )
 
 
 def load_asked(
@@ -248,6 +268,19 @@ def load_asked(
         trust=request.trust_checkpoint,
         data_root=request.data_root,
     )
+
+
+def check_recipe_helps(recipe: str | None, weights: Sequence[Loaded | Described]) -> None:
+    """Refuse a named recipe where there is nothing that it could tell.
+
+    Raises:
+        UsageError: all these weights tell their own.
+    """
+    if recipe is not None and weights and all(each.tells_recipe for each in weights):
+        raise UsageError(
+            f"--recipe {recipe} changes nothing: {weights[0].source} tells its own recipe; leave it out, or type the "
+            "fields that shall differ"
+        )
 
 
 def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: str | None = None) -> Index:

@@ -15,7 +15,7 @@ from attnbias.data.survey import UNREADABLE, read_headers, remarks
 from attnbias.data.tally import Tally
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.load import Loaded, input_words
 from attnbias.methods.engine.screen import say
 
 
@@ -59,6 +59,11 @@ def say_how_read(images: Sequence[Path]) -> Tally:
     for line in noticed.lines():
         say(line, error=True)
     return noticed
+
+
+def say_how_made(loaded: Loaded) -> None:
+    """Say on standard error how images are made for a model."""
+    say(f"images for {loaded.source}: {input_words(loaded.method, loaded.recipe)}", error=True)
 
 
 class OwnImages(ImageDataset):

@@ -127,6 +127,13 @@ class Recipe(BaseModel):
         """Fields of how images are made that other fields overrule."""
         return ()
 
+    @field_validator("dataset")
+    @classmethod
+    def _is_named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("expected the name of a dataset, or a prepared folder")
+        return value
+
     @field_validator("*")
     @classmethod
     def _check_whole_numbers(cls, value: Any, info: ValidationInfo) -> Any:

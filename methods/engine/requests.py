@@ -45,6 +45,10 @@ run_option = partial(recipe_option, panel=RUN)
 
 SPLIT_LIMIT = 48
 """Images of a split that are drawn where --limit says nothing."""
+CHECK_LIMIT = 16
+"""Images that an exported graph is checked on where --limit says nothing."""
+EXPORTED_MAPS = 5
+"""Maps per image of an exported graph where --top-k says nothing."""
 
 
 class Request(BaseModel):
@@ -70,6 +74,17 @@ class Request(BaseModel):
             values = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in values]
         return several(values)
 
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        """Options that do something only beside others: whether they do in this request, and words for why not."""
+        return {}
+
+    @model_validator(mode="after")
+    def _sets_nothing_that_changes_nothing(self) -> Self:
+        for name, (useful, why) in self.companions().items():
+            if not useful and getattr(self, name) != type(self).model_fields[name].default:
+                raise UsageError(f"{flags_of(type(self), name)[0]} changes nothing {why}")
+        return self
+
     @classmethod
     def of(cls: type[Q], values: Mapping[str, object]) -> Q:
         """Build a request; what does not fit is named by its option.
@@ -77,6 +92,9 @@ class Request(BaseModel):
         Raises:
             UsageError: a value is of the wrong kind or out of range, or two of them contradict each other.
         """
+        for name, value in values.items():
+            if any("\0" in str(each) for each in (value if isinstance(value, list | tuple) else [value])):
+                raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: a text holds a NUL")
         try:
             return cls(**values)
         except ValidationError as error:
@@ -239,7 +257,7 @@ class VisualizeRequest(FromWeights, Images, Machine):
     paths: list[Path] = option(
         [], "Images or folders of them. None: a split of the dataset.", argument=True, metavar="PATH"
     )
-    split: str = option("val", "Split of the dataset.")
+    split: str | None = option(None, "Split of the dataset.", shown="val")
     limit: int | None = option(None, "Only the first N images.", ge=1, shown=f"{SPLIT_LIMIT} of a split")
     top: int | None = option(
         None, "Look at all, draw only the N images whose first map (before normalisation) peaks highest.", ge=1
@@ -272,6 +290,12 @@ class VisualizeRequest(FromWeights, Images, Machine):
     boxes: bool = option(True, "Annotated boxes of the class.")
     contour: bool = option(False, "Ring the focus, values of at least 0.5.")
 
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        return {
+            "split": (not self.paths, "beside images of your own; leave one of them out"),
+            "contour": (self.style == "blend", "with --style published"),
+        }
+
 
 class ExportRequest(FromWeights, Machine):
     """Write a checkpoint as one graph."""
@@ -284,7 +308,7 @@ class ExportRequest(FromWeights, Machine):
     format: Literal["onnx", "torch-export"] = option("onnx", "onnx (needs attnbias[export]), or torch-export (.pt2).")
     out: Path | None = option(None, "What to write.", metavar="FILE", shown="{method}.onnx or .pt2")
     check: bool = option(False, "Run it on real images and hold it against the model.")
-    limit: int = option(16, "Images of --check.", ge=1)
+    limit: int | None = option(None, "Images of --check.", ge=1, shown=str(CHECK_LIMIT))
     map: str | None = option(None, "{maps}.", shown="{default map}")
     head: int | None = option(None, "One head, from 0.", ge=0, shown="all together")
     classes: tuple[str, ...] = option(
@@ -292,7 +316,7 @@ class ExportRequest(FromWeights, Machine):
         "Classes that maps are of, names or numbers, comma-separated.",
         shown="the --top-k best of each image",
     )
-    top_k: int = option(5, "Maps per image, of its best classes.", ge=1)
+    top_k: int | None = option(None, "Maps per image, of its best classes.", ge=1, shown=str(EXPORTED_MAPS))
     gpus: int | None = run_option(
         None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0", often=True
     )
@@ -302,9 +326,11 @@ class ExportRequest(FromWeights, Machine):
     def _checks_what_is_named(self) -> Self:
         if self.paths and not self.check:
             raise UsageError("images are for --check; add it, or leave them out")
-        if self.limit != type(self).model_fields["limit"].default and not self.check:
-            raise UsageError("--limit changes nothing without --check")
         return self
+
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        of_check = dict.fromkeys(("limit", "gpus", "device", "threads", "workers"), (self.check, "without --check"))
+        return {**of_check, "top_k": (not self.classes, "with --classes")}
 
 
 class PredictRequest(OfAnyMethod, FromWeights, Images, Processes):
@@ -425,25 +451,24 @@ class ValRequest(FromWeights, Images, Processes):
             raise ValueError("expected numbers from 1 to 5, comma-separated")
         return values
 
-    @model_validator(mode="after")
-    def _sets_nothing_that_is_not_asked_for(self) -> Self:
-        """Refuse settings of a measure that is not taken: their default would be as good."""
-        bias = ("--bias", self.measures_bias)
-        needs = {
-            "map": (bias, ("--faithfulness N", self.faithfulness is not None)),
-            "truth": (bias, ("--reliance", self.reliance), ("--backgrounds", self.backgrounds)),
-            "tau": (bias,),
-            "epsilon": (("--attack", bool(self.attack)),),
-            "attack_step": (("--attack", bool(self.attack)),),
-            "attack_steps": (("--attack pgd", "pgd" in self.attack),),
-            "severity": (("--corrupt", bool(self.corrupt)),),
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        attacked, perturbed = bool(self.attack), bool(self.attack or self.corrupt or self.published_tests)
+        holds_objects = self.measures_bias or self.reliance or self.backgrounds
+        of_splits = (
+            *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
+            *("attack", "corrupt", "store", "backgrounds", "last_layer"),
+        )
+        return {
+            **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),
+            "map": (self.measures_bias or self.faithfulness is not None, "without --bias or --faithfulness N"),
+            "truth": (holds_objects, "without --bias or --reliance or --backgrounds"),
+            "tau": (self.measures_bias, "without --bias"),
+            "epsilon": (attacked, "without --attack"),
+            "attack_step": (attacked, "without --attack"),
+            "attack_steps": ("pgd" in self.attack, "without --attack pgd"),
+            "severity": (bool(self.corrupt), "without --corrupt"),
+            "robustness_out": (perturbed, "without --attack, --corrupt or an --imagenet-* set"),
         }
-        for name, askers in needs.items():
-            changed = getattr(self, name) != type(self).model_fields[name].default
-            if changed and not any(asked for _, asked in askers):
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} changes nothing without {' or '.join(asker for asker, _ in askers)}")
-        return self
 
     @property
     def published_tests(self) -> list[str]:
@@ -537,14 +562,25 @@ class TrainRequest(Images, Processes):
     def _contradicts_nothing(self) -> Self:
         if self.resume is not None and self.overwrite:
             raise UsageError("--resume continues a run and --overwrite deletes it; leave one of them out")
-        flags = ("--load-from", "--backbone-weights", "--pretrained", "--from-scratch")
-        asked = (self.load_from, self.backbone_weights, self.pretrained, self.from_scratch)
-        starts = [flag for flag, value in zip(flags, asked, strict=True) if value]
-        if self.from_scratch and len(starts) > 1:
-            raise UsageError(f"--from-scratch starts at random, and {starts[0]} does not: give one of them")
-        if self.pretrained and len(starts) > 1:
-            raise UsageError(f"--pretrained and {starts[0]} are two ways to start: give one of them")
+        first, *others = self.starts or [""]
+        if self.from_scratch and others:
+            raise UsageError(f"--from-scratch starts at random, and {first} does not: give one of them")
+        if others:
+            raise UsageError(f"{first} and {others[0]} are two ways to start: give one of them")
         return self
+
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        return {
+            "reset_head": (self.load_from is not None, "without --load-from"),
+            "eval_every": (self.recipe.eval_steps is None, "with --eval-steps"),
+        }
+
+    @property
+    def starts(self) -> list[str]:
+        """The flags that say what the run starts from."""
+        flags = ("--load-from", "--pretrained", "--backbone-weights", "--from-scratch")
+        asked = (self.load_from, self.pretrained, self.backbone_weights, self.from_scratch)
+        return [flag for flag, value in zip(flags, asked, strict=True) if value]
 
 
 class CompareRequest(Datasets, Overwriting):
@@ -556,18 +592,21 @@ class CompareRequest(Datasets, Overwriting):
     out: Path | None = option(None, "Folder for comparison.md, .csv and .json, and for page and plots.")
     page: bool = option(False, "Load the models: the same images under each, worst cases first, as HTML.")
     split: str | None = option(None, "Split of the page.", shown="the first one with attention bias")
-    limit: int = option(48, "Images on the page.", ge=1)
+    limit: int | None = option(None, "Images on the page.", ge=1, shown=str(SPLIT_LIMIT))
     plots: bool = option(False, "Learning curves, and accuracy against attention (needs matplotlib).")
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
-        if not self.page:
-            for name in ("split", "limit"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise UsageError(f"--{name} changes nothing without --page")
         return self
+
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        return {
+            "split": (self.page, "without --page"),
+            "limit": (self.page, "without --page"),
+            "data_root": (self.page or self.measure, "without --page or --measure"),
+        }
 
 
 DEMO, ROLES = "Demo sets", "Which split does what"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, override, parse, read_recipe
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.screen import Table, say, styled
@@ -86,6 +87,8 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
     resolved = resolve_recipe(method, recipe, fields)
     out = options.get("out") or Path("runs") / method.name / resolved.name
     request = TrainRequest.of({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
+    if request.resume not in (None, "auto") and request.starts:
+        raise UsageError(f"{request.starts[0]} changes nothing with --resume {request.resume}, whose weights go on")
     if request.load_from or request.from_scratch:
         return ResolvedRun(request, method, resolved, "", "")
     weights, why, images, known = request.backbone_weights, "", "", request.recipe

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnbias.data.reading import Unfit, parse_json, shown
+from pydantic import Field
+
+from attnbias.data.reading import StoredModel, Unfit, parse_json, shown
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.yaml_files import read_yaml
@@ -20,6 +22,12 @@ EXPORTED = "attnbias.json"
 
 LARGEST_HEADER = 100_000_000
 """In bytes, as the safetensors format has it; in other formats the first eight bytes mean something else."""
+
+
+class _Header(StoredModel, extra="ignore"):
+    """The JSON that a safetensors file begins with; the entries of its tensors are for its own reader."""
+
+    metadata: dict[str, str] = Field(alias="__metadata__")
 
 
 def known_method(name: object) -> str:
@@ -39,8 +47,8 @@ def stored_method(path: Path) -> str | None:
         if path.is_file():
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
-                header = parse_json(file.read(size).decode()) if size <= LARGEST_HEADER else {}
-            return known_method(parse_json(header["__metadata__"][KEY])["method"])
+                header = _Header.model_validate(parse_json(file.read(size).decode()) if size <= LARGEST_HEADER else {})
+            return known_method(parse_json(header.metadata[KEY])["method"])
         if (path / "recipe.yaml").is_file():
             return known_method(read_yaml(path / "recipe.yaml")["method"])
         if (path / "model.safetensors").is_file():

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
-from attnbias.data.reading import Json, StoredModel, Unfit, read_json, reading
+from attnbias.data.reading import BAD_ARCHIVE, Json, StoredModel, Unfit, read_json, reading
 from attnbias.methods.engine.attention_measures import compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
@@ -98,7 +96,7 @@ class StoredEvaluation:
         try:
             with reading(path, MEND, WeightsError):
                 return _checked(path)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError) as error:
+        except (*BAD_ARCHIVE, KeyError, MemoryError) as error:
             raise WeightsError(f"{path} is damaged ({error}); {MEND}") from None
 
     def bias(self, kind: str) -> Json | None:
@@ -303,7 +301,7 @@ def _checked(path: Path) -> Scores:
     Raises:
         ValueError: they do not, or hold something else.
     """
-    with np.load(path) as file:
+    with path.open("rb") as opened, np.load(opened) as file:  # which leaves a damaged file open that it opens itself
         scores = Scores(file["paths"], file["targets"], file["scores"])
     kinds = (scores.paths.dtype.kind, scores.scores.dtype.kind, scores.targets.dtype.kind)
     shape = scores.scores.shape

@@ -31,7 +31,7 @@ from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_datas
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
 from attnbias.methods.engine.launch import accelerate, place
-from attnbias.methods.engine.load import Loaded, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
@@ -83,6 +83,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
     checkpoints = list(zip(request.load_from, models, strict=True))
+    check_recipe_helps(request.recipe, models)
     pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
     points = {}
     for number, (load_from, loaded, split) in enumerate(pairs, start=1):

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, overload
 
@@ -120,22 +121,23 @@ def train(
     run = resolve_run(description, recipe, fields, asked)
     request = place(run.request)
     check_location(request.out)
-    run.say()
     if dry_run:
         from attnbias.methods.engine.training.dry_run import dry_run as compute
 
-        return compute(request)
+        found = compute(request)
+        run.say()
+        return found
     if runs_here(request):
-        _train(request.to_json())
+        _train(request.to_json(), run.say)
     else:
-        _in_processes(_train, request)
+        _in_processes(partial(_train, begin=run.say), request)
     return _finished(request.out, name)
 
 
-def _train(job: str) -> None:
+def _train(job: str, begin: Callable[[], None]) -> None:
     from attnbias.methods.engine.training.train import train as run
 
-    run(TrainRequest.from_json(job))
+    run(TrainRequest.from_json(job), begin)
 
 
 def _finished(out: Path, method: str) -> Run:

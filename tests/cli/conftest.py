@@ -21,12 +21,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(here: Path) -> Callable[..., str]:
-    """Run a command that must fail: its one line, when the exit code is right and nothing was written here."""
+    """Run a command that must fail: its one line, when the exit code is right and it did nothing before."""
 
     def run(code: int, *arguments: Any) -> str:
         before = contents(here)
         result = attnbias(*arguments, expect=code)
         assert contents(here) == before
+        assert not result.out
         return result.line
 
     return run

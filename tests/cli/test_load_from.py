@@ -183,3 +183,26 @@ def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused:
     ):
         save_file(state, path, metadata={"attnbias": text})
         assert words in refused(3, "val", "csra", "--load-from", path)
+
+
+def test_a_batch_that_is_larger_than_an_epoch_is_said(demo_root: Path, here: Path) -> None:
+    words = "warning: an epoch has 72 samples, fewer than the batch of 128: each step takes all 72"
+    start = ("train", "csra", *TINY, *CPU, "--data-root", demo_root, "--batch-size", 128)
+    assert words + "\n" in attnbias(*start, "--dry-run", expect=0).out
+    assert words + ", although --drop-last is set" in attnbias(*start, "--dry-run", "--drop-last", expect=0).out
+    assert words + "\n" in attnbias(*start, expect=0).out
+
+
+def test_what_refuses_a_run_speaks_before_its_recipe_is_printed(
+    demo_root: Path, here: Path, refused: Callable[..., str]
+) -> None:
+    start = ("train", "csra", *TINY, *CPU, "--data-root", demo_root)
+    for more, code, words in (
+        (("--load-from", "nowhere"), 3, "no checkpoint nowhere"),
+        (("--load-from", "nowhere", "--dry-run"), 3, "no checkpoint nowhere"),
+        (("--backbone", "resnet1"), 2, "resnet1"),
+        (("--ema-epoch", 1), 2, "--ema-epoch 1 changes nothing without --ema-decay"),
+        (("--dataset", "nothing"), 3, "unknown dataset 'nothing'"),
+        (("--resume", "nowhere"), 3, "nowhere is not a complete checkpoint folder"),
+    ):
+        assert words in refused(code, *start, *more)

@@ -57,7 +57,7 @@ def test_class_names_and_scores_are_the_models(make_images: Path, tmp_path: Path
     found = json.loads(done.out)
     assert (found["method"], found["task"], found["skipped"]) == ("csra", "multilabel", [])
     assert f"left out: file of another kind: 1 ({make_images}/notes.txt)" in done.err
-    files = sorted(path for path in make_images.rglob("*.png"))
+    files = sorted(path for path in make_images.rglob("*.jpg"))
     assert [image["path"] for image in found["pictures"]] == [str(path) for path in files]
     loaded = load_run("csra", str(weights), {})
     transform = loaded.method.transform(loaded.recipe, train=False)
@@ -169,3 +169,15 @@ def test_processes_share_a_folder_and_change_nothing(make_images: Path, tmp_path
         subprocess.run([*map(str, command), *options], check=True, stdout=subprocess.DEVNULL)
         contents.append(out.read_text())
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_how_images_are_made_is_said_and_kept(trained: Path, demo_root: Path, here: Path) -> None:
+    image = next((demo_root / "demo" / "images").rglob("*.jpg"))
+    weights = ("--load-from", trained, "--gpus", 0)
+    words = "Resize(size=[32, 32], interpolation=InterpolationMode.BILINEAR, antialias=True); normalize unit (mean 0"
+    assert words in attnbias("predict", *weights, image, "--json", "said.json", expect=0).err
+    assert json.loads(Path("said.json").read_text())["preprocessing"]["image_size"] == 32
+    assert words in attnbias("visualize", "csra", *weights, image, "--classes", 0, expect=0).err
+    assert words in Path("gallery/gallery.html").read_text()
+    graph = ("--format", "torch-export", "--check")
+    assert words in attnbias("export", "csra", *weights, image, *graph, expect=0).err

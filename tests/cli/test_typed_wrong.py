@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from attnbias.cli.errors import describe
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.requests import PredictRequest
 from tests.helpers.command_line import attnbias
 
 
@@ -26,6 +28,7 @@ from tests.helpers.command_line import attnbias
         ("train csra --num-head 4", 2, "did you mean '--num-heads'?); see: attnbias train csra --help"),
         ("train csra --epochs 0", 2, "'epochs' = 0: Input should be greater than or equal to 1"),
         ("train csra --epochs many", 2, "'--epochs'"),
+        ("train csra --dataset=", 2, "'dataset' = '': expected the name of a dataset"),
         ("train csra --lr 0", 2, "'lr' = 0.0: Input should be greater than 0"),
         ("train csra --lr nan", 2, "'lr' = nan"),
         ("train csra --momentum 1", 2, "'momentum' = 1.0: Input should be less than 1"),
@@ -59,6 +62,25 @@ from tests.helpers.command_line import attnbias
         ),
         ("val csra --load-from x --severity 1", 2, "--severity changes nothing without --corrupt"),
         ("export csra --load-from x --limit 3", 2, "--limit changes nothing without --check"),
+        ("export csra --load-from x --limit 16", 2, "--limit changes nothing without --check"),
+        ("export csra --load-from x --device cpu", 2, "--device changes nothing without --check"),
+        ("export csra --load-from x --gpus 0", 2, "--gpus changes nothing without --check"),
+        ("export csra --load-from x --threads 1", 2, "--threads changes nothing without --check"),
+        ("export csra --load-from x --workers 1", 2, "--workers changes nothing without --check"),
+        ("export csra --load-from x --top-k 5 --classes 0", 2, "--top-k changes nothing with --classes"),
+        ("visualize csra --load-from x photo.jpg --split val", 2, "--split changes nothing beside images of your own"),
+        ("visualize csra --load-from x --style published --contour", 2, "--contour changes nothing with --style"),
+        ("val csra --load-from x --robustness-out r.json", 2, "--robustness-out changes nothing without --attack, "),
+        ("val csra --load-from x --imagenet-a --bias", 2, "--bias changes nothing without --split"),
+        ("val csra --load-from x --imagenet-a --csv s.csv", 2, "--csv changes nothing without --split"),
+        ("val csra --load-from x --imagenet-a --store", 2, "--store changes nothing without --split"),
+        ("val csra --load-from x --imagenet-a --per-class", 2, "--per-class changes nothing without --split"),
+        ("compare x --data-root y", 2, "--data-root changes nothing without --page or --measure"),
+        ("train csra --reset-head", 2, "--reset-head changes nothing without --load-from"),
+        ("train csra --eval-steps 5 --eval-every 2", 2, "--eval-every changes nothing with --eval-steps"),
+        ("train csra --load-from a --backbone-weights b", 2, "two ways to start: give one of them"),
+        ("train csra --resume a/step --load-from b", 2, "--load-from changes nothing with --resume a/step"),
+        ("train csra --resume a/step --from-scratch", 2, "--from-scratch changes nothing with --resume a/step"),
         ("visualize csra --load-from nowhere", 3, "no checkpoint nowhere"),
         ("compare x --limit 3", 2, "--limit changes nothing without --page"),
         ("compare x --split val", 2, "--split changes nothing without --page"),
@@ -140,3 +162,19 @@ def test_compare_says_what_no_run_keeps(trained: Path, tmp_path: Path, demo_root
     assert "are kept" not in attnbias("compare", run, expect=0).out
     said = attnbias("compare", run, "--map", "gradcam", expect=0).out
     assert "no attention bias of map 'gradcam' is kept; run attnbias val with --bias --map gradcam --store" in said
+
+
+@pytest.mark.parametrize("command", ["val csra", "visualize csra", "export csra", "predict", "weights inspect"])
+def test_a_recipe_beside_weights_that_tell_theirs_is_refused(
+    command: str, trained: Path, demo_root: Path, refused: Callable[..., str]
+) -> None:
+    images = [demo_root / "demo" / "images"] if command == "predict" else []
+    weights = [trained] if command == "weights inspect" else ["--load-from", trained, "--data-root", demo_root]
+    line = refused(2, *command.split(), *images, *weights, "--recipe", "demo")
+    assert "--recipe demo changes nothing: " in line
+    assert "tells its own recipe" in line
+
+
+def test_a_text_that_no_file_name_holds_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--load-from .*: a text holds a NUL"):
+        PredictRequest.of({"load_from": "http://\0/x", "paths": [Path("x.jpg")]})

@@ -155,7 +155,7 @@ def test_context_and_faithfulness_are_measured_where_that_is_typed(model: Path, 
 
 def test_how_objects_were_taken_away_is_said_and_written(model: Path, demo_root: Path) -> None:
     typed = ("--load-from", model, "--data-root", demo_root, "--split", "val", "--gpus", 0, "--reliance")
-    said = attnbias("val", "csra", *typed, "--recipe", "demo", expect=0).out
+    said = attnbias("val", "csra", *typed, expect=0).out
     (written,) = val(model, demo_root, "--reliance")
     margin, donors = written["reliance"]["margin"], written["reliance"]["donors"]
     assert f"a margin of {margin:.4g} of the image's longer side; context_only fills them from {donors} other" in said

@@ -47,10 +47,22 @@ def a_page() -> GalleryPage:
         items.append(GalleryItem(f"image {position}.jpg", image, views, true, (), boxes))
     runs = (
         GalleryRun(
-            "csra", "CSRA (ICCV 2021)", "runs/csra", "attention: softmax over locations", "minmax", {"lam": 0.5}
+            "csra",
+            "CSRA (ICCV 2021)",
+            "runs/csra",
+            "attention: softmax over locations",
+            "minmax",
+            "as they are",
+            {"lam": 0.5},
         ),
         GalleryRun(
-            "plain", "CSRA (ICCV 2021)", "runs/plain", "attention: softmax over locations", "minmax", {"lam": 0}
+            "plain",
+            "CSRA (ICCV 2021)",
+            "runs/plain",
+            "attention: softmax over locations",
+            "minmax",
+            "as they are",
+            {"lam": 0},
         ),
     )
     return GalleryPage("Where CSRA looks", "demo, split val", "2026-11-21", CLASSES, runs, tuple(items), opacity=0.5)
@@ -73,7 +85,7 @@ def test_what_must_be_known_is_written_into_the_page() -> None:
     content = page_content(a_page().html())
     run = content["runs"][0]
     assert (run["checkpoint"], run["recipe"]) == ("runs/csra", {"lam": "0.5"})
-    assert all(run[name] for name in ("method", "map", "normalisation"))
+    assert all(run[name] for name in ("method", "map", "normalisation", "images"))
     assert (content["source"], content["date"]) == ("demo, split val", "2026-11-21")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.command_line import Result
 from tests.helpers.hand_edits import World, fuzz
 
 
@@ -41,3 +45,47 @@ def test_some_hand_edits(pristine: Path) -> None:
 @pytest.mark.slow
 def test_hundreds_of_hand_edits(pristine: Path) -> None:
     in_a_process(pristine, 600, 1)
+
+
+def after(pristine: Path, tmp_path: Path, change: Callable[[World], Path]) -> list[Result]:
+    """What the commands say that read the file which was changed."""
+    world = World(Path(shutil.copytree(pristine, tmp_path / "world")))
+    commands = world.readers()[change(world)]
+    return [command() for command in commands]
+
+
+def test_our_entry_in_a_weight_file_that_is_no_text(pristine: Path, tmp_path: Path) -> None:
+    def change(world: World) -> Path:
+        path = next(world.run.glob("checkpoints/*/model.safetensors"))
+        content = path.read_bytes()
+        size = int.from_bytes(content[:8], "little")
+        header = json.dumps({**json.loads(content[8 : 8 + size]), "__metadata__": {"attnbias": 0}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+        return path
+
+    assert [result.code for result in after(pristine, tmp_path, change)] == [3, 3]
+
+
+def test_a_folder_in_place_of_the_manifest_of_a_set(pristine: Path, tmp_path: Path) -> None:
+    def change(world: World) -> Path:
+        path = world.root / "demo" / "prepared.json"
+        path.unlink()
+        path.mkdir()
+        return path
+
+    *_, prepared = after(pristine, tmp_path, change)
+    assert prepared.code == 3
+    assert "prepared.json was not written by prepare-data" in prepared.line
+
+
+@pytest.mark.parametrize("member", ["version", "method", "password"])
+def test_stored_scores_whose_archive_is_of_no_kind_that_is_known(member: str, pristine: Path, tmp_path: Path) -> None:
+    def change(world: World) -> Path:
+        path = world.run / "evaluations" / "demo" / "val" / "scores.npz"
+        content = bytearray(path.read_bytes())
+        entry = content.index(b"PK\x01\x02")  # the central directory's first
+        content[entry + {"version": 6, "method": 10, "password": 8}[member]] ^= 99
+        path.write_bytes(content)
+        return path
+
+    assert [result.code for result in after(pristine, tmp_path, change)] == [3]

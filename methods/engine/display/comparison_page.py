@@ -18,7 +18,7 @@ from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_image
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
-from attnbias.methods.engine.requests import CompareRequest
+from attnbias.methods.engine.requests import SPLIT_LIMIT, CompareRequest
 from attnbias.methods.engine.text import csv_text
 
 BATCH = 16
@@ -57,7 +57,7 @@ def comparison_page(
     tables = [_samples(run, split, kind) for run in runs]
     index = open_split_of(models[0], split.rpartition("/")[2], data_root)
     dataset = models[0].method.open_dataset(models[0].recipe, index)
-    ranked = [position for position in _worst_first(tables) if position < len(dataset)][: request.limit]
+    ranked = [position for position in _worst_first(tables) if position < len(dataset)][: request.limit or SPLIT_LIMIT]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]
     items = []

@@ -202,7 +202,7 @@ function runPanel(run, place) {
   return element("section", { className: "run" },
     element("h2", {}, run.name, element("span", {}, share)),
     definitions([["Method", run.method], ["Checkpoint", run.checkpoint], ["Map", run.map],
-      ["Normalised", run.normalisation], ["Differs in", differences(run)]].filter(([, text]) => text)),
+      ["Normalised", run.normalisation], ["Images", run.images], ["Differs in", differences(run)]].filter(([, text]) => text)),
     Object.assign(definitions(Object.entries(run.figures)), { className: "figures" }),
     element("details", {}, element("summary", {}, "Recipe"), definitions(Object.entries(run.recipe))));
 }

@@ -32,6 +32,8 @@ class GalleryRun:
     map: str
     """Which map is drawn, in words."""
     normalisation: str
+    images: str
+    """How images are made for the model, in words."""
     recipe: Json = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     """What was measured of the run: name -> value, as text."""
@@ -121,6 +123,7 @@ class GalleryPage:
                     "checkpoint": run.checkpoint,
                     "map": run.map,
                     "normalisation": run.normalisation,
+                    "images": run.images,
                     "recipe": {name: str(value) for name, value in run.recipe.items()},
                     "figures": dict(run.figures),
                 }

@@ -23,7 +23,7 @@ from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
-from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.load import Loaded, input_words
 from attnbias.methods.engine.maps import attention_maps, normalise
 
 MOST_CLASSES = 12
@@ -79,6 +79,7 @@ class Column:
             checkpoint=self.loaded.source,
             map=f"{self.kind}: {words}" + ("" if self.head is None else f", head {self.head}"),
             normalisation=f"{rule}: {RULES[rule]}",
+            images=input_words(method, self.loaded.recipe),
             recipe=self.loaded.recipe.model_dump(mode="json"),
         )
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
+from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import dataset_folder
 from attnbias.methods import METHODS
 from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, predict_samples, sample_of
@@ -33,12 +34,12 @@ from attnbias.methods.engine.display.writer import (
 )
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.launch import place, start
-from attnbias.methods.engine.load import Loaded, class_numbers, load_asked, open_split_of
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.output_folder import output_folder
-from attnbias.methods.engine.own_images import find_images, say_how_read
+from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest
-from attnbias.methods.engine.screen import waiting_bar
+from attnbias.methods.engine.screen import say, waiting_bar
 
 BATCH = 16
 """Images shown to a model at once."""
@@ -110,6 +111,8 @@ def visualize(
             writer.add(photo, views)
         if not writer.items:
             raise DataError("no image could be read: " + "; ".join(skipped[:3]))
+        for loaded in {id(column.loaded): column.loaded for column in columns}.values():
+            say_how_made(loaded)
         writer.write_page(source)
         if request.npz:
             writer.write_maps()
@@ -141,6 +144,7 @@ def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[L
                 taken = sum(column.name.split(" #")[0] == " ".join(words) for column in columns)
                 name = " ".join(words) + (f" #{taken + 1}" if taken else "")
                 columns.append(Column(name, loaded, kind, head))
+    check_recipe_helps(request.recipe, [c.loaded for c in columns if c.loaded.method.name == request.method])
     return columns
 
 
@@ -167,11 +171,14 @@ def _photos(request: VisualizeRequest, column: Column, images: Sequence[ImageSam
         words = f"; files and folders left out: {left_out.total}" if left_out else ""
         return ", ".join(map(str, request.paths)) + words, [partial(_own_photo, *file) for file in files]
     loaded = column.loaded
-    index = open_split_of(loaded, request.split, request.data_root)
+    index = open_split_of(loaded, request.split or "val", request.data_root)
     dataset = loaded.method.open_dataset(loaded.recipe, index)
     limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
     positions = range(min(limit, len(dataset)))
     words = f"{index.dataset}, split {index.split}, first {len(positions)} of {len(dataset)}"
+    if rules := "; ".join(own_rules(index)):
+        say(f"{index.dataset}: {rules}", error=True)
+        words += f"; {rules}"
     return words, [partial(sample_of, dataset, position) for position in positions]
 
 

@@ -22,8 +22,8 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place
-from attnbias.methods.engine.load import Loaded, load_asked
-from attnbias.methods.engine.own_images import find_images, open_own, say_how_read
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, preprocessing
+from attnbias.methods.engine.own_images import find_images, open_own, say_how_made, say_how_read
 from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.targets import PREDICTED_SCORES, PREDICTIONS, check_targets, requested
 from attnbias.methods.engine.text import write_csv
@@ -65,6 +65,7 @@ class Predictions:
             "weights": self.loaded.source,
             "method": self.loaded.method.name,
             "task": self.loaded.task,
+            "preprocessing": preprocessing(self.loaded.method, self.loaded.recipe),
             "pictures": named,
             "skipped": self.skipped,
             "left_out": self.left_out,
@@ -89,6 +90,7 @@ def predict(request: PredictRequest) -> Predictions:
     (result,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
     paths, left_out, remarks = result
     loaded = load_asked(request, owner(request), request.load_from, accelerator.device)
+    check_recipe_helps(request.recipe, [loaded])
     answers = score_images(request, loaded, paths, accelerator)
     scores, images = answers.scores["scores"], []
     for sample, row in zip(answers.ids, scores, strict=True):
@@ -96,6 +98,7 @@ def predict(request: PredictRequest) -> Predictions:
         images.append(Prediction(paths[sample], {loaded.classes[n]: round(float(row[n]), 6) for n in labels}))
     predictions = Predictions(loaded, images, scores, answers.skipped, left_out, remarks)
     if accelerator.is_main_process:
+        say_how_made(loaded)
         _write(request, predictions)
     return predictions
 

@@ -10,10 +10,12 @@ import torch
 from attnbias.data.index import Index, Task
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.launch import place
+from attnbias.methods.engine.published import ADDRESS, locate
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan
-from attnbias.methods.engine.training.setup import plan_run, training_data_warning
+from attnbias.methods.engine.training.setup import plan_run, run_warnings
+from attnbias.weights.manifest import PUBLISHED
 
 LONGEST = 400
 """Rows of the learning-rate table where it has one for each epoch."""
@@ -56,7 +58,7 @@ class DryRun:
     evaluated: Mapping[str, Index]
     """Split as it was asked for -> its index."""
     plan: Plan
-    warning: str | None
+    warnings: list[str]
     rates: list[Rates]
 
     @property
@@ -70,9 +72,13 @@ def dry_run(request: TrainRequest) -> DryRun:
 
     Raises:
         DataError: the dataset is not prepared. UsageError: the numbers do not fit together.
+        WeightsError: the weights to start from are not there.
     """
     request = place(request)
     method, recipe = get_method(request.method), request.recipe
+    source = request.load_from or request.backbone_weights
+    if source is not None and source not in PUBLISHED and not ADDRESS.fullmatch(source):  # else it would be fetched
+        locate(source)
     index = open_split(recipe.dataset, "train", request.data_root)
     dataset = method.open_dataset(recipe, index, train=True, decode=recipe.decode)
     plan = plan_run(method, recipe, len(dataset), request.processes or 1, request.accumulation)
@@ -99,7 +105,7 @@ def dry_run(request: TrainRequest) -> DryRun:
         train=index,
         evaluated=evaluated,
         plan=plan,
-        warning=training_data_warning(index, evaluated),
+        warnings=run_warnings(plan, index, evaluated),
         rates=rates,
     )
 

@@ -45,6 +45,8 @@ def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, ac
         accumulation=accumulation,
         steps=recipe.steps,
     )
+    if recipe.ema_decay is None and recipe.ema_epoch:
+        raise UsageError(f"--ema-epoch {recipe.ema_epoch} changes nothing without --ema-decay")
     if recipe.ema_decay is not None and recipe.ema_epoch * plan.steps_per_epoch >= plan.total_steps:
         raise UsageError(
             f"--ema-epoch {recipe.ema_epoch}: the run ends in epoch {plan.epoch_of(plan.total_steps) - 1}, counted "
@@ -63,14 +65,20 @@ def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) 
     }
 
 
-def training_data_warning(train: Index, evaluated: Mapping[str, Index]) -> str | None:
-    """What a person must know where a run measures itself on the samples that it learns; None where it does not."""
-    if all(index.split != train.split for index in evaluated.values()):
-        return None
-    return (
-        f"warning: this run evaluates on what it trains on, split '{train.split}' of '{train.dataset}': its figures do "
-        "not tell how the model does on other images; prepare-data --val-fraction 0.2 holds a part out"
-    )
+def run_warnings(plan: Plan, train: Index, evaluated: Mapping[str, Index]) -> list[str]:
+    """What a person must know before a run: that it measures itself on what it learns, that no batch is full."""
+    warnings = []
+    if any(index.split == train.split for index in evaluated.values()):
+        warnings.append(
+            f"warning: this run evaluates on what it trains on, split '{train.split}' of '{train.dataset}': its "
+            "figures do not tell how the model does on other images; prepare-data --val-fraction 0.2 holds a part out"
+        )
+    if plan.samples < plan.batch_size:
+        warnings.append(
+            f"warning: an epoch has {plan.samples} samples, fewer than the batch of {plan.batch_size}: each step takes "
+            f"all {plan.samples}{', although --drop-last is set' if plan.drop_last else ''}"
+        )
+    return warnings
 
 
 def checkpoint_gradients(method: AnyMethod, model: nn.Module) -> None:

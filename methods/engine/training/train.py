@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -44,8 +45,8 @@ from attnbias.methods.engine.training.setup import (
     describe_splits,
     environment,
     plan_run,
+    run_warnings,
     synchronized,
-    training_data_warning,
 )
 from attnbias.methods.engine.training.step import Called, Stepper, mean_in_rank_order
 from attnbias.methods.engine.types import LogLine, Metrics
@@ -62,8 +63,10 @@ class Outcome:
     measures: Metrics = field(default_factory=dict)
 
 
-def train(request: TrainRequest) -> Outcome:
+def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Outcome:
     """Train a method by a recipe, or continue a run; returns when done.
+
+    The main process calls `begin` before the first step, when all that can be refused was looked at.
 
     Raises:
         UsageError, DataError, WeightsError: something asked for cannot be had; nothing was written.
@@ -76,7 +79,7 @@ def train(request: TrainRequest) -> Outcome:
     control = Control()
     try:
         with control.signals():
-            return _Run(request, accelerator, folder, control).fit()
+            return _Run(request, accelerator, folder, control).fit(begin)
     finally:
         folder.close()
 
@@ -109,8 +112,7 @@ class _Run:
             for split, index in evaluated.items()
         ]
         self.splits = describe_splits(recipe.dataset, index, evaluated)
-        warning = training_data_warning(index, evaluated)
-        self.warnings = [warning] if warning else []
+        self.warnings = run_warnings(self.plan, index, evaluated)
         self.progress = Progress(
             processes=accelerator.num_processes, accumulation=request.accumulation, data=self.data.digests()
         )
@@ -126,7 +128,7 @@ class _Run:
 
     # Set-up ----------------------------------------------------------------------------------------------------------
 
-    def fit(self) -> Outcome:
+    def fit(self, begin: Callable[[], None]) -> Outcome:
         self._read_start()
         checkpoint = self._open_folder()
         self._prepare(checkpoint)
@@ -134,6 +136,7 @@ class _Run:
             self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
         self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
         if self.reporter:
+            begin()
             for warning in self.warnings:
                 self.reporter.warn(warning)
         try:

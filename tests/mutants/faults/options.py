@@ -162,7 +162,7 @@ FAULTS = (
     Fault(
         "--limit of compare ignored",
         "methods/engine/display/comparison_page.py",
-        "[: request.limit]",
+        "[: request.limit or SPLIT_LIMIT]",
         "[:48]",
         ("tests/cli/test_compare.py::test_the_page_holds_as_many_images_of_the_split_as_typed",),
     ),
