@@ -21,6 +21,7 @@ from attnbias.cli.options import in_lines, literal_help, with_options
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.recipe_flags import WithRecipeFlags
+from attnbias.cli.show import show
 from attnbias.cli.train import train
 from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
@@ -29,7 +30,7 @@ from attnbias.methods.engine.errors import Interrupted
 from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest
 from attnbias.methods.engine.screen import prepare_output, say
 
-WORK = ("prepare-data", "train", "val", "visualize", "predict", "compare", "export", "weights", "list", "cite")
+WORK = ("prepare-data", "train", "val", "visualize", "predict", "compare", "export", "weights", "list", "show", "cite")
 """Commands in the order of work."""
 
 
@@ -67,7 +68,7 @@ def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch no weights: take them from the cache.")] = False,
 ) -> None:
-    """Options before the command."""
+    """Options before the command; --debug and --offline also behind it (`_to_the_front`)."""
     if debug:
         os.environ["ATTNBIAS_DEBUG"] = "1"
     if offline:
@@ -81,6 +82,7 @@ app.add_typer(visualize)
 app.add_typer(export)
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
 app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
+app.command("show", no_args_is_help=True)(show)
 app.command("cite", no_args_is_help=True)(cite)
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")
@@ -91,12 +93,21 @@ def main() -> None:
     prepare_output()
     _end_on_signals()
     try:
-        code = literal_help(typer.main.get_command(app))(prog_name="attnbias", standalone_mode=False)
+        command = literal_help(typer.main.get_command(app))
+        code = command(args=_to_the_front(sys.argv[1:]), prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:
             say(*message.split("\n"), error=True)
     sys.exit(code)
+
+
+def _to_the_front(arguments: list[str]) -> list[str]:
+    """Put options of all commands, which may stand anywhere, before the command; prepare-data has its own --offline."""
+    own = ["--debug"] if "prepare-data" in arguments else ["--debug", "--offline"]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    moved = [word for word in arguments[:end] if word in own]
+    return moved + [word for word in arguments[:end] if word not in own] + arguments[end:]
 
 
 def _end_on_signals() -> None:

@@ -7,32 +7,57 @@ from typing import TYPE_CHECKING
 from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
-    from attnbias.methods.engine.training.dry_run import DryRun
+    from attnbias.methods.engine.training.dry_run import DryRun, Split
+    from attnbias.methods.engine.training.sampler import Plan
 
 
 def show_dry_run(found: DryRun) -> None:
     """Print the parameter count, the images, the batch arithmetic and the learning-rate table."""
-    request, plan, train = found.request, found.plan, found.train
-    processes, batch_size = plan.processes, plan.batch_size
-    say(f"model: {found.parameters:,} parameters, {found.classes} classes ({found.task})")
+    train = found.train
+    say(f"model: {found.parameters:,} parameters, {train.classes} classes ({train.task})")
     for group in found.groups:
         say(
             f"  group of {group.tensors} tensors, {group.parameters:,} parameters: "
             f"lr {group.lr:g}, weight decay {group.weight_decay:g}",
         )
-    share = batch_size / (processes * request.accumulation)
-    say(f"data: {found.images:,} training images of '{train.dataset}/{train.split}'")
-    say(
-        f"batch: global {batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
-        f"{request.accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all",
-    )
+    say(f"data: {_count(found.images, 'training images', train)}")
+    if found.plan is not None:
+        say(_arithmetic(found.plan, found.request.accumulation))
     for asked, known in found.evaluated.items():
-        say(f"evaluation: {len(known.records):,} samples of '{known.dataset}/{known.split}' ({asked})")
+        say(f"evaluation: {_count(known.samples, 'samples', known)} ({asked})")
     for warning in found.warnings:
         say(warning, style="yellow")
+    if found.plan is not None:
+        _show_rates(found, found.plan)
+
+
+def _count(number: int | None, what: str, split: Split) -> str:
+    """How many samples a split has, and what must be said of counts that no files told."""
+    name = f"'{split.dataset}/{split.name}'"
+    if number is None:
+        return f"{name} is not prepared here, and only its files tell how many {what} it has"
+    if split.index is None:
+        return (
+            f"{number:,} {what} of {name} by the catalogue, as it is not prepared here: with those that a recipe drops"
+        )
+    return f"{number:,} {what} of {name}"
+
+
+def _arithmetic(plan: Plan, accumulation: int) -> str:
+    processes, batch_size = plan.processes, plan.batch_size
+    share = batch_size / (processes * accumulation)
+    return (
+        f"batch: global {batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
+        f"{accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all"
+    )
+
+
+def _show_rates(found: DryRun, plan: Plan) -> None:
+    from attnbias.methods.engine.training.dry_run import by_epoch
+
     table = Table(
         title="learning rate at the first step of each epoch"
-        if found.by_epoch
+        if by_epoch(plan)
         else f"learning rate over the {plan.total_steps:,} steps of the run, the first and the last among them"
     )
     for column in ("epoch", "step", *(f"group {position}" for position in range(len(found.groups))), "beta1"):

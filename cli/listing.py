@@ -117,10 +117,11 @@ def weights(
             say(entry.name, style="bold")
             say(*(f"  {name:<10}{text}" for name, text in _info(entry).items() if text), "")
     else:
-        table = Table("weights", "of", "MB", "reports", "obtained")
+        table = Table("weights", "of", "MB", "reports", "on this disk", "obtained")
         for row in rows:
             size = f"{row.megabytes:.0f}" if row.megabytes else "?"
-            table.row(row.name, row.of, size, _figures(row.reports), row.obtained)
+            here = styled("yes", "green") if row.path else "no"
+            table.row(row.name, row.of, size, _figures(row.reports), here, row.obtained)
         table.show()
     say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
 
@@ -131,6 +132,7 @@ def _figures(reports: Mapping[str, float]) -> str:
 
 def _info(entry: Published) -> dict[str, str]:
     """Everything that is known of a published file."""
+    from attnbias.methods.engine.published import in_cache
     from attnbias.weights.cache import cache_folder
 
     return {
@@ -141,6 +143,7 @@ def _info(entry: Published) -> dict[str, str]:
         "size": f"about {entry.megabytes:g} MB" if entry.megabytes else "",
         "checksum": f"{entry.algorithm} {entry.digest}..." if entry.digest else "none published",
         "link": entry.url,
+        "on disk": str(in_cache(entry) or "no"),
         "put at": str(cache_folder() / entry.name / entry.file) if entry.browser else "",
         "use": "" if entry.refused else f"{entry.option} {entry.name}",
         "refused": entry.refused,

@@ -1,4 +1,4 @@
-"""`attnbias weights fetch|inspect|convert`: published weights brought here, looked into, written again as ours."""
+"""`attnbias weights fetch|inspect|convert|push`: weights brought here, looked into, written as ours, published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from attnbias.cli.options import read_request, with_options
 from attnbias.cli.recipe_flags import WithRecipeFlags, with_recipe_flags
-from attnbias.methods.engine.requests import ConvertRequest, InspectRequest
+from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, PushRequest
 from attnbias.methods.engine.screen import say, say_json
 from attnbias.weights.manifest import PUBLISHED
 
@@ -74,8 +74,22 @@ def convert(context: typer.Context, **typed: object) -> None:
     say(f"{converted.file}: {converted.words}", f"from {converted.loaded.source}")
 
 
+def push(**typed: object) -> None:
+    """Write a run's weights to Hugging Face's hub: with recipe, preprocessing and a model card of what was measured.
+
+    What was measured is what the run's log and `val --store` say of these very weights. Whoever has the name then loads
+    them by it: attnbias val METHOD --load-from hf://ORGANISATION/NAME
+    """
+    request = read_request(PushRequest, typed)
+    from attnbias.methods.engine.publish import push as push_weights
+
+    pushed = push_weights(request)
+    say(f"{pushed.target}: {', '.join(pushed.files)}", f"from {pushed.source}", pushed.url)
+
+
 weights.command(cls=WithRecipeFlags, no_args_is_help=True)(with_options(inspect, InspectRequest))
 weights.command(cls=WithRecipeFlags, no_args_is_help=True)(with_options(convert, ConvertRequest))
+weights.command(no_args_is_help=True)(with_options(push, PushRequest))
 
 
 def _show(inspection: Inspection) -> None:

@@ -121,7 +121,7 @@ PARSERS = {
         "data/sets/imagenet.py",  # a file of timm's own
     },
     ("yaml.load", "yaml.safe_load", "yaml.parse"): {"methods/engine/yaml_files.py"},
-    ("torch.load",): {"weights/files.py", "methods/engine/training/train.py"},
+    ("torch.load",): {"weights/files.py", "weights/folders.py", "methods/engine/training/train.py"},
     ("np.load", "numpy.load"): {"methods/engine/stored_evaluations.py", "weights/flax.py"},
     ("pickle.load", "pickle.loads"): set(),
 }

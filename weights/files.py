@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.flax import read_flax
+from attnbias.weights.folders import INDEX, METADATA, read_distributed, read_shards, weights_in
 from attnbias.weights.limits import ScalarType, check_archive, check_names, check_sizes, is_archive, scalar
 from attnbias.weights.names import check_name
 
@@ -68,29 +69,25 @@ class Checkpoint:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") -> Checkpoint:
+def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry | None = None) -> Checkpoint:
     """Read a .safetensors file or a torch checkpoint (.pth, .pth.tar, .pt, .ckpt, .torch), without running its code.
 
-    A vision transformer's .npz of a JAX program is read under timm's names (weights/flax.py).
+    A vision transformer's .npz of a JAX program is read under timm's names (weights/flax.py), a folder or a table of
+    shards as weights/folders.py has it.
     Pickles are read with `weights_only=True`; beside tensors they may hold argparse.Namespace and NumPy scalars.
-    `trust=True` lifts that: the file may then run any code. `entry` chooses the weights or their moving average.
+    `trust=True` lifts that: the file may then run any code. `entry` chooses the weights or their moving average; None
+    takes the weights, or the average where there is nothing else.
 
     Raises:
         WeightsError: the file is missing, empty, truncated, no checkpoint, refused, or does not have the asked weights.
     """
     check_name(path)
-    if not path.is_file():
-        raise WeightsError(f"{path} is a folder, expected a weight file" if path.is_dir() else f"no weight file {path}")
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty (0 bytes); fetch it again")
-    content: object
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        content, metadata = _read_safetensors(path)
-    elif path.suffix == ".npz":
-        content = read_flax(path)
-    else:
-        content = _read_pickle(path, trust)
+    path = (path.is_dir() and weights_in(path)) or path
+    if path.is_dir() and not (path / METADATA).is_file():
+        raise WeightsError(f"{path} is a folder, expected a weight file")
+    if not path.exists():
+        raise WeightsError(f"no weight file {path}")
+    content, metadata, kind = _content(path, trust)
     try:
         found: dict[Entry, _Found | None] = {
             "model": (model := _find_state(content, "model")),
@@ -101,9 +98,10 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         raise WeightsError(f"{path} is not a checkpoint: what it holds is nested without end") from None
     if not trust:
         for each in filter(None, found.values()):
-            check_sizes(each.state, path)
-    chosen = found[entry]
+            check_sizes(each.state, path.parent if kind == "sharded" else path)
+    chosen = found[entry] if entry else found["model"] or found["ema"]
     if chosen is None:
+        entry = entry or "model"
         other: Entry = "ema" if entry == "model" else "model"
         if found[other]:
             raise OtherEntryError(f"{path} holds only {other} weights, expected {entry} weights")
@@ -112,10 +110,32 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry = "model") 
         state=chosen.state,
         ema=found["ema"].state if found["ema"] else None,
         metadata=metadata,
-        layout=f"{path.suffix[1:]}, {chosen.layout}" if path.suffix in (".safetensors", ".npz") else chosen.layout,
+        layout=f"{kind}, {chosen.layout}" if kind else chosen.layout,
         extra=extra,
         left_out=chosen.left_out,
     )
+
+
+def _content(path: Path, trust: bool) -> tuple[object, dict[str, str], str]:
+    """What a file or folder holds, the metadata of a safetensors file, and a word for its kind where it has one."""
+    if path.is_dir():
+        return read_distributed(path, trust=trust), {}, "distributed"
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty (0 bytes); fetch it again")
+    if path.name.endswith(INDEX):
+        return read_shards(path, lambda shard: _shard(shard, trust)), {}, "sharded"
+    if path.suffix == ".safetensors":
+        return (*_read_safetensors(path), "safetensors")
+    if path.suffix == ".npz":
+        return read_flax(path), {}, "npz"
+    return _read_pickle(path, trust), {}, ""
+
+
+def _shard(path: Path, trust: bool) -> dict[str, Tensor]:
+    content, _, _ = _content(path, trust)
+    if (state := _as_state(content)) is None:
+        raise WeightsError(f"{path} holds no state dict (top level: {_describe(content)}), expected a shard of one")
+    return state
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -349,15 +369,15 @@ def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tens
     )
 
 
-def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load every weight, or none.
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path, fresh: Collection[str] = ()) -> None:
+    """Load every weight, or none; those called `fresh`, which the file does not have, stay as they are.
 
     Raises:
         WeightsError: a name is missing, is too many, or has another shape; all kinds are listed in one message. Or
         numbers
             are NaN or infinite: whatever such a model answers is not an answer.
     """
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if name not in fresh}
     match = match_state(own, state)
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
@@ -367,7 +387,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
             f"{path} holds numbers that are NaN or infinite, in {len(broken)} of {len(state)} tensors: {names}; the "
             "training that wrote it went astray: take an earlier checkpoint"
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(dict(state), strict=not fresh)
 
 
 def load_start(model: nn.Module, state: dict[str, Tensor], path: Path, fresh: tuple[str, ...]) -> list[str]:
@@ -378,10 +398,9 @@ def load_start(model: nn.Module, state: dict[str, Tensor], path: Path, fresh: tu
     Raises:
         WeightsError: as `load_strict`, for all other names.
     """
-    own = model.state_dict()
-    kept = {name: value for name, value in own.items() if name.startswith(fresh) and name not in state}
-    load_strict(model, state | kept, path)
-    return list(kept)
+    kept = [name for name in model.state_dict() if name.startswith(fresh) and name not in state]
+    load_strict(model, state, path, fresh=kept)
+    return kept
 
 
 def _is_finite(value: Tensor, own: Tensor) -> bool:

@@ -6,6 +6,7 @@ claims are read, and refused, before anything is made.
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
 import re
@@ -63,6 +64,22 @@ def check_archive(path: Path) -> None:
         )
 
 
+def check_stored_tensor(content: bytes, path: Path) -> None:
+    """Refuse the bytes of a tensor in a larger file, as `check_archive` and `check_names` refuse a file.
+
+    Raises:
+        WeightsError: they would unpack to many times their size. Any other error: they are damaged, or name anything
+        but weights.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST_EXPANSION * len(content):
+            raise WeightsError(f"{path} is refused: a tensor in it would unpack to many times its size")
+        for member in archive.namelist():
+            if member.endswith("data.pkl"):
+                with archive.open(member) as file:
+                    _check_pickle(file, path)
+
+
 def check_names(path: Path) -> None:
     """Refuse a pickle that names anything but weights and plain values.
 
@@ -92,13 +109,14 @@ def _check_pickle(file: IO[bytes], path: Path) -> None:
 
 
 def check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that claim more numbers than their file can hold.
+    """Refuse tensors that claim more numbers than their file, or the files of their folder, can hold.
 
     Raises:
         WeightsError: they do, by their shapes, by strides of 0, or by an empty side of a huge shape.
     """
     claimed = {name: math.prod(max(side, 1) for side in t.shape) * t.element_size() for name, t in state.items()}
-    size = path.stat().st_size
+    files = (file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
     if sum(claimed.values()) > max(LARGEST_SHARING * size, HARMLESS):
         name = max(claimed, key=claimed.__getitem__)
         shape = "x".join(map(str, state[name].shape))

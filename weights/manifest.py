@@ -38,6 +38,8 @@ class Published:
     """The link is a form (Google Drive's): a person fetches the file and puts it into the cache."""
     refused: str = ""
     """Why it does not load, where it does not."""
+    starts: tuple[str, ...] = ()
+    """Further methods, whose backbone starts from it."""
 
     @property
     def option(self) -> str:
@@ -45,8 +47,10 @@ class Published:
         return "--load-from" if self.recipe else "--backbone-weights"
 
 
-CONVOLUTIONAL = ("csra", "ida")
+CONVOLUTIONAL = ("csra", "ida", "plain")
 """Methods whose heads sit on any backbone of torchvision or timm."""
+DENSE, LANGUAGE = ("absvit-segmentation",), "absvit-vision-language"
+"""Methods of AbSViT's paper, whose backbones start from its ImageNet models."""
 TORCHVISION = "BSD-3-Clause (torchvision; trained on ImageNet)"
 META_NC = "CC BY-NC 4.0"
 APACHE = "Apache-2.0"
@@ -126,7 +130,15 @@ def _csra() -> list[Published]:
     methods = (*CONVOLUTIONAL, "lsas")
     return [
         *found,
-        Published("resnet101-cutmix", drive, "resnet101_cutmix_pretrained.pth", methods, licence, browser=True),
+        Published(
+            "resnet101-cutmix",
+            drive,
+            "resnet101_cutmix_pretrained.pth",
+            methods,
+            licence,
+            megabytes=178.8,
+            browser=True,
+        ),
     ]
 
 
@@ -154,18 +166,19 @@ def _absvit() -> list[Published]:
             recipe,
             size,
             paper=dict(zip(("top1", "mCE"), figures, strict=False)),
+            starts=() if recipe.endswith("figures") else DENSE if recipe.startswith("absvit") else (*DENSE, LANGUAGE),
         )
         for recipe, file, size, figures in models
     ]
     vision = "ejf7a2vnzg8pmwty0ih4temm2vgw14u5.pth"
     return [
         *found,
-        Published("absvit-base-vl", static + vision, vision, ("absvit-vision-language",), licence),
+        Published("absvit-base-vl", static + vision, vision, (LANGUAGE,), licence, megabytes=403),
         Published(
             "absvit-vqa",
             f"{static}yv1cqa7ydhrh31dxz97yaykxqbq40wpl.ckpt",
             "yv1cqa7ydhrh31dxz97yaykxqbq40wpl.ckpt",
-            ("absvit-vision-language",),
+            (LANGUAGE,),
             licence,
             "vqa",
         ),
@@ -268,10 +281,21 @@ def _swag() -> list[Published]:
 
 def _swin() -> list[Published]:
     folder = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-    names = ("base_patch4_window12_384_22k", "large_patch4_window12_384_22k", "large_patch4_window12_384_22kto1k")
+    models = (
+        ("base_patch4_window12_384_22k", 450),
+        ("large_patch4_window12_384_22k", 929),
+        ("large_patch4_window12_384_22kto1k", 801),
+    )
     return [
-        Published(f"swin_{name}", f"{folder}swin_{name}.pth", f"swin_{name}.pth", CONVOLUTIONAL, "MIT")
-        for name in names
+        Published(
+            f"swin_{name}",
+            f"{folder}swin_{name}.pth",
+            f"swin_{name}.pth",
+            CONVOLUTIONAL,
+            "MIT",
+            megabytes=megabytes,
+        )
+        for name, megabytes in models
     ]
 
 

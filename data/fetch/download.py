@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import threading
 import time
 import urllib.error
@@ -47,6 +48,7 @@ BACKOFF = 1.0
 """Seconds before the second try; doubled for each further one, at most a minute."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 LONGEST_NAME = 200
 """Bytes of a file's name: with what is put around it for a part it must stay below the 255 that disks allow."""
@@ -246,7 +248,8 @@ class _Store:
     def fetch(self, archive: Archive) -> None:
         """Transfer one archive, trying again after dropped connections, then verify and name it."""
         part = self._part(archive)
-        best, failures, begun = _size(part), 0, time.monotonic()
+        begun_with, begun = _size(part), time.monotonic()
+        best, failures = begun_with, 0
         whole = readable_size(archive.size) if archive.size is not None else "size unknown"
         LOG.info("fetching %s (%s)%s", archive.file, whole, f", {readable_size(best)} are here" if best else "")
         while True:
@@ -268,6 +271,8 @@ class _Store:
                         "make room and run the same command to continue"
                     ) from None
                 reason = str(error) or type(error).__name__
+                if _nobody_there(error) and _size(part) <= begun_with:
+                    raise DataError(f"{public(archive.url)} cannot be reached: {_one_line(reason)}") from None
             # A server that always starts from the beginning and always breaks off brings nothing new.
             failures = 0 if _size(part) > best else failures + 1
             best = max(best, _size(part))
@@ -372,6 +377,13 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _nobody_there(error: Exception) -> bool:
+    """Whether there was no server to ask: a name that cannot be resolved, a refused connection, no way there. Asking
+    again changes nothing, unless it was there a moment ago."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return isinstance(cause, socket.gaierror | ConnectionRefusedError) or getattr(cause, "errno", None) in NO_WAY
 
 
 def _one_line(words: object) -> str:

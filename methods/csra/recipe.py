@@ -160,7 +160,7 @@ PLAIN: Fields = {"lam": 0.0}
 
 
 def _published(mAP: float, init: str, note: str = "", **fields: Any) -> NamedRecipe:
-    return NamedRecipe(CSRARecipe(**fields), TABLE, {"mAP": mAP}, note, init)
+    return NamedRecipe(CSRARecipe(**fields, init=init), TABLE, {"mAP": mAP}, note)
 
 
 RECIPES: dict[str, NamedRecipe] = {

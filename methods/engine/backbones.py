@@ -115,10 +115,25 @@ class TimmFeatures(nn.Module):
         self.num_features: int = features.shape[1 if features.ndim == 4 and not self.channels_last else -1]
         _take_out(self.model, unreached)
 
-    def outline(self) -> Any:
-        """The whole network with its classifier, as names and shapes."""
+    def outline(self, **options: Any) -> Any:
+        """The whole network with its classifier, or with other options of its constructor, as names and shapes."""
         with torch.device("meta"):
-            return self._build()
+            return self._build(**options)
+
+    def in_words(self) -> str | None:
+        """How timm makes this network again; None where it is not one that timm knows by name.
+
+        Its weights then load strictly, unless the words say what was taken out.
+        """
+        if not (isinstance(self._build, partial) and self._build.func is timm.create_model):
+            return None
+        options = ", ".join(f"{name}={value}" for name, value in {"num_classes": 0, **self._build.keywords}.items())
+        words = f"timm.create_model('{self._build.args[0]}', {options})"
+        taken_out = self.outline(num_classes=0).state_dict().keys() - self.model.state_dict().keys()
+        if not taken_out:
+            return words
+        parts = ", ".join(sorted({name.rpartition(".")[0] or name for name in taken_out}))
+        return f"{words} without {parts}, which its features do not use: load_state_dict(..., strict=False)"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to features (B, D, h, w)."""

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.data.reading import Json
-from attnbias.methods.engine.backbones import ALIASES, TimmFeatures, TorchvisionFeatures
+from attnbias.methods.engine.backbones import TimmFeatures, TorchvisionFeatures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import (
     Described,
@@ -191,13 +191,10 @@ def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:
         UsageError: there is none, as in a network whose every block was changed.
     """
     for module in loaded.model.modules():
+        if isinstance(module, TimmFeatures) and (words := module.in_words()) is not None:
+            return words, module.model.state_dict()
         if type(module) is VisionTransformer:
             return _vit_words(module), module.state_dict()
-        if isinstance(module, TimmFeatures) and type(module.model) is not VisionTransformer:
-            size = f", img_size={loaded.recipe.image_size}" if hasattr(module.model, "patch_embed") else ""
-            name = getattr(loaded.recipe, "backbone", "")
-            words = f"timm.create_model('{ALIASES.get(name, name)}', num_classes=0{size})"
-            return words, module.model.state_dict()
         if isinstance(module, TorchvisionFeatures):
             name = getattr(loaded.recipe, "backbone", "")
             return f"torchvision.models.get_model('{name}') without its classifier", module.state_dict()

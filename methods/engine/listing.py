@@ -9,6 +9,7 @@ from pathlib import Path
 from attnbias import __version__
 from attnbias.data.registry import DATASETS, ready
 from attnbias.methods import METHODS
+from attnbias.methods.engine.published import in_cache
 from attnbias.methods.engine.registry import get_description
 from attnbias.weights.manifest import PUBLISHED
 
@@ -69,6 +70,8 @@ class WeightsRow:
     obtained: str
     licence: str
     url: str
+    path: Path | None
+    """Where it lies on this disk; None where it does not."""
 
 
 def cite(method: str) -> str:
@@ -94,9 +97,7 @@ def list_recipes(method: str | None = None) -> list[RecipeRow]:
         UsageError: there is no such method.
     """
     return [
-        RecipeRow(
-            each, name, named.recipe.dataset, named.paper, named.init or "random", str(named.source), str(named.note)
-        )
+        RecipeRow(each, name, named.recipe.dataset, named.paper, named.recipe.init, str(named.source), str(named.note))
         for each in ([method] if method else METHODS)
         for name, named in get_description(each).recipes.items()
     ]
@@ -134,10 +135,11 @@ def list_weights(method: str | None = None) -> list[WeightsRow]:
             tuple(entry.methods),
             entry.megabytes or None,
             entry.paper,
-            "does not load" if entry.refused else "by hand" if entry.browser else "fetched",
+            "does not load" if entry.refused else "by hand" if entry.browser else "by weights fetch",
             entry.licence,
             entry.url,
+            in_cache(entry),
         )
         for entry in PUBLISHED.values()
-        if method is None or method in entry.methods
+        if method is None or method in (*entry.methods, *entry.starts)
     ]

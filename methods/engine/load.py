@@ -35,7 +35,8 @@ from attnbias.methods.engine.abilities import LoadsByName, LoadsParts, PicksClas
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.pretrained import names_network, of_library
-from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing
+from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing, verification
+from attnbias.methods.engine.published import shown as shown_source
 from attnbias.methods.engine.recipe import Recipe, override, parse
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import FromWeights
@@ -44,6 +45,7 @@ from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.types import Fields
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
+from attnbias.weights.folders import weights_in
 from attnbias.weights.manifest import PUBLISHED
 from attnbias.weights.names import check_name
 
@@ -71,6 +73,11 @@ class Loaded:
     """Where the weights came from, in words for a person."""
     tells_recipe: bool = True
     """Whether the weights say how they were trained, as ours do."""
+
+
+def which_weights(source: str, load_from: str) -> str:
+    """Words for weights, without the path that they were loaded from: "best checkpoint, step 14, raw weights"."""
+    return source.removeprefix(str(Path(load_from))).strip(" ()")
 
 
 def class_numbers(words: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -182,7 +189,7 @@ def describe(
         LOG.warning("%s", words)
         overrides = {**fields, **overrides}
     path, words = _resolve(locate(load_from), entry)
-    checkpoint = _read(path, trust=trust, entry=entry or "model" if words == str(path) else "model")
+    checkpoint = _read(path, trust=trust, entry=entry if words == str(path) else "model")
     stored = _stored_info(path, checkpoint.metadata, method)
     if stored is not None:
         recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
@@ -334,20 +341,21 @@ def initial_weights(
     trust: bool,
     classes: tuple[str, ...],
     task: Task,
-) -> list[str]:
+) -> tuple[str, list[str]]:
     """Fill a fresh model before training: a whole model's weights (`load_from`) or its backbone's.
 
     `reset_head` keeps fresh weights where a shape depends on the number of classes, also where the file's has the same
-    number; nothing else may differ. Returns warnings, such as that a head which fits was trained on others than these
-    `classes`.
+    number; nothing else may differ. Returns what was loaded, in words, and warnings, such as that a head which fits was
+    trained on others than these `classes`.
     """
+    before = _versions(model)
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
         checkpoint = _read(path, trust=trust)
         stored = _stored_info(path, checkpoint.metadata, method)
         state = checkpoint.state if stored else _read_published(method, checkpoint.state, path)[0]
         state = _fitted(method, model, state)
-        own = model.state_dict()
+        own, head = model.state_dict(), set[str]()
         if not reset_head:
             state = method.fit_classes(state, recipe) if isinstance(method, PicksClasses) else state
             if misshapen := match_state(own, state).misshapen:
@@ -355,21 +363,50 @@ def initial_weights(
                 raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
         else:
             head = head_names(method, own, recipe, len(classes), task)
-            state = {name: own[name] if name in head else value for name, value in state.items()}
-        load_strict(model, state, path)
+            state = {name: value for name, value in state.items() if name not in head}
+        load_strict(model, state, path, fresh=head)
         kept = stored is not None and not reset_head and len(stored.classes) == len(classes)
         difference = class_difference(readable(stored.classes), readable(classes)) if stored and kept else ""
         other = [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
-        return _left_out(path, checkpoint) + other
+        return _filled("model", load_from, path, model, before), _left_out(path, checkpoint) + other
     if isinstance(method, LoadsParts):
         method.load_parts(model, recipe)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         checkpoint = _read(path, trust=trust)
         untold = _check_heads(model, checkpoint, path, backbone_weights)
+        before = _versions(model)
         method.load_backbone(model, recipe, checkpoint.state, path)
-        return untold + _left_out(path, checkpoint)
-    return []
+        return _filled("backbone", backbone_weights, path, model, before), untold + _left_out(path, checkpoint)
+    return "", []
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Where each tensor of a model lies and how often it was written to: equal numbers alone would not tell whether a
+    file brought them."""
+    return {name: (value.data_ptr(), value._version) for name, value in model.state_dict().items()}
+
+
+def _filled(part: str, source: str, path: Path, model: nn.Module, before: dict[str, tuple[int, int]]) -> str:
+    """What was loaded since `before`, from where, whether that was verified, and which parts of the model are new."""
+    after = _versions(model)
+    loaded = {name for name, version in after.items() if version != before[name]}
+    holds = {place for name in loaded for place in _places(name)}
+    parameters = [name for name, _ in model.named_parameters()]
+    fresh = [name for name in parameters if name not in loaded]
+    new = list(dict.fromkeys(next(place for place in _places(name) if place not in holds) for name in fresh))
+    more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+    checked = verification(path)
+    return (
+        f"{part}: {shown_source(source)}, {len(parameters) - len(fresh)} tensors{f', {checked}' if checked else ''}; "
+        f"new: {', '.join(new[:SHOWN]) or 'nothing'}{more}"
+    )
+
+
+def _places(name: str) -> list[str]:
+    """A tensor's name after those of the modules that it is in, the outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path, source: str) -> list[str]:
@@ -429,7 +466,7 @@ def head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_cl
     return {name for name, value in own.items() if larger[name].shape != value.shape}
 
 
-def _read(path: Path, *, trust: bool, entry: Entry = "model") -> Checkpoint:
+def _read(path: Path, *, trust: bool, entry: Entry | None = None) -> Checkpoint:
     with refused_leaves_nothing(path):
         return read_checkpoint(path, trust=trust, entry=entry)
 
@@ -455,9 +492,12 @@ def _resolve(path: Path, entry: Entry | None) -> tuple[Path, str]:
             )
     elif any((path / name).is_file() for name in (MANIFEST, PROGRESS)):
         folder = path
+    elif (found := weights_in(path)) is not None:  # another program's
+        return found, str(path)
     else:
         raise WeightsError(
-            f"{path} is not a run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file"
+            f"{path} is not a run folder and no checkpoint folder; give one that `attnbias train` wrote, or a file, or "
+            "a folder of Accelerate (model.safetensors, or its .index.json) or of torch.distributed.checkpoint"
         )
     check_whole(folder, PROGRESS)
     progress = RunFolder.read_progress(folder)
@@ -540,8 +580,9 @@ def _describe_published(
 ) -> tuple[Recipe, tuple[str, ...], Task]:
     """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest."""
     if not inferred:
-        other = next((n for n in METHODS if n != method.name and _belongs_to(get_method(n), state, path)), None)
-        hint = f"; it looks like one of '{other}': attnbias val {other} --load-from {path}" if other else ""
+        others = (name for name in METHODS if name != method.name)
+        other = next((name for name in others if _is_whole(get_method(name), state, path, data_root)), None)
+        hint = f"; it is one of '{other}': attnbias val {other} --load-from {path}" if other else ""
         raise WeightsError(f"{path} is not a checkpoint of '{method.name}'{hint}")
     num_classes, inferred = inferred["num_classes"], {n: v for n, v in inferred.items() if n != "num_classes"}
     for name, value in inferred.items():
@@ -563,6 +604,20 @@ def _describe_published(
     if len(names) != num_classes:
         names = tuple(f"class {position}" for position in range(num_classes))
     return recipe, names, task
+
+
+def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root: Path | None) -> bool:
+    """Whether weights are all of a model of a method, and nothing else: names that are alike are not enough."""
+    try:
+        converted, inferred = _read_published(method, state, path)
+        if not inferred:
+            return False
+        recipe, classes, task = _describe_published(method, state, inferred, path, {}, None, data_root)
+        with torch.device("meta"):
+            outline = method.build_model(recipe, len(classes), task)
+        return bool(match_state(outline.state_dict(), _fitted(method, outline, converted)))
+    except (WeightsError, UsageError, *FOREIGN):
+        return False
 
 
 def _belongs_to(method: AnyMethod, state: dict[str, Tensor], path: Path) -> bool:

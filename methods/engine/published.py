@@ -12,15 +12,18 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place, fetch, plain_name, public
 from attnbias.data.info import Archive
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.recipe import OWN
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.manifest import PUBLISHED, Published
@@ -32,13 +35,15 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
 """A URL, or what is meant as one, to the end of a text: alone, or behind the option that it is given to."""
 RACES = 100
 """Times that a folder may be taken away by other processes before the system is believed that there can be none."""
+NOBODYS = "the paper's was fine-tuned on this dataset, and nobody publishes one"
 LOG = logging.getLogger(__name__)
 
 _unread: set[Path] = set()
 """What this process fetched without a published checksum: its first reader shows whether it is a weight file."""
 
-_verified: set[tuple[Path, int, int]] = set()
-"""Path, size and time of what this process has verified: a command asks for one file several times."""
+_verified: dict[tuple[Path, int, int], str] = {}
+"""Path, size and time of what this process has verified -> against what, in words: a command asks for one file several
+times."""
 BLOB = re.compile("[0-9a-f]{64}")
 """How the hub's cache calls a large file: by its SHA-256."""
 
@@ -60,8 +65,7 @@ def locate(source: str, progress: ProgressCallback = silent) -> Path:
     if source.startswith(HUB):
         return _from_hub(source)
     if source.lower().startswith(WEB):
-        folder = cache_folder() / f"url-{hashlib.sha256(source.encode(errors='replace')).hexdigest()[:12]}"
-        return _fetched(Archive(source, _file_name(source)), folder, progress)
+        return _fetched(_Known.of_url(source, _file_name(source)), progress)
     raise WeightsError(
         f"no checkpoint {shown(source)}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a "
         "published .pth file, a URL, or a name of: attnbias list weights"
@@ -87,18 +91,60 @@ def published_weights(name: str) -> Published:
     return PUBLISHED[name]
 
 
+def recipes_weights(source: str) -> Path:
+    """The file or folder that a recipe starts its backbone from, as `locate`.
+
+    Raises:
+        WeightsError: it cannot be had; how to start at random is said too. UsageError, DataError: as `locate`.
+    """
+    if source == OWN:
+        raise WeightsError(
+            f"the recipe starts from a backbone of yours: {NOBODYS}; give it with --backbone-weights FILE, or start at "
+            "random with --from-scratch"
+        )
+    try:
+        return locate(source)
+    except (WeightsError, DataError) as error:
+        raise type(error)(f"the recipe's starting weights: {error}; --from-scratch starts at random") from None
+
+
 def fetch_published(published: Published, progress: ProgressCallback = silent) -> Path:
     """Bring a published file to the cache; one that is there is not fetched, but verified whenever it is used."""
-    if published.url.startswith(HUB):
-        return _from_hub(published.url)
-    folder = cache_folder() / published.name
-    if published.browser and not (folder / published.file).is_file():
-        raise WeightsError(
-            f"{published.name} is behind a form that only a browser gets past: download {published.url} "
-            f"and put it at {folder / published.file}"
-        )
-    archive = Archive(published.url, published.file, algorithm=published.algorithm, digest=published.digest)
-    return _fetched(archive, folder, progress)
+    known = _Known.of(published)
+    if published.url.startswith(HUB) and not known.target.is_file():
+        return _from_hub(published.url, known)
+    if published.browser and not known.target.is_file() and not offline():
+        return _from_drive(published, known)
+    return _fetched(known, progress)
+
+
+def state_of(source: str) -> str:
+    """What a person named as weights, as it may be printed; of a published name also its size, and whether it is here
+    or where it comes from."""
+    if source == OWN:
+        return f"a backbone of yours, by --backbone-weights ({NOBODYS})"
+    if on_disk(source) is not None or source not in PUBLISHED:
+        return shown(source)
+    published = PUBLISHED[source]
+    known = _Known.of(published)
+    if (here := in_cache(published)) is not None:
+        return f"{source} ({known.size}, in {here})"
+    if published.browser or offline():
+        return f"{source} ({known.size}, not here: download {published.url} and put it at {known.target})"
+    return f"{source} ({known.size}, to be fetched from {published.url} to {known.target})"
+
+
+def in_cache(published: Published) -> Path | None:
+    """Where a published file lies on this disk: in our cache, or in the hub's; None where it is not here."""
+    target = _Known.of(published).target
+    if target.is_file():
+        return target
+    return _in_hubs_cache(published.url) if published.url.startswith(HUB) else None
+
+
+def verification(path: Path) -> str:
+    """Against what this process verified a file, in words; nothing where there is nothing to verify it against."""
+    return _verified.get(_version(path.resolve()), _verified.get(_version(path), ""))
 
 
 def published_recipe(source: str, method: str) -> str | None:
@@ -149,11 +195,48 @@ def _file_name(url: str) -> str:
     return name
 
 
-def _fetched(archive: Archive, folder: Path, progress: ProgressCallback) -> Path:
-    target = folder / archive.file
+@dataclass(frozen=True)
+class _Known:
+    """A file of the cache: what is known of it, and where it belongs."""
+
+    archive: Archive
+    folder: Path
+    megabytes: float | None = None
+
+    @classmethod
+    def of(cls, published: Published) -> _Known:
+        """The file of a published name."""
+        file = Archive(published.url, published.file, algorithm=published.algorithm, digest=published.digest)
+        return cls(file, cache_folder() / published.name, published.megabytes)
+
+    @classmethod
+    def of_url(cls, url: str, name: str) -> _Known:
+        """A file of the web or of the hub that has no published name, in a folder of its own."""
+        digest = hashlib.sha256(url.encode(errors="replace")).hexdigest()
+        return cls(Archive(url, name), cache_folder() / f"url-{digest[:12]}")
+
+    @property
+    def target(self) -> Path:
+        """Its place."""
+        return self.folder / self.archive.file
+
+    @property
+    def size(self) -> str:
+        """For people."""
+        return f"{self.megabytes:.0f} MB" if self.megabytes else "size unknown"
+
+    @property
+    def by_hand(self) -> str:
+        """What a person can do where it cannot be fetched."""
+        return f"put {self.archive.file} ({self.size}) at {self.target}"
+
+
+def _fetched(known: _Known, progress: ProgressCallback) -> Path:
+    archive, folder, target = known.archive, known.folder, known.target
     if not target.is_file() and offline():
         raise WeightsError(
-            f"offline, and {target} is not there; put {shown(archive.url)} there, or run without --offline"
+            f"offline, and {target} is not there; put {shown(archive.url)} there ({known.size}), or run without "
+            "--offline"
         )
     if target.is_file() and _version(target) in _verified:
         return target
@@ -161,12 +244,18 @@ def _fetched(archive: Archive, folder: Path, progress: ProgressCallback) -> Path
         check_in_place(archive, folder, progress)
     else:
         with _in_turn(folder):
-            if not target.is_file():
+            here = target.is_file()
+            if not here:
                 LOG.warning("fetching %s into %s", shown(archive.url), folder)
                 if archive.digest is None:
                     _unread.add(target)
-            fetch([archive], folder, again=True, progress=progress)
-    _verified.add(_version(target))
+            try:
+                fetch([archive], folder, again=True, progress=progress)
+            except DataError as error:
+                if here:  # and wrong
+                    raise
+                raise DataError(f"{error}; or {known.by_hand} (with --offline no server is asked)") from None
+    _verified[_version(target)] = f"{archive.algorithm} ok" if archive.digest else "sha256 as at its first use"
     return target
 
 
@@ -229,20 +318,106 @@ def _tidy(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def _from_hub(source: str) -> Path:
-    """A file of a model repository, by way of its own cache, which timm uses too."""
-    parts = source.removeprefix(HUB).split("/", 2)
-    if len(parts) < 3 or not source.isprintable() or {"", ".", ".."} & set("/".join(parts).split("/")):
-        raise UsageError(f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
-    from huggingface_hub import hf_hub_download
-
+def _from_drive(published: Published, known: _Known) -> Path:
+    """A file of Google Drive, by the library that gets past its form, where that is installed."""
+    by_hand = f"download {published.url} and {known.by_hand}"
     try:
-        path = Path(hf_hub_download("/".join(parts[:2]), parts[2], local_files_only=offline()))
-    except Exception as error:  # its HTTP client raises errors of several families
-        why = "offline, and it is not in the hub's cache" if offline() else (str(error).splitlines() or ["?"])[0]
-        raise WeightsError(f"{shown(source)} cannot be had: {why}") from None
+        import gdown
+    except ImportError:
+        raise WeightsError(
+            f"{published.name} is behind a form that only a browser gets past: {by_hand}; "
+            "or pip install 'attnbias[drive]', which fetches it"
+        ) from None
+    with _in_turn(known.folder):
+        if not known.target.is_file():
+            LOG.warning("fetching %s into %s", published.url, known.folder)
+            _unread.add(known.target)
+            part = known.folder / f"{published.file}.part"
+            try:
+                arrived = gdown.download(id=published.url.split("/d/")[1].split("/")[0], output=str(part), quiet=True)
+            except Exception as error:  # its HTTP client raises errors of several families
+                raise WeightsError(f"{published.name} cannot be had: {_first_line(error)}; {by_hand}") from None
+            if arrived is None or not part.is_file():
+                raise WeightsError(f"{published.name} cannot be had: the drive did not give it; {by_hand}")
+            part.replace(known.target)
+    return _fetched(known, silent)
+
+
+def _from_hub(source: str, known: _Known | None = None) -> Path:
+    """A file of a model repository, by way of its own cache, which timm uses too; or one that a person put into ours.
+
+    One request tells whether the hub can be reached: its client would try for half a minute.
+    """
+    repository, file = _hub_parts(source)
+    known = known or _Known.of_url(source, file.rpartition("/")[2])
+    if known.target.is_file():
+        return _fetched(known, silent)
+    path = _in_hubs_cache(source)
+    if not offline():
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, file))
+            path = Path(hf_hub_download(repository, file))
+        except Exception as error:  # its HTTP client raises errors of several families
+            if path is None:
+                raise WeightsError(
+                    f"{shown(source)} cannot be had: {_first_line(error)}; {known.by_hand} (with --offline no "
+                    "server is asked)"
+                ) from None
+            LOG.warning("%s is taken from the hub's cache: %s", shown(source), _first_line(error))
+    if path is None:
+        raise WeightsError(
+            f"{shown(source)} cannot be had: offline, and it is not in the hub's cache; {known.by_hand}, or run "
+            "without --offline"
+        )
     blob = path.resolve()
     if BLOB.fullmatch(blob.name) and _version(blob) not in _verified:
         check_in_place(Archive(source, blob.name, algorithm="sha256", digest=blob.name), blob.parent)
-        _verified.add(_version(blob))
+        _verified[_version(blob)] = "sha256 ok"
     return path
+
+
+def _in_hubs_cache(source: str) -> Path | None:
+    """Where the hub's own cache holds a file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(*_hub_parts(source))
+    return Path(found) if isinstance(found, str) else None
+
+
+def _hub_parts(source: str) -> tuple[str, str]:
+    """Repository and file of hf://ORGANISATION/REPOSITORY/FILE; without a file, the one that `weights push` writes.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    parts = source.removeprefix(HUB).split("/", 2)
+    return hub_repository(HUB + "/".join(parts[:2])), _plain(source, "/".join(parts[2:]) or "model.safetensors")
+
+
+def hub_repository(source: str) -> str:
+    """ORGANISATION/REPOSITORY of hf://ORGANISATION/REPOSITORY.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    name = source.removeprefix(HUB)
+    if not source.startswith(HUB) or name.count("/") != 1:
+        raise UsageError(f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY, or a FILE in it")
+    return _plain(source, name)
+
+
+def _plain(source: str, path: str) -> str:
+    """A path within the hub, which leads nowhere else.
+
+    Raises:
+        UsageError: it would.
+    """
+    if not path.isprintable() or {"", ".", ".."} & set(path.split("/")):
+        raise UsageError(f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY/FILE")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -31,6 +31,9 @@ LARGEST_SIZE = 10**6
 LARGEST = 2**63 - 1
 """Of every other whole number."""
 
+FRESH, OWN = "none", "own"
+"""What `init` says of a backbone that begins at random, and of one that a person must bring: nobody publishes it."""
+
 
 OLD_NAMES = {
     "lr_gamma": "gamma",
@@ -121,6 +124,13 @@ class Recipe(BaseModel):
     amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training", often=True)
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
     seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0, often=True)
+    init: str = option(
+        FRESH,
+        "What the backbone starts from: a name of `attnbias list weights`, a file or a URL; none = fresh weights, "
+        "own = yours, by --backbone-weights.",
+        "Training",
+        min_length=1,
+    )
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -197,8 +207,6 @@ class NamedRecipe:
     source: str
     paper: dict[str, float] = field(default_factory=dict)
     note: str = ""
-    init: str | None = None
-    """The published weights that the backbone starts from, by their name in `attnbias list weights`; None = random."""
 
 
 def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[object, object]]:

@@ -31,7 +31,7 @@ from pydantic import (
 from attnbias.data.reading import Json, parse_json, shown
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import OLD_NAMES, Recipe, fields_of
+from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, fields_of, override
 from attnbias.methods.engine.recipe import option as recipe_option
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.types import Fields
@@ -212,8 +212,8 @@ class OfAnyMethod(Telling):
         return name
 
 
-class FromWeights(Telling, Overwriting):
-    """A command that answers with weights."""
+class PicksWeights(Request):
+    """A command that takes raw or averaged weights of a checkpoint."""
 
     weights: Literal["raw", "ema"] | None = option(
         None, "Which weights of a checkpoint.", shown="those of the best measure"
@@ -223,6 +223,10 @@ class FromWeights(Telling, Overwriting):
     def entry(self) -> Literal["model", "ema"] | None:
         """The part of a weight file that is read."""
         return "model" if self.weights == "raw" else self.weights
+
+
+class FromWeights(Telling, Overwriting, PicksWeights):
+    """A command that answers with weights."""
 
 
 class Machine(Request):
@@ -373,6 +377,17 @@ class ConvertRequest(InspectRequest, FromWeights):
         return to
 
 
+class PushRequest(PicksWeights, Overwriting):
+    """Write a run's weights to Hugging Face's hub."""
+
+    run: str = option(
+        ..., "A run folder, one of its checkpoints, or a .safetensors of ours.", argument=True, metavar="RUN"
+    )
+    target: str = option(..., "Where to.", argument=True, metavar="hf://ORGANISATION/NAME")
+    private: bool = option(False, "A repository that only its owners see.")
+    overwrite: bool = option(False, "Add the weights to a repository that is there.")
+
+
 BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
@@ -515,7 +530,6 @@ class TrainRequest(Images, Processes):
     """Train a method by a recipe. Nothing else changes what is computed, up to the rounding of other kernels."""
 
     method: str
-    recipe: SerializeAsAny[Recipe]
     out: Path = run_option(..., "Run folder.", flags="--out -o", shown="runs/METHOD/RECIPE", often=True)
     accumulation: int = run_option(1, "Cut each process's share of a batch into this many pieces.", ge=1)
     resume: str | None = run_option(
@@ -550,13 +564,21 @@ class TrainRequest(Images, Processes):
     )
     deterministic: bool = run_option(False, "Deterministic GPU kernels where there are some.")
 
+    recipe: SerializeAsAny[Recipe]
+    """After the ways to start: its `init` says which of them was taken."""
+
     @field_validator("recipe", mode="before")
     @classmethod
     def _of_the_method(cls, value: object, info: ValidationInfo) -> Recipe:
-        """Out of JSON, a recipe is one of the request's method."""
-        if isinstance(value, Recipe):
-            return value
-        return get_description(info.data["method"]).recipe_type.model_validate_json(json.dumps(value))
+        """Out of JSON, a recipe is one of the request's method. What was typed goes before its `init`."""
+        from attnbias.methods.engine.published import shown as public
+
+        recipe_type = get_description(info.data["method"]).recipe_type
+        recipe = value if isinstance(value, Recipe) else recipe_type.model_validate_json(json.dumps(value))
+        if info.data.get("load_from") or info.data.get("from_scratch"):
+            return override(recipe, {"init": FRESH})
+        typed = info.data.get("backbone_weights")
+        return override(recipe, {"init": public(typed)}) if typed else recipe
 
     @model_validator(mode="after")
     def _contradicts_nothing(self) -> Self:
@@ -581,6 +603,12 @@ class TrainRequest(Images, Processes):
         flags = ("--load-from", "--pretrained", "--backbone-weights", "--from-scratch")
         asked = (self.load_from, self.pretrained, self.backbone_weights, self.from_scratch)
         return [flag for flag, value in zip(flags, asked, strict=True) if value]
+
+    @property
+    def init(self) -> str | None:
+        """What the backbone starts from: what was typed, which the recipe keeps without its secrets, or the recipe's
+        own; None = fresh weights."""
+        return self.backbone_weights or (None if self.recipe.init == FRESH else self.recipe.init)
 
 
 class CompareRequest(Datasets, Overwriting):

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, changed, override, parse, read_recipe
+from attnbias.methods.engine.recipe import FRESH, NamedRecipe, Recipe, changed, override, parse, read_recipe
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.screen import Table, say, styled
 from attnbias.methods.engine.types import Fields
 
-NETWORK = ("backbone", "family", "size", "architecture")
+NETWORK = ("backbone", "family", "size", "stem", "architecture", "top_down")
 """Recipe fields that decide which network the starting weights are of."""
 
 
@@ -24,32 +24,35 @@ class Resolved(NamedTuple):
     recipe: Recipe
     name: str
     named: NamedRecipe | None
-
-    def weights(self) -> tuple[str | None, str]:
-        """The weights that the named recipe starts its backbone from, None = random; and why not, where it is another
-        network than the recipe's."""
-        if self.named is None or self.named.init is None:
-            return None, ""
-        for field, (value, known) in changed(self.recipe, self.named.recipe).items():
-            if field in NETWORK:
-                mend = "--pretrained" if field == "backbone" else "--backbone-weights"
-                why = f" (the recipe's {self.named.init} are of {field} {known}; {mend} gives {value} its own)"
-                return None, why
-        return self.named.init, ""
+    why_fresh: str = ""
+    """Why it starts from fresh weights although the recipe that it came from does not."""
 
 
 def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Resolved:
     """The recipe of a name or file, or the method's own; `typed` fields go over it.
+
+    The weights that a recipe starts from are of its network: where another one is typed, and no `init` for it, this
+    one's are fresh.
 
     Raises:
         UsageError: there is no such recipe, or a field does not fit.
     """
     path = Path(recipe) if recipe is not None and recipe not in method.recipes else None
     if path is not None and (path.suffix in (".yaml", ".yml") or path.is_file()):
-        return Resolved(override(read_recipe(path, method.recipe_type, method.name), typed), path.stem, None)
-    name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
-    named = method.named_recipe(name)
-    return Resolved(parse(method.recipe_type, {**named.recipe.model_dump(), **typed}), name, named)
+        name, named, base = path.stem, None, read_recipe(path, method.recipe_type, method.name)
+    else:
+        name = recipe or method.default_recipe(typed.get("dataset"), typed.get("task"))
+        named = method.named_recipe(name)
+        base = named.recipe
+    resolved = parse(method.recipe_type, {**base.model_dump(), **typed})
+    if "init" in typed or base.init == FRESH:
+        return Resolved(resolved, name, named)
+    for field, (value, known) in changed(resolved, base).items():
+        if field in NETWORK:
+            mend = "--pretrained" if field == "backbone" else "--backbone-weights"
+            why = f" (the recipe's {base.init} are of {field} {known}; {mend} gives {value} its own)"
+            return Resolved(override(resolved, {"init": FRESH}), name, named, why)
+    return Resolved(resolved, name, named)
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,19 @@ class ResolvedRun:
     """With the weights that it starts from, and a recipe that makes images for them."""
     method: Description
     resolved: Resolved
-    why_random: str
-    """Why it starts at random where its recipe does not."""
     images: str
     """How images are made, where the weights decide it."""
 
     def say(self) -> None:
         """Print the recipe in force, what differs from the named one marked, and the starting weights."""
-        from attnbias.methods.engine.published import shown
+        from attnbias.methods.engine.published import state_of
 
         request, name, named = self.request, self.resolved.name, self.resolved.named
         show_recipe(self.method, request.recipe, name, named)
         where = "" if request.resume is None else ", where no checkpoint is resumed"
-        weights = shown(request.load_from or request.backbone_weights or "random")
-        say(f"starting weights: {weights}{self.why_random}{where}")
+        weights = request.load_from or request.init
+        why = "" if request.from_scratch else self.resolved.why_fresh
+        say(f"starting weights: {f'random{why}' if weights is None else state_of(weights)}{where}")
         if self.images:
             say(self.images)
 
@@ -89,20 +91,20 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
     request = TrainRequest.of({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
     if request.resume not in (None, "auto") and request.starts:
         raise UsageError(f"{request.starts[0]} changes nothing with --resume {request.resume}, whose weights go on")
-    if request.load_from or request.from_scratch:
-        return ResolvedRun(request, method, resolved, "", "")
-    weights, why, images, known = request.backbone_weights, "", "", request.recipe
-    if request.pretrained or (weights and "backbone" in fields):
+    if "init" in fields and (request.starts or request.resume not in (None, "auto")):
+        other = [*request.starts, f"--resume {request.resume}"][0]
+        raise UsageError(f"--init and {other} are two ways to start: give one of them")
+    weights, images, known = request.backbone_weights, "", request.recipe
+    if not request.load_from and (request.pretrained or (weights and "backbone" in fields)):
         from attnbias.methods.engine.pretrained import follow_pretrained, pretrained_source
 
         if request.pretrained:
             weights = pretrained_source(known)
         if resolved.named is not None:  # a file says how images are made
             known, images = follow_pretrained(known, fields, published=request.pretrained)
-    if weights is None:
-        weights, why = resolved.weights()
-    request = request.model_copy(update={"recipe": known, "backbone_weights": weights, "pretrained": False})
-    return ResolvedRun(request, method, resolved, why, images)
+        values = {**dict(request), "recipe": known, "backbone_weights": weights, "pretrained": False}
+        request = TrainRequest.of(values)
+    return ResolvedRun(request, method, resolved, images)
 
 
 def show_recipe(method: Description, recipe: Recipe, name: str, named: NamedRecipe | None) -> None:

@@ -31,7 +31,7 @@ from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_datas
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
 from attnbias.methods.engine.launch import accelerate, place
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
@@ -157,7 +157,7 @@ class _Point:
     @property
     def weights(self) -> str:
         """Words for the weights, without the path that they were loaded from."""
-        return self.loaded.source.removeprefix(str(Path(self.load_from))).strip(" ()")
+        return which_weights(self.loaded.source, self.load_from)
 
     @property
     def map(self) -> str | None:

@@ -198,11 +198,10 @@ def _coco(size: str, head: str) -> NamedRecipe:
     if published:
         notes.append(LOGS)
     return NamedRecipe(
-        recipe=IDARecipe(**SIZES[size], **HEADS[head]),
+        recipe=IDARecipe(**SIZES[size], **HEADS[head], init=INIT[size]),
         source=README if published else TABLE,
         paper=dict(zip(("mAP", "CF1", "OF1", "CF1@3", "OF1@3"), PAPER[size, head], strict=True)),
         note="; ".join(notes),
-        init=INIT[size],
     )
 
 
@@ -233,10 +232,9 @@ SCENES: Fields = {**DEMO, **CONVOLUTIONAL}
 RECIPES: dict[str, NamedRecipe] = {
     **{f"coco-{size}-{head}": _coco(size, head) for size, head in PAPER},
     "voc07-resnet101-448-heavy": NamedRecipe(
-        IDARecipe(dataset="voc07"),
+        IDARecipe(dataset="voc07", init=INIT["resnet101-448"]),
         README,
         note="or from a model of COCO (--load-from); the paper's table for VOC could not be read",
-        init=INIT["resnet101-448"],
     ),
     **{
         name: NamedRecipe(IDARecipe(**DEMO, dataset=name), "ours", note="a CPU trial, not a result of the paper")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.recipe import OWN, NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.scenes import NOTE, TRANSFORMER
 from attnbias.methods.engine.schedules import (
     Curve,
@@ -206,6 +206,7 @@ DATASETS = {"imagenet": "imagenet", "places365": "places", "inat2018": "inat"}
 
 def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:
     fields: Fields = {"dataset": dataset, "family": family, "size": size}
+    fields["init"] = INIT[family, size] if dataset == "imagenet" else OWN
     notes = []
     if family == "swag":
         # The program feeds 384 pixels to SWAG L and stops at its size check; the weights ask for 512.
@@ -232,7 +233,6 @@ def _recipe(dataset: str, family: Family, size: Size) -> NamedRecipe:
         source=README if headline else PROGRAM,
         paper={"top1": 86.5} if headline else {},
         note="; ".join(notes),
-        init=INIT[family, size] if dataset == "imagenet" else None,
     )
 
 

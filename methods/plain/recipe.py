@@ -73,11 +73,10 @@ def _ours(note: str, **fields: Any) -> NamedRecipe:
 
 RECIPES: dict[str, NamedRecipe] = {
     "imagenet": NamedRecipe(
-        PlainRecipe(crop_ratio=224 / 256),
+        PlainRecipe(crop_ratio=224 / 256, init="resnet50-v1"),
         "torchvision's page of weights",
         {"top1": 76.13},
         "the figure is that of the published weights; to measure it: val --load-from torchvision:resnet50",
-        "resnet50-v1",
     ),
     "coco": _ours("CSRA's images", dataset="coco", image_size=448, normalize="unit", drop_unlabelled=True),
     "voc07": _ours("CSRA's images", dataset="voc07", image_size=448, normalize="unit"),

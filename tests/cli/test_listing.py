@@ -12,6 +12,7 @@ from attnbias import __version__ as attnbias_version
 from attnbias.cli.listing import listing
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
+from attnbias.methods.engine.recipe import FRESH
 from attnbias.methods.engine.registry import get_description, get_method
 from tests.helpers.command_line import attnbias
 
@@ -65,6 +66,32 @@ def test_recipes_of_one_method_with_their_sources() -> None:
     source = recipes["coco-resnet101"].source
     assert source not in ours
     assert source in attnbias("list", "recipes", "csra", "--verbose", expect=0).out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_is_shown_with_all_facts_and_the_papers_figures(method: str) -> None:
+    description = get_description(method)
+    for name, named in description.recipes.items():
+        out = " ".join(attnbias("show", method, name, expect=0).out.split())
+        facts = [description.title, named.source, named.note, named.recipe.dataset, f"--recipe {name}"]
+        facts += [f"{measure} {value}" for measure, value in named.paper.items()]
+        facts += [
+            *type(named.recipe).model_fields,
+            named.recipe.init if named.recipe.init != FRESH else "fresh weights",
+        ]
+        for fact in facts:
+            assert " ".join(fact.split()) in out, (name, fact)
+
+
+def test_a_recipe_is_found_by_what_names_it(tmp_path: Path) -> None:
+    shown = attnbias("show", "csra", "coco-resnet101", expect=0).out
+    assert attnbias("show", "csra/coco-resnet101", expect=0).out == shown
+    assert attnbias("show", "coco-resnet101", expect=0).out == shown
+    assert attnbias("show", "csra", expect=0).out == shown  # what it trains by
+    assert "several methods have a recipe 'demo'; say which: absvit/demo" in attnbias("show", "demo", expect=2).line
+    assert "did you mean 'coco-resnet101'" in attnbias("show", "coco-resnet11", expect=2).line
+    assert "has no recipe 'demoo'" in attnbias("show", "csra", "demoo", expect=2).line
+    assert "expected METHOD RECIPE" in attnbias("show", "csra", "demo", "more", expect=2).line
 
 
 @pytest.mark.parametrize("method", METHODS)

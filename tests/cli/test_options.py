@@ -225,6 +225,15 @@ SHOWN: dict[str, dict[str, str]] = {
         "weights/test_options.py::test_a_method_that_is_typed_is_believed_or_refused": "--method",
         "weights/test_options.py::test_what_is_there_is_replaced_only_where_that_is_typed": "--overwrite",
     },
+    "weights push": {
+        "weights/test_push.py::test_a_run_is_pushed_with_all_it_needs_and_loads_back_by_its_name": (
+            "RUN TARGET --private"
+        ),
+        "weights/test_push.py::test_a_repository_that_is_there_is_only_added_to_where_that_is_typed": (
+            "--overwrite --weights"
+        ),
+    },
+    "show": {"cli/test_listing.py::test_a_recipe_is_found_by_what_names_it": "RECIPE"},
     "cite": {"cli/test_listing.py::test_a_paper_is_cited_with_its_program_as_bibtex": "METHOD"},
     "list recipes": {"cli/test_listing.py::test_recipes_of_one_method_with_their_sources": "METHOD --verbose"},
     "list datasets": {"cli/test_listing.py::test_which_datasets_are_ready_and_more_of_each": "--data-root --verbose"},

@@ -2,43 +2,89 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
-from torchvision.models import resnet101
+from torchvision.models import resnet18, resnet101
 
+from attnbias.data.fetch import download
 from attnbias.methods import METHODS
 from attnbias.methods.absvit.recipe import ARCHITECTURES
+from attnbias.methods.engine import published
 from attnbias.methods.engine.load import weights_metadata
+from attnbias.methods.engine.recipe import FRESH, OWN
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.run_folder import MANIFEST, crc32
 from attnbias.weights.files import write_weights
 from attnbias.weights.manifest import PUBLISHED
+from tests.helpers.archive_server import serving
 from tests.helpers.command_line import attnbias
 
 SMALL = ["--dataset", "demo", "--image-size", 32, "--batch-size", 2, "--steps", 1, "--gpus", 0, "--threads", 1]
 RESNETCUT = ["train", "csra", "--recipe", "coco-resnetcut", *SMALL]
 
 
-def test_every_recipe_starts_from_published_weights_of_its_method() -> None:
-    starts = {(m, name, named.init) for m in METHODS for name, named in get_method(m).recipes.items() if named.init}
-    assert {method for method, _, _ in starts} == {"csra", "ida", "llb"}
-    for method, name, init in starts:
-        assert init in PUBLISHED, name
-        assert method in PUBLISHED[init].methods, name
-        assert PUBLISHED[init].option == "--backbone-weights", name
+STARTS = [
+    (method, name, named.recipe.init)
+    for method in METHODS
+    for name, named in get_method(method).recipes.items()
+    if named.recipe.init != FRESH
+]
+"""Every recipe of every paper that does not start from fresh weights, and what it starts from."""
+
+
+def test_every_recipe_starts_from_published_weights_for_its_method_or_asks_for_ones_own() -> None:
+    methods = {"csra", "ida", "llb", "plain", "absvit-segmentation", "absvit-vision-language"}
+    assert {method for method, _, _ in STARTS} == methods
+    for method, name, init in STARTS:
+        if init == OWN:
+            assert name.startswith(("places-", "inat-")), name
+            continue
+        published = PUBLISHED[init]
+        assert method in (*published.methods, *published.starts), name
+        assert published.megabytes, name
+    assert not [name for _, name, _ in STARTS if name.startswith(("demo", "mini", "tiny"))]
+
+
+@pytest.mark.parametrize(("method", "name", "init"), STARTS, ids=lambda value: str(value))
+def test_on_a_machine_without_network_and_data_every_recipe_says_what_is_missing(
+    method: str, name: str, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    run = ["train", method, "--recipe", name, "--gpus", 0, "--data-root", tmp_path / "data", "--out", tmp_path / "run"]
+    refused = attnbias(*run, "--offline", expect=3)
+    assert "--from-scratch" in refused.line
+    if init == OWN:
+        assert "--backbone-weights FILE" in refused.line
+    else:
+        published = PUBLISHED[init]
+        assert str(tmp_path / "cache" / "weights" / init / published.file) in refused.line
+        assert f"{published.megabytes:.0f} MB" in refused.line
+    assert not (tmp_path / "run").exists()
+    dry = attnbias(*run, "--offline", "--dry-run", expect=0)
+    assert "starting weights: " in dry.out
+    assert init in dry.out
+    assert "is not prepared here" in dry.out
+    assert "learning rate" in dry.out or name.startswith("vqa")  # only the files tell how many questions train
+    assert not (tmp_path / "cache").exists()
 
 
 def test_weights_that_cannot_be_had_stop_the_run_and_say_where_to_put_them(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "gdown", None)
     out = tmp_path / "run"
     refused = attnbias(*RESNETCUT, "--data-root", demo_root, "--out", out, expect=3)
-    assert "starting weights: resnet101-cutmix" in refused.out
+    assert "starting weights: resnet101-cutmix (179 MB, not here: download https://drive.google.com/" in refused.out
     assert str(tmp_path / "cache" / "weights" / "resnet101-cutmix" / "resnet101_cutmix_pretrained.pth") in refused.line
     assert not out.exists()
 
@@ -52,11 +98,76 @@ def test_a_run_starts_from_the_weights_of_its_recipe_and_keeps_their_name(
     published = resnet101().state_dict()
     torch.save(published, folder / "resnet101_cutmix_pretrained.pth")
     out = tmp_path / "run"
-    attnbias(*RESNETCUT, "--lr", 1e-12, "--data-root", demo_root, "--out", out, expect=0)
+    done = attnbias(*RESNETCUT, "--lr", 1e-12, "--data-root", demo_root, "--out", out, expect=0)
+    line = "backbone: resnet101-cutmix, 312 tensors, sha256 as at its first use; new: classifier"
+    assert line in done.out.splitlines()
+    assert "init: resnet101-cutmix" in (out / "recipe.yaml").read_text().splitlines()
     assert json.loads((out / "environment.json").read_text())["starting_weights"] == "resnet101-cutmix"
     trained = load_file(out / "checkpoints" / "step-00000001" / "model.safetensors")
     first = next(value for name, value in trained.items() if value.shape == (64, 3, 7, 7))
     assert first.allclose(published["conv1.weight"], atol=1e-6)
+
+
+def test_a_recipe_fetches_its_weights_verifies_and_keeps_them(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server with the layout of torchvision's, which breaks off once: resumed, verified, asked once."""
+    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
+    state = resnet18().state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("method: csra\ninit: resnet18-v1\nbackbone: resnet18\nimage_size: 32\n")
+    train = ["train", "csra", "--recipe", recipe, *SMALL, "--data-root", demo_root]
+    with serving() as server:
+        file = f"resnet18-{digest}.pth"
+        server.files[f"models/{file}"] = content
+        server.break_after = [10_000_000, None]
+        url = f"{server.url}models/{file}"
+        known = replace(PUBLISHED["resnet18-v1"], url=url, file=file, digest=digest)
+        monkeypatch.setattr(published, "PUBLISHED", {"resnet18-v1": known})
+        dry = attnbias(*train, "--dry-run", expect=0)
+        assert f"starting weights: resnet18-v1 (47 MB, to be fetched from {url} to {tmp_path / 'cache'}" in dry.out
+        assert not server.requests
+        done = attnbias(*train, "--out", tmp_path / "run", expect=0)
+        assert "backbone: resnet18-v1, 60 tensors, sha256 ok; new: classifier" in done.out.splitlines()
+        assert [asked for _, asked in server.requests] == [None, "bytes=10000000-"]
+        attnbias(*train, "--offline", "--out", tmp_path / "again", expect=0)
+        assert len(server.requests) == 2
+    place = tmp_path / "cache" / "weights" / "resnet18-v1" / file
+    assert f"starting weights: resnet18-v1 (47 MB, in {place})" in attnbias(*train, "--dry-run", expect=0).out
+    place.write_bytes(content[:-1] + b"!")
+    published._verified.clear()  # as in a new process
+    damaged = attnbias(*train, "--out", tmp_path / "third", expect=3)
+    assert f"expected sha256:{digest} (published)" in damaged.line
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_run_of_before_without_the_field_is_read_and_resumed(demo_root: Path, tmp_path: Path) -> None:
+    """Recipes of earlier versions say nothing of where they start; what begins a run is behind it when it goes on."""
+    out = tmp_path / "run"
+    run = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", *SMALL, "--data-root", demo_root, "--out", out]
+    attnbias(*run, expect=0)
+    for path in (out / "checkpoints").glob("*/model.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["attnbias"])
+        del metadata["recipe"]["init"]
+        write_weights(path, load_file(path), {"attnbias": json.dumps(metadata)})
+        written = json.loads((path.parent / MANIFEST).read_text())
+        written["files"][path.name] = {"bytes": path.stat().st_size, "crc32": crc32(path)}
+        (path.parent / MANIFEST).write_text(json.dumps(written))
+    attnbias("val", "csra", "--load-from", out, "--data-root", demo_root, "--gpus", 0, expect=0)
+    attnbias(*run, "--resume", "auto", "--init", "resnet18-v1", "--offline", expect=0)
+    assert "init: none" in (out / "recipe.yaml").read_text().splitlines()
+    assert json.loads((out / "environment.json").read_text())["starting_weights"] == "random"
+
+
+def test_two_ways_to_start_are_refused(tmp_path: Path) -> None:
+    for other in ("--from-scratch", "--pretrained", "--load-from x", "--backbone-weights x"):
+        said = attnbias("train", "csra", "--init", "resnet18-v1", *other.split(), "--out", tmp_path / "run", expect=2)
+        assert f"--init and {other.split()[0]} are two ways to start" in said.line
 
 
 def test_another_network_than_the_recipes_begins_at_random_and_says_why(demo_root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from attnbias.data.fetch import download
 
 @pytest.fixture
 def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, quick retries, no proxy."""
+    """An empty cache, quick retries, no proxy, and no library for Google Drive."""
+    monkeypatch.setitem(sys.modules, "gdown", None)
     monkeypatch.setattr(download, "BACKOFF", 0.001)
     monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
     for name in ("ATTNBIAS_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -62,6 +62,7 @@ def test_every_published_file_is_listed_with_its_link_and_licence(cache: Path) -
         for part in (entry.url, entry.licence, entry.refused or f"{entry.option} {name}"):
             assert part in long
         (line,) = (line for line in short.splitlines() if line.split()[:1] == [name])
+        assert " no  " in line
         assert line.rstrip().endswith("does not load") == (name in ("csra-coco-vitl", "csra-coco-vitl-v2"))
     form = PUBLISHED["csra-voc07-resnet101"]
     assert f"put at    {cache / form.name / form.file}" in long
@@ -74,7 +75,24 @@ def test_every_published_file_is_listed_with_its_link_and_licence(cache: Path) -
 def test_fetching_what_only_a_browser_gets() -> None:
     line = attnbias("weights", "fetch", "csra-voc07-resnet101", expect=3).line
     assert PUBLISHED["csra-voc07-resnet101"].url in line
-    assert line.endswith("resnet101_voc07_head1_lam0.1_94.7.pth")
+    assert re.search(r"put resnet101_voc07_head1_lam0\.1_94\.7\.pth \(170 MB\) at \S+94\.7\.pth", line)
+
+
+def test_the_list_says_what_is_on_this_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    here = {"csra-voc07-resnet101": PUBLISHED["csra-voc07-resnet101"].file, "resnet50-v2": "resnet50-11ad3fa6.pth"}
+    for name, file in here.items():
+        (cache / name).mkdir(parents=True)
+        (cache / name / file).write_bytes(b"weights")
+    hub = tmp_path / "hub" / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    (hub / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (hub / "snapshots" / ("0" * 40) / "model.safetensors").write_bytes(b"weights")
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("0" * 40)
+    rows = attnbias("list", "weights", expect=0).out.splitlines()
+    found = {row.split()[0] for row in rows if " yes  " in row}
+    assert found == {*here, "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
+    assert f"on disk   {cache / 'resnet50-v2' / 'resnet50-11ad3fa6.pth'}" in attnbias("list", "weights", "-v").out
 
 
 # Inspecting -----------------------------------------------------------------------------------------------------------
@@ -195,6 +213,34 @@ def test_plain_weights_load_strictly_in_timm(
     with safe_open(plain, framework="pt") as file:
         told = json.loads(file.metadata()[PLAIN])
     assert told["preprocessing"]["image_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("backbone", "without"),
+    [
+        ("test_convnext", "head.norm"),
+        ("test_vit4", "fc_norm"),
+        ("test_byobnet", ""),
+    ],
+)
+def test_what_was_taken_out_of_a_backbone_is_said_beside_its_plain_weights(
+    backbone: str, without: str, tmp_path: Path
+) -> None:
+    our_file(tmp_path / "w.safetensors", "csra", image_size=160, backbone=backbone)
+    plain = tmp_path / "plain.safetensors"
+    said = attnbias("weights", "convert", tmp_path / "w.safetensors", "--to", plain, "--to-plain", expect=0).out
+    state = load_file(plain)
+    call = re.search(r"timm\.create_model\(.*?\)", said)
+    assert call is not None
+    network = eval(call[0], {"timm": timm})
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert sorted({name.rpartition(".")[0] for name in missing}) == ([without] if without else [])
+    assert (f"without {without}" in said and "strict=False" in said) == bool(without)
+    with torch.no_grad():
+        images = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+        features = load_run("csra", str(tmp_path / "w.safetensors"), {}).model.get_submodule("backbone.model")
+        assert torch.equal(network.eval().forward_features(images), features.forward_features(images))
 
 
 @pytest.mark.parametrize("method", ["lsas", "absvit"])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attnbias.data.errors import DataError
+from attnbias.data.fetch import download
 from attnbias.methods import METHODS
 from attnbias.methods.engine import load, published
 from attnbias.methods.engine.errors import UsageError
@@ -123,7 +127,7 @@ def test_processes_that_name_one_file_fetch_it_once(server: ArchiveServer) -> No
 def test_what_only_a_browser_gets_is_named_with_its_link_and_place(server: ArchiveServer, cache: Path) -> None:
     form = entry(server, None, url="https://drive.google.com/file/d/x/view", browser=True)
     location = cache / "w" / "w.pth"
-    with pytest.raises(WeightsError, match=rf"download https://drive\S+ and put it at {location}"):
+    with pytest.raises(WeightsError, match=rf"download https://drive\S+ and put w.pth \(size unknown\) at {location}"):
         fetch_published(form)
     location.parent.mkdir(parents=True)
     location.write_bytes(CONTENT)
@@ -183,6 +187,85 @@ def test_the_option_of_the_command_line_is_the_same(server: ArchiveServer, tmp_p
     assert "offline, and" in done.line
     assert server.requests == []
     assert not offline()  # the test's own environment is as it was
+
+
+def test_it_may_also_stand_behind_the_command(server: ArchiveServer, cache: Path) -> None:
+    for words in (
+        ("weights", "inspect", server.url + "w.pth", "--offline"),
+        ("weights", "--offline", "inspect", server.url + "w.pth"),
+        ("val", "csra", "--load-from", server.url + "w.pth", "--offline"),
+    ):
+        assert "offline, and" in attnbias(*words, expect=3).line
+    assert server.requests == []
+    assert "Traceback" in attnbias("weights", "inspect", "nothing.pth", "--debug", expect=3).err
+
+
+def test_a_server_that_is_not_there_is_not_asked_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A refused connection and a name that cannot be resolved: at once, with the place and the way without a server."""
+    monkeypatch.setattr(download, "BACKOFF", 1000.0)
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        for url in (nobody, "http://nobody.invalid/"):
+            known = entry(SimpleNamespace(url=url), megabytes=12.3)  # type: ignore[arg-type]
+            with pytest.raises(DataError, match="cannot be reached") as raised:
+                fetch_published(known)
+            assert f"put w.pth (12 MB) at {cache / 'w' / 'w.pth'} (with --offline no server is asked)" in str(
+                raised.value
+            )
+        probe = "import sys\nfrom attnbias.methods.engine.published import locate\nprint(locate(sys.argv[1]))"
+        hub = {"HF_ENDPOINT": nobody.rstrip("/"), "HF_HOME": str(tmp_path / "hub")}
+        command = [sys.executable, "-c", probe, "hf://me/models/part/w.safetensors"]
+        began = time.monotonic()
+        done = subprocess.run(command, env={**os.environ, **hub}, capture_output=True, text=True)
+        assert time.monotonic() - began < 20  # most of it to import; the hub's own client tries for 23 s
+    assert "cannot be had: [Errno 111] Connection refused; put w.safetensors" in done.stderr
+    assert "Retrying" not in done.stderr
+
+
+GDOWN = """
+from pathlib import Path
+def download(url=None, output=None, quiet=False, *, id=None, **more):
+    content = Path(__file__).with_name(id)
+    if not content.is_file():
+        raise RuntimeError("Cannot retrieve the public link of the file.\\nYou may need ...")
+    Path(output).write_bytes(content.read_bytes())
+    return output
+"""
+
+
+def test_the_library_for_google_drive_fetches_where_it_is_installed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gdown.py").write_text(GDOWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("gdown", None)
+    table = SimpleNamespace(url="https://drive.google.com/file/d/abc/view?")
+    known = replace(entry(table, None, browser=True), url=table.url.rstrip("?"))  # type: ignore[arg-type]
+    with pytest.raises(
+        WeightsError, match=r"cannot be had: Cannot retrieve.*file\.; download https://drive\S+ and put"
+    ):
+        fetch_published(known)
+    assert not names(cache / "w")
+    (tmp_path / "abc").write_bytes(CONTENT)
+    assert fetch_published(known).read_bytes() == CONTENT
+    (tmp_path / "abc").unlink()
+    assert fetch_published(known) == cache / "w" / "w.pth"
+    del sys.modules["gdown"]
+
+
+def test_a_file_of_the_hub_may_be_put_into_the_cache_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNBIAS_OFFLINE", "1")
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    with pytest.raises(WeightsError, match=r"put model\.safetensors \(23 MB\) at") as raised:
+        fetch_published(PUBLISHED[name])
+    place = cache / name / "model.safetensors"
+    assert str(place) in str(raised.value)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert fetch_published(PUBLISHED[name]) == place
 
 
 def test_places_of_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -271,9 +354,9 @@ def test_a_file_of_the_hub(server: ArchiveServer, tmp_path: Path) -> None:
     assert f"has sha256:{hashlib.sha256(CONTENT[:-1] + b'!').hexdigest()}, expected sha256:{SHA}" in run("1").stderr
 
 
-def test_a_hub_name_without_a_file() -> None:
-    with pytest.raises(UsageError, match="expected hf://ORGANISATION/REPOSITORY/FILE"):
-        locate("hf://timm/vit_base")
+def test_a_hub_name_without_a_repository() -> None:
+    with pytest.raises(UsageError, match="expected hf://ORGANISATION/REPOSITORY"):
+        locate("hf://timm")
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -297,7 +380,7 @@ def test_the_manifest_agrees_with_itself_and_with_the_recipes(name: str) -> None
 
 
 def test_the_command_prints_where_it_is(server: ArchiveServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbias.cli.weights.PUBLISHED", {"w": entry(server)})
+    monkeypatch.setattr(published, "PUBLISHED", {"w": entry(server)})
     for _ in range(2):
         assert attnbias("weights", "fetch", "w", expect=0).out.strip() == str(cache / "w" / "w.pth")
     assert len(server.requests) == 1

@@ -85,6 +85,18 @@ def test_asking_for_an_average_that_is_not_there(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "w.pth", entry="ema")
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module.", "_orig_mod.module."])
+@pytest.mark.parametrize("name", ["averaged_model", "model_ema", "state_dict_ema", "state_dict", "model"])
+def test_a_file_that_holds_nothing_but_an_average_is_read(name: str, prefix: str, tmp_path: Path) -> None:
+    """As torch's AveragedModel leaves it, beside its counter; parallel or compiled inside of it, or around it."""
+    average = {"n_averaged": torch.tensor(7), **prefixed(prefix, weights(1))}
+    torch.save({name: average, "epoch": 3}, tmp_path / "w.pth")
+    read = read_checkpoint(tmp_path / "w.pth")
+    assert same(read.state, weights(1))
+    assert read.layout.startswith(name)
+    assert read.extra["epoch"] == 3
+
+
 class Command:
     """Unpickling this runs a shell command."""
 

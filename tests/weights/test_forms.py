@@ -450,3 +450,15 @@ def test_heads_that_no_published_program_has_are_refused_and_not_called_anothers
     said = attnbias("val", "csra", "--load-from", tmp_path / "vitl.pth", expect=3).err
     assert "heads head1 to head8 are not those of CSRA's published program" in said
     assert "looks like" not in said
+
+
+def test_another_method_is_named_only_where_it_takes_the_file(tmp_path: Path) -> None:
+    """A wrong hint is worse than none: a ViT of some other program has the names of AbSViT's, and more."""
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=20).state_dict()
+    torch.save({**vit, "reg_token": torch.zeros(1, 4, 192)}, tmp_path / "other.pth")
+    torch.save(vit, tmp_path / "vit.pth")
+    hint = "; it is one of 'absvit': attnbias val absvit --load-from"
+    assert hint not in attnbias("val", "ida", "--load-from", tmp_path / "other.pth", expect=3).line
+    assert hint in attnbias("val", "ida", "--load-from", tmp_path / "vit.pth", expect=3).line
+    inspected = attnbias("weights", "inspect", tmp_path / "vit.pth", expect=0).out
+    assert "absvit (singlelabel): fits" in inspected

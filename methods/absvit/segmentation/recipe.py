@@ -166,7 +166,8 @@ MINI: Fields = {
 
 
 def _published(dataset: str, top_down: bool, miou: float) -> NamedRecipe:
-    recipe = SegmentationRecipe(dataset=dataset, top_down=top_down, **DATASETS[dataset])
+    init = "absvit-base" if top_down else "vit-base"
+    recipe = SegmentationRecipe(dataset=dataset, top_down=top_down, init=init, **DATASETS[dataset])
     return NamedRecipe(recipe, SOURCE, {"mIoU": miou}, NOTES[dataset])
 
 

@@ -219,7 +219,8 @@ NOTES = {
 
 
 def _published(name: str, top_down: bool) -> NamedRecipe:
-    recipe = VisionLanguageRecipe(top_down=top_down, **TASKS[name])
+    init = "absvit-base-vl" if top_down else "vit-base"
+    recipe = VisionLanguageRecipe(top_down=top_down, init=init, **TASKS[name])
     documented = name in ("vqa", "retrieval-flickr30k")
     return NamedRecipe(recipe, README if documented else CONFIG, note=NOTES.get(name, ""))
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Task
-from attnbias.data.registry import open_split
+from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.published import ADDRESS, locate
+from attnbias.methods.engine.recipe import OWN, Recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.training.setup import plan_run, run_warnings
+from attnbias.methods.engine.types import Schedule
 from attnbias.weights.manifest import PUBLISHED
 
 LONGEST = 400
@@ -45,26 +49,53 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Split:
+    """A split as far as a dry run needs it: of a prepared dataset, or of one that only the catalogue knows."""
+
+    dataset: str
+    name: str
+    samples: int | None
+    """None where only the files tell."""
+    classes: int
+    task: Task
+    index: Index | None
+    """None where the dataset is not prepared here."""
+
+    @classmethod
+    def open(cls, recipe: Recipe, split: str, data_root: Path | None) -> Split:
+        """Read a prepared split; of a set that is not prepared, take what the catalogue says.
+
+        Raises:
+            DataError: the catalogue has no such dataset or split, or what was prepared is damaged.
+        """
+        try:
+            index = open_split(recipe.dataset, split, data_root)
+            return cls(index.dataset, index.split, len(index.records), len(index.classes), index.task, index)
+        except DataError:
+            info = DATASETS.get(recipe.dataset)
+            if info is None or ready(recipe.dataset, data_root):
+                raise
+            name = {"train": info.train, "val": info.val}.get(split, split)
+            if name is None or name not in info.splits:
+                raise
+            return cls(info.name, name, info.counts.get(name), info.classes or 0, info.task, None)
+
+
+@dataclass(frozen=True)
 class DryRun:
     """What a run would be."""
 
     request: TrainRequest
     parameters: int
     groups: list[Group]
-    classes: int
-    task: Task
-    images: int
-    train: Index
-    evaluated: Mapping[str, Index]
-    """Split as it was asked for -> its index."""
-    plan: Plan
+    images: int | None
+    train: Split
+    evaluated: Mapping[str, Split]
+    """Split as it was asked for -> what it is."""
+    plan: Plan | None
+    """None where the number of images is not known."""
     warnings: list[str]
     rates: list[Rates]
-
-    @property
-    def by_epoch(self) -> bool:
-        """Whether the rates are those of each epoch's first step."""
-        return _by_epoch(self.plan)
 
 
 def dry_run(request: TrainRequest) -> DryRun:
@@ -76,47 +107,60 @@ def dry_run(request: TrainRequest) -> DryRun:
     """
     request = place(request)
     method, recipe = get_method(request.method), request.recipe
-    source = request.load_from or request.backbone_weights
-    if source is not None and source not in PUBLISHED and not ADDRESS.fullmatch(source):  # else it would be fetched
+    source = request.load_from or request.init
+    if source is not None and source not in (OWN, *PUBLISHED) and not ADDRESS.fullmatch(source):  # or it is fetched
         locate(source)
-    index = open_split(recipe.dataset, "train", request.data_root)
-    dataset = method.open_dataset(recipe, index, train=True, decode=recipe.decode)
-    plan = plan_run(method, recipe, len(dataset), request.processes or 1, request.accumulation)
+    train = Split.open(recipe, "train", request.data_root)
+    evaluated = {split: Split.open(recipe, split, request.data_root) for split in request.eval_splits}
+    images = train.samples
+    if train.index is not None:
+        images = len(method.open_dataset(recipe, train.index, train=True, decode=recipe.decode))
     with torch.device("meta"):
-        model = method.build_model(recipe, len(index.classes), index.task)
+        model = method.build_model(recipe, train.classes, train.task)
     groups = [
         Group(len(group["params"]), sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"])
         for group in method.param_groups(model, recipe)
     ]
-    evaluated = {split: open_split(recipe.dataset, split, request.data_root) for split in request.eval_splits}
-    schedule = method.schedule(recipe, plan.steps_per_epoch)
-    rates = []
-    for step in _steps(plan):
-        settings = schedule(step)
-        lrs = [group.lr * settings["lr"] for group in groups]
-        rates.append(Rates(plan.epoch_of(step + 1), step, lrs, settings.get("beta1")))
+    plan = None
+    if images is not None:
+        plan = plan_run(method, recipe, images, request.processes or 1, request.accumulation)
     return DryRun(
         request=request,
         parameters=sum(p.numel() for p in model.parameters()),
         groups=groups,
-        classes=len(index.classes),
-        task=index.task,
-        images=len(dataset),
-        train=index,
+        images=images,
+        train=train,
         evaluated=evaluated,
         plan=plan,
-        warnings=run_warnings(plan, index, evaluated),
-        rates=rates,
+        warnings=_warnings(plan, train, evaluated),
+        rates=[] if plan is None else _rates(plan, groups, method.schedule(recipe, plan.steps_per_epoch)),
     )
 
 
-def _by_epoch(plan: Plan) -> bool:
+def _rates(plan: Plan, groups: list[Group], schedule: Schedule) -> list[Rates]:
+    """What the optimiser is set to at the steps that are shown."""
+    found = []
+    for step in _steps(plan):
+        settings = schedule(step)
+        lrs = [group.lr * settings["lr"] for group in groups]
+        found.append(Rates(plan.epoch_of(step + 1), step, lrs, settings.get("beta1")))
+    return found
+
+
+def _warnings(plan: Plan | None, train: Split, evaluated: Mapping[str, Split]) -> list[str]:
+    """What a run would warn of, as far as the files that are here tell."""
+    indices = {split: known.index for split, known in evaluated.items() if known.index is not None}
+    return [] if plan is None or train.index is None else run_warnings(plan, train.index, indices)
+
+
+def by_epoch(plan: Plan) -> bool:
+    """Whether the rates are those of each epoch's first step."""
     return plan.steps is None and plan.epochs <= LONGEST
 
 
 def _steps(plan: Plan) -> list[int]:
     """The optimiser steps whose rates are shown."""
-    if _by_epoch(plan):
+    if by_epoch(plan):
         return [epoch * plan.steps_per_epoch for epoch in range(plan.epochs)]
     last = plan.total_steps - 1
     return sorted({last * position // (ROWS - 1) for position in range(ROWS)})

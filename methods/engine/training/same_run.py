@@ -65,7 +65,7 @@ def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Dat
         UsageError: something differs; it is named.
     """
     info = stored_info(checkpoint / "model.safetensors", method)
-    if names := list(changed(recipe, info.recipe)):
+    if names := [name for name in changed(recipe, info.recipe) if name != "init"]:  # what began the run is behind it
         raise UsageError(
             f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
             "resume with the same one, or choose another --out"
@@ -117,7 +117,7 @@ def check_processes_agree(control: Control, request: TrainRequest, data: Data) -
     Raises:
         UsageError: in every process alike, naming what differs.
     """
-    settings: Json = {**request.recipe.model_dump(mode="json"), "cpu": request.gpus == 0}
+    settings: Json = {**request.recipe.model_dump(mode="json", exclude={"init"}), "cpu": request.gpus == 0}
     settings |= request.model_dump(mode="json", exclude=OF_A_MACHINE | {"recipe"})
     settings |= {f"the data of split '{split}'": digest for split, digest in data.digests().items()}
     everyone = control.gather(settings)

@@ -29,12 +29,13 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.launch import place
-from attnbias.methods.engine.load import initial_weights, weights_metadata
-from attnbias.methods.engine.published import shown
-from attnbias.methods.engine.recipe import write_recipe
+from attnbias.methods.engine.load import initial_weights, stored_info, weights_metadata
+from attnbias.methods.engine.published import recipes_weights, shown
+from attnbias.methods.engine.recipe import FRESH, override, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_whole, damage
+from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.progress import Reporter
 from attnbias.methods.engine.training.same_run import DATA, Data, check_goes_on, check_processes_agree
@@ -74,6 +75,8 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
         Stopped: a signal asked to stop; the state was saved.
     """
     request = place(request)
+    if request.resume is None and request.backbone_weights is None and request.init is not None:
+        recipes_weights(request.init)  # first, because it can take longest
     accelerator = build_accelerator(request)
     folder = RunFolder(request.out, request.keep)
     control = Control()
@@ -167,18 +170,24 @@ class _Run:
                 )
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
+            self.recipe = override(
+                self.recipe, {"init": stored_info(checkpoint / "model.safetensors", self.method).recipe.init}
+            )
         else:
-            self.warnings += initial_weights(
+            loaded, warnings = initial_weights(
                 self.method,
                 self.model,
                 self.recipe,
                 load_from=request.load_from,
-                backbone_weights=request.backbone_weights,
+                backbone_weights=request.init,
                 reset_head=request.reset_head,
                 trust=request.trust_checkpoint,
                 classes=self.data.indices["train"].classes,
                 task=self.data.indices["train"].task,
             )
+            if self.main and loaded:
+                say(loaded)
+            self.warnings += warnings
 
     def _open_folder(self) -> Path | None:
         """Open the run folder on the main process; return the checkpoint to resume from, if any."""
@@ -203,7 +212,7 @@ class _Run:
         if self.main:
             self.log_lines = self.folder.metrics.rewind(start.log_lines)
             request = self.request
-            weights = shown(request.load_from or request.backbone_weights or "random")
+            weights = shown(request.load_from or ("random" if self.recipe.init == FRESH else self.recipe.init))
             info = {**environment(), "data": self.splits, "starting_weights": weights}
             with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
                 file.write(json.dumps(info, indent=1))
