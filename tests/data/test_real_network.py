@@ -122,6 +122,7 @@ def test_val_lets_only_the_classes_of_a_published_set_compete(
     assert row["top1"] == pytest.approx(100 * float((answered == targets[own]).float().mean()))
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_what_is_exported_names_photographs_as_the_network_does(
     form: Any, weights: Path, scores: dict[str, tuple[Tensor, Tensor]], real_data: Path, tmp_path: Path

@@ -153,6 +153,7 @@ def test_a_family_trains_every_parameter_and_takes_its_own_weights(name: str, ca
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_two_processes_wait_for_no_gradient_of_any_family(tmp_path: Path) -> None:
     """One pair of processes for all: a parameter without a gradient stops DistributedDataParallel at the next step."""
     torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
