@@ -5,8 +5,8 @@
     model.attention("photo.jpg", "person").overlay()
 
 Each command is one function: `train`, `evaluate` (val), `gallery` (visualize), `compare`, `prepare_data`, `export`,
-`fetch_weights`, `inspect_weights`, `convert_weights`, `list_*`, `cite`; `Model.predict` is predict. Names are imported
-when they are first used, and torch with those that compute.
+`fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`, `show_recipe`, `cite`; `Model.predict`
+is predict. Names are imported when they are first used, and torch with those that compute.
 """
 
 from importlib import import_module
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from attnbias.commands import list_recipes as list_recipes
     from attnbias.commands import list_weights as list_weights
     from attnbias.commands import prepare_data as prepare_data
+    from attnbias.commands import push_weights as push_weights
+    from attnbias.commands import show_recipe as show_recipe
     from attnbias.commands import train as train
     from attnbias.data.errors import DataError as DataError
     from attnbias.errors import AttnbiasError as AttnbiasError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from attnbias.results import Evaluation as Evaluation
     from attnbias.results import Gallery as Gallery
     from attnbias.results import Listing as Listing
+    from attnbias.results import Page as Page
     from attnbias.results import Prediction as Prediction
     from attnbias.results import Predictions as Predictions
     from attnbias.results import Report as Report
@@ -51,12 +54,12 @@ _NAMES = {
     "model": ("load", "Model"),
     "commands": (
         *("train", "evaluate", "gallery", "compare", "prepare_data", "export", "cite"),
-        *("fetch_weights", "inspect_weights", "convert_weights"),
-        *("list_methods", "list_recipes", "list_datasets", "list_weights"),
+        *("fetch_weights", "inspect_weights", "convert_weights", "push_weights"),
+        *("list_methods", "list_recipes", "list_datasets", "list_weights", "show_recipe"),
     ),
     "results": (
         *("Prediction", "Predictions", "AttentionMaps", "Evaluation", "Report", "Comparison", "Gallery", "Run"),
-        "Listing",
+        *("Listing", "Page"),
     ),
     "errors": ("AttnbiasError",),
     "data.errors": ("DataError",),

@@ -29,6 +29,7 @@ from attnbias.methods.engine.requests import (
     InspectRequest,
     PrepareRequest,
     Processes,
+    PushRequest,
     Request,
     TrainRequest,
     ValRequest,
@@ -36,13 +37,14 @@ from attnbias.methods.engine.requests import (
     split_options,
 )
 from attnbias.methods.engine.screen import captured
-from attnbias.results import Comparison, Evaluation, Gallery, Listing, Report, Run
+from attnbias.results import Comparison, Evaluation, Gallery, Listing, Page, Report, Run
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Report as Prepared
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
+    from attnbias.methods.engine.publish import Pushed
     from attnbias.methods.engine.training.dry_run import DryRun
     from attnbias.model import Model
 
@@ -461,6 +463,24 @@ def convert_weights(source: Source, to: Folder, *, method: str | None = None, **
     return target
 
 
+def push_weights(run: Source, target: str, **options: Any) -> Pushed:
+    """Write a run's weights to Hugging Face's hub, with a model card: `attnbias weights push`.
+
+    Args:
+        run: a run folder, one of its checkpoints, or a .safetensors of ours.
+        target: hf://ORGANISATION/NAME.
+        options: of the command (`private=True`, `weights="raw"`, `overwrite=True`).
+
+    Raises:
+        UsageError: no name of a repository, or one that is there. WeightsError: the weights cannot be read.
+        RunError: the hub cannot be reached, or refuses.
+    """
+    from attnbias.methods.engine.publish import push
+
+    asked = _options("push_weights", PushRequest, options)
+    return push(PushRequest.of({**asked, "run": os.fspath(run), "target": target}))
+
+
 # What there is --------------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +510,22 @@ def list_weights(method: str | None = None) -> Listing[WeightsRow]:
         UsageError: there is no such method.
     """
     return Listing(listing.list_weights(method))
+
+
+def show_recipe(recipe: str) -> Page:
+    """A named recipe with everything that is known of it, to print or to look at: `attnbias show`.
+
+    Args:
+        recipe: METHOD/RECIPE, or the name alone where one method has it.
+
+    Raises:
+        UsageError: there is none, or several methods have one of this name.
+    """
+    from attnbias.cli.show import show
+
+    with captured() as page:
+        show([recipe])
+    return Page(page)
 
 
 def cite(method: str) -> str:

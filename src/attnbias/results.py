@@ -503,6 +503,19 @@ class Run:
         return html_paragraph(facts) + html_table([(name, "right") for name in columns], rows)
 
 
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What a command prints, as text and for a notebook."""
+
+    page: Captured = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.page.text()
+
+    def _repr_html_(self) -> str:
+        return self.page.html()
+
+
 class Listing(list[T], Generic[T]):
     """A list of named rows, shown as a table in a notebook. `listing["coco"]` is the row of that name."""
 

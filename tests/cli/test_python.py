@@ -33,6 +33,7 @@ FUNCTIONS = {
     "predict": "Model",
     "compare": "compare",
     "export": "export",
+    "show": "show_recipe",
     "cite": "cite",
     "list methods": "list_methods",
     "list recipes": "list_recipes",
@@ -41,6 +42,7 @@ FUNCTIONS = {
     "weights fetch": "fetch_weights",
     "weights inspect": "inspect_weights",
     "weights convert": "convert_weights",
+    "weights push": "push_weights",
 }
 """Command -> its function."""
 
@@ -339,6 +341,11 @@ def test_lists_are_rows_by_name(demo_root: Path) -> None:
     assert attnbias.list_methods()["csra"].maps == ("score", "attention")
     assert all("lsas" in row.methods for row in attnbias.list_weights("lsas"))
     assert "<td" in attnbias.list_methods()._repr_html_()
+    shown = attnbias.show_recipe("csra/demo")
+    assert str(shown).split() == command("show", "csra/demo", expect=0).out.split()
+    assert "<table>" in shown._repr_html_()
+    with pytest.raises(attnbias.UsageError, match="hf://"):
+        attnbias.push_weights("nowhere", "somewhere")
     assert attnbias.cite("csra") in command("cite", "csra", expect=0).out
 
 
