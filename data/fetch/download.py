@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import TypeAdapter
@@ -373,7 +374,9 @@ REDIRECTS = range(300, 400)
 class _WebRedirects(urllib.request.HTTPRedirectHandler):
     """Follows to the web alone; the library's own handler would go to FTP servers too."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

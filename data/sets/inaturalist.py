@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,7 +96,7 @@ def _groups(root: Path, level: str, year: int) -> tuple[tuple[str, ...], dict[in
     return tuple(number), {category: number[group] for category, group in group_of.items() if group in number}
 
 
-def _folder_categories(images: Any, category_of: Mapping[int, int], path: Path) -> dict[int, int]:
+def _folder_categories(images: Sequence[Json], category_of: Mapping[int, int], path: Path) -> dict[int, int]:
     """Image id -> the category its folder is named after, checked against the annotation where it has one."""
     folders = {image["id"]: int(PurePosixPath(image["file_name"]).parts[2]) for image in images}
     wrong = [image for image, category in category_of.items() if image in folders and folders[image] != category]
@@ -109,7 +109,7 @@ def _label(image: int, category_of: Mapping[int, int], label_of: Mapping[int, in
     return label_of[category_of[image]] if category_of else -1
 
 
-def _placed(root: Path, images: Any) -> Any:
+def _placed(root: Path, images: Sequence[Json]) -> Callable[[str], str]:
     """How a file_name becomes a path below root: as it is, or without its super-category where the tree does not have
     those."""
     parts = PurePosixPath(images[0]["file_name"]).parts if images else ()

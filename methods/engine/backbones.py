@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
+from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.vit_stem import Stem, stem_of, stem_options
 from attnbias.weights.files import load_strict
 
@@ -35,7 +36,7 @@ LOG = logging.getLogger(__name__)
 ALIASES = {"vit_b16": "vit_base_patch16_224", "vit_l16": "vit_large_patch16_224"}
 """Short names of the papers -> timm's."""
 
-TINY_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+TINY_VIT: Fields = {"patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
 """The transformer beside the tiny network: for CPUs and small images; tiny_vit_conv takes images in by convolutions."""
 
 RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
@@ -209,7 +210,7 @@ def timm_builder(name: str, image_size: int) -> Callable[..., Any]:
         return partial(VisionTransformer, image_size, **options)
     known = timm_name(name)
     config = timm_config(known)
-    size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    size: Fields = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     return partial(timm.create_model, known, **size)
 
 

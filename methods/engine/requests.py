@@ -123,13 +123,13 @@ def required(annotation: Any) -> Any:
     return parts[0] if get_origin(annotation) in (Union, types.UnionType) and len(parts) == 1 else annotation
 
 
-def _as_path(value: Any) -> Any:
+def _as_path(value: object) -> object:
     return Path(value) if isinstance(value, str | os.PathLike) else value
 
 
 def split_options(
-    command: str, kind: type[Request], method: Description, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], Fields]:
+    command: str, kind: type[Request], method: Description, given: Mapping[str, object]
+) -> tuple[dict[str, object], Fields]:
     """Keyword arguments of a Python caller: the options of a command's request, and fields of the method's recipe.
 
     Raises:

@@ -166,7 +166,7 @@ def _replaced(folder: Path, weights: str, kind: str | None) -> list[str] | None:
     return [f"bias-{kind}"] if kind is not None and (folder / f"bias-{kind}").exists() else []
 
 
-def store(folder: Path, content: Mapping[str, Any], scores: Scores | None, answers: Mapping[str, str]) -> None:
+def store(folder: Path, content: Mapping[str, object], scores: Scores | None, answers: Mapping[str, str]) -> None:
     """Store an evaluation; what was stored of the same weights and is not in `content` stays.
 
     Scores are None where a task keeps none; `answers` are of questions, by their ids (VQA's submission format).

@@ -68,7 +68,7 @@ def train(
     recipe: str | None = ...,
     out: Folder | None = ...,
     dry_run: Literal[False] = ...,
-    **options: Any,
+    **options: object,
 ) -> Run: ...
 @overload
 def train(
@@ -78,7 +78,7 @@ def train(
     recipe: str | None = ...,
     out: Folder | None = ...,
     dry_run: Literal[True],
-    **options: Any,
+    **options: object,
 ) -> DryRun: ...
 def train(
     method: str,
@@ -87,7 +87,7 @@ def train(
     recipe: str | None = None,
     out: Folder | None = None,
     dry_run: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Run | DryRun:
     """Train a method by its paper's recipe, or yours: `attnbias train METHOD`.
 
@@ -247,7 +247,7 @@ def _several(models: Models) -> Sequence[Model | Source]:
     return found
 
 
-def _needs_loading(options: Mapping[str, Any], method: str) -> None:
+def _needs_loading(options: Mapping[str, object], method: str) -> None:
     """Refuse fields of a recipe beside a model that was built already."""
     fields = get_description(method).recipe_type.model_fields
     for name in options:
@@ -292,7 +292,7 @@ def gallery(
     of: str | Sequence[str] = (),
     *,
     out: Folder | None = None,
-    **options: Any,
+    **options: object,
 ) -> Gallery:
     """Draw where models look, the same images under each: `attnbias visualize`.
 
@@ -333,7 +333,7 @@ def gallery(
     return Gallery(page, done.images, done.overlays, tuple(done.skipped), None if out is None else Path(out))
 
 
-def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = None, **options: Any) -> Comparison:
+def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = None, **options: object) -> Comparison:
     """Hold runs side by side, from what their folders hold: `attnbias compare`.
 
     Learning curves, and what `evaluate(..., store=True)` kept, with differences to the first run and their 95 %
@@ -362,7 +362,7 @@ def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = No
 # Data, weights, graphs ------------------------------------------------------------------------------------------------
 
 
-def prepare_data(name: Folder, source: Folder | None = None, **options: Any) -> Prepared:
+def prepare_data(name: Folder, source: Folder | None = None, **options: object) -> Prepared:
     """Check a dataset, write its index, and print what is in it: `attnbias prepare-data`.
 
     Args:
@@ -388,7 +388,7 @@ def prepare_data(name: Folder, source: Folder | None = None, **options: Any) -> 
     return report
 
 
-def export(model: Model | Source, out: Folder | None = None, **options: Any) -> Graph:
+def export(model: Model | Source, out: Folder | None = None, **options: object) -> Graph:
     """Write a model as one graph, scores and attention maps together: `attnbias export`.
 
     Args:
@@ -537,7 +537,7 @@ def cite(method: str) -> str:
     return listing.cite(method)
 
 
-def _options(command: str, kind: type[Request], given: Mapping[str, Any]) -> dict[str, Any]:
+def _options(command: str, kind: type[Request], given: Mapping[str, object]) -> dict[str, object]:
     """Options of a command that has no recipe's fields.
 
     Raises:

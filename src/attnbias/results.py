@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.display.overlay import draw, enlarged, seen_part
 from attnbias.methods.engine.display.sheet import draw_sheet
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -37,7 +38,7 @@ SHOWN = 20
 Interval = tuple[float, float]
 
 
-def dataframe(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pandas.DataFrame:
+def dataframe(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> pandas.DataFrame:
     """Rows as a table of pandas; `columns` are its columns where there may be no row.
 
     Raises:
@@ -79,7 +80,7 @@ class Prediction:
         order = np.argsort(-self.scores, kind="stable")[:k]
         return {self.classes[number]: float(self.scores[number]) for number in order}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The image and its scores by class."""
         return {"path": self.path, "scores": dict(zip(self.classes, map(float, self.scores), strict=True))}
 
@@ -114,7 +115,7 @@ class Predictions(Sequence[Prediction]):
         """The k best classes of each image."""
         return [item.top(k) for item in self.items]
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[Json]:
         """Each image and its scores by class."""
         return [item.to_dict() for item in self.items]
 
@@ -220,7 +221,7 @@ class AttentionMaps:
             raise UsageError(f"{file}: expected a name that ends in .png, .jpg or another image's ending, or in .npz")
         return file
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """All but the image, as plain values."""
         return {
             "path": self.path,
@@ -350,7 +351,7 @@ class Evaluation:
         return {name: None if edges is None else (edges[0], edges[1]) for name, edges in found.items()}
 
     @property
-    def robustness(self) -> list[dict[str, Any]]:
+    def robustness(self) -> list[Json]:
         """Corrupted and published test sets and attacks, a row each."""
         return list(self.content.get("robustness", ()))
 
@@ -375,7 +376,7 @@ class Report(Sequence[Evaluation]):
         """That of the only evaluation. Raises UsageError where there are several."""
         return self._only().bias
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[Json]:
         """What `attnbias val --json` writes."""
         return [dict(one.content) for one in self.evaluations]
 
@@ -425,7 +426,7 @@ class Comparison:
     """Files in `out`, where that was asked for."""
     page: Captured = field(repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """What comparison.json holds."""
         from attnbias.methods.engine.evaluation.comparison_tables import as_json
 
@@ -479,13 +480,13 @@ class Run:
     """The best value of the metric that decides."""
     best_step: int | None
     stopped_early: bool
-    log: tuple[dict[str, Any], ...] = field(repr=False)
+    log: tuple[Json, ...] = field(repr=False)
     """The lines of metrics.jsonl: step, epoch, split and figures of each."""
 
     def __fspath__(self) -> str:
         return str(self.out)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """All of it as plain values."""
         return {**asdict(self), "out": str(self.out), "log": list(self.log)}
 
@@ -531,7 +532,7 @@ class Listing(list[T], Generic[T]):
             raise UsageError(f"no '{key}'{did_you_mean(key, known)}; there is: {', '.join(known)}")
         return known[key]
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[Json]:
         """A dictionary a row."""
         rows: list[Any] = list(self)
         return [asdict(row) for row in rows]

@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
+from attnbias.data.reading import Json
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.attention_measures import BACKGROUNDS
 from attnbias.methods.engine.bias.objects import Sample, counted, gathered, object_batches, regions, resolve_truth
@@ -116,7 +117,7 @@ def measure_backgrounds(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
-) -> dict[str, Any]:
+) -> Json:
     """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
     of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS.
 
@@ -148,9 +149,19 @@ def measure_backgrounds(
     if not found:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})")
-    flags = np.array([each for _, _, each in found], dtype=np.float64)
-    columns = dict(zip(SHOWN, flags.T, strict=True))
-    image_ids = np.array([position for position, _, _ in found])
+    return {
+        "truth": against.kind,
+        "truth_reason": against.reason,
+        "sigma": SIGMA,
+        "samples": len(found),
+        "skipped": counts,
+        **_means(np.array([image for image, _, _ in found]), np.array([named for _, _, named in found])),
+    }
+
+
+def _means(image_ids: NDArray[np.int64], named: NDArray[np.bool_]) -> Json:
+    """The figures of BACKGROUNDS, and their intervals over images; `named` (N, 7) is in the order of SHOWN."""
+    columns = dict(zip(SHOWN, named.T.astype(np.float64), strict=True))
     means: dict[str, float | None] = {name: float(values.mean()) for name, values in columns.items()}
     edges: dict[str, Interval | None] = {
         name: interval(Ratio.mean(values), image_ids, flags=True) for name, values in columns.items()
@@ -159,15 +170,7 @@ def measure_backgrounds(
     means["bg_gap"], edges["bg_gap"] = float(gap.mean()), interval(Ratio.mean(gap), image_ids)
     under_noise = (float(columns[name].mean()) for name in ("noise_on_object", "noise_on_context"))
     means["rfs"] = relative_foreground_sensitivity(*under_noise)
-    return {
-        "truth": against.kind,
-        "truth_reason": against.reason,
-        "sigma": SIGMA,
-        "samples": len(found),
-        "skipped": counts,
-        "means": {figure.name: means[figure.name] for figure in BACKGROUNDS},
-        "intervals_95": edges,
-    }
+    return {"means": {figure.name: means[figure.name] for figure in BACKGROUNDS}, "intervals_95": edges}
 
 
 class BackgroundsProbe(Probe):
@@ -178,7 +181,7 @@ class BackgroundsProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.backgrounds
 
-    def measure(self, measured: Measured) -> dict[str, Any]:
+    def measure(self, measured: Measured) -> Json:
         request = measured.request
         return measure_backgrounds(
             measured.loaded,
@@ -189,14 +192,14 @@ class BackgroundsProbe(Probe):
             batch_size=request.eval_batch_size,
         )
 
-    def heading(self, content: dict[str, Any]) -> str:
+    def heading(self, content: Json) -> str:
         return f"backgrounds ({content['truth']})"
 
-    def figures(self, content: dict[str, Any]) -> Mapping[str, float | None]:
+    def figures(self, content: Json) -> Mapping[str, float | None]:
         means: Mapping[str, float | None] = content["means"]
         return means
 
-    def remarks(self, content: dict[str, Any]) -> Sequence[str]:
+    def remarks(self, content: Json) -> Sequence[str]:
         how = (
             "backgrounds: shares of objects whose class is named; contexts are other images of the split, with other "
             f"places of the same image over their objects; noise has one norm on either, that of {content['sigma']} "

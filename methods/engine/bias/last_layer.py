@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.reading import Json
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.context import group_measures, groups_of
 from attnbias.methods.engine.bias.objects import gathered
@@ -157,7 +158,7 @@ class LastLayerProbe(Probe):
         attributes = [record.group or "" for record in other.records]
         classes = dataset.index.classes
 
-        def accuracies(layer: nn.Linear, features: Tensor, truth: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
+        def accuracies(layer: nn.Linear, features: Tensor, truth: np.ndarray, groups: Sequence[str]) -> Json:
             with torch.no_grad():
                 logits = layer(features)
             scores = logits.sigmoid() if truth.ndim == 2 else logits.softmax(1)
