@@ -200,7 +200,6 @@ def evaluate(
         DataError, WeightsError: data or weights are missing or damaged.
     """
     from attnbias.methods.engine.launch import place, runs_here
-    from attnbias.methods.engine.recipe import override
     from attnbias.methods.engine.validate import validate
     from attnbias.model import Model, method_of
 
@@ -226,18 +225,29 @@ def evaluate(
         return _report(validate(request), request)
     if len(in_memory) < len(given):
         raise UsageError("some of these models are loaded and others are not; load all of them, or none")
+    return _evaluate_loaded(in_memory, dataset, asked, known)
+
+
+def _evaluate_loaded(
+    models: Sequence[Model], dataset: str | None, asked: Mapping[str, object], known: Mapping[str, object]
+) -> Report:
+    """Measure loaded models where they are, in this process; `known` goes before what is `asked`."""
+    from attnbias.methods.engine.launch import place
+    from attnbias.methods.engine.recipe import override
+    from attnbias.methods.engine.validate import validate
+
+    first = models[0]
     if "device" in asked or asked.get("gpus") or asked.get("processes", 1) != 1:
         raise UsageError(
-            f"a loaded model is measured where it is, on {in_memory[0].device}, in this process; for others give "
+            f"a loaded model is measured where it is, on {first.device}, in this process; for others give "
             "evaluate what attnbias.load takes"
         )
-    models = [each.loaded for each in in_memory]
+    loaded = [each.loaded for each in models]
     if dataset is not None:
-        models = [replace(each, recipe=override(each.recipe, {"dataset": dataset})) for each in models]
-    root = in_memory[0].data_root
-    machine = {"device": str(in_memory[0].device), "data_root": root}
+        loaded = [replace(each, recipe=override(each.recipe, {"dataset": dataset})) for each in loaded]
+    machine = {"device": str(first.device), "data_root": first.data_root}
     request = place(ValRequest.of({**machine, **asked, **known}))
-    return _report(validate(request, models), request)
+    return _report(validate(request, loaded), request)
 
 
 def _several(models: Models) -> Sequence[Model | Source]:

@@ -117,31 +117,25 @@ def measure_faithfulness(
     chosen = [
         every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
     ]
-    method, model, device = loaded.method, loaded.model, accelerator.device
+    method = loaded.method
     used = kind or method.default_map(loaded.recipe)
     other = method.default_map(loaded.recipe) if used in EXPLAINERS else next(iter(EXPLAINERS))
     fresh = untrained(loaded)
     mine = []
     for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
-        image = dataset[position]["image"].to(device)
-        size = (image.shape[1], image.shape[2])
-        classes = torch.tensor([label], device=device)
+        image = dataset[position]["image"].to(accelerator.device)
+        classes = torch.tensor([label], device=accelerator.device)
         own, second, blank = (
-            upsample(attention_maps(method, network, image[None], classes, name), size)[0, 0]
-            for network, name in ((model, used), (model, other), (fresh, used))
+            upsample(attention_maps(method, network, image[None], classes, name), image.shape[1:])[0, 0]
+            for network, name in ((loaded.model, used), (loaded.model, other), (fresh, used))
         )
-        chance = torch.rand(size, generator=torch.Generator().manual_seed(position)).to(device)
-
-        def score(images: Tensor, label: int = label) -> Tensor:
-            return method.predict(model, images, loaded.task)["scores"][:, label]
-
-        figures = []
-        for saliency in (own, chance):
-            deletion, insertion = faithfulness_curves(image, saliency, score, batch_size=batch_size)
-            figures += [area_under(deletion), area_under(insertion), aopc(deletion)]
-            figures.append(road(image, saliency, score, seed=position))
-        figures += [map_agreement(own, second), map_agreement(own, blank)]
-        mine.append((position, label, figures))
+        chance = torch.rand(image.shape[1:], generator=torch.Generator().manual_seed(position)).to(image.device)
+        figures = [
+            figure
+            for saliency in (own, chance)
+            for figure in _on_pixels(loaded, image, label, saliency, seed=position, batch_size=batch_size)
+        ]
+        mine.append((position, label, [*figures, map_agreement(own, second), map_agreement(own, blank)]))
     rows = sorted(gathered(accelerator, mine))
     image_ids = np.array([position for position, _, _ in rows])
     names = (*ON_PIXELS, *(f"random_{name}" for name in ON_PIXELS), *ON_MAPS)
@@ -153,6 +147,19 @@ def measure_faithfulness(
         "means": {name: float(values.mean()) for name, values in columns.items()},
         "intervals_95": {name: interval(Ratio.mean(values), image_ids) for name, values in columns.items()},
     }
+
+
+def _on_pixels(
+    loaded: Loaded, image: Tensor, label: int, saliency: Tensor, *, seed: int, batch_size: int
+) -> list[float]:
+    """What one map (H, W) reaches on an image (3, H, W), in the order of ON_PIXELS."""
+
+    def score(images: Tensor) -> Tensor:
+        return loaded.method.predict(loaded.model, images, loaded.task)["scores"][:, label]
+
+    deletion, insertion = faithfulness_curves(image, saliency, score, batch_size=batch_size)
+    figures = [area_under(deletion), area_under(insertion), aopc(deletion)]
+    return [*figures, road(image, saliency, score, seed=seed)]
 
 
 class FaithfulnessProbe(Probe):

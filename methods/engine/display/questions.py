@@ -51,21 +51,14 @@ def ask(
     views: list[list[View]] = [[] for _ in samples]
     raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
     for column, dataset_dir in zip(columns, dataset_dirs, strict=True):
-        method, model, key = column.loaded.method, column.loaded.model, id(column.loaded)
-        if column.kind not in method.maps:
-            raise UsageError(
-                f"method '{method.name}' has no map '{column.kind}' for a text"
-                f"{did_you_mean(column.kind, method.maps)}; one of: {', '.join(method.maps)}"
-            )
+        loaded, key = column.loaded, id(column.loaded)
+        _check_map(column)
         answers = [""] * len(asked)  # a model's answers go to the first of its columns
         if key not in batches:
             batches[key] = _batch(samples, column, asked, positions, dataset_dir)
-            answers = [
-                "; people: ".join(filter(None, pair))
-                for pair in zip(_answers(column, batches[key][0]), people, strict=True)
-            ]
+            answers = _answers(column, batches[key][0], people)
         batch, frames = batches[key]
-        maps = _asked(column.loaded).text_attention(model, batch, kind=column.kind, head=column.head)  # (M, h, w)
+        maps = _asked(loaded).text_attention(loaded.model, batch, kind=column.kind, head=column.head)  # (M, h, w)
         drawn, plain = normalise(maps, rule).cpu().numpy(), maps.float().cpu().numpy()
         for position, frame in enumerate(frames):
             rows = {texts.index(asked[row]): row for row, owner in enumerate(positions) if owner == position}
@@ -80,6 +73,16 @@ def ask(
             )
             raw[position].append({number: plain[row] for number, row in rows.items()})
     return [Prediction(tuple(seen), tuple(maps), ({},) * len(columns)) for seen, maps in zip(views, raw, strict=True)]
+
+
+def _check_map(column: Column) -> None:
+    """Refuse a kind of map that a method does not have for a text."""
+    method = column.loaded.method
+    if column.kind not in method.maps:
+        raise UsageError(
+            f"method '{method.name}' has no map '{column.kind}' for a text"
+            f"{did_you_mean(column.kind, method.maps)}; one of: {', '.join(method.maps)}"
+        )
 
 
 def _batch(
@@ -110,14 +113,15 @@ def _asked(loaded: Loaded) -> ReadsTexts[Recipe, nn.Module]:
     return loaded.method
 
 
-def _answers(column: Column, batch: Batch) -> list[str]:
-    """The best answers to each text of a batch in words; empty where the model has none to give."""
+def _answers(column: Column, batch: Batch, people: Sequence[str]) -> list[str]:
+    """The best answers to each text of a batch in words, where the model has any to give, and what people answered."""
     loaded = column.loaded
     scores = _asked(loaded).text_scores(loaded.model, batch, loaded.task)
     if scores is None:
-        return [""] * len(batch["image"])
+        return list(people)
     best = scores.topk(min(ANSWERS, scores.shape[1]))
-    return [
+    named = (
         ", ".join(f"{loaded.classes[label]} {score:.1%}" for score, label in zip(*row, strict=True))
         for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
+    )
+    return ["; people: ".join(filter(None, pair)) for pair in zip(named, people, strict=True)]
