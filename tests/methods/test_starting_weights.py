@@ -84,7 +84,8 @@ def test_weights_that_cannot_be_had_stop_the_run_and_say_where_to_put_them(
     monkeypatch.setitem(sys.modules, "gdown", None)
     out = tmp_path / "run"
     refused = attnbias(*RESNETCUT, "--data-root", demo_root, "--out", out, expect=3)
-    assert "starting weights: resnet101-cutmix (179 MB, not here: download https://drive.google.com/" in refused.out
+    assert "the recipe's starting weights: resnet101-cutmix is behind a form" in refused.line
+    assert "(179 MB)" in refused.line
     assert str(tmp_path / "cache" / "weights" / "resnet101-cutmix" / "resnet101_cutmix_pretrained.pth") in refused.line
     assert not out.exists()
 
