@@ -382,7 +382,10 @@ def test_errors_are_one_tree_with_the_exit_codes_of_the_commands() -> None:
     ("call", "words"),
     [
         (lambda: attnbias.load("nowhere"), ("predict", "--load-from", "nowhere", "photo0.jpg")),
-        (lambda: attnbias.train("csra", "demmo", gpus=0), ("train", "csra", "--dataset", "demmo", "--gpus", 0)),
+        (
+            lambda: attnbias.train("csra", "demmo", recipe="demo", gpus=0),
+            ("train", "csra", "--recipe", "demo", "--dataset", "demmo", "--gpus", 0),
+        ),
         (lambda: attnbias.train("csra", "demo", epochs=0), ("train", "csra", "--dataset", "demo", "--epochs", 0)),
         (lambda: attnbias.train("cssra"), ("train", "cssra")),
         (lambda: attnbias.list_recipes("cssra"), ("list", "recipes", "cssra")),
