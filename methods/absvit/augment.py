@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from timm.data.auto_augment import AugmentOp, posterize
+from timm.data import auto_augment
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup, mixup_target
 from timm.data.transforms_factory import create_transform
@@ -50,12 +50,12 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
     if recipe.image_size <= SMALL:
         chain.transforms[0] = v2.RandomCrop(recipe.image_size, padding=4)  # type: ignore[attr-defined]
     for operation in _drawn_operations(chain.transforms):  # type: ignore[attr-defined]
-        if operation.aug_fn is posterize:
-            operation.aug_fn = posterize_to_black
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = posterize
     return chain
 
 
-def _drawn_operations(steps: list[object]) -> Iterator[AugmentOp]:
+def _drawn_operations(steps: list[object]) -> Iterator[auto_augment.AugmentOp]:
     """The operations that timm's policies draw from: of RandAugment and AugMix in `ops`, of AutoAugment in `policy`."""
     for step in steps:
         yield from getattr(step, "ops", ())
@@ -63,8 +63,8 @@ def _drawn_operations(steps: list[object]) -> Iterator[AugmentOp]:
             yield from pair
 
 
-def posterize_to_black(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep `bits` bits of each channel. The strongest magnitude keeps none: a black image, which Pillow 13 refuses."""
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm's, under its name: keep `bits` bits a channel. The strongest keeps none: black, which Pillow 13 refuses."""
     if bits == 0:
         return image.point(lambda level: 0)
     return ImageOps.posterize(image, bits)

@@ -24,7 +24,7 @@ from attnbias.methods.absvit import attention, convert
 from attnbias.methods.absvit.augment import (
     batch_mixing,
     evaluation_transform,
-    posterize_to_black,
+    posterize,
     repeated_augmentation_order,
     training_transform,
 )
@@ -235,8 +235,8 @@ def test_the_strongest_policies_take_every_image(policy: str) -> None:
 
 def test_no_bits_are_a_black_image() -> None:
     image = Image.new("RGB", (4, 4), (200, 120, 40))
-    assert posterize_to_black(image, 0).getextrema() == ((0, 0),) * 3
-    assert posterize_to_black(image, 1).getpixel((0, 0)) == (128, 0, 0)
+    assert posterize(image, 0).getextrema() == ((0, 0),) * 3
+    assert posterize(image, 1).getpixel((0, 0)) == (128, 0, 0)
 
 
 def test_the_views_of_a_image_are_augmented_differently() -> None:

@@ -211,16 +211,7 @@ def prep_train(case: Golden) -> dict[str, Any]:
     )
     return {
         "randaugment_ops": [
-            # ours, in its place, gives its images, and black where the strongest magnitude leaves nothing
-            [
-                op.aug_fn.__name__.removesuffix("_to_black"),
-                op.prob,
-                op.magnitude,
-                op.magnitude_std,
-                level,
-                plain(op.kwargs),
-                plain(op.hparams),
-            ]
+            [op.aug_fn.__name__, op.prob, op.magnitude, op.magnitude_std, level, plain(op.kwargs), plain(op.hparams)]
             for op, level in zip(policy.ops, levels, strict=True)
         ],
         "random_erasing": {name: getattr(erasing, name) for name in case.raw["random_erasing"]},
