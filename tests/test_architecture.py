@@ -158,6 +158,19 @@ def test_command_line_starts_without_torch(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-c", probe, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list", "methods"]])
+def test_the_start_needs_few_packages(arguments: list[str]) -> None:
+    """What wheel_check.py tries in an empty environment: these commands run before the others can be installed."""
+    probe = (
+        "import sys\nbefore = set(sys.modules)\nfrom attnbias.cli.app import main\n"
+        "sys.argv = ['attnbias', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        "more = {'filelock', 'huggingface_hub', 'safetensors', 'scipy', 'pycocotools', 'requests'} & set(sys.modules)\n"
+        "assert not more - before, more - before"
+    )
+    subprocess.run([sys.executable, "-c", probe, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_only_attnbias_can_be_imported(tmp_path: Path) -> None:
     probe = "import importlib.util as u; assert not any(map(u.find_spec, ('cli', 'methods', 'weights')))"
     subprocess.run([sys.executable, "-c", probe], check=True, cwd=tmp_path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from attnbias import __version__
 from attnbias.data.registry import DATASETS, ready
 from attnbias.methods import METHODS
-from attnbias.methods.engine.published import in_cache
 from attnbias.methods.engine.registry import get_description
 from attnbias.weights.manifest import PUBLISHED
 
@@ -126,6 +125,8 @@ def list_weights(method: str | None = None) -> list[WeightsRow]:
     Raises:
         UsageError: there is no such method.
     """
+    from attnbias.methods.engine.published import in_cache  # it needs more packages than the start of a command
+
     if method is not None:
         get_description(method)
     return [
