@@ -171,13 +171,14 @@ class BackboneRecipe(Recipe):
 
 
 TRAINING, TRAINING_DATA, OF_THE_METHOD = "Training", "Training data", "Method"
-"""Groups of fields. Only training reads the first two; other commands take the second one for what it is in a recipe,
-and do not list it."""
+"""Groups of fields; only training reads the first two."""
 
 
 def fields_of(recipe_type: type[Recipe], *, training: bool) -> dict[str, FieldInfo]:
     """The fields of a recipe; without `training`, only those that a finished model still depends on."""
-    return {name: info for name, info in recipe_type.model_fields.items() if training or panel_of(info) != TRAINING}
+    of_training = (TRAINING, TRAINING_DATA)
+    fields = recipe_type.model_fields.items()
+    return {name: info for name, info in fields if training or panel_of(info) not in of_training}
 
 
 def panel_of(info: FieldInfo) -> str:
