@@ -108,6 +108,14 @@ def recipes_weights(source: str) -> Path:
         raise type(error)(f"the recipe's starting weights: {error}; --from-scratch starts at random") from None
 
 
+def also_missing(source: str | None) -> str:
+    """What is said of a recipe's starting weights where a run is refused for want of its data; nothing where they are
+    here."""
+    if source is None or on_disk(source) is not None or (source in PUBLISHED and in_cache(PUBLISHED[source])):
+        return ""
+    return f". It also starts from {state_of(source)}; --from-scratch starts at random"
+
+
 def fetch_published(published: Published, progress: ProgressCallback = silent) -> Path:
     """Bring a published file to the cache; one that is there is not fetched, but verified whenever it is used."""
     known = _Known.of(published)
@@ -122,7 +130,7 @@ def state_of(source: str) -> str:
     """What a person named as weights, as it may be printed; of a published name also its size, and whether it is here
     or where it comes from."""
     if source == OWN:
-        return f"a backbone of yours, by --backbone-weights ({NOBODYS})"
+        return f"a backbone of yours, by --backbone-weights FILE ({NOBODYS})"
     if on_disk(source) is not None or source not in PUBLISHED:
         return shown(source)
     published = PUBLISHED[source]

@@ -31,7 +31,9 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def infer(state: dict[str, Tensor]) -> Fields:
     """Network and classes of a whole ResNet of torchvision or ViT of timm; {} for every other network."""
     name = network_of(state, PREFIX)
-    told = infer_named(state, name) if name else {}
+    if name is None or not state.keys() <= _names(name):  # with parts of a method it is that method's
+        return {}
+    told = infer_named(state, name)
     return {"backbone": name, **told} if told else {}
 
 
@@ -41,12 +43,21 @@ def infer_named(state: dict[str, Tensor], backbone: str) -> Fields:
     Raises:
         UsageError: there is no such network.
     """
-    known = None if backbone.startswith("tiny") else pretrained(backbone)
-    with torch.device("meta"):
-        outline = build_network(backbone, 2, known.image_size if known else TINY)
+    outline = _outline(backbone)
     if {PREFIX + name for name, _ in outline.named_parameters()} - state.keys():
         return {}
     return {"num_classes": len(state[f"{PREFIX}{head_of(outline)[0]}.weight"])}
+
+
+def _outline(backbone: str) -> nn.Module:
+    """A network as names and shapes, for the images that its publisher makes."""
+    known = None if backbone.startswith("tiny") else pretrained(backbone)
+    with torch.device("meta"):
+        return build_network(backbone, 2, known.image_size if known else TINY)
+
+
+def _names(backbone: str) -> set[str]:
+    return {PREFIX + name for name in _outline(backbone).state_dict()}
 
 
 def fit_resolution(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

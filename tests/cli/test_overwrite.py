@@ -262,7 +262,7 @@ def test_what_the_same_command_wrote_is_replaced(desk: Path, demo_root: Path, mo
     (desk / "-").write_text("mine")  # no file is meant by it
     attnbias(*PREDICT.split(), "--json", "-", expect=0)
     for words in (
-        f"{VAL} --data-root {demo_root} --recipe demo --json demo/a.json",
+        f"{VAL} --data-root {demo_root} --json demo/a.json",
         f"{VAL} --data-root {demo_root} --json run/a.json",
         "predict photos --load-from run --json photos/b.json --csv photos/b.csv",
         "export csra --load-from run --format torch-export --out e.pt2",

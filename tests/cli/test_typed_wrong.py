@@ -39,7 +39,6 @@ from tests.helpers.command_line import attnbias
         ("train csra --accumulation 0", 2, "'--accumulation'"),
         ("train csra --gpus 0 --dataset cocoo", 3, "unknown dataset 'cocoo' (did you mean 'coco'?)"),
         ("train csra --gpus 0", 3, "not prepared in datasets/coco; run: attnbias prepare-data coco --download"),
-        ("train csra --gpus 0 --dry-run", 3, "run: attnbias prepare-data coco --download"),
         ("train csra --gpus 0 --dataset wider", 3, "run: attnbias prepare-data wider --source DIR"),
         ("prepare-data cocoo", 2, "unknown dataset 'cocoo' (did you mean 'coco'?); see: attnbias list datasets"),
         ("prepare-data ./mine", 2, "./mine does not exist; name a folder, .csv or COCO .json of yours, or a dataset"),

@@ -131,7 +131,7 @@ def test_the_last_checkpoint_is_named_where_there_is_one(demo_root: Path, tmp_pa
     run = prepared(method, demo_root, tmp_path / "run", how={"save_steps": 1})
     method.sample = int(run.plan.shares(1)[0][0])
     with pytest.raises(RunError, match=r"step-00000001, is good"):
-        run.fit()
+        run.fit(lambda: None)
     run.folder.close()
 
 
@@ -160,7 +160,7 @@ def test_under_fp16_a_gradient_that_is_never_finite_is_counted_and_ends_the_run(
     with pytest.raises(
         RunError, match=r"not finite in fp16, at a scale of 3e-08, at step 2 .*take --amp bf16"
     ) as caught:
-        run.fit()
+        run.fit(lambda: None)
     assert "step-00000002, is good" in str(caught.value)
     assert torch.equal(weights(run), before)
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -175,7 +175,7 @@ def test_skipped_steps_are_said_on_the_line(
     method = NanGradient()
     run = prepared(method, demo_root, tmp_path / "run", torch.amp.GradScaler("cpu"), epochs=1)
     method.sample = int(run.plan.shares(2)[0][0])
-    run.fit()
+    run.fit(lambda: None)
     (line, *_) = [json.loads(line) for line in run.folder.metrics.path.read_text().splitlines()]
     assert line["skipped_steps"] == 1
     assert "skipped_steps 1 " in capsys.readouterr().out
@@ -204,7 +204,7 @@ def test_the_scaler_of_a_resumed_run_goes_on_where_it_stood(demo_root: Path, tmp
         checkpoint = resume and str(RunFolder(resume).folder(5))
         how = {"save_steps": 1, "resume": checkpoint}
         run = prepared(NanGradient(), demo_root, out, scaler, how, epochs=1, ema_decay=None)
-        run.fit()
+        run.fit(lambda: None)
         assert scaler.get_scale() == 4096
         run.folder.close()
         ends.append(RunFolder(out).folder(6))

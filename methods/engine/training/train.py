@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attnbias.data.atomic import replacing
+from attnbias.data.errors import DataError
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.abilities import PublishesLog, StopsEarly
 from attnbias.methods.engine.batches import batches
@@ -30,7 +31,7 @@ from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.load import initial_weights, stored_info, weights_metadata
-from attnbias.methods.engine.published import recipes_weights, shown
+from attnbias.methods.engine.published import also_missing, recipes_weights, shown
 from attnbias.methods.engine.recipe import FRESH, override, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
@@ -75,14 +76,19 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
         Stopped: a signal asked to stop; the state was saved.
     """
     request = place(request)
-    if request.resume is None and request.backbone_weights is None and request.init is not None:
-        recipes_weights(request.init)  # first, because it can take longest
+    starts = request.init if request.resume is None and request.backbone_weights is None else None
     accelerator = build_accelerator(request)
     folder = RunFolder(request.out, request.keep)
     control = Control()
     try:
         with control.signals():
-            return _Run(request, accelerator, folder, control).fit(begin)
+            try:
+                run = _Run(request, accelerator, folder, control)
+            except DataError as error:
+                raise DataError(f"{error}{also_missing(starts)}") from None
+            if starts is not None:
+                recipes_weights(starts)  # before processes wait for each other: it can take longest
+            return run.fit(begin)
     finally:
         folder.close()
 
