@@ -57,7 +57,7 @@ def test_class_names_and_scores_are_the_models(make_images: Path, tmp_path: Path
     found = json.loads(done.out)
     assert (found["method"], found["task"], found["skipped"]) == ("csra", "multilabel", [])
     assert f"left out: file of another kind: 1 ({make_images}/notes.txt)" in done.err
-    files = sorted(path for path in make_images.rglob("*.jpg"))
+    files = sorted(make_images.rglob("*.png"))
     assert [image["path"] for image in found["pictures"]] == [str(path) for path in files]
     loaded = load_run("csra", str(weights), {})
     transform = loaded.method.transform(loaded.recipe, train=False)

@@ -59,7 +59,8 @@ def test_on_a_machine_without_network_and_data_every_recipe_says_what_is_missing
     method: str, name: str, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
-    run = ["train", method, "--recipe", name, "--gpus", 0, "--data-root", tmp_path / "data", "--out", tmp_path / "run"]
+    run = ["train", method, "--recipe", name, "--gpus", 0, "--amp", "no", "--data-root", tmp_path / "data"]
+    run += ["--out", tmp_path / "run"]
     refused = attnbias(*run, "--offline", expect=3)
     assert "--from-scratch" in refused.line
     if init == OWN:
