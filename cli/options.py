@@ -20,6 +20,7 @@ from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
+    TRAINING_DATA,
     fields_of,
     panel_of,
     todays_names,
@@ -75,6 +76,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
         limits_text = f"[{allowed}] " if allowed else ""
         help_text = f"{info.description} {limits_text}[paper: {shown}]"
+        keywords["hidden"] = panel_of(info) == TRAINING_DATA and not training
         option = typer.Option(flags, help=help_text, rich_help_panel=panel_of(info), show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
         for old in (old for old, today in OLD_NAMES.items() if today == name):

@@ -171,14 +171,13 @@ class BackboneRecipe(Recipe):
 
 
 TRAINING, TRAINING_DATA, OF_THE_METHOD = "Training", "Training data", "Method"
-"""Groups of fields; only training reads the first two."""
+"""Groups of fields. Only training reads the first two; other commands take the second one for what it is in a recipe,
+and do not list it."""
 
 
 def fields_of(recipe_type: type[Recipe], *, training: bool) -> dict[str, FieldInfo]:
     """The fields of a recipe; without `training`, only those that a finished model still depends on."""
-    of_training = (TRAINING, TRAINING_DATA)
-    fields = recipe_type.model_fields.items()
-    return {name: info for name, info in fields if training or panel_of(info) not in of_training}
+    return {name: info for name, info in recipe_type.model_fields.items() if training or panel_of(info) != TRAINING}
 
 
 def panel_of(info: FieldInfo) -> str:
