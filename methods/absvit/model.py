@@ -17,7 +17,6 @@ Shapes: B images, T tokens (the network's prefix tokens, as the class token, fir
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -162,7 +161,8 @@ class AbSViT(VisionTransformer):
         x = embedded(self, patches)
         keep = states.append if states is not None else lambda state: None
         keep(x)
-        for block, topdown in zip(self.blocks, repeat(None) if feedback is None else feedback, strict=False):
+        signals = [None] * len(self.blocks) if feedback is None else feedback
+        for block, topdown in zip(self.blocks, signals, strict=True):
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, topdown=topdown, use_reentrant=False)
             else:
@@ -216,7 +216,7 @@ class AbSViT(VisionTransformer):
 
         Only the decoders' first matrices learn from it: both ends are detached.
         """
-        ends = zip(self.decoders, states, states[1:], strict=False)
+        ends = zip(self.decoders, states[:-1], states[1:], strict=True)
         errors = [F.mse_loss(decoder.linear(after.detach()), before.detach()) for decoder, before, after in ends]
         return torch.stack(errors)
 

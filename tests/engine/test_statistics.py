@@ -134,7 +134,7 @@ def test_exchanging_images_is_scipys_paired_permutation_test() -> None:
         first = rng.normal(size=count)
         second = first + rng.normal(0.25, 0.7, count)
         expected = stats.permutation_test(
-            (first, second), lambda a, b: (b - a).mean(), permutation_type="samples", n_resamples=4999, rng=1
+            (first, second), lambda a, b: (b - a).mean(), permutation_type="samples", n_resamples=4999, random_state=1
         )
         found = change(Ratio.mean(first), Ratio.mean(second), np.arange(count))
         assert found.p == pytest.approx(expected.pvalue, abs=tolerance)

@@ -94,7 +94,7 @@ class UPerHead(_Head):
         levels = [lateral(x) for lateral, x in zip(self.lateral_convs, lower, strict=True)] + [self.pooled(last)]
         for below, above in reversed(list(pairwise(range(len(levels))))):
             levels[below] = levels[below] + resize(levels[above], levels[below].shape[-2:])
-        levels[:-1] = [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=False)]
+        levels[:-1] = [conv(x) for conv, x in zip(self.fpn_convs, levels[:-1], strict=True)]
         size = levels[0].shape[-2:]
         return self.classify(self.fpn_bottleneck(torch.cat([resize(x, size) for x in levels], dim=1)))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any, cast
 
 import torch
@@ -87,9 +86,10 @@ class DenseViT(VisionTransformer):
     def stream(self, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
         """Yield what each block gets, then what the last one gives, (B, T, C) each: D + 1 tensors."""
         x = self._pos_embed(patches)
-        signals = repeat(None) if feedback is None else feedback
-        deep = repeat(None) if self.deep_prompt_embeddings is None else [None, *self.deep_prompt_embeddings]
-        for block, prompts, topdown in zip(self.blocks, deep, signals, strict=False):
+        nothing = [None] * len(self.blocks)
+        signals = nothing if feedback is None else feedback
+        deep = nothing if self.deep_prompt_embeddings is None else [None, *self.deep_prompt_embeddings]
+        for block, prompts, topdown in zip(self.blocks, deep, signals, strict=True):
             if prompts is not None:
                 x = self._prompted(x[:, :1], prompts[None], x[:, self.num_prefix_tokens :])
             yield x
