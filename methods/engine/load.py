@@ -37,9 +37,9 @@ from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.pretrained import names_network, of_library
 from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing, verification
 from attnbias.methods.engine.published import shown as shown_source
-from attnbias.methods.engine.recipe import Recipe, override, parse
+from attnbias.methods.engine.recipe import TRAINING_DATA, Recipe, override, panel_of, parse
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.requests import FromWeights
+from attnbias.methods.engine.requests import ConvertRequest, FromWeights
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.types import Fields
@@ -264,11 +264,20 @@ def load_run(
 def load_asked(
     request: FromWeights, method_name: str, load_from: str, device: torch.device | str = "cpu", *, own: bool = True
 ) -> Loaded:
-    """Load weights as a request says; what it says of one method's recipe is for its `own` weights only."""
+    """Load weights as a request says; what it says of one method's recipe is for its `own` weights only.
+
+    Raises:
+        UsageError: as `load_run`, or a field is told that only training reads. `weights convert` alone keeps these.
+    """
+    fields = request.fields if own else {}
+    if not isinstance(request, ConvertRequest):
+        for name, info in get_method(method_name).recipe_type.model_fields.items():
+            if name in fields and panel_of(info) == TRAINING_DATA:
+                raise UsageError(f"--{name.replace('_', '-')} is of training: it changes nothing here; leave it out")
     return load_run(
         method_name,
         load_from,
-        request.fields if own else {},
+        fields,
         device,
         recipe_name=request.recipe if own else None,
         entry=request.entry,

@@ -64,14 +64,30 @@ def test_predict_scores_as_val_does_with_the_same_flags(
 
 def test_what_is_converted_keeps_the_flags(published: Path, tmp_path: Path) -> None:
     ours = tmp_path / "ours.safetensors"
-    flags = (*KNOWN, "--lam", 0.4, "--normalize", "imagenet", "--drop-unlabelled")
+    flags = (*KNOWN, "--lam", 0.4, "--normalize", "imagenet", "--drop-unlabelled", "--no-flip")
     done = attnbias("weights", "convert", published, "--to", ours, "--method", "csra", *flags, expect=0)
     assert "assumed" not in done.err
     recipe = stored_recipe(ours)
     assert (recipe["lam"], recipe["normalize"], recipe["drop_unlabelled"]) == (0.4, "imagenet", True)
+    assert not recipe["flip"]
     again = tmp_path / "again.safetensors"
     attnbias("weights", "convert", ours, "--to", again, "--no-drop-unlabelled", "--lam=0.7", expect=0)
     assert stored_recipe(again) == recipe | {"lam": 0.7, "drop_unlabelled": False}
+
+
+@pytest.mark.parametrize("command", ["predict --method", "val", "visualize", "export"])
+@pytest.mark.parametrize("flag", ["--no-flip", "--flip", "--shift=2"])
+def test_what_only_training_reads_is_refused_elsewhere(
+    command: str, flag: str, published: Path, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [demo_root / "demo/images/val"] if command != "val" else []
+    checked = ["--check"] if command == "export" else []
+    words = (*command.split(), "csra", "--load-from", published, *images, *checked, "--gpus", 0, flag)
+    name = flag.replace("no-", "").split("=")[0]
+    refused = attnbias(*words, expect=2).line
+    assert refused == f"error: {name} is of training: it changes nothing here; leave it out"
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_assumed_is_said_with_the_flags_that_say_otherwise(published: Path, tmp_path: Path) -> None:
