@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.describe import describe
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 from attnbias.methods.engine.requests import Machine, Processes
@@ -136,15 +137,23 @@ def _join_slurm(gpus: int) -> None:
     )
 
 
+class Ended(NamedTuple):
+    """How a job ended."""
+
+    code: int = 0
+    """The exit code."""
+    words: str = ""
+    """What is said of a failure."""
+    kind: str = ""
+    """Which kind of AttnbiasError it was (errors.py); empty of any other error."""
+
+
 def launch(worker: Callable[[str], None], request: Processes) -> int:
     """Run `worker` on the JSON of a placed request, in its processes, and return an exit code; say what went wrong."""
-    if runs_here(request):
-        code, words = _call(worker, request.to_json())
-    else:
-        code, words = in_processes(worker, request)
-    if words:
-        say(*words.rstrip("\n").split("\n"), error=True)
-    return code
+    ended = _call(worker, request.to_json()) if runs_here(request) else in_processes(worker, request)
+    if ended.words:
+        say(*ended.words.rstrip("\n").split("\n"), error=True)
+    return ended.code
 
 
 def runs_here(request: Processes) -> bool:
@@ -152,8 +161,8 @@ def runs_here(request: Processes) -> bool:
     return (request.processes or 1) == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def in_processes(worker: Callable[[str], None], request: Processes) -> tuple[int, str]:
-    """Run `worker` on the JSON of a placed request, in processes of its own: (exit code, what is said of a failure).
+def in_processes(worker: Callable[[str], None], request: Processes) -> Ended:
+    """Run `worker` on the JSON of a placed request, in processes of its own.
 
     torch's elastic launcher spawns them with a free port; the words are those of the first process that failed, and no
     process is left behind.
@@ -181,28 +190,28 @@ def in_processes(worker: Callable[[str], None], request: Processes) -> tuple[int
             elastic_launch(config, _spawned)(worker, job, reports, processes)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
-            code, message = _ended(failure.exitcode)
+            silent = _ended(failure.exitcode)
             if failure.exitcode == -signal.SIGKILL:  # what the others say only follows from it
-                return code, message
-            return _report(Path(reports), code, message)
+                return silent
+            return _reported(Path(reports)) or silent
         except SignalException as stop:
-            return _report(Path(reports), *describe(Interrupted(int(stop.sigval))))
-    return 0, ""
+            return _reported(Path(reports)) or Ended(*describe(Interrupted(int(stop.sigval))))
+    return Ended()
 
 
-def _report(reports: Path, code: int, message: str) -> tuple[int, str]:
-    """Exit code and words of the first process that failed; `code` and `message` where none spoke."""
+def _reported(reports: Path) -> Ended | None:
+    """What the first process that failed said; None where none spoke."""
     written = sorted(reports.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    if written:
-        first, message = written[0].read_text(encoding="utf-8").split("\n", 1)
-        code = int(first)
-    return code, message
+    if not written:
+        return None
+    code, kind, words = written[0].read_text(encoding="utf-8").split("\n", 2)
+    return Ended(int(code), words, kind)
 
 
-def _ended(exit_code: int) -> tuple[int, str]:
+def _ended(exit_code: int) -> Ended:
     """What is said of a process that ended without a word."""
     how = f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
-    return 1, f"error: a process {how}; the others were stopped"
+    return Ended(1, f"error: a process {how}; the others were stopped")
 
 
 def _spawned(worker: Callable[[str], None], job: str, reports: str, processes: int) -> None:
@@ -210,26 +219,27 @@ def _spawned(worker: Callable[[str], None], job: str, reports: str, processes: i
     if int(os.environ["WORLD_SIZE"]) != processes:
         raise RunError(f"{os.environ['WORLD_SIZE']} processes were started, {processes} were asked for")
     report = Path(reports) / f"{os.environ['RANK']}.txt"
-    code, words = _call(worker, job, waits=True)
+    code, words, kind = _call(worker, job, waits=True)
     if code:
-        report.write_text(f"{code}\n{words.rstrip()}\n", encoding="utf-8")
+        report.write_text(f"{code}\n{kind}\n{words.rstrip()}\n", encoding="utf-8")
         # Not sys.exit: a process that failed must not wait for the others in an exit handler of torch.distributed.
         sys.stdout.flush()
         os._exit(code)
 
 
-def _call(worker: Callable[[str], None], job: str, *, waits: bool = False) -> tuple[int, str]:
-    """(exit code, what is said of a failure); `waits` where other processes may be its cause, and shall speak first."""
+def _call(worker: Callable[[str], None], job: str, *, waits: bool = False) -> Ended:
+    """Do a job in this process; `waits` where others may be the cause of a failure, and shall speak first."""
     try:
         worker(job)
     except BaseException as error:
         if waits and re.search(r"by peer|remote process|broken pipe|connection reset", str(error), re.IGNORECASE):
             # Another process ended and this one only noticed: the launcher finds the cause first and ends this one.
             time.sleep(PEER_GRACE)
-        return describe(error)
+        kind = next((each.__name__ for each in type(error).__mro__ if each.__base__ is AttnbiasError), "")
+        return Ended(*describe(error), kind)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return 0, ""
+    return Ended()
 
 
 def is_main() -> bool:

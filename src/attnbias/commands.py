@@ -158,16 +158,12 @@ def _in_processes(worker: Callable[[str], None], request: Processes) -> None:
     """Run a job in processes of its own; what went wrong in one of them is raised here."""
     from attnbias.methods.engine.launch import in_processes
 
-    code, words = in_processes(worker, request)
-    if code:
-        raise _failure(code, words.strip().removeprefix("error: "))
-
-
-def _failure(code: int, words: str) -> AttnbiasError:
-    if code > 128:
-        return Stopped(code - 128)
-    kinds = {kind.exit_code: kind for kind in AttnbiasError.__subclasses__() if kind is not Stopped}
-    return kinds.get(code, RunError)(words)
+    ended = in_processes(worker, request)
+    if ended.code > 128:
+        raise Stopped(ended.code - 128)
+    if ended.code:
+        kinds = {kind.__name__: kind for kind in AttnbiasError.__subclasses__()}
+        raise kinds.get(ended.kind, RunError)(ended.words.strip().removeprefix("error: "))
 
 
 # Looking and measuring ------------------------------------------------------------------------------------------------

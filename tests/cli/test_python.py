@@ -313,6 +313,8 @@ def test_several_processes_give_the_same_figures_and_the_same_errors(trained: Pa
     assert json.dumps(alone.to_dict()) == json.dumps(both.to_dict())  # which has tuples as lists
     with pytest.raises(attnbias.UsageError, match=r"run.*--overwrite"):
         attnbias.train("csra", "demo", out="run", processes=2, **SMALL)
+    with pytest.raises(attnbias.DataError, match="'coco' is not prepared"):  # WeightsError has the same exit code
+        attnbias.evaluate(trained, "coco", gpus=0, processes=2)
 
 
 def test_a_dry_run_counts_and_writes_nothing(here: Path) -> None:
