@@ -152,8 +152,7 @@ The method is of {description.paper}.
 attnbias val {method} --load-from {target}
 ```
 
-`attnbias predict`, `visualize` and `export` take it in the same way. In Python:
-`load_run("{method}", "{target}", {{}}).model` of `attnbias.methods.engine.load`.
+`attnbias predict`, `visualize` and `export` take it in the same way. In Python: `attnbias.load("{target}")`.
 The file `{WEIGHTS}` holds recipe, classes and preprocessing too; `{RECIPE}` trains it again:
 `attnbias train {method} --recipe {RECIPE}`.
 
