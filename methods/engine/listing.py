@@ -23,7 +23,7 @@ class MethodRow:
     title: str
     paper: str
     maps: tuple[str, ...]
-    """Kinds of map, the default first; `gradcam` is there for every method that is asked by class."""
+    """Kinds of map, the default first; every method that is asked by class has Grad-CAM and its kin beside them."""
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def which_weights(source: str, load_from: str) -> str:
     return source.removeprefix(str(Path(load_from))).strip(" ()")
 
 
-def class_numbers(words: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Class numbers of names or numbers, each once; a name goes before a number that it looks like.
+def class_numbers(words: Sequence[str | int], classes: Sequence[str]) -> list[int]:
+    """Class numbers of names or numbers, each once; of texts, a name goes before a number that it looks like.
 
     Raises:
         UsageError: no such class; the nearest name is offered.
@@ -90,11 +90,11 @@ def class_numbers(words: Sequence[str], classes: Sequence[str]) -> list[int]:
     for word in words:
         if word in classes:
             numbers.append(classes.index(word))
-        elif word.isdecimal() and int(word) < len(classes):
+        elif str(word).isdecimal() and int(word) < len(classes):
             numbers.append(int(word))
         else:
             raise UsageError(
-                f"no class '{word}'{did_you_mean(word, classes)}; the model knows {len(classes)}: "
+                f"no class '{word}'{did_you_mean(str(word), classes)}; the model knows {len(classes)}: "
                 f"{', '.join(classes[:8])}{' ...' if len(classes) > 8 else ''}"
             )
     return list(dict.fromkeys(numbers))

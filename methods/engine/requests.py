@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -128,16 +128,17 @@ def _as_path(value: object) -> object:
 
 
 def split_options(
-    command: str, kind: type[Request], method: Description, given: Mapping[str, object]
+    command: str, kind: type[Request], method: Description, given: Mapping[str, object], own: Container[str] = ()
 ) -> tuple[dict[str, object], Fields]:
     """Keyword arguments of a Python caller: the options of a command's request, and fields of the method's recipe.
+    Options in `own` are none: the function fills them by arguments of its own.
 
     Raises:
         UsageError: a name is neither, or a field that only training reads; the nearest name is offered.
     """
     fields = fields_of(method.recipe_type, training=kind is TrainRequest)
     old = [name for name, today in OLD_NAMES.items() if today in fields]
-    options = [name for name in kind.model_fields if spelled(kind, name) is not None]
+    options = options_of(kind, own)
     for name in given:
         if name in method.recipe_type.model_fields and name not in (*options, *fields):
             raise UsageError(f"{command} has no option '{name}': only training reads it")
@@ -145,6 +146,11 @@ def split_options(
             raise UsageError(f"{command} has no option '{name}'{did_you_mean(name, [*options, *fields])}")
     asked = {name: value for name, value in given.items() if name in options}
     return asked, {name: value for name, value in given.items() if name not in options}
+
+
+def options_of(kind: type[Request], but: Container[str] = ()) -> list[str]:
+    """The fields of a request that are options of its command."""
+    return [name for name in kind.model_fields if spelled(kind, name) is not None and name not in but]
 
 
 def spelled(kind: type[BaseModel], name: str) -> Json | None:
@@ -216,7 +222,7 @@ class PicksWeights(Request):
     """A command that takes raw or averaged weights of a checkpoint."""
 
     weights: Literal["raw", "ema"] | None = option(
-        None, "Which weights of a checkpoint.", shown="those of the best measure"
+        None, "Which weights of a checkpoint.", shown="those of the best metric"
     )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from attnbias.methods.engine.requests import (
     TrainRequest,
     ValRequest,
     VisualizeRequest,
+    options_of,
     split_options,
 )
 from attnbias.methods.engine.screen import captured
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
 Folder = str | os.PathLike[str]
 Source = str | os.PathLike[str]
 """What `load` takes: a run folder, a file, a published name, a URL."""
-
-
 Models = Union["Model", Source, "list[Model | Source]", "tuple[Model | Source, ...]"]
 """One model or several: what `load` gives, or what it takes."""
+OF_LOADING = ("method", "recipe", "weights", "trust_checkpoint")
+"""Arguments of `load` that commands have as options."""
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -202,13 +203,13 @@ def evaluate(
     given = _several(model)
     in_memory = [each for each in given if isinstance(each, Model)]
     sources = [each.load_from if isinstance(each, Model) else os.fspath(each) for each in given]
-    name = options.pop("method", None)
-    if not in_memory:
-        name, options = method_of(sources[0], name, options, trust=options.get("trust_checkpoint", False))
-    else:
+    if in_memory:
         name = in_memory[0].method
-        _needs_loading(options, name)
-    asked, fields = split_options("evaluate", ValRequest, get_description(name), options)
+        _refuse_loading(options, name, ValRequest)
+    else:
+        method = options.pop("method", None)
+        name, options = method_of(sources[0], method, options, trust=options.get("trust_checkpoint", False))
+    asked, fields = split_options("evaluate", ValRequest, get_description(name), options, own=("load_from",))
     if dataset is not None and not in_memory:
         fields["dataset"] = dataset
     known = {"method": name, "load_from": sources, "bias": bias, "fields": fields}
@@ -253,12 +254,12 @@ def _several(models: Models) -> Sequence[Model | Source]:
     return found
 
 
-def _needs_loading(options: Mapping[str, object], method: str) -> None:
-    """Refuse fields of a recipe beside a model that was built already."""
+def _refuse_loading(options: Mapping[str, object], method: str, kind: type[Request]) -> None:
+    """Refuse what says how a model is loaded beside one that is: fields of its recipe, which weights of a file."""
     fields = get_description(method).recipe_type.model_fields
     for name in options:
-        if name in fields and name not in ValRequest.model_fields:
-            raise UsageError(f"'{name}' is a field of the model's recipe; give it to attnbias.load(..., {name}=...)")
+        if name in OF_LOADING or (name in fields and name not in kind.model_fields):
+            raise UsageError(f"'{name}' says how a model is loaded; give it to attnbias.load(..., {name}=...)")
 
 
 def _validate(job: str) -> None:
@@ -319,7 +320,9 @@ def gallery(
 
     loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
     first = loaded[0]
-    asked = _options("gallery", VisualizeRequest, options)
+    _refuse_loading(options, first.method, VisualizeRequest)
+    own = ("load_from", "paths", "classes", "questions", "device")
+    asked = _options("gallery", VisualizeRequest, options, own)
     given = given_images(images) if images is not None else []
     on_disk = [image.source for image in given if isinstance(image.source, Path)]
     in_memory = [ImageSample(image.name, image.read()) for image in given] if len(on_disk) < len(given) else []
@@ -339,14 +342,17 @@ def gallery(
     return Gallery(page, done.images, done.overlays, tuple(done.skipped), None if out is None else Path(out))
 
 
-def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = None, **options: object) -> Comparison:
+def compare(
+    runs: Folder | Sequence[Folder], *, map: str = "own", out: Folder | None = None, **options: object
+) -> Comparison:
     """Hold runs side by side, from what their folders hold: `attnbias compare`.
 
     Learning curves, and what `evaluate(..., store=True)` kept, with differences to the first run and their 95 %
     intervals over images.
 
     Args:
-        runs: run folders, what `train` gave, or models that were loaded from them; the first is the reference.
+        runs: one or several run folders, what `train` gave, or models that were loaded from them; the first is the
+            reference.
         map: whose attention bias: each model's own map, gradcam, or a map's name.
         out: a folder for comparison.md, .csv and .json, and what is asked for beside them.
         options: of the command (`measure=True`, `page=True`, `plots=True`).
@@ -358,7 +364,8 @@ def compare(runs: Sequence[Folder], *, map: str = "own", out: Folder | None = No
     from attnbias.methods.engine.compare import compare as hold
 
     asked = _options("compare", CompareRequest, options)
-    found = hold(CompareRequest.of({**asked, "runs": [Path(run) for run in runs], "map": map, "out": out}))
+    given = [runs] if isinstance(runs, str | os.PathLike) else runs
+    found = hold(CompareRequest.of({**asked, "runs": [Path(run) for run in given], "map": map, "out": out}))
     with captured() as page:
         show(found)
     names = tuple(run.name for run in found.runs)
@@ -410,7 +417,8 @@ def export(model: Model | Source, out: Folder | None = None, **options: object) 
 
     chosen = model if isinstance(model, Model) else load(model, device="cpu")
     on_cpu = replace(chosen.loaded, model=deepcopy(chosen.module).cpu())
-    asked = _options("export", ExportRequest, options)
+    _refuse_loading(options, chosen.method, ExportRequest)
+    asked = _options("export", ExportRequest, options, own=("load_from",))
     if out is not None:
         asked = {"format": "torch-export" if Path(out).suffix == ".pt2" else "onnx", **asked, "out": out}
     known = {"method": chosen.method, "load_from": chosen.load_from}
@@ -464,7 +472,8 @@ def convert_weights(source: Source, to: Folder, *, method: str | None = None, **
 
     file, target = os.fspath(source), Path(to)
     name, options = method_of(file, method, options, trust=options.get("trust_checkpoint", False))
-    asked, fields = split_options("convert_weights", ConvertRequest, get_description(name), options)
+    known = get_description(name)
+    asked, fields = split_options("convert_weights", ConvertRequest, known, options, own=("load_from",))
     convert(ConvertRequest.of({**asked, "load_from": file, "to": target, "method": name, "fields": fields}))
     return target
 
@@ -543,13 +552,17 @@ def cite(method: str) -> str:
     return listing.cite(method)
 
 
-def _options(command: str, kind: type[Request], given: Mapping[str, object]) -> dict[str, object]:
-    """Options of a command that has no recipe's fields.
+def _options(
+    command: str, kind: type[Request], given: Mapping[str, object], own: Container[str] = ()
+) -> dict[str, object]:
+    """Options of a command that has no recipe's fields, but those that the function fills by arguments of its `own`.
 
     Raises:
         UsageError: it has no such option; the nearest is offered.
     """
+    known = options_of(kind, own)
     for name in given:
-        if name not in kind.model_fields:
-            raise UsageError(f"{command} has no option '{name}'{did_you_mean(name, kind.model_fields)}")
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UsageError(f"{command} has no option '{name}'{near}; see help(attnbias.{command})")
     return dict(given)

@@ -18,6 +18,7 @@ from attnbias.data.registry import dataset_folder
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods import TASKS
 from attnbias.methods.engine.abilities import IsSteered, ReadsTexts
+from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.display.inference import Column, ImageSample, place_input, predict_samples
 from attnbias.methods.engine.display.inference import Prediction as Seen
 from attnbias.methods.engine.display.questions import ask
@@ -37,7 +38,9 @@ from attnbias.methods.engine.types import Fields
 from attnbias.results import AttentionMaps, MapsOfImages, Prediction, Predictions
 
 Normalisation = Literal["minmax", "max"]
-Prior = str | int | Sequence[str | int] | NDArray[Any] | Tensor
+Classes = str | int | np.integer[Any] | Sequence[str | int | np.integer[Any]] | NDArray[np.integer[Any]]
+"""One or several, by name or number."""
+Prior = Classes | NDArray[Any] | Tensor
 
 
 def load(
@@ -71,7 +74,7 @@ def load(
     """
     path = os.fspath(source)
     name, fields = method_of(path, method, fields, trust=trust_checkpoint)
-    _, fields = split_options("load", LoadRequest, get_description(name), fields)
+    _, fields = split_options("load", LoadRequest, get_description(name), fields, own=LoadRequest.model_fields)
     request = LoadRequest.of(
         {
             "load_from": path,
@@ -141,9 +144,9 @@ class Model:
     @property
     def maps(self) -> tuple[str, ...]:
         """The kinds of map that `attention` gives, the default first."""
-        default = self.loaded.method.default_map(self.recipe)
-        more = () if self.loaded.method.reads_texts else ("gradcam",)
-        return (default, *(kind for kind in self.loaded.method.maps if kind != default), *more)
+        method = self.loaded.method
+        explainers = () if method.reads_texts else EXPLAINERS
+        return tuple(dict.fromkeys((method.default_map(self.recipe), *method.maps, *explainers)))
 
     @property
     def device(self) -> torch.device:
@@ -214,7 +217,7 @@ class Model:
     def attention(
         self,
         images: OneImage,
-        of: str | int | Sequence[str | int] | None = ...,
+        of: Classes | None = ...,
         *,
         map: str | None = ...,
         head: int | None = ...,
@@ -226,7 +229,7 @@ class Model:
     def attention(
         self,
         images: SeveralImages,
-        of: str | int | Sequence[str | int] | None = ...,
+        of: Classes | None = ...,
         *,
         map: str | None = ...,
         head: int | None = ...,
@@ -238,7 +241,7 @@ class Model:
     def attention(
         self,
         images: Images,
-        of: str | int | Sequence[str | int] | None = None,
+        of: Classes | None = None,
         *,
         map: str | None = None,
         head: int | None = None,
@@ -283,24 +286,24 @@ class Model:
     def _looked(
         self,
         samples: list[ImageSample],
-        of: str | int | Sequence[str | int] | None,
+        of: Classes | None,
         kind: str | None,
         head: int | None,
         rule: str,
     ) -> list[AttentionMaps]:
         column = Column(self.method, self.loaded, kind or self.maps[0], head)
-        words = [] if of is None else [of] if isinstance(of, str | int) else list(of)
+        words = [] if of is None else _listed(of)
         names: Sequence[str]
         if isinstance(self.loaded.method, ReadsTexts):
             if not words:
                 raise UsageError(f"method '{self.method}' is asked in words: attention(image, 'what is on the table?')")
-            questions = dict.fromkeys(_texts(words), "")
+            questions = dict.fromkeys(map(str, words), "")
             texts: list[str] = []
             folder = dataset_folder(self.recipe.dataset, self.data_root)
             found = ask([replace(one, questions=questions) for one in samples], [column], texts, [folder], rule)
             names = texts
         else:
-            names, asked = self.classes, class_numbers(_texts(words), self.classes)
+            names, asked = self.classes, class_numbers(words, self.classes)
             found = predict_samples(samples, [column], asked, rule)
         return [_maps(sample, seen, names, column.kind) for sample, seen in zip(samples, found, strict=True)]
 
@@ -327,8 +330,7 @@ class Model:
                 raise UsageError(f"a prior of shape {tuple(vectors.shape)}; expected finite numbers, (C,) or (K, C)")
             vectors = vectors.reshape(-1, vectors.shape[-1])
             return tuple(f"prior {number}" for number in range(len(vectors))), vectors
-        words = [prior] if isinstance(prior, str | int) else list(prior)
-        numbers = class_numbers(_texts(words), self.classes)
+        numbers = class_numbers(_listed(prior), self.classes)
         return tuple(self.classes[number] for number in numbers), torch.tensor(numbers)
 
     def __fspath__(self) -> str:
@@ -339,9 +341,10 @@ class Model:
         return f"Model({self.loaded.source}: {self.method}, {self.task}, {len(self.classes)} classes, {self.device})"
 
 
-def _texts(words: Sequence[str | int]) -> list[str]:
-    """Names and numbers as they are typed."""
-    return [str(word) for word in words]
+def _listed(classes: Classes) -> list[str | int]:
+    """Names and numbers, each of them Python's."""
+    several = classes if isinstance(classes, list | tuple | np.ndarray) else [classes]
+    return [int(each) if isinstance(each, int | np.integer) else str(each) for each in several]
 
 
 def _maps(sample: ImageSample, seen: Seen, names: Sequence[str], kind: str) -> AttentionMaps:

@@ -1,6 +1,6 @@
 """What the functions of attnbias answer: values with names, shown as pictures and tables in a notebook.
 
-`to_dict` gives plain values, as the command's `--json`; `to_dataframe` needs pandas.
+`to_dict` gives plain values for JSON; `to_dataframe` needs pandas.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attnbias.data.atomic import replacing
 from attnbias.data.reading import Json
 from attnbias.methods.engine.display.overlay import draw, enlarged, seen_part
 from attnbias.methods.engine.display.sheet import draw_sheet
@@ -170,7 +171,7 @@ class AttentionMaps:
     scores: tuple[float | None, ...]
     """The probability of each class; None where a map is not of a class."""
     kind: str
-    """The kind of map: one of the method's, or gradcam."""
+    """The kind of map: one of `Model.maps`."""
     image: Image.Image = field(repr=False)
     """The image, RGB and upright."""
     frame: tuple[float, float, float, float]
@@ -194,8 +195,10 @@ class AttentionMaps:
             contour: ring the focus, values of at least 0.5.
 
         Raises:
-            UsageError: there is no such map.
+            UsageError: there is no such map, or no such opacity.
         """
+        if not 0 <= opacity <= 1:
+            raise UsageError(f"opacity {opacity}: expected a number from 0 to 1")
         if name is None and len(self.names) > 1:
             drawn = [[self.overlay(number, opacity=opacity, contour=contour)] for number in range(len(self.names))]
             said = ["" if score is None else f"{score:.2f}" for score in self.scores]
@@ -210,16 +213,18 @@ class AttentionMaps:
         Raises:
             UsageError: the file exists and `overwrite` is not set, or its ending tells no format.
         """
-        file = Path(path)
-        if file.exists() and not overwrite:
-            raise UsageError(f"{file} exists; choose another name or add overwrite=True")
-        if file.suffix == ".npz":
-            np.savez_compressed(file, maps=self.values, names=np.array(self.names), frame=np.array(self.frame))
-        elif file.suffix.lower() in Image.registered_extensions():
-            self.overlay().save(file)
+        content, ending = io.BytesIO(), Path(path).suffix.lower()
+        if ending == ".npz":
+            facts = {"names": np.array(self.names), "kind": np.array(self.kind), "frame": np.array(self.frame)}
+            np.savez_compressed(content, maps=self.values, **facts)
         else:
-            raise UsageError(f"{file}: expected a name that ends in .png, .jpg or another image's ending, or in .npz")
-        return file
+            try:
+                self.overlay().save(content, Image.registered_extensions()[ending])
+            except (KeyError, OSError, ValueError):  # no image's ending, or of a format that Pillow only reads
+                raise UsageError(
+                    f"{path}: expected a name that ends in .png, .jpg or another image's ending, or in .npz"
+                ) from None
+        return _write(path, content.getvalue(), overwrite)
 
     def to_dict(self) -> Json:
         """All but the image, as plain values."""
@@ -247,7 +252,7 @@ class AttentionMaps:
 
     def _number(self, name: str | int) -> int:
         number = self.names.index(name) if name in self.names else name
-        if not (isinstance(number, int) and -len(self.names) <= number < len(self.names)):
+        if not (isinstance(number, int | np.integer) and -len(self.names) <= number < len(self.names)):
             near = did_you_mean(str(name), self.names)
             raise UsageError(f"no map of '{name}'{near}; there is: {', '.join(self.names)}")
         return number
@@ -281,11 +286,7 @@ class Gallery:
         Raises:
             UsageError: the file exists and `overwrite` is not set.
         """
-        file = Path(path)
-        if file.exists() and not overwrite:
-            raise UsageError(f"{file} exists; choose another name or add overwrite=True")
-        file.write_text(self.html, encoding="utf-8")
-        return file
+        return _write(path, self.html.encode(), overwrite)
 
     def _repr_html_(self) -> str:
         return html_frame(self.html)
@@ -527,10 +528,12 @@ class Listing(list[T], Generic[T]):
     def __getitem__(self, key: SupportsIndex | slice | str) -> T | list[T]:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        known: dict[str, T] = {getattr(row, "name", ""): row for row in self}
-        if key not in known:
-            raise UsageError(f"no '{key}'{did_you_mean(key, known)}; there is: {', '.join(known)}")
-        return known[key]
+        names = [getattr(row, "name", "") for row in self]
+        if key not in names:
+            raise UsageError(f"no '{key}'{did_you_mean(key, names)}; there is: {', '.join(dict.fromkeys(names))}")
+        if names.count(key) > 1:
+            raise UsageError(f"several rows are called '{key}'; list those of one method, or take one by its position")
+        return super().__getitem__(names.index(key))
 
     def to_dict(self) -> list[Json]:
         """A dictionary a row."""
@@ -545,6 +548,16 @@ class Listing(list[T], Generic[T]):
         rows = self.to_dict()
         columns = [(name, "left") for name in rows[0]] if rows else []
         return html_table(columns, [row.values() for row in rows])
+
+
+def _write(path: str | os.PathLike[str], content: bytes, overwrite: bool) -> Path:
+    """Write a file that is whole or not there; return its path."""
+    file = Path(path)
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file} exists; choose another name or add overwrite=True")
+    with replacing(file) as to:
+        to.buffer.write(content)
+    return file
 
 
 def _short(value: object) -> str:
