@@ -51,7 +51,7 @@ def test_a_head_and_a_rule_of_drawing_are_those_that_were_asked_for(model: Any, 
 
 def test_an_overlay_is_as_strong_as_asked_and_rings_the_focus_where_asked(model: Any, photo: Path) -> None:
     maps = model.attention(photo, "digit_3")
-    assert maps.frame == pytest.approx((0, 0, 1, 1))
+    assert maps.frame == pytest.approx((0, 0, 1, 1), abs=1e-6)
     plain, ringed = (np.asarray(maps.overlay(contour=contour)) for contour in (False, True))
     assert np.array_equal(np.asarray(maps.overlay(opacity=0)), np.asarray(Image.open(photo)))
     assert not np.array_equal(plain, np.asarray(maps.overlay(opacity=0.2)))
@@ -118,6 +118,25 @@ def test_another_set_with_the_same_classes_is_measured(model: Any, here: Path) -
     prepared = attnbias.prepare_data("demo", data_root="other", preset="even", train=20, eval=11, size=32)
     report = attnbias.evaluate(model, str(prepared.folder))
     assert report[0].samples == 11
+    with pytest.raises(attnbias.DataError):  # of its own set, which is not prepared where sets stand
+        attnbias.evaluate(model)
+    here_is_one = attnbias.load(model.load_from, data_root="other", device="cpu")
+    assert attnbias.evaluate(here_is_one)[0].samples == 11
+
+
+def test_a_recipe_tells_what_a_published_file_does_not(here: Path) -> None:
+    ours = attnbias.load(write_model(here / "ours.safetensors", backbone="resnet18", num_heads=2), device="cpu")
+    torch.save(ours.module.state_dict(), "w.pth")
+    told = attnbias.load("w.pth", method="csra", recipe="demo", device="cpu")
+    assert told.recipe.model_dump() == ours.recipe.model_dump()
+
+
+def test_a_graph_has_as_many_maps_as_asked_for(model: Any, here: Path) -> None:
+    for file, asked in (("two.pt2", {"top_k": 2}), ("three.pt2", {"classes": ["digit_1", "digit_2", "digit_3"]})):
+        graph = attnbias.export(model, file, **asked)
+        side = graph.image_size
+        _, maps, classes = torch.export.load(graph.file).module()(torch.zeros(4, 3, side, side))
+        assert classes.shape == maps.shape[:2] == (4, 2 if "top_k" in asked else 3)
 
 
 def test_a_model_has_every_kind_of_map_that_it_names(model: Any, photo: Path) -> None:
