@@ -630,7 +630,9 @@ class CompareRequest(Datasets, Overwriting):
     plots: bool = option(False, "Learning curves, and accuracy against attention (needs matplotlib).")
 
     @model_validator(mode="after")
-    def _says_where(self) -> Self:
+    def _says_what_and_where(self) -> Self:
+        if not self.runs:
+            raise UsageError("no run was given; give run folders, the first of which is the reference")
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
         return self

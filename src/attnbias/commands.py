@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.inspection import Inspection
     from attnbias.methods.engine.publish import Pushed
     from attnbias.methods.engine.training.dry_run import DryRun
-    from attnbias.model import Model
+    from attnbias.model import Classes, Model
 
 Folder = str | os.PathLike[str]
 Source = str | os.PathLike[str]
@@ -296,7 +296,7 @@ def _report(results: list[Json], request: ValRequest) -> Report:
 def gallery(
     models: Models,
     images: Images | None = None,
-    of: str | Sequence[str] = (),
+    of: Classes | None = None,
     *,
     out: Folder | None = None,
     **options: object,
@@ -306,7 +306,8 @@ def gallery(
     Args:
         models: what `load` gives or takes; models of one dataset.
         images: as in `Model.predict`; None = a split of the first model's dataset (`split="val"`, `limit=48`).
-        of: classes to draw, None = true and predicted ones; of models that are asked in words, questions.
+        of: classes to draw, by name or number, None = true and predicted ones; of models that are asked in words,
+            questions.
         out: a folder for overlays, sheets and the page; None = the page alone, in memory.
         options: of the command (`maps=["gradcam"]`, `top=8`, `contour=True`, `normalisation="max"`).
 
@@ -316,7 +317,7 @@ def gallery(
     from attnbias.methods.engine.display.inference import ImageSample
     from attnbias.methods.engine.display.visualize import visualize
     from attnbias.methods.engine.given_images import given_images
-    from attnbias.model import Model, load
+    from attnbias.model import Model, listed, load
 
     loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
     first = loaded[0]
@@ -326,7 +327,7 @@ def gallery(
     given = given_images(images) if images is not None else []
     on_disk = [image.source for image in given if isinstance(image.source, Path)]
     in_memory = [ImageSample(image.name, image.read()) for image in given] if len(on_disk) < len(given) else []
-    words = [of] if isinstance(of, str) else list(of)
+    words = [] if of is None else list(map(str, listed(of)))
     known = {
         "method": first.method,
         "load_from": [each.load_from for each in loaded],

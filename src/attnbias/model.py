@@ -28,7 +28,7 @@ from attnbias.methods.engine.evaluation.predict import score_images
 from attnbias.methods.engine.given_images import GivenImage, Images, OneImage, SeveralImages, given_images, is_one
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place, start
-from attnbias.methods.engine.load import Loaded, class_numbers, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
 from attnbias.methods.engine.maps import checked, normalise
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_description, method_and_fields
@@ -87,7 +87,9 @@ def load(
         }
     )
     where = start(place(Machine.of({"device": device})))
-    return Model(load_asked(request, name, path, where), path, request.data_root)
+    loaded = load_asked(request, name, path, where)
+    check_recipe_helps(recipe, [loaded])
+    return Model(loaded, path, request.data_root)
 
 
 def method_of(source: str, method: str | None, fields: Fields, *, trust: bool) -> tuple[str, Fields]:
@@ -292,7 +294,7 @@ class Model:
         rule: str,
     ) -> list[AttentionMaps]:
         column = Column(self.method, self.loaded, kind or self.maps[0], head)
-        words = [] if of is None else _listed(of)
+        words = [] if of is None else listed(of)
         names: Sequence[str]
         if isinstance(self.loaded.method, ReadsTexts):
             if not words:
@@ -330,7 +332,7 @@ class Model:
                 raise UsageError(f"a prior of shape {tuple(vectors.shape)}; expected finite numbers, (C,) or (K, C)")
             vectors = vectors.reshape(-1, vectors.shape[-1])
             return tuple(f"prior {number}" for number in range(len(vectors))), vectors
-        numbers = class_numbers(_listed(prior), self.classes)
+        numbers = class_numbers(listed(prior), self.classes)
         return tuple(self.classes[number] for number in numbers), torch.tensor(numbers)
 
     def __fspath__(self) -> str:
@@ -341,7 +343,7 @@ class Model:
         return f"Model({self.loaded.source}: {self.method}, {self.task}, {len(self.classes)} classes, {self.device})"
 
 
-def _listed(classes: Classes) -> list[str | int]:
+def listed(classes: Classes) -> list[str | int]:
     """Names and numbers, each of them Python's."""
     several = classes if isinstance(classes, list | tuple | np.ndarray) else [classes]
     return [int(each) if isinstance(each, int | np.integer) else str(each) for each in several]

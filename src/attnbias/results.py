@@ -215,8 +215,8 @@ class AttentionMaps:
         """
         content, ending = io.BytesIO(), Path(path).suffix.lower()
         if ending == ".npz":
-            facts = {"names": np.array(self.names), "kind": np.array(self.kind), "frame": np.array(self.frame)}
-            np.savez_compressed(content, maps=self.values, **facts)
+            names, kind, frame = np.array(self.names), np.array(self.kind), np.array(self.frame)
+            np.savez_compressed(content, maps=self.values, names=names, kind=kind, frame=frame)
         else:
             try:
                 self.overlay().save(content, Image.registered_extensions()[ending])

@@ -73,6 +73,7 @@ def test_classes_are_named_or_numbered_also_by_numpy(model: Any, photo: Path) ->
             model.attention(photo, wrong)
     maps = model.attention(photo, ["digit_3", "digit_4"])
     assert np.array_equal(maps[np.int64(1)], maps["digit_4"])
+    assert attnbias.gallery(model, photo, [3, np.int64(4)]).html == attnbias.gallery(model, photo, maps.names).html
     named_by_digits = ("7", "1", "0")
     assert class_numbers(["0", 0], named_by_digits) == [2, 0]  # a text is a name first, a number is one
 
@@ -169,6 +170,8 @@ def test_a_row_is_found_by_a_name_that_is_its_own_alone() -> None:
         (lambda model: attnbias.gallery(model, "photo.png", fields={"lam": 1}), "gallery has no option 'fields'"),
         (lambda model: attnbias.export(model, "g.pt2", weights="raw"), "give it to attnbias.load("),
         (lambda model: attnbias.load(model.load_from, overwrite=True), "load has no option 'overwrite'"),
+        (lambda model: attnbias.load(model.load_from, recipe="demo"), "tells its own recipe; leave it out"),
+        (lambda model: attnbias.compare([]), "no run was given"),
         (lambda model: attnbias.load(model.load_from, flip=False), "--flip is of training"),
         (lambda model: attnbias.convert_weights(model.load_from, "o.safetensors", load_from="x"), "no option 'load_"),
     ],
