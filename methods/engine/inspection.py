@@ -95,11 +95,11 @@ def inspect_weights(request: InspectRequest) -> Inspection:
         UsageError: something is told of weights that may be of several methods.
         WeightsError: they are missing, damaged or refused, or not of the method that was named.
     """
-    path, trust = locate(request.load_from), request.trust_checkpoint
+    trust = request.trust_checkpoint
     told = request.method or request.recipe or request.fields
     names = [owner(request)] if told else owners(request.load_from, trust=trust)
     fits = sorted((_fit(request, name) for name in names), key=lambda fit: not fit.match)
-    file = fits[0].described.path if fits else path
+    file = fits[0].described.path if fits else locate(request.load_from)
     checkpoint = read_checkpoint(file, trust=trust)
     return Inspection(
         path=file,

@@ -34,10 +34,17 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.abilities import LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
-from attnbias.methods.engine.pretrained import names_network, of_library
-from attnbias.methods.engine.published import locate, on_disk, published_recipe, refused_leaves_nothing, verification
+from attnbias.methods.engine.pretrained import of_library
+from attnbias.methods.engine.published import (
+    locate,
+    names_network,
+    on_disk,
+    published_recipe,
+    refused_leaves_nothing,
+    verification,
+)
 from attnbias.methods.engine.published import shown as shown_source
-from attnbias.methods.engine.recipe import TRAINING_DATA, Recipe, override, panel_of, parse
+from attnbias.methods.engine.recipe import FRESH, TRAINING_DATA, Recipe, other_network, override, panel_of, parse
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole

@@ -14,15 +14,12 @@ from attnbias.data.reading import shown
 from attnbias.data.transforms.basic import NORMALIZATIONS
 from attnbias.methods.engine.backbones import ALIASES, is_torchvision, timm_config
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.published import HUB, on_disk
+from attnbias.methods.engine.published import HUB, names_network
 from attnbias.methods.engine.recipe import Recipe, override
 from attnbias.methods.engine.types import Fields
 from attnbias.weights.manifest import PUBLISHED
 
 R = TypeVar("R", bound=Recipe)
-
-LIBRARIES = ("timm", "torchvision")
-"""What may stand before a network's name, as timm:NAME."""
 
 Statistics = tuple[float, float, float]
 
@@ -93,12 +90,6 @@ def pretrained_source(recipe: Recipe) -> str:
     return found.source
 
 
-def names_network(source: str) -> bool:
-    """Whether this is `timm:NAME` or `torchvision:NAME`, not a file of such a name."""
-    library, _, name = source.partition(":")
-    return library in LIBRARIES and name != "" and on_disk(source) is None
-
-
 def of_library(source: str, typed: Mapping[str, object]) -> tuple[str, Fields, str] | None:
     """What `timm:NAME` and `torchvision:NAME` stand for: where the whole network's weights lie, the recipe fields that
     make its images, and a line on them. None for every other source.
@@ -109,7 +100,14 @@ def of_library(source: str, typed: Mapping[str, object]) -> tuple[str, Fields, s
     if not names_network(source):
         return None
     library, _, name = source.partition(":")
-    names = torchvision.models.list_models(torchvision.models) if library == "torchvision" else timm.list_models()
+    if not name:
+        raise UsageError(f"{source} names no network; expected {library}:NAME")
+    names = timm.list_models()
+    if library == "torchvision":
+        names = torchvision.models.list_models(torchvision.models)
+        if name in names and not is_torchvision(name):
+            raise UsageError(f"{source} is not taken: of inception, maxvit and ViT networks only timm's are, timm:NAME")
+        names = [each for each in names if is_torchvision(each)]
     known = is_torchvision(name) if library == "torchvision" else timm.is_model(name)
     if known and library == "timm" and is_torchvision(name):
         name = f"{name}.{timm_config(name).tag}"  # without its tag the name is torchvision's

@@ -29,6 +29,8 @@ from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.manifest import PUBLISHED, Published
 
 HUB, WEB = "hf://", ("http://", "https://")
+LIBRARIES = ("timm", "torchvision")
+"""What may stand before a network's name, as timm:NAME."""
 BOOKKEEPING = (".turn", ".lock", MANIFEST)
 """What a folder of the cache holds beside weights."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
@@ -66,6 +68,11 @@ def locate(source: str, progress: ProgressCallback = silent) -> Path:
         return _from_hub(source)
     if source.lower().startswith(WEB):
         return _fetched(_Known.of_url(source, _file_name(source)), progress)
+    if names_network(source):
+        raise WeightsError(
+            f"no checkpoint {shown(source)}: it names a network, not a file; training starts from one with "
+            "--backbone NAME --pretrained"
+        )
     raise WeightsError(
         f"no checkpoint {shown(source)}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a "
         "published .pth file, a URL, or a name of: attnbias list weights"
@@ -78,6 +85,12 @@ def on_disk(source: str) -> Path | None:
         return Path(source) if Path(source).exists() else None
     except OSError:
         return None
+
+
+def names_network(source: str) -> bool:
+    """Whether this is meant as `timm:NAME` or `torchvision:NAME`, and is not a file of such a name."""
+    library, colon, _ = source.partition(":")
+    return library in LIBRARIES and colon != "" and on_disk(source) is None
 
 
 def published_weights(name: str) -> Published:

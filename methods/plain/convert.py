@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnbias.methods.engine.backbones import fit_weights, network_of, what_was_loaded
 from attnbias.methods.engine.pretrained import pretrained
 from attnbias.methods.engine.types import Fields
-from attnbias.methods.plain.model import build_network, head_of, of_head
+from attnbias.methods.plain.model import build_network, of_head
 from attnbias.weights.files import load_strict
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def infer_named(state: dict[str, Tensor], backbone: str) -> Fields:
     outline = _outline(backbone)
     if {PREFIX + name for name, _ in outline.named_parameters()} - state.keys():
         return {}
-    return {"num_classes": len(state[f"{PREFIX}{head_of(outline)[0]}.weight"])}
+    last = [name for name, _ in outline.named_parameters() if of_head(outline, name)][-1]
+    return {"num_classes": len(state[PREFIX + last])}
 
 
 def _outline(backbone: str) -> nn.Module:
@@ -74,6 +75,5 @@ def load_all_but_the_head(network: nn.Module, state: dict[str, Tensor], path: Pa
     """
     found = fit_weights(network, network, state)
     wanted = {name: value for name, value in found.items() if not of_head(network, name)}
-    fresh = {name: value for name, value in network.state_dict().items() if of_head(network, name)}
-    load_strict(network, wanted | fresh, path)
+    load_strict(network, wanted, path, fresh=[name for name in network.state_dict() if of_head(network, name)])
     LOG.warning("backbone: %s", what_was_loaded(state, found, wanted))

@@ -53,7 +53,10 @@ def find_layer(network: nn.Module, image_size: int, name: str | None = None) -> 
         grid = on_grid(gradient, grids[layer], (image_size, image_size), tokens=gradient.ndim == 3)  # (B, D, h, w)
         if grid.abs().sum(1).count_nonzero() > REACHED * grid[:, 0].numel():
             return grids[layer]
-    raise UsageError("no layer of this network has a grid of features that its answer depends on; --map features")
+    raise UsageError(
+        "no layer of this network has a grid of features on most of which its answer depends; choose one with --layer; "
+        f"the last of those with a grid: {', '.join([*grids][-5:]) or 'none'}"
+    )
 
 
 def _run(network: nn.Module, image_size: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -15,10 +15,12 @@ class PlainRecipe(BackboneRecipe):
     dataset: str = again("dataset", "imagenet")
     image_size: int = again("image_size", 224)
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "imagenet")
-    flip: bool = option(True, "Mirror training images with probability one half.", "Data")
-    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Data")
-    color_jitter: bool = option(False, "Jitter brightness, contrast and saturation of training images.", "Data")
-    shift: int = option(0, "Shift training images by up to this many pixels.", "Data", ge=0)
+    flip: bool = option(True, "Mirror training images with probability one half.", "Training data")
+    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Training data")
+    color_jitter: bool = option(
+        False, "Jitter brightness, contrast and saturation of training images.", "Training data"
+    )
+    shift: int = option(0, "Shift training images by up to this many pixels.", "Training data", ge=0)
 
     backbone: str = option(
         "resnet50", "The network: tiny, tiny_vit, or one of torchvision or timm, such as convnext_tiny.fb_in22k."

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.maps import attention_maps, on_grid
-from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.recipe import FRESH, override
 from attnbias.methods.plain.layer import find_layer
 from attnbias.methods.plain.method import METHOD
 from attnbias.methods.plain.recipe import RECIPES
@@ -134,3 +136,66 @@ def test_a_file_of_one_s_own_is_known_by_its_network_s_name(tmp_path: Path) -> N
     said = attnbias(*words, *known, expect=0)
     assert "assumed: normalize imagenet" in said.out + said.err
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])  # layers before the last one, a convolution
+def test_a_head_of_several_layers_tells_its_classes_too(name: str, tmp_path: Path) -> None:
+    network = torchvision.models.get_model(name, num_classes=7).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    loaded = load_run("plain", str(tmp_path / "w.pth"), {"backbone": name, "image_size": 64})
+    assert len(loaded.classes) == 7
+    assert loaded.recipe.init == FRESH  # not what the nearest recipe, of another network, starts from
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("timm:", "timm: names no network; expected timm:NAME"),
+        ("torchvision:resnet5", "torchvision publishes no weights of 'resnet5' (did you mean 'resnet50'?)"),
+        (
+            "torchvision:vit_b_16",
+            "torchvision:vit_b_16 is not taken: of inception, maxvit and ViT networks only timm's",
+        ),
+    ],
+)
+def test_a_name_that_is_not_taken_says_why(source: str, words: str) -> None:
+    for command in (["val", "plain", "--load-from"], ["weights", "inspect"]):
+        assert words in attnbias(*command, source, expect=2).line
+    other = attnbias("val", "csra", "--load-from", source, expect=3).line
+    assert f"no checkpoint {source}: it names a network, not a file" in other
+    assert "--backbone NAME --pretrained" in other
+
+
+def test_a_head_starts_fresh_whatever_the_file_s_classes_and_it_is_said(demo_root: Path, tmp_path: Path) -> None:
+    state = torchvision.models.resnet18(num_classes=10).state_dict()
+    state["fc.weight"] += 1
+    torch.save(state, tmp_path / "w.pth")
+    run = ["train", "plain", "--recipe", "demo", "--backbone", "resnet18", "--backbone-weights", tmp_path / "w.pth"]
+    run += ["--image-size", 32, "--batch-size", 2, "--steps", 1, "--lr", 1e-12, "--gpus", 0, "--threads", 1]
+    said = attnbias(*run, "--data-root", demo_root, "--out", tmp_path / "run", expect=0)
+    assert f"backbone: {tmp_path / 'w.pth'}, 60 tensors; new: network.fc" in said.out.splitlines()
+    trained = load_file(tmp_path / "run" / "checkpoints" / "step-00000001" / "model.safetensors")
+    torch.testing.assert_close(trained["network.conv1.weight"], state["conv1.weight"])
+    assert trained["network.fc.weight"].abs().max() < 0.5
+
+
+class Corner(nn.Module):
+    """Answers by one corner of its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2, 1)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.first(images)[:, :, 0, 0])
+
+
+def test_where_no_layer_is_found_those_that_can_be_named_are() -> None:
+    with pytest.raises(UsageError, match=r"choose one with --layer; the last of those with a grid: first$"):
+        find_layer(Corner(), 32)
+    network = Corner()
+    assert find_layer(network, 32, "first").module is network.first
