@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -364,7 +364,7 @@ def initial_weights(
     number; nothing else may differ. Returns what was loaded, in words, and warnings, such as that a head which fits was
     trained on others than these `classes`.
     """
-    before = _versions(model)
+    before, parts = _versions(model), set[str]()
     if load_from is not None:
         path, _ = _resolve(locate(load_from), None)
         checkpoint = _read(path, trust=trust)
@@ -387,13 +387,14 @@ def initial_weights(
         return _filled("model", load_from, path, model, before), _left_out(path, checkpoint) + other
     if isinstance(method, LoadsParts):
         method.load_parts(model, recipe)
+        parts = _written(model, before)
     if backbone_weights is not None:
         path, _ = _resolve(locate(backbone_weights), None)
         checkpoint = _read(path, trust=trust)
         untold = _check_heads(model, checkpoint, path, backbone_weights)
         before = _versions(model)
         method.load_backbone(model, recipe, checkpoint.state, path)
-        return _filled("backbone", backbone_weights, path, model, before), untold + _left_out(path, checkpoint)
+        return _filled("backbone", backbone_weights, path, model, before, parts), untold + _left_out(path, checkpoint)
     return "", []
 
 
@@ -403,18 +404,30 @@ def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (value.data_ptr(), value._version) for name, value in model.state_dict().items()}
 
 
-def _filled(part: str, source: str, path: Path, model: nn.Module, before: dict[str, tuple[int, int]]) -> str:
-    """What was loaded since `before`, from where, whether that was verified, and which parts of the model are new."""
-    after = _versions(model)
-    loaded = {name for name, version in after.items() if version != before[name]}
-    holds = {place for name in loaded for place in _places(name)}
+def _written(model: nn.Module, before: dict[str, tuple[int, int]]) -> set[str]:
+    """The tensors that were written to since `before`."""
+    return {name for name, version in _versions(model).items() if version != before[name]}
+
+
+def _filled(
+    part: str,
+    source: str,
+    path: Path,
+    model: nn.Module,
+    before: dict[str, tuple[int, int]],
+    others: Set[str] = frozenset(),
+) -> str:
+    """What was loaded since `before`, from where, whether that was verified, and which parts of the model are new:
+    neither in that nor in the `others`, which were loaded before."""
+    loaded = _written(model, before)
+    holds = {place for name in loaded | others for place in _places(name)}
     parameters = [name for name, _ in model.named_parameters()]
-    fresh = [name for name in parameters if name not in loaded]
+    fresh = [name for name in parameters if name not in loaded | others]
     new = list(dict.fromkeys(next(place for place in _places(name) if place not in holds) for name in fresh))
     more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
     checked = verification(path)
     return (
-        f"{part}: {shown_source(source)}, {len(parameters) - len(fresh)} tensors{f', {checked}' if checked else ''}; "
+        f"{part}: {shown_source(source)}, {len(loaded & {*parameters})} tensors{f', {checked}' if checked else ''}; "
         f"new: {', '.join(new[:SHOWN]) or 'nothing'}{more}"
     )
 

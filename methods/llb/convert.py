@@ -169,7 +169,7 @@ def load_backbone(model: LLB, state: dict[str, Tensor], path: Path) -> LoadRepor
             f"{path} is not a complete backbone of {of}: {'; '.join(list(problems.values())[:6])}{more}; {mend}"
         )
     loaded = {name: converted[name] for name in wanted}
-    load_strict(model, own | loaded, path)
+    load_strict(model, loaded, path, fresh=own.keys() - wanted)
     return LoadReport(
         loaded=tuple(sorted(wanted)),
         fresh=tuple(name for name in own if name not in wanted),

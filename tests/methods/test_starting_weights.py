@@ -22,6 +22,7 @@ from attnbias.methods.engine import published
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.recipe import FRESH, OWN
 from attnbias.methods.engine.registry import get_method
+from attnbias.methods.engine.resolve import resolve_run
 from attnbias.methods.engine.run_folder import MANIFEST, crc32
 from attnbias.weights.files import write_weights
 from attnbias.weights.manifest import PUBLISHED
@@ -182,6 +183,15 @@ def test_another_network_than_the_recipes_begins_at_random_and_says_why(demo_roo
         assert flag in both.line
 
 
+def test_a_network_by_name_in_place_of_the_papers_begins_at_random_and_says_how_it_would_not() -> None:
+    run = resolve_run(get_method("llb"), "imagenet-augreg-base", {"backbone": "vit_small_patch14_reg4_dinov2"}, {})
+    assert run.request.recipe.init == FRESH
+    assert run.resolved.why_fresh == (
+        " (the recipe's vit_base_patch16_224.augreg_in21k_ft_in1k are of another network; --pretrained gives "
+        "vit_small_patch14_reg4_dinov2 its own)"
+    )
+
+
 def test_the_demo_starts_at_random_and_says_so(demo_root: Path, tmp_path: Path) -> None:
     done = attnbias("train", "csra", "--recipe", "demo", "--data-root", demo_root, "--dry-run", expect=0)
     assert "starting weights: random" in done.out
@@ -234,4 +244,8 @@ def test_a_backbone_with_other_heads_is_refused_although_its_shapes_agree(
     write_weights(tmp_path / "vit.safetensors", state, weights_metadata(method, recipe, classes, "multilabel"))
     run = ["train", "llb", "--recipe", "demo", *SMALL, "--data-root", demo_root, "--out", tmp_path / "run"]
     said = attnbias(*run, "--backbone-weights", tmp_path / "vit.safetensors", expect=code)
-    assert code == 0 or "is of a network with 4 attention heads, and the recipe's has 2" in said.line
+    if code == 0:
+        assert "backbone: " in said.out
+        assert "; new: branch\n" in said.out
+    else:
+        assert "is of a network with 4 attention heads, and the recipe's has 2" in said.line

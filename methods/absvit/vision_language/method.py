@@ -5,6 +5,7 @@ A second method of the same paper; `attnbias train absvit --task vqa` leads here
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -188,6 +189,7 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
         """Start the text encoder from the recipe's `text_weights`."""
         if recipe.text_weights is not None:
             load_text(model.get_submodule("text_transformer"), recipe.text_weights)
+            logging.getLogger(__name__).warning("text encoder: %s", recipe.text_weights)
 
     def load_backbone(
         self, model: VisionLanguageModel, recipe: VisionLanguageRecipe, state: dict[str, Tensor], path: Path
