@@ -623,7 +623,10 @@ def _describe_published(
             )
     if recipe_name is None:
         recipe_name = _nearest_recipe(method, num_classes, inferred, overrides)
-    recipe = override(method.named_recipe(recipe_name).recipe, {**inferred, **overrides})
+    base = method.named_recipe(recipe_name).recipe
+    recipe = override(base, {**inferred, **overrides})
+    if other_network(recipe, base) is not None:
+        recipe = override(recipe, {"init": FRESH})
     info = DATASETS.get(recipe.dataset)
     try:
         index = open_split(recipe.dataset, "val", data_root)

@@ -37,7 +37,7 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
 """A URL, or what is meant as one, to the end of a text: alone, or behind the option that it is given to."""
 RACES = 100
 """Times that a folder may be taken away by other processes before the system is believed that there can be none."""
-NOBODYS = "the paper's was fine-tuned on this dataset, and nobody publishes one"
+NOBODYS = "the one that it was made with is not published"
 LOG = logging.getLogger(__name__)
 
 _unread: set[Path] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -69,6 +69,9 @@ class Recipe(BaseModel):
     """The fields that every method shares. A method's recipe adds its own and sets the paper's defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    at_random: ClassVar[Fields] = {"init": FRESH}
+    """The fields that say what a run starts from, as they are where all of it starts at random."""
 
     dataset: str = option(
         "coco", "Dataset name (`attnbias list datasets`) or a prepared folder of your own.", "Data", often=True
@@ -213,6 +216,15 @@ def changed(recipe: Recipe, reference: Recipe) -> dict[str, tuple[object, object
     """Return {field: (value, reference value)} where the two differ."""
     values, others = recipe.model_dump(), reference.model_dump()
     return {name: (value, others.get(name)) for name, value in values.items() if value != others.get(name)}
+
+
+NETWORK = ("backbone", "family", "size", "stem", "architecture", "top_down")
+"""Fields that decide which network the starting weights are of."""
+
+
+def other_network(recipe: Recipe, base: Recipe) -> str | None:
+    """The first field by which a recipe is of another network than `base`, whose starting weights it cannot have."""
+    return next((name for name in changed(recipe, base) if name in NETWORK), None)
 
 
 def override(recipe: R, changes: Fields) -> R:

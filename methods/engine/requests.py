@@ -581,7 +581,9 @@ class TrainRequest(Images, Processes):
 
         recipe_type = get_description(info.data["method"]).recipe_type
         recipe = value if isinstance(value, Recipe) else recipe_type.model_validate_json(json.dumps(value))
-        if info.data.get("load_from") or info.data.get("from_scratch"):
+        if info.data.get("from_scratch"):
+            return override(recipe, recipe.at_random)
+        if info.data.get("load_from"):
             return override(recipe, {"init": FRESH})
         typed = info.data.get("backbone_weights")
         return override(recipe, {"init": public(typed)}) if typed else recipe

@@ -9,13 +9,19 @@ from typing import NamedTuple
 
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import FRESH, NamedRecipe, Recipe, changed, override, parse, read_recipe
+from attnbias.methods.engine.recipe import (
+    FRESH,
+    NamedRecipe,
+    Recipe,
+    changed,
+    other_network,
+    override,
+    parse,
+    read_recipe,
+)
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.screen import Table, say, styled
 from attnbias.methods.engine.types import Fields
-
-NETWORK = ("backbone", "family", "size", "stem", "architecture", "top_down")
-"""Recipe fields that decide which network the starting weights are of."""
 
 
 class Resolved(NamedTuple):
@@ -47,12 +53,13 @@ def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Re
     resolved = parse(method.recipe_type, {**base.model_dump(), **typed})
     if "init" in typed or base.init == FRESH:
         return Resolved(resolved, name, named)
-    for field, (value, known) in changed(resolved, base).items():
-        if field in NETWORK:
-            mend = "--pretrained" if field == "backbone" else "--backbone-weights"
-            why = f" (the recipe's {base.init} are of {field} {known}; {mend} gives {value} its own)"
-            return Resolved(override(resolved, {"init": FRESH}), name, named, why)
-    return Resolved(resolved, name, named)
+    if (field := other_network(resolved, base)) is None:
+        return Resolved(resolved, name, named)
+    value, known = getattr(resolved, field), getattr(base, field)
+    mend = "--pretrained" if field == "backbone" and value else "--backbone-weights"
+    of = "another network" if known is None else f"{field} {known}"
+    why = f" (the recipe's {base.init} are of {of}; {mend} gives {'this one' if value is None else value} its own)"
+    return Resolved(override(resolved, {"init": FRESH}), name, named, why)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,10 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
     if "init" in fields and (request.starts or request.resume not in (None, "auto")):
         other = [*request.starts, f"--resume {request.resume}"][0]
         raise UsageError(f"--init and {other} are two ways to start: give one of them")
+    for field, at_random in request.recipe.at_random.items() if request.from_scratch else ():
+        if fields.get(field, at_random) != at_random:
+            flag = "--" + field.replace("_", "-")
+            raise UsageError(f"--from-scratch starts at random, and {flag} does not: give one of them")
     weights, images, known = request.backbone_weights, "", request.recipe
     if not request.load_from and (request.pretrained or (weights and "backbone" in fields)):
         from attnbias.methods.engine.pretrained import follow_pretrained, pretrained_source

@@ -24,9 +24,9 @@ from attnbias.cli.options import typed_fields, with_options
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import FRESH, Recipe, read_recipe, write_recipe
+from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.resolve import NETWORK, resolve_recipe
+from attnbias.methods.engine.resolve import resolve_recipe
 from tests.helpers.command_line import attnbias, typed
 from tests.helpers.tiny_runs import CPU, TINY, contents
 

@@ -24,8 +24,9 @@ from attnbias.methods.absvit.vision_language.method import METHOD
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.load import initial_weights, load_run
 from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.resolve import resolve_run
 from attnbias.weights.errors import WeightsError
 from tests.helpers.command_line import attnbias
 from tests.helpers.text_samples import make_images, samples, texts
@@ -394,6 +395,33 @@ def test_text_encoder_starts_from_a_folder_and_nothing_is_fetched(tmp_path: Path
         torch.testing.assert_close(value, source.state_dict()[name])
     with pytest.raises(WeightsError, match="is of another size than --text-encoder and --vocabulary say"):
         METHOD.load_parts(built(small(vocabulary=60)), recipe)
+
+
+def test_from_scratch_starts_the_text_encoder_at_random_too() -> None:
+    run = resolve_run(METHOD, "vqa", {}, {"from_scratch": True})
+    assert (run.request.recipe.init, run.request.recipe.text_weights) == ("none", None)
+    with pytest.raises(UsageError, match="--from-scratch starts at random, and --text-weights does not"):
+        resolve_run(METHOD, "vqa", {"text_weights": "roberta-base"}, {"from_scratch": True})
+
+
+def test_what_the_recipe_itself_starts_is_not_called_new(tmp_path: Path) -> None:
+    recipe = small(text_weights=str(tmp_path / "text"))
+    source = built(recipe)
+    source.text_transformer.save_pretrained(tmp_path / "text")  # type: ignore[operator]
+    torch.save(source.vit_model.state_dict(), tmp_path / "vision.pth")
+    words, _ = initial_weights(
+        METHOD,
+        built(recipe),
+        recipe,
+        load_from=None,
+        backbone_weights=str(tmp_path / "vision.pth"),
+        reset_head=False,
+        trust=False,
+        classes=("yes", "no"),
+        task="vqa",
+    )
+    assert "; new: " in words
+    assert "text_transformer" not in words
 
 
 def test_missing_transformers_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -29,6 +29,8 @@ TEXT_ENCODERS: dict[str, dict[str, int]] = {
 
 class VisionLanguageRecipe(Recipe):
     """Everything that decides a vision-language run. Defaults are the README's VQA command: 6 processes x 24 x 3."""
+
+    at_random: ClassVar[Fields] = {**Recipe.at_random, "text_weights": None}
 
     task: TextTask = option(
         "vqa", "What is asked of image and text; a recipe is of one task, `--recipe` picks another.", "Data"

@@ -65,7 +65,8 @@ def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Dat
         UsageError: something differs; it is named.
     """
     info = stored_info(checkpoint / "model.safetensors", method)
-    if names := [name for name in changed(recipe, info.recipe) if name != "init"]:  # what began the run is behind it
+    differing = changed(recipe, info.recipe)
+    if names := [name for name in differing if name not in recipe.at_random]:  # what began the run is behind it
         raise UsageError(
             f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
             "resume with the same one, or choose another --out"

@@ -176,9 +176,8 @@ class _Run:
                 )
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
-            self.recipe = override(
-                self.recipe, {"init": stored_info(checkpoint / "model.safetensors", self.method).recipe.init}
-            )
+            began = stored_info(checkpoint / "model.safetensors", self.method).recipe
+            self.recipe = override(self.recipe, {name: getattr(began, name) for name in self.recipe.at_random})
         else:
             loaded, warnings = initial_weights(
                 self.method,
