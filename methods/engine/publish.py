@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from attnbias import __version__
+from attnbias.data.names import own_name
 from attnbias.data.reading import Json
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.load import (
@@ -20,8 +21,8 @@ from attnbias.methods.engine.load import (
     which_weights,
 )
 from attnbias.methods.engine.metrics_log import MetricsLog
-from attnbias.methods.engine.published import HUB, hub_repository
-from attnbias.methods.engine.recipe import write_recipe
+from attnbias.methods.engine.published import ADDRESS, HUB, hub_repository, on_disk
+from attnbias.methods.engine.recipe import FRESH, OWN, Recipe, override, write_recipe
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.requests import PushRequest
 from attnbias.methods.engine.run_folder import PROGRESS, RunFolder
@@ -32,6 +33,7 @@ from attnbias.methods.engine.types import Metrics
 from attnbias.weights.cache import offline
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
+from attnbias.weights.manifest import PUBLISHED
 
 WEIGHTS, RECIPE, PREPROCESSING, CARD = "model.safetensors", "recipe.yaml", "preprocessing.json", "README.md"
 
@@ -69,6 +71,8 @@ def push(request: PushRequest) -> Pushed:
         )
     described = describe(method, request.run, {}, entry=request.entry)
     loaded = load_run(method, request.run, {}, entry=request.entry)
+    recipe = without_paths(loaded.recipe)
+    described, loaded = replace(described, recipe=recipe), replace(loaded, recipe=recipe)
     with TemporaryDirectory(prefix="attnbias-") as place:
         folder = Path(place)
         metadata = weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)
@@ -98,6 +102,17 @@ def _upload(repository: str, folder: Path, request: PushRequest) -> str:
         mend = "; sign in: hf auth login, or $HF_TOKEN" if status in (None, 401, 403) else ""
         raise RunError(f"{request.target} cannot be written: {(str(error).splitlines() or ['?'])[0]}{mend}") from None
     return str(url)
+
+
+def without_paths(recipe: Recipe) -> Recipe:
+    """A recipe as others may see it: folders of this machine by their names alone, starting weights of one's own as
+    `own`."""
+    texts = [(name, value) for name, value in recipe if isinstance(value, str)]
+    public = {name: own_name(Path(value)) for name, value in texts if Path(value).is_absolute() or on_disk(value)}
+    public["dataset"] = own_name(Path(recipe.dataset))
+    if recipe.init not in (FRESH, OWN, *PUBLISHED) and not ADDRESS.fullmatch(recipe.init):
+        public["init"] = OWN
+    return override(recipe, public)
 
 
 def measured(described: Described, weights: str) -> dict[str, Metrics]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load
+from torchvision.models import resnet18
 
 from attnbias.methods.engine.load import load_run
 from tests.helpers.command_line import attnbias
@@ -103,3 +105,20 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_asked(run: Path, tm
     assert "expected hf://" in attnbias("weights", "push", run, "hf://me/csra/demo", expect=2).line
     assert "cannot be written --offline" in attnbias("--offline", "weights", "push", run, TARGET, expect=2).line
     assert "weights convert" in attnbias("weights", "push", tmp_path / "w.pth", TARGET, expect=3).line
+
+
+def test_no_path_of_this_machine_is_published(server: HubServer, demo_root: Path, tmp_path: Path) -> None:
+    """Neither of the dataset nor of the weights that it started from, in any file; the name of the set is."""
+    shutil.copytree(demo_root / "demo", tmp_path / "mine")
+    torch.save(resnet18().state_dict(), tmp_path / "start.pth")
+    run, cpu = tmp_path / "run", ["--gpus", 0, "--threads", 1]
+    train = ["train", "csra", "--recipe", "demo", "--dataset", tmp_path / "mine", "--backbone", "resnet18"]
+    train += ["--backbone-weights", tmp_path / "start.pth", "--image-size", 32, "--batch-size", 24, "--steps", 1]
+    attnbias(*train, *cpu, "--out", run, expect=0)
+    assert str(tmp_path) in (run / "recipe.yaml").read_text()
+    attnbias("weights", "push", run, TARGET, expect=0)
+    files = server.repositories["me/csra-demo"]
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+    recipe = yaml.safe_load(files["recipe.yaml"])
+    assert (recipe["dataset"], recipe["init"]) == ("mine", "own")
+    assert "trained on `mine`" in files["README.md"].decode()
