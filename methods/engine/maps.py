@@ -52,6 +52,14 @@ def attention_maps(
     return checked(maps.float())
 
 
+def layer_name(method: AnyMethod, model: nn.Module, kind: str) -> str | None:
+    """Name of the layer that an explainer looks at; None for a map of the method's own."""
+    if kind not in EXPLAINERS:
+        return None
+    layer = method.explained_layer(model).module
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
 def checked(maps: Tensor) -> Tensor:
     """Return the maps, or raise RunError where one holds NaN or infinity: it would be drawn as something."""
     if not torch.isfinite(maps).all():

@@ -26,6 +26,7 @@ from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
 from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, measure_reliance, versions, widened
 from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
+from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import override
@@ -400,6 +401,7 @@ def test_every_method_is_measured_on_photographs_with_masks(name: str, kind: str
     positives = sum(sum(record.target) for record in photographs.records)
     assert len(report.rows) + sum(report.skipped.values()) == positives
     assert report.map == (kind or method.default_map(recipe))
+    assert (report.layer in dict(model.named_modules())) == (report.map in EXPLAINERS)
     assert report.truth == "masks"
     means = report.summary()
     assert means["position_biased"] + means["range_biased"] + means["unbiased"] == pytest.approx(1)
@@ -433,6 +435,17 @@ def random_weights(path: Path, name: str, task: str) -> Path:
     model = method.build_model(recipe, 10, task)
     write_weights(path, model.state_dict(), weights_metadata(method, recipe, classes, task))
     return path
+
+
+def test_the_layer_that_an_explainer_looked_at_is_said_and_kept(demo_root: Path, tmp_path: Path) -> None:
+    file = random_weights(tmp_path / "model.safetensors", "plain", "multilabel")
+    common = ["--data-root", demo_root, "--gpus", 0, "--threads", 1, "--faithfulness", 1, "--json", tmp_path / "a.json"]
+    said = attnbias("val", "plain", "--load-from", file, "--bias-out", tmp_path / "bias", *common, expect=0)
+    assert "val: attention: gradcam at layer network.features" in said.out
+    assert json.loads((tmp_path / "bias" / "bias.json").read_text())["layer"] == "network.features"
+    (result,) = json.loads((tmp_path / "a.json").read_text())
+    assert result["bias"]["layer"] == "network.features"
+    assert (result["faithfulness"]["map"], result["faithfulness"]["other_map"]) == ("gradcam", "layercam")
 
 
 def test_single_label_sets_with_groups_name_their_worst(demo_root: Path, tmp_path: Path) -> None:

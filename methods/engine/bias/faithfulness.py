@@ -22,7 +22,7 @@ from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.maps import attention_maps, upsample
+from attnbias.methods.engine.maps import attention_maps, layer_name, upsample
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval
 from attnbias.methods.engine.types import Metrics
@@ -119,7 +119,8 @@ def measure_faithfulness(
     ]
     method = loaded.method
     used = kind or method.default_map(loaded.recipe)
-    other = method.default_map(loaded.recipe) if used in EXPLAINERS else next(iter(EXPLAINERS))
+    others = [*([method.default_map(loaded.recipe)] if used in EXPLAINERS else []), *EXPLAINERS]
+    other = next(each for each in others if each != used)
     fresh = untrained(loaded)
     mine = []
     for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
@@ -143,6 +144,7 @@ def measure_faithfulness(
     return {
         "map": used,
         "other_map": other,
+        "layer": layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other),
         "samples": len(rows),
         "means": {name: float(values.mean()) for name, values in columns.items()},
         "intervals_95": {name: interval(Ratio.mean(values), image_ids) for name, values in columns.items()},

@@ -35,7 +35,7 @@ from attnbias.methods.engine.bias.objects import ObjectBatch, counted, gathered,
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.maps import attention_maps
+from attnbias.methods.engine.maps import attention_maps, layer_name
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
 from attnbias.methods.engine.text import write_csv
@@ -82,6 +82,8 @@ class BiasReport:
     """Why it is not what a set of that kind usually has."""
     maxboxacc: float = float("nan")
     """MaxBoxAccV2 of all maps together."""
+    layer: str | None = None
+    """The layer that an explainer looked at."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -128,6 +130,7 @@ class BiasReport:
         """Means, intervals, groups, baselines, what was left out, and the settings: what bias.json holds."""
         return {
             "map": self.map,
+            "layer": self.layer,
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -214,7 +217,8 @@ def measure_bias(
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     used = kind or loaded.method.default_map(loaded.recipe)
     (pxap, maxboxacc), own = apart[0], [each[0] for each in rows]
-    return BiasReport(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc)
+    layer = layer_name(loaded.method, loaded.model, used)
+    return BiasReport(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer)
 
 
 def _merged(accelerator: Accelerator, pixels: PixelHistogram, boxes: BoxHits) -> tuple[float, float]:
@@ -325,4 +329,5 @@ class BiasProbe(Probe):
         return {name: means | dict.fromkeys(names, ends[name]) for name, means in content["baselines"].items()}
 
     def remarks(self, content: Content) -> Sequence[str]:
-        return left_out_of(self.name, content)
+        looked = [f"attention: {content['map']} at layer {content['layer']}"] if content["layer"] else []
+        return [*looked, *left_out_of(self.name, content)]

@@ -24,7 +24,7 @@ from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
 from attnbias.methods.engine.load import Loaded, input_words
-from attnbias.methods.engine.maps import attention_maps, normalise
+from attnbias.methods.engine.maps import attention_maps, layer_name, normalise
 
 MOST_CLASSES = 12
 """Maps drawn of one image: true labels first, then predicted ones by their score."""
@@ -67,12 +67,9 @@ class Column:
     def describe(self, rule: str) -> GalleryRun:
         """Say which model, which map and which normalisation this is."""
         method, model = self.loaded.method, self.loaded.model
-        if self.kind in EXPLAINERS:
-            layer = method.explained_layer(model).module
-            where = next(name for name, module in model.named_modules() if module is layer)
-            words = f"{EXPLAINERS[self.kind]} at {where}"
-        else:
-            words = method.maps.get(self.kind, "").rstrip(".")
+        words = method.maps.get(self.kind, "").rstrip(".")
+        if (layer := layer_name(method, model, self.kind)) is not None:
+            words = f"{EXPLAINERS[self.kind]} at {layer}"
         return GalleryRun(
             name=self.name,
             method=f"{method.title}. {method.paper}",
