@@ -12,7 +12,7 @@ from attnbias.methods.engine.types import Fields, LogLine
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from attnbias.methods.engine.types import Batch, BatchedImages
 
@@ -80,6 +80,14 @@ class LoadsByName(Protocol):
 
     def infer_named(self, state: dict[str, Tensor], backbone: str) -> Fields:
         """What converted weights of this network tell: `num_classes`; {} where they are another's."""
+
+
+@runtime_checkable
+class IsWhole(Protocol[R, M]):
+    """Its model is a network of timm or torchvision, whole."""
+
+    def library_network(self, model: M, recipe: R, num_classes: int) -> tuple[str, nn.Module] | None:
+        """The call that makes the network there, and the network; None where it is not theirs."""
 
 
 @runtime_checkable

@@ -126,10 +126,8 @@ class TimmFeatures(nn.Module):
 
         Its weights then load strictly, unless the words say what was taken out.
         """
-        if not (isinstance(self._build, partial) and self._build.func is timm.create_model):
+        if (words := timm_call(self._build, 0)) is None:
             return None
-        options = ", ".join(f"{name}={value}" for name, value in {"num_classes": 0, **self._build.keywords}.items())
-        words = f"timm.create_model('{self._build.args[0]}', {options})"
         taken_out = self.outline(num_classes=0).state_dict().keys() - self.model.state_dict().keys()
         if not taken_out:
             return words
@@ -212,6 +210,14 @@ def timm_builder(name: str, image_size: int) -> Callable[..., Any]:
     config = timm_config(known)
     size: Fields = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     return partial(timm.create_model, known, **size)
+
+
+def timm_call(build: Callable[..., Any], num_classes: int) -> str | None:
+    """The call by which timm makes a network of `timm_builder`; None where timm does not know it by name."""
+    if not (isinstance(build, partial) and build.func is timm.create_model):
+        return None
+    options = ", ".join(f"{name}={value}" for name, value in {"num_classes": num_classes, **build.keywords}.items())
+    return f"timm.create_model('{build.args[0]}', {options})"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.data.reading import Json
+from attnbias.methods.engine.abilities import IsWhole
 from attnbias.methods.engine.backbones import TimmFeatures, TorchvisionFeatures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import (
@@ -190,6 +191,10 @@ def plain_network(loaded: Loaded) -> tuple[str, dict[str, Tensor]]:
     Raises:
         UsageError: there is none, as in a network whose every block was changed.
     """
+    if isinstance(loaded.method, IsWhole):
+        whole = loaded.method.library_network(loaded.model, loaded.recipe, len(loaded.classes))
+        if whole is not None:
+            return whole[0], whole[1].state_dict()
     for module in loaded.model.modules():
         if isinstance(module, TimmFeatures) and (words := module.in_words()) is not None:
             return words, module.model.state_dict()

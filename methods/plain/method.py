@@ -13,11 +13,12 @@ from attnbias.data.transforms import basic
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.maps import explain
 from attnbias.methods.engine.method import Method
+from attnbias.methods.engine.training.optim import rate_groups
 from attnbias.methods.engine.types import Batch, Layer, ParamGroups
 from attnbias.methods.plain import PlainDescription
 from attnbias.methods.plain.attention import feature_maps
 from attnbias.methods.plain.convert import convert, fit_resolution, infer, infer_named, load_all_but_the_head
-from attnbias.methods.plain.model import PlainClassifier, build_network, of_head
+from attnbias.methods.plain.model import PlainClassifier, build_network, library_call, of_head
 from attnbias.methods.plain.recipe import PlainRecipe, schedule
 
 
@@ -36,14 +37,8 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
 
     def param_groups(self, model: PlainClassifier, recipe: PlainRecipe) -> ParamGroups:
         """The network, then its head at `head_lr_scale` times its rate; weight decay on everything."""
-        parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-        for name, parameter in model.network.named_parameters():
-            if parameter.requires_grad:
-                parts[of_head(model.network, name)].append(parameter)
-        rates = {False: recipe.lr, True: recipe.lr * recipe.head_lr_scale}
-        return [
-            {"params": parts[head], "lr": rate, "weight_decay": recipe.weight_decay} for head, rate in rates.items()
-        ]
+        rates = (recipe.lr, recipe.lr * recipe.head_lr_scale)
+        return rate_groups(model.network, recipe, lambda name: of_head(model.network, name), rates)
 
     schedule = staticmethod(schedule)
 
@@ -82,6 +77,13 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
     def explained_layer(self, model: PlainClassifier) -> Layer:
         """The recipe's layer, or the one that is found."""
         return model.layer
+
+    def library_network(
+        self, model: PlainClassifier, recipe: PlainRecipe, num_classes: int
+    ) -> tuple[str, nn.Module] | None:
+        """The whole network; None for the tiny ones, which are ours."""
+        words = library_call(recipe.backbone, num_classes, recipe.image_size)
+        return None if words is None else (words, model.network)
 
     convert = staticmethod(convert)
 

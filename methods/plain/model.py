@@ -14,7 +14,13 @@ from functools import cached_property
 import torchvision
 from torch import Tensor, nn
 
-from attnbias.methods.engine.backbones import TinyFeatures, is_torchvision, sizes_that_suit, timm_builder
+from attnbias.methods.engine.backbones import (
+    TinyFeatures,
+    is_torchvision,
+    sizes_that_suit,
+    timm_builder,
+    timm_call,
+)
 from attnbias.methods.engine.types import Layer
 from attnbias.methods.plain.layer import find_layer
 
@@ -80,3 +86,12 @@ def build_network(name: str, num_classes: int, image_size: int) -> nn.Module:
         with sizes_that_suit(name, image_size):
             network = timm_builder(name, image_size)(num_classes=num_classes)
     return network
+
+
+def library_call(name: str, num_classes: int, image_size: int) -> str | None:
+    """The call by which timm or torchvision makes a network of `build_network`; None for the tiny ones."""
+    if name == "tiny":
+        return None
+    if is_torchvision(name):
+        return f"torchvision.models.get_model('{name}', num_classes={num_classes})"
+    return timm_call(timm_builder(name, image_size), num_classes)

@@ -200,8 +200,9 @@ def test_what_we_write_tells_how_images_are_prepared(tmp_path: Path) -> None:
             "vit_tiny_patch16_224",
             {"num_classes": 4, "img_size": 64},
         ),
+        ("plain", {"backbone": "test_convnext"}, "test_convnext", {"num_classes": 4}),
     ],
-    ids=["csra resnet", "csra vit", "ida swin", "llb", "absvit's vit"],
+    ids=["csra resnet", "csra vit", "ida swin", "llb", "absvit's vit", "plain"],
 )
 def test_plain_weights_load_strictly_in_timm(
     method: str, fields: dict[str, Any], name: str, options: dict[str, Any], tmp_path: Path
