@@ -19,6 +19,7 @@ from attnbias.methods.engine.backbones import build_backbone, fit_resolution, lo
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
+from attnbias.methods.engine.training.optim import rate_groups
 from attnbias.methods.engine.types import Batch, Layer, Metrics, ParamGroups
 
 
@@ -37,11 +38,8 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
 
     def param_groups(self, model: CSRA, recipe: CSRARecipe) -> ParamGroups:
         """The backbone, then the heads at `head_lr_scale` times its rate; weight decay on everything."""
-        rates = {"backbone": recipe.lr, "classifier": recipe.lr * recipe.head_lr_scale}
-        return [
-            {"params": [*model.get_submodule(part).parameters()], "lr": lr, "weight_decay": recipe.weight_decay}
-            for part, lr in rates.items()
-        ]
+        rates = (recipe.lr, recipe.lr * recipe.head_lr_scale)
+        return rate_groups(model, recipe, lambda name: name.startswith("classifier."), rates)
 
     schedule = staticmethod(schedule)
 

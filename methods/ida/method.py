@@ -16,7 +16,7 @@ from attnbias.data.transforms.randaugment import RandAugmentPolicy
 from attnbias.methods.engine.backbones import build_backbone, fit_resolution, load_backbone
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.metrics import multilabel_measures
-from attnbias.methods.engine.training.optim import decay_groups, is_vector
+from attnbias.methods.engine.training.optim import decay_groups, is_vector, rate_groups
 from attnbias.methods.engine.types import Batch, Layer, LogLine, Metrics, ParamGroups
 from attnbias.methods.ida import IDADescription
 from attnbias.methods.ida.attention import spatial_attention, token_attention
@@ -54,16 +54,9 @@ class InterventionalDualAttention(IDADescription, Method[IDARecipe, IDA]):
             return super().param_groups(model, recipe)
         if recipe.param_groups == "no_decay_1d":
             return decay_groups(model, recipe, is_vector)
-        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}  # of the backbone, and not
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parts[name.startswith("backbone.")].append(parameter)
         # torch's OneCycleLR sets one highest rate for all groups: in the program the factor is lost.
         lr = recipe.lr if recipe.legacy_shared_lr else recipe.lr * recipe.backbone_lr_factor
-        return [
-            {"params": parts[True], "lr": lr, "weight_decay": recipe.weight_decay},
-            {"params": parts[False], "lr": recipe.lr, "weight_decay": recipe.weight_decay},
-        ]
+        return rate_groups(model, recipe, lambda name: not name.startswith("backbone."), (lr, recipe.lr))
 
     schedule = staticmethod(schedule)
 

@@ -47,6 +47,21 @@ def decay_groups(model: nn.Module, recipe: Recipe, free: Callable[[str, nn.Param
     ]
 
 
+def rate_groups(
+    model: nn.Module, recipe: Recipe, apart: Callable[[str], bool], rates: tuple[float, float]
+) -> ParamGroups:
+    """Two groups of the parameters that learn, each with its rate of `rates`: all others, then those that are `apart`
+    by name; the recipe's weight decay on everything."""
+    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[apart(name)].append(parameter)
+    return [
+        {"params": parts[is_apart], "lr": rate, "weight_decay": recipe.weight_decay}
+        for is_apart, rate in zip((False, True), rates, strict=True)
+    ]
+
+
 def is_vector(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is a bias or a vector, such as a norm's: what most programs spare the weight decay."""
     return parameter.ndim <= 1 or name.endswith(".bias")
