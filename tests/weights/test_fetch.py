@@ -314,7 +314,8 @@ def test_a_published_name_brings_its_recipe(
     monkeypatch.setattr(published, "PUBLISHED", table)
     monkeypatch.setattr(load, "PUBLISHED", table)
     loaded = load_run("csra", "mine", {})
-    assert loaded.recipe == recipe.model_copy(update={"backbone": "resnet18"})
+    of_another_network = {"backbone": "resnet18", "init": "none"}  # what the recipe would start from is a ViT's
+    assert loaded.recipe == recipe.model_copy(update=of_another_network)
     assert load.owners("mine") == ["csra"]
 
 
