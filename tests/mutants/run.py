@@ -30,7 +30,7 @@ from rich.table import Table
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS = ("cli", "data", "methods", "weights")
 LIMIT = 120.0
-"""Seconds that the tests of one fault may take."""
+"""Seconds that the tests of one fault may take, on a machine with nothing else to do."""
 ENOUGH = 0.9
 """The share of faults that must be noticed."""
 
@@ -82,7 +82,7 @@ class Copy:
             (package / part.name).symlink_to(part)
         return cls(folder)
 
-    def run(self, tests: Sequence[str], limit: float | None = LIMIT) -> Verdict:
+    def run(self, tests: Sequence[str], limit: float | None) -> Verdict:
         """Run tests in the copy: a fault is noticed where one fails.
 
         Raises:
@@ -109,18 +109,18 @@ class Copy:
             raise RuntimeError(f"{' '.join(tests)}: pytest ended with {process.returncode}\n{written}")
         return Verdict.NOTICED if process.returncode else Verdict.MISSED
 
-    def try_out(self, fault: Fault) -> Outcome:
+    def try_out(self, fault: Fault, limit: float) -> Outcome:
         """Put a fault in and run its tests; the file is mended afterwards."""
         begin = time.monotonic()
         sound = fault.put_in(self.folder)
         try:
-            verdict = self.run(fault.tests)
+            verdict = self.run(fault.tests, limit)
         finally:
             (self.folder / fault.file).write_text(sound)
         return Outcome(fault, verdict, time.monotonic() - begin)
 
 
-def outcomes(faults: Sequence[Fault], copies: Sequence[Copy]) -> Iterator[Outcome]:
+def outcomes(faults: Sequence[Fault], copies: Sequence[Copy], limit: float) -> Iterator[Outcome]:
     """Try faults, as many at once as there are copies; in the order of the list."""
     free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
     for copy in copies:
@@ -136,7 +136,7 @@ def outcomes(faults: Sequence[Fault], copies: Sequence[Copy]) -> Iterator[Outcom
 
     def try_out(fault: Fault) -> Outcome:
         with borrowed() as copy:
-            return copy.try_out(fault)
+            return copy.try_out(fault, limit)
 
     with ThreadPoolExecutor(len(copies)) as workers:
         yield from workers.map(try_out, faults)
@@ -147,6 +147,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="faults whose name or file holds this word")
     parser.add_argument("--check", action="store_true", help="only check that every fault applies; run no test")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="faults tried at once (default: cores)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help=f"seconds for the tests of a fault ({LIMIT:.0f})")
     arguments = parser.parse_args()
     chosen = [fault for fault in FAULTS if arguments.only in fault.name or arguments.only in fault.file]
     console = Console()
@@ -165,7 +166,7 @@ def main() -> int:
         if copies[0].run(sorted({test for fault in chosen for test in fault.tests}), limit=None) is not Verdict.MISSED:
             console.print("the tests fail without any fault; mend that first")
             return 1
-        for found in outcomes(chosen, copies):
+        for found in outcomes(chosen, copies, arguments.limit):
             noticed += found.noticed
             console.print(f"{found.verdict.value}: {found.fault.name} ({found.seconds:.0f} s)", highlight=False)
             table.add_row(found.fault.name, found.fault.file, found.verdict.value, f"{found.seconds:.0f}")
