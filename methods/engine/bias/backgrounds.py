@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +22,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.data.errors import DataError
 from attnbias.data.reading import Json
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.attention_measures import BACKGROUNDS
-from attnbias.methods.engine.bias.objects import Sample, counted, gathered, object_batches, regions, resolve_truth
+from attnbias.methods.engine.bias.objects import (
+    NothingToMeasureError,
+    ResolvedTruth,
+    Sample,
+    counted,
+    gathered,
+    object_batches,
+    regions,
+    resolve_truth,
+)
 from attnbias.methods.engine.bias.reliance import from_elsewhere, widened
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
@@ -108,8 +118,46 @@ def relative_foreground_sensitivity(on_object: float, on_context: float) -> floa
     return (on_context - on_object) / room if room > 0 else None
 
 
-@torch.no_grad()
+class Named(NamedTuple):
+    """One sample, and whether its class is named."""
+
+    image: int
+    label: int
+    values: list[bool]
+    """In the order of SHOWN."""
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """What is named of all samples, and how they were made."""
+
+    rows: Sequence[Named]
+    truth: ResolvedTruth
+    skipped: dict[str, int]
+
+    def content(self) -> Json:
+        """The figures of BACKGROUNDS with their intervals, and the settings."""
+        return {
+            "truth": self.truth.kind,
+            "truth_reason": self.truth.reason,
+            "sigma": SIGMA,
+            "samples": len(self.rows),
+            "skipped": self.skipped,
+            **_means(np.array([row.image for row in self.rows]), np.array([row.values for row in self.rows])),
+        }
+
+
 def measure_backgrounds(
+    loaded: Loaded, dataset: ImageDataset, evaluation: Evaluation, accelerator: Accelerator, **how: Any
+) -> Json:
+    """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
+    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS; `how` is of
+    `score_backgrounds`, which says what is raised."""
+    return score_backgrounds(loaded, dataset, evaluation, accelerator, **how).content()
+
+
+@torch.no_grad()
+def score_backgrounds(
     loaded: Loaded,
     dataset: ImageDataset,
     evaluation: Evaluation,
@@ -117,12 +165,12 @@ def measure_backgrounds(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
-) -> Json:
-    """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
-    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS.
+) -> Backgrounds:
+    """Show every sample on other contexts, without its object, and under noise.
 
     Raises:
-        DataError: the set has neither masks nor boxes, or no sample has other images to lend their contexts.
+        DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample has other images to lend their
+            contexts.
     """
     against = resolve_truth(dataset, truth)
     positions = evaluation.ids.tolist()
@@ -130,7 +178,7 @@ def measure_backgrounds(
     device = accelerator.device
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
     skipped: Counter[str] = Counter()
-    mine: list[tuple[int, int, list[bool]]] = []
+    mine: list[Named] = []
     for images, samples in object_batches(
         dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size
     ):
@@ -143,20 +191,15 @@ def measure_backgrounds(
             scores = loaded.method.predict(loaded.model, shown, loaded.task)["scores"].double()
             label = sample.region.label
             named = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
-            mine.append((sample.image, label, named.tolist()))
+            mine.append(Named(sample.image, label, named.tolist()))
     found = sorted(gathered(accelerator, mine))
     counts = counted(accelerator, skipped)
     if not found:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})")
-    return {
-        "truth": against.kind,
-        "truth_reason": against.reason,
-        "sigma": SIGMA,
-        "samples": len(found),
-        "skipped": counts,
-        **_means(np.array([image for image, _, _ in found]), np.array([named for _, _, named in found])),
-    }
+        raise NothingToMeasureError(
+            f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})"
+        )
+    return Backgrounds(found, against, counts)
 
 
 def _means(image_ids: NDArray[np.int64], named: NDArray[np.bool_]) -> Json:

@@ -5,11 +5,13 @@ figures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -97,8 +99,46 @@ def area_under(curve: Tensor) -> float:
     return float(torch.trapezoid(curve.double()) / (len(curve) - 1))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Faithfulness:
+    """What was found of each sample."""
+
+    map: str
+    other_map: str
+    """The one that `agreement` is with."""
+    layer: str | None
+    images: NDArray[np.int64]
+    """(N,): the image of each sample."""
+    columns: Mapping[str, NDArray[np.float64]]
+    """(N,) by name: those of FAITHFULNESS, and what random maps reach as random_NAME."""
+
+    def content(self) -> Metrics:
+        """Means over all samples with their intervals, and the maps."""
+        return {
+            "map": self.map,
+            "other_map": self.other_map,
+            "layer": self.layer,
+            "samples": len(self.images),
+            "means": {name: float(values.mean()) for name, values in self.columns.items()},
+            "intervals_95": {name: interval(Ratio.mean(values), self.images) for name, values in self.columns.items()},
+        }
+
+
 def measure_faithfulness(
+    loaded: Loaded,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    count: int,
+    **how: Any,
+) -> Metrics:
+    """Means over `count` samples of everything in FAITHFULNESS, and of what random maps reach of the first of it; `how`
+    is of `score_faithfulness`."""
+    return score_faithfulness(loaded, dataset, evaluation, accelerator, count, **how).content()
+
+
+@torch.no_grad()
+def score_faithfulness(
     loaded: Loaded,
     dataset: ImageDataset,
     evaluation: Evaluation,
@@ -107,11 +147,14 @@ def measure_faithfulness(
     *,
     kind: str | None = None,
     batch_size: int = 64,
-) -> Metrics:
-    """Means over `count` samples of everything in FAITHFULNESS, and of what random maps reach of the first of it.
+    steps: int | None = None,
+    on_pixels: Sequence[str] = ON_PIXELS,
+) -> Faithfulness:
+    """Measure everything in FAITHFULNESS of `count` samples, and what random maps reach of what is measured on pixels.
 
     Samples (a positive class of a scored image) are taken evenly from the whole split. Each costs four times as many
-    passes as the image has rows, and 16 more. Each true class is explained, not the predicted one as in the papers.
+    passes as there are `steps` (None: as the image has rows), and 16 more, of "road". Each true class is explained, not
+    the predicted one as in the papers. Of ON_PIXELS, only `on_pixels` is measured.
     """
     every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
     chosen = [
@@ -134,34 +177,41 @@ def measure_faithfulness(
         figures = [
             figure
             for saliency in (own, chance)
-            for figure in _on_pixels(loaded, image, label, saliency, seed=position, batch_size=batch_size)
+            for figure in _on_pixels(
+                loaded, image, label, saliency, on_pixels, seed=position, steps=steps, batch_size=batch_size
+            )
         ]
         mine.append((position, label, [*figures, map_agreement(own, second), map_agreement(own, blank)]))
     rows = sorted(gathered(accelerator, mine))
     image_ids = np.array([position for position, _, _ in rows])
-    names = (*ON_PIXELS, *(f"random_{name}" for name in ON_PIXELS), *ON_MAPS)
+    names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
-    return {
-        "map": used,
-        "other_map": other,
-        "layer": layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other),
-        "samples": len(rows),
-        "means": {name: float(values.mean()) for name, values in columns.items()},
-        "intervals_95": {name: interval(Ratio.mean(values), image_ids) for name, values in columns.items()},
-    }
+    layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
+    return Faithfulness(used, other, layer, image_ids, columns)
 
 
 def _on_pixels(
-    loaded: Loaded, image: Tensor, label: int, saliency: Tensor, *, seed: int, batch_size: int
+    loaded: Loaded,
+    image: Tensor,
+    label: int,
+    saliency: Tensor,
+    names: Sequence[str],
+    *,
+    seed: int,
+    steps: int | None,
+    batch_size: int,
 ) -> list[float]:
-    """What one map (H, W) reaches on an image (3, H, W), in the order of ON_PIXELS."""
+    """What one map (H, W) reaches on an image (3, H, W), of each of these names of ON_PIXELS."""
 
     def score(images: Tensor) -> Tensor:
         return loaded.method.predict(loaded.model, images, loaded.task)["scores"][:, label]
 
-    deletion, insertion = faithfulness_curves(image, saliency, score, batch_size=batch_size)
-    figures = [area_under(deletion), area_under(insertion), aopc(deletion)]
-    return [*figures, road(image, saliency, score, seed=seed)]
+    size = None if steps is None else -(-saliency.numel() // steps)
+    deletion, insertion = faithfulness_curves(image, saliency, score, pixels_per_step=size, batch_size=batch_size)
+    figures = {"deletion": area_under(deletion), "insertion": area_under(insertion), "aopc": aopc(deletion)}
+    if "road" in names:
+        figures["road"] = road(image, saliency, score, seed=seed)
+    return [figures[name] for name in names]
 
 
 class FaithfulnessProbe(Probe):

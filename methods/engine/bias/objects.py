@@ -27,6 +27,10 @@ from attnbias.methods.engine.types import Truth
 T = TypeVar("T")
 
 
+class NothingToMeasureError(DataError):
+    """No object of a split says anything of what is measured, though the set has some."""
+
+
 class Region(NamedTuple):
     """Where one class is in the network's input."""
 
@@ -86,11 +90,16 @@ def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
         raise DataError(f"dataset '{index.dataset}' has no masks; use --truth boxes")
     if truth == "masks" and missing:
         raise DataError(f"dataset '{index.dataset}': {without}; use --truth boxes")
-    if not any(record.boxes for record in dataset.records):
+    if not has_objects(dataset):
         raise DataError(f"dataset '{index.dataset}' has no boxes: attention cannot be held against objects")
     if missing:
         return ResolvedTruth("boxes", f"{without}: attention is held against boxes")
     return ResolvedTruth(truth or ("boxes" if index.annotations is None else "masks"))
+
+
+def has_objects(dataset: ImageDataset) -> bool:
+    """Whether any object of a split is annotated."""
+    return any(record.boxes for record in dataset.records)
 
 
 def object_batches(

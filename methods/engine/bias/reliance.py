@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.data.errors import DataError
 from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.objects import (
+    NothingToMeasureError,
     ObjectBatch,
+    ResolvedTruth,
     Sample,
     counted,
     gathered,
@@ -139,8 +140,51 @@ def versions(image: Tensor, sample: Sample, hidden: NDArray[np.bool_], other: Te
     return torch.stack([image, torch.where(mask, image, other), *(torch.where(gone, fill, image) for fill in fills)])
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Reliance:
+    """The scores of all samples, and how they were made."""
+
+    rows: Sequence[Scored]
+    truth: ResolvedTruth
+    donors: int
+    skipped: dict[str, int]
+
+    def content(self) -> Json:
+        """Means over all samples with their intervals, and the settings."""
+        return {
+            "truth": self.truth.kind,
+            "truth_reason": self.truth.reason,
+            "margin": MARGIN,
+            "donors": self.donors,
+            "samples": len(self.rows),
+            "skipped": self.skipped,
+            **_means(self.rows),
+        }
+
+
 def measure_reliance(
+    loaded: Loaded,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    *,
+    table: Path | None = None,
+    **how: Any,
+) -> Json:
+    """Means over the positive classes of all scored images, with 95 % intervals.
+
+    `probability` of the class on the whole image, with the object alone, and with the context alone by each filling;
+    `object_share` and `context_share` are what of the mean probability is left, `fill_spread` how far the fillings lie
+    apart. With `table`, the figures of every sample go there. `how` is of `score_reliance`, which says what is raised.
+    """
+    found = score_reliance(loaded, dataset, evaluation, accelerator, **how)
+    if table and accelerator.is_main_process:
+        write_csv(table, _rows(found.rows, dataset))
+    return found.content()
+
+
+@torch.no_grad()
+def score_reliance(
     loaded: Loaded,
     dataset: ImageDataset,
     evaluation: Evaluation,
@@ -148,16 +192,11 @@ def measure_reliance(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
-    table: Path | None = None,
-) -> Json:
-    """Means over the positive classes of all scored images, with 95 % intervals.
-
-    `probability` of the class on the whole image, with the object alone, and with the context alone by each filling;
-    `object_share` and `context_share` are what of the mean probability is left, `fill_spread` how far the fillings lie
-    apart. With `table`, the figures of every sample go there.
+) -> Reliance:
+    """Score the positive classes of all scored images, with their objects or their contexts taken away.
 
     Raises:
-        DataError: the set has neither masks nor boxes, or no sample says anything.
+        DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample says anything.
     """
     against = resolve_truth(dataset, truth)
     positions = evaluation.ids.tolist()
@@ -170,18 +209,10 @@ def measure_reliance(
     counts = counted(accelerator, skipped)
     if not found:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to take away ({words})")
-    if table and accelerator.is_main_process:
-        write_csv(table, _rows(found, dataset))
-    return {
-        "truth": against.kind,
-        "truth_reason": against.reason,
-        "margin": MARGIN,
-        "donors": len(donors.donors),
-        "samples": len(found),
-        "skipped": counts,
-        **_means(found),
-    }
+        raise NothingToMeasureError(
+            f"{dataset.index.dataset}/{dataset.index.split} has no object to take away ({words})"
+        )
+    return Reliance(found, against, len(donors.donors), counts)
 
 
 def _score(loaded: Loaded, batch: ObjectBatch, donors: Donors, skipped: Counter[str]) -> list[Scored]:

@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.data.errors import DataError
 from attnbias.methods.engine import attention_measures
 from attnbias.methods.engine.attention_measures import between, between_name, shown_names
 from attnbias.methods.engine.bias.attention_bias import (
@@ -31,7 +30,14 @@ from attnbias.methods.engine.bias.attention_bias import (
     uniform_map,
 )
 from attnbias.methods.engine.bias.box_accuracy import BoxHits
-from attnbias.methods.engine.bias.objects import ObjectBatch, counted, gathered, object_batches, resolve_truth
+from attnbias.methods.engine.bias.objects import (
+    NothingToMeasureError,
+    ObjectBatch,
+    counted,
+    gathered,
+    object_batches,
+    resolve_truth,
+)
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
 from attnbias.methods.engine.load import Loaded
@@ -194,10 +200,10 @@ def measure_bias(
     `kind` is a name of the method's maps or "gradcam"; `truth` is masks where the set has them, else boxes.
 
     Raises:
-        DataError: the set has neither masks nor boxes, or no sample says anything.
+        DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample says anything.
     """
     against = resolve_truth(dataset, truth)
-    right = _named(evaluation)
+    right = named_classes(evaluation)
     mine: list[list[Row]] = []
     skipped: Counter[str] = Counter()
     counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
@@ -208,7 +214,9 @@ def measure_bias(
     counts = counted(accelerator, skipped)
     if not rows:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise DataError(f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})")
+        raise NothingToMeasureError(
+            f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})"
+        )
     apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
         name: {**_means([each[position] for each in rows]), **_together(*apart[position])}
@@ -237,7 +245,7 @@ def _together(pxap: float, maxboxacc: float) -> Means:
     return {"pxap": pxap, "maxboxacc_v2": maxboxacc}
 
 
-def _named(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
+def named_classes(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
     """For each image, which classes (C,) the model names."""
     scores = evaluation.scores["scores"]
     named = scores >= 0.5 if evaluation.targets.ndim == 2 else scores.argmax(1)[:, None] == np.arange(scores.shape[1])
