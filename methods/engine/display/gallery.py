@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.reading import Json
-from attnbias.methods.engine.display.overlay import COLOUR_TABLES, FOCUS
+from attnbias.methods.engine.display.html_page import data_address, html_page, jpeg_address, map_levels, short
 from attnbias.methods.engine.display.segments import Labels, Segments
-from attnbias.methods.engine.text import fill_template, html_text, json_in_script
 
 THUMBNAIL = 360
 """Longest side of an image on the page, in pixels."""
@@ -97,15 +94,7 @@ class GalleryPage:
 
     def html(self) -> str:
         """Write the page as one self-contained HTML text that needs no other file."""
-        assets = files(__package__)
-        page = assets.joinpath("gallery.html").read_text(encoding="utf-8")
-        parts = {
-            "title": html_text(self.title),
-            "style": assets.joinpath("gallery.css").read_text(encoding="utf-8"),
-            "data": json_in_script(self._content()),
-            "script": assets.joinpath("gallery.js").read_text(encoding="utf-8"),
-        }
-        return fill_template(page, parts)
+        return html_page("gallery", self.title, self._content())
 
     def _content(self) -> Json:
         return {
@@ -114,8 +103,6 @@ class GalleryPage:
             "classes": self.classes,
             "opacity": self.opacity,
             "boxes": self.boxes,
-            "focus": FOCUS,
-            "colours": {name: _base64(table().tobytes()) for name, table in COLOUR_TABLES.items()},
             "runs": [
                 {
                     "name": run.name,
@@ -141,23 +128,21 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def _item(item: GalleryItem) -> Json:
-    jpeg = io.BytesIO()
-    item.image.convert("RGB").save(jpeg, "JPEG", quality=88)
     return {
         "name": item.name,
-        "picture": "data:image/jpeg;base64," + _base64(jpeg.getvalue()),
+        "picture": jpeg_address(item.image),
         "width": item.image.width,
         "height": item.image.height,
         "true": item.true,
         "unknown": item.unknown,
         "labels": list(item.views[0].maps),
-        "boxes": [{name: _short(value) for name, value in box._asdict().items()} for box in item.boxes],
+        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in item.boxes],
         "views": [
             {
-                "scores": {label: _short(score) for label, score in view.scores.items()},
+                "scores": {label: short(score) for label, score in view.scores.items()},
                 "predicted": view.predicted,
-                "frame": [_short(value) for value in view.frame],
-                "maps": {label: _map(values) for label, values in view.maps.items()},
+                "frame": [short(value) for value in view.frame],
+                "maps": {label: map_levels(values) for label, values in view.maps.items()},
                 "figures": dict(view.figures),
                 "segments": _segments(view.segments, item.image.size) if view.segments else None,
             }
@@ -178,7 +163,7 @@ def _segments(segments: Segments, size: tuple[int, int]) -> Json:
         small.putpalette(segments.colours.tobytes().ljust(768, b"\0"))
         file = io.BytesIO()
         small.save(file, "PNG", transparency=alpha)
-        return "data:image/png;base64," + _base64(file.getvalue())
+        return data_address("png", file.getvalue())
 
     return {
         "predicted": coloured(segments.predicted),
@@ -187,17 +172,3 @@ def _segments(segments: Segments, size: tuple[int, int]) -> Json:
             ["#" + segments.colours[label].tobytes().hex(), words] for label, words in segments.legend().items()
         ],
     }
-
-
-def _map(values: NDArray[np.float32]) -> Json:
-    """A map as 8-bit levels; the page resizes and colours it, so its size stays that of the network's grid."""
-    levels = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-    return {"height": levels.shape[0], "width": levels.shape[1], "data": _base64(levels.tobytes())}
-
-
-def _short(value: float) -> float:
-    return round(float(value), 5)
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
