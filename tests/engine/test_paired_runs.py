@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ from attnbias.methods.engine.stored_evaluations import (
 IMAGES = 200
 
 
-def made_up(folder: Path, targets: np.ndarray, scores: np.ndarray) -> Run:
-    """A run that holds one stored evaluation with these scores (N, C)."""
-    content = {"dataset": "demo", "split": "val", "weights": "best", "measures": {}}
+def made_up(folder: Path, targets: np.ndarray, scores: np.ndarray, **found: Any) -> Run:
+    """A run that holds one stored evaluation with these scores (N, C), and what else was found."""
+    content = {"dataset": "demo", "split": "val", "weights": "best", "measures": {}, **found}
     paths = np.array([f"{number:03}.jpg" for number in range(len(targets))])
     store(folder, content, Scores(paths, targets, scores.astype(np.float32)), {})
     method = get_method("csra")
@@ -81,11 +82,18 @@ def test_runs_whose_labels_or_images_differ_are_not_paired(tmp_path: Path) -> No
     rng = np.random.default_rng(1)
     targets = (rng.random((IMAGES, 3)) < 0.4).astype(np.int64)
     scores = rng.random(targets.shape)
-    first, same = (made_up(tmp_path / name, targets, scores) for name in "ab")
+    found = {"backgrounds": {"truth": "boxes", "means": {"bg_gap": 0.2}, "intervals_95": {"bg_gap": [0.1, 0.3]}}}
+    first, same = (made_up(tmp_path / name, targets, scores, **found) for name in "ab")
     relabelled = targets.copy()
     relabelled[7, 1] = 1 - relabelled[7, 1]
-    others = [made_up(tmp_path / "c", relabelled, scores), made_up(tmp_path / "d", targets[:-1], scores[:-1])]
+    others = [
+        made_up(tmp_path / "c", relabelled, scores, **found),
+        made_up(tmp_path / "d", targets[:-1], scores[:-1], **found),
+    ]
     line = accuracy([first, same, *others])
+    gap = next(line for line in compared([first, same, *others]) if line.measure == "bg_gap")
+    assert changed(gap).difference == 0
+    assert gap.changes[2:] == [None, None]
     assert changed(line).interval_95 == (0, 0)
     assert line.changes[2:] == [None, None]
     assert None not in line.values
@@ -93,6 +101,29 @@ def test_runs_whose_labels_or_images_differ_are_not_paired(tmp_path: Path) -> No
         f"demo/val: {tmp_path / name} was evaluated on other {what} than {tmp_path / 'a'}: no difference"
         for name, what in (("c", "labels"), ("d", "images"))
     ]
+
+
+def test_runs_against_other_objects_or_pairs_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((IMAGES, 3)) < 0.5).astype(np.int64)
+    scores = rng.random(targets.shape)
+    runs = []
+    for name, truth, company in (("a", "boxes", "y"), ("b", "boxes", "y"), ("c", "masks", "z")):
+        part = {"truth": truth, "means": {"kept": 0.5, "bg_gap": 0.2}}
+        pair = {"class": "x", "context": company, "cooccur_AP": 50.0, "exclusive_AP": 40.0}
+        found = {"reliance": part, "backgrounds": part, "classes": [*"xyz"], "context": {"pairs": [pair]}}
+        runs.append(made_up(tmp_path / name, targets, scores, **found))
+    lines = {line.measure: line for line in compared(runs)}
+    for measure, part in (("bg_gap", "backgrounds"), ("kept", "reliance")):
+        assert changed(lines[measure]).difference == 0
+        assert lines[measure].changes[2] is None
+        assert lines[measure].remarks == [
+            f"demo/val: {part} of {tmp_path / 'c'} is of masks, that of {tmp_path / 'a'} of boxes: no difference"
+        ]
+    assert [line.measure for line in lines.values() if any("the pairs of" in words for words in line.remarks)] == [
+        "cooccur_AP"
+    ]
+    assert lines["cooccur_AP"].remarks[0].startswith(f"demo/val: the pairs of {tmp_path / 'c'} are others")
 
 
 def test_a_comparison_takes_equal_scores_together_whatever_a_paper_does(tmp_path: Path) -> None:

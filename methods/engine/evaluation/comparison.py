@@ -194,31 +194,41 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
     lines: list[Line] = []
     for split in dict.fromkeys(split for run in runs for split in run.evaluations):
         evaluations = [run.evaluations.get(split) for run in runs]
+        others: list[int] = []
+        own: list[Line]
         if any(each.has_scores for each in evaluations if each):
-            lines += _of_scores(split, runs, evaluations)
+            own, others = _of_scores(split, runs, evaluations)
         else:  # another task: its measures, as they were stored
             contents = [each.content["measures"] for each in evaluations if each]
             figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
-            lines += _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
-        lines += _attention(split, runs, evaluations, kind)
-        lines += _groups(split, evaluations)
-        lines += _reliance(split, evaluations)
-        lines += _plain(split, evaluations, "backgrounds", [figure.name for figure in BACKGROUNDS])
-        lines += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
-        lines += _robustness(split, evaluations)
+            own = _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
+        own += _attention(split, runs, evaluations, kind)
+        own += _groups(split, evaluations)
+        own += _of_objects(split, runs, evaluations)
+        own += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
+        own += _robustness(split, evaluations)
+        lines += [_without_changes(line, others) for line in own]
     return read_together(lines + _gaps(lines))
 
 
-def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+def _without_changes(line: Line, runs: Sequence[int]) -> Line:
+    """A line that holds some runs, by position, against nothing."""
+    return replace(line, changes=[None if n in runs else change for n, change in enumerate(line.changes)])
+
+
+def _of_scores(
+    split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]
+) -> tuple[list[Line], list[int]]:
     """Metrics of scores, by one rule for all (mAP or top-1), and pairs of a class and a co-occurring class; all
-    paired."""
+    paired. And which runs were evaluated on other images or labels than the first."""
     found = [each.scores() if each else None for each in evaluations]
     first, remarks = found[0], []
-    same = [scores is not None and first is not None for scores in found]
+    others: list[int] = []
     for position, (run, scores) in enumerate(zip(runs, found, strict=True)):
         if first and scores and (differs := first.differs(scores)):
             remarks.append(f"{split}: {run.name} was evaluated on other {differs} than {runs[0].name}: no difference")
-            same[position] = False
+            others.append(position)
+    same = [scores is not None and n not in others for n, scores in enumerate(found)]
     single = any(scores.targets.ndim == 1 for scores in found if scores)
     tables = [(each.targets, each.scores) if each else None for each in found]
     lines: list[Line] = []
@@ -233,11 +243,26 @@ def _of_scores(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEval
     ties = [tied_scores(*table) if table else None for table in tables]
     lines.append(Line(split, "tied_scores", [*ties], [None] * len(runs)))
     if single:
-        return lines
+        return lines, others
     pairs = [_context(scores, each) if scores and each else {} for scores, each in zip(found, evaluations, strict=True)]
+    remarks = _of_other_pairs(split, runs, evaluations)
     for name in dict.fromkeys(name for figures in pairs for name in figures):
-        lines.append(_estimated(split, name, [figures.get(name) for figures in pairs], same))
-    return lines
+        line = _estimated(split, name, [figures.get(name) for figures in pairs], same)
+        lines.append(replace(line, remarks=remarks))
+        remarks = []
+    return lines, others
+
+
+def _of_other_pairs(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[str]:
+    """Which runs were measured on other pairs of classes than the first."""
+    pairs = [(each.content.get("context") or {}).get("pairs", ()) if each else () for each in evaluations]
+    named = [{(pair.get("class"), pair.get("context")) for pair in own} for own in pairs]
+    return [
+        f"{split}: the pairs of {run.name} are others than those of {runs[0].name}: each context_gap is of its own; "
+        "val --context with --load-from of both finds one set for all"
+        for run, own in zip(runs, named, strict=True)
+        if own and named[0] and own != named[0]
+    ]
 
 
 def _estimated(split: str, measure: str, found: Sequence[Estimate | None], same: Sequence[bool]) -> Line:
@@ -328,6 +353,24 @@ def _paired(
         for table, column in zip((first, other), pairs.T, strict=True)
     )
     return change(before, after, first["picture"][pairs[:, 0]], flags=flags)
+
+
+def _of_objects(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """Reliance and backgrounds; a run whose objects were others (masks, boxes) than the first's has no difference."""
+    named = {
+        "reliance": _reliance(split, evaluations),
+        "backgrounds": _plain(split, evaluations, "backgrounds", [figure.name for figure in BACKGROUNDS]),
+    }
+    lines = []
+    for part, own in named.items():
+        truths = [(each.content.get(part) or {}).get("truth") if each else None for each in evaluations]
+        others = [n for n, truth in enumerate(truths) if truth and truths[0] and truth != truths[0]]
+        said = [
+            f"{split}: {part} of {runs[n].name} is of {truths[n]}, that of {runs[0].name} of {truths[0]}: no difference"
+            for n in others
+        ]
+        lines += [replace(_without_changes(line, others), remarks=[] if n else said) for n, line in enumerate(own)]
+    return lines
 
 
 def _reliance(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
