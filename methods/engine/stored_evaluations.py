@@ -6,7 +6,7 @@ RUN/evaluations/DATASET/SPLIT/
     bias-MAP/           bias.json and bias_samples.csv of one kind of map
     robustness.json     rows of robustness.write_table
     reliance_samples.csv  each sample with its object or its context taken away
-    evaluation.json     measures, which weights they are of, context, reliance, faithfulness; written last
+    evaluation.json     measures, which weights they are of, and what each other probe of `val` found; written last
 """
 
 from __future__ import annotations

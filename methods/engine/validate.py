@@ -191,7 +191,7 @@ class _Point:
         if self.request.store:
             check_storing(self.stored, self.weights, self.map, self.request.overwrite)
         for probe in wanted:
-            probe.check(self.request, self.dataset)
+            probe.check(self.request, self.loaded, self.dataset)
 
     def measure(self, wanted: list[Probe]) -> Result:
         """Score the split, run the probes, and write what was asked for."""

@@ -161,6 +161,49 @@ def test_how_objects_were_taken_away_is_said_and_written(model: Path, demo_root:
     assert f"a margin of {margin:.4g} of the image's longer side; context_only fills them from {donors} other" in said
 
 
+def test_what_a_measure_depends_on_and_nobody_typed_is_said_and_written(model: Path, demo_root: Path) -> None:
+    typed = ("--split", "val", "--bias", "--backgrounds", "--context", "train", "--faithfulness", 2)
+    common = ("--load-from", model, "--data-root", demo_root, "--gpus", 0)
+    said = " ".join(attnbias("val", "csra", *common, *typed, expect=0).out.split())
+    (written,) = val(model, demo_root, *typed)
+    bias, backgrounds, trust = written["bias"], written["backgrounds"], written["faithfulness"]
+    removed = ", ".join(f"{share:.0%}" for share in trust["road_removed"])
+    for words in (
+        f"reaches {bias['tau']:g}; pointing allows {bias['pointing_radius']:g} pixels",
+        f"at most {bias['box_plane']} pixels a side, at {len(bias['taus_of_sweep'])} thresholds",
+        f"a margin of {backgrounds['margin']:.4g} of the longer side",
+        f"that of {backgrounds['sigma']} of the range",
+        f"at most {written['context']['most_pairs']} classes of {written['context']['found_in']}",
+        f"by {written['context']['found_by']}",
+        f"{trust['step']} a step",
+        f"a blur of sigma {trust['insertion_blur']['sigma']:g}; ROAD removes {removed} with noise of",
+        f"from seed {trust['untrained_seed']}",
+    ):
+        assert words in said, words
+
+
+@pytest.mark.parametrize("option", ["--bias", "--reliance", "--backgrounds"])
+def test_a_set_without_objects_is_refused_before_anything_is_scored(option: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "grey.png")
+    (tmp_path / "plain.csv").write_text("path,labels\n" + "grey.png,a\ngrey.png,b\n")
+    root, weights = tmp_path / "datasets", write_model(tmp_path / "model.safetensors", classes=("a", "b"))
+    attnbias("prepare-data", tmp_path / "plain.csv", "--root", root, expect=0)
+    scored: list[nn.Module] = []
+    with register_module_forward_pre_hook(lambda module, _: scored.append(module)):
+        typed = ("--load-from", weights, "--dataset", "plain", "--data-root", root, "--gpus", 0, option)
+        assert "dataset 'plain' has no boxes" in attnbias("val", "csra", *typed, expect=3).line
+    assert not scored
+
+
+def test_maps_of_a_split_that_shows_no_class_cannot_be_tried(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "grey.png")
+    (tmp_path / "plain.csv").write_text("path,labels,split\ngrey.png,a,train\ngrey.png,b,train\ngrey.png,,val\n")
+    root, weights = tmp_path / "datasets", write_model(tmp_path / "model.safetensors", classes=("a", "b"))
+    attnbias("prepare-data", tmp_path / "plain.csv", "--root", root, expect=0)
+    typed = ("--load-from", weights, "--dataset", "plain", "--data-root", root, "--gpus", 0, "--faithfulness", 2)
+    assert "plain/val has no positive label" in attnbias("val", "csra", *typed, expect=3).line
+
+
 def test_pairs_are_those_of_the_split_that_was_typed_and_of_the_first_checkpoint(
     model: Path, demo_root: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ the object, or at the context, and against figures by hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ class Reads(nn.Module):
         return self.gain * torch.stack([corner - 0.5, 0.5 - corner], dim=1)
 
 
+class Startled(Reads):
+    """Names by the object, but the other class where the middle, or the corner, is rough."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        looked_at = images[:, :, 14:18, 14:18] if self.what == "middle" else images[:, :, :3, :3]
+        rough = looked_at.std((2, 3)).mean(1) > 0.05
+        right = Reads("object")(images)
+        return torch.where(rough[:, None], right.flip(1), right)
+
+
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Index:
     """A red or green square in the middle; red on a bright context and green on a dark one, as in training."""
@@ -71,8 +82,8 @@ def loaded(what: str) -> Loaded:
     return Loaded(method, recipe, Reads(what).eval(), CLASSES, "singlelabel", "none")
 
 
-def measured(what: str, index: Index, **options: Any) -> dict[str, Any]:
-    model, accelerator = loaded(what), Accelerator(cpu=True)
+def measured(what: str, index: Index, network: type[Reads] = Reads, **options: Any) -> dict[str, Any]:
+    model, accelerator = replace(loaded(what), model=network(what).eval()), Accelerator(cpu=True)
     dataset = model.method.open_dataset(model.recipe, index)
     found = evaluate(model.method, model.model, dataset, model.recipe, accelerator)
     return measure_backgrounds(model, dataset, found, accelerator, **options)
@@ -87,6 +98,15 @@ def test_a_model_of_objects_and_one_of_contexts_are_told_apart(squares: Index) -
     assert by_object["only_bg_b"] == by_object["only_bg_t"] == 0.5  # nothing is left to tell: always the first class
     assert by_context["noise_on_object"] == 1
     assert by_object["noise_on_context"] == 1
+
+
+@pytest.mark.parametrize(("what", "on_object", "expected"), [("middle", 0, 1), ("corner", 1, -1)])
+def test_sensitivity_is_that_of_the_part_whose_noise_hurts(
+    what: str, on_object: float, expected: float, squares: Index
+) -> None:
+    means = measured(what, squares, Startled)["means"]
+    assert (means["noise_on_object"], means["noise_on_context"]) == (on_object, 1 - on_object)
+    assert means["rfs"] == expected
 
 
 def test_batches_change_nothing_and_every_figure_of_the_table_is_there(squares: Index) -> None:
@@ -142,6 +162,9 @@ def test_noise_has_one_norm_wherever_it_is() -> None:
     norms = [float((noise_like(image, part, std, seed=1) * std).norm()) for part in (small, large)]
     assert norms == pytest.approx([SIGMA * np.sqrt(3 * 24 * 24 / 2)] * 2, rel=1e-5)
     assert not noise_like(image, small, std, seed=1)[:, ~small].any()
+    once, again, other = (noise_like(image, large, std, seed) for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
 
 
 @pytest.mark.parametrize(

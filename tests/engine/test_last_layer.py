@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.bias.context import group_measures, groups_of
@@ -85,7 +88,8 @@ def test_features_are_what_the_last_layers_read(name: str, width: int, demo_root
     classes = tuple(f"digit_{digit}" for digit in range(10))
     loaded = Loaded(method, recipe, method.build_model(recipe, 10, "multilabel").eval(), classes, "multilabel", "none")
     dataset = method.open_dataset(recipe, open_split("demo", "val", demo_root))
-    one, other = (features_of(loaded, dataset, [4, 0, 2], Accelerator(cpu=True), size) for size in (2, 3))
+    (kept, one), (_, other) = (features_of(loaded, dataset, [4, 0, 2], Accelerator(cpu=True), size) for size in (2, 3))
+    assert kept == [4, 0, 2]
     assert one.shape == (3, width)
     assert torch.allclose(one, other, atol=1e-5)
     if name == "lsas":  # an average and a linear layer: the features give the logits
@@ -103,8 +107,21 @@ def test_val_measures_the_layer_that_was_trained_anew(demo_root: Path, tmp_path:
     (result,) = json.loads((tmp_path / "val.json").read_text())
     found = result["last_layer"]
     assert "last layer, trained anew on val" in said
+    assert f"{found['features']} features of {found['images']} images of val" in said
+    assert f"the penalty is {found['penalty']:g}" in said
     assert found["as_trained"]["accuracy"] == pytest.approx(result["measures"]["top1"])
     assert {name: group["samples"] for name, group in found["retrained"]["groups"].items()} == {
         name: group["samples"] for name, group in result["groups"]["groups"].items()
     }
-    assert "measured on what it is trained on" in attnbias(*asked, "--split", "val", expect=2).line
+    root = tmp_path / "datasets"
+    shutil.copytree(demo_root, root)
+    broken = next((root / "demo-single" / "images" / "val").iterdir())
+    broken.write_bytes(b"no image")
+    left_out = ["--split", "unbiased", "--data-root", root, "--on-bad-image", "skip", "--json", "-"]
+    (short,) = json.loads(attnbias(*asked, *left_out, expect=0).out)
+    assert (short["last_layer"]["images"], short["last_layer"]["skipped"]) == (found["images"] - 1, 1)
+    scored: list[nn.Module] = []
+    with register_module_forward_pre_hook(lambda module, _: scored.append(module)):
+        assert "measured on what it is trained on" in attnbias(*asked, "--split", "val", expect=2).line
+        assert "no split 'nowhere'" in attnbias(*asked[:-1], "nowhere", "--split", "val", expect=3).line
+    assert not scored  # before anything is

@@ -10,7 +10,7 @@ Comprehensive Study of Image Classification Model Sensitivity to Foregrounds, Ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, NamedTuple
@@ -26,18 +26,19 @@ from attnbias.data.reading import Json
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.attention_measures import BACKGROUNDS
 from attnbias.methods.engine.bias.objects import (
-    NothingToMeasureError,
+    ObjectProbe,
     ResolvedTruth,
     Sample,
     counted,
     gathered,
+    no_sample,
     object_batches,
     regions,
     resolve_truth,
 )
-from attnbias.methods.engine.bias.reliance import from_elsewhere, widened
+from attnbias.methods.engine.bias.reliance import MARGIN, from_elsewhere, widened
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
+from attnbias.methods.engine.evaluation.probe import Measured, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
@@ -140,7 +141,9 @@ class Backgrounds:
         return {
             "truth": self.truth.kind,
             "truth_reason": self.truth.reason,
+            "margin": MARGIN,
             "sigma": SIGMA,
+            "noise_seed": "the image's position in the split",
             "samples": len(self.rows),
             "skipped": self.skipped,
             **_means(np.array([row.image for row in self.rows]), np.array([row.values for row in self.rows])),
@@ -195,10 +198,7 @@ def score_backgrounds(
     found = sorted(gathered(accelerator, mine))
     counts = counted(accelerator, skipped)
     if not found:
-        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise NothingToMeasureError(
-            f"{dataset.index.dataset}/{dataset.index.split} has no object to put elsewhere ({words})"
-        )
+        raise no_sample(dataset, "put elsewhere", counts)
     return Backgrounds(found, against, counts)
 
 
@@ -216,7 +216,7 @@ def _means(image_ids: NDArray[np.int64], named: NDArray[np.bool_]) -> Json:
     return {"means": {figure.name: means[figure.name] for figure in BACKGROUNDS}, "intervals_95": edges}
 
 
-class BackgroundsProbe(Probe):
+class BackgroundsProbe(ObjectProbe):
     """`val --backgrounds`."""
 
     name = "backgrounds"
@@ -235,17 +235,11 @@ class BackgroundsProbe(Probe):
             batch_size=request.eval_batch_size,
         )
 
-    def heading(self, content: Json) -> str:
-        return f"backgrounds ({content['truth']})"
-
-    def figures(self, content: Json) -> Mapping[str, float | None]:
-        means: Mapping[str, float | None] = content["means"]
-        return means
-
     def remarks(self, content: Json) -> Sequence[str]:
         how = (
-            "backgrounds: shares of objects whose class is named; contexts are other images of the split, with other "
-            f"places of the same image over their objects; noise has one norm on either, that of {content['sigma']} "
-            "of the range on half of the image"
+            "backgrounds: shares of objects whose class is named; a context is the next other image of the split, with "
+            "other places of the same image over the boxes of its objects, which go with a margin of "
+            f"{content['margin']:.4g} of the longer side; noise has one norm on either, that of {content['sigma']} of "
+            f"the range on half of the image, and is drawn from {content['noise_seed']}"
         )
         return [how, *left_out_of(self.name, content)]

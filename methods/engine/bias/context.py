@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, score_split
+from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset, score_split
+from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.types import Metrics
 
 FEW = 10
 """Images that a group must have to be the worst."""
+
+MOST_PAIRS, MIN_COOCCURRENCE = 20, 0.1
+"""How many classes are taken, and the share of a class's images that must show its context."""
 
 
 class Pair(NamedTuple):
@@ -39,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def biased_pairs(
-    labels: np.ndarray, scores: np.ndarray, *, count: int = 20, min_cooccurrence: float = 0.1
+    labels: np.ndarray, scores: np.ndarray, *, count: int = MOST_PAIRS, min_cooccurrence: float = MIN_COOCCURRENCE
 ) -> list[Pair]:
     """Find the `count` most biased classes in held-out training data: labels (N, C) in {0, 1}, scores (N, C).
 
@@ -199,22 +203,32 @@ class ContextProbe(Probe):
 
     def __init__(self) -> None:
         self.pairs: list[Pair] | None = None
+        self.found_by = ""
 
     def wanted(self, request: ValRequest) -> bool:
         return request.context is not None
 
-    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
         if dataset.index.task != "multilabel":
             raise UsageError("--context needs a multi-label set: pairs are classes that occur together")
+        assert request.context is not None
+        open_dataset(request, loaded, request.context)
 
     def measure(self, measured: Measured) -> Content:
         if self.pairs is None:
             assert measured.request.context is not None
             held_out = score_split(measured.request, measured.loaded, measured.request.context, measured.accelerator)
             self.pairs = biased_pairs(_present(held_out.targets), held_out.scores["scores"])
+            self.found_by = measured.loaded.source
         found = measured.evaluation
         classes = measured.dataset.index.classes
-        return pair_measures(_present(found.targets), found.scores["scores"], self.pairs, classes)
+        return {
+            "found_in": measured.request.context,
+            "found_by": self.found_by,
+            "most_pairs": MOST_PAIRS,
+            "min_cooccurrence": MIN_COOCCURRENCE,
+            **pair_measures(_present(found.targets), found.scores["scores"], self.pairs, classes),
+        }
 
     def heading(self, content: Content) -> str:
         return f"context ({len(content['pairs'])} pairs)"
@@ -223,8 +237,12 @@ class ContextProbe(Probe):
         return {name: content[name] for name in ("cooccur_AP", "exclusive_AP", "context_gap")}
 
     def remarks(self, content: Content) -> Sequence[str]:
-        skipped = content["skipped"]
-        return [f"{skipped} pairs left out, which occur only together or only apart"] if skipped else []
+        skipped, share = content["skipped"], content["min_cooccurrence"]
+        how = (
+            f"context: at most {content['most_pairs']} classes of {content['found_in']}, those whose scores lean most "
+            f"on one that more than {share:.0%} of their images show, by {content['found_by']}"
+        )
+        return [how, *([f"{skipped} pairs left out, which occur only together or only apart"] if skipped else [])]
 
 
 def _present(targets: np.ndarray) -> NDArray[np.int64]:

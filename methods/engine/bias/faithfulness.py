@@ -18,8 +18,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.attention_measures import ON_MAPS, ON_PIXELS
-from attnbias.methods.engine.bias.objects import gathered, true_labels
-from attnbias.methods.engine.bias.road import road
+from attnbias.methods.engine.bias.objects import NothingToMeasureError, check_classes, gathered, true_labels
+from attnbias.methods.engine.bias.road import NOISE, SHARES, ranks, road
 from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
@@ -28,6 +28,11 @@ from attnbias.methods.engine.maps import attention_maps, layer_name, upsample
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval
 from attnbias.methods.engine.types import Metrics
+
+BLUR_SIZE, BLUR_SIGMA = 11, 5.0
+"""Of the image that insertion starts from, in pixels."""
+
+UNTRAINED_SEED = 0
 
 
 class Curves(NamedTuple):
@@ -54,13 +59,10 @@ def faithfulness_curves(
     zeros). Equal values keep reading order.
     """
     _, height, width = image.shape
-    order = saliency.flatten().argsort(descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
-    rank = rank.view(height, width)
+    rank = ranks(saliency)
     size = pixels_per_step or width
     steps = range(0, height * width + size, size)
-    blurred = gaussian_blur(image, [11, 11], [5.0, 5.0])
+    blurred = gaussian_blur(image, [BLUR_SIZE] * 2, [BLUR_SIGMA] * 2)
 
     def curve(start: Tensor, end: Tensor) -> Tensor:
         values = []
@@ -89,7 +91,7 @@ def map_agreement(one: Tensor, other: Tensor) -> float:
 def untrained(loaded: Loaded) -> nn.Module:
     """The same model with fresh weights: complete parameter randomisation (Adebayo et al., NeurIPS 2018)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(UNTRAINED_SEED)
         model: nn.Module = loaded.method.build_model(loaded.recipe, len(loaded.classes), loaded.task)
     return model.to(next(loaded.model.parameters()).device).eval()
 
@@ -107,6 +109,8 @@ class Faithfulness:
     other_map: str
     """The one that `agreement` is with."""
     layer: str | None
+    steps: int | None
+    """In which pixels are deleted and inserted; None: as many as the image has rows."""
     images: NDArray[np.int64]
     """(N,): the image of each sample."""
     columns: Mapping[str, NDArray[np.float64]]
@@ -119,6 +123,12 @@ class Faithfulness:
             "other_map": self.other_map,
             "layer": self.layer,
             "samples": len(self.images),
+            "step": "a row of pixels" if self.steps is None else f"one of {self.steps} parts of the pixels",
+            "insertion_blur": {"size": BLUR_SIZE, "sigma": BLUR_SIGMA},
+            "road_removed": SHARES,
+            "road_noise": NOISE,
+            "untrained_seed": UNTRAINED_SEED,
+            "random_seed": "the image's position in the split",
             "means": {name: float(values.mean()) for name, values in self.columns.items()},
             "intervals_95": {name: interval(Ratio.mean(values), self.images) for name, values in self.columns.items()},
         }
@@ -155,8 +165,14 @@ def score_faithfulness(
     Samples (a positive class of a scored image) are taken evenly from the whole split. Each costs four times as many
     passes as there are `steps` (None: as the image has rows), and 16 more, of "road". Each true class is explained, not
     the predicted one as in the papers. Of ON_PIXELS, only `on_pixels` is measured.
+
+    Raises:
+        NothingToMeasureError: the split has no positive label.
     """
     every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
+    if not every:
+        split = f"{dataset.index.dataset}/{dataset.index.split}"
+        raise NothingToMeasureError(f"{split} has no positive label that a map could be of")
     chosen = [
         every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
     ]
@@ -187,7 +203,7 @@ def score_faithfulness(
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
     layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
-    return Faithfulness(used, other, layer, image_ids, columns)
+    return Faithfulness(used, other, layer, steps, image_ids, columns)
 
 
 def _on_pixels(
@@ -222,6 +238,9 @@ class FaithfulnessProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.faithfulness is not None
 
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        check_classes(self.name, loaded)
+
     def measure(self, measured: Measured) -> Content:
         request = measured.request
         assert request.faithfulness is not None
@@ -243,7 +262,12 @@ class FaithfulnessProbe(Probe):
         return means
 
     def remarks(self, content: Content) -> Sequence[str]:
+        removed = ", ".join(f"{share:.0%}" for share in content["road_removed"])
         return [
             f"faithfulness: of the map '{content['map']}' of each true class (published: the predicted class); "
-            f"agreement is with '{content['other_map']}'"
+            f"agreement is with '{content['other_map']}'",
+            f"faithfulness: {content['step']} a step; deleted pixels become 0 after normalisation, inserted ones come "
+            f"back in a blur of sigma {content['insertion_blur']['sigma']:g}; ROAD removes {removed} with noise of "
+            f"{content['road_noise']:g}; random maps are drawn from {content['random_seed']}, the untrained network "
+            f"from seed {content['untrained_seed']}",
         ]

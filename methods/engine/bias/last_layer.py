@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.errors import DataError
 from attnbias.data.reading import Json
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.context import group_measures, groups_of
@@ -63,17 +64,24 @@ def _inputs_of(modules: Sequence[nn.Module]) -> Iterator[Callable[[], Tensor]]:
 @torch.no_grad()
 def features_of(
     loaded: Loaded, dataset: ImageDataset, positions: Sequence[int], accelerator: Accelerator, batch_size: int
-) -> Tensor:
-    """What the last layer reads of some images, in their order: (N, D) float32, on the CPU."""
+) -> tuple[list[int], Tensor]:
+    """What the last layer reads of some images, (N, D) float32, on the CPU, and the positions of those that could be
+    read, in the order given (`--on-bad-image skip` leaves out the others)."""
     mine: list[tuple[int, np.ndarray]] = []
     sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
     with _inputs_of(head_modules(loaded)) as given:
         for rows in sampler:
-            images = torch.stack([dataset[positions[row]]["image"] for row in rows]).to(accelerator.device)
-            loaded.method.predict(loaded.model, images, loaded.task)
-            mine += zip(rows, given().cpu().numpy(), strict=True)
+            samples = {positions[row]: dataset[positions[row]] for row in rows}
+            images = {position: sample["image"] for position, sample in samples.items() if "image" in sample}
+            if images:
+                loaded.method.predict(loaded.model, torch.stack([*images.values()]).to(accelerator.device), loaded.task)
+                mine += zip(images, given().cpu().numpy(), strict=True)
     found = dict(gathered(accelerator, mine))
-    return torch.from_numpy(np.stack([found[row] for row in range(len(positions))]))
+    kept = [position for position in positions if position in found]
+    if len(kept) < 2:
+        split = f"{dataset.index.dataset}/{dataset.index.split}"
+        raise DataError(f"{split} has {len(kept)} images that can be read; a layer needs two to learn from")
+    return kept, torch.from_numpy(np.stack([found[position] for position in kept]))
 
 
 def retrained(features: Tensor, targets: Tensor, weights: Tensor, classes: int, penalty: float) -> nn.Linear:
@@ -133,29 +141,29 @@ class LastLayerProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.last_layer is not None
 
-    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
-        index = dataset.index
-        if index.task not in ("singlelabel", "multilabel") or not all(record.group for record in dataset.records):
-            raise UsageError(
-                f"--last-layer measures groups, and images of {index.dataset}/{index.split} have no attribute (group) "
-                "beside their labels"
-            )
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        assert request.last_layer is not None
+        other = open_dataset(request, loaded, request.last_layer)
+        for each in (dataset, other):
+            task, split = each.index.task, f"{each.index.dataset}/{each.index.split}"
+            if task not in ("singlelabel", "multilabel") or not all(record.group for record in each.records):
+                raise UsageError(
+                    f"--last-layer measures groups, and images of {split} have no attribute (group) beside their labels"
+                )
+        if other.index.split == dataset.index.split:
+            raise UsageError(f"--last-layer {request.last_layer}: the layer would be measured on what it is trained on")
 
     def measure(self, measured: Measured) -> Content:
         request, loaded, dataset = measured.request, measured.loaded, measured.dataset
         assert request.last_layer is not None
         other = open_dataset(request, loaded, request.last_layer)
-        self.check(request, other)
-        if other.index.split == dataset.index.split:
-            raise UsageError(f"--last-layer {request.last_layer}: the layer would be measured on what it is trained on")
-        positions = range(len(other))
         size = request.eval_batch_size
-        given = features_of(loaded, other, positions, measured.accelerator, size)
-        shown = features_of(loaded, dataset, measured.evaluation.ids.tolist(), measured.accelerator, size)
+        kept, given = features_of(loaded, other, range(len(other)), measured.accelerator, size)
+        _, shown = features_of(loaded, dataset, measured.evaluation.ids.tolist(), measured.accelerator, size)
         mean, std = given.mean(0), given.std(0).clamp_min(1e-6)
         given, shown = (given - mean) / std, (shown - mean) / std
-        targets = np.asarray(other.targets)
-        attributes = [record.group or "" for record in other.records]
+        targets = np.asarray(other.targets)[kept]
+        attributes = [other.records[position].group or "" for position in kept]
         classes = dataset.index.classes
 
         def accuracies(layer: nn.Linear, features: Tensor, truth: np.ndarray, groups: Sequence[str]) -> Json:
@@ -165,10 +173,10 @@ class LastLayerProbe(Probe):
             return group_measures(truth, scores.numpy(), groups, classes)
 
         def worst(layer: nn.Linear, rows: Tensor) -> float:
-            kept = [attributes[row] for row in rows.tolist()]
-            found = accuracies(layer, given[rows], targets[rows.numpy()], kept)
-            lowest: float = found["accuracy" if found["worst_group"] is None else "worst_group_accuracy"]
-            return lowest
+            own = [attributes[row] for row in rows.tolist()]
+            found = accuracies(layer, given[rows], targets[rows.numpy()], own)
+            lowest: float | None = found["accuracy" if found["worst_group"] is None else "worst_group_accuracy"]
+            return lowest or 0.0
 
         groups = groups_of(targets, attributes, classes)
         layer, penalty = chosen_layer(given, torch.from_numpy(targets), groups, len(classes), worst)
@@ -178,9 +186,11 @@ class LastLayerProbe(Probe):
         after = accuracies(layer, shown, truth, own)
         return {
             "trained_on": other.index.split,
-            "images": len(other),
+            "images": len(kept),
+            "skipped": len(other) - len(kept),
             "features": given.shape[1],
             "penalty": penalty,
+            "penalties": PENALTIES,
             "as_trained": before,
             "retrained": after,
         }
@@ -194,3 +204,12 @@ class LastLayerProbe(Probe):
             for name in ("worst_group_accuracy", "accuracy")
             for when, words in (("as_trained", "as trained"), ("retrained", "retrained"))
         }
+
+    def remarks(self, content: Content) -> Sequence[str]:
+        tried = ", ".join(f"{penalty:g}" for penalty in content["penalties"])
+        left_out = f" ({content['skipped']} unreadable ones left out)" if content["skipped"] else ""
+        return [
+            f"last layer: {content['features']} features of {content['images']} images of {content['trained_on']}"
+            f"{left_out}, every group alike; the penalty is {content['penalty']:g}, of {tried} the best for the worst "
+            "group of every second image"
+        ]

@@ -6,7 +6,7 @@ Attention, reliance on context and faithfulness are all measured on these sample
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,10 @@ from attnbias.data.errors import DataError
 from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.probe import Content, Probe
+from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.types import Truth
 
 T = TypeVar("T")
@@ -29,6 +33,27 @@ T = TypeVar("T")
 
 class NothingToMeasureError(DataError):
     """No object of a split says anything of what is measured, though the set has some."""
+
+
+class ObjectProbe(Probe):
+    """A measure against the objects of a split: what it finds has the kind of truth, and means by name."""
+
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        check_classes(self.name, loaded)
+        resolve_truth(dataset, request.truth)
+
+    def heading(self, content: Content) -> str:
+        return f"{self.name} ({content['truth']})"
+
+    def figures(self, content: Content) -> Mapping[str, float | None]:
+        means: Mapping[str, float | None] = content["means"]
+        return means
+
+
+def check_classes(name: str, loaded: Loaded) -> None:
+    """Refuse a model that names no classes, whose samples no probe of objects could be of."""
+    if loaded.task not in ("singlelabel", "multilabel"):
+        raise UsageError(f"--{name} measures classes of images, and {loaded.source} is for {loaded.task}")
 
 
 class Region(NamedTuple):
@@ -100,6 +125,12 @@ def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
 def has_objects(dataset: ImageDataset) -> bool:
     """Whether any object of a split is annotated."""
     return any(record.boxes for record in dataset.records)
+
+
+def no_sample(dataset: ImageDataset, what: str, skipped: Mapping[str, int]) -> NothingToMeasureError:
+    """That no object of a split could be measured; `what` says what for."""
+    words = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    return NothingToMeasureError(f"{dataset.index.dataset}/{dataset.index.split} has no object to {what} ({words})")
 
 
 def object_batches(

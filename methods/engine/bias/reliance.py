@@ -9,7 +9,7 @@ the three lie apart tells how much the filling itself decides. The object alone 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -26,18 +26,19 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.objects import (
-    NothingToMeasureError,
     ObjectBatch,
+    ObjectProbe,
     ResolvedTruth,
     Sample,
     counted,
     gathered,
+    no_sample,
     object_batches,
     regions,
     resolve_truth,
 )
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.probe import Measured, Probe, left_out_of
+from attnbias.methods.engine.evaluation.probe import Measured, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
@@ -208,10 +209,7 @@ def score_reliance(
     found = sorted(gathered(accelerator, mine))
     counts = counted(accelerator, skipped)
     if not found:
-        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise NothingToMeasureError(
-            f"{dataset.index.dataset}/{dataset.index.split} has no object to take away ({words})"
-        )
+        raise no_sample(dataset, "take away", counts)
     return Reliance(found, against, len(donors.donors), counts)
 
 
@@ -257,7 +255,7 @@ def _means(found: Sequence[Scored]) -> Json:
     return {"means": {**means, "fill_spread": max(fills) - min(fills)}, "intervals_95": edges}
 
 
-class RelianceProbe(Probe):
+class RelianceProbe(ObjectProbe):
     """`val --reliance`."""
 
     name = "reliance"
@@ -276,13 +274,6 @@ class RelianceProbe(Probe):
             batch_size=request.eval_batch_size,
             table=measured.stored / RELIANCE_SAMPLES if measured.stored else None,
         )
-
-    def heading(self, content: Json) -> str:
-        return f"reliance ({content['truth']})"
-
-    def figures(self, content: Json) -> Mapping[str, float]:
-        means: Mapping[str, float] = content["means"]
-        return means
 
     def remarks(self, content: Json) -> Sequence[str]:
         how = (

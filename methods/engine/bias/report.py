@@ -22,6 +22,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine import attention_measures
 from attnbias.methods.engine.attention_measures import between, between_name, shown_names
 from attnbias.methods.engine.bias.attention_bias import (
+    TAUS,
     PixelHistogram,
     aggregate,
     centre_map,
@@ -29,17 +30,18 @@ from attnbias.methods.engine.bias.attention_bias import (
     oracle_maps,
     uniform_map,
 )
-from attnbias.methods.engine.bias.box_accuracy import BoxHits
+from attnbias.methods.engine.bias.box_accuracy import LARGEST, OVERLAPS, BoxHits
 from attnbias.methods.engine.bias.objects import (
-    NothingToMeasureError,
     ObjectBatch,
+    ObjectProbe,
     counted,
     gathered,
+    no_sample,
     object_batches,
     resolve_truth,
 )
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
-from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, left_out_of
+from attnbias.methods.engine.evaluation.probe import Content, Measured, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, layer_name
 from attnbias.methods.engine.requests import ValRequest
@@ -140,7 +142,10 @@ class BiasReport:
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
+            "taus_of_sweep": TAUS,
             "pointing_radius": POINTING_RADIUS,
+            "box_overlaps": OVERLAPS,
+            "box_plane": LARGEST,
             "samples": len(self.rows),
             "skipped": self.skipped,
             "means": self.summary(),
@@ -213,10 +218,7 @@ def measure_bias(
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts = counted(accelerator, skipped)
     if not rows:
-        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise NothingToMeasureError(
-            f"{dataset.index.dataset}/{dataset.index.split} has no object to measure against ({words})"
-        )
+        raise no_sample(dataset, "measure against", counts)
     apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
         name: {**_means([each[position] for each in rows]), **_together(*apart[position])}
@@ -296,7 +298,7 @@ def _means(rows: Sequence[Row]) -> Means:
     return {name: None if np.isnan(value) else value for name, value in found.items()}
 
 
-class BiasProbe(Probe):
+class BiasProbe(ObjectProbe):
     """`val --bias`."""
 
     name = "bias"
@@ -337,5 +339,10 @@ class BiasProbe(Probe):
         return {name: means | dict.fromkeys(names, ends[name]) for name, means in content["baselines"].items()}
 
     def remarks(self, content: Content) -> Sequence[str]:
+        how = (
+            f"attention: the focus is where a map, stretched to [0, 1], reaches {content['tau']:g}; pointing allows "
+            f"{content['pointing_radius']:g} pixels of the stored image; boxes (maxboxacc_v2) on at most "
+            f"{content['box_plane']} pixels a side, at {len(content['taus_of_sweep'])} thresholds"
+        )
         looked = [f"attention: {content['map']} at layer {content['layer']}"] if content["layer"] else []
-        return [*looked, *left_out_of(self.name, content)]
+        return [*looked, how, *left_out_of(self.name, content)]

@@ -59,16 +59,21 @@ def imputed(image: Tensor, missing: NDArray[np.bool_], seed: int) -> Tensor:
     return torch.from_numpy(pixels).to(image)
 
 
+def ranks(saliency: Tensor) -> Tensor:
+    """Each pixel's place (H, W) in the order of a map (H, W), the highest first; equal ones keep reading order."""
+    order = saliency.flatten().argsort(descending=True, stable=True)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    return places.view(saliency.shape)
+
+
 def road(image: Tensor, saliency: Tensor, score: Callable[[Tensor], Tensor], seed: int) -> float:
     """By how much more a class's score falls where the highest pixels of its map (H, W) are removed, than where the
     lowest are: half the difference, mean over SHARES (0: as a random map; as ROADCombined of pytorch-grad-cam).
 
-    `score` takes images (B, 3, H, W) and gives the class's probabilities (B,). Equal pixels keep reading order.
+    `score` takes images (B, 3, H, W) and gives the class's probabilities (B,).
     """
-    order = saliency.flatten().argsort(descending=True, stable=True).cpu().numpy()
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    place = rank.reshape(saliency.shape)
+    place = ranks(saliency).cpu().numpy()
     removed = [round(share * place.size) for share in SHARES]
     highest = [imputed(image, place < count, seed) for count in removed]
     lowest = [imputed(image, place >= place.size - count, seed) for count in removed]

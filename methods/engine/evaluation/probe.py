@@ -51,11 +51,11 @@ class Probe(ABC):
     def wanted(self, request: ValRequest) -> bool:
         """Whether the person asked for it."""
 
-    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
         """Look before any work whether it can be measured here.
 
         Raises:
-            UsageError: it cannot, and why.
+            UsageError: it cannot, and why. DataError: data that it needs is missing.
         """
         return
 

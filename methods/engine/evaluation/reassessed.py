@@ -8,6 +8,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.sets.imagenet import real_labels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
+from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.metrics import real_accuracy
 from attnbias.methods.engine.requests import ValRequest
 
@@ -21,7 +22,7 @@ class ReassessedProbe(Probe):
     def wanted(self, request: ValRequest) -> bool:
         return request.real_labels
 
-    def check(self, request: ValRequest, dataset: ImageDataset) -> None:
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
         index = dataset.index
         if real_labels(index) is None:
             raise UsageError(
