@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record, collector_paused
 from attnbias.data.info import DatasetInfo
 from attnbias.data.label_maps import IGNORE
+from attnbias.data.reading import Json
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings, first_existing
 
 OFFICIAL = ("train2014", "val2014")
@@ -50,14 +52,7 @@ def read_coco(
             categories = sorted(categories, key=lambda category: category["id"])
         images = sorted(content["images"], key=lambda image: image["id"])
         label_of = {category["id"]: label for label, category in enumerate(categories)}
-        boxes: dict[int, list[Box]] = defaultdict(list)
-        positives: dict[int, set[int]] = defaultdict(set)
-        for annotation in content["annotations"]:
-            label = label_of[annotation["category_id"]]
-            positives[annotation["image_id"]].add(label)
-            if annotation.get("bbox"):
-                x, y, w, h = annotation["bbox"]
-                boxes[annotation["image_id"]].append(Box(label, x, y, w, h, crowd=bool(annotation.get("iscrowd"))))
+        positives, boxes = _by_image(content["annotations"], label_of)
         records = tuple(
             Record(
                 path=image["file_name"],
@@ -72,6 +67,21 @@ def read_coco(
         raise DataError(f"{annotation_file} is not a COCO instances file: {type(error).__name__} {error}") from None
     classes = tuple(str(category["name"]) for category in categories)
     return Index(dataset, split, "multilabel", classes, image_folder, records, annotation_file)
+
+
+def _by_image(
+    annotations: Sequence[Json], label_of: Mapping[int, int]
+) -> tuple[defaultdict[int, set[int]], defaultdict[int, list[Box]]]:
+    """The labels and the boxes of each image, by its id."""
+    positives: defaultdict[int, set[int]] = defaultdict(set)
+    boxes: defaultdict[int, list[Box]] = defaultdict(list)
+    for annotation in annotations:
+        label = label_of[annotation["category_id"]]
+        positives[annotation["image_id"]].add(label)
+        if annotation.get("bbox"):
+            x, y, w, h = annotation["bbox"]
+            boxes[annotation["image_id"]].append(Box(label, x, y, w, h, crowd=bool(annotation.get("iscrowd"))))
+    return positives, boxes
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_weights
-from attnbias.methods.engine.vision_transformers import embedded
+from attnbias.methods.engine.vision_transformers import embedded, heads_of
 
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
@@ -68,7 +66,7 @@ def check_head(model: VisionTransformer, kind: str, head: int | None) -> None:
     Raises:
         UsageError: it is one.
     """
-    heads = cast(Attention, model.blocks[0].attn).num_heads
+    heads = heads_of(model)
     if head is not None and (kind != "rollout" or not 0 <= head < heads):
         raise UsageError(f"--head {head}: only --map rollout has heads, 0 to {heads - 1}")
 
@@ -141,7 +139,7 @@ def steered_maps(model: VisionTransformer, images: Tensor, priors: Tensor, gain:
 
 def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
     """What each class (B, K) lets through of the patch tokens among `tokens` (B, T, C): (B, K, N) in [0, gain]."""
-    rows = F.normalize(cast(nn.Linear, model.head).weight[classes], dim=-1)  # (B, K, C)
+    rows = F.normalize(model.class_vectors()[classes], dim=-1)  # (B, K, C)
     cosines = rows @ F.normalize(tokens[:, model.num_prefix_tokens :], dim=-1).transpose(1, 2)
     return gain * cosines.clamp(0, 1)
 

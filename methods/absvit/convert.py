@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
@@ -62,8 +61,8 @@ def fit_resolution(model: VisionTransformer, state: dict[str, Tensor], name: str
     own, given = model.state_dict()["pos_embed"], state.get(name)
     if given is None or given.shape == own.shape or given.shape[-1] != own.shape[-1]:
         return state
-    embed = model.patch_embed
-    return {**state, name: resize_pos_embed(given, embed.grid_size, own.shape[1] - cast(int, embed.num_patches))}
+    height, width = model.patch_embed.grid_size
+    return {**state, name: resize_pos_embed(given, (height, width), own.shape[1] - height * width)}
 
 
 def start_from_deit(model: VisionTransformer, state: dict[str, Tensor], path: Path) -> list[str]:

@@ -170,12 +170,17 @@ class AbSViT(VisionTransformer):
             keep(x)
         return self.norm(x)
 
+    def class_vectors(self) -> Tensor:
+        """The rows of the head, what each class is as a prior: (classes, C)."""
+        assert isinstance(self.head, nn.Linear)
+        return self.head.weight
+
     def prior_mask(self, tokens: Tensor, prior: Tensor | None = None) -> Tensor:
         """Weigh tokens (B, T, C) by their cosine with the prior, negative ones at 0: (B, T, 1) in [0, 1]."""
         if prior is None:
             prior = self.prompt
         elif not prior.is_floating_point():
-            prior = cast(nn.Linear, self.head).weight[prior]
+            prior = self.class_vectors()[prior]
         direction = F.normalize(prior, dim=-1).reshape(-1, self.embed_dim, 1)  # (1 or B, C, 1)
         return (F.normalize(tokens, dim=-1) @ direction).clamp(0, 1)
 

@@ -70,6 +70,11 @@ def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> V
         raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {error}") from None
 
 
+def heads_of(vit: ViT) -> int:
+    """How many heads each self-attention has."""
+    return cast(Attention, vit.blocks[0].attn).num_heads
+
+
 def embedded(vit: ViT, patches: Tensor) -> Tensor:
     """Tokens before the first block, (B, S, D), of what `vit.patch_embed` made of images."""
     tokens = vit._pos_embed(patches)

@@ -13,10 +13,9 @@ import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import dropwhile
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
-from timm.layers.attention import Attention
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.vision_transformers import Step, ViT, build_vit, embedded, steps
+from attnbias.methods.engine.vision_transformers import Step, ViT, build_vit, embedded, heads_of, steps
 from attnbias.methods.engine.vit_stem import stem_options
 from attnbias.methods.llb.recipe import LLBRecipe
 
@@ -103,7 +102,7 @@ class LabelBranch(nn.Module):
 
     def __init__(self, recipe: LLBRecipe, backbone: ViT, num_classes: int) -> None:
         super().__init__()
-        dim, heads = backbone.embed_dim, cast(Attention, backbone.blocks[0].attn).num_heads
+        dim, heads = backbone.embed_dim, heads_of(backbone)
         self.blocks = nn.ModuleList(
             Block(dim, heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(recipe.num_nv_layers)
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +49,9 @@ class _Head(nn.Module):
         super().__init__()
         self.conv_seg = nn.Conv2d(channels, classes, 1)
         self.dropout = nn.Dropout2d(dropout)
+        assert self.conv_seg.bias is not None
         nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.zeros_(cast(Tensor, self.conv_seg.bias))
+        nn.init.zeros_(self.conv_seg.bias)
 
     def classify(self, x: Tensor) -> Tensor:
         """Map features (B, C, h, w) to logits (B, K, h, w)."""

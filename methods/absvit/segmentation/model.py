@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -99,8 +99,11 @@ class DenseViT(VisionTransformer):
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """Put the class token before the patches (B, h, w, C), add positions, insert prompts: (B, T, C)."""
-        x = torch.cat([cast(Tensor, self.cls_token).expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
-        positions = cast(Tensor, self.pos_embed)
+        first: Tensor | None = self.cls_token
+        positions: Tensor | None = self.pos_embed
+        assert first is not None
+        assert positions is not None
+        x = torch.cat([first.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
         # The program compares numbers of tokens: a grid of another shape but as many patches takes the square table.
         if x.shape[1] != positions.shape[1]:
             positions = resize_pos_embed(positions, (patches.shape[1], patches.shape[2]))

@@ -23,7 +23,7 @@ from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.text import write_csv
-from attnbias.methods.engine.types import Metrics
+from attnbias.methods.engine.types import Batch, Metrics
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
@@ -114,16 +114,21 @@ def answer_all(
         batch = on_device(batch, dataset, device)
         if perturb is not None:
             batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
-        rows = method.answer(model, batch, dataset, recipe)
-        targets = rows.pop("targets") if "targets" in rows else batch["target"]
-        scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
-        _check_finite(scores, batch["index"], dataset)
-        mine.append(Rows(batch["index"].numpy(), targets.cpu().numpy(), scores))
+        mine.append(_rows(method, model, batch, dataset, recipe))
     parts = gather_object(mine) if processes > 1 else mine
     skipped = gather_object(skipped) if processes > 1 else skipped
     if not parts:
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
     return Answers(*_in_order(parts), skipped)
+
+
+def _rows(method: AnyMethod, model: nn.Module, batch: Batch, dataset: ImageDataset, recipe: Recipe) -> Rows:
+    """One batch, as the method answers it."""
+    rows = method.answer(model, batch, dataset, recipe)
+    targets = rows.pop("targets") if "targets" in rows else batch["target"]
+    scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
+    _check_finite(scores, batch["index"], dataset)
+    return Rows(batch["index"].numpy(), targets.cpu().numpy(), scores)
 
 
 def _in_order(parts: Sequence[Rows]) -> Rows:
