@@ -45,6 +45,10 @@ class Header(NamedTuple):
     """EXIF orientation: 1 where the pixels are upright as stored."""
     animated: bool
     """It holds several frames, of which the first is read."""
+    format: str
+    """JPEG, PNG ..."""
+    camera: str
+    """Model of the camera by its EXIF; empty where it tells none."""
 
     def size(self, orientation: Orientation) -> tuple[int, int]:
         """Width and height of what `read_image` gives."""
@@ -103,7 +107,8 @@ def read_header(path: Path) -> Header:
         with Image.open(path) as image:
             if image.format == "PNG" and _metadata_after_pixels(path):
                 image.load()
-            return Header(image.size, _orientation(image), getattr(image, "is_animated", False))
+            animated = getattr(image, "is_animated", False)
+            return Header(image.size, _orientation(image), animated, image.format or "", _camera(image))
     except MemoryError:
         raise
     except Exception as error:
@@ -120,6 +125,14 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged EXIF makes Pillow raise nearly any type, and hides no pixel
         return 1
     return int(value) if value in UPRIGHT else 1
+
+
+def _camera(image: Image.Image) -> str:
+    """Model of the camera of an opened image by its EXIF, or nothing."""
+    try:
+        return str(Image.Image.getexif(image).get(ExifTags.Base.Model, "")).strip("\0 ")
+    except Exception:  # damaged EXIF
+        return ""
 
 
 def _metadata_after_pixels(path: Path) -> bool:

@@ -234,6 +234,10 @@ class Property:
     """A sentence for the page."""
     samples: tuple[int, ...] = ()
     """Rows of samples.csv that show it."""
+    p: float | None = None
+    """Among all properties and questions that were tried."""
+    relies: Figure | None = None
+    """Of a place that tells a label: what hiding it costs, more than hiding a mirrored place."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""What an image is like without its objects: brightness, colour, sharpness, border, each place's colour; and what its
+file and its row say of it. `causes.py` asks whether any of it tells the label, or the error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnbias.data.datasets import ImageDataset
+from attnbias.data.images import read_header
+
+GRID = 6
+"""Places along each side of the image; even, so that each has mirrored ones."""
+
+FEWEST = 10
+"""Images on either side, below which nothing is asked."""
+
+FRAME = 1 / 32
+"""Of the image's side: how wide its border is."""
+
+Place = tuple[int, int]
+"""Row and column in the grid of GRID x GRID places."""
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One property of images, as a number of each."""
+
+    name: str
+    more: str
+    """In words, an image with a high value: "brighter"."""
+    less: str
+    source: Literal["picture", "column"] = "picture"
+    place: Place | None = None
+
+
+OF_IMAGE = (
+    ("brightness", "brighter", "darker"),
+    ("redness", "redder", "greener"),
+    ("yellowness", "yellower", "bluer"),
+    ("detail", "busier", "plainer"),
+)
+"""Of the whole image and of each of its places: how the planes of `_planes` are called."""
+
+OF_WHOLE = (
+    ("contrast", "of more contrast", "of less contrast"),
+    ("saturation", "more colourful", "paler"),
+    ("sharpness", "sharper", "blurrier"),
+    ("border", "busier at its border", "plainer at its border"),
+)
+
+
+def where(place: Place) -> str:
+    """A place in words: "at the top left"."""
+    row, column = (each * 3 // GRID for each in place)
+    words = [("top", "", "bottom")[row], ("left", "", "right")[column]]
+    return f"at the {' '.join(word for word in words if word) or 'middle'}"
+
+
+def picture_traits() -> list[Trait]:
+    """The columns of `picture_values`."""
+    whole = [Trait(name, more, less) for name, more, less in (*OF_IMAGE, *OF_WHOLE)]
+    places = [(row, column) for row in range(GRID) for column in range(GRID)]
+    return whole + [
+        Trait(f"{name} of place {row + 1},{column + 1}", f"{more} {at}", f"{less} {at}", place=(row, column))
+        for name, more, less in OF_IMAGE
+        for row, column in places
+        for at in [where((row, column))]
+    ]
+
+
+def picture_values(images: Tensor) -> Tensor:
+    """Properties (B, P) of images (B, 3, H, W) with pixels within 0..1, as a network sees them; see `picture_traits`.
+
+    Redness is red - green, yellowness the mean of both - blue, detail the mean step from a pixel to its neighbours,
+    sharpness the mean second difference by the mean first one (whatever the contrast).
+    """
+    planes, second = _planes(images)
+    brightness, detail = planes[:, 0], planes[:, 3]
+    width = max(1, round(FRAME * min(images.shape[-2:])))
+    inner = torch.zeros_like(detail)
+    inner[:, width:-width, width:-width] = 1
+    whole = [
+        *planes.mean((2, 3)).T,
+        brightness.std((1, 2)),
+        (images.amax(1) - images.amin(1)).mean((1, 2)),
+        second.mean((1, 2)) / detail.mean((1, 2)).clamp_min(1e-6),
+        (detail * (1 - inner)).sum((1, 2)) / (1 - inner).sum((1, 2)),
+    ]
+    places = F.adaptive_avg_pool2d(planes, GRID).flatten(1)
+    return torch.cat([torch.stack(whole, dim=1), places], dim=1)
+
+
+def _planes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The planes of OF_IMAGE (B, 4, H, W), and the second differences of brightness (B, H, W)."""
+    red, green, blue = images.unbind(1)
+    brightness = 0.299 * red + 0.587 * green + 0.114 * blue
+    padded = F.pad(brightness[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    middle = padded[:, 1:-1, 1:-1]
+    right, below = padded[:, 1:-1, 2:] - middle, padded[:, 2:, 1:-1] - middle
+    left, above = middle - padded[:, 1:-1, :-2], middle - padded[:, :-2, 1:-1]
+    planes = torch.stack([brightness, red - green, (red + green) / 2 - blue, (right.abs() + below.abs()) / 2], dim=1)
+    return planes, ((right - left).abs() + (below - above).abs()) / 2
+
+
+def file_values(dataset: ImageDataset, positions: Sequence[int]) -> tuple[list[Trait], NDArray[np.float64]]:
+    """What the files of images tell without decoding, and their `group`: traits and values (N, P). Of a word, each of
+    its values that FEWEST images have, and as many have not, is a property of its own."""
+    records = [dataset.records[position] for position in positions]
+    words = {"group": [record.group or "" for record in records]}
+    traits: list[Trait] = []
+    columns: list[NDArray[np.float64]] = []
+    if not dataset.archived:
+        headers = [read_header(dataset.index.root / record.path) for record in records]
+        sizes = np.array([header.size(dataset.index.orientation) for header in headers], dtype=np.float64)
+        traits += [
+            Trait("size", "of more pixels", "of fewer pixels"),
+            Trait("aspect", "wider", "taller"),
+        ]
+        columns += [np.log(sizes.prod(1)), np.log(sizes[:, 0] / sizes[:, 1])]
+        words["camera"] = [header.camera for header in headers]
+        words["file type"] = [header.format for header in headers]
+    for name, values in words.items():
+        found, counts = np.unique(values, return_counts=True)
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+            if value and FEWEST <= count <= len(values) - FEWEST:
+                traits.append(Trait(f"{name} {value}", f"of {name} {value}", f"not of {name} {value}", "column"))
+                columns.append(np.array([each == value for each in values], dtype=np.float64))
+    return traits, np.stack(columns, axis=1) if columns else np.zeros((len(records), 0))
