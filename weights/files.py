@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.flax import read_flax
 from attnbias.weights.folders import INDEX, METADATA, read_distributed, read_shards, weights_in
-from attnbias.weights.limits import ScalarType, check_archive, check_names, check_sizes, is_archive, scalar
+from attnbias.weights.limits import ScalarType, check_archive, check_names, check_plain, check_sizes, is_archive, scalar
 from attnbias.weights.names import check_name
 
 Entry = Literal["model", "ema"]
@@ -106,6 +106,7 @@ def read_checkpoint(path: Path, *, trust: bool = False, entry: Entry | None = No
         if found[other]:
             raise OtherEntryError(f"{path} holds only {other} weights, expected {entry} weights")
         raise WeightsError(f"{path} holds no state dict (top level: {_describe(content)}), expected {entry} weights")
+    check_plain(chosen.state, path)
     return Checkpoint(
         state=chosen.state,
         ema=found["ema"].state if found["ema"] else None,

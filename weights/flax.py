@@ -63,7 +63,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
         version = np.lib.format.read_magic(file)
         read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
         shape, fortran, dtype = read_header(file)
-        if dtype.kind not in "biufc":
+        if dtype.kind not in "biufc" or min(shape, default=0) < 0:
             raise ValueError(f"{member.filename} is not an array of numbers")
         numbers = np.frombuffer(bytearray(file.read()), dtype)
     return torch.from_numpy(numbers.reshape(shape, order="F" if fortran else "C"))

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
 from attnbias.weights.errors import WeightsError
-from attnbias.weights.limits import check_sizes, check_stored_tensor
+from attnbias.weights.limits import check_sizes, check_stored_tensor, walk
 
 METADATA = ".metadata"
 """What torch.distributed.checkpoint writes last: names, shapes and places of all tensors of a folder."""
@@ -88,6 +88,9 @@ def read_distributed(folder: Path, *, trust: bool) -> dict[str, Any]:
     """
     try:
         with (folder / METADATA).open("rb") as file:
+            for _ in walk(file):
+                pass  # and nothing is refused
+            file.seek(0)
             metadata = _TableUnpickler(file).load()
         if not isinstance(metadata, Metadata):
             raise UnpicklingError("it is no table of tensors")

@@ -11,12 +11,13 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from attnbias.weights.errors import WeightsError
@@ -42,6 +43,10 @@ ALLOWED = re.compile(
     r"|pytorch_lightning\.callbacks\.model_checkpoint ModelCheckpoint"
 )
 """What a pickle may name, as "module name". PyTorch's own list holds more, such as bytearray, which makes any size."""
+
+
+LARGEST_TUPLE = 1_000_000
+"""Values of a tuple, those of its tuples with them: a few bytes can put a tuple twice into the next, 40 times over."""
 
 
 def is_archive(path: Path) -> bool:
@@ -102,10 +107,83 @@ LEGACY_PICKLES = 5
 """How a file from before PyTorch 1.6 begins: magic number, protocol, system, content, keys; then come the numbers."""
 
 
+class _Part(NamedTuple):
+    """What is known, before it is made, of a value that a pickle would put on its stack."""
+
+    name: str = ""
+    """Of a class or a function, as "module name"."""
+    text: str | None = None
+    items: tuple[_Part, ...] = ()
+    """Of a tuple."""
+    size: int = 1
+    """Values of a tuple, those of its tuples with them."""
+
+
 def _check_pickle(file: IO[bytes], path: Path) -> None:
-    for operation, argument, _ in pickletools.genops(file):
-        if operation.name == "GLOBAL" and not ALLOWED.fullmatch(str(argument)):
+    for operation, argument, taken in walk(file):
+        if operation == "GLOBAL" and not ALLOWED.fullmatch(str(argument)):
             raise UnpicklingError(f"GLOBAL {'.'.join(str(argument).split(' '))}")
+        if operation in ("REDUCE", "NEWOBJ"):
+            _check_call(taken[0].name, taken[1])
+
+
+def _check_call(name: str, arguments: _Part) -> None:
+    """Refuse a call that makes something of any size out of a number, or out of what calls made before it."""
+    if name.endswith("Storage"):
+        raise UnpicklingError("memory that is filled from no file")
+    texts = [part.text for part in arguments.items]
+    if name == "_codecs encode" and (texts[1:] != ["latin1"] or texts[0] is None):
+        raise UnpicklingError("bytes that are not made of a text, letter by letter")
+    makers = [part.name.startswith("torch._utils _rebuild") for part in arguments.items[:1]]
+    if name == "torch._tensor _rebuild_from_type_v2" and makers != [True]:  # it calls its first argument
+        raise UnpicklingError("a tensor that is not made as one")
+
+
+def walk(file: IO[bytes]) -> Iterator[tuple[str, object, Sequence[_Part]]]:
+    """The operations of a pickle, none of which is carried out: name, argument, and what each takes from the stack.
+
+    Raises:
+        UnpicklingError: a tuple holds itself many times over, so that using it as a key never ends, or there are more
+        places for values than values. ValueError, IndexError, KeyError: it is damaged.
+    """
+    mark, stack, memo = _Part("mark"), list[_Part](), dict[int, _Part]()
+    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        taken = _taken(stack, operation, mark)
+        yield operation.name, argument, taken
+        made = _Part(text=argument if isinstance(argument, str) else None)
+        if operation.name == "GLOBAL":
+            made = _Part(name=str(argument))
+        elif operation.name.startswith("TUPLE"):
+            made = _Part(items=tuple(taken), size=1 + sum(part.size for part in taken))
+        elif operation.name == "DUP":
+            made = taken[0]
+        elif operation.name in ("GET", "BINGET", "LONG_BINGET"):
+            made = memo[int(str(argument))]
+        elif operation.name == "MEMOIZE":
+            made = memo[len(memo)] = taken[0]
+        elif operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if (place := int(str(argument))) > count:  # Python's own unpickler makes room for all places before it
+                raise UnpicklingError("a place for a value that is out of order")
+            memo[place] = stack[-1]
+        if made.size > LARGEST_TUPLE:
+            raise UnpicklingError(f"a tuple of more than {LARGEST_TUPLE:,} values")
+        stack += [mark if each is pickletools.markobject else made for each in operation.stack_after]
+
+
+def _taken(stack: list[_Part], operation: pickletools.OpcodeInfo, mark: _Part) -> list[_Part]:
+    """Take off the stack what an operation takes: so many values, and those above a mark where it takes one."""
+    before, above = operation.stack_before, list[_Part]()
+    if pickletools.markobject in before:
+        place = next(place for place in reversed(range(len(stack))) if stack[place] is mark)
+        above = stack[place + 1 :]
+        del stack[place:]
+        before = before[: before.index(pickletools.markobject)]
+    first = len(stack) - len(before)
+    if first < 0:
+        raise UnpicklingError("an operation takes what is not there")
+    below = stack[first:]
+    del stack[first:]
+    return below + above
 
 
 def check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
@@ -124,6 +202,18 @@ def check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
             f"{path} is refused: {size:,} bytes cannot hold the {sum(claimed.values()):,} that its tensors claim "
             f"({name!r}: {shape})"
         )
+
+
+def check_plain(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are not plain numbers, one after the other: a model would take a part of what they say.
+
+    Raises:
+        WeightsError: a tensor is sparse, quantised or complex.
+    """
+    for name, value in state.items():
+        kind = "quantised" if value.is_quantized else "complex" if value.is_complex() else "sparse"
+        if value.layout is not torch.strided or kind != "sparse":
+            raise WeightsError(f"{path} is refused: its {name!r} is a {kind} tensor, expected plain numbers")
 
 
 class ScalarType:

@@ -6,6 +6,7 @@ import io
 import pickle
 import resource
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,35 @@ def header(descr: str, shape: str = "()") -> str:
     return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
 
 
+def written_out(times: int) -> Any:
+    """Bytes as hexadecimal text, and that again: each time twice as many."""
+    import _codecs
+
+    content: Any = "a" * 1000
+    for encoding in ("latin1", *["hex"] * times):
+        content = Call(_codecs.encode, content, encoding)
+    return content
+
+
+def shared(levels: int) -> tuple[Any, ...]:
+    """A tuple that holds another one twice, which does the same, and so on."""
+    return (last := shared(levels - 1), last) if levels else (1,)
+
+
+def distributed(path: Path, table: bytes) -> None:
+    path.mkdir()
+    (path / ".metadata").write_bytes(table)
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "void.pth": lambda path: torch.save(scalar_type(f"V{HUGE // 2}"), path),
     "text.pth": lambda path: torch.save(scalar_type("U500000000"), path),
     "bytearray.pth": lambda path: with_pickle(path, pickle.dumps(Call(bytearray, HUGE), protocol=2)),
     "old-bytearray.pth": lambda path: path.write_bytes(pickle.dumps(Call(bytearray, HUGE), protocol=2)),
+    "hexadecimal.pth": lambda path: with_pickle(path, pickle.dumps({"w": written_out(22)}, protocol=2)),
+    "key.pth": lambda path: with_pickle(path, pickle.dumps(Call(set, [shared(60)]), protocol=2)),
+    "place.distcp": lambda path: distributed(path, b"\x80\x02K\x01r\x00\x00\x00\x20."),
+    "key.distcp": lambda path: distributed(path, pickle.dumps(Call(OrderedDict, [(shared(60), 1)]), protocol=2)),
     "strides.pth": lambda path: torch.save({"w": torch.ones(1).expand(HUGE)}, path),
     "empty-side.pth": lambda path: torch.save({"w": torch.ones(0).reshape(HUGE, 0)}, path),
     "packed.pth": packed,
@@ -112,6 +137,7 @@ def test_a_small_file_takes_no_gigabytes(tmp_path: Path, name: str) -> None:
     reader = FORKS.Process(target=read, args=(path, tmp_path / "said"))
     reader.start()
     reader.join(60)
+    reader.kill()
     assert reader.exitcode == 0
     line, megabytes = (tmp_path / "said").read_text().splitlines()
     assert str(path) in line
@@ -128,6 +154,26 @@ def test_a_shape_that_only_claims_is_refused_before_a_model_is_made(tmp_path: Pa
     torch.save({**state, "classifier.weight": torch.zeros(1, 1).expand(classes, 1)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"does not fit the model|is not a checkpoint of|is refused"):
         load_run("csra", str(tmp_path / "w.pth"), {})
+
+
+def test_memory_that_no_file_fills_is_refused(tmp_path: Path) -> None:
+    with_pickle(tmp_path / "w.pth", pickle.dumps(Call(torch.UntypedStorage, HUGE), protocol=2))
+    with pytest.raises(WeightsError, match="memory that is filled from no file"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "complex"])
+def test_a_weight_that_is_not_plain_numbers_is_refused(kind: str, tmp_path: Path) -> None:
+    """A model would take the half of a complex number, without a word."""
+    made = {
+        "sparse": lambda: torch.eye(4).to_sparse(),
+        "quantised": lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        "complex": lambda: torch.ones(4, dtype=torch.complex64),
+    }
+    torch.save({"fine": torch.ones(2), "w": made[kind]()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=f"its 'w' is a {kind} tensor, expected plain numbers"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def test_numbers_of_numpy_beside_weights_are_read_as_they_are(tmp_path: Path) -> None:
