@@ -441,6 +441,14 @@ FAITHFULNESS: tuple[Trust, ...] = (
         "Adebayo et al., NeurIPS 2018",
         False,
     ),
+    Trust(
+        "shift_agreement",
+        "rank correlation with the map of the image moved by 4 pixels, moved back: a map that is another one then "
+        "shows more than the image",
+        "higher",
+        "-",
+        False,
+    ),
 )
 """In the order of the table of `val`."""
 

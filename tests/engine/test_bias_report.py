@@ -366,6 +366,8 @@ def test_a_faithful_map_beats_a_random_one(squares: Index) -> None:
     assert report["means"]["aopc"] > report["means"]["random_aopc"]
     assert report["means"]["road"] > report["means"]["random_road"] + 0.1
     assert report["means"]["untrained_agreement"] == 1  # its map is of the image alone
+    assert report["means"]["shift_agreement"] > 0.95  # and moves with it
+    assert report["shift"] == 4
 
 
 def test_pairs_that_never_part_are_left_out_and_counted() -> None:

@@ -11,7 +11,15 @@ from scipy import stats
 from torch import Tensor
 
 from attnbias.methods.engine.attention_measures import FAITHFULNESS, documentation
-from attnbias.methods.engine.bias.faithfulness import aopc, faithfulness_curves, map_agreement, untrained
+from attnbias.methods.engine.bias.faithfulness import (
+    SHIFT,
+    aopc,
+    faithfulness_curves,
+    map_agreement,
+    moved,
+    shift_agreement,
+    untrained,
+)
 from attnbias.methods.engine.bias.road import NOISE, imputed, road
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.registry import get_method
@@ -81,6 +89,19 @@ def test_agreement_is_spearmans_rank_correlation() -> None:
     assert map_agreement(one, other) == pytest.approx(expected)
     assert map_agreement(one, one.exp()) == pytest.approx(1)
     assert map_agreement(one, torch.ones(7, 7)) == 0
+
+
+def test_a_map_of_the_image_moves_with_it_and_one_of_the_place_does_not() -> None:
+    image = torch.rand(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    other = moved(image)
+    assert other.shape == image.shape
+    assert torch.equal(other[:, SHIFT:, SHIFT:], image[:, :-SHIFT, :-SHIFT])
+    assert torch.equal(other[:, SHIFT:, 0], image[:, :-SHIFT, SHIFT])  # reflected
+    assert shift_agreement(image.mean(0), other.mean(0)) == pytest.approx(1)
+    place = torch.rand(24, 40, generator=torch.Generator().manual_seed(1))
+    expected = stats.spearmanr(place[:-SHIFT, :-SHIFT].ravel(), place[SHIFT:, SHIFT:].ravel()).statistic
+    assert shift_agreement(place, place) == pytest.approx(expected)
+    assert abs(expected) < 0.15
 
 
 def test_the_untrained_network_is_another_one_every_time_the_same() -> None:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
@@ -33,6 +34,9 @@ BLUR_SIZE, BLUR_SIGMA = 11, 5.0
 """Of the image that insertion starts from, in pixels."""
 
 UNTRAINED_SEED = 0
+
+SHIFT = 4
+"""Pixels of the network's input by which it is moved, down and to the right."""
 
 
 class Curves(NamedTuple):
@@ -88,6 +92,16 @@ def map_agreement(one: Tensor, other: Tensor) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def moved(image: Tensor) -> Tensor:
+    """An image (3, H, W) moved by SHIFT; what comes in is reflected at the border."""
+    return F.pad(image[None], (SHIFT, 0, SHIFT, 0), mode="reflect")[0, :, :-SHIFT, :-SHIFT]
+
+
+def shift_agreement(saliency: Tensor, of_moved: Tensor) -> float:
+    """Rank correlation of a map (H, W) and that of the moved image, moved back, where both have a value."""
+    return map_agreement(saliency[:-SHIFT, :-SHIFT], of_moved[SHIFT:, SHIFT:])
+
+
 def untrained(loaded: Loaded) -> nn.Module:
     """The same model with fresh weights: complete parameter randomisation (Adebayo et al., NeurIPS 2018)."""
     with torch.random.fork_rng(devices=[]):
@@ -128,6 +142,7 @@ class Faithfulness:
             "road_removed": SHARES,
             "road_noise": NOISE,
             "untrained_seed": UNTRAINED_SEED,
+            "shift": SHIFT,
             "random_seed": "the image's position in the split",
             "means": {name: float(values.mean()) for name, values in self.columns.items()},
             "intervals_95": {name: interval(Ratio.mean(values), self.images) for name, values in self.columns.items()},
@@ -185,9 +200,14 @@ def score_faithfulness(
     for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
         image = dataset[position]["image"].to(accelerator.device)
         classes = torch.tensor([label], device=accelerator.device)
-        own, second, blank = (
-            upsample(attention_maps(method, network, image[None], classes, name), image.shape[1:])[0, 0]
-            for network, name in ((loaded.model, used), (loaded.model, other), (fresh, used))
+        own, second, blank, of_moved = (
+            upsample(attention_maps(method, network, given[None], classes, name), image.shape[1:])[0, 0]
+            for network, name, given in (
+                (loaded.model, used, image),
+                (loaded.model, other, image),
+                (fresh, used, image),
+                (loaded.model, used, moved(image)),
+            )
         )
         chance = torch.rand(image.shape[1:], generator=torch.Generator().manual_seed(position)).to(image.device)
         figures = [
@@ -197,7 +217,8 @@ def score_faithfulness(
                 loaded, image, label, saliency, on_pixels, seed=position, steps=steps, batch_size=batch_size
             )
         ]
-        mine.append((position, label, [*figures, map_agreement(own, second), map_agreement(own, blank)]))
+        agreements = [map_agreement(own, second), map_agreement(own, blank), shift_agreement(own, of_moved)]
+        mine.append((position, label, [*figures, *agreements]))
     rows = sorted(gathered(accelerator, mine))
     image_ids = np.array([position for position, _, _ in rows])
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
@@ -269,5 +290,5 @@ class FaithfulnessProbe(Probe):
             f"faithfulness: {content['step']} a step; deleted pixels become 0 after normalisation, inserted ones come "
             f"back in a blur of sigma {content['insertion_blur']['sigma']:g}; ROAD removes {removed} with noise of "
             f"{content['road_noise']:g}; random maps are drawn from {content['random_seed']}, the untrained network "
-            f"from seed {content['untrained_seed']}",
+            f"from seed {content['untrained_seed']}; images are moved by {content['shift']} pixels",
         ]
