@@ -88,13 +88,18 @@ def read_image(path: Path, orientation: Orientation = "stored", at_least: int | 
 def upright_rgb(image: Image.Image, orientation: Orientation = "upright") -> Image.Image:
     """An opened image as `read_image` gives it; Pillow's decoders raise nearly any type where it is damaged."""
     image.load()
-    turn = UPRIGHT.get(_orientation(image)) if orientation == "upright" else None
-    upright = image if turn is None else image.transpose(turn)
+    upright = turned(image, orientation)
     if upright.mode.startswith(("I", "F")):
         return Image.fromarray(_as_bytes(upright)).convert("RGB")
     if upright.mode == "P" and "transparency" in upright.info:
         return upright.convert("RGBA").convert("RGB")
     return upright.convert("RGB")
+
+
+def turned(image: Image.Image, orientation: Orientation) -> Image.Image:
+    """A loaded image, turned as its EXIF orientation says where its set is read so."""
+    turn = UPRIGHT.get(_orientation(image)) if orientation == "upright" else None
+    return image if turn is None else image.transpose(turn)
 
 
 def read_header(path: Path) -> Header:

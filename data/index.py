@@ -115,6 +115,9 @@ class Index:
     """Class of each value 0..255 in the files of the label maps (255 = ignored), where the value is not the class."""
     orientation: Orientation = "stored"
     """How every command reads the set's images. An index of before this field was written means "stored"."""
+    truth_origin: Literal["measured"] | None = None
+    """Where the objects of a person's own images come from: "measured" = their own masks or boxes. None where the set
+    has none, or has those of its authors."""
     dataset_dir: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 
@@ -131,6 +134,7 @@ class Index:
             "annotations": _stored(self.annotations, dataset_dir) if self.annotations else None,
             "label_values": self.label_values,
             "orientation": self.orientation,
+            **({"truth_origin": self.truth_origin} if self.truth_origin else {}),
         }
         with replacing(path) as file:
             file.write(json.dumps(header)[:-1] + ', "records": [\n')
@@ -166,6 +170,7 @@ class Index:
             annotations=dataset_dir / header.annotations if header.annotations else None,
             label_values=header.label_values,
             orientation=header.orientation,
+            truth_origin=header.truth_origin,
             records=tuple(
                 Record(
                     path,
@@ -205,6 +210,7 @@ class _Header(StoredModel):
     annotations: _Location | None
     label_values: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False)] | None
     orientation: Orientation = "stored"
+    truth_origin: Literal["measured"] | None = None
 
     @field_validator("format")
     @classmethod

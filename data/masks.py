@@ -120,10 +120,16 @@ def draw_masks(annotations: Path, image_id: int, size: tuple[int, int]) -> NDArr
     return np.where((highest > 0) & (lowest != highest), 255, highest).astype(np.uint8)
 
 
-@lru_cache(maxsize=2)
 def _open(annotations: Path) -> tuple[Any, dict[int, int]]:
     if not annotations.is_file():
         raise DataError(f"no annotation file {annotations}; run prepare-data again")
+    state = annotations.stat()
+    return _read(annotations, state.st_mtime_ns, state.st_ino)
+
+
+@lru_cache(maxsize=2)
+def _read(annotations: Path, written: int, number: int) -> tuple[Any, dict[int, int]]:
+    """Read a file once; one that prepare-data has replaced since is another file."""
     file = COCO()
     file.dataset = read_coco_file(annotations)
     with redirect_stdout(io.StringIO()):  # pycocotools reports its work there

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.acquire import acquire, instructions
-from attnbias.data.images import read_image
+from attnbias.data.images import Header, read_image
 from attnbias.data.index import Index
 from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.lock import LOCK, only_writer
 from attnbias.data.names import unfit_name
+from attnbias.data.own_masks import MASKS_FILE, with_masks
 from attnbias.data.owned import first_foreign
 from attnbias.data.prepared import MANIFEST, PREPARED, Prepared, data_root, discard, index_path, is_ready, standing
 from attnbias.data.registry import DATASETS
@@ -121,7 +122,13 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     roles, said = _roles(info, indexes, options)
     warnings += said
     if own:
-        noticed.merge(_notice(indexes, options))
+        headers = _headers(indexes, options)
+        noticed.merge(_notice(indexes, headers))
+        if reading.masks:
+            indexes, files[MASKS_FILE], said_of_masks = with_masks(
+                indexes, reading.masks, headers, folder, options.workers, options.progress
+            )
+            noticed.merge(said_of_masks)
         noticed.merge(find_repeats(indexes, options.workers, options.progress))
     elif options.verify:  # the papers' sets are large, and some of their splits are parts of others
         played = [index for index in indexes if index.split in roles.values()]
@@ -152,10 +159,14 @@ def _write(folder: Path, prepared: Prepared, indexes: Sequence[Index], files: Ma
     prepared.write(folder)
 
 
-def _notice(indexes: Sequence[Index], options: PrepareOptions) -> Tally:
-    """What a person should know of their own images."""
+def _headers(indexes: Sequence[Index], options: PrepareOptions) -> dict[str, Header | None]:
+    """Headers of all images, by path."""
     paths = dict.fromkeys(f"{index.root}/{path}" for index in indexes for r in index.records for path in r.images)
-    headers = read_headers(list(paths), options.workers, options.progress)
+    return read_headers(list(paths), options.workers, options.progress)
+
+
+def _notice(indexes: Sequence[Index], headers: Mapping[str, Header | None]) -> Tally:
+    """What a person should know of their own images."""
     noticed = remarks(headers, indexes[0].orientation)
     for index in indexes:
         noticed.merge(check_annotated_sizes(index, headers))

@@ -26,6 +26,7 @@ MANIFEST = "prepared.json"
 
 PREPARED = re.compile(
     r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
+    r"|annotations/(\.?objects\.json(\.\d+\.part)?)?"
 )
 """All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""
 

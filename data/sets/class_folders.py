@@ -9,6 +9,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
+from attnbias.data.sets.mask_folders import IMAGES, find_masks, holds_classes_with_masks, masks_among, numbered
 from attnbias.data.splits import assign_roles, part_named
 from attnbias.data.tally import Tally
 from attnbias.data.walk import OTHER, is_image, list_folder, walk_images
@@ -44,6 +45,8 @@ def read_class_folders(
         raise DataError(f"{root} is not a folder; expected one that holds a folder for each class")
     left_out, below = Tally() if left_out is None else left_out, f"{root.name}/"
     folders, files = list_folder(root, left_out, below)
+    masks = masks_among(root, folders)
+    folders = [name for name in folders if name != masks]
     if (prepared := _within(root, data_root)) in folders:
         folders = [name for name in folders if name != prepared]
         left_out.add(PREPARED, f"{below}{prepared}")
@@ -70,14 +73,18 @@ def read_class_folders(
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes."""
+    """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes.
+
+    The same below SOURCE/images, where SOURCE/masks holds the objects' masks.
+    """
     assert source is not None
     data_root, left_out = folder.parent, Tally()
+    source = source / IMAGES if holds_classes_with_masks(source) else source
     splits = [split for split in split_folders(source, options) if split != _within(source, data_root)]
     if not splits:
         options.progress(f"reading {source.name}", 0, 1)
         index = read_class_folders(source, dataset=info.name, left_out=left_out, data_root=data_root)
-        return Reading([index], left_out=left_out)
+        return _with_masks(Reading([index], left_out=left_out))
     left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
     warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
@@ -90,13 +97,21 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
             read_class_folders(source / split, dataset=info.name, split=split, classes=classes, left_out=left_out)
         )
         classes = indexes[0].classes
-    return Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out)
+    return _with_masks(Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out))
+
+
+def _with_masks(reading: Reading) -> Reading:
+    """What was read, with the masks that lie beside the images."""
+    indexes = numbered(reading.indexes)
+    masks = find_masks(indexes, reading.left_out)
+    return reading._replace(indexes=indexes, masks=masks) if masks else reading
 
 
 def split_folders(folder: Path, options: PrepareOptions) -> list[str]:
     """Folders of a folder that are splits: all of them, where any is named like a split and has folders in it or is
     named by a person; none where they are classes."""
     names = subfolders(folder)
+    names = [name for name in names if name != masks_among(folder, names)]
     asked = {options.train_split, options.val_split}
     if any(name in asked or (part_named(name, whole=True) and subfolders(folder / name)) for name in names):
         return names

@@ -60,6 +60,8 @@ class Reading(NamedTuple):
     """What a person should know of how the source was read."""
     left_out: Tally = Tally()
     """Files and folders that do not count, by reason."""
+    masks: Mapping[int, Path] = {}
+    """Image id -> mask of its object, where a person's own images have masks in files."""
 
 
 Preparer = Callable[[DatasetInfo, Path | None, Path, PrepareOptions], Reading]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from attnbias.data.errors import DataError
-from attnbias.data.index import Index, Record
+from attnbias.data.index import Box, Index, Record
+from attnbias.data.index_check import LARGEST_SIDE
 from attnbias.data.info import DatasetInfo
 from attnbias.data.names import TABLES
 from attnbias.data.sets.contract import PrepareOptions, Reading
+from attnbias.data.sets.mask_folders import find_masks, numbered
 from attnbias.data.tally import Tally
 
 SEPARATOR = ";"
@@ -27,8 +30,18 @@ COLUMNS = {
     "labels": ("labels", "classes", "categories", "tags"),
     "split": ("split", "subset", "partition"),
     "group": ("group",),
+    "mask": ("mask", "mask_path", "mask_file"),
+    "box": ("box", "bbox"),
 }
 """What each column may be called, in any case: the first name goes before the others."""
+
+SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
+CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
+"""Four columns that hold a box, in place of one column of x,y,w,h: by its sides, or by two corners."""
+
+
+_Sides = tuple[float, float, float, float]
+"""x, y, w, h of a box."""
 
 
 class Table(NamedTuple):
@@ -40,14 +53,21 @@ class Table(NamedTuple):
     """Column of `COLUMNS` -> its position in a row."""
     remarks: Tally
     """How the table was read, where it is not the plain kind."""
+    box: tuple[int, ...]
+    """Positions of the column of boxes, or of the four; none where there are none."""
+    corners: bool
+    """Whether the four are those of two corners."""
 
 
 def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
-    """Read a table with the columns `path` and `label` or `labels`, and perhaps `split` and `group`.
+    """Read a table with the columns `path` and `label` or `labels`, and perhaps `split`, `group` and `box`.
 
     `label` holds one class (single-label); `labels` any number of them, separated by ";" (multi-label, may be empty).
     Classes are sorted by name, over all splits. Without `split`, all rows are the split "train". Paths are relative to
     the table's folder. `COLUMNS` has other names of the columns, `DELIMITERS` what may stand between values.
+
+    `box` is x,y,w,h in pixels, several separated by ";"; four columns may stand for it (`SIDES`, `CORNERS`). It is the
+    box of every label of its row.
 
     Raises:
         DataError: a column is missing, or a row is incomplete; the message names the line.
@@ -56,14 +76,49 @@ def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Read SOURCE itself where it is a table, else the one table in it."""
+    """Read SOURCE itself where it is a table, else the one table in it.
+
+    Masks are those that the column `mask` names, from the table's folder on; without it, those in masks/.
+    """
     assert source is not None
     tables = [source] if source.is_file() else tables_in(source)
     if len(tables) != 1:
         raise DataError(f"{source} holds {len(tables)} tables; expected one .csv file, or its own path")
     options.progress(f"reading {tables[0].name}", 0, 1)
-    content = read_table(tables[0])
-    return Reading(_indexes(tables[0], content, info.name), remarks=content.remarks)
+    content, left_out = read_table(tables[0]), Tally()
+    indexes = _indexes(tables[0], content, info.name)
+    ids = numbered(indexes)
+    masks = _masks(content, ids) if "mask" in content.position else find_masks(ids, left_out)
+    return Reading(ids if masks else indexes, remarks=content.remarks, left_out=left_out, masks=masks)
+
+
+def _masks(content: Table, indexes: Sequence[Index]) -> dict[int, Path]:
+    """Masks by image id, as a column names them."""
+    named: dict[str, list[str]] = {}
+    for split, values in zip(_splits(content), (values for _, values in content.rows), strict=True):
+        named.setdefault(split, []).append(values[content.position["mask"]].strip())
+    return {
+        record.image_id: index.root / mask
+        for index in indexes
+        for record, mask in zip(index.records, named[index.split], strict=True)
+        if mask and record.image_id is not None
+    }
+
+
+def _splits(content: Table) -> list[str]:
+    """The split of each row; "train" where no row names one."""
+    column = content.position.get("split")
+    named = [values[column].strip() if column is not None else "" for _, values in content.rows]
+    return named if any(named) else ["train"] * len(named)
+
+
+def names_images(table: Path) -> bool:
+    """Whether a table has columns of paths and labels."""
+    try:
+        _header(table, _text(table))
+    except DataError:
+        return False
+    return True
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -94,12 +149,13 @@ def read_table(table: Path) -> Table:
     except csv.Error as error:
         raise DataError(f"{table}:{reader.line_num}: {error}; is a quote missing?") from None
     position = _positions(table, header)
+    box, corners = _box_columns(table, header, position)
     if delimiter != ",":
         remarks.add(f"table whose values are separated by {DELIMITERS[delimiter]}", table.name)
     for column, number in position.items():
         if header[number].casefold() != column:
             remarks.add(f"column read as '{column}'", header[number])
-    return Table(rows[1:], position, remarks)
+    return Table(rows[1:], position, remarks, box, corners)
 
 
 def _text(table: Path) -> str:
@@ -152,38 +208,98 @@ def _positions(table: Path, header: Sequence[str]) -> dict[str, int]:
     return position
 
 
+def _box_columns(table: Path, header: Sequence[str], position: dict[str, int]) -> tuple[tuple[int, ...], bool]:
+    """Positions of the columns that hold boxes, and whether they are those of two corners."""
+    names = [name.casefold() for name in header]
+    found: list[tuple[tuple[int, ...], bool]] = [((position["box"],), False)] if "box" in position else []
+    for forms in (SIDES, CORNERS):  # the first form of each kind: beside w and h, width and height are the image's
+        four = next((form for form in forms if set(form) <= set(names)), None)
+        if four is not None:
+            found.append((tuple(map(names.index, four)), forms is CORNERS))
+    if len(found) > 1:
+        several = " and ".join(",".join(header[number] for number in columns) for columns, _ in found)
+        raise DataError(f"table {table} has boxes in the columns {several}; keep one of them")
+    return found[0] if found else ((), False)
+
+
+def _boxes(table: Path, content: Table, line: int, values: Sequence[str]) -> list[_Sides]:
+    """The boxes (x, y, w, h) of a row.
+
+    Raises:
+        DataError: one is no box.
+    """
+    texts = [values[number] for number in content.box]
+    if not any(texts):
+        return []
+    items = [texts]
+    if len(texts) == 1:
+        items = [text.replace(",", " ").split() for text in texts[0].split(SEPARATOR) if text.strip()]
+    boxes = []
+    for item in items:
+        try:
+            a, b, c, d = map(float, item)
+        except ValueError:
+            a = b = c = d = float("nan")
+        x, y, w, h = (a, b, c - a, d - b) if content.corners else (a, b, c, d)
+        if not (all(map(isfinite, (x, y, w, h))) and max(map(abs, (x, y, w, h))) <= LARGEST_SIDE and min(w, h) > 0):
+            form = "x1,y1,x2,y2 with x1 < x2 and y1 < y2" if content.corners else "x,y,w,h with w and h above 0"
+            raise DataError(f"{table}:{line}: the box is '{','.join(item)[:80]}'; expected {form}, in pixels")
+        boxes.append((x, y, w, h))
+    return boxes
+
+
+def _check_pixels(table: Path, boxes: Iterator[_Sides]) -> None:
+    """Refuse boxes that are shares of the image's sides: all of them lie within 0 and 1."""
+    largest = max((max(x + w, y + h) for x, y, w, h in boxes), default=2.0)
+    if largest <= 1:
+        raise DataError(
+            f"table {table}: no box reaches beyond {largest:g} pixels; expected pixels, not shares of sides"
+        )
+
+
 def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
     """One index a split, in the order in which the splits first occur."""
     position, several = content.position, "labels" in content.position
     if not content.rows:
         raise DataError(f"table {table} has no rows")
     rows = [(line, [value.strip() for value in values]) for line, values in content.rows]
-    divided = "split" in position and any(values[position["split"]] for _, values in rows)
     image = _Images(table.parent)
-    read: list[tuple[str, str, list[str], str | None]] = []
-    for line, values in rows:
+    read: list[tuple[str, str, list[str], str | None, list[_Sides]]] = []
+    for split, (line, values) in zip(_splits(content), rows, strict=True):
         path, text = values[position["path"]], values[position["labels" if several else "label"]]
         labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
         labels = [label for label in labels if label]
-        split = values[position["split"]] if divided else "train"
         for what, value in (("path", path), ("label", several or labels), ("split", split)):
             if not value:
                 raise DataError(f"{table}:{line}: {path or 'a row'} has no {what}")
         group = values[position["group"]] if "group" in position else None
-        read.append((split, image.relative(path), labels, group or None))
+        own = _boxes(table, content, line, values)
+        if content.box and not own:
+            content.remarks.add("image without a box", path)
+        if own and not labels:
+            content.remarks.add("box of an image without a label, left out", path)
+        read.append((split, image.relative(path), labels, group or None, own))
         if several and any("," in label or "|" in label for label in labels):
             content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
-    classes = tuple(sorted({label for _, _, labels, _ in read for label in labels}))
+    _check_pixels(table, (box for *_, own in read for box in own))
+    classes = tuple(sorted({label for _, _, labels, *_ in read for label in labels}))
     if not classes:
         raise DataError(f"table {table}: no row has a label")
     number = {name: label for label, name in enumerate(classes)}
     records: dict[str, list[Record]] = {}
-    for split, path, labels, group in read:
+    for split, path, labels, group, own in read:
         positive = {number[label] for label in labels}
         target = tuple(int(label in positive) for label in range(len(classes)))
-        records.setdefault(split, []).append(Record(path, target if several else number[labels[0]], group=group))
+        boxes = tuple(Box(label, *box) for box in own for label in sorted(positive))
+        records.setdefault(split, []).append(
+            Record(path, target if several else number[labels[0]], boxes=boxes, group=group)
+        )
     task: Literal["multilabel", "singlelabel"] = "multilabel" if several else "singlelabel"
-    return [Index(dataset, split, task, classes, image.root, tuple(found)) for split, found in records.items()]
+    origin: Literal["measured"] | None = "measured" if content.box else None
+    return [
+        Index(dataset, split, task, classes, image.root, tuple(found), truth_origin=origin)
+        for split, found in records.items()
+    ]
 
 
 class _Images:

@@ -11,7 +11,8 @@ from attnbias.data.names import TABLES, own_name, unfit_name
 from attnbias.data.registry import DATASETS
 from attnbias.data.sets.coco import read_coco, with_label_maps
 from attnbias.data.sets.contract import PrepareOptions, Reading, chosen_settings, first_existing
-from attnbias.data.sets.csv_table import tables_in
+from attnbias.data.sets.csv_table import names_images, tables_in
+from attnbias.data.sets.mask_folders import MASKS, holds_classes_with_masks
 from attnbias.data.sets.segmentation_sets import own_folders
 
 KINDS: dict[str, tuple[str, Task, str]] = {
@@ -28,6 +29,7 @@ def own_info(path: Path, name: str | None = None) -> DatasetInfo:
 
     A .json file is a COCO instances file, a .csv or .tsv file a table; a folder is one in COCO layout, one with
     images and label maps in folders side by side, one with a single table in it, or one with a folder for each class.
+    masks/ beside images/ holds label maps, unless a table or the folders in images/ tell the classes.
 
     Raises:
         DataError: nothing is there, or its name is that of a known dataset.
@@ -47,7 +49,7 @@ def own_info(path: Path, name: str | None = None) -> DatasetInfo:
             raise DataError(f"{path} is neither a folder, nor a .csv, nor a .json file")
     elif any(path.glob("annotations/instances_*.json")):
         kind = "coco"
-    elif own_folders(path) is not None:
+    elif (pair := own_folders(path)) is not None and not (pair[1] == MASKS and _classes_are_told(path)):
         kind = "label maps"
     else:
         kind = "csv" if len(tables_in(path)) == 1 else "folders"
@@ -68,6 +70,12 @@ def own_info(path: Path, name: str | None = None) -> DatasetInfo:
         orientation="upright",
         settings={"orientation": None, **({"masks": None} if kind in ("coco", "json") else {})},
     )
+
+
+def _classes_are_told(path: Path) -> bool:
+    """Whether what lies in masks/ are objects of images that have their labels from elsewhere."""
+    tables = tables_in(path)
+    return names_images(tables[0]) if len(tables) == 1 else holds_classes_with_masks(path)
 
 
 def prepare_json(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:

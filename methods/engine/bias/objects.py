@@ -96,7 +96,7 @@ class ObjectBatch(NamedTuple):
 
 
 class ResolvedTruth(NamedTuple):
-    """What attention is held against, and why it is not what a set of that kind usually has."""
+    """What attention is held against, and why it is not what a set of that kind usually has, or whose it is."""
 
     kind: Truth
     reason: str | None = None
@@ -119,7 +119,8 @@ def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
         raise DataError(f"dataset '{index.dataset}' has no boxes: attention cannot be held against objects")
     if missing:
         return ResolvedTruth("boxes", f"{without}: attention is held against boxes")
-    return ResolvedTruth(truth or ("boxes" if index.annotations is None else "masks"))
+    kind: Truth = truth or ("boxes" if index.annotations is None else "masks")
+    return ResolvedTruth(kind, f"objects are {kind} of your own ({index.truth_origin})" if index.truth_origin else None)
 
 
 def has_objects(dataset: ImageDataset) -> bool:
