@@ -218,7 +218,10 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         licence="made of Stanford Cars, Places and LVIS, under their terms",
         size="2 GB",
         prepare="attnbias.data.sets.grouped:prepare_urbancars",
-        layout="bg-0.95_co_occur_obj-0.95/{train,val,test}/obj-PLACE_bg-PLACE_co_occur_obj-PLACE/ of images",
+        layout=(
+            "bg-0.95_co_occur_obj-0.95/train/ and bg-0.5_co_occur_obj-0.5/{val,test}/, of "
+            "obj-PLACE_bg-PLACE_co_occur_obj-PLACE/ of images"
+        ),
         page="https://github.com/facebookresearch/Whac-A-Mole",
     ),
     DatasetInfo(

@@ -2,7 +2,9 @@
 the variants of ImageNet-9.
 
 The attribute is each record's `group`; `val` then measures every label under every attribute (Sagawa et al., ICLR
-2020).
+2020). Layouts and class numbers are those of the authors' own readers: kohpangwei/group_DRO (Waterbirds), the lists of
+CelebA's release, dataset/urbancars.py of facebookresearch/Whac-A-Mole, tools/datasets.py of
+MadryLab/backgrounds_challenge.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from attnbias.data.walk import list_folder, walk_images
 
 WATERBIRDS = ("landbird", "waterbird")
 PLACES = ("land", "water")
-CARS = ("country", "urban")
+CARS = ("urban", "country")
+"""As the authors number them."""
 COMBINATION = re.compile(r"obj-(country|urban)_bg-(country|urban)_co_occur_obj-(country|urban)")
 """What a folder of UrbanCars is called after: car, background, co-occurring object."""
 
@@ -114,17 +117,20 @@ def read_celeba(root: Path, *, dataset: str = "celeba") -> list[Index]:
 
 
 def prepare_urbancars(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Read SPLIT/COMBINATION/, in SOURCE or in the one folder bg-RATIO_co_occur_obj-RATIO/ in it."""
+    """Read SPLIT/COMBINATION/, in SOURCE or in folders bg-RATIO_co_occur_obj-RATIO/ in it: the official training split
+    stands in one of 0.95, the others in one of 0.5."""
     assert source is not None
     left_out = Tally()
-    biased = sorted(path for path in source.glob("bg-*_co_occur_obj-*") if path.is_dir())
-    if len(biased) > 1:
-        raise DataError(f"{source} holds {len(biased)} strengths of bias; name one: --source {biased[0]}")
-    root = biased[0] if biased else source
+    home = first_existing([source / "urbancars", source])
+    assert home is not None
+    strengths = [home, *sorted(path for path in home.glob("bg-*_co_occur_obj-*") if path.is_dir())]
     indexes = []
-    for done, split in enumerate(split for split in info.splits if (root / split).is_dir()):
+    for done, split in enumerate(info.splits):
+        roots = [root for root in strengths if (root / split).is_dir()]
+        if len(roots) > 1:
+            raise DataError(f"{source} holds {split}/ in {len(roots)} strengths of bias; name one: --source {roots[0]}")
         options.progress(f"reading {split}", done, len(info.splits))
-        indexes.append(read_urbancars(root, split, dataset=info.name, left_out=left_out))
+        indexes += [read_urbancars(root, split, dataset=info.name, left_out=left_out) for root in roots]
     if not indexes:
         raise DataError(f"{source} holds none of {', '.join(info.splits)}/; expected {info.layout}")
     return Reading(indexes, check_counts(info, indexes), left_out=left_out)

@@ -96,27 +96,29 @@ def test_lists_that_are_missing_are_named(tmp_path: Path) -> None:
 
 
 def test_urbancars_from_its_folders(tmp_path: Path) -> None:
-    root = tmp_path / "source" / "bg-0.95_co_occur_obj-0.95"
+    biased, even = "bg-0.95_co_occur_obj-0.95", "bg-0.5_co_occur_obj-0.5"
     cars = {
-        "train/obj-urban_bg-urban_co_occur_obj-urban/1.jpg": jpeg(1),
-        "train/obj-country_bg-urban_co_occur_obj-country/2.jpg": jpeg(2),
-        "val/obj-country_bg-country_co_occur_obj-urban/3.jpg": jpeg(3),
+        f"{biased}/train/obj-urban_bg-urban_co_occur_obj-urban/1.jpg": jpeg(1),
+        f"{biased}/train/obj-country_bg-urban_co_occur_obj-country/2.jpg": jpeg(2),
+        f"{even}/val/obj-country_bg-country_co_occur_obj-urban/3.jpg": jpeg(3),
     }
-    tree(root, cars)
-    report = prepare("urbancars", root=tmp_path / "data", source=root.parent)
+    source = tree(tmp_path / "source", cars)
+    report = prepare("urbancars", root=tmp_path / "data", source=source)
     train, val = report.indexes
-    assert train.classes == ("country", "urban")
+    assert train.classes == ("urban", "country")
     assert [(record.target, record.group) for record in (*train.records, *val.records)] == [
-        (0, "urban background, country object"),
-        (1, "urban background, urban object"),
-        (0, "country background, urban object"),
+        (1, "urban background, country object"),
+        (0, "urban background, urban object"),
+        (1, "country background, urban object"),
     ]
-    (root / "val" / "cars").mkdir()
+    alone = prepare("urbancars", root=tmp_path / "one", source=source / biased)
+    assert [index.split for index in alone.indexes] == ["train"]
+    (source / even / "val" / "cars").mkdir()
     with pytest.raises(DataError, match=r"val/cars is not named obj-PLACE_bg-PLACE_co_occur_obj-PLACE"):
-        read_urbancars(root, "val")
-    (root.parent / "bg-0.5_co_occur_obj-0.5").mkdir()
-    with pytest.raises(DataError, match="holds 2 strengths of bias; name one: --source"):
-        prepare("urbancars", root=tmp_path / "other", source=root.parent)
+        read_urbancars(source / even, "val")
+    (source / even / "train").mkdir()
+    with pytest.raises(DataError, match="holds train/ in 2 strengths of bias; name one: --source"):
+        prepare("urbancars", root=tmp_path / "other", source=source)
 
 
 def test_variants_of_imagenet9_have_one_order_of_classes(tmp_path: Path) -> None:
