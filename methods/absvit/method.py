@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,16 @@ from attnbias.methods.absvit.loss import two_pass_loss
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
 from attnbias.methods.engine.backbones import fit_weights
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
 from attnbias.methods.engine.training.optim import decay_groups, is_vector
 from attnbias.methods.engine.types import Batch, BatchTransform, Layer, ParamGroups
 
 UNDECAYED = ("pos_embed", "cls_token", "reg_token")
+
+LOOKED_AT = 64
+"""Images that the mean token is of."""
 
 
 class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
@@ -103,6 +108,25 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         stay fresh, and are named."""
         state = state if recipe.backbone is None else fit_weights(model, model, state)
         say_fresh(start_from_deit(model, state, path))
+
+    def look_first(
+        self, model: VisionTransformer, recipe: AbSViTRecipe, images: Callable[[int], Tensor], pretrained: bool
+    ) -> None:
+        """Turn the prompt towards the mean token, where the recipe says so."""
+        if recipe.prompt_start == "random" or not isinstance(model, AbSViT):
+            return
+        if not pretrained:
+            raise UsageError(
+                "prompt_start mean-token is the mean of what a trained ViT makes of images, and this run starts from "
+                "random weights; name some with --backbone-weights, or leave it out"
+            )
+        shown = images(LOOKED_AT)
+        mean = model.start_prompt(shown)
+        logging.getLogger(__name__).warning(
+            "the prompt starts towards the mean token of %d training images: %.3f of a token is fed back on average",
+            len(shown),
+            mean,
+        )
 
     fit_resolution = staticmethod(fit_resolution)
 

@@ -41,6 +41,8 @@ class Passes(NamedTuple):
     """(B, classes), top-down."""
     errors: Tensor
     """(D,) mean squared error of each decoder, first block first."""
+    mask: Tensor
+    """(B, T, 1) in [0, 1]: how much of each token is fed back."""
 
 
 class TopDownAttention(Attention):
@@ -142,8 +144,9 @@ class AbSViT(VisionTransformer):
         patches = self.patch_embed(images)
         first = self.encode(patches)
         states: list[Tensor] = []
-        second = self.encode(patches, self.feedback(self.weighted(first, prior, gain)), states)
-        return Passes(self.forward_head(first), self.forward_head(second), self.reconstruction_errors(states))
+        mask = self.prior_mask(first, prior)
+        second = self.encode(patches, self.feedback(self._let_through(first, mask, gain)), states)
+        return Passes(self.forward_head(first), self.forward_head(second), self.reconstruction_errors(states), mask)
 
     def forward_features(self, images: Tensor, prior: Tensor | None = None, gain: float | None = None) -> Tensor:
         """Return the final tokens of the second pass, (B, T, C)."""
@@ -186,7 +189,20 @@ class AbSViT(VisionTransformer):
 
     def weighted(self, tokens: Tensor, prior: Tensor | None = None, gain: float | None = None) -> Tensor:
         """Return the tokens that the prior lets through, (B, T, C): what goes back to the top of the decoders."""
-        return tokens * self.prior_mask(tokens, prior) * (self.gain if gain is None else gain)
+        return self._let_through(tokens, self.prior_mask(tokens, prior), gain)
+
+    def _let_through(self, tokens: Tensor, mask: Tensor, gain: float | None) -> Tensor:
+        return tokens * mask * (self.gain if gain is None else gain)
+
+    @torch.no_grad()
+    def start_prompt(self, images: Tensor) -> float:
+        """Turn the prompt towards the mean token of images (B, 3, H, W), and keep its length; the mask's mean there."""
+        training = self.training
+        self.eval()
+        tokens = self.encode(self.patch_embed(images))
+        self.train(training)
+        self.prompt.copy_(F.normalize(tokens.mean((0, 1)), dim=0) * self.prompt.norm())
+        return float(self.prior_mask(tokens).mean())
 
     def feedback(self, signal: Tensor) -> Iterable[Tensor]:
         """Decode the weighted tokens (B, T, C) from the top down: each block's signal (B, T, C), first block first."""

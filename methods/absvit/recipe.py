@@ -122,6 +122,11 @@ class AbSViTRecipe(Recipe):
         "How an image is taken in: by its patches, or by strided convolutions (ours, for small networks).",
     )
     top_down: bool = option(True, "The second, steered pass; False = the plain ViT of the same size.")
+    prompt_start: Literal["random", "mean-token"] = option(
+        "random",
+        "Where the prompt begins in a run from a ViT's weights: random = the paper's; mean-token = towards the mean "
+        "token that these weights make of training images (ours).",
+    )
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
     feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
     drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)

@@ -99,6 +99,21 @@ class LoadsParts(Protocol[R, M]):
 
 
 @runtime_checkable
+class LooksFirst(Protocol[R, M]):
+    """Its model takes something from training images before the first step."""
+
+    def look_first(self, model: M, recipe: R, images: Callable[[int], Tensor], pretrained: bool) -> None:
+        """Fill those parts of a model that starts from its backbone's weights (`pretrained`) or at random.
+
+        `images(N)` gives up to N training images (N, 3, H, W) as in evaluation, evenly from the set, on every process
+        the same.
+
+        Raises:
+            UsageError: the recipe asks for what such a start cannot give.
+        """
+
+
+@runtime_checkable
 class LabelsPixels(Protocol[R, M]):
     """It tells the class of each pixel."""
 

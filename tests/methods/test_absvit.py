@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import logging
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import SampleKey, seeded
+from attnbias.data.registry import open_split
 from attnbias.methods.absvit import attention, convert
 from attnbias.methods.absvit.augment import (
     batch_mixing,
@@ -176,6 +179,18 @@ def test_the_plain_counterpart_is_timms_vit_of_the_same_size() -> None:
     assert len(extra) == 1 + 2 * len(plain.blocks)
     terms = METHOD.loss(plain, {"image": make_images(2, 64), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
     assert terms.keys() == {"loss"}
+
+
+def test_training_logs_how_much_is_fed_back() -> None:
+    model, recipe = small(), override(DEMO, {"image_size": 32})
+    batch = {"image": make_images(), "target": torch.tensor([1, 3])}
+    passes = model(batch["image"], passes=True)
+    tokens = model.encode(model.patch_embed(batch["image"]))
+    cosines = torch.nn.functional.cosine_similarity(tokens, model.prompt, dim=-1)
+    terms = METHOD.loss(model, batch, recipe, "singlelabel")
+    assert terms["mask"].item() == pytest.approx(cosines.clamp(min=0).mean().item(), rel=1e-5)
+    assert not terms["mask"].requires_grad
+    assert passes.mask.shape == (*tokens.shape[:2], 1)
 
 
 # The recipe -----------------------------------------------------------------------------------------------------------
@@ -439,3 +454,30 @@ def test_a_run_is_a_start_for_another_size_and_a_second_pass(
     assert after["pos_embed"].shape == (1, 65, 128)
     for name in before.keys() - {"pos_embed"}:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-5)
+
+
+def test_a_prompt_can_start_from_the_mean_token_of_trained_weights(
+    demo_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = ("--image-size", 32, "--data-root", demo_root, "--gpus", 0, "--steps", 1, "--batch-size", 8)
+    attnbias("train", "absvit", "--recipe", "demo-single-vit", "--out", tmp_path / "plain", *common, expect=0)
+    second = ("train", "absvit", "--recipe", "demo-single", "--lr", 1e-9, "--log-every", 1, *common)
+    start, masks = ("--backbone-weights", tmp_path / "plain"), {}
+    for way in ("random", "mean-token"):
+        attnbias(*second, *start, "--prompt-start", way, "--out", tmp_path / way, expect=0)
+        lines = map(json.loads, (tmp_path / way / "metrics.jsonl").read_text().splitlines())
+        masks[way] = next(line["mask"] for line in lines if line["split"] == "train")
+    loaded = load_run("absvit", str(tmp_path / "mean-token"), {})
+    model, images = loaded.model, open_split("demo-single", "train", demo_root)
+    shown = METHOD.open_dataset(loaded.recipe, images)
+    every = torch.stack([shown[n]["image"] for n in np.linspace(0, len(shown) - 1, 64).round().astype(int).tolist()])
+    with torch.no_grad():
+        tokens = model.encode(model.patch_embed(every)).mean((0, 1))
+    assert torch.nn.functional.cosine_similarity(tokens, model.prompt, dim=0) > 0.999
+    said = re.search(r"of 64 training images: ([0-9.]+) of a token is fed back", caplog.text)
+    assert said is not None
+    assert float(said[1]) > 0.3 > masks["random"]
+    assert masks["mean-token"] > 0.3
+    refused = attnbias(*second, "--prompt-start", "mean-token", "--out", tmp_path / "none", expect=2)
+    assert "this run starts from random weights" in refused.line
+    assert not (tmp_path / "none").exists()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.registry import open_split
-from attnbias.methods.engine.abilities import PublishesLog, StopsEarly
+from attnbias.methods.engine.abilities import LooksFirst, PublishesLog, StopsEarly
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
@@ -193,6 +194,17 @@ class _Run:
             if self.main and loaded:
                 say(loaded)
             self.warnings += warnings
+            if request.load_from is None and isinstance(self.method, LooksFirst):
+                self.method.look_first(self.model, self.recipe, self._training_images, request.init is not None)
+
+    def _training_images(self, count: int) -> torch.Tensor:
+        """Up to `count` training images (N, 3, H, W) as in evaluation, evenly from the set."""
+        shown = self.method.open_dataset(
+            self.recipe, self.data.indices["train"], on_bad_image=self.request.on_bad_image
+        )
+        positions = np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int)
+        samples = [shown[position] for position in positions.tolist()]
+        return torch.stack([sample["image"] for sample in samples if "image" in sample])
 
     def _open_folder(self) -> Path | None:
         """Open the run folder on the main process; return the checkpoint to resume from, if any."""
