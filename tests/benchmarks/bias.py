@@ -7,31 +7,30 @@ As the papers do, from pretrained networks. For each seed
 (c) every contender is fine-tuned on fainter scenes WITH the bias, and from the same start on equally faint ones
     WITHOUT; the learning rate is picked for each on scenes of its own, with equal trials, by what a practitioner sees:
     val.
-The cost of the bias is what the second reaches on counter over the first: what a contender is better at anyway is not
-in it. Attention is Grad-CAM's for all, between the centre map (0) and the oracle of the map's own grid (1); compare it
-within a family. Commands that are done are not run again, so that a bench can be stopped and gone on with.
+The cost of the bias is what the second reaches over the first on the same images, those of counter: what a contender
+is better at anyway is not in it. Attention is Grad-CAM's for all, between the centre map (0) and the oracle of the
+map's own grid (1); compare it within a family. Commands that are done are not run again, so that a bench can be stopped
+and gone on with; each is the command line's, in a process forked from one that has imported everything.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from math import isnan, nan
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from attnbias.methods.engine.evaluation.comparison import compared, read_run
-from attnbias.methods.engine.evaluation.over_seeds import at_equal_accuracy, by_recipe
-from attnbias.methods.engine.statistics import repeated
+from attnbias.methods import METHODS
+from attnbias.methods.engine.evaluation.comparison import read_run
+from attnbias.methods.engine.registry import get_description
 
 RESULTS = Path(__file__).parent / "results"
 SPLITS = ("val", "counter", "unbiased")
@@ -47,11 +46,14 @@ class Contender:
     plain: str | None = None
     start: tuple[str, str] | None = None
     """Whose weights it adapts from, and how they are given; None: it is pretrained itself."""
+    longer: int = 1
+    """Times the steps of pretraining: a control that is as good as its family's method before it sees the bias."""
 
 
 VIT = ("ViT", "--backbone-weights")
 CONTENDERS: dict[str, Contender] = {
     "average pooling": Contender("CSRA's head", "csra", "scenes-plain"),
+    "average pooling, longer": Contender("CSRA's head", "csra", "scenes-plain", longer=2),
     "CSRA": Contender("CSRA's head", "csra", "scenes", "average pooling"),
     "linear layer": Contender("IDA's head", "ida", "scenes-plain"),
     "IDA": Contender("IDA's head", "ida", "scenes", "linear layer"),
@@ -66,6 +68,10 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
+CONTROLS = {"CSRA": "average pooling, longer"}
+"""Contender -> what it is held against besides its plain counterpart."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much of everything."""
@@ -75,20 +81,37 @@ class Budget:
     """Images of pretraining."""
     faint: int = 3000
     """Images of fine-tuning."""
-    evaluated: int = 600
+    evaluated: int = 400
     """Images of each other split."""
-    pretraining: int | None = None
-    """Steps; None: the recipe's own, 600 of convolutional networks and 900 of transformers."""
+    pretraining: float = 2 / 3
+    """Share of the recipe's steps, which are 600 of convolutional networks and 900 of transformers."""
     adaptation: int = 120
-    tuning: int = 150
-    every: int = 15
+    tuning: int = 120
+    every: int = 20
     """Steps between evaluations of fine-tuning."""
     rates: tuple[float, ...] = (2.5e-4, 5e-4, 1e-3)
     """Of fine-tuning; one is not tried."""
 
 
-QUICK = Budget((0,), 1200, 600, 120, 120, 30, 30, 10, (5e-4,))
+QUICK = Budget((0,), 1200, 600, 120, 1 / 5, 30, 30, 10, (5e-4,))
 ADAPTATION_RATE = 1e-3
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["attnbias.cli.app", "attnbias.methods.engine.training.train", *METHODS.values()])
+
+
+def enter(arguments: Sequence[str], log: Path, cost: Path) -> None:
+    """Be a command; `cost` gets the seconds of a CPU that it took."""
+    from attnbias.cli.app import main
+
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["attnbias", *arguments]
+    try:
+        main()
+    finally:
+        cost.write_text(f"{time.process_time():.1f}\n")
 
 
 class Bench:
@@ -107,23 +130,26 @@ class Bench:
         return self.folder / "data" / name
 
     def run(self, name: str, stage: str, seed: int) -> Path:
-        return self.folder / "runs" / f"{name.replace(' ', '-').lower()}-{stage}-seed-{seed}"
+        return self.folder / "runs" / f"{name.replace(',', '').replace(' ', '-').lower()}-{stage}-seed-{seed}"
 
     def once(self, done: str, *arguments: Any) -> None:
         """Run a command in a process of its own, one thread, unless it was; its output goes to a log."""
-        marker, log = (self.folder / "done" / f"{done}{ending}" for ending in ("", ".log"))
+        marker, cost, log = (self.folder / "done" / f"{done}{ending}" for ending in ("", ".cost", ".log"))
         if marker.exists():
             return
         marker.parent.mkdir(parents=True, exist_ok=True)
-        command, start = [sys.executable, "-m", "attnbias", *map(str, arguments)], time.perf_counter()
-        with log.open("a") as file:
-            found = subprocess.run(
-                command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
-        if found.returncode:
-            raise SystemExit(f"{' '.join(command)}\nended with exit code {found.returncode}; see {log}")
-        marker.write_text(f"{time.perf_counter() - start:.1f}\n")
+        command = [str(argument) for argument in arguments]
+        process = FORKS.Process(target=enter, args=(command, log, cost))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"attnbias {' '.join(command)}\nended with exit code {process.exitcode}; see {log}")
+        cost.rename(marker)
         print(f"{done}: {marker.read_text().strip()} s", flush=True)
+
+    def minutes(self) -> float:
+        """Of a CPU core, of all commands that are done."""
+        return sum(float(path.read_text()) for path in (self.folder / "done").iterdir() if path.suffix != ".log") / 60
 
     def train(self, name: str, stage: str, seed: int, data: str, *more: Any, splits: Sequence[str] = SPLITS) -> Path:
         contender, run = CONTENDERS[name], self.run(name, stage, seed)
@@ -136,9 +162,10 @@ class Bench:
 
     def pretrain(self, name: str, seed: int) -> None:
         """(a)"""
-        steps = self.budget.pretraining
-        asked = () if steps is None else ("--steps", steps)
-        self.train(name, "pretrained", seed, "clear", *asked, "--eval-steps", steps or 300)
+        contender = CONTENDERS[name]
+        recipe = get_description(contender.method).named_recipe(contender.recipe).recipe
+        steps = round((recipe.steps or 0) * self.budget.pretraining) * contender.longer
+        self.train(name, "pretrained", seed, "clear", "--steps", steps, "--eval-steps", steps)
 
     def adapted(self, name: str, seed: int) -> Path:
         """(b): where fine-tuning starts."""
@@ -159,134 +186,36 @@ class Bench:
         start = self.adapted(name, self.budget.seeds[0])
         reached = {}
         for rate in rates:
-            run = self.tune(name, f"tried-{rate:g}", self.budget.seeds[0], "tuning", start, rate, evaluated=False)
-            reached[rate] = last(run, "val")
+            run = self.tune(name, f"tried-{rate:g}", self.budget.seeds[0], "tuning", start, rate, SPLITS[:1])
+            reached[rate] = max(read_run(run).points["val"].values())
         return max(reached, key=lambda rate: reached[rate])
 
     def tune(
-        self, name: str, stage: str, seed: int, data: str, start: Path, rate: float, *, evaluated: bool = True
+        self, name: str, stage: str, seed: int, data: str, start: Path, rate: float, splits: Sequence[str] = SPLITS
     ) -> Path:
-        """(c): one fine-tuning, on all splits along the way or on val at its end."""
-        steps = self.budget.tuning
-        budget = ("--steps", steps, "--eval-steps", self.budget.every if evaluated else steps, "--lr", rate)
-        splits = SPLITS if evaluated else SPLITS[:1]
+        """(c): one fine-tuning, evaluated along the way."""
+        budget = ("--steps", self.budget.tuning, "--eval-steps", self.budget.every, "--lr", rate)
         return self.train(name, stage, seed, data, "--load-from", start, *budget, splits=splits)
 
     def contend(self, name: str, seed: int) -> None:
-        """(b) and (c), and what is measured of them."""
+        """(b) and (c), and what is measured of them: of the checkpoint that is best on val, on the same images."""
         start, rate = self.adapted(name, seed), self.rate(name)
-        for data in ("faint", "faint-even"):
-            self.tune(name, data, seed, data, start, rate)
-        run = self.run(name, "faint", seed)
+        own = self.tune(name, "faint", seed, "faint", start, rate)
+        even = self.tune(name, "faint-even", seed, "faint-even", start, rate)
+        self.measure(name, even, "counter")
+        self.measure(name, own, "counter", "--bias", "--map", "gradcam")
+        self.measure(name, own, "val", "--reliance", "--backgrounds")
+
+    def measure(self, name: str, run: Path, split: str, *asked: str) -> None:
         common = ("--data-root", self.data("faint"), "--gpus", 0, "--threads", 1, "--eval-batch-size", 200)
-        asked = ("--bias", "--map", "gradcam", "--reliance", "--store", "--overwrite")
-        self.once(
-            f"{run.name}-val",
-            *("val", CONTENDERS[name].method, "--load-from", run, "--split", "val,counter", *asked, *common),
-        )
-
-    # What was found ---------------------------------------------------------------------------------------------------
-
-    def figures(self, name: str, seed: int) -> dict[str, float]:
-        """Everything that is reported of one contender and seed."""
-        run = self.run(name, "faint", seed)
-        stored = {(line.split, line.measure): line.values[0] for line in compared([read_run(run)], "gradcam")}
-        with_bias, without = ({split: last(self.run(name, data, seed), split) for split in SPLITS} for data in TUNED)
-        found: dict[str, float | None] = {
-            "start": last(self.adapted(name, seed), "unbiased"),
-            "rate": self.rate(name),
-            **with_bias,
-            "counter without bias": without["counter"],
-            "cost of the bias": without["counter"] - with_bias["counter"],
-            "gain at equal val": self.gain(name, seed),
-            "position bias": stored["demo/counter", "position_biased"],
-            "on the object": stored["demo/counter", "energy (centre 0, oracle 1)"],
-            "context share": stored["demo/val", "context_share"],
-        }
-        return {column: nan if value is None else value for column, value in found.items()}
-
-    def gain(self, name: str, seed: int) -> float | None:
-        """What counter has over the plain contender's where both are as good on val."""
-        plain = CONTENDERS[name].plain
-        if plain is None:
-            return None
-        runs = [read_run(self.run(each, "faint", seed)) for each in (plain, name)]
-        lines = {line.measure: line.values[1] for line in at_equal_accuracy(runs, by_recipe(runs))}
-        return lines["counter mAP gained there"]
-
-    def curves(self, name: str, seed: int) -> dict[str, dict[int, float]]:
-        return read_run(self.run(name, "faint", seed)).points
-
-
-TUNED = ("faint", "faint-even")
-COLUMNS = {
-    **dict.fromkeys(("start", *SPLITS, "cost of the bias", "gain at equal val"), 1),
-    **dict.fromkeys(("position bias", "on the object", "context share"), 3),
-}
-"""Columns of the table -> decimals."""
-AGAINST_PLAIN = ("counter", "cost of the bias", "on the object", "context share")
+        how = ("--load-from", run, "--split", split, *asked, "--store", "--overwrite")
+        self.once(f"{run.name}-{split}", "val", CONTENDERS[name].method, *how, *common)
 
 
 def best_weights(run: Path) -> Path:
     """The weights of a run that `--load-from` would take."""
     progress = json.loads((max((run / "checkpoints").glob("step-*")) / "progress.json").read_text())
     return run / "checkpoints" / f"step-{progress['best_step']:08d}" / "model.safetensors"
-
-
-def last(run: Path, split: str) -> float:
-    """What a run logged last."""
-    return list(read_run(run).points[split].values())[-1]
-
-
-def spread(values: Sequence[float], decimals: int) -> str:
-    """Mean and standard deviation over seeds that have the figure."""
-    values = [value for value in values if not isnan(value)]
-    deviation = f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{decimals}f}{deviation}" if values else "-"
-
-
-def difference(values: Sequence[float], decimals: int) -> str:
-    """A mean difference over seeds, with its interval where there is one."""
-    values = [value for value in values if not isnan(value)]
-    if not values:
-        return "-"
-    found = repeated(values)
-    edges = found.interval_95
-    between = "" if edges is None else f" [{edges[0]:+.{decimals}f}, {edges[1]:+.{decimals}f}]"
-    return f"{found.difference:+.{decimals}f}{between}"
-
-
-Found = dict[str, dict[str, dict[str, float]]]
-"""Contender -> seed -> figure; NaN where there is none."""
-
-
-def markdown(found: Found) -> str:
-    """Means and deviations over seeds; then differences to the plain counterparts, paired by seed."""
-
-    def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-    rows = [
-        [
-            CONTENDERS[name].family,
-            name,
-            *(spread([each[c] for each in found[name].values()], d) for c, d in COLUMNS.items()),
-        ]
-        for name in found
-    ]
-    text = [f"{len(next(iter(found.values())))} seeds, mean ± standard deviation\n\n"]
-    text.append(table(["family", "contender", *COLUMNS], rows))
-    pairs = {name: plain for name in found if (plain := CONTENDERS[name].plain) in found}
-    rows = []
-    for name, plain in pairs.items():
-        both = [(found[name][seed], found[str(plain)][seed]) for seed in found[name]]
-        changes = {column: [own[column] - other[column] for own, other in both] for column in AGAINST_PLAIN}
-        rows.append([name, str(plain), *(difference(values, COLUMNS[column]) for column, values in changes.items())])
-    if rows:
-        text.append("\nAgainst the plain counterpart, paired by seed [95 % interval over seeds]\n\n")
-        text.append(table(["contender", "plain", *AGAINST_PLAIN], rows))
-    return "".join(text)
 
 
 def main() -> None:
@@ -296,15 +225,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, help="where everything lies; build/bench-bias, with -quick for a trial")
-    parser.add_argument("--results", type=Path, help="where bias.json and bias.md go; a trial's beside its runs")
+    parser.add_argument("--results", type=Path, help="where bias.json, .md and .svg go; a trial's beside its runs")
     asked = parser.parse_args()
 
     budget = QUICK if asked.quick else Budget()
     if asked.seeds:
-        budget = Budget(**{**asdict(budget), "seeds": tuple(asked.seeds)})
+        budget = replace(budget, seeds=tuple(asked.seeds))
     folder = asked.runs or Path("build") / ("bench-bias-quick" if asked.quick else "bench-bias")
     results = asked.results or (folder if asked.quick else RESULTS)
-    start = time.perf_counter()
     bench = Bench(folder, budget)
     starts = [name for name in CONTENDERS if name in {(CONTENDERS[n].start or (n,))[0] for n in asked.only}]
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -312,19 +240,16 @@ def main() -> None:
         for seed in budget.seeds:
             for stage, names in ((bench.pretrain, starts), (bench.contend, asked.only)):
                 list(pool.map(stage, names, [seed] * len(names)))  # waits for all of them
-    minutes = (time.perf_counter() - start) / 60
-    found: Found = {name: {str(seed): bench.figures(name, seed) for seed in budget.seeds} for name in asked.only}
+    from bias_report import report  # beside this file; the tests import the contenders alone
+
     content = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "cpu_minutes": round(bench.minutes(), 1),
         "budget": asdict(budget),
         "contenders": {name: asdict(CONTENDERS[name]) for name in asked.only},
-        "figures": found,
-        "curves": {name: {str(seed): bench.curves(name, seed) for seed in budget.seeds} for name in asked.only},
+        "controls": CONTROLS,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "bias.json").write_text(json.dumps(content, indent=1) + "\n")
-    (results / "bias.md").write_text(markdown(found))
-    print(f"{minutes:.1f} minutes\n\n{markdown(found)}")
+    print(report(bench, asked.only, content, results))
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def at_equal_accuracy(runs: Sequence[Run], recipes: Sequence[Repeated]) -> list[
         levels.append(level if level > float("-inf") else None)
         for split in runs[0].points:
             if split != first:
-                there = [_at(level, table.get(first, {}), table.get(split, {})) for table in tables]
+                there = [figure_at(level, table.get(first, {}), table.get(split, {})) for table in tables]
                 gain = None if there[0] is None or there[1] is None else there[1] - there[0]
                 gains.setdefault(split, []).append(gain)
     if len(runs) < 2 or not gains:
@@ -149,7 +149,7 @@ def at_equal_accuracy(runs: Sequence[Run], recipes: Sequence[Repeated]) -> list[
     ]
 
 
-def _at(level: float, reached: dict[int, float], other: dict[int, float]) -> float | None:
+def figure_at(level: float, reached: dict[int, float], other: dict[int, float]) -> float | None:
     """A run's figure on another split when it first reached a level, linear between two evaluations; None where its
     first evaluation already lay above."""
     before: tuple[float, float] | None = None
