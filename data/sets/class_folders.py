@@ -1,9 +1,16 @@
-"""A tree with one folder per class: ROOT/CLASS/**/IMAGE, read once into an index that later starts in seconds."""
+"""A tree with one folder per class: ROOT/CLASS/**/IMAGE, read once into an index that later starts in seconds.
+
+Folders of contexts may stand below those of classes, as in MetaShift (Liang and Zou, ICLR 2022: train/cat/cat(sofa)/),
+or above them, as in NICO++ (Zhang et al., CVPR 2023: autumn/bear/); the context is then each image's group.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
@@ -72,19 +79,47 @@ def read_class_folders(
     return Index(dataset, split, "singlelabel", tuple(label_of), root, tuple(records))
 
 
+def with_contexts(index: Index, where: Literal["below", "above"], classes: Sequence[str] | None = None) -> Index:
+    """A tree that was read as one of classes, with a level of contexts below or above them as its images' groups.
+
+    A context below a class that is called CLASS(CONTEXT) is CONTEXT, so that classes share it. `classes` are those of
+    the split that trains, where another one was read.
+
+    Raises:
+        DataError: an image has no folder of a context, or is of another class.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for record in index.records:
+        first, *rest = record.path.split("/")
+        if len(rest) < 2:
+            levels = "CLASS/CONTEXT" if where == "below" else "CONTEXT/CLASS"
+            raise DataError(f"{index.root / record.path} is not in a folder {levels}/; expected by --contexts {where}")
+        label, context = (first, rest[0]) if where == "below" else (rest[0], first)
+        named = re.fullmatch(rf"{re.escape(label)}\((.+)\)", context)
+        rows.append((record.path, label, named[1] if named else context))
+    known = tuple(sorted({label for _, label, _ in rows})) if classes is None else tuple(classes)
+    if strange := sorted({label for _, label, _ in rows} - {*known}):
+        raise DataError(f"{index.root} holds {strange[0]}, which is no class of the split that trains")
+    numbers = {label: number for number, label in enumerate(known)}
+    records = tuple(Record(path, numbers[label], group=context) for path, label, context in rows)
+    return replace(index, classes=known, records=records)
+
+
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes.
 
     The same below SOURCE/images, where SOURCE/masks holds the objects' masks.
     """
     assert source is not None
+    contexts = options.settings.get("contexts")
     data_root, left_out = folder.parent, Tally()
     source = source / IMAGES if holds_classes_with_masks(source) else source
     splits = [split for split in split_folders(source, options) if split != _within(source, data_root)]
     if not splits:
         options.progress(f"reading {source.name}", 0, 1)
         index = read_class_folders(source, dataset=info.name, left_out=left_out, data_root=data_root)
-        return _with_masks(Reading([index], left_out=left_out))
+        read = with_contexts(index, contexts) if contexts else index
+        return _with_masks(Reading([read], left_out=left_out))
     left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
     warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
@@ -93,9 +128,9 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
     indexes = []
     for done, split in enumerate(sorted(labelled, key=lambda split: split != first)):
         options.progress(f"reading {split}", done, len(labelled))
-        indexes.append(
-            read_class_folders(source / split, dataset=info.name, split=split, classes=classes, left_out=left_out)
-        )
+        known = None if contexts else classes  # folders are contexts, or are looked at with them
+        index = read_class_folders(source / split, dataset=info.name, split=split, classes=known, left_out=left_out)
+        indexes.append(with_contexts(index, contexts, classes) if contexts else index)
         classes = indexes[0].classes
     return _with_masks(Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out))
 

@@ -23,6 +23,9 @@ KINDS: dict[str, tuple[str, Task, str]] = {
     "folders": ("images in a folder for each class", "singlelabel", "attnbias.data.sets.class_folders:prepare"),
 }
 
+SETTINGS: dict[str, dict[str, None]] = {"coco": {"masks": None}, "json": {"masks": None}, "folders": {"contexts": None}}
+"""What a person may set of a kind beside the orientation."""
+
 
 def own_info(path: Path, name: str | None = None) -> DatasetInfo:
     """What is known of a set of one's own, named after its folder or file unless a `name` is given.
@@ -68,7 +71,7 @@ def own_info(path: Path, name: str | None = None) -> DatasetInfo:
         size="",
         prepare=prepare,
         orientation="upright",
-        settings={"orientation": None, **({"masks": None} if kind in ("coco", "json") else {})},
+        settings={"orientation": None, **SETTINGS.get(kind, {})},
     )
 
 

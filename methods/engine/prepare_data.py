@@ -96,6 +96,10 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
         if "masks" not in (info or own_info(Path(name), request.called)).settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
         settings["masks"] = request.masks
+    if request.contexts is not None:
+        if not own or "contexts" not in own_info(Path(name), request.called).settings:
+            raise UsageError(f"--contexts belongs to folders of classes; '{name}' is none")
+        settings["contexts"] = request.contexts
     if request.orientation is not None:
         if not own:
             raise UsageError(f"--orientation belongs to sets of your own; '{name}' is read as the papers' programs do")

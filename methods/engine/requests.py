@@ -680,6 +680,9 @@ class PrepareRequest(Datasets):
     masks: Literal["category", "supercategory"] | None = option(
         None, "Make a set in COCO layout one for segmentation: its masks, named by ..."
     )
+    contexts: Literal["below", "above"] | None = option(
+        None, "Folders of classes: those of contexts stand below them (MetaShift) or above (NICO++) and are the groups."
+    )
     orientation: Literal["upright", "stored"] | None = option(
         None,
         "Sets of your own: read images as their EXIF orientation says, or as their pixels are stored.",

@@ -41,6 +41,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_prepare_options.py::test_only_the_splits_that_were_typed_are_prepared": "--splits",
         "cli/test_prepare_options.py::test_as_many_workers_decode_as_typed": "--workers",
         "cli/test_prepare_options.py::test_masks_are_named_as_typed": "--masks",
+        "cli/test_prepare_options.py::test_folders_of_contexts_are_groups_as_typed": "--contexts",
         "cli/test_prepare_options.py::test_images_are_read_as_typed": "--orientation",
         "cli/test_prepare_options.py::test_the_splits_that_were_typed_train_and_evaluate": (
             "--train-split --val-split --overwrite"

@@ -157,3 +157,39 @@ def test_masks_are_named_as_typed(typed: str, classes: tuple[str, ...], tmp_path
     made = open_split("shapes", "val", tmp_path / "root")
     assert made.task == "segmentation"
     assert tuple(name for name in made.classes if name != "background") == classes
+
+
+METASHIFT = (
+    *("train/cat/cat(sofa)", "train/cat/cat(bed)", "train/dog/dog(bench)"),
+    *("test/cat/cat(shelf)", "test/dog/dog(shelf)"),
+)
+NICO = ("autumn/bear", "autumn/bus", "rock/bus")
+
+
+@pytest.mark.parametrize(
+    ("typed", "folders", "read"),
+    [
+        (
+            "below",
+            METASHIFT,
+            {"train": [(0, "bed"), (0, "sofa"), (1, "bench")], "test": [(0, "shelf"), (1, "shelf")]},
+        ),
+        ("above", NICO, {"train": [(0, "autumn"), (1, "autumn"), (1, "rock")]}),
+    ],
+)
+def test_folders_of_contexts_are_groups_as_typed(
+    typed: str, folders: tuple[str, ...], read: dict[str, list[tuple[int, str]]], tmp_path: Path
+) -> None:
+    for number, folder in enumerate(folders):
+        (tmp_path / "animals" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "animals" / folder / "1.png")
+    asked = ("prepare-data", tmp_path / "animals", "--contexts", typed)
+    attnbias(*asked, "--root", tmp_path / "root", expect=0)
+    for split, rows in read.items():
+        index = open_split("animals", split, tmp_path / "root")
+        assert [(record.target, record.group) for record in index.records] == rows
+    Image.new("RGB", (8, 8)).save(tmp_path / "animals" / Path(folders[0]).parent / "stray.png")
+    levels = "CLASS/CONTEXT" if typed == "below" else "CONTEXT/CLASS"
+    refused = attnbias(*asked, "--root", tmp_path / "other", expect=3)
+    assert f"stray.png is not in a folder {levels}/; expected by --contexts {typed}" in refused.line
+    assert "--contexts belongs to folders of classes" in attnbias("prepare-data", "demo", *asked[2:], expect=2).line
