@@ -434,6 +434,12 @@ class ValRequest(FromWeights, Images, Processes):
         "Train the last layer anew on this split, all groups alike: is a bias in the features, or in the head?",
         metavar="SPLIT",
     )
+    find_groups: int | None = context_option(
+        None,
+        "Cluster the images of each class into N groups by what the last layer reads, and measure these.",
+        metavar="N",
+        ge=2,
+    )
     faithfulness: int | None = context_option(
         None, "Deletion and insertion curves of N samples (some 4 x 224 passes each).", metavar="N", ge=1
     )
@@ -477,7 +483,7 @@ class ValRequest(FromWeights, Images, Processes):
         holds_objects = self.measures_bias or self.reliance or self.backgrounds
         of_splits = (
             *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
-            *("attack", "corrupt", "store", "backgrounds", "last_layer"),
+            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups"),
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),

@@ -22,6 +22,7 @@ from attnbias.data.reading import Json
 from attnbias.methods.engine.bias.backgrounds import BackgroundsProbe
 from attnbias.methods.engine.bias.context import ContextProbe, GroupsProbe
 from attnbias.methods.engine.bias.faithfulness import FaithfulnessProbe
+from attnbias.methods.engine.bias.found_groups import FoundGroupsProbe
 from attnbias.methods.engine.bias.last_layer import LastLayerProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
@@ -58,6 +59,7 @@ def probes() -> tuple[Probe, ...]:
     return (
         ReassessedProbe(),
         GroupsProbe(),
+        FoundGroupsProbe(),
         LastLayerProbe(),
         ContextProbe(),
         RelianceProbe(),

@@ -107,6 +107,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_val_options.py::test_context_and_faithfulness_are_measured_where_that_is_typed": (
             "--bias --context --reliance --backgrounds --faithfulness"
         ),
+        "engine/test_found_groups.py::test_val_measures_the_groups_that_it_found": "--find-groups",
         "engine/test_last_layer.py::test_val_measures_the_layer_that_was_trained_anew": "--last-layer",
         "cli/test_val_options.py::test_a_published_set_that_was_asked_for_is_the_one_that_is_opened": (
             "--imagenet-c --imagenet-a --imagenet-r --imagenet-sketch"
