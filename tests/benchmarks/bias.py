@@ -89,7 +89,7 @@ class Budget:
     tuning: int = 120
     every: int = 20
     """Steps between evaluations of fine-tuning."""
-    rates: tuple[float, ...] = (2.5e-4, 5e-4, 1e-3)
+    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     """Of fine-tuning; one is not tried."""
 
 
@@ -119,12 +119,22 @@ class Bench:
 
     def __init__(self, folder: Path, budget: Budget) -> None:
         self.folder, self.budget = folder, budget
+        self.check_budget()
         sets = {"clear": ("clear", 0), "faint": ("faint", 0), "faint-even": ("faint-even", 0), "tuning": ("faint", 1)}
         for name, (preset, seed) in sets.items():
             count = budget.clear if name == "clear" else budget.faint
             size = ("--size", 48, "--train", count, "--eval", budget.evaluated)
             root = ("--data-root", self.data(name))
             self.once(name, "prepare-data", "demo", "--preset", preset, "--seed", seed, *size, *root)
+
+    def check_budget(self) -> None:
+        """Refuse a folder whose runs are of another budget: they would be taken for these."""
+        written = json.dumps({**asdict(self.budget), "seeds": "any"}, indent=1)
+        path = self.folder / "budget.json"
+        if path.exists() and path.read_text() != written:
+            raise SystemExit(f"{self.folder} holds runs of another budget; delete it, or name another with --runs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(written)
 
     def data(self, name: str) -> Path:
         return self.folder / "data" / name
