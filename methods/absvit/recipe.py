@@ -126,6 +126,7 @@ class AbSViTRecipe(Recipe):
         "random",
         "Where the prompt begins in a run from a ViT's weights: random = the paper's; mean-token = towards the mean "
         "token that these weights make of training images (ours).",
+        often=False,
     )
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
     feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
