@@ -111,6 +111,8 @@ def fetch(
     for archive in archives:
         if not plain_name(archive.file):
             raise DataError(f"{archive.file!r} is not a name for a file in {folder}; nothing was fetched")
+        if (folder / archive.file).is_dir():
+            raise DataError(f"{folder / archive.file} is a folder, expected a file; move it away")
     with only_writer(notes or folder):
         store = _Store(folder, notes or folder, progress, threading.Event())
         wanted = [archive for archive in archives if not store.verified(archive, again or offline)]

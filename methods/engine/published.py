@@ -423,10 +423,19 @@ def hub_repository(source: str) -> str:
     Raises:
         UsageError: it is not one.
     """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
     name = source.removeprefix(HUB)
     if not source.startswith(HUB) or name.count("/") != 1:
         raise UsageError(f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY, or a FILE in it")
-    return _plain(source, name)
+    try:
+        hf_hub_url(_plain(source, name), "model.safetensors")  # the library knows which letters may stand there
+    except HFValidationError:
+        raise UsageError(
+            f"{shown(source)!r}: expected {HUB}ORGANISATION/REPOSITORY, both of letters, digits, '-', '_' and '.'"
+        ) from None
+    return name
 
 
 def _plain(source: str, path: str) -> str:

@@ -50,6 +50,14 @@ def everything(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def test_a_folder_in_the_place_of_a_file_is_left_alone(server: ArchiveServer, cache: Path) -> None:
+    path = fetched(server, "m/w.pth")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"w\.pth is a folder, expected a file"):
+        fetched(server, "m/w.pth")
+
+
 @pytest.mark.parametrize("lead", ["..%2F..%2F..%2F", "%2e%2e%2f", "%2Ftmp%2F", "a%2Fb%2F", "x/../"])
 def test_a_name_with_separators_stays_in_the_folder_of_its_url(server: ArchiveServer, cache: Path, lead: str) -> None:
     path = fetched(server, f"m/{lead}w.pth")
@@ -124,7 +132,13 @@ def test_other_addresses_and_names_that_no_disk_holds_are_no_checkpoint(source: 
         locate(source)
 
 
-@pytest.mark.parametrize("source", ["hf://a/b/../../../etc/passwd", "hf://../b/w.pth", "hf://a/b/./w", "hf://a/b/c\n"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("hf://a/b/../../../etc/passwd", "hf://../b/w.pth", "hf://a/b/./w", "hf://a/b/c\n"),
+        *("hf://a/b@main/w.pth", "hf://a\\b/c/w.pth", "hf://a/-b/w.pth", "hf://a/b--c..d/w.pth", "hf://a/" + "b" * 99),
+    ],
+)
 def test_a_name_of_the_hub_stays_in_its_repository(source: str) -> None:
     with pytest.raises(UsageError, match="expected hf://"):
         locate(source)
