@@ -23,6 +23,12 @@ WORDS: dict[str, Part] = {
 }
 """What a split of that name is for. A test split chooses checkpoints only where there is no validation split."""
 
+NEITHER = ("unlabeled", "unlabelled", "unused", "extra")
+"""What a split of that name is not for: it plays no part unless a flag says so."""
+
+ENDING = re.compile(r"(set|split|data|images)$")
+"""What may stand behind such a word."""
+
 
 def part_named(split: str, *, whole: bool = False) -> Part | None:
     """What the name of a split says it is for, whatever its case; None where it says nothing, or two things.
@@ -30,13 +36,17 @@ def part_named(split: str, *, whole: bool = False) -> Part | None:
     Digits, separators and the like do not count: "Train", "train_2017" and "TrainSet" are for training. Where the whole
     name is no such word, one word in it decides ("pets-val"), unless only the `whole` name is asked for.
     """
-    words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", split)]
+    words = _words(split)
     name = "".join(words)
-    for known in (name, re.sub(r"(set|split|data|images)$", "", name)):
+    for known in (name, ENDING.sub("", name)):
         if known in WORDS:
             return WORDS[known]
-    parts = {WORDS[word] for word in words if word in WORDS}
+    parts = {WORDS[known] for word in words for known in (word, ENDING.sub("", word)) if known in WORDS}
     return parts.pop() if len(parts) == 1 and not whole else None
+
+
+def _words(split: str) -> list[str]:
+    return [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", split)]
 
 
 def assign_roles(splits: Sequence[str], train: str | None = None, val: str | None = None) -> dict[str, str]:
@@ -61,7 +71,7 @@ def assign_roles(splits: Sequence[str], train: str | None = None, val: str | Non
     if train is not None and train == val:
         raise DataError(f"split '{train}' cannot train and evaluate while others are free: {', '.join(splits)}")
     free = [split for split in splits if split not in (train, val)]
-    unnamed = [split for split in free if part_named(split) is None]
+    unnamed = [split for split in free if part_named(split) is None and not set(NEITHER) & set(_words(split))]
     if train is None:
         train = _named(free, "train", "--train-split")
         if train is None and unnamed:

@@ -103,6 +103,8 @@ def test_each_reader_gives_the_rows_for_training_to_training(
         ("a val", ("a", "val")),
         ("train b", ("train", "b")),
         ("val test", (None, "val")),
+        ("trainset_v2_final testset_v2_final", ("trainset_v2_final", "testset_v2_final")),
+        ("a unlabeled val", ("a", "val")),
         ("anything", ("anything", "anything")),
     ],
 )
@@ -121,6 +123,8 @@ def test_names_decide(splits: str, roles: tuple[str | None, str]) -> None:
         ("train val valid", "--val-split"),
         ("train a b", "--val-split"),
         ("train test a", "--val-split"),
+        ("train unlabelled", "--val-split"),
+        ("train extra", "--val-split"),
     ],
 )
 def test_what_names_do_not_decide_is_refused_with_the_flag_that_does(splits: str, flag: str) -> None:
