@@ -50,6 +50,8 @@ class Figure:
     chance_words: str = ""
     """Whose it is: "the map at the middle", "a random order"."""
     kind: Kind = "measured"
+    form: Literal["share", "number"] = "share"
+    """How it is written: a share of a whole as per cent; a mean score, a correlation, a ratio or a length as it is."""
 
 
 @dataclass(frozen=True)
