@@ -1,0 +1,116 @@
+"""Which images an audit shows: four of each finding, four drawn by chance, and the first of each cell. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
+
+import numpy as np
+
+from attnbias.methods.engine.audit.result import Audit, Causes, Cell, Example, Finding, Sample
+
+EXAMPLES, IN_CELL = 4, 12
+"""Images of a finding, and of a cell of the two-by-two."""
+
+MOST_PROPERTIES = 3
+"""Findings of what predicts a label or an error that have images."""
+
+
+def choose(
+    samples: Sequence[Sample], quadrants: Sequence[Cell], causes: Causes, classes: Sequence[str], seed: int = 0
+) -> tuple[Finding, ...]:
+    """At most four images of each finding, and four that are drawn by chance; no image twice in one finding."""
+
+    def finding(name: str, title: str, how: str, rows: Iterable[int]) -> Finding:
+        return Finding(name, title, how, tuple(_example(row, samples[row], classes) for row in rows))
+
+    cells = {(cell.right, cell.on_object): cell.samples for cell in quadrants}
+
+    def cell(right: bool, on_object: bool, order: Callable[[Sample], float]) -> Iterator[int]:
+        rows = sorted(cells.get((right, on_object), ()), key=lambda row: order(samples[row]))
+        return islice(_one_an_image(rows, samples), EXAMPLES)
+
+    found = [
+        finding(
+            "right-elsewhere",
+            "Right, and looks elsewhere",
+            "the four with the highest score",
+            cell(True, False, lambda sample: -sample.score),
+        ),
+        finding(
+            "wrong-elsewhere",
+            "Wrong, and looks elsewhere",
+            "the four with the lowest score",
+            cell(False, False, lambda sample: sample.score),
+        ),
+        finding(
+            "wrong-on-object",
+            "Wrong, though it looks at the object",
+            "the four with the most of the map on the object",
+            cell(False, True, lambda sample: -sample.values.get("energy", 0.0)),
+        ),
+        finding(
+            "context-only",
+            "Right, and keeps at least half of its score with the object taken away",
+            "the four with the highest score on the context alone",
+            islice(_one_an_image(_by_context(samples), samples), EXAMPLES),
+        ),
+    ]
+    for number, entry in enumerate(islice((each for each in causes.properties if each.sure), MOST_PROPERTIES)):
+        rows = islice(_one_an_image(entry.samples, samples), EXAMPLES)
+        found.append(finding(f"property-{number + 1}", entry.text, f"the first four with {entry.rule}", rows))
+    by_chance = _drawn(samples, seed)
+    how = f"drawn by chance from all {_images(samples):,} images (seed {seed}), not chosen"
+    found.append(finding("random", "Drawn by chance", how, by_chance))
+    return tuple(each for each in found if each.examples)
+
+
+def _example(row: int, sample: Sample, classes: Sequence[str]) -> Example:
+    true = () if sample.label < 0 else (classes[sample.label],)
+    drawn = sample.label if sample.label >= 0 else next(iter(sample.predicted), None)
+    predicted = tuple(classes[label] for label in sample.predicted)
+    return Example(row, sample.path, true, predicted, "" if drawn is None else classes[drawn], says(sample))
+
+
+def says(sample: Sample) -> str:
+    """What is to be seen on a sample's image, with its figures."""
+    words = [f"score {sample.score:.2f}"]
+    if "energy" in sample.values:
+        words.append(f"{sample.values['energy']:.0%} of the map on the object")
+    if "context_only" in sample.values:
+        words.append(f"score {sample.values['context_only']:.2f} on the context alone")
+    return ", ".join(words)
+
+
+def _by_context(samples: Sequence[Sample]) -> list[int]:
+    """Right ones that keep at least half of their score on the context alone, the highest score first."""
+    alone = {row: sample.values.get("context_only", 0.0) for row, sample in enumerate(samples) if sample.right}
+    kept = [row for row, score in alone.items() if score > 0 and score >= samples[row].score / 2]
+    return sorted(kept, key=lambda row: -alone[row])
+
+
+def _one_an_image(rows: Iterable[int], samples: Sequence[Sample]) -> Iterator[int]:
+    seen = set()
+    for row in rows:
+        if samples[row].image not in seen:
+            seen.add(samples[row].image)
+            yield row
+
+
+def _drawn(samples: Sequence[Sample], seed: int) -> list[int]:
+    """A sample of each of four images, all images being as likely."""
+    first = list(_one_an_image(range(len(samples)), samples))
+    order = np.random.default_rng(seed).permutation(len(first))[:EXAMPLES]
+    return [first[place] for place in order.tolist()]
+
+
+def _images(samples: Sequence[Sample]) -> int:
+    return len({sample.image for sample in samples})
+
+
+def shown(audit: Audit) -> list[int]:
+    """Positions in the split of the images that the page shows, those that it needs most first."""
+    examples = (example.sample for finding in audit.pictures for example in finding.examples)
+    in_cells = zip_longest(*(cell.samples[:IN_CELL] for cell in audit.quadrants))
+    rows = chain(examples, (row for each in in_cells for row in each if row is not None))
+    return list(dict.fromkeys(audit.samples[row].image for row in rows))

@@ -1,0 +1,494 @@
+// Writes the report of an audit: each section is a heading, a line that says how to read it, and tables of figures.
+
+const heat = tables.inferno;
+const main = document.querySelector("main");
+const ROWS = 100; // of a long table that are drawn at once
+
+// Figures ------------------------------------------------------------------------------------------------------------
+
+const rounded = (value, digits) => value.toFixed(digits).replace("-", "\u2212");
+
+/** A number as it is written: a share as per cent. */
+function written(value, form, digits = 0) {
+  if (value === null) return "not defined";
+  return form === "number" ? rounded(value, 2) : `${rounded(100 * value, digits)}\u00a0%`;
+}
+
+/** Decimals that a figure's per cent need: one where it is near an end, or known to less than a per cent. */
+function decimals(figure) {
+  const values = [figure.value, ...(figure.ci ?? [])].filter((value) => value !== null);
+  const near = values.some((value) => [value, 1 - value].some((rest) => rest > 0 && rest < 0.01));
+  return near || (figure.ci && figure.ci[1] - figure.ci[0] < 0.02 && figure.ci[1] > figure.ci[0]) ? 1 : 0;
+}
+
+const valueOf = (figure) => written(figure.value, figure.form, decimals(figure));
+
+function range(figure) {
+  if (!figure.ci) return figure.value === null ? "" : "no interval";
+  const [low, high] = figure.ci.map((edge) => written(edge, figure.form, decimals(figure)));
+  return `${low.replace("\u00a0%", "")} to ${high}`;
+}
+
+/** The ends of an axis on which all values of a column lie. */
+function axis(figures, limits = []) {
+  const values = figures.flatMap((one) => (one ? [one.value, one.chance, ...(one.ci ?? [])] : [])).concat(limits);
+  const known = values.filter((value) => value !== null && value !== undefined);
+  const low = Math.min(0, ...known), high = Math.max(...known, 0);
+  return [low < 0 ? Math.min(-1, low) : 0, high > 1 || low >= 0 ? Math.max(1, high) : Math.max(high, 0)];
+}
+
+function plot(figure, [low, high], limit = null) {
+  const place = (value) => percent(Math.min(Math.max((value - low) / (high - low), 0), 1));
+  const node = element("div", { className: "plot", ariaHidden: "true" });
+  const mark = (className, value) => {
+    if (value === null || value === undefined) return;
+    node.append(Object.assign(element("i", { className })));
+    node.lastChild.style.left = place(value);
+  };
+  if (figure.ci) {
+    mark("reach", figure.ci[0]);
+    node.lastChild.style.right = `calc(100% - ${place(figure.ci[1])})`;
+  }
+  mark("chance", figure.chance);
+  mark("limit", limit);
+  mark("dot", figure.value);
+  return node;
+}
+
+/** Value, interval and their drawing. */
+function figureNode(figure, ends, limit = null) {
+  if (!figure) return element("span", { className: "soft" }, "\u2013");
+  const node = element("div", { className: "figure" }, element("b", {}, valueOf(figure)),
+    element("span", {}, range(figure)));
+  if (figure.value !== null) node.append(plot(figure, ends, limit));
+  return node;
+}
+
+const FAMILIES = { right: "is right", looks: "looks at", relies: "relies on", trust: "of the map" };
+const BETTER = { higher: "higher is better \u2191", lower: "lower is better \u2193" };
+const several = (n, unit) => `${n.toLocaleString("en")} ${n === 1 ? unit.slice(0, -1) : unit}`;
+
+function counted(figure) {
+  if (!figure) return "";
+  const kind = element("small", { className: figure.kind === "measured" ? "" : `tag ${figure.kind}` }, figure.kind);
+  return element("span", {}, several(figure.n, figure.unit), kind);
+}
+
+function chance(figure) {
+  if (!figure || figure.chance === null) return "";
+  return element("span", {}, written(figure.chance, figure.form), element("small", {}, figure.chanceWords));
+}
+
+/** What a figure says, whether it is of maps or of interventions, and which way is good. */
+function said(figure, words = figure.words) {
+  return element("span", {}, element("span", { className: "tag" }, FAMILIES[figure.family]), " ", words,
+    element("small", {}, BETTER[figure.better] ?? ""));
+}
+
+const SIGNS = { holds: "\u2713", passes: "\u2713", fails: "\u2715", undecided: "?", "not run": "\u2013" };
+const stateNode = (state) => element("span", { className: `state ${state.replace(" ", "-")}` }, `${SIGNS[state]} ${state}`);
+
+// Tables -------------------------------------------------------------------------------------------------------------
+
+/**
+ * A table whose rows are drawn as they are needed.
+ * A column: name, cell(row) -> text or node, optionally number, sort(row) -> what it is sorted by, head (of the row).
+ */
+class Table {
+  constructor(caption, columns, rows, { few = () => false, cards = true } = {}) {
+    Object.assign(this, { columns, rows, few, shown: rows, drawn: 0, sorted: null });
+    const heads = columns.map((column, place) => this.head(column, place));
+    this.body = element("tbody");
+    const table = element("table", { className: cards ? "cards" : "" }, element("caption", { className: "hidden-text" }, caption),
+      element("thead", {}, element("tr", {}, ...heads)), this.body);
+    this.heads = heads;
+    this.more = element("button", { type: "button", className: "more", onclick: () => this.draw() });
+    this.node = element("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: caption }, table, this.more);
+    this.show(rows);
+  }
+
+  head(column, place) {
+    const name = column.sort
+      ? element("button", { type: "button", onclick: () => this.sort(place) }, column.name) : column.name;
+    const node = element("th", { scope: "col", className: column.number ? "number" : "" }, name);
+    if (column.note) node.append(element("small", {}, column.note));
+    if (column.sort) node.ariaSort = "none";
+    return node;
+  }
+
+  /** Sort by a column: first the way in which the rows that need a look stand above, then the other one. */
+  sort(place) {
+    const column = this.columns[place];
+    const again = this.sorted?.place === place ? -this.sorted.way : column.first ?? 1;
+    this.sorted = { place, way: again };
+    this.heads.forEach((head, one) => {
+      if (this.columns[one].sort) head.ariaSort = one !== place ? "none" : again > 0 ? "ascending" : "descending";
+    });
+    this.show(this.shown);
+  }
+
+  show(rows) {
+    this.shown = [...rows];
+    if (this.sorted) {
+      const { sort } = this.columns[this.sorted.place];
+      const order = (one, other) => {
+        const a = sort(one), b = sort(other);
+        if (a === null || b === null) return (a === null) - (b === null); // what is not defined stands last
+        return this.sorted.way * (typeof a === "string" ? a.localeCompare(b) : a - b);
+      };
+      this.shown.sort(order);
+    }
+    this.body.replaceChildren();
+    this.drawn = 0;
+    this.draw();
+  }
+
+  draw(count = ROWS) {
+    const rows = this.shown.slice(this.drawn, this.drawn + count);
+    this.body.append(...rows.map((row) => element("tr", { className: this.few(row) ? "few" : "" },
+      ...this.columns.map((column) => this.cell(column, row)))));
+    this.drawn += rows.length;
+    const left = this.shown.length - this.drawn;
+    this.more.hidden = left === 0;
+    this.more.textContent = `Show ${Math.min(left, ROWS)} more of ${left.toLocaleString("en")}`;
+  }
+
+  cell(column, row) {
+    if (column.head) return element("th", { scope: "row" }, column.cell(row));
+    const node = element("td", { className: column.number ? "number" : column.plain ? "plain" : "" }, column.cell(row));
+    node.dataset.name = column.name;
+    return node;
+  }
+}
+
+const table = (caption, columns, rows, options) => new Table(caption, columns, rows, options).node;
+
+/** The columns that every table of figures has. */
+function figureColumns(rows, figureOf = (row) => row, { limitOf = () => null } = {}) {
+  const ends = (form) => axis(rows.map(figureOf).filter((one) => one?.form === form), rows.map(limitOf));
+  const axes = { share: ends("share"), number: ends("number") };
+  const columns = [{
+    name: "Value, 95 % interval",
+    cell: (row) => figureNode(figureOf(row), axes[figureOf(row)?.form], limitOf(row)),
+  }];
+  if (rows.some((row) => (figureOf(row)?.chance ?? null) !== null)) columns.push({ name: "Chance", cell: (row) => chance(figureOf(row)) });
+  columns.push({ name: "Measured on", cell: (row) => counted(figureOf(row)) });
+  return columns;
+}
+
+// Pictures -----------------------------------------------------------------------------------------------------------
+
+function mapView(item, label) {
+  const stage = stageOf({ ...item, boxes: item.boxes.filter((box) => box.label === label) }, item.frame);
+  stage.querySelector("img").alt = `${item.name}, with the map of ${page.classes[label]}`;
+  const isTrue = item.true.includes(label);
+  const score = item.scores[label];
+  const words = [isTrue ? "true" : "not true", item.predicted.includes(label) ? "predicted" : "not predicted"];
+  return element("div", {}, stage, element("p", { className: "of" },
+    element("b", {}, page.classes[label]), element("br"),
+    `${words.join(", ")}${score === undefined ? "" : `, score ${score.toFixed(2)}`}`));
+}
+
+/** An image with the map of its true class, and beside it that of a class that is wrongly named, or the image alone. */
+function exampleNode({ image, label, says }) {
+  const item = page.pictures[image];
+  const wrong = item.predicted.find((one) => !item.true.includes(one) && one !== label && item.maps[one]);
+  const shown = [label, wrong].filter((one) => one !== undefined && one !== null && item.maps[one]);
+  const views = shown.map((one) => mapView(item, one));
+  if (views.length < 2) {
+    const plain = element("img", { src: item.picture, alt: item.name, width: item.width, height: item.height });
+    plain.style.height = "auto";
+    views.push(element("div", {}, element("div", { className: "stage plain" }, plain),
+      element("p", { className: "of" }, "without the map")));
+  }
+  const right = item.predicted.includes(label) && item.true.includes(label);
+  const mark = item.true.length === 0 ? "" : element("span", { className: `mark ${right ? "right" : "wrong"}` },
+    right ? "\u2713 right " : "\u2715 wrong ");
+  const node = element("figure", { className: "example" }, element("div", { className: "pair" }, ...views),
+    element("figcaption", {}, mark, says, element("br"), item.name));
+  nearby.observe(node);
+  node.paint = () => {
+    node.querySelectorAll(".frame").forEach((stage, place) => drawMap(stage, item.maps[shown[place]], heat));
+    node.paint = () => {};
+  };
+  return node;
+}
+
+// Maps are painted when they first come near the window, and all of them before the page is printed.
+const nearby = new IntersectionObserver((entries) => {
+  for (const { target } of entries.filter((one) => one.isIntersecting)) {
+    target.paint();
+    nearby.unobserve(target);
+  }
+}, { rootMargin: "600px" });
+window.addEventListener("beforeprint", () => document.querySelectorAll(".example").forEach((node) => node.paint()));
+
+const picturesNode = (entries) => element("div", { className: "pictures" }, ...entries.map(exampleNode));
+
+// Sections -----------------------------------------------------------------------------------------------------------
+
+const paragraph = (...words) => element("p", {}, ...words);
+const title = (text) => element("h3", {}, text);
+
+function section(id, heading, ...parts) {
+  const shown = parts.filter(Boolean);
+  main.append(element("section", { id }, element("h2", {}, heading), ...shown));
+  byId("contents").append(element("a", { href: `#${id}` }, heading));
+}
+
+function definitions(pairs) {
+  const known = pairs.filter(([, text]) => text);
+  return element("dl", { className: "facts" },
+    ...known.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]));
+}
+
+function legend() {
+  const sample = (figure, limit) => plot({ ci: null, value: null, chance: null, ...figure }, [0, 1], limit);
+  return element("ul", { className: "legend" },
+    element("li", {}, sample({ value: 0.5, ci: [0.15, 0.85] }), "value and its 95 % interval"),
+    element("li", {}, sample({ chance: 0.5 }), "what chance reaches"),
+    element("li", {}, sample({}, 0.5), "threshold"));
+}
+
+function trustSection({ trust }) {
+  const rows = trust.entries;
+  section("trust", "Can the map be trusted?", paragraph(stateNode(trust.verdict), " \u00b7 ", trust.text), rows.length ? table(
+    "What was asked of the map", [
+      { name: "Question", head: true, cell: (row) => element("span", {}, row.question, element("small", {}, row.rule)) },
+      { name: "Answer", cell: (row) => element("span", {}, stateNode(row.verdict), element("small", {}, row.reason)) },
+      ...figureColumns(rows, (row) => row.figure),
+    ], rows) : null);
+  if (trust.verdict !== "fails") return;
+  byId("warning").hidden = false;
+  byId("warning").append(element("h2", {}, "The map cannot be trusted here"), paragraph(trust.text,
+    " What this page says of where the model looks may not be so; what it says of scores and of what the model relies on does not need the map."));
+}
+
+function checksSection({ checks }) {
+  if (!checks.length) return;
+  const from = { yours: "yours", reference: "of a reference", none: "" };
+  section("checks", "Checks", paragraph("A check holds or fails only where the whole interval lies on one side of its threshold."), table(
+    "Conditions", [
+      { name: "Condition", head: true, cell: (row) => (row.figure
+        ? element("span", {}, said(row.figure, row.says)) : element("span", {}, row.says)) },
+      { name: "State", cell: (row) => element("span", {}, stateNode(row.state), element("small", {}, row.reason)) },
+      ...figureColumns(checks, (row) => row.figure, { limitOf: (row) => row.threshold }),
+      { name: "Threshold", cell: (row) => element("span", {},
+        row.threshold === null ? "none" : written(row.threshold, row.figure?.form),
+        element("small", {}, row.threshold_words || from[row.threshold_of])) },
+    ], checks), legend());
+}
+
+function figuresSection({ figures }) {
+  const rows = figures.filter((one) => one.value !== null);
+  if (!rows.length) return null;
+  const all = table("All figures of the whole", [
+    { name: "Figure", head: true, cell: (row) => element("span", {}, said(row), element("small", {}, row.name)) },
+    ...figureColumns(rows)], rows);
+  return element("details", {}, element("summary", {}, `All ${rows.length} figures`), all);
+}
+
+function quadrantsSection({ quadrants, objects }) {
+  if (!quadrants.length) return;
+  const panel = element("div", { id: "cell-pictures", role: "status" });
+  const cellNode = (cell) => {
+    const drawn = cell.pictures.length;
+    const node = element("button", { type: "button", className: "cell", disabled: !drawn },
+      element("b", {}, cell.count.toLocaleString("en")),
+      element("small", {}, `${valueOf(cell.figure)} (${range(cell.figure)})`),
+      element("small", { className: "open" }, drawn ? `show ${drawn} of its pictures` : cell.count ? "no pictures on this page" : ""));
+    node.setAttribute("aria-controls", "cell-pictures");
+    node.ariaExpanded = "false";
+    node.dataset.cell = `${cell.right}-${cell.on_object}`;
+    node.onclick = () => {
+      const open = node.ariaExpanded !== "true";
+      for (const one of grid.querySelectorAll(".cell")) one.ariaExpanded = "false";
+      node.ariaExpanded = String(open);
+      panel.replaceChildren(...(open ? [title(`${cell.right ? "Right" : "Wrong"}, and ${cell.on_object
+        ? "looks at the object" : "looks elsewhere"}`), paragraph(element("span", { className: "soft" },
+        `${drawn} of ${several(cell.count, "objects")}, the clearest first.`)), picturesNode(cell.pictures)] : []));
+      if (open) panel.scrollIntoView({ block: "nearest" });
+    };
+    return node;
+  };
+  const at = (right, onObject) => cellNode(quadrants.find((cell) => cell.right === right && cell.on_object === onObject));
+  const grid = element("div", { className: "square", role: "group", ariaLabel: "Right or wrong, by where the map looks" },
+    element("span", { className: "head" }), element("span", { className: "head" }, "looks at the object"),
+    element("span", { className: "head" }, "looks elsewhere"),
+    element("span", { className: "side" }, "right"), at(true, true), at(true, false),
+    element("span", { className: "side" }, "wrong"), at(false, true), at(false, false));
+  section("right-and-looking", "Right, and looking at the object?",
+    paragraph(`Counts of ${several(objects, "objects")}: whether the class is named, and whether the map's focus (values of at least ${page.focus}) meets the object. Shares are of all of them, with 95 % intervals. A cell opens its pictures.`),
+    grid, panel);
+}
+
+function scoresSection({ scores }) {
+  if (!scores.length) return;
+  section("scores", "With the object, and without",
+    paragraph("The mean score of the true class when the image is changed: this is what the model relies on, whatever the map shows."),
+    table("Mean score of the true class", [
+      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(scores)], scores));
+}
+
+const CLASS_FIGURES = ["accuracy", "average_precision", "position_biased", "on_object", "context_only"];
+
+/** A class as the page's JSON has it: a list, to be short. */
+function classRow([name, objects, few, ...figures]) {
+  const full = ([value, low, high, chance, n, form]) => ({ value, ci: low === null ? null : [low, high], chance, n, form });
+  return { name, objects, few, ...Object.fromEntries(CLASS_FIGURES.map((key, place) => [key, figures[place] && full(figures[place])])) };
+}
+
+function classesSection({ rows }) {
+  const classes = rows.map(classRow);
+  if (!classes.length) return;
+  const few = classes.filter((row) => row.few).length;
+  const columns = [
+    { name: "Class", head: true, sort: (row) => row.name,
+      cell: (row) => element("span", {}, row.name, row.few ? element("small", {}, "too few objects to say") : "") },
+    { name: "Objects", number: true, first: -1, sort: (row) => row.objects, cell: (row) => row.objects.toLocaleString("en") },
+  ];
+  const measures = [
+    ["accuracy", "Named when there", "accuracy, higher is better", 1],
+    ["average_precision", "Average precision", "higher is better", 1],
+    ["position_biased", "Looks elsewhere", "position bias, lower is better", -1],
+    ["on_object", "Map on the object", "share of the map, higher is better", 1],
+    ["context_only", "Relies on context", "score left without the object, lower is better", -1],
+  ];
+  for (const [key, name, note, first] of measures) {
+    const figures = classes.map((row) => row[key]).filter(Boolean);
+    if (!figures.length) continue;
+    const ends = axis(figures);
+    columns.push({ name, note, first, sort: (row) => row[key]?.value ?? null, cell: (row) => figureNode(row[key], ends) });
+  }
+  const list = new Table(`${several(classes.length, "classes").replace("classe ", "class ")}, 95 % intervals`, columns, classes, { few: (row) => row.few });
+  const count = element("span", { role: "status" });
+  const input = element("input", { type: "search", id: "class-filter", oninput: () => {
+    const rows = classes.filter((row) => row.name.toLowerCase().includes(input.value.toLowerCase()));
+    list.show(rows);
+    count.textContent = input.value ? `${rows.length.toLocaleString("en")} of ${classes.length.toLocaleString("en")}` : "";
+  } });
+  const filter = classes.length > 12
+    ? element("div", { className: "filter" }, element("label", { htmlFor: "class-filter" }, "Find a class"), input, count) : null;
+  section("classes", "Classes",
+    paragraph("Sort by a heading. ", few ? `${several(few, "classes").replace("classe ", "class ")} in grey ${few === 1 ? "has" : "have"} too few objects to say anything. ` : "",
+      "Each interval is that of one class: among many classes, some lie far out by chance."), filter, list.node);
+}
+
+function causesSection({ causes }) {
+  const parts = [];
+  const { pairs, groups, properties, backgrounds } = causes;
+  if (pairs.length) {
+    const both = axis(pairs.flatMap((row) => [row.together, row.alone]));
+    const difference = (row) => ({ ...row.difference, chance: 0 });
+    const apart = axis(pairs.map(difference));
+    parts.push(title("Company"), paragraph(element("span", { className: "soft" }, "How often a class is named with and without another one that is often beside it.")), table(
+      "Classes that are often together", [
+        { name: "Class, and its company", head: true, cell: (row) => `${row.name}, with ${row.context}` },
+        { name: "Named with company", cell: (row) => element("span", {}, figureNode(row.together, both), counted(row.together)) },
+        { name: "Named without", cell: (row) => element("span", {}, figureNode(row.alone, both), counted(row.alone)) },
+        { name: "Difference", sort: (row) => row.difference.value, first: -1, cell: (row) => figureNode(difference(row), apart) },
+        { name: "Sure?", cell: (row) => sureNode(row.sure) },
+      ], pairs));
+  }
+  if (groups.length) {
+    parts.push(title("Groups"), table("Accuracy by label and attribute", [
+      { name: "Group", head: true, sort: (row) => row.name, cell: (row) => element("span", {}, row.name,
+        element("small", {}, row.worst ? "the worst group" : row.too_small ? "too few images to say" : "")) },
+      ...sortable(figureColumns(groups, (row) => row.accuracy), (row) => row.accuracy.value)], groups, { few: (row) => row.too_small }));
+  }
+  if (properties.length) {
+    parts.push(title("Properties of the picture, and of its metadata"),
+      paragraph(element("span", { className: "soft" }, "What tells a label or an error without a look at the object; each is one rule, tried on images that it was not found on. It says what goes together, not what the model uses.")),
+      table("What predicts a label or an error", [
+        { name: "Property", head: true, cell: (row) => element("span", {}, element("span", { className: "tag" },
+          row.source === "column" ? "metadata" : "picture"), " ", row.text, element("small", {}, row.rule)) },
+        ...figureColumns(properties, (row) => row.figure),
+        { name: "Sure?", cell: (row) => sureNode(row.sure) },
+      ], properties));
+    for (const row of properties.filter((one) => one.pictures.length)) parts.push(title(row.text), picturesNode(row.pictures));
+  }
+  if (backgrounds.length) {
+    parts.push(title("Other backgrounds"), table("Objects on the contexts of other images", [
+      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(backgrounds)], backgrounds));
+  }
+  const missing = Object.entries(causes.not_run);
+  if (missing.length) parts.push(title("Not looked at"), definitions(missing));
+  if (parts.length) section("causes", "Where it may come from", ...parts);
+}
+
+const sureNode = (sure) => element("span", { className: "state" }, sure ? "\u2713 sure" : "? not sure",
+  element("small", {}, sure ? "at 5 % among all that were tried" : "chance can make as much"));
+const sortable = ([value, ...others], sort) => [{ ...value, sort }, ...others];
+
+function picturesSection({ findings, about }) {
+  if (!findings.length) return;
+  const parts = findings.flatMap((finding) => [title(finding.title),
+    paragraph(element("span", { className: "soft" }, `${finding.how[0].toUpperCase()}${finding.how.slice(1)}.`)), picturesNode(finding.examples)]);
+  section("pictures", "Pictures",
+    paragraph(`The map of the true class, and beside it that of the class that was wrongly named, or the image alone. Boxes are the annotated objects; the white line encloses the focus. ${about.map_words}`), ...parts);
+}
+
+function subsetsSection({ subsets }) {
+  if (!subsets.length) return;
+  const names = [...new Map(subsets.flatMap((row) => row.figures).map((one) => [one.name, one])).values()];
+  const columns = names.map(({ name, words, better }) => {
+    const of = (row) => row.figures.find((one) => one.name === name) ?? null;
+    const ends = axis(subsets.map(of));
+    return { name: words, note: BETTER[better] ?? "", sort: (row) => of(row)?.value ?? null, cell: (row) => figureNode(of(row), ends) };
+  });
+  section("subsets", "Subsets", paragraph("The same figures for parts of the objects."), table("Parts of the objects", [
+    { name: "Part", head: true, sort: (row) => `${row.family} ${row.name}`, cell: (row) => element("span", {},
+      element("span", { className: "tag" }, row.family), " ", row.name, element("small", {}, row.words)) },
+    { name: "Objects", number: true, sort: (row) => row.n, cell: (row) => row.n.toLocaleString("en") }, ...columns], subsets));
+}
+
+function againstSection({ against, about }) {
+  if (!against) return;
+  const rows = against.rows;
+  const both = Object.fromEntries(["share", "number"].map((form) => [form,
+    axis(rows.flatMap((row) => [row.before, row.after]).filter((one) => one.form === form))]));
+  const change = (row) => ({ value: row.difference, ci: row.interval_95, form: row.before.form, chance: 0 });
+  const apart = Object.fromEntries(["share", "number"].map((form) => [form,
+    axis(rows.map(change).filter((one) => one.form === form))]));
+  const verdict = (row) => {
+    const better = row.before.better && (row.difference > 0) === (row.before.better === "higher");
+    if (!row.sure) return element("span", { className: "state" }, "? not sure");
+    if (!row.before.better) return element("span", { className: "state" }, "\u2260 differs");
+    return element("span", { className: `state ${better ? "holds" : "fails"}` }, better ? "\u2713 better" : "\u2715 worse");
+  };
+  section("against", "Before and after", paragraph(against.text), paragraph(`Before: ${against.about.model}. After: ${about.model}.`), table(
+    "Figures before and after", [
+      { name: "Figure", head: true, cell: (row) => said(row.before, row.words) },
+      { name: "Before", cell: (row) => figureNode(row.before, both[row.before.form]) },
+      { name: "After", cell: (row) => figureNode(row.after, both[row.after.form]) },
+      { name: "Change, 95 % interval", cell: (row) => figureNode(change(row), apart[row.before.form]) },
+      { name: "Sure?", cell: (row) => element("span", {}, verdict(row),
+        element("small", {}, row.paired ? "paired, on the same samples" : "not paired")) },
+    ], rows));
+}
+
+function suggestionsSection({ suggestions }) {
+  if (!suggestions.length) return;
+  section("try", "What to try", element("ol", {}, ...suggestions.map((one) => element("li", {}, one.text,
+    element("span", { className: "soft" }, ` ${evidence(one.because)}`), element("code", { className: "command" }, one.command)))));
+}
+
+/** Figures by their names, in a line. */
+function evidence(names) {
+  const known = names.map((name) => page.figures.find((one) => one.name === name)).filter(Boolean);
+  const words = known.map((one) => `${one.words}: ${valueOf(one)} (${range(one)}; ${several(one.n, one.unit)}${
+    one.chance === null ? "" : `; ${one.chanceWords || "chance"} ${written(one.chance, one.form)}`}${
+    one.kind === "measured" ? "" : `; ${one.kind}`})`);
+  return words.length ? `Rests on ${words.join("; ")}.` : "";
+}
+
+function methodSection({ about, limits }) {
+  section("method", "Method and limits", definitions(about.facts),
+    limits.length ? title("Limits") : null,
+    limits.length ? element("ul", { className: "limits" }, ...limits.map((text) => element("li", {}, text))) : null,
+    figuresSection(page));
+}
+
+byId("answer").append(element("p", { className: "soft" }, evidence(page.restsOn)));
+for (const write of [trustSection, checksSection, quadrantsSection, scoresSection, classesSection, causesSection,
+  picturesSection, subsetsSection, againstSection, suggestionsSection, methodSection]) write(page);
