@@ -20,6 +20,7 @@ from attnbias.cli.listing import listing
 from attnbias.cli.options import in_lines, literal_help, with_options
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
+from attnbias.cli.priors import priors
 from attnbias.cli.recipe_flags import WithRecipeFlags
 from attnbias.cli.show import show
 from attnbias.cli.train import train
@@ -27,10 +28,23 @@ from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
 from attnbias.methods.engine.errors import Interrupted
-from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest
+from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest, PriorsRequest
 from attnbias.methods.engine.screen import prepare_output, say
 
-WORK = ("prepare-data", "train", "val", "visualize", "predict", "compare", "export", "weights", "list", "show", "cite")
+WORK = (
+    "prepare-data",
+    "train",
+    "val",
+    "visualize",
+    "predict",
+    "compare",
+    "priors",
+    "export",
+    "weights",
+    "list",
+    "show",
+    "cite",
+)
 """Commands in the order of work."""
 
 
@@ -82,6 +96,7 @@ app.add_typer(visualize)
 app.add_typer(export)
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
 app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
+app.command("priors", cls=WithRecipeFlags, no_args_is_help=True)(with_options(priors, PriorsRequest))
 app.command("show", no_args_is_help=True)(show)
 app.command("cite", no_args_is_help=True)(cite)
 app.add_typer(weights, name="weights")

@@ -149,6 +149,7 @@ def _words(method: Description | None) -> dict[str, str]:
         "maps and explainers": listed({**method.maps, **more}),
         "explainer names": ", ".join(EXPLAINERS),
         "map names": ", ".join(method.maps),
+        "own prior": "text" if method.reads_texts else "class",
         "default map": next(iter(method.maps)),
         "default maps": " and ".join(method.default_maps(next(iter(method.recipes.values())).recipe)),
     }

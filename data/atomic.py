@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from attnbias.data.errors import DataError
 
@@ -18,12 +18,25 @@ def replacing(path: Path) -> Iterator[TextIO]:
     Raises:
         DataError: a folder stands in its place.
     """
+    with _replacing(path, "w", encoding="utf-8", newline="\n") as file:
+        yield cast(TextIO, file)
+
+
+@contextmanager
+def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, of a file that is not text."""
+    with _replacing(path, "wb") as file:
+        yield cast(BinaryIO, file)
+
+
+@contextmanager
+def _replacing(path: Path, mode: str, encoding: str | None = None, newline: str | None = None) -> Iterator[IO[Any]]:
     if path.is_dir():
         raise DataError(f"{path} is a folder, where a file belongs; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with part.open(mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

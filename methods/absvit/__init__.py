@@ -27,6 +27,7 @@ class AbSViTDescription(Description):
     paper = PAPER
     recipe_type = AbSViTRecipe
     recipes = RECIPES
+    steered_maps = ("steered", "class-mask")
     untold = ("image_size", "normalize", "feedback_gain")
     maps: ClassVar[dict[str, str]] = {
         "steered": "Second pass steered by the asked class: token norms after three quarters of it, their top 30 %.",

@@ -50,10 +50,8 @@ def attention_maps(
             values = rollout(model, patches, evaluated_feedback(model, patches), head)[:, None]
         case _ if not isinstance(model, AbSViT):
             raise UsageError(f"--map {kind} needs the second pass; a plain ViT has prompt, bottom-up, rollout, gradcam")
-        case "steered":
-            values = top_of_range(steered_norms(model, patches, classes))
-        case "class-mask":
-            values = class_masks(model, model.encode(patches), classes)
+        case "steered" | "class-mask":
+            values = steered_values(model, patches, classes, CLASS_GAIN, kind)
         case _:
             values = top_of_range(model.prior_mask(model.encode(patches))[:, None, model.num_prefix_tokens :, 0])
     grid = model.patch_embed.dynamic_feat_size(images.shape[-2:])
@@ -104,6 +102,13 @@ def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Te
     return model.feedback(model.weighted(model.encode(patches))) if isinstance(model, AbSViT) else None
 
 
+def steered_values(model: AbSViT, patches: Tensor, priors: Tensor, gain: float, kind: str) -> Tensor:
+    """Values (B, K, N) of the maps that priors move: classes (B, K) or vectors (B, K, C)."""
+    if kind == "class-mask":
+        return prior_masks(model, model.encode(patches), priors, gain)
+    return top_of_range(steered_norms(model, patches, priors, gain))
+
+
 def steered_norms(model: AbSViT, patches: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:
     """Feature norms (B, K, N) of a second pass for each prior: classes (B, K), which steer by the head's row of the
     class, or vectors (B, K, C)."""
@@ -121,44 +126,50 @@ def steered_norms(model: AbSViT, patches: Tensor, priors: Tensor, gain: float = 
 
 
 @torch.no_grad()
-def steered_maps(model: VisionTransformer, images: Tensor, priors: Tensor, gain: float | None = None) -> Tensor:
-    """Maps (B, K, h, w) of second passes that look for `priors`: classes (K,) int64, or vectors (K, C).
+def steered_maps(
+    model: VisionTransformer, images: Tensor, priors: Tensor, gain: float = CLASS_GAIN, kind: str | None = None
+) -> Tensor:
+    """Maps (B, K, h, w) of second passes that look for `priors`: classes (K,) or (B, K) int64, or vectors (K, C) or
+    (B, K, C). `kind` is steered (the default) or class-mask.
 
     Raises:
         UsageError: the model is a plain ViT, or the vectors are not of its width.
     """
-    if not isinstance(model, AbSViT):
-        raise UsageError("a prior steers the second pass, and this model is a plain ViT")
+    model = with_second_pass(model)
     if priors.is_floating_point() and priors.shape[-1] != model.embed_dim:
         raise UsageError(f"a prior of {priors.shape[-1]} numbers; the tokens of this model have {model.embed_dim}")
     patches = model.patch_embed(images)
-    priors = priors.to(images.device).expand(images.shape[0], *priors.shape)
-    norms = top_of_range(steered_norms(model, patches, priors, CLASS_GAIN if gain is None else gain))
-    return norms.float().unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    priors = priors.to(images.device)
+    of_one_image = 2 if priors.is_floating_point() else 1
+    priors = priors.expand(images.shape[0], *priors.shape[-of_one_image:])
+    values = steered_values(model, patches, priors, gain, kind or "steered")
+    return values.float().unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 
-def class_masks(model: AbSViT, tokens: Tensor, classes: Tensor, gain: float = CLASS_GAIN) -> Tensor:
-    """What each class (B, K) lets through of the patch tokens among `tokens` (B, T, C): (B, K, N) in [0, gain]."""
-    rows = F.normalize(model.class_vectors()[classes], dim=-1)  # (B, K, C)
-    cosines = rows @ F.normalize(tokens[:, model.num_prefix_tokens :], dim=-1).transpose(1, 2)
-    return gain * cosines.clamp(0, 1)
-
-
-def object_vectors(tokens: Tensor, masks: Tensor) -> Tensor:
-    """Make priors of K classes from patch tokens (B, N, C) of images whose objects are known: (K, C).
-
-    A class's vector is the mean token of its objects (`masks` (B, K, N), the share of each patch that they cover) less
-    the mean over classes. Ours, not the program's: its priors, the head's rows, classify the pooled token, and a patch
-    token resembles them only as far as pooling made it. Give them as `model(images, prior=vectors[classes])`.
+def with_second_pass(model: VisionTransformer) -> AbSViT:
+    """The model, which can be steered.
 
     Raises:
-        UsageError: a class has no object in these images.
+        UsageError: it is a plain ViT.
     """
-    covered = masks.sum((0, 2))  # (K,)
-    if absent := torch.nonzero(covered == 0).flatten().tolist():
-        raise UsageError(f"no object of class {', '.join(map(str, absent))} to make a prior from")
-    means = torch.einsum("bkn,bnc->kc", masks.to(tokens.dtype), tokens) / covered[:, None]
-    return means - means.mean(0)
+    if not isinstance(model, AbSViT):
+        raise UsageError("a prior steers the second pass, and this model is a plain ViT")
+    return model
+
+
+def patch_tokens(model: AbSViT, images: Tensor) -> Tensor:
+    """What priors are compared with: the tokens (B, C, h, w) that the first pass makes of each patch."""
+    tokens = model.encode(model.patch_embed(images))[:, model.num_prefix_tokens :]  # (B, N, C)
+    return tokens.transpose(1, 2).unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+
+
+def prior_masks(model: AbSViT, tokens: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:
+    """What each prior, a class (B, K) or a vector (B, K, C), lets through of the patch tokens among `tokens` (B, T, C):
+    (B, K, N) in [0, gain]."""
+    vectors = priors if priors.is_floating_point() else model.class_vectors()[priors]
+    rows = F.normalize(vectors, dim=-1)  # (B, K, C)
+    cosines = rows @ F.normalize(tokens[:, model.num_prefix_tokens :], dim=-1).transpose(1, 2)
+    return gain * cosines.clamp(0, 1)
 
 
 def top_of_range(values: Tensor) -> Tensor:

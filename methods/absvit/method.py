@@ -15,7 +15,13 @@ from torch import Tensor, arange, nn
 from attnbias.data.index import Task
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.absvit import AbSViTDescription
-from attnbias.methods.absvit.attention import attention_maps, steered_maps
+from attnbias.methods.absvit.attention import (
+    CLASS_GAIN,
+    attention_maps,
+    patch_tokens,
+    steered_maps,
+    with_second_pass,
+)
 from attnbias.methods.absvit.augment import (
     batch_mixing,
     drawn_from,
@@ -24,7 +30,7 @@ from attnbias.methods.absvit.augment import (
     training_transform,
 )
 from attnbias.methods.absvit.convert import convert, fit_resolution, infer, say_fresh, start_from_deit
-from attnbias.methods.absvit.loss import two_pass_loss
+from attnbias.methods.absvit.loss import drawn_classes, two_pass_loss
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.absvit.recipe import AbSViTRecipe, schedule
 from attnbias.methods.engine.backbones import fit_weights
@@ -52,8 +58,9 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         images, target = batch["image"], batch["target"]
         if not recipe.top_down:
             return {"loss": classification_loss(model(images).float(), target, task, recipe.label_smoothing)}
-        passes = model(images, passes=True)
-        return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight)
+        asked = drawn_classes(target, recipe.steered_share) if recipe.steered_share else None
+        passes = model(images, asked, passes=True)
+        return two_pass_loss(passes, target, task, recipe.label_smoothing, recipe.reconstruction_weight, asked)
 
     def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> ParamGroups:
         """Vectors, biases, position embedding and prefix tokens without decay first, then matrices (the program's)."""
@@ -91,6 +98,15 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
         return attention_maps(model, images, classes, kind, head)
 
     steered = staticmethod(steered_maps)
+    tokens = staticmethod(patch_tokens)
+
+    def check_steered(self, model: VisionTransformer) -> None:
+        """Only AbSViT has a second pass."""
+        with_second_pass(model)
+
+    def default_gain(self, model: VisionTransformer) -> float:
+        """The strength of the program's demo."""
+        return CLASS_GAIN
 
     def explained_layer(self, model: VisionTransformer) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""

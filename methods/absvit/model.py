@@ -135,7 +135,8 @@ class AbSViT(VisionTransformer):
 
         Args:
             images: (B, 3, H, W), normalised.
-            prior: What to look for: None = the learned prompt; class ids, () or (B,) int64; a vector, (C,) or (B, C).
+            prior: What to look for: None = the learned prompt; class ids, () or (B,) int64, -1 = the prompt again; a
+                vector, (C,) or (B, C).
             gain: Strength of the feedback, in place of the model's own.
             passes: Return `Passes`; costs a second head and the reconstruction errors.
         """
@@ -183,7 +184,8 @@ class AbSViT(VisionTransformer):
         if prior is None:
             prior = self.prompt
         elif not prior.is_floating_point():
-            prior = self.class_vectors()[prior]
+            rows = self.class_vectors()[prior.clamp_min(0)]
+            prior = torch.where(prior[..., None] < 0, self.prompt, rows)
         direction = F.normalize(prior, dim=-1).reshape(-1, self.embed_dim, 1)  # (1 or B, C, 1)
         return (F.normalize(tokens, dim=-1) @ direction).clamp(0, 1)
 

@@ -130,6 +130,14 @@ class AbSViTRecipe(Recipe):
     )
     reconstruction_weight: float = option(0.1, "Weight of the decoders' reconstruction error in the loss.", ge=0)
     feedback_gain: float = option(1.0, "Factor on the tokens that are fed back.", ge=0)
+    steered_share: float = option(
+        0.0,
+        "Share of the images whose second pass is steered by a class drawn at random and learns that class alone "
+        "(ours); 0 = the paper's.",
+        ge=0,
+        le=1,
+        often=False,
+    )
     drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1)
     dropout: float = option(
         0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1, often=False

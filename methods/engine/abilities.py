@@ -131,16 +131,41 @@ class ShowsChannels(Protocol[M]):
 
 @runtime_checkable
 class IsSteered(Protocol[M]):
-    """It can be told what to look for, by more than the number of a class."""
+    """It can be told what to look for, by any vector, and how strongly."""
 
-    def steered(self, model: M, images: Tensor, priors: Tensor, gain: float | None) -> Tensor:
+    steered_maps: tuple[str, ...]
+    """As in its `Description`."""
+
+    def check_steered(self, model: M) -> None:
+        """Refuse a model that has no second pass.
+
+        Raises:
+            UsageError: it has none.
+        """
+
+    def default_gain(self, model: M) -> float:
+        """The strength of the feedback where nobody says another."""
+
+    def steered(self, model: M, images: Tensor, priors: Tensor, gain: float, kind: str | None = None) -> Tensor:
         """Where the model looked for each prior: (B, K, h, w), non-negative, float32, at the feature resolution.
 
-        `priors` are classes (K,) int64, or vectors (K, C); `gain` is the strength, None = the method's own.
+        `priors` are classes (K,) or (B, K) int64, where it knows some, or vectors (K, C) or (B, K, C); `kind` is one
+        of `steered_maps`, None = the first.
 
         Raises:
             UsageError: the model cannot be steered, or not by such vectors.
         """
+
+    def tokens(self, model: M, images: Tensor) -> Tensor:
+        """What priors are compared with: a vector for each patch, (B, C, h, w)."""
+
+
+@runtime_checkable
+class SteeredByTexts(Protocol[M]):
+    """It can tell which vector a text is, as a prior."""
+
+    def text_priors(self, model: M, batch: Batch) -> Tensor:
+        """The priors (B, C) of a batch of texts, as `read_texts` gives it."""
 
 
 @runtime_checkable

@@ -33,6 +33,8 @@ class Description:
     """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
     reads_texts: ClassVar[bool] = False
     """Whether it is asked about images in words (`ReadsTexts` in abilities.py), not by class."""
+    steered_maps: ClassVar[tuple[str, ...]] = ()
+    """The kinds of map that follow what the model is told to look for (`IsSteered` in abilities.py)."""
 
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""

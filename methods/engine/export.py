@@ -35,7 +35,9 @@ from attnbias.methods.engine.load import (
     open_split_of,
     weights_metadata,
 )
+from attnbias.methods.engine.maps import steered_maps
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made
+from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportRequest
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
@@ -64,7 +66,7 @@ class Exported(nn.Module):
     def __init__(self, loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> None:
         super().__init__()
         self.method, self.model, self.task = loaded.method, loaded.model, loaded.task
-        self.kind, self.head = kind, head
+        self.kind, self.head, self.steering = kind, head, loaded.steering
         self.top_k = min(top_k, len(loaded.classes))
         self.fixed: Tensor | None
         self.register_buffer("fixed", torch.tensor(classes) if classes else None)
@@ -74,7 +76,10 @@ class Exported(nn.Module):
         scores = self.method.predict(self.model, images, self.task)["scores"]
         fixed = self.fixed
         classes = scores.topk(self.top_k).indices if fixed is None else fixed.expand(images.shape[0], -1)
-        maps = self.method.attention(self.model, images, classes, kind=self.kind, head=self.head)
+        if self.steering is None:
+            maps = self.method.attention(self.model, images, classes, kind=self.kind, head=self.head)
+        else:
+            maps = steered_maps(self.method, self.model, images, classes, self.kind, self.steering)
         return scores, maps.float(), classes.contiguous()
 
 
@@ -171,6 +176,8 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     loaded = model or load_asked(request, request.method, request.load_from)
     check_recipe_helps(request.recipe, [loaded])
     numbers = class_numbers(request.classes, loaded.classes)
+    named = [loaded.classes[number] for number in numbers] or None
+    loaded = steered(request, loaded, [request.map or loaded.method.default_map(loaded.recipe)], named)
     exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k or EXPORTED_MAPS)
     images = None
     if request.check:
@@ -205,7 +212,8 @@ def write_graph(
     # Three images: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
     example = torch.zeros(3, 3, size, size)
     content = json.loads(weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)[KEY])
-    metadata = json.dumps({**content, "map": exported.kind, "inputs": [INPUT], "outputs": OUTPUTS})
+    steering = {} if loaded.steering is None else {"steered_by": loaded.steering.words}
+    metadata = json.dumps({**content, "map": exported.kind, **steering, "inputs": [INPUT], "outputs": OUTPUTS})
     with _quiet(), _replacing(out) as part:
         try:
             program = torch.export.export(exported, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False)

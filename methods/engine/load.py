@@ -49,7 +49,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
-from attnbias.methods.engine.types import Fields
+from attnbias.methods.engine.types import Fields, Steering
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
 from attnbias.weights.folders import weights_in
@@ -80,6 +80,8 @@ class Loaded:
     """Where the weights came from, in words for a person."""
     tells_recipe: bool = True
     """Whether the weights say how they were trained, as ours do."""
+    steering: Steering | None = None
+    """What its second pass is told to look for in this command (priors.py)."""
 
 
 def which_weights(source: str, load_from: str) -> str:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbias.methods.engine.abilities import IsSteered
 from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
-from attnbias.methods.engine.types import Layer
+from attnbias.methods.engine.types import Layer, Steering
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.method import AnyMethod
@@ -29,10 +30,12 @@ def attention_maps(
     classes: Tensor,
     kind: str | None = None,
     head: int | None = None,
+    steering: Steering | None = None,
 ) -> Tensor:
     """Ask a method, or an explainer, where the model looked: (B, K, h, w), non-negative, float32.
 
     `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or of `EXPLAINERS`, None = the model's own.
+    `steering` says how maps of the method's `steered_maps` are told what to look for.
 
     Raises:
         UsageError: the method has no such map, or `head` is asked of an explainer.
@@ -42,6 +45,10 @@ def attention_maps(
         if head is not None:
             raise UsageError(f"--map {kind} has no heads; leave --head out")
         maps = explain(kind, model, images, classes, method.explained_layer(model))
+    elif steering is not None and kind in method.steered_maps:
+        if head is not None:
+            raise UsageError(f"--head {head}: a map that a prior steers is of all heads together; leave --head out")
+        maps = steered_maps(method, model, images, classes, kind, steering)
     elif kind is None or kind in method.maps:
         maps = method.attention(model, images, classes, kind=kind, head=head)
     else:
@@ -50,6 +57,16 @@ def attention_maps(
             f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(known)}"
         )
     return checked(maps.float())
+
+
+def steered_maps(
+    method: AnyMethod, model: nn.Module, images: Tensor, classes: Tensor, kind: str, steering: Steering
+) -> Tensor:
+    """Maps of classes (K,) or (B, K), each looked for as `steering` says: (B, K, h, w), non-negative, float32."""
+    assert isinstance(method, IsSteered)
+    vectors = steering.vectors
+    priors = classes if vectors is None else vectors.to(images.device)[classes.to(images.device)]
+    return method.steered(model, images, priors, steering.gain, kind)
 
 
 def layer_name(method: AnyMethod, model: nn.Module, kind: str) -> str | None:

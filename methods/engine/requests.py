@@ -203,6 +203,21 @@ class Telling(Reading):
     """Fields of the recipe that go before what the weights say."""
 
 
+class Steered(Request):
+    """A command whose maps may be told what to look for."""
+
+    prior: str | None = option(
+        None,
+        "What the second pass looks for: what is asked for, as the model knows it, or vectors by name.",
+        metavar="class|text|FILE.npz",
+        shown="{own prior}",
+        needs="steered_maps",
+    )
+    gain: float | None = option(
+        None, "Strength of what is fed back.", ge=0, shown="the method's own", needs="steered_maps", often=False
+    )
+
+
 class OfAnyMethod(Telling):
     """A command that learns from the weights whose they are."""
 
@@ -257,7 +272,7 @@ class Processes(Machine):
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
-class VisualizeRequest(FromWeights, Images, Machine):
+class VisualizeRequest(Steered, FromWeights, Images, Machine):
     """Draw where models look, into a folder."""
 
     method: str
@@ -294,7 +309,7 @@ class VisualizeRequest(FromWeights, Images, Machine):
         "minmax", "Stretch each map between its extremes, or divide by its maximum."
     )
     style: Literal["blend", "published"] = option(
-        "blend", "Overlays blended at full size, or 224 x 224 as CSRA's program draws them."
+        "blend", "Overlays blended at full size, or 224 x 224 as CSRA's program draws them.", often=False
     )
     opacity: float = option(0.7, "Strength of the map.", ge=0, le=1)
     boxes: bool = option(True, "Annotated boxes of the class.")
@@ -307,7 +322,7 @@ class VisualizeRequest(FromWeights, Images, Machine):
         }
 
 
-class ExportRequest(FromWeights, Machine):
+class ExportRequest(Steered, FromWeights, Machine):
     """Write a checkpoint as one graph."""
 
     method: str
@@ -357,6 +372,33 @@ class PredictRequest(OfAnyMethod, FromWeights, Images, Processes):
     )
 
 
+class PriorsRequest(OfAnyMethod, FromWeights, Images, Machine):
+    """Write vectors that a second pass can look for."""
+
+    load_from: str = option(
+        ..., "A run folder, .safetensors or published file, a name or a URL.", argument=True, metavar="RUN"
+    )
+    split: str | None = option(None, "Split whose objects or images are taken.", shown="train")
+    made_from: Literal["objects", "images"] | None = option(
+        None, "Mean tokens of a class's objects, or of its images.", shown="objects, where masks or boxes are known"
+    )
+    texts: list[str] = option(
+        [], "A text, of a model that is asked in words; repeat for several.", flags="--text", shown="none"
+    )
+    limit: int | None = option(None, "Only the first N images.", ge=1, shown="all")
+    out: Path = option(Path("priors.npz"), "What to write.", metavar="FILE.npz")
+
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        return dict.fromkeys(("split", "made_from", "limit", "on_bad_image"), (not self.texts, "with --text"))
+
+    @field_validator("out")
+    @classmethod
+    def _is_npz(cls, out: Path) -> Path:
+        if out.suffix != ".npz":
+            raise UsageError(f"--out {out}: expected a name that ends in .npz")
+        return out
+
+
 class LoadRequest(OfAnyMethod, FromWeights):
     """Hold a model in memory, for Python."""
 
@@ -398,7 +440,7 @@ BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
 
-class ValRequest(FromWeights, Images, Processes):
+class ValRequest(Steered, FromWeights, Images, Processes):
     """Score checkpoints on splits, and measure what else is asked for."""
 
     method: str
@@ -487,7 +529,10 @@ class ValRequest(FromWeights, Images, Processes):
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),
-            "map": (self.measures_bias or self.faithfulness is not None, "without --bias or --faithfulness N"),
+            **dict.fromkeys(
+                ("map", "prior", "gain"),
+                (self.measures_bias or self.faithfulness is not None, "without --bias or --faithfulness N"),
+            ),
             "truth": (holds_objects, "without --bias or --reliance or --backgrounds"),
             "tau": (self.measures_bias, "without --bias"),
             "epsilon": (attacked, "without --attack"),

@@ -184,6 +184,11 @@ def table_with(columns: Recognise, keys: Recognise) -> Recognise:
     return lambda path: (columns if path.suffix == ".csv" else keys)(path)
 
 
+def _holds_priors(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return {"names.npy", "vectors.npy", "about.npy"} <= {*archive.namelist()}
+
+
 def _holds_our_weights(path: Path) -> bool:
     from safetensors import safe_open
 
@@ -213,6 +218,7 @@ BIAS_KINDS = {
 """The files of `val --bias-out`, by name."""
 PREDICTIONS = Kind("answers of predict", json_with("weights", "method", "pictures"))
 PREDICTED_SCORES = Kind("scores of predict", is_predicted)
+PRIORS = Kind("priors", _holds_priors)
 WEIGHTS = Kind("weights of ours", _holds_our_weights)
 GRAPH = Kind("an exported model", _holds_our_graph)
 GRAPH_DATA = Kind("the weights of an exported model", lambda path: _holds_our_graph(path.with_suffix("")))

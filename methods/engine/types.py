@@ -60,6 +60,19 @@ BatchTransform = Callable[["Tensor", "Tensor", "np.random.Generator"], tuple["Te
 BatchedImages = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """(images (B, 3, H, W) uint8, sample ids (B,), epochs (B,)) -> normalised float32, augmented as each sample's is."""
 
+
+class Steering(NamedTuple):
+    """What the second pass of a model is told to look for in one command, in place of what it looks for by itself."""
+
+    names: tuple[str, ...]
+    """Of the vectors: the model's classes in their order, or texts."""
+    vectors: Tensor | None
+    """(K, C); None: each class or text is looked for as the method does by itself."""
+    gain: float
+    """The strength of what is fed back."""
+    words: str
+
+
 Truth = Literal["masks", "boxes"]
 """What attention is held against: each class's masks, or boxes."""
 

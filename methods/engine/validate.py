@@ -33,6 +33,7 @@ from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
+from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
@@ -84,8 +85,9 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     wanted = [probe for probe in probes() if probe.wanted(request)]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
-    checkpoints = list(zip(request.load_from, models, strict=True))
     check_recipe_helps(request.recipe, models)
+    models = [steered(request, each, [request.kind or each.method.default_map(each.recipe)]) for each in models]
+    checkpoints = list(zip(request.load_from, models, strict=True))
     pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
     points = {}
     for number, (load_from, loaded, split) in enumerate(pairs, start=1):
@@ -127,6 +129,8 @@ def figures(result: Result) -> dict[str, float | None]:
 def _check(request: ValRequest) -> None:
     """Refuse, before any work, what there is not, and what cannot or must not be written."""
     corruptions(request)
+    if request.store and (request.prior is not None or request.gain is not None):
+        raise UsageError("--store keeps what maps show by themselves, not under --prior or --gain; use --bias-out DIR")
     for load_from in request.load_from if request.store else ():
         if on_disk(f"{load_from}/checkpoints") is None:
             raise UsageError(

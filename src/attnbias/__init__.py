@@ -4,9 +4,9 @@
     model.predict("photo.jpg").top(3)
     model.attention("photo.jpg", "person").overlay()
 
-Each command is one function: `train`, `evaluate` (val), `gallery` (visualize), `compare`, `prepare_data`, `export`,
-`fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`, `show_recipe`, `cite`; `Model.predict`
-is predict. Names are imported when they are first used, and torch with those that compute.
+Each command is one function: `train`, `evaluate` (val), `gallery` (visualize), `compare`, `priors`, `prepare_data`,
+`export`, `fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`, `show_recipe`, `cite`;
+`Model.predict` is predict. Names are imported when they are first used, and torch with those that compute.
 """
 
 from importlib import import_module
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attnbias.commands import list_recipes as list_recipes
     from attnbias.commands import list_weights as list_weights
     from attnbias.commands import prepare_data as prepare_data
+    from attnbias.commands import priors as priors
     from attnbias.commands import push_weights as push_weights
     from attnbias.commands import show_recipe as show_recipe
     from attnbias.commands import train as train
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.errors import RunError as RunError
     from attnbias.methods.engine.errors import Stopped as Stopped
     from attnbias.methods.engine.errors import UsageError as UsageError
+    from attnbias.methods.engine.priors import Priors as Priors
     from attnbias.model import Model as Model
     from attnbias.model import load as load
     from attnbias.results import AttentionMaps as AttentionMaps
@@ -53,7 +55,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "model": ("load", "Model"),
     "commands": (
-        *("train", "evaluate", "gallery", "compare", "prepare_data", "export", "cite"),
+        *("train", "evaluate", "gallery", "compare", "priors", "prepare_data", "export", "cite"),
         *("fetch_weights", "inspect_weights", "convert_weights", "push_weights"),
         *("list_methods", "list_recipes", "list_datasets", "list_weights", "show_recipe"),
     ),
@@ -64,6 +66,7 @@ _NAMES = {
     "errors": ("AttnbiasError",),
     "data.errors": ("DataError",),
     "weights.errors": ("WeightsError",),
+    "methods.engine.priors": ("Priors",),
     "methods.engine.errors": ("UsageError", "RunError", "Stopped"),
 }
 """Module -> the public names that it holds."""

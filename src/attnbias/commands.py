@@ -28,6 +28,7 @@ from attnbias.methods.engine.requests import (
     ExportRequest,
     InspectRequest,
     PrepareRequest,
+    PriorsRequest,
     Processes,
     PushRequest,
     Request,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
+    from attnbias.methods.engine.priors import Priors
     from attnbias.methods.engine.publish import Pushed
     from attnbias.methods.engine.training.dry_run import DryRun
     from attnbias.model import Classes, Model
@@ -371,6 +373,31 @@ def compare(
         show(found)
     names = tuple(run.name for run in found.runs)
     return Comparison(found, names, tuple(found.missing), tuple(found.written), page)
+
+
+def priors(model: Model | Source, out: Folder, **options: object) -> Priors:
+    """Write vectors that a steered model (AbSViT) can look for, and return them: `attnbias priors`.
+
+    Args:
+        model: what `load` gives or takes.
+        out: FILE.npz, which every `prior=` and `--prior` takes.
+        options: of the command (`split="train"`, `of="images"`, `limit=800`; `texts=["a dog"]` of a model that is asked
+            in words).
+
+    Returns:
+        Vectors by name: `model.attention(image, prior=found["cat"])`.
+
+    Raises:
+        UsageError: the model cannot be steered. DataError: the split shows no objects, or an image cannot be read.
+    """
+    from attnbias.methods.engine.make_priors import make_priors
+    from attnbias.model import Model, load
+
+    chosen = model if isinstance(model, Model) else load(model)
+    _refuse_loading(options, chosen.method, PriorsRequest)
+    asked = _options("priors", PriorsRequest, options, own=("load_from", "device"))
+    known = {"load_from": chosen.load_from, "out": out, "device": str(chosen.device)}
+    return make_priors(PriorsRequest.of({"data_root": chosen.data_root, **asked, **known}), chosen.loaded).priors
 
 
 # Data, weights, graphs ------------------------------------------------------------------------------------------------

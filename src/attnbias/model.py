@@ -29,7 +29,9 @@ from attnbias.methods.engine.given_images import GivenImage, Images, OneImage, S
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
+from attnbias.methods.engine.make_priors import text_priors
 from attnbias.methods.engine.maps import checked, normalise
+from attnbias.methods.engine.priors import ENDING, Priors, read_priors, say_other_weights
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_description, method_and_fields
 from attnbias.methods.engine.requests import LoadRequest, Machine, OfAnyMethod, PredictRequest, split_options
@@ -40,7 +42,8 @@ from attnbias.results import AttentionMaps, MapsOfImages, Prediction, Prediction
 Normalisation = Literal["minmax", "max"]
 Classes = str | int | np.integer[Any] | Sequence[str | int | np.integer[Any]] | NDArray[np.integer[Any]]
 """One or several, by name or number."""
-Prior = Classes | NDArray[Any] | Tensor
+Prior = Classes | NDArray[Any] | Tensor | Priors | os.PathLike[str]
+"""What a second pass looks for: classes or texts, vectors, or a prior file."""
 
 
 def load(
@@ -259,9 +262,10 @@ class Model:
                 words, one or several questions.
             map: a kind of `self.maps`; None = the first of them.
             head: one attention head, from 0, where the kind has heads; None = all together.
-            prior: of a model that is steered (AbSViT), what its second pass looks for: classes, or vectors (C,) or
-                (K, C) in the space of its tokens. It takes the place of `of` and `map`.
-            gain: the strength of that feedback; None = the method's own (40, as in the program's demo).
+            prior: of a model that is steered (AbSViT), what its second pass looks for: classes; texts, of a model
+                that is asked in words; vectors (C,) or (K, C) in the space of its tokens; `Priors`, or the .npz file
+                that `attnbias.priors` wrote. It takes the place of `of` and `map`.
+            gain: the strength of that feedback; None = the method's own (by class 40, as in the program's demo).
             normalisation: how maps are drawn: each between its own extremes, or divided by its maximum.
 
         Returns:
@@ -313,25 +317,37 @@ class Model:
         method = self.loaded.method
         if not isinstance(method, IsSteered):
             raise UsageError(f"method '{self.method}' is not steered by a prior; leave prior out")
+        method.check_steered(self.module)
         names, priors = self._priors(prior)
+        kind = method.steered_maps[0]
         placed = [place_input(self.transform, sample.image) for sample in samples]
         inputs = torch.stack([image for image, _ in placed]).to(self.device)
-        maps = checked(method.steered(self.module, inputs, priors, gain))
+        strength = method.default_gain(self.module) if gain is None else gain
+        maps = checked(method.steered(self.module, inputs, priors, strength))
         values, drawn = maps.cpu().numpy(), normalise(maps, rule).cpu().numpy()
         nothing = (None,) * len(names)
         return [
-            AttentionMaps(sample.name, names, values[n], drawn[n], nothing, "steered", sample.image, placed[n][1])
+            AttentionMaps(sample.name, names, values[n], drawn[n], nothing, kind, sample.image, placed[n][1])
             for n, sample in enumerate(samples)
         ]
 
     def _priors(self, prior: Prior) -> tuple[tuple[str, ...], Tensor]:
         """Names of priors, and the priors: classes (K,) int64 or vectors (K, C)."""
+        if isinstance(prior, os.PathLike) or (isinstance(prior, str) and prior.endswith(ENDING)):
+            file = Path(prior)
+            prior = read_priors(file)
+            say_other_weights(file, prior, self.loaded)
+        if isinstance(prior, Priors):
+            return prior.names, torch.from_numpy(prior.vectors).to(self.device)
         if isinstance(prior, np.ndarray | Tensor):
             vectors = torch.as_tensor(prior).to(self.device, torch.float32)
             if vectors.ndim not in (1, 2) or not torch.isfinite(vectors).all():
                 raise UsageError(f"a prior of shape {tuple(vectors.shape)}; expected finite numbers, (C,) or (K, C)")
             vectors = vectors.reshape(-1, vectors.shape[-1])
             return tuple(f"prior {number}" for number in range(len(vectors))), vectors
+        if isinstance(self.loaded.method, ReadsTexts):
+            texts = list(map(str, listed(prior)))
+            return tuple(texts), text_priors(self.loaded, texts, self.data_root)
         numbers = class_numbers(listed(prior), self.classes)
         return tuple(self.classes[number] for number in numbers), torch.tensor(numbers)
 

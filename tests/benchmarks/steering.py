@@ -3,7 +3,7 @@
 `python tests/benchmarks/steering.py RUN...` takes runs of the demonstration's recipes. In each image, the share of a
 map inside digit A's box is compared between the map that was asked for A and those asked for the other digits present:
 where something is salient cancels out, what steering does remains. Two kinds of prior are compared: the head's rows
-(the program's) and vectors made from tokens of 800 other scenes with known boxes (`object_vectors`).
+(the program's) and vectors made from tokens of 800 other scenes with known boxes (as `attnbias priors` makes them).
 
 Scenes have even backgrounds and are drawn in memory: training writers for the vectors, other writers for the figures.
 """
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.data.sets.demo import PRESETS, TRAIN_DIGITS, Placed, Settings, plan, render
-from attnbias.methods.absvit.attention import feature_norms, object_vectors, top_of_range
+from attnbias.methods.absvit.attention import feature_norms, top_of_range
 from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.make_priors import VectorSums
 from attnbias.methods.engine.statistics import Ratio, interval
 
 Boxes = NDArray[np.float32]
@@ -68,11 +69,11 @@ def batches(drawn: Iterator[tuple[Tensor, Boxes]]) -> Iterator[tuple[Tensor, Ten
 
 def learnt_vectors(model: AbSViT, drawn: Iterator[tuple[Tensor, Boxes]]) -> Tensor:
     """Priors (10, C) from the tokens inside the digits' boxes."""
-    tokens, masks = [], []
+    sums = VectorSums(10)
     for images, boxes in batches(drawn):
-        tokens.append(model.encode(model.patch_embed(images))[:, model.num_prefix_tokens :])
-        masks.append(F.adaptive_avg_pool2d(boxes, model.patch_embed.grid_size).flatten(2))
-    return object_vectors(torch.cat(tokens), torch.cat(masks))
+        owners, digits = (boxes.amax((2, 3)) > 0).nonzero(as_tuple=True)
+        sums.add(METHOD.tokens(model, images)[owners], boxes[owners, digits], digits)
+    return sums.vectors()
 
 
 def maps_of(model: AbSViT, images: Tensor, priors: Tensor, gains: Sequence[float]) -> dict[str, Tensor]:

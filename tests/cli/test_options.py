@@ -94,6 +94,9 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "val": {
         "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
+        "cli/test_priors.py::test_a_file_of_the_heads_rows_draws_and_measures_as_the_classes_themselves": (
+            "--prior --gain"
+        ),
         "weights/test_options.py::test_what_a_file_does_not_tell_comes_from_the_recipe_that_was_typed": "--recipe",
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
@@ -157,6 +160,9 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "visualize": {
         "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
+        "cli/test_priors.py::test_a_file_of_the_heads_rows_draws_and_measures_as_the_classes_themselves": (
+            "--prior --gain"
+        ),
         "cli/test_visualize.py::test_a_folder_of_images_becomes_overlays_a_page_and_raw_maps": (
             "PATHS --classes --npz --out"
         ),
@@ -181,8 +187,24 @@ SHOWN: dict[str, dict[str, str]] = {
             "--trust-checkpoint"
         ),
     },
+    "priors": {
+        "cli/test_priors.py::test_a_vector_is_the_mean_token_of_a_class_less_the_mean_over_classes": (
+            "LOAD_FROM --split --made-from --out --data-root"
+        ),
+        "cli/test_priors.py::test_what_was_typed_decides_whose_weights_are_read_and_what_is_replaced": (
+            "--method --recipe --weights --trust-checkpoint --limit --overwrite"
+        ),
+        "cli/test_priors.py::test_unreadable_images_stop_it_or_are_left_out_as_typed": "--on-bad-image",
+        "cli/test_visualize_questions.py::test_texts_kept_as_priors_draw_as_the_questions_themselves": "--text",
+        "cli/test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus --device",
+        "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
+        "cli/test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
+    },
     "export": {
         "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
+        "cli/test_priors.py::test_a_file_of_the_heads_rows_draws_and_measures_as_the_classes_themselves": (
+            "--prior --gain"
+        ),
         "cli/test_export.py::test_maps_of_classes_that_were_named": "--load-from --format --out --classes --head",
         "cli/test_export.py::test_torch_export_answers_as_the_model": "PATHS --check",
         "cli/test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus --device",

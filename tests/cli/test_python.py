@@ -32,6 +32,7 @@ FUNCTIONS = {
     "visualize": "gallery",
     "predict": "Model",
     "compare": "compare",
+    "priors": "priors",
     "export": "export",
     "show": "show_recipe",
     "cite": "cite",

@@ -55,7 +55,19 @@ def commands(demo_root: Path, model: Path, tmp_path: Path) -> dict[str, Callable
         options = ("--format", "torch-export", "--check", "--limit", 2, "--data-root", demo_root, "--overwrite", *more)
         return attnbias("export", "csra", "--load-from", model, "--out", tmp_path / "g.pt2", *options, expect=0)
 
-    return {"train": train, "val": val, "predict": predict, "visualize": visualize, "export": export}
+    def priors(*more: Any) -> Any:
+        steered = write_model(tmp_path / "absvit.safetensors", "absvit")
+        options = ("--limit", 20, "--data-root", demo_root, "--out", tmp_path / "p.npz", "--overwrite", *more)
+        return attnbias("priors", steered, *options, expect=0)
+
+    return {
+        "train": train,
+        "val": val,
+        "predict": predict,
+        "visualize": visualize,
+        "export": export,
+        "priors": priors,
+    }
 
 
 @dataclass
@@ -95,7 +107,7 @@ COMMANDS = ("train", "val", "predict")
 """Those that may share their work among processes."""
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export"])
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors"])
 def test_threads_are_those_that_were_typed(command: str, commands: dict[str, Callable[..., Any]]) -> None:
     with observed() as seen:
         commands[command]("--threads", 3)
@@ -112,7 +124,7 @@ def test_evaluation_takes_as_many_images_at_once_as_typed(
     assert seen.training == ([12] if command == "train" else [])
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export"])
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors"])
 def test_loaders_have_as_many_workers_as_typed(
     command: str, commands: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +139,7 @@ def test_loaders_have_as_many_workers_as_typed(
     assert set(made) == {1}
 
 
-@pytest.mark.parametrize("command", ["visualize", "export"])
+@pytest.mark.parametrize("command", ["visualize", "export", "priors"])
 def test_one_process_computes_on_the_device_that_was_typed(
     command: str, commands: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +171,7 @@ def test_one_process_computes_on_the_device_that_was_typed(
             assert asked[-1].type == "cuda"
 
 
-@pytest.mark.parametrize("command", ["visualize", "export"])
+@pytest.mark.parametrize("command", ["visualize", "export", "priors"])
 def test_a_device_that_is_missing_or_contradicted_is_refused(command: str, model: Path) -> None:
     words = (command, "csra", "--load-from", model, *(["--check"] if command == "export" else []))
     if not torch.cuda.is_available():

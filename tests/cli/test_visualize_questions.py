@@ -160,6 +160,42 @@ def test_python_asks_in_words_as_the_command_does(model: Path, root: Path, photo
         loaded.attention(photo)
 
 
+def test_texts_kept_as_priors_draw_as_the_questions_themselves(
+    model: Path, root: Path, photo: Path, tmp_path: Path
+) -> None:
+    """`attnbias priors --text`, `visualize --prior text|FILE.npz`, and `attention(prior=...)` in Python."""
+    file = tmp_path / "texts.npz"
+    told = ["--text", QUESTION, "--text", OTHER, "--data-root", str(root), "--out", str(file), "--gpus", "0"]
+    result = CliRunner().invoke(app, ["priors", str(model), *told], catch_exceptions=False)
+    assert "texts.npz: 2 texts, vectors of 128 numbers" in result.output
+    common = [photo, "--load-from", model, "--data-root", root, "--map", "attention", "--npz"]
+    asked = ["--question", QUESTION, "--question", OTHER]
+    drawn = {}
+    for name, more in {
+        "asked": asked,
+        "text": [*asked, "--prior", "text"],
+        "file": ["--prior", file],
+        "strong": [*asked, "--gain", 900],
+    }.items():
+        visualize(*common, *more, "--out", tmp_path / name)
+        with np.load(tmp_path / name / "maps.npz") as maps:
+            assert maps["classes"].tolist() == [QUESTION, OTHER]
+            drawn[name] = maps["maps_0"]
+    assert np.allclose(drawn["text"], drawn["asked"], atol=1e-6)
+    assert np.allclose(drawn["file"], drawn["asked"], atol=1e-6)
+    assert not np.allclose(drawn["strong"], drawn["asked"], atol=1e-6)
+    loaded = attnbias.load(model, device="cpu", data_root=root)
+    for prior in ([QUESTION, OTHER], file, attnbias.priors(loaded, tmp_path / "again.npz", texts=[QUESTION, OTHER])):
+        maps = loaded.attention(photo, prior=prior, gain=900)
+        assert maps.names == (QUESTION, OTHER)
+        assert np.allclose(maps.to_numpy().reshape(drawn["strong"].shape), drawn["strong"], atol=1e-6)
+    said = refused(*common, "--prior", file, "--question", "Is it red?", "--out", tmp_path / "none")
+    assert "texts.npz has no prior of it" in said
+    assert "is asked by text; use text, or a file" in refused(*common, *asked, "--prior", "class")
+    priors = CliRunner().invoke(app, ["priors", str(model), "--out", str(tmp_path / "p.npz")])
+    assert "is asked in words: add --text" in str(priors.exception)
+
+
 def test_a_split_is_asked_its_own_questions(model: Path, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     visualize("--load-from", model, "--data-root", root, "--out", out, "--limit", 2)

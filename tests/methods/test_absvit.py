@@ -10,7 +10,7 @@ import math
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,13 +31,17 @@ from attnbias.methods.absvit.augment import (
     repeated_augmentation_order,
     training_transform,
 )
+from attnbias.methods.absvit.loss import drawn_classes, steered_loss
 from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.losses import classification_loss
+from attnbias.methods.engine.make_priors import VectorSums
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
+from attnbias.methods.engine.types import Batch
 from attnbias.weights.errors import WeightsError
 from tests.helpers.command_line import attnbias
 
@@ -113,6 +117,9 @@ def test_a_prior_is_the_prompt_classes_or_vectors_of_each_image() -> None:
         steered = model(images, prior=classes)
         assert not torch.allclose(steered, model(images))
         torch.testing.assert_close(model(images, prior=model.prompt), model(images))
+        mixed = model(images, prior=torch.tensor([4, -1, 2]))
+        torch.testing.assert_close(mixed[[0, 2]], steered[[0, 2]])
+        torch.testing.assert_close(mixed[1], model(images)[1])
         torch.testing.assert_close(model(images, prior=model.head.weight[classes]), steered)
         one_by_one = [model(images[i : i + 1], prior=classes[i : i + 1]) for i in range(3)]
         torch.testing.assert_close(torch.cat(one_by_one), steered, rtol=1e-4, atol=1e-5)
@@ -143,6 +150,51 @@ def test_the_criterion_is_both_passes_and_the_reconstruction() -> None:
     terms = METHOD.loss(model, {"image": make_images(), "target": torch.tensor([1, 3])}, recipe, "singlelabel")
     expected = (terms["first"] + terms["second"]) / 2 + terms["reconstruction"]
     assert terms["loss"].item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("task", ["singlelabel", "multilabel"])
+def test_a_share_of_the_second_passes_is_asked_for_a_class_and_learns_it_alone(
+    task: Literal["singlelabel", "multilabel"],
+) -> None:
+    labels = torch.tensor([[1.0, 0, 0, 0, 1], [0, 1, 0, -1, 0]]).repeat(200, 1)
+    target = labels if task == "multilabel" else labels.argmax(1)
+    torch.manual_seed(0)
+    asked = drawn_classes(target, 0.5)
+    classes, counts = asked.unique(return_counts=True)
+    assert classes.tolist() == ([-1, 0, 1, 4] if task == "multilabel" else [-1, 0, 1])  # never one that no image has
+    assert abs(int(counts[0]) - 200) < 40
+    some = asked >= 0
+    own = labels[some].gather(1, asked[some][:, None]).mean()
+    assert 0.6 < own < 0.9  # half of them are the image's own, and half of the others by chance
+    assert (drawn_classes(target, 0.0) == -1).all()
+
+    logits = torch.randn(400, 5, requires_grad=True)
+    loss = steered_loss(logits, target, task, 0.0, asked)
+    loss.backward()
+    assert logits.grad is not None
+    reached = logits.grad != 0
+    assert (reached[some].sum(1) == 1).all()
+    assert reached[some, asked[some]].all()
+    nobody = torch.full_like(asked, -1)
+    usual = classification_loss(logits, target, task)
+    assert steered_loss(logits, target, task, 0.0, nobody).item() == pytest.approx(usual.item(), rel=1e-6)
+    expected = -torch.where(labels[0, 4] == 1, logits[0, 4], -logits[0, 4]).sigmoid().log()
+    alone = steered_loss(logits[:1], labels[:1], "multilabel", 0.0, torch.tensor([4]))
+    assert alone.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_second_pass_is_asked_where_the_recipe_says_so() -> None:
+    recipe = override(DEMO, {"image_size": 32, "steered_share": 1.0})
+    batch: Batch = {"image": make_images(), "target": torch.tensor([1, 3])}
+    model = small()
+    torch.manual_seed(0)
+    terms = METHOD.loss(model, batch, recipe, "singlelabel")
+    torch.manual_seed(0)
+    asked = drawn_classes(batch["target"], 1.0)
+    passes = model(batch["image"], asked, passes=True)
+    assert terms["second"].item() == pytest.approx(
+        steered_loss(passes.second, batch["target"], "singlelabel", recipe.label_smoothing, asked).item()
+    )
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
@@ -408,19 +460,21 @@ def test_many_classes_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_object_vectors_find_the_objects_that_they_were_made_from() -> None:
     model, images = small(), make_images(6)
-    masks = torch.zeros(6, 2, 16)
+    masks = torch.zeros(6, 2, 4, 4)
     for image in range(6):
-        masks[image, image % 2, image : image + 2] = 1
+        masks[image, image % 2].view(-1)[image : image + 2] = 1
+    sums, labels = VectorSums(3), torch.tensor([0, 1]).repeat(3)
     with torch.no_grad():
-        tokens = model.encode(model.patch_embed(images))
-        tokens[:, 1:] += 5 * torch.einsum("bkn,kc->bnc", masks, torch.eye(128)[:2])
-        vectors = attention.object_vectors(tokens[:, 1:], masks)
-        first, second = (model.prior_mask(tokens, vector)[:, 1:, 0] for vector in vectors)  # (B, N)
-    torch.testing.assert_close(vectors.sum(0), torch.zeros(128), rtol=0, atol=1e-4)
+        tokens = METHOD.tokens(model, images)  # (6, 128, 4, 4)
+        tokens += 5 * torch.einsum("bkhw,kc->bchw", masks, torch.eye(128)[:2])
+        sums.add(tokens, masks[torch.arange(6), labels], labels)
+        assert sums.seen == [0, 1]
+        assert sums.counts.tolist() == [3, 3, 0]
+        flat = torch.cat([torch.zeros(6, 1, 128), tokens.flatten(2).transpose(1, 2)], dim=1)
+        first, second = (model.prior_mask(flat, vector)[:, 1:, 0].view(6, 4, 4) for vector in sums.vectors())
+    torch.testing.assert_close(sums.vectors().sum(0), torch.zeros(128), rtol=0, atol=1e-4)
     assert (first * masks[:, 0]).sum() > 2 * (second * masks[:, 0]).sum()
     assert (second * masks[:, 1]).sum() > 2 * (first * masks[:, 1]).sum()
-    with pytest.raises(UsageError, match="class 1"):
-        attention.object_vectors(tokens[::2, 1:], masks[::2])
 
 
 def test_rollout_is_a_share_of_attention() -> None:

@@ -27,6 +27,7 @@ class VisionLanguageDescription(Description):
         "mask": "What the text lets through to the second pass: its similarity with each patch.",
     }
     reads_texts = True
+    steered_maps = ("attention", "shown", "mask")
 
     def default_maps(self, recipe: VisionLanguageRecipe) -> tuple[str, ...]:
         """The mask beside the attention, where the text steers the image's side."""

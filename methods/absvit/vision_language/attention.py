@@ -31,20 +31,77 @@ def text_maps(
     Raises:
         UsageError: no such head, or the mask of a plain ViT, which has none.
     """
-    vision = model.vit_model
-    patches = vision.patch_embed(images)
-    feedback = None
-    if isinstance(vision, TextSteeredViT):
-        prior = vision.prompt_decoder(model.read(ids, mask).prompt)
-        first = vision.encode(patches)
-        feedback = vision.signals(first, prior)
+    if isinstance(model.vit_model, TextSteeredViT):
+        return _steered(model.vit_model, images, text_priors(model, ids, mask), kind, head)
     if kind == "mask":
-        if not isinstance(vision, TextSteeredViT):
-            raise UsageError("--map mask needs the second pass; a plain ViT has attention and shown")
+        raise UsageError("--map mask needs the second pass; a plain ViT has attention and shown")
+    patches = model.vit_model.patch_embed(images)
+    return _on_grid(model.vit_model, images, _drawn(class_attention(model.vit_model, patches, None, head), kind))
+
+
+@torch.no_grad()
+def steered_maps(
+    model: VisionLanguageModel, images: Tensor, priors: Tensor, gain: float, kind: str | None = None
+) -> Tensor:
+    """Maps (B, K, h, w) as `text_maps` gives them, of second passes that look for vectors (K, C) or (B, K, C).
+
+    Raises:
+        UsageError: the model is over a plain ViT, or the vectors are not of its width.
+    """
+    vision = steered_vision(model)
+    if not priors.is_floating_point() or priors.shape[-1] != vision.embed_dim:
+        raise UsageError(f"expected priors of {vision.embed_dim} numbers, as the tokens of this model have")
+    priors = priors.to(images.device).expand(images.shape[0], *priors.shape[-2:])
+    maps = [_steered(vision, images, prior, kind or "attention", None, gain) for prior in priors.unbind(1)]
+    return torch.stack(maps, dim=1)
+
+
+def text_priors(model: VisionLanguageModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """The priors (B, C) that texts (B, L) are.
+
+    Raises:
+        UsageError: the model is over a plain ViT.
+    """
+    return steered_vision(model).prompt_decoder(model.read(ids, mask).prompt)
+
+
+def steered_vision(model: VisionLanguageModel) -> TextSteeredViT:
+    """The image's side, which can be steered.
+
+    Raises:
+        UsageError: it is a plain ViT.
+    """
+    if not isinstance(model.vit_model, TextSteeredViT):
+        raise UsageError("a prior steers the second pass, and this model is over a plain ViT")
+    return model.vit_model
+
+
+def patch_tokens(model: VisionLanguageModel, images: Tensor) -> Tensor:
+    """What priors are compared with: the tokens (B, C, h, w) that the first pass makes of each patch."""
+    vision = steered_vision(model)
+    tokens = vision.encode(vision.patch_embed(images))[:, vision.num_prefix_tokens :]  # (B, N, C)
+    return tokens.transpose(1, 2).unflatten(-1, vision.patch_embed.dynamic_feat_size(images.shape[-2:]))
+
+
+def _steered(
+    vision: TextSteeredViT, images: Tensor, prior: Tensor, kind: str, head: int | None, gain: float | None = None
+) -> Tensor:
+    """Maps (B, h, w) of second passes that look for a prior each, (B, C)."""
+    patches = vision.patch_embed(images)
+    first = vision.encode(patches)
+    if kind == "mask":
         values = vision.prior_mask(first, prior)[:, vision.num_prefix_tokens :, 0]
     else:
-        values = class_attention(vision, patches, feedback, head)
-        values = shown(values) if kind == "shown" else values
+        values = _drawn(class_attention(vision, patches, vision.signals(first, prior, gain), head), kind)
+    return _on_grid(vision, images, values)
+
+
+def _drawn(values: Tensor, kind: str) -> Tensor:
+    return shown(values) if kind == "shown" else values
+
+
+def _on_grid(vision: VisionTransformer, images: Tensor, values: Tensor) -> Tensor:
+    """Values (B, N) as maps (B, h, w)."""
     return values.float().unflatten(-1, vision.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 

@@ -22,7 +22,13 @@ from attnbias.data.transforms.basic import Transform
 from attnbias.data.transforms.language import RANDAUGMENT, language_transform
 from attnbias.methods.absvit.convert import say_fresh
 from attnbias.methods.absvit.vision_language import VisionLanguageDescription
-from attnbias.methods.absvit.vision_language.attention import text_maps
+from attnbias.methods.absvit.vision_language.attention import (
+    patch_tokens,
+    steered_maps,
+    steered_vision,
+    text_maps,
+    text_priors,
+)
 from attnbias.methods.absvit.vision_language.convert import convert, fit_resolution, infer, start
 from attnbias.methods.absvit.vision_language.groups import frozen, grouped
 from attnbias.methods.absvit.vision_language.loss import drawn_matches, task_loss
@@ -174,6 +180,21 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
     def text_attention(self, model: VisionLanguageModel, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """The program's maps (`attention.text_maps`)."""
         return text_maps(model, batch["image"], batch["text_ids"], batch["text_mask"], kind, head)
+
+    def text_priors(self, model: VisionLanguageModel, batch: Batch) -> Tensor:
+        """What the text encoder and a linear layer make of them."""
+        return text_priors(model, batch["text_ids"], batch["text_mask"])
+
+    steered = staticmethod(steered_maps)
+    tokens = staticmethod(patch_tokens)
+
+    def check_steered(self, model: VisionLanguageModel) -> None:
+        """Only over AbSViT is there a second pass."""
+        steered_vision(model)
+
+    def default_gain(self, model: VisionLanguageModel) -> float:
+        """The strength that it was trained with."""
+        return steered_vision(model).gain
 
     def explained_layer(self, model: VisionLanguageModel) -> Layer:
         """The norm before the last block's attention: behind it, no patch token reaches the class token."""

@@ -41,9 +41,9 @@ class TextSteeredViT(AbSViT):
         """Return the final tokens (B, T, C), given embedded patches, the first pass's tokens and the prompts."""
         return self.encode(patches, self.signals(first, self.prompt_decoder(prompt)), states)
 
-    def signals(self, tokens: Tensor, prior: Tensor) -> Iterator[Tensor]:
-        """Yield each block's signal (B, T, C), first block first, for priors (B, C)."""
-        strength = self.weighted(tokens, prior) @ prior[:, :, None]  # (B, T, 1)
+    def signals(self, tokens: Tensor, prior: Tensor, gain: float | None = None) -> Iterator[Tensor]:
+        """Yield each block's signal (B, T, C), first block first, for priors (B, C); `gain` in place of its own."""
+        strength = self.weighted(tokens, prior, gain) @ prior[:, :, None]  # (B, T, 1)
         signal, decoded = prior[:, None], []  # (B, 1, C)
         for decoder in reversed(self.decoders):
             signal, topdown = decoder(signal)

@@ -201,7 +201,9 @@ def score_faithfulness(
         image = dataset[position]["image"].to(accelerator.device)
         classes = torch.tensor([label], device=accelerator.device)
         own, second, blank, of_moved = (
-            upsample(attention_maps(method, network, given[None], classes, name), image.shape[1:])[0, 0]
+            upsample(
+                attention_maps(method, network, given[None], classes, name, steering=loaded.steering), image.shape[1:]
+            )[0, 0]
             for network, name, given in (
                 (loaded.model, used, image),
                 (loaded.model, other, image),

@@ -92,6 +92,8 @@ class BiasReport:
     """MaxBoxAccV2 of all maps together."""
     layer: str | None = None
     """The layer that an explainer looked at."""
+    steering: str | None = None
+    """What a second pass was told to look for, in words; None where it looked as it does by itself."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -139,6 +141,7 @@ class BiasReport:
         return {
             "map": self.map,
             "layer": self.layer,
+            **({} if self.steering is None else {"steered_by": self.steering}),
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -207,6 +210,7 @@ def measure_bias(
     Raises:
         DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample says anything.
     """
+    used = kind or loaded.method.default_map(loaded.recipe)
     against = resolve_truth(dataset, truth)
     right = named_classes(evaluation)
     mine: list[list[Row]] = []
@@ -214,7 +218,7 @@ def measure_bias(
     counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
     positions = evaluation.ids.tolist()
     for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
-        mine += _measure(loaded, batch, kind, tau, right, counts_apart)
+        mine += _measure(loaded, batch, used, tau, right, counts_apart)
     rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
     counts = counted(accelerator, skipped)
     if not rows:
@@ -225,10 +229,12 @@ def measure_bias(
         for position, name in enumerate(BASELINES, start=1)
     }
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
-    used = kind or loaded.method.default_map(loaded.recipe)
     (pxap, maxboxacc), own = apart[0], [each[0] for each in rows]
     layer = layer_name(loaded.method, loaded.model, used)
-    return BiasReport(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer)
+    steering = None if loaded.steering is None else loaded.steering.words
+    return BiasReport(
+        own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer, steering
+    )
 
 
 def _merged(accelerator: Accelerator, pixels: PixelHistogram, boxes: BoxHits) -> tuple[float, float]:
@@ -257,7 +263,7 @@ def named_classes(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
 def _measure(
     loaded: Loaded,
     batch: ObjectBatch,
-    kind: str | None,
+    kind: str,
     tau: float,
     right: Mapping[int, NDArray[np.bool_]],
     apart: Sequence[tuple[PixelHistogram, BoxHits]],
@@ -267,7 +273,8 @@ def _measure(
     asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
     most = max(map(len, asked))
     padded = torch.tensor([(labels + [0] * most)[:most] for labels in asked], device=images.device)  # (B, K)
-    maps = attention_maps(loaded.method, loaded.model, images, padded, kind).cpu().numpy()  # (B, K, h, w)
+    drawn = attention_maps(loaded.method, loaded.model, images, padded, kind, steering=loaded.steering)
+    maps = drawn.cpu().numpy()  # (B, K, h, w)
     chosen = np.stack([maps[s.slot, asked[s.slot].index(s.region.label)] for s in samples])  # (N, h, w)
     masks = np.stack([sample.region.mask for sample in samples])  # (N, H, W)
     ignore = np.stack([sample.region.ignore for sample in samples])
@@ -345,4 +352,6 @@ class BiasProbe(ObjectProbe):
             f"{content['box_plane']} pixels a side, at {len(content['taus_of_sweep'])} thresholds"
         )
         looked = [f"attention: {content['map']} at layer {content['layer']}"] if content["layer"] else []
+        if "steered_by" in content:
+            looked.append(f"attention: {content['map']} steered by {content['steered_by']}")
         return [*looked, how, *left_out_of(self.name, content)]

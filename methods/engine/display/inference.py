@@ -70,6 +70,8 @@ class Column:
         words = method.maps.get(self.kind, "").rstrip(".")
         if (layer := layer_name(method, model, self.kind)) is not None:
             words = f"{EXPLAINERS[self.kind]} at {layer}"
+        steering = self.loaded.steering if self.kind in method.steered_maps else None
+        words += "" if steering is None else f"; steered by {steering.words}"
         return GalleryRun(
             name=self.name,
             method=f"{method.title}. {method.paper}",
@@ -211,7 +213,15 @@ def _views(
     widest, method = max(map(len, mapped)), column.loaded.method
     classes = torch.tensor([labels + labels[:1] * (widest - len(labels)) for labels in mapped])  # (B, K), padded
     images = answer.images
-    maps = attention_maps(method, column.loaded.model, images, classes.to(images.device), column.kind, column.head)
+    maps = attention_maps(
+        method,
+        column.loaded.model,
+        images,
+        classes.to(images.device),
+        column.kind,
+        column.head,
+        column.loaded.steering,
+    )
     drawn, plain = normalise(maps, rule).cpu().numpy(), maps.cpu().numpy()
     return [
         (

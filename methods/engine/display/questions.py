@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from attnbias.methods.engine.abilities import ReadsTexts
+from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTexts
 from attnbias.methods.engine.batches import moved
 from attnbias.methods.engine.display.gallery import View
 from attnbias.methods.engine.display.inference import Column, Frame, ImageSample, Prediction, place_input
@@ -51,14 +51,14 @@ def ask(
     views: list[list[View]] = [[] for _ in samples]
     raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
     for column, dataset_dir in zip(columns, dataset_dirs, strict=True):
-        loaded, key = column.loaded, id(column.loaded)
+        key = id(column.loaded)
         _check_map(column)
         answers = [""] * len(asked)  # a model's answers go to the first of its columns
         if key not in batches:
             batches[key] = _batch(samples, column, asked, positions, dataset_dir)
             answers = _answers(column, batches[key][0], people)
         batch, frames = batches[key]
-        maps = _asked(loaded).text_attention(loaded.model, batch, kind=column.kind, head=column.head)  # (M, h, w)
+        maps = _maps(column, batch, asked)
         drawn, plain = normalise(maps, rule).cpu().numpy(), maps.float().cpu().numpy()
         for position, frame in enumerate(frames):
             rows = {texts.index(asked[row]): row for row, owner in enumerate(positions) if owner == position}
@@ -73,6 +73,22 @@ def ask(
             )
             raw[position].append({number: plain[row] for number, row in rows.items()})
     return [Prediction(tuple(seen), tuple(maps), ({},) * len(columns)) for seen, maps in zip(views, raw, strict=True)]
+
+
+def _maps(column: Column, batch: Batch, asked: Sequence[str]) -> Tensor:
+    """Where a model looked for each text of a batch: (M, h, w)."""
+    loaded, method, steering = column.loaded, column.loaded.method, column.loaded.steering
+    if steering is None:
+        return _asked(loaded).text_attention(loaded.model, batch, kind=column.kind, head=column.head)
+    assert isinstance(method, IsSteered)
+    assert isinstance(method, SteeredByTexts)
+    if column.head is not None:
+        raise UsageError(f"--head {column.head}: a map that a prior steers is of all heads together; leave --head out")
+    if steering.vectors is None:
+        priors = method.text_priors(loaded.model, batch)
+    else:
+        priors = steering.vectors[[steering.names.index(text) for text in asked]].to(batch["image"].device)
+    return method.steered(loaded.model, batch["image"], priors[:, None], steering.gain, column.kind)[:, 0]
 
 
 def _check_map(column: Column) -> None:

@@ -32,11 +32,12 @@ from attnbias.methods.engine.display.writer import (
     SHEETS,
     VisualizationWriter,
 )
-from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
+from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest
 from attnbias.methods.engine.screen import say, waiting_bar
@@ -137,6 +138,8 @@ def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[L
         path = on_disk(file)
         run = path.stem if path and path.is_file() else Path(shown(file)).resolve().name
         kinds = request.maps or loaded.method.default_maps(loaded.recipe)
+        asked = None if loaded.method.reads_texts else class_numbers(request.classes, loaded.classes)
+        loaded = steered(request, loaded, kinds, [loaded.classes[number] for number in asked] if asked else None)
         for kind in kinds:
             for head in request.heads or (None,):
                 named = request.maps or len(kinds) > 1
@@ -198,11 +201,18 @@ def _in_words(request: VisualizeRequest, columns: list[Column], images: Sequence
     """Ask in words: the questions of the request, else each sample's own text."""
     if request.classes:
         raise UsageError(f"method '{request.method}' is asked in words: use --question in the place of --classes")
-    if (request.paths or images) and not request.questions:
+    steering = columns[0].loaded.steering
+    known = () if steering is None else steering.names
+    asked = request.questions or known
+    if known and (unknown := [question for question in asked if question not in known]):
+        raise UsageError(
+            f"--question '{unknown[0]}': {request.prior} has no prior of it{did_you_mean(unknown[0], known)}"
+        )
+    if (request.paths or images) and not asked:
         raise UsageError("add --question: what shall be asked of these images?")
     source, readers = _photos(request, columns[0], images)
-    if request.questions:
-        questions = dict.fromkeys(request.questions, "")
+    if asked:
+        questions = dict.fromkeys(asked, "")
         readers = [partial(_questioned, read, questions) for read in readers]
     texts: list[str] = []
     dataset_dirs = [dataset_folder(column.loaded.recipe.dataset, request.data_root) for column in columns]
