@@ -153,8 +153,8 @@ FAULTS = (
     Fault(
         "--head ignored",
         "methods/engine/display/inference.py",
-        "classes.to(images.device), column.kind, column.head)",
-        "classes.to(images.device), column.kind, None)",
+        "column.head,\n        column.loaded.steering",
+        "None,\n        column.loaded.steering",
         ("tests/cli/test_visualize.py::test_runs_maps_and_heads_stand_side_by_side",),
     ),
     Fault(
