@@ -173,7 +173,9 @@ def test_one_process_computes_on_the_device_that_was_typed(
 
 @pytest.mark.parametrize("command", ["visualize", "export", "priors"])
 def test_a_device_that_is_missing_or_contradicted_is_refused(command: str, model: Path) -> None:
-    words = (command, "csra", "--load-from", model, *(["--check"] if command == "export" else []))
+    words: tuple[Any, ...] = (command, "csra", "--load-from", model, *(["--check"] if command == "export" else []))
+    if command == "priors":
+        words = (command, model)
     if not torch.cuda.is_available():
         assert "--gpus 1 asked for, but this machine has no GPU" in attnbias(*words, "--gpus", 1, expect=2).line
     assert "--device cpu contradicts --gpus 1" in attnbias(*words, "--gpus", 1, "--device", "cpu", expect=2).line
