@@ -105,7 +105,7 @@ def evaluated_feedback(model: VisionTransformer, patches: Tensor) -> Iterable[Te
 def steered_values(model: AbSViT, patches: Tensor, priors: Tensor, gain: float, kind: str) -> Tensor:
     """Values (B, K, N) of the maps that priors move: classes (B, K) or vectors (B, K, C)."""
     if kind == "class-mask":
-        return prior_masks(model, model.encode(patches), priors, gain)
+        return class_masks(model, model.encode(patches), priors, gain)
     return top_of_range(steered_norms(model, patches, priors, gain))
 
 
@@ -163,7 +163,7 @@ def patch_tokens(model: AbSViT, images: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 
-def prior_masks(model: AbSViT, tokens: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:
+def class_masks(model: AbSViT, tokens: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:
     """What each prior, a class (B, K) or a vector (B, K, C), lets through of the patch tokens among `tokens` (B, T, C):
     (B, K, N) in [0, gain]."""
     vectors = priors if priors.is_floating_point() else model.class_vectors()[priors]
