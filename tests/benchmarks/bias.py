@@ -46,14 +46,17 @@ class Contender:
     plain: str | None = None
     start: tuple[str, str] | None = None
     """Whose weights it adapts from, and how they are given; None: it is pretrained itself."""
-    longer: int = 1
-    """Times the steps of pretraining: a control that is as good as its family's method before it sees the bias."""
+    again: bool = False
+    """Whether it is pretrained a second time from there: a control that knows its task better before it sees the
+    bias."""
 
 
 VIT = ("ViT", "--backbone-weights")
 CONTENDERS: dict[str, Contender] = {
     "average pooling": Contender("CSRA's head", "csra", "scenes-plain"),
-    "average pooling, longer": Contender("CSRA's head", "csra", "scenes-plain", longer=2),
+    "average pooling, longer": Contender(
+        "CSRA's head", "csra", "scenes-plain", None, ("average pooling", "--load-from"), again=True
+    ),
     "CSRA": Contender("CSRA's head", "csra", "scenes", "average pooling"),
     "linear layer": Contender("IDA's head", "ida", "scenes-plain"),
     "IDA": Contender("IDA's head", "ida", "scenes", "linear layer"),
@@ -172,10 +175,14 @@ class Bench:
 
     def pretrain(self, name: str, seed: int) -> None:
         """(a)"""
+        steps = self.pretraining(name)
+        self.train(name, "pretrained", seed, "clear", "--steps", steps, "--eval-steps", steps)
+
+    def pretraining(self, name: str) -> int:
+        """Steps."""
         contender = CONTENDERS[name]
         recipe = get_description(contender.method).named_recipe(contender.recipe).recipe
-        steps = round((recipe.steps or 0) * self.budget.pretraining) * contender.longer
-        self.train(name, "pretrained", seed, "clear", "--steps", steps, "--eval-steps", steps)
+        return round((recipe.steps or 0) * self.budget.pretraining)
 
     def adapted(self, name: str, seed: int) -> Path:
         """(b): where fine-tuning starts."""
@@ -184,8 +191,10 @@ class Bench:
             return self.run(name, "pretrained", seed)
         source = self.run(start[0], "pretrained", seed)
         weights = source if start[1] == "--load-from" else best_weights(source)
-        steps = self.budget.adaptation
-        budget = ("--steps", steps, "--eval-steps", steps, "--lr", ADAPTATION_RATE)
+        again = CONTENDERS[name].again
+        steps = self.pretraining(name) if again else self.budget.adaptation
+        rate = () if again else ("--lr", ADAPTATION_RATE)
+        budget = ("--steps", steps, "--eval-steps", steps, *rate)
         return self.train(name, "adapted", seed, "clear", start[1], weights, *budget)
 
     def rate(self, name: str) -> float:

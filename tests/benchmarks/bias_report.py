@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from math import isnan, nan
+from math import isnan, log, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -25,17 +25,18 @@ from attnbias.methods.engine.statistics import Estimate, Interval, mean_precisio
 if TYPE_CHECKING:
     from bias import Bench
 
-LEVELS = (90, 94)
+LEVELS = (92, 94)
 """Of val mAP, at which counter is read from the curves."""
 
 COLUMNS = {
     **dict.fromkeys(("start", "val", "counter", "unbiased", "counter without bias", "cost of the bias"), 1),
+    "cost in log odds": 2,
     **dict.fromkeys((*(f"counter at val {level}" for level in LEVELS), "gain at equal val"), 1),
     **dict.fromkeys(("position bias", "on the object", "context share", "BG-gap"), 3),
 }
 """Columns of the table -> decimals."""
 
-AGAINST = ("start", "counter", "cost of the bias", "on the object", "context share", "BG-gap")
+AGAINST = ("start", "counter", "cost of the bias", "cost in log odds", "on the object", "context share", "BG-gap")
 """What is compared with other contenders, paired by seed."""
 
 Found = dict[str, dict[str, dict[str, float]]]
@@ -66,6 +67,7 @@ class Contest:
             "counter": own,
             "counter without bias": even,
             "cost of the bias": even - own,
+            "cost in log odds": log_odds(even) - log_odds(own),
             **{f"counter at val {level}": figure_at(level, points["val"], points["counter"]) for level in LEVELS},
             "gain at equal val": self.gain(name, seed),
             "position bias": stored["demo/counter", "position_biased"],
@@ -108,6 +110,11 @@ def precision(run: Run) -> Estimate:
     found = mean_precision(scores.targets, scores.scores)
     assert found is not None
     return found
+
+
+def log_odds(percent: float) -> float:
+    """Of a share in per cent: near its ceiling a figure that is better anyway loses fewer points to the same bias."""
+    return log(percent / (100 - percent))
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
