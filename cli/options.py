@@ -142,7 +142,7 @@ def _words(method: Description | None) -> dict[str, str]:
     def listed(maps: Mapping[str, str]) -> str:
         return "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
 
-    more = {} if method.reads_texts else EXPLAINERS
+    more = {} if method.reads_texts else method.explainers()
     return {
         "method": method.name,
         "maps": listed(method.maps),
@@ -161,7 +161,7 @@ def _completed(what: str, method: Description | None) -> list[str] | list[tuple[
         return [(name, info.title) for name, info in DATASETS.items()]
     if method is None:
         return list(METHODS)
-    return list(method.recipes) if what == "recipes" else [*method.maps, *EXPLAINERS]
+    return list(method.recipes) if what == "recipes" else [*method.maps, *method.explainers()]
 
 
 def read_request(kind: type[Q], typed: Mapping[str, object], **known: object) -> Q:

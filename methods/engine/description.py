@@ -10,12 +10,22 @@ from attnbias.methods.engine.citation import Citation
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import NamedRecipe, Recipe
 
-EXPLAINERS = {
+AT_LAYER = {
     "gradcam": "Grad-CAM",
     "layercam": "LayerCAM",
     "hirescam": "HiResCAM",
 }
-"""Kinds of map that every classifier offers beside its own, so that methods can be compared under one explainer."""
+"""Explainers that look at one layer, by the gradients there."""
+
+EXPLAINERS = {
+    **AT_LAYER,
+    "legrad": "LeGrad of all blocks",
+    "rollout": "attention rollout through all blocks",
+    "rise": "RISE, of 1,000 random masks",
+}
+"""Kinds of map that every classifier offers beside its own, so that methods can be compared under one explainer; LeGrad
+and rollout where it is a plain vision transformer. Of a name that a method has too, its own map is taken, but for those
+of `AT_LAYER`."""
 
 
 class Description:
@@ -35,6 +45,10 @@ class Description:
     """Whether it is asked about images in words (`ReadsTexts` in abilities.py), not by class."""
     steered_maps: ClassVar[tuple[str, ...]] = ()
     """The kinds of map that follow what the model is told to look for (`IsSteered` in abilities.py)."""
+
+    def explainers(self) -> dict[str, str]:
+        """The explainers that are offered beside its own maps: names -> what they are called."""
+        return {name: words for name, words in EXPLAINERS.items() if name in AT_LAYER or name not in self.maps}
 
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""

@@ -24,7 +24,6 @@ from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.batches import batches
-from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import (
@@ -122,13 +121,14 @@ def wrap(
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(f"export takes models that classify images, and {loaded.source} is for {loaded.task}")
     method = loaded.method
-    backward = tuple(EXPLAINERS)
+    backward = tuple(method.explainers())
     able = [name for name in method.maps if not name.startswith(backward)]
     own = method.default_map(loaded.recipe)
     kind = kind or (own if own in able else able[0])
     if kind.startswith(backward):
         raise UsageError(
-            f"--map {kind} needs a backward pass, which a graph cannot hold; use one of: {', '.join(able)}"
+            f"--map {kind} needs a backward pass or more than one pass, which a graph cannot hold; use one of: "
+            f"{', '.join(able)}"
         )
     if kind not in able:
         raise UsageError(

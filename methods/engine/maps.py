@@ -6,7 +6,7 @@ overlay.py draws them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.methods.engine.abilities import IsSteered
-from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.description import AT_LAYER
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.rise import rise
+from attnbias.methods.engine.transformer_maps import legrad, rollout, transformer_in
 from attnbias.methods.engine.types import Layer, Steering
 
 if TYPE_CHECKING:
@@ -34,16 +36,15 @@ def attention_maps(
 ) -> Tensor:
     """Ask a method, or an explainer, where the model looked: (B, K, h, w), non-negative, float32.
 
-    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or of `EXPLAINERS`, None = the model's own.
-    `steering` says how maps of the method's `steered_maps` are told what to look for.
+    `classes` is (K,) or (B, K) int64; `kind` is a name of `method.maps` or `method.explainers()`, None = the model's
+    own. `steering` says how maps of the method's `steered_maps` are told what to look for.
 
     Raises:
-        UsageError: the method has no such map, or `head` is asked of an explainer.
+        UsageError: as `check_map`.
         RunError: a map holds NaN or infinity.
     """
-    if kind in EXPLAINERS:
-        if head is not None:
-            raise UsageError(f"--map {kind} has no heads; leave --head out")
+    check_map(method, model, kind, head)
+    if kind in AT_LAYER:
         maps = explain(kind, model, images, classes, method.explained_layer(model))
     elif steering is not None and kind in method.steered_maps:
         if head is not None:
@@ -51,12 +52,49 @@ def attention_maps(
         maps = steered_maps(method, model, images, classes, kind, steering)
     elif kind is None or kind in method.maps:
         maps = method.attention(model, images, classes, kind=kind, head=head)
+    elif kind == "rise":
+        maps = rise(model, images, classes)
+    elif kind == "legrad":
+        maps = _of_patches(legrad(model, images, classes), images)
     else:
-        known = (*method.maps, *EXPLAINERS)
+        rolled = _of_patches(rollout(model, images)[:, None], images)
+        maps = rolled.expand(-1, classes.shape[-1], -1, -1)
+    return checked(maps.float())
+
+
+def check_map(method: AnyMethod, model: nn.Module, kind: str | None, head: int | None = None) -> None:
+    """Refuse a kind of map that there is not, or that does not fit the model's network, and a head of an explainer.
+
+    Raises:
+        UsageError: see above.
+    """
+    explainers = method.explainers()
+    known = {**method.maps, **explainers}
+    if kind is not None and kind not in known:
         raise UsageError(
             f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(known)}"
         )
-    return checked(maps.float())
+    if kind in explainers and head is not None:
+        raise UsageError(f"--map {kind} has no heads; leave --head out")
+    if kind in AT_LAYER:
+        method.explained_layer(model)
+    elif kind in ("legrad", "rollout") and kind in explainers:
+        transformer_in(model, kind)
+
+
+def fitting_explainers(method: AnyMethod, model: nn.Module) -> list[str]:
+    """The method's explainers that fit the model's network."""
+    fitting = []
+    for kind in method.explainers():
+        with suppress(UsageError):
+            check_map(method, model, kind)
+            fitting.append(kind)
+    return fitting
+
+
+def _of_patches(values: Tensor, images: Tensor) -> Tensor:
+    """Values of patches (B, K, P) as maps (B, K, h, w) of the images' proportions."""
+    return token_grid(values[..., None], tuple(images.shape[-2:]))[..., 0, :, :]
 
 
 def steered_maps(
@@ -70,8 +108,8 @@ def steered_maps(
 
 
 def layer_name(method: AnyMethod, model: nn.Module, kind: str) -> str | None:
-    """Name of the layer that an explainer looks at; None for a map of the method's own."""
-    if kind not in EXPLAINERS:
+    """Name of the layer that an explainer looks at; None for a map that looks at no single one."""
+    if kind not in AT_LAYER:
         return None
     layer = method.explained_layer(model).module
     return next(name for name, module in model.named_modules() if module is layer)
@@ -95,7 +133,7 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def explain(kind: str, model: nn.Module, images: Tensor, classes: Tensor, layer: Layer) -> Tensor:
-    """What an explainer of `EXPLAINERS` sees at a layer: (B, K, h, w), non-negative, float32.
+    """What an explainer of `AT_LAYER` sees at a layer: (B, K, h, w), non-negative, float32.
 
     `model(images)`, in evaluation mode, gives logits (B, C), or (B, C, h, w), whose mean over the grid is explained
     (Vinogradova et al., AAAI 2020). `classes` is (K,) or (B, K) int64. No parameter receives a gradient.

@@ -33,6 +33,7 @@ from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
+from attnbias.methods.engine.maps import check_map
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
@@ -196,6 +197,8 @@ class _Point:
             check_targets(requested((table, SCORES)), self.request.load_from, self.request.overwrite)
         if self.request.store:
             check_storing(self.stored, self.weights, self.map, self.request.overwrite)
+        if self.request.kind is not None:
+            check_map(self.loaded.method, self.loaded.model, self.request.kind)
         for probe in wanted:
             probe.check(self.request, self.loaded, self.dataset)
 

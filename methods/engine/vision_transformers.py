@@ -11,17 +11,12 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.layers.attention import Attention, AttentionRope
-from timm.models.eva import Eva, EvaAttention
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers.attention import Attention
 from torch import Tensor
 
 from attnbias.methods.engine.backbones import ALIASES, REFUSED, timm_config
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-
-ViT = VisionTransformer | Eva
-"""Both are patches, prefix tokens, blocks one after another, a norm and a head; Eva's blocks may have rotary position
-embeddings (EVA-02, DINOv3)."""
+from attnbias.methods.engine.transformer_maps import ViT, shows_attention
 
 Step = Callable[[Tensor], Tensor]
 """A block as a function of tokens alone, (B, S, D) -> (B, S, D)."""
@@ -45,8 +40,7 @@ def outline_of(name: str) -> ViT:
         network = timm.create_model(timm_name)
     if not isinstance(network, ViT):
         raise UsageError(f"backbone {name} is {type(network).__name__}, and this method runs plain vision transformers")
-    attentions = Attention | AttentionRope | EvaAttention
-    if not all(isinstance(getattr(block, "attn", None), attentions) for block in network.blocks):
+    if not shows_attention(network):
         raise UsageError(
             f"backbone {name} has blocks of its own kind ({type(network.blocks[0]).__name__}), without one "
             "self-attention that can be shown"

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.vision_transformers import Step, ViT, build_vit, embedded, heads_of, steps
+from attnbias.methods.engine.transformer_maps import ViT
+from attnbias.methods.engine.vision_transformers import Step, build_vit, embedded, heads_of, steps
 from attnbias.methods.engine.vit_stem import stem_options
 from attnbias.methods.llb.recipe import LLBRecipe
 

@@ -18,7 +18,6 @@ from attnbias.data.registry import dataset_folder
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods import TASKS
 from attnbias.methods.engine.abilities import IsSteered, ReadsTexts
-from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.display.inference import Column, ImageSample, place_input, predict_samples
 from attnbias.methods.engine.display.inference import Prediction as Seen
 from attnbias.methods.engine.display.questions import ask
@@ -30,7 +29,7 @@ from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
 from attnbias.methods.engine.make_priors import text_priors
-from attnbias.methods.engine.maps import checked, normalise
+from attnbias.methods.engine.maps import checked, fitting_explainers, normalise
 from attnbias.methods.engine.priors import ENDING, Priors, read_priors, say_other_weights
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_description, method_and_fields
@@ -150,7 +149,7 @@ class Model:
     def maps(self) -> tuple[str, ...]:
         """The kinds of map that `attention` gives, the default first."""
         method = self.loaded.method
-        explainers = () if method.reads_texts else EXPLAINERS
+        explainers = () if method.reads_texts else fitting_explainers(method, self.module)
         return tuple(dict.fromkeys((method.default_map(self.recipe), *method.maps, *explainers)))
 
     @property

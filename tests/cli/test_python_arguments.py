@@ -141,7 +141,8 @@ def test_a_graph_has_as_many_maps_as_asked_for(model: Any, here: Path) -> None:
 
 
 def test_a_model_has_every_kind_of_map_that_it_names(model: Any, photo: Path) -> None:
-    assert {"score", "attention", "gradcam", "layercam", "hirescam"} <= {*model.maps}
+    assert {"score", "attention", "gradcam", "layercam", "hirescam", "rise"} <= {*model.maps}
+    assert not {"legrad", "rollout"} & {*model.maps}  # of transformers
     for kind in model.maps:
         assert model.attention(photo, "digit_3", map=kind).kind == kind
 

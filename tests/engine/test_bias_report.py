@@ -26,7 +26,7 @@ from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
 from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, measure_reliance, versions, widened
 from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
-from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.description import AT_LAYER
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded, weights_metadata
 from attnbias.methods.engine.recipe import override
@@ -403,7 +403,7 @@ def test_every_method_is_measured_on_photographs_with_masks(name: str, kind: str
     positives = sum(sum(record.target) for record in photographs.records)
     assert len(report.rows) + sum(report.skipped.values()) == positives
     assert report.map == (kind or method.default_map(recipe))
-    assert (report.layer in dict(model.named_modules())) == (report.map in EXPLAINERS)
+    assert (report.layer in dict(model.named_modules())) == (report.map in AT_LAYER)
     assert report.truth == "masks"
     means = report.summary()
     assert means["position_biased"] + means["range_biased"] + means["unbiased"] == pytest.approx(1)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnbias.data.index import Task
-from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.description import AT_LAYER
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.export import runner, wrap, write_graph
 from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
@@ -196,7 +196,7 @@ class Contract:
 
     def test_every_map_is_of_the_asked_classes_and_not_negative(self, small: Small) -> None:
         method, images = small.method, self.batch(small, 2)["image"]
-        for kind in (*self.kinds(small), *EXPLAINERS):
+        for kind in (*self.kinds(small), *AT_LAYER):
             every = attention_maps(method, small.model, images, torch.arange(CLASSES), kind)
             assert every.shape[:2] == (2, CLASSES), kind
             assert every.dtype == torch.float32
@@ -209,7 +209,7 @@ class Contract:
             torch.testing.assert_close(own[:, 0], torch.stack([every[0, 3], every[1, 0]]), rtol=1e-3, atol=1e-4)
             alone = attention_maps(method, small.model, images[1:], torch.tensor([3]), kind)
             torch.testing.assert_close(alone, every[1:, 3:4], rtol=1e-3, atol=1e-4)
-            if kind not in EXPLAINERS:
+            if kind not in AT_LAYER:
                 all_of_them = method.attention(small.model, images, kind=kind)
                 torch.testing.assert_close(all_of_them, every, rtol=1e-3, atol=1e-4)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbias.data.transforms.basic import ToNormalizedTensor
-from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.description import AT_LAYER
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_maps
 from attnbias.methods.engine.pretrained import follow_pretrained
@@ -92,7 +92,7 @@ def test_a_network_s_own_weights_predict_as_in_timm_and_stay_frozen_under_the_br
         found, logits = METHOD.predict(model, images, "singlelabel"), network(images)
     torch.testing.assert_close(found["scores"], logits.softmax(-1))
     assert not torch.equal(found["branch"][0], found["branch"][1])  # the branch sees the image
-    for kind in (*METHOD.maps, *EXPLAINERS):
+    for kind in (*METHOD.maps, *AT_LAYER, "rollout"):
         maps = attention_maps(METHOD, model, images, torch.tensor([0, 3]), kind)
         assert maps.shape == (3, 2, SIDE, SIDE)
         assert (maps >= 0).all()

@@ -21,7 +21,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.attention_measures import ON_MAPS, ON_PIXELS
 from attnbias.methods.engine.bias.objects import NothingToMeasureError, check_classes, gathered, true_labels
 from attnbias.methods.engine.bias.road import NOISE, SHARES, ranks, road
-from attnbias.methods.engine.description import EXPLAINERS
+from attnbias.methods.engine.description import AT_LAYER, EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
@@ -193,7 +193,7 @@ def score_faithfulness(
     ]
     method = loaded.method
     used = kind or method.default_map(loaded.recipe)
-    others = [*([method.default_map(loaded.recipe)] if used in EXPLAINERS else []), *EXPLAINERS]
+    others = [*([method.default_map(loaded.recipe)] if used in EXPLAINERS else []), *AT_LAYER]
     other = next(each for each in others if each != used)
     fresh = untrained(loaded)
     mine = []

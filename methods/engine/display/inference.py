@@ -19,7 +19,6 @@ from attnbias.data.published_tests import competing_classes, competing_scores, o
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
-from attnbias.methods.engine.description import EXPLAINERS
 from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
@@ -67,9 +66,9 @@ class Column:
     def describe(self, rule: str) -> GalleryRun:
         """Say which model, which map and which normalisation this is."""
         method, model = self.loaded.method, self.loaded.model
-        words = method.maps.get(self.kind, "").rstrip(".")
+        words = {**method.maps, **method.explainers()}.get(self.kind, "").rstrip(".")
         if (layer := layer_name(method, model, self.kind)) is not None:
-            words = f"{EXPLAINERS[self.kind]} at {layer}"
+            words = f"{words} at {layer}"
         steering = self.loaded.steering if self.kind in method.steered_maps else None
         words += "" if steering is None else f"; steered by {steering.words}"
         return GalleryRun(
