@@ -99,7 +99,8 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for, a device never ends
         raise Unfit("it is a folder" if path.is_dir() else "it is not a regular file")
     if state.st_size > largest:  # not found by reading so much: Python would claim that memory first
-        raise Unfit(f"it is larger than {largest >> 20} MB")
+        limit = f"{largest >> 20} MB" if largest >> 20 else f"{largest >> 10} KB"
+        raise Unfit(f"it is larger than {limit}")
     return path.read_bytes()
 
 

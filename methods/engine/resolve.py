@@ -51,6 +51,8 @@ def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Re
         named = method.named_recipe(name)
         base = named.recipe
     resolved = parse(method.recipe_type, {**base.model_dump(), **typed})
+    if "://" in resolved.init:
+        _check_address(resolved.init)
     if "init" in typed or base.init == FRESH:
         return Resolved(resolved, name, named)
     if (field := other_network(resolved, base)) is None:
@@ -60,6 +62,17 @@ def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Re
     of = "another network" if known is None else f"{field} {known}"
     why = f" (the recipe's {base.init} are of {of}; {mend} gives {'this one' if value is None else value} its own)"
     return Resolved(override(resolved, {"init": FRESH}), name, named, why)
+
+
+def _check_address(init: str) -> None:
+    """Refuse a URL with a user or a query: a recipe is kept with every run, and shared."""
+    from attnbias.methods.engine.published import shown
+
+    if shown(init) != init:
+        raise UsageError(
+            f"recipe field 'init' = {shown(init)!r} may hold a secret; --backbone-weights URL takes it, and "
+            "the recipe keeps none"
+        )
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,15 @@ def test_a_run_does_not_keep_the_secrets_of_its_command(monkeypatch: pytest.Monk
     assert command[:4] == sys.argv[:4]
 
 
+def test_a_recipe_keeps_no_secret_of_where_its_weights_lie(tmp_path: Path) -> None:
+    url = f"https://me:{SECRET}@host/w.pth?token={SECRET}"
+    (tmp_path / "mine.yaml").write_text(f"init: {url}\n")
+    for way in (["--recipe", tmp_path / "mine.yaml"], ["--init", url], ["--init", url, "--backbone", "tiny"]):
+        said = attnbias("train", "csra", *way, "--dry-run", expect=2)
+        assert SECRET not in said.out + said.err
+        assert "'https://host/w.pth?...' may hold a secret" in said.line
+
+
 @pytest.mark.parametrize(
     "content",
     ["[]", "5", "null", "[" * 100_000, '{"w.pth": 5}', '{"w.pth": []}', '{"w.pth": {"bytes": "1", "digest": 5}}', ""],
