@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from attnbias import __version__
+from attnbias.cli.audit import audit
 from attnbias.cli.cite import cite
 from attnbias.cli.compare import compare
 from attnbias.cli.errors import describe
@@ -28,13 +29,20 @@ from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
 from attnbias.methods.engine.errors import Interrupted
-from attnbias.methods.engine.requests import CompareRequest, PredictRequest, PrepareRequest, PriorsRequest
+from attnbias.methods.engine.requests import (
+    AuditRequest,
+    CompareRequest,
+    PredictRequest,
+    PrepareRequest,
+    PriorsRequest,
+)
 from attnbias.methods.engine.screen import prepare_output, say
 
 WORK = (
     "prepare-data",
     "train",
     "val",
+    "audit",
     "visualize",
     "predict",
     "compare",
@@ -95,6 +103,7 @@ app.add_typer(val)
 app.add_typer(visualize)
 app.add_typer(export)
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
+app.command("audit", cls=WithRecipeFlags, no_args_is_help=True)(with_options(audit, AuditRequest))
 app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
 app.command("priors", cls=WithRecipeFlags, no_args_is_help=True)(with_options(priors, PriorsRequest))
 app.command("show", no_args_is_help=True)(show)

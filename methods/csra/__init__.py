@@ -23,6 +23,7 @@ class CSRADescription(Description):
         page="https://arxiv.org/abs/2108.02456",
         program="https://github.com/Kevinz-code/CSRA",
     )
+    suggested_for = "looks"
     recipe_type = CSRARecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "lam")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.citation import Citation
@@ -41,6 +41,8 @@ class Description:
     """Kinds of map that `attention()` can give -> one line that says what is drawn; the first is the default."""
     untold: ClassVar[tuple[str, ...]] = ("image_size", "normalize")
     """Recipe fields that a model's answers depend on, and that published weights do not always tell."""
+    suggested_for: ClassVar[Literal["looks", "relies"] | None] = None
+    """What an audit suggests it for: where a model looks, or what it relies on."""
     reads_texts: ClassVar[bool] = False
     """Whether it is asked about images in words (`ReadsTexts` in abilities.py), not by class."""
     steered_maps: ClassVar[tuple[str, ...]] = ()

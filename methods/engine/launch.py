@@ -111,7 +111,7 @@ def start(request: Machine) -> torch.device:
     return device
 
 
-def accelerate(request: Processes, **how: Any) -> Accelerator:
+def accelerate(request: Machine, **how: Any) -> Accelerator:
     """Start Accelerate for this process of a placed request; `how` is of Accelerator."""
     start(request)
     if not torch.distributed.is_initialized():

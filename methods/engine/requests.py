@@ -29,7 +29,8 @@ from pydantic import (
 )
 
 from attnbias.data.reading import Json, parse_json, shown
-from attnbias.methods.engine.description import Description
+from attnbias.methods import METHODS
+from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, fields_of, override
 from attnbias.methods.engine.recipe import option as recipe_option
@@ -577,6 +578,65 @@ class ValRequest(Steered, FromWeights, Images, Processes):
         elif step is None:
             typed["step_size"] = epsilon
         return {field: value for field, value in typed.items() if value is not None}
+
+
+GATE = "For machines (exit code 4 where a --fail-if does)"
+gate_option = partial(recipe_option, panel=GATE)
+
+
+class AuditRequest(OfAnyMethod, FromWeights, Images, Machine):
+    """Say where a model looks, what it relies on, and whether its map can be trusted."""
+
+    load_from: str = option(
+        ...,
+        "A run folder, weight file, name or URL, timm:NAME, torchvision:NAME; METHOD:FILE where it does not say whose.",
+        argument=True,
+        metavar="MODEL",
+    )
+    data: str = option(
+        ...,
+        "A prepared dataset, or a folder, .csv or COCO .json of yours (prepared first, as by prepare-data).",
+        argument=True,
+        metavar="DATA",
+        complete="datasets",
+    )
+    split: str | None = option(None, "Split of the dataset.", shown="val")
+    limit: int | None = option(None, "Only N images, drawn by chance (seed 0).", metavar="N", ge=1, shown="all")
+    map: str = option("own", f"own, {', '.join(EXPLAINERS)}, or another of the method's maps.")
+    layer: str | None = option(None, "Layer that an explainer looks at, by its name in the network.", shown="found")
+    truth: Literal["masks", "boxes"] | None = option(None, "What objects are.", shown="masks, else boxes, else none")
+    tau: float = option(0.5, "Threshold of the focus.", ge=0, le=1)
+    against: str | None = option(
+        None, "Another model, before this one: differences on the same images.", metavar="MODEL"
+    )
+    faithfulness: int = option(16, "Samples that the trust in the map is measured on.", metavar="N", ge=1)
+    out: Path = option(Path("audit"), "Folder for report.html, audit.json, classes.csv, samples.csv, worst/.")
+    fail_if: list[str] = gate_option(
+        [],
+        "Condition on the interval: fails where all of it lies beyond. Repeat for several.",
+        metavar="FIGURE>NUMBER",
+    )
+    junit: Path | None = gate_option(None, "The conditions as JUnit XML.", metavar="FILE.xml")
+    markdown: Path | None = gate_option(None, "The findings as Markdown.", metavar="FILE.md")
+    eval_batch_size: int = run_option(64, "Images at once.", ge=1, le=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_its_method(cls, values: Any) -> Any:
+        """METHOD:FILE is a file and whose it is."""
+        method, source = method_and_source(str(values.get("load_from", "")))
+        return values if method is None else {**values, "load_from": source, "method": method}
+
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        return {"junit": (bool(self.fail_if), "without --fail-if")}
+
+
+def method_and_source(source: str) -> tuple[str | None, str]:
+    """METHOD:FILE as both; where no method stands before it, or a file is called so, what was typed."""
+    from attnbias.methods.engine.published import on_disk
+
+    prefix, _, rest = source.partition(":")
+    return (prefix, rest) if prefix in METHODS and rest and on_disk(source) is None else (None, source)
 
 
 START = "Starting weights"

@@ -219,6 +219,10 @@ BIAS_KINDS = {
 PREDICTIONS = Kind("answers of predict", json_with("weights", "method", "pictures"))
 PREDICTED_SCORES = Kind("scores of predict", is_predicted)
 PRIORS = Kind("priors", _holds_priors)
+AUDIT_JUNIT = Kind(
+    "conditions of an audit", lambda path: 'name="attnbias audit"' in path.read_text(encoding="utf-8")[:200]
+)
+AUDIT_MARKDOWN = Kind("findings of an audit", lambda path: path.read_text(encoding="utf-8").startswith("## Audit of "))
 WEIGHTS = Kind("weights of ours", _holds_our_weights)
 GRAPH = Kind("an exported model", _holds_our_graph)
 GRAPH_DATA = Kind("the weights of an exported model", lambda path: _holds_our_graph(path.with_suffix("")))

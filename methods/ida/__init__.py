@@ -24,6 +24,7 @@ class IDADescription(Description):
         program="https://github.com/yu-gi-oh-leilei/IDA_2023ICLR",
         program_by="others than the authors, whose own is not public",
     )
+    suggested_for = "relies"
     recipe_type = IDARecipe
     recipes = RECIPES
     untold = ("image_size", "normalize", "beta")

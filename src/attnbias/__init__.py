@@ -4,15 +4,17 @@
     model.predict("photo.jpg").top(3)
     model.attention("photo.jpg", "person").overlay()
 
-Each command is one function: `train`, `evaluate` (val), `gallery` (visualize), `compare`, `priors`, `prepare_data`,
-`export`, `fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`, `show_recipe`, `cite`;
-`Model.predict` is predict. Names are imported when they are first used, and torch with those that compute.
+Each command is one function: `train`, `evaluate` (val), `audit`, `gallery` (visualize), `compare`, `priors`,
+`prepare_data`, `export`, `fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`,
+`show_recipe`, `cite`; `Model.predict` is predict. Names are imported when they are first used, and torch with those
+that compute.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbias.commands import audit as audit
     from attnbias.commands import cite as cite
     from attnbias.commands import compare as compare
     from attnbias.commands import convert_weights as convert_weights
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from attnbias.commands import train as train
     from attnbias.data.errors import DataError as DataError
     from attnbias.errors import AttnbiasError as AttnbiasError
+    from attnbias.methods.engine.audit.result import Audit as Audit
     from attnbias.methods.engine.errors import RunError as RunError
     from attnbias.methods.engine.errors import Stopped as Stopped
     from attnbias.methods.engine.errors import UsageError as UsageError
@@ -55,7 +58,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "model": ("load", "Model"),
     "commands": (
-        *("train", "evaluate", "gallery", "compare", "priors", "prepare_data", "export", "cite"),
+        *("train", "evaluate", "audit", "gallery", "compare", "priors", "prepare_data", "export", "cite"),
         *("fetch_weights", "inspect_weights", "convert_weights", "push_weights"),
         *("list_methods", "list_recipes", "list_datasets", "list_weights", "show_recipe"),
     ),
@@ -63,6 +66,7 @@ _NAMES = {
         *("Prediction", "Predictions", "AttentionMaps", "Evaluation", "Report", "Comparison", "Gallery", "Run"),
         *("Listing", "Page"),
     ),
+    "methods.engine.audit.result": ("Audit",),
     "errors": ("AttnbiasError",),
     "data.errors": ("DataError",),
     "weights.errors": ("WeightsError",),

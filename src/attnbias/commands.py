@@ -23,6 +23,7 @@ from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_yo
 from attnbias.methods.engine.listing import DatasetRow, MethodRow, RecipeRow, WeightsRow
 from attnbias.methods.engine.registry import get_description, method_and_fields
 from attnbias.methods.engine.requests import (
+    AuditRequest,
     CompareRequest,
     ConvertRequest,
     ExportRequest,
@@ -43,6 +44,7 @@ from attnbias.results import Comparison, Evaluation, Gallery, Listing, Page, Rep
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Report as Prepared
+    from attnbias.methods.engine.audit.result import Audit
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
@@ -247,6 +249,56 @@ def _evaluate_loaded(
     machine = {"device": str(first.device), "data_root": first.data_root}
     request = place(ValRequest.of({**machine, **asked, **known}))
     return _report(validate(request, loaded), request)
+
+
+def audit(
+    model: Model | Source,
+    data: Folder,
+    *,
+    against: Model | Source | None = None,
+    out: Folder | None = None,
+    **options: Any,
+) -> Audit:
+    """Say where a classifier looks, what it relies on, and whether its map can be trusted: `attnbias audit`.
+
+    Args:
+        model: what `load` gives or takes.
+        data: a prepared dataset, or a folder, table or COCO file of one's own, which is prepared first.
+        against: another model, before this one: differences on the same images.
+        out: a folder for report.html, audit.json, classes.csv, samples.csv and worst/; None = nothing is written.
+        options: of the command (`split="test"`, `limit=200`, `fail_if=["position_biased>0.2"]`); of a model that is not
+            loaded yet, also fields of its recipe.
+
+    Returns:
+        What audit.json holds, with the rows of samples.csv as `samples`; `exit_code` is the command's.
+
+    Raises:
+        UsageError: the model and the dataset do not fit together, or something asked for cannot be had.
+        DataError, WeightsError: data or weights are missing or damaged.
+    """
+    from attnbias.methods.engine.audit.audit import audit as look
+    from attnbias.model import Model, method_of
+
+    given = [model, *([] if against is None else [against])]
+    sources = [each.load_from if isinstance(each, Model) else os.fspath(each) for each in given]
+    in_memory = [each for each in given if isinstance(each, Model)]
+    own = ("load_from", "data", "against", "out")
+    known: dict[str, object] = {"load_from": sources[0], "data": os.fspath(data), "against": (*sources, None)[1]}
+    if not in_memory:
+        method = options.pop("method", None)
+        name, options = method_of(sources[0], method, options, trust=options.get("trust_checkpoint", False))
+        asked, fields = split_options("audit", AuditRequest, get_description(name), options, own=own)
+        known |= {"method": None if method is None else name, "fields": fields}
+    elif len(in_memory) < len(given):
+        raise UsageError("one of these models is loaded and the other is not; load both, or none")
+    else:
+        _refuse_loading(options, in_memory[0].method, AuditRequest)
+        asked = _options("audit", AuditRequest, options, own=(*own, *OF_LOADING, "layer", "device", "gpus"))
+        known["device"] = str(in_memory[0].device)
+        asked = {"data_root": in_memory[0].data_root, **asked}
+    known |= {} if out is None else {"out": out}
+    request = AuditRequest.of({**asked, **known})
+    return look(request, [each.loaded for each in in_memory], write=out is not None)
 
 
 def _several(models: Models) -> Sequence[Model | Source]:

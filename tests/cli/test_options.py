@@ -139,6 +139,29 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_a_faster_reading_is_taken_where_that_is_typed": "--decode",
     },
+    "audit": {
+        "cli/test_audit.py::test_an_audit_writes_what_python_returns_and_says_trust_and_answer_first": (
+            "LOAD_FROM DATA --out --limit --faithfulness --data-root"
+        ),
+        "cli/test_audit.py::test_a_folder_is_replaced_only_where_that_is_typed_and_only_what_an_audit_wrote": (
+            "--overwrite --tau"
+        ),
+        "cli/test_audit.py::test_conditions_decide_the_exit_code_and_are_written_for_machines": (
+            "--fail-if --junit --markdown"
+        ),
+        "cli/test_audit.py::test_the_map_its_layer_and_its_truth_are_those_that_were_typed": (
+            "--map --layer --truth --split"
+        ),
+        "cli/test_audit.py::test_before_and_after_are_paired_on_the_same_objects": "--against",
+        "cli/test_audit.py::test_whose_weights_and_which_are_read_as_typed": "--method --recipe --weights",
+        "cli/test_audit.py::test_unreadable_images_are_left_out_where_that_is_typed": "--on-bad-image",
+        "cli/test_audit.py::test_the_machine_and_the_batch_are_as_typed": "--gpus --device --eval-batch-size",
+        "cli/test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
+        "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
+        "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
+            "--trust-checkpoint"
+        ),
+    },
     "predict": {
         "cli/test_predict.py::test_class_names_and_scores_are_the_models": "--load-from PATHS --json --csv",
         "cli/test_predict.py::test_bad_images_are_named": "--on-bad-image",

@@ -29,6 +29,7 @@ FUNCTIONS = {
     "prepare-data": "prepare_data",
     "train": "train",
     "val": "evaluate",
+    "audit": "audit",
     "visualize": "gallery",
     "predict": "Model",
     "compare": "compare",

@@ -60,6 +60,10 @@ def commands(demo_root: Path, model: Path, tmp_path: Path) -> dict[str, Callable
         options = ("--limit", 20, "--data-root", demo_root, "--out", tmp_path / "p.npz", "--overwrite", *more)
         return attnbias("priors", steered, *options, expect=0)
 
+    def audit(*more: Any) -> Any:
+        options = ("--limit", 2, "--faithfulness", 1, "--data-root", demo_root, "--out", tmp_path / "audit", *more)
+        return attnbias("audit", model, "demo", *options, expect=0)
+
     return {
         "train": train,
         "val": val,
@@ -67,6 +71,7 @@ def commands(demo_root: Path, model: Path, tmp_path: Path) -> dict[str, Callable
         "visualize": visualize,
         "export": export,
         "priors": priors,
+        "audit": audit,
     }
 
 
@@ -107,7 +112,7 @@ COMMANDS = ("train", "val", "predict")
 """Those that may share their work among processes."""
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors"])
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors", "audit"])
 def test_threads_are_those_that_were_typed(command: str, commands: dict[str, Callable[..., Any]]) -> None:
     with observed() as seen:
         commands[command]("--threads", 3)
@@ -124,7 +129,7 @@ def test_evaluation_takes_as_many_images_at_once_as_typed(
     assert seen.training == ([12] if command == "train" else [])
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors"])
+@pytest.mark.parametrize("command", [*COMMANDS, "visualize", "export", "priors", "audit"])
 def test_loaders_have_as_many_workers_as_typed(
     command: str, commands: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

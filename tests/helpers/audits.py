@@ -242,8 +242,8 @@ def _causes(classes: tuple[str, ...]) -> Causes:
                  figure("difference", "", "right", 0.3, 0.1), True),
         ),
         groups=(
-            Group(f"{first}, on land", figure("accuracy", "", "right", 0.9, n=40, unit="images"), False, False),
-            Group(f"{first}, on water", figure("accuracy", "", "right", 0.4, n=30, unit="images"), False, True),
+            Group(f"{first}, on land", figure("accuracy", "", "right", 0.9, n=40, unit="images"), False, False, False),
+            Group(f"{first}, on water", figure("accuracy", "", "right", 0.4, n=30, unit="images"), False, True, True),
         ),
         properties=(
             Property("brightness", "picture", "label", first, "brightness above 0.71",

@@ -76,6 +76,10 @@ def commands(demo_root: Path, tmp_path: Path) -> dict[str, Run]:
     def inspect(file: Path, *more: Any) -> Result:
         return attnbias("weights", "inspect", file, *more)
 
+    def audit(file: Path, *more: Any) -> Result:
+        out, quick = named("audit") / "out", ("--limit", 1, "--faithfulness", 1, "--device", "cpu")
+        return attnbias("audit", file, "demo", *quick, *SMALL, *data, "--out", out, *more)
+
     def train(file: Path, *more: Any) -> Result:
         small = (
             "--recipe",
@@ -95,7 +99,7 @@ def commands(demo_root: Path, tmp_path: Path) -> dict[str, Run]:
     return {name: run for name, run in locals().items() if callable(run) and name not in ("named",)}
 
 
-READERS = ("val", "predict", "visualize", "export", "convert", "inspect", "train")
+READERS = ("val", "predict", "visualize", "export", "convert", "inspect", "train", "audit")
 
 
 @pytest.mark.parametrize("command", READERS)

@@ -17,6 +17,9 @@ from attnbias.methods.engine.types import Truth
 
 SCHEMA, VERSION = "attnbias-audit", 1
 
+FAILED = 4
+"""The exit code where a condition does not hold: no other failure of a command has it."""
+
 Kind = Literal["measured", "estimated", "heuristic"]
 """Measured against given objects or labels; against objects that a segmenter estimated; or a rule of thumb."""
 
@@ -214,6 +217,8 @@ class Group:
     accuracy: Figure
     too_small: bool
     worst: bool
+    sure: bool
+    """Whether it is worse than the other images of its class, at 5 % among all groups (Holm)."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,13 @@ class Property:
     """Among all properties and questions that were tried."""
     relies: Figure | None = None
     """Of a place that tells a label: what hiding it costs, more than hiding a mirrored place."""
+    relied_on: bool | None = None
+    """Whether the model relies on that place; None where that is undecided, or was not tried."""
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the model is shown to suffer of it: it relies on its place, or errs by it."""
+        return self.sure and (self.predicts == "error" or self.relied_on is True)
 
 
 @dataclass(frozen=True)
@@ -275,11 +287,12 @@ class Sample:
     """One true class of one scored image: a row of samples.csv."""
 
     image: int
-    """Position in the split."""
+    """Position among the images that were drawn of the split."""
     path: str
     label: int
     """The true class; -1 in an image without one."""
     right: bool
+    """Whether its class is named; of an image without one, whether none is."""
     predicted: tuple[int, ...]
     """The classes that the model names, the highest first."""
     score: float
@@ -386,6 +399,12 @@ class Audit:
     def figure(self, name: str) -> Figure | None:
         """A figure of the whole by its name; None where it was not measured."""
         return next((figure for figure in self.figures if figure.name == name), None)
+
+    @property
+    def exit_code(self) -> int:
+        """4 where a condition of --fail-if fails or could not be measured, else 0."""
+        own = [check.state for check in self.checks if check.threshold_of == "yours"]
+        return FAILED if {"fails", "not run"} & {*own} else 0
 
     def content(self) -> Json:
         """What audit.json holds: all but the samples; NaN and infinity are null."""

@@ -36,6 +36,9 @@ MARGIN = 0.05
 """Of a score within 0..1: what a place must matter more than its mirrored ones."""
 SHOWN = 4
 
+Verdict = Literal["relies", "does not rely", "undecided"]
+RELIED: dict[Verdict, bool | None] = {"relies": True, "does not rely": False, "undecided": None}
+
 
 @dataclass(frozen=True)
 class Reliance:
@@ -50,7 +53,7 @@ class Reliance:
     images: int
 
     @property
-    def verdict(self) -> Literal["relies", "does not rely", "undecided"]:
+    def verdict(self) -> Verdict:
         """Whether the place matters more than MARGIN, by the interval."""
         low, high = self.interval_95 or (-1.0, 1.0)
         return "relies" if low > MARGIN else "does not rely" if high < MARGIN else "undecided"
@@ -94,6 +97,7 @@ class Shortcut:
             samples=tuple(rows[image] for image in self.images if image in rows),
             p=cause.p,
             relies=self._figure(name),
+            relied_on=None if self.reliance is None else RELIED[self.reliance.verdict],
         )
 
     def text(self, name: str | None) -> str:

@@ -127,6 +127,8 @@ class Faithfulness:
     """In which pixels are deleted and inserted; None: as many as the image has rows."""
     images: NDArray[np.int64]
     """(N,): the image of each sample."""
+    labels: NDArray[np.int64]
+    """(N,): its class."""
     columns: Mapping[str, NDArray[np.float64]]
     """(N,) by name: those of FAITHFULNESS, and what random maps reach as random_NAME."""
 
@@ -222,11 +224,11 @@ def score_faithfulness(
         agreements = [map_agreement(own, second), map_agreement(own, blank), shift_agreement(own, of_moved)]
         mine.append((position, label, [*figures, *agreements]))
     rows = sorted(gathered(accelerator, mine))
-    image_ids = np.array([position for position, _, _ in rows])
+    image_ids, labels = (np.array([row[part] for row in rows]) for part in (0, 1))
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
     layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
-    return Faithfulness(used, other, layer, steps, image_ids, columns)
+    return Faithfulness(used, other, layer, steps, image_ids, labels, columns)
 
 
 def _on_pixels(

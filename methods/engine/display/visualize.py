@@ -20,7 +20,6 @@ from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import dataset_folder
-from attnbias.methods import METHODS
 from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, predict_samples, sample_of
 from attnbias.methods.engine.display.questions import ask
 from attnbias.methods.engine.display.writer import (
@@ -39,7 +38,7 @@ from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
-from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest
+from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest, method_and_source
 from attnbias.methods.engine.screen import say, waiting_bar
 
 BATCH = 16
@@ -127,9 +126,8 @@ def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[L
     """Load every checkpoint that is not; one column for each of its maps and heads."""
     columns: list[Column] = []
     for source, known in zip_longest(request.load_from, models):
-        prefix, _, rest = source.partition(":")
-        prefixed = prefix in METHODS and rest != "" and on_disk(source) is None
-        owner, file = (prefix, rest) if prefixed else (request.method, source)
+        prefix, file = method_and_source(source)
+        owner = prefix or request.method
         loaded = known or load_asked(request, owner, file, device, own=owner == request.method)
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(

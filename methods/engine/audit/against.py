@@ -1,0 +1,117 @@
+"""Before and after: the figures of two models on the objects that both were measured on, paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnbias.methods.engine.audit.answer import share
+from attnbias.methods.engine.audit.figures import Table, precision_figure
+from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, AuditMeasure
+from attnbias.methods.engine.audit.result import About, Against, Difference, Figure
+from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, holm
+
+HEADLINE = "position_biased"
+"""The figure of the sentence; `accuracy` where the maps were not held against objects."""
+
+
+def against(
+    before: Table,
+    after: Table,
+    about: About,
+    name: str,
+    precisions: tuple[Estimate | None, Estimate | None] | None,
+) -> Against:
+    """Hold the figures of two models against each other; `about` is of the first, `name` words for it.
+
+    `precisions` are both mean average precisions, over the same images, of a multi-label set.
+    """
+    changes: list[tuple[AuditMeasure, Figure, Figure, Change]] = []
+    first, second = _paired(before, after)
+    for measure in MEASURES:
+        if not measure.over:
+            continue
+        if measure.under == "right_measured":
+            continue  # which objects it is of differs from model to model
+        one, other = _ratio(before, first, measure), _ratio(after, second, measure)
+        kept = np.isfinite(np.array([*one, *other])).all(0)
+        if not kept.any():
+            continue
+        found = change(
+            Ratio(one.over[kept], one.under[kept]),
+            Ratio(other.over[kept], other.under[kept]),
+            before.image[first[kept]],
+            flags=measure.flag,
+        )
+        figures = _over(before, measure, first[kept]), _over(after, measure, second[kept])
+        changes.append((measure, *figures, found))
+    if precisions is not None:
+        changes += _precisions(*precisions, len(np.unique(after.image)))
+    rows = _rows(changes)
+    return Against(about, rows, _text(rows, name))
+
+
+def _precisions(
+    before: Estimate | None, after: Estimate | None, images: int
+) -> list[tuple[AuditMeasure, Figure, Figure, Change]]:
+    one, other = precision_figure(before, images), precision_figure(after, images)
+    if before is None or after is None or one is None or other is None:
+        return []
+    return [(BY_NAME[one.name], one, other, Change.of(after - before))]
+
+
+def _paired(before: Table, after: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the true classes that both have, side by side."""
+    place = {(sample.image, sample.label): row for row, sample in enumerate(before.samples) if sample.label >= 0}
+    both = [
+        (place[sample.image, sample.label], row)
+        for row, sample in enumerate(after.samples)
+        if (sample.image, sample.label) in place
+    ]
+    pairs = np.array(both, dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _ratio(table: Table, rows: NDArray[np.int64], measure: AuditMeasure) -> Ratio:
+    over = table.column(measure.over)[rows]
+    return Ratio(over, table.column(measure.under)[rows] if measure.under else np.ones(len(rows)))
+
+
+def _over(table: Table, measure: AuditMeasure, rows: NDArray[np.int64]) -> Figure:
+    chosen = np.zeros(len(table), dtype=np.bool_)
+    chosen[rows] = True
+    figure = table.figure(measure, chosen)
+    assert figure is not None
+    return figure
+
+
+def _rows(changes: Sequence[tuple[AuditMeasure, Figure, Figure, Change]]) -> tuple[Difference, ...]:
+    tested = [found.p for *_, found in changes if found.p is not None]
+    adjusted = iter(holm(tested) if tested else [])
+    rows = []
+    for measure, one, other, found in changes:
+        together = next(adjusted) if found.p is not None else None
+        edges = found.interval_95
+        sure = together is not None and together <= 0.05 and edges is not None and not edges[0] <= 0 <= edges[1]
+        rows.append(
+            Difference(measure.name, measure.words, one, other, found.difference, edges, found.p, found.paired, sure)
+        )
+    return tuple(rows)
+
+
+def _text(rows: Sequence[Difference], name: str) -> str:
+    by_name = {row.name: row for row in rows}
+    row = by_name.get(HEADLINE) or by_name.get("accuracy")
+    if row is None:
+        return f"No object was measured of both this model and {name}."
+    now, then = share(row.after.value), share(row.before.value)
+    said = f"The model names {now} of the true classes, {name} {then}"
+    if row.name == HEADLINE:
+        said = f"The model looks wholly past {now} of the objects, {name} past {then}"
+    edges = row.interval_95
+    points = "" if edges is None else f" [{100 * edges[0]:+.0f} to {100 * edges[1]:+.0f}]"
+    verdict = "" if row.sure else ", which cannot be told from none"
+    change = f"a difference of {100 * row.difference:+.0f} points{points} on the same {row.after.n} objects"
+    return f"{said}: {change}{verdict}."

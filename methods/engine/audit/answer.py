@@ -1,0 +1,244 @@
+"""What an audit says in words: its answer, what to try, and its limits; made of figures alone. No torch.
+
+"Looks at" is said of maps, "relies on" of interventions on the image.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from attnbias.methods import METHODS
+from attnbias.methods.engine.audit.checks import beside_chance
+from attnbias.methods.engine.audit.result import (
+    About,
+    Against,
+    Causes,
+    Check,
+    Figure,
+    Property,
+    Sentence,
+    State,
+    Suggestion,
+    Trust,
+)
+from attnbias.methods.engine.registry import get_description
+
+MOST = 3
+"""Sentences of the answer, and suggestions."""
+
+
+def share(value: float | None) -> str:
+    """A share in per cent."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def with_interval(figure: Figure) -> str:
+    """A share in per cent with its interval."""
+    if figure.interval_95 is None:
+        return f"{share(figure.value)} (no interval)"
+    low, high = (f"{100 * edge:.0f}" for edge in figure.interval_95)
+    return f"{share(figure.value)} [{low} to {high}]"
+
+
+def compared(figure: Figure) -> State:
+    """Whether a figure is better than its chance value; undecided without interval or chance value."""
+    if figure.interval_95 is None or figure.chance is None:
+        return "undecided"
+    return beside_chance(figure.interval_95, figure.chance, figure.better)
+
+
+# The answer -----------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    about: About, figures: Mapping[str, Figure], causes: Causes, against: Against | None
+) -> tuple[Sentence, ...]:
+    """At most three sentences: what changed, where the model looks, what gives it away, what it relies on."""
+    sentences = [
+        *([Sentence(against.text, tuple(row.name for row in against.rows if row.sure))] if against else []),
+        *_looks(about, figures),
+        *_tells(causes),
+        *_relies(figures),
+        *_rest(about, figures, causes),
+    ]
+    return tuple(sentences[:MOST])
+
+
+def _looks(about: About, figures: Mapping[str, Figure]) -> list[Sentence]:
+    figure = figures.get("position_biased")
+    if figure is None or figure.chance is None:
+        accuracy = figures.get("accuracy")
+        where = f"where it looks cannot be held against objects: {about.truth_reason or 'none says anything'}"
+        named = f"The model names {with_interval(accuracy)} of {accuracy.n} true classes; " if accuracy else ""
+        return [Sentence((named + where)[:1].upper() + (named + where)[1:] + ".", ("accuracy",) if accuracy else ())]
+    words = {
+        "holds": f"which is less often than the map at the middle ({share(figure.chance)})",
+        "fails": f"which is more often than the map at the middle ({share(figure.chance)})",
+        "undecided": f"which is not distinguishable from looking at the middle ({share(figure.chance)})",
+    }[compared(figure)]
+    text = f"In {with_interval(figure)} of {figure.n} objects the model looks wholly past the object, {words}."
+    return [Sentence(text, (figure.name,))]
+
+
+def _relies(figures: Mapping[str, Figure]) -> list[Sentence]:
+    figure = figures.get("context_share")
+    if figure is None or figure.chance is None:
+        return []
+    words = {
+        "holds": "less than in images without the class",
+        "fails": "it relies on the context",
+        "undecided": "not distinguishable from images without the class",
+    }[compared(figure)]
+    text = (
+        f"Without the object, {with_interval(figure)} of the mean score of its class is left; images without the class "
+        f"have {share(figure.chance)}: {words}."
+    )
+    return [Sentence(text, (figure.name,))]
+
+
+def _tells(causes: Causes) -> list[Sentence]:
+    return [Sentence(each.text, (each.figure.name,)) for each in _by_weight(causes)][:1]
+
+
+def _by_weight(causes: Causes) -> list[Property]:
+    """The properties that are sure, those that the model suffers of first."""
+    return sorted((each for each in causes.properties if each.sure), key=lambda each: not each.is_found)
+
+
+def _rest(about: About, figures: Mapping[str, Figure], causes: Causes) -> list[Sentence]:
+    """What else is sure: a group that is worse, a class that leans on another."""
+    found = []
+    for group in causes.groups:
+        if group.sure:
+            whole = figures["accuracy"]
+            text = (
+                f"Of the group '{group.name}' it names {with_interval(group.accuracy)} of {group.accuracy.n}, of all "
+                f"{with_interval(whole)}."
+            )
+            found.append(Sentence(text, ("worst_group_accuracy", "accuracy")))
+            break
+    for pair in causes.pairs:
+        if pair.sure:
+            text = (
+                f"'{pair.name}' is named in {with_interval(pair.together)} of the images with '{pair.context}', and in "
+                f"{with_interval(pair.alone)} of those without."
+            )
+            found.append(Sentence(text, ("accuracy",)))
+            break
+    return found
+
+
+# What to try ----------------------------------------------------------------------------------------------------------
+
+
+def suggestions(
+    about: About,
+    model: Sequence[str],
+    data: str,
+    trust: Trust,
+    checks: Sequence[Check],
+    causes: Causes,
+    limit: int | None,
+) -> tuple[Suggestion, ...]:
+    """At most three things to try, each for a figure; `model` and `data` are how both were typed."""
+    state = {check.name: check.state for check in checks}
+    found: list[Suggestion] = []
+
+    def suggest(text: str, because: Sequence[str], *words: str) -> None:
+        found.append(Suggestion(text, tuple(because), shlex.join(["attnbias", *words])))
+
+    audit = ("audit", *model, data, *(("--split", about.split) if about.split != "val" else ()))
+    if trust.verdict == "fails":
+        other = "layercam" if about.map != "layercam" else "gradcam"
+        failed = [entry.name for entry in trust.entries if entry.verdict == "fails"]
+        suggest(
+            "Look with another kind of map before believing this one.",
+            failed,
+            *audit,
+            "--map",
+            other,
+            *_elsewhere(other),
+        )
+    sure = next(iter(_by_weight(causes)), None)
+    if sure is not None:
+        suggest(
+            f"Train on images in which {sure.name} does not tell the {sure.predicts}, and hold both models against "
+            "each other.",
+            [sure.figure.name],
+            *("audit", "RUN", data, "--against", *_typed(model), *_elsewhere("after")),
+        )
+    method = _suggested("looks", about.method)
+    if method and state.get("position_biased") in ("fails", "undecided"):
+        suggest(
+            "Train a model that attends to each class by itself, and audit it --against this one.",
+            ["position_biased"],
+            *("train", method, "--dataset", data),
+        )
+    method = _suggested("relies", about.method)
+    if method and "fails" in (state.get("context_share"), state.get("bg_gap")):
+        suggest(
+            "Train with interventions on the context, and audit it --against this one.",
+            [name for name in ("context_share", "bg_gap") if state.get(name) == "fails"],
+            *("train", method, "--dataset", data),
+        )
+    if any(group.sure for group in causes.groups):
+        suggest(
+            "Train the last layer anew on all groups alike: is the bias in the features, or in the head?",
+            ["worst_group_accuracy"],
+            *("val", about.method, "--load-from", *_typed(model), "--dataset", data, "--last-layer", "train"),
+        )
+    if limit is not None and "undecided" in state.values():
+        undecided = [name for name, each in state.items() if each == "undecided"]
+        suggest("Audit all images: with more of them intervals are shorter.", undecided[:1], *audit, *_elsewhere("all"))
+    return tuple(found[:MOST])
+
+
+def _suggested(what: str, but: str) -> str | None:
+    """The first other method that is for this."""
+    known = (get_description(name) for name in METHODS if name != but)
+    return next((method.name for method in known if method.suggested_for == what), None)
+
+
+def _typed(model: Sequence[str]) -> Sequence[str]:
+    """The model's name alone, without the option that says whose it is."""
+    return model[:1]
+
+
+def _elsewhere(name: str) -> tuple[str, str]:
+    return "--out", f"audit-{name}"
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+
+
+def limits(about: About, tau: float, sampled: int, other_map: str, rules: Sequence[str]) -> tuple[str, ...]:
+    """How it was measured, and what the figures do not say."""
+    found = [
+        "Intervals are of 95 %, over images; a figure of a single image has none. Figures of classes, groups and parts "
+        "are read one by one: some of many lie beside the truth by chance.",
+        "A map is where this kind of map says that the model looks; what the model relies on is told by taking the "
+        "object or the context away.",
+        f"The focus of a map is where it reaches {tau:g} of its range. The map at the middle is a Gaussian of a "
+        "quarter of the image's height.",
+    ]
+    if about.truth is not None:
+        found.append(f"Objects are {about.truth}{f' ({about.truth_reason})' if about.truth_reason else ''}.")
+        if about.truth == "boxes":
+            found.append("What of a box is not its object counts as the object.")
+        found.append(
+            "Objects are taken away with their boxes and a margin, and filled from other images of the split: edges of "
+            "the filling can tell a model something too."
+        )
+    else:
+        found.append(f"No objects: {about.truth_reason}. Where the model looks was not held against anything.")
+    if about.left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in about.left_out.items())
+        found.append(f"Objects that the map was not held against: {counts}.")
+    if about.unreadable:
+        found.append(f"{len(about.unreadable)} images could not be read and were left out.")
+    if sampled:
+        agrees = f"; agreement is with '{other_map}'" if other_map else ""
+        found.append(f"Trust in the map was tested on {sampled} objects, evenly from all{agrees}.")
+    found += [f"{about.dataset}: {rule}." for rule in rules]
+    return tuple(found)

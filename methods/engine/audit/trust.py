@@ -1,0 +1,80 @@
+"""Whether the map of an audit can be trusted: questions to it, each with a rule that its interval decides. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from attnbias.methods.engine.audit.result import Figure, Trust, TrustEntry
+
+Verdict = Literal["passes", "fails", "undecided", "not run"]
+
+KEPT = 0.5
+"""Rank correlation from which two maps are taken as the same: a rule of thumb."""
+
+QUESTIONS = {
+    "deletion_gain": (
+        "Does the score fall sooner when the map's highest pixels go first, than in a random order?",
+        "the interval lies above 0",
+        0.0,
+    ),
+    "insertion_gain": (
+        "Does the score come back sooner when the map's highest pixels come first, than in a random order?",
+        "the interval lies above 0",
+        0.0,
+    ),
+    "agreement": (
+        "Does another kind of map of the same class look at the same places?",
+        "the interval lies above 0",
+        0.0,
+    ),
+    "untrained_agreement": (
+        "Does the map change when the network's weights are random?",
+        f"the interval lies below {KEPT:g} (a rule of thumb)",
+        KEPT,
+    ),
+    "shift_agreement": (
+        "Does the map move with the image?",
+        f"the interval lies above {KEPT:g} (a rule of thumb)",
+        KEPT,
+    ),
+}
+"""Figure -> what is asked, the rule, and its threshold."""
+
+
+def judge(figures: Mapping[str, Figure], not_run: str, more: Sequence[TrustEntry] = ()) -> Trust:
+    """Ask all questions; `more` are entries that were measured elsewhere."""
+    entries = [_entry(name, figures.get(name), not_run) for name in QUESTIONS]
+    entries += more
+    verdicts = [entry.verdict for entry in entries]
+    failed = [entry.name for entry in entries if entry.verdict == "fails"]
+    open_ones = [entry.name for entry in entries if entry.verdict == "undecided"]
+    if failed:
+        return Trust("fails", f"The map cannot be trusted: it fails {_listed(failed)}.", tuple(entries))
+    if open_ones:
+        words = f"Whether the map can be trusted is undecided: {_listed(open_ones)} cannot be told from chance."
+        return Trust("undecided", words, tuple(entries))
+    if "passes" in verdicts:
+        return Trust("passes", "The map passes every test that was run of it.", tuple(entries))
+    return Trust("not run", f"Whether the map can be trusted was not tested: {not_run}.", tuple(entries))
+
+
+def verdict(figure: Figure, threshold: float) -> Verdict:
+    """What the interval of a figure says of it: on which side of a threshold it lies."""
+    if figure.interval_95 is None:
+        return "undecided"
+    low, high = figure.interval_95
+    if low > threshold or high < threshold:
+        return "passes" if (low > threshold) == (figure.better == "higher") else "fails"
+    return "undecided"
+
+
+def _entry(name: str, figure: Figure | None, not_run: str) -> TrustEntry:
+    question, rule, threshold = QUESTIONS[name]
+    if figure is None or figure.value is None:
+        return TrustEntry(name, question, "not run", None, rule, not_run)
+    return TrustEntry(name, question, verdict(figure, threshold), figure, rule)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
