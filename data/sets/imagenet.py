@@ -44,20 +44,41 @@ SEVERITIES = (1, 2, 3, 4, 5)
 @cache
 def synsets(subset: str = "imagenet") -> tuple[str, ...]:
     """WordNet ids in the order of the class numbers: all 1000, or those of imagenet-a or imagenet-r (timm's lists)."""
-    file = {"imagenet": "imagenet", "imagenet-a": "imagenet_a", "imagenet-r": "imagenet_r"}[subset]
+    file = {"imagenet-a": "imagenet_a", "imagenet-r": "imagenet_r"}.get(subset, subset)
     return tuple((files("timm.data") / "_info" / f"{file}_synsets.txt").read_text().split())
 
 
 @cache
-def class_names() -> tuple[str, ...]:
-    """A readable name for each of the 1000 classes; the synset is added where two share one (crane, maillot)."""
+def lemmas() -> dict[str, tuple[str, ...]]:
+    """WordNet's words for each synset of ImageNet's sets (timm's list)."""
     lines = (files("timm.data") / "_info" / "imagenet_synset_to_lemma.txt").read_text().splitlines()
-    lemmas = dict(line.split("\t", 1) for line in lines)
-    names = [lemmas[synset].strip('"').split(",")[0] for synset in synsets()]
+    pairs = (line.split("\t", 1) for line in lines)
+    return {synset: tuple(word.strip() for word in words.strip('"').split(",")) for synset, words in pairs}
+
+
+SIZES = {
+    1000: "imagenet",
+    11_221: "imagenet21k_miil",
+    11_821: "imagenet12k",
+    21_841: "imagenet22k",
+    21_842: "imagenet22k_ms",
+    21_843: "imagenet21k_goog",
+}
+"""Number of classes -> the set of ImageNet that networks are published for (timm's list)."""
+
+
+@cache
+def class_names(subset: str = "imagenet") -> tuple[str, ...]:
+    """A readable name for each class; the synset is added where two share one (crane, maillot)."""
+    ids = synsets(subset)
+    names = [lemmas().get(synset, (synset,))[0] for synset in ids]
     often = Counter(names)
-    return tuple(
-        name if often[name] == 1 else f"{name} ({synset})" for name, synset in zip(names, synsets(), strict=True)
-    )
+    return tuple(name if often[name] == 1 else f"{name} ({synset})" for name, synset in zip(names, ids, strict=True))
+
+
+def names_of_size(count: int) -> tuple[str, ...] | None:
+    """Readable names of ImageNet's set of so many classes; None where it has none."""
+    return class_names(SIZES[count]) if count in SIZES else None
 
 
 def readable(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -75,6 +75,23 @@ class PicksClasses(Protocol[R]):
 
 
 @runtime_checkable
+class AnswersAs(Protocol[M]):
+    """Its answers can be told as classes of another set."""
+
+    def answer_as(self, model: M, members: Sequence[Sequence[int]]) -> nn.Module:
+        """The same model and weights with logits (B, D) of other classes: of each the highest among its `members`,
+        numbers of the model's own classes; far below all others where it has none. It `Retells`."""
+
+
+@runtime_checkable
+class Retells(Protocol):
+    """A model that answers in other classes than its network."""
+
+    def retold(self, logits: Tensor) -> Tensor:
+        """The network's logits (B, C) as those of the classes that it answers in, (B, D)."""
+
+
+@runtime_checkable
 class LoadsByName(Protocol):
     """It loads weights of any network whose name is given (`--backbone`, or timm:NAME in place of a file)."""
 

@@ -22,16 +22,17 @@ from timm.layers.attention import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
+from attnbias.data.class_matching import ClassMatch
 from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
 from attnbias.data.index import MOST_CLASSES, Index, Task
 from attnbias.data.reading import FileName, Items, Json, StoredModel, parse_json, reading
 from attnbias.data.reading import shown as shown_text
 from attnbias.data.registry import DATASETS, known_class_names, open_split
-from attnbias.data.sets.imagenet import readable
+from attnbias.data.sets.imagenet import names_of_size, readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
-from attnbias.methods.engine.abilities import LoadsByName, LoadsParts, PicksClasses
+from attnbias.methods.engine.abilities import AnswersAs, LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.pretrained import of_library
@@ -82,6 +83,8 @@ class Loaded:
     """Whether the weights say how they were trained, as ours do."""
     steering: Steering | None = None
     """What its second pass is told to look for in this command (priors.py)."""
+    match: ClassMatch | None = None
+    """Which of its own classes stand for these `classes`, where they are a dataset's."""
 
 
 def which_weights(source: str, load_from: str) -> str:
@@ -193,10 +196,11 @@ def describe(
     if recipe_name is not None:
         method.named_recipe(recipe_name)  # a wrong name is one, even where the weights tell all
     recipe_name = recipe_name or published_recipe(load_from, method.name)
+    of_imagenet = False
     if isinstance(method, LoadsByName) and (named := of_library(load_from, overrides)):
         load_from, fields, words = named
         LOG.warning("%s", words)
-        overrides = {**fields, **overrides}
+        overrides, of_imagenet = {**fields, **overrides}, True
     path, words = _resolve(locate(load_from), entry)
     checkpoint = _read(path, trust=trust, entry=entry if words == str(path) else "model")
     stored = _stored_info(path, checkpoint.metadata, method)
@@ -205,7 +209,7 @@ def describe(
     else:
         state, inferred = _read_published(method, checkpoint.state, path, overrides.get("backbone"))
         recipe, classes, task = _describe_published(
-            method, checkpoint.state, inferred, path, overrides, recipe_name, data_root
+            method, checkpoint.state, inferred, path, overrides, recipe_name, data_root, of_imagenet=of_imagenet
         )
         untold = [name for name in method.untold if name not in {*inferred, *overrides}]
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
@@ -316,6 +320,8 @@ def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: s
     """
     index = open_split(dataset or loaded.recipe.dataset, split, data_root)
     mend = "name the right one with --dataset"
+    if isinstance(loaded.method, AnswersAs):
+        mend += ", or say which class is which with --class-map FILE"
     if len(index.classes) != len(loaded.classes):
         raise UsageError(
             f"{loaded.source} knows {len(loaded.classes)} classes, dataset '{index.dataset}' has "
@@ -608,8 +614,14 @@ def _describe_published(
     overrides: Fields,
     recipe_name: str | None,
     data_root: Path | None,
+    *,
+    of_imagenet: bool = False,
 ) -> tuple[Recipe, tuple[str, ...], Task]:
-    """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest."""
+    """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest.
+
+    Classes are those of the recipe's dataset where their number is the same; of a library's network (`of_imagenet`)
+    those of ImageNet's set of that size.
+    """
     if not inferred:
         others = (name for name in METHODS if name != method.name)
         other = next((name for name in others if _is_whole(get_method(name), state, path, data_root)), None)
@@ -635,6 +647,8 @@ def _describe_published(
         names, task = index.classes, index.task
     except DataError:  # a checkpoint can be loaded (for one's own images) where its dataset is not
         names, task = known_class_names(recipe.dataset), info.task if info else "multilabel"
+    if of_imagenet and (known := names_of_size(num_classes)):
+        names = known
     if len(names) != num_classes:
         names = tuple(f"class {position}" for position in range(num_classes))
     return recipe, names, task

@@ -234,6 +234,18 @@ class OfAnyMethod(Telling):
         return name
 
 
+class MatchesClasses(Request):
+    """A command that reads a dataset whose classes may be others than the model's."""
+
+    class_map: Path | None = option(
+        None,
+        "Which of the model's classes is which of the dataset's: a CSV with the columns model and dataset, or JSON.",
+        metavar="FILE",
+        shown="equal names and synonyms",
+        often=False,
+    )
+
+
 class PicksWeights(Request):
     """A command that takes raw or averaged weights of a checkpoint."""
 
@@ -273,7 +285,7 @@ class Processes(Machine):
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
-class VisualizeRequest(Steered, FromWeights, Images, Machine):
+class VisualizeRequest(Steered, FromWeights, MatchesClasses, Images, Machine):
     """Draw where models look, into a folder."""
 
     method: str
@@ -319,6 +331,7 @@ class VisualizeRequest(Steered, FromWeights, Images, Machine):
     def companions(self) -> Mapping[str, tuple[bool, str]]:
         return {
             "split": (not self.paths, "beside images of your own; leave one of them out"),
+            "class_map": (not self.paths, "beside images of your own, whose classes are the model's"),
             "contour": (self.style == "blend", "with --style published"),
         }
 
@@ -441,7 +454,7 @@ BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
 
-class ValRequest(Steered, FromWeights, Images, Processes):
+class ValRequest(Steered, FromWeights, MatchesClasses, Images, Processes):
     """Score checkpoints on splits, and measure what else is asked for."""
 
     method: str

@@ -15,6 +15,7 @@ from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from attnbias.methods.engine.abilities import Retells
 from attnbias.methods.engine.errors import UsageError
 
 ViT = VisionTransformer | Eva
@@ -118,7 +119,9 @@ def legrad(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         wanted = classes.to(images.device).clone().expand(len(images), -1)  # (B, K)
         layers = []
         for weights, tokens in zip(seen.weights, seen.tokens, strict=True):
-            said = _head_of(vit, tokens).float().gather(1, wanted).sum(0)  # (K,): samples do not meet
+            logits = _head_of(vit, tokens)
+            told = model.retold(logits) if isinstance(model, Retells) else logits
+            said = told.float().gather(1, wanted).sum(0)  # (K,): samples do not meet
             gradients = (torch.autograd.grad(each, weights, retain_graph=True)[0] for each in said)
             layers.append(torch.stack([each.float().relu().mean((1, 2)) for each in gradients], dim=1))  # (B, K, S)
     return torch.stack(layers).mean(0)[..., vit.num_prefix_tokens :]

@@ -34,6 +34,7 @@ from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.maps import check_map
+from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
@@ -86,6 +87,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     wanted = [probe for probe in probes() if probe.wanted(request)]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
+    models = [in_classes_of_its_dataset(loaded, request.class_map, request.data_root) for loaded in models]
     check_recipe_helps(request.recipe, models)
     models = [steered(request, each, [request.kind or each.method.default_map(each.recipe)]) for each in models]
     checkpoints = list(zip(request.load_from, models, strict=True))
@@ -223,6 +225,7 @@ class _Point:
             "classes": index.classes,
             "recipe": self.loaded.recipe.model_dump(mode="json"),
             "measures": evaluation.measures,
+            **({"class_match": self.loaded.match.content()} if self.loaded.match else {}),
         }
         if self.table is not None and writes:
             write_scores(self.table, evaluation, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -93,6 +94,10 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
 
     infer = staticmethod(infer)
     infer_named = staticmethod(infer_named)
+
+    def answer_as(self, model: PlainClassifier, members: Sequence[Sequence[int]]) -> PlainClassifier:
+        """The network and its weights, with another set's classes in place of its own."""
+        return model.answering_as(members)
 
     def load_backbone(self, model: PlainClassifier, recipe: PlainRecipe, state: dict[str, Tensor], path: Path) -> None:
         """Fill everything but the head from published weights of the same network."""

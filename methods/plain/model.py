@@ -3,14 +3,18 @@
 The network is timm's or torchvision's, whole: nothing is added and nothing taken away, and its weights keep their
 names, below `network.`.
 
-Shapes: B images, C classes, D channels, h x w locations, S tokens before those of the patches.
+Shapes: B images, C classes, K classes of another set, D channels, h x w locations, S tokens before those of the
+patches.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -23,6 +27,9 @@ from attnbias.methods.engine.backbones import (
 )
 from attnbias.methods.engine.types import Layer
 from attnbias.methods.plain.layer import find_layer
+
+UNKNOWN = -1e4
+"""Logit of a class that a network does not know: no probability, by softmax and by sigmoid."""
 
 
 class PlainClassifier(nn.Module):
@@ -39,11 +46,26 @@ class PlainClassifier(nn.Module):
         self.network = network
         self._image_size = image_size
         self._layer = layer
+        self._members: list[list[int]] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits (B, C)."""
-        logits: Tensor = self.network(images)
-        return logits
+        """Images (B, 3, H, W) -> logits (B, C), or (B, K) of the classes of `answering_as`."""
+        return self.retold(self.network(images))
+
+    def retold(self, logits: Tensor) -> Tensor:
+        """The network's logits (B, C) as those of the classes that it answers in."""
+        if self._members is None:
+            return logits
+        unknown = torch.full_like(logits[:, 0], UNKNOWN)
+        told = [logits[:, own].amax(1) if own else unknown for own in self._members]
+        return torch.stack(told, dim=1)
+
+    def answering_as(self, members: Sequence[Sequence[int]]) -> PlainClassifier:
+        """The same network with logits of another set's K classes: of each the highest among its `members`, numbers of
+        its own classes; UNKNOWN where it has none."""
+        other = copy.copy(self)  # the same tensors
+        other._members = [list(own) for own in members]
+        return other
 
     @cached_property
     def layer(self) -> Layer:

@@ -105,6 +105,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_val_options.py::test_every_checkpoint_and_split_that_was_typed_is_measured": (
             "--load-from --split --data-root --json"
         ),
+        "engine/test_class_matching.py::test_val_scores_a_set_of_other_classes_and_keeps_what_was_matched": (
+            "--class-map"
+        ),
         "cli/test_val_options.py::test_each_class_has_its_row_where_that_is_typed": "--per-class",
         "cli/test_val_options.py::test_the_map_that_was_typed_is_held_against_the_objects": "--map",
         "cli/test_val_options.py::test_context_and_faithfulness_are_measured_where_that_is_typed": (
@@ -190,6 +193,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "PATHS --classes --npz --out"
         ),
         "cli/test_visualize.py::test_runs_maps_and_heads_stand_side_by_side": "--load-from --map --head --overwrite",
+        "engine/test_class_matching.py::test_visualize_draws_a_set_in_its_own_classes": "--class-map",
         "cli/test_visualize.py::test_the_images_where_a_map_peaks_highest_come_first": "--top",
         "cli/test_visualize.py::test_the_published_style_draws_as_the_papers_program": "--style",
         "cli/test_visualize.py::test_an_unreadable_image_is_named_or_left_out_by_request": "--on-bad-image",

@@ -34,6 +34,7 @@ from attnbias.methods.engine.display.writer import (
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
+from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.priors import steered
@@ -129,6 +130,8 @@ def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[L
         prefix, file = method_and_source(source)
         owner = prefix or request.method
         loaded = known or load_asked(request, owner, file, device, own=owner == request.method)
+        if not request.paths:
+            loaded = in_classes_of_its_dataset(loaded, request.class_map, request.data_root)
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(
                 f"{shown(source)} knows other classes than {shown(request.load_from[0])}; compare runs of one dataset"

@@ -1,0 +1,158 @@
+"""A model's classes and a dataset's: matched by names, synonyms or a file; what is not matched is said and kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnbias.data.class_matching import match_by_file, match_by_name
+from attnbias.data.errors import DataError
+from attnbias.data.images import read_image
+from attnbias.data.sets.imagenet import class_names, synsets
+from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.maps import attention_maps
+from tests.helpers.command_line import attnbias
+from tests.helpers.small_model import write_model
+
+MODEL = ("tench, Tinca tinca", "gold-fish", "tabby", "Persian cat", "hen", "crane (a bird)")
+FOLDERS = ("Gold_Fish", "cat", "tinca tinca", "unicorn")
+SIDE = 32
+
+
+def photos(tmp_path: Path) -> list[Path]:
+    made = []
+    for number, name in enumerate(FOLDERS * 2):
+        path = tmp_path / "zoo" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+        made.append(path)
+    attnbias("prepare-data", "zoo", cwd=tmp_path, expect=0)
+    return sorted(made)
+
+
+def own_logits(weights: Path, paths: list[Path]) -> torch.Tensor:
+    """What the model says in its own classes (N, M)."""
+    loaded = load_run("plain", str(weights), {})
+    transform = loaded.method.transform(loaded.recipe, train=False)
+    with torch.no_grad():
+        answer: torch.Tensor = loaded.model(torch.stack([transform(read_image(path)) for path in paths]))
+    return answer
+
+
+def test_names_and_synonyms_of_imagenet_stand_for_folders_and_nothing_is_guessed() -> None:
+    for model in (class_names(), synsets()):
+        match = match_by_name(model, ("TENCH", "golden_retriever", "tabby cat", "crane", "cat", "n01443537"))
+        assert match.members == ((0,), (207,), (281,), (), (), (1,))
+        assert match.several == ("crane",)  # the bird, and the machine
+        assert match.unknown == ("crane", "cat")
+        assert len(match.unused) == 996
+
+
+def test_a_file_maps_several_classes_to_one(tmp_path: Path) -> None:
+    pairs = {"tabby": "cat", "persian cat": "cat", "1": "Gold_Fish", "Tinca tinca": "tinca tinca"}
+    (tmp_path / "map.json").write_text(json.dumps(pairs))
+    rows = "note,dataset,model\n" + "".join(f"x,{other},{one}\n" for one, other in pairs.items())
+    (tmp_path / "map.csv").write_text(rows, encoding="utf-8-sig")
+    for name in ("map.json", "map.csv"):
+        match = match_by_file(tmp_path / name, MODEL, FOLDERS)
+        assert match.members == ((1,), (2, 3), (0,), ())
+        assert (match.unknown, match.unused) == (("unicorn",), ("hen", "crane (a bird)"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model,dataset\ntaby,cat\n", "'taby' is no class of the model; did you mean 'tabby'"),
+        ("model,dataset\ntabby,dog\n", "'dog' is no class of the dataset"),
+        ("model,dataset\ntabby,cat\ntabby,unicorn\n", "'tabby' stands for 'cat' and for 'unicorn'"),
+        ("model,dataset\n99,cat\n", "'99' is no class of the model"),
+        ("one,other\ntabby,cat\n", "expected a CSV with the columns model and dataset"),
+        ("model,dataset\ntabby\n", "expected a CSV with the columns model and dataset"),
+        ("model,dataset\n", "expected a CSV with the columns model and dataset"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(text: str | None, reason: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "map.csv").write_text(text)
+    with pytest.raises(DataError, match=reason) as caught:
+        match_by_file(tmp_path / "map.csv", MODEL, FOLDERS)
+    assert "\n" not in str(caught.value)
+
+
+def test_val_scores_a_set_of_other_classes_and_keeps_what_was_matched(tmp_path: Path) -> None:
+    paths, weights = photos(tmp_path), write_model(tmp_path / "w.safetensors", "plain", MODEL, image_size=SIDE)
+    asked = ("val", "plain", "--load-from", weights, "--dataset", "zoo", "--gpus", 0)
+    done = attnbias(*asked, "--csv", "s.csv", "--json", "r.json", cwd=tmp_path, expect=0)
+    said = done.out + done.err
+    assert "classes matched by names and synonyms: 2 of the model's 6 stand for 2 of the dataset's 4" in said
+    assert "classes of the dataset that the model does not have, always wrong: cat, unicorn" in said
+    (result,) = json.loads((tmp_path / "r.json").read_text())
+    assert result["class_match"]["matched"] == {"Gold_Fish": ["gold-fish"], "tinca tinca": ["tench, Tinca tinca"]}
+    assert result["class_match"]["model_without_match"] == ["tabby", "Persian cat", "hen", "crane (a bird)"]
+    assert result["classes"] == sorted(FOLDERS)
+
+    (tmp_path / "map.csv").write_text("model,dataset\ntabby,cat\nPersian cat,cat\ngold-fish,Gold_Fish\nhen,unicorn\n")
+    attnbias(*asked, "--class-map", "map.csv", "--csv", "t.csv", cwd=tmp_path, expect=0)
+    logits = own_logits(weights, paths).double().numpy()
+    best = np.stack([logits[:, 1], logits[:, 2:4].max(1), np.full(len(paths), -np.inf), logits[:, 4]], axis=1)
+    expected = np.exp(best) / np.exp(best).sum(1, keepdims=True)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path.relative_to(tmp_path / "zoo")) for path in paths]
+    written = np.array([[float(row[f"score:{name}"]) for name in sorted(FOLDERS)] for row in rows])
+    assert np.allclose(written, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("backbone", "kind"), [("tiny", "gradcam"), ("test_vit", "legrad"), ("test_vit", "layercam")])
+def test_a_matched_model_is_explained_by_the_class_that_counts_and_the_given_one_stays(
+    backbone: str, kind: str, tmp_path: Path
+) -> None:
+    weights = write_model(tmp_path / "w.safetensors", "plain", MODEL, image_size=SIDE, backbone=backbone)
+    loaded = load_run("plain", str(weights), {})
+    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    other = loaded.method.answer_as(loaded.model, ((1,), (2, 3), ()))  # type: ignore[attr-defined]
+    with torch.no_grad():
+        own, told = loaded.model(images), other(images)
+    assert own.shape == (3, len(MODEL))
+    assert torch.equal(told[:, 1], own[:, 2:4].amax(1))
+    assert (told.softmax(1)[:, 2] == 0).all()
+    best = torch.stack([torch.ones(3, dtype=torch.int64), own[:, 2:4].argmax(1) + 2], dim=1)
+    expected = attention_maps(loaded.method, loaded.model, images, best, kind)
+    found = attention_maps(loaded.method, other, images, torch.tensor([0, 1]), kind)
+    assert torch.allclose(found[:, 0], expected[:, 0])
+    if kind != "legrad":  # whose every block says which of the two is higher
+        assert torch.allclose(found[:, 1], expected[:, 1])
+
+
+def test_a_method_with_classes_of_its_own_takes_no_map_and_says_so(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "map.csv").write_text("model,dataset\nhen,cat\n")
+    weights = write_model(tmp_path / "w.safetensors", "csra", MODEL, image_size=SIDE)
+    asked = ("val", "csra", "--load-from", weights, "--dataset", "zoo", "--gpus", 0)
+    assert (
+        "--class-map is for plain classifiers"
+        in attnbias(*asked, "--class-map", "map.csv", cwd=tmp_path, expect=2).line
+    )
+    assert "knows 6 classes, dataset 'zoo' has 4" in attnbias(*asked, cwd=tmp_path, expect=2).line
+    strange = write_model(tmp_path / "s.safetensors", "plain", ("x", "y"), image_size=SIDE)
+    asked = ("val", "plain", "--load-from", strange, "--dataset", "zoo", "--gpus", 0)
+    assert "or say which class is which with --class-map FILE" in attnbias(*asked, cwd=tmp_path, expect=2).line
+
+
+def test_visualize_draws_a_set_in_its_own_classes(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "map.json").write_text(json.dumps({"hen": "cat", "tabby": "cat", "tench": "unicorn"}))
+    weights = write_model(tmp_path / "w.safetensors", "plain", MODEL, image_size=SIDE)
+    asked = ("visualize", "plain", "--load-from", weights, "--dataset", "zoo", "--classes", "cat", "--limit", 1)
+    attnbias(*asked, "--class-map", "map.json", "--device", "cpu", "--npz", "--out", "g", cwd=tmp_path, expect=0)
+    with np.load(tmp_path / "g" / "maps.npz") as maps:
+        assert maps["classes"].tolist() == sorted(FOLDERS)
+        assert maps["class_0"].tolist() == [sorted(FOLDERS).index("cat")]
