@@ -15,6 +15,7 @@ from typer.main import get_command
 from attnbias.cli.app import app
 from attnbias.cli.errors import TypedWrong
 from attnbias.methods.engine.errors import UsageError
+from tests.helpers import recipe_fields
 
 REPO = Path(__file__).parent.parent
 PAGES = sorted(
@@ -68,6 +69,11 @@ def test_a_command_of_the_documentation_is_one_of_the_program(page: str, line: s
 def test_a_line_that_is_no_command_would_be_noticed(line: str) -> None:
     with pytest.raises((TypedWrong, UsageError, click.UsageError)):
         parse(line.split())
+
+
+def test_every_recipe_field_is_documented_as_the_recipe_has_it() -> None:
+    """`python -m tests.helpers.recipe_fields` writes the page again."""
+    assert recipe_fields.PAGE.read_text(encoding="utf-8") == recipe_fields.page()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
