@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -43,6 +44,16 @@ def test_results_are_neither_lost_nor_written_over(
     attnbias(*start, "--json", "new.json", "--overwrite", expect=0)
     assert json.loads((here / "new.json").read_text())[0]["samples"] == 24
     assert "--out old.json is a file" in refused(2, "visualize", "csra", "--load-from", trained, "--out", "old.json")
+
+
+def test_each_file_of_a_run_has_the_fields_that_are_documented(trained: Path) -> None:
+    page = (Path(__file__).parents[2] / "methods" / "engine" / "README.md").read_text()
+    said = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.+) \|$", page, re.MULTILINE))
+    files = {path.name: path for path in (*trained.glob("*.json"), *newest(trained).glob("*.json"))}
+    assert {*files} == {*said} - {"recipe.yaml"}
+    for name, path in files.items():
+        for field in json.loads(path.read_text()):
+            assert f"`{field}`" in said[name], (name, field)
 
 
 def test_json_on_standard_output_is_all_there_is(trained: Path, demo_root: Path) -> None:
