@@ -76,7 +76,7 @@ def says(sample: Sample) -> str:
     """What is to be seen on a sample's image, with its figures."""
     words = [f"score {sample.score:.2f}"]
     if "energy" in sample.values:
-        words.append(f"{sample.values['energy']:.0%} of the map on the object")
+        words.append(f"{100 * sample.values['energy']:.0f} % of the map on the object")
     if "context_only" in sample.values:
         words.append(f"score {sample.values['context_only']:.2f} on the context alone")
     return ", ".join(words)

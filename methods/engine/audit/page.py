@@ -46,7 +46,7 @@ def audit_page(audit: Audit, pictures: Mapping[int, GalleryItem]) -> str:
         "scores": _plain(audit.scores),
         "quadrants": [_cell(cell, audit.samples, shown) for cell in audit.quadrants],
         "rows": [_class_row(row) for row in audit.classes],
-        "causes": _causes(audit.causes, audit.samples, shown),
+        "causes": _causes(audit.causes),
         "findings": [_finding(finding, audit.samples, shown) for finding in audit.pictures],
         "subsets": [_plain(subset, leave_out=("samples",)) for subset in audit.subsets],
         "against": _against(audit),
@@ -234,11 +234,8 @@ def _cell(cell: Cell, samples: Sequence[Sample], shown: Mapping[int, Json]) -> J
     }
 
 
-def _causes(causes: Causes, samples: Sequence[Sample], shown: Mapping[int, Json]) -> Json:
-    properties = [
-        _plain(entry, leave_out=("samples",)) | {"pictures": _entries(entry.samples[:4], samples, shown)}
-        for entry in causes.properties
-    ]
+def _causes(causes: Causes) -> Json:
+    properties = [_plain(entry, leave_out=("samples",)) for entry in causes.properties]
     return _plain(causes) | {"properties": properties}
 
 

@@ -405,7 +405,6 @@ function causesSection({ causes }) {
         ...figureColumns(properties, (row) => row.figure),
         { name: "Sure?", cell: (row) => sureNode(row.sure) },
       ], properties));
-    for (const row of properties.filter((one) => one.pictures.length)) parts.push(title(row.text), picturesNode(row.pictures));
   }
   if (backgrounds.length) {
     parts.push(title("Other backgrounds"), table("Objects on the contexts of other images", [
