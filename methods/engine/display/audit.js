@@ -29,12 +29,13 @@ function range(figure) {
   return `${low.replace("\u00a0%", "")} to ${high}`;
 }
 
-/** The ends of an axis on which all values of a column lie. */
+/** The ends of an axis on which all values of a column lie: 0 to 1, further where they are, or even around 0. */
 function axis(figures, limits = []) {
   const values = figures.flatMap((one) => (one ? [one.value, one.chance, ...(one.ci ?? [])] : [])).concat(limits);
   const known = values.filter((value) => value !== null && value !== undefined);
-  const low = Math.min(0, ...known), high = Math.max(...known, 0);
-  return [low < 0 ? Math.min(-1, low) : 0, high > 1 || low >= 0 ? Math.max(1, high) : Math.max(high, 0)];
+  if (known.every((value) => value >= 0)) return [0, Math.max(1, ...known)];
+  const far = Math.max(...known.map(Math.abs));
+  return [-far, far];
 }
 
 function plot(figure, [low, high], limit = null) {
