@@ -145,7 +145,8 @@ def test_a_check_tells_its_condition_value_interval_chance_threshold_and_state(
     )
     said = [" ".join(" ".join(row).replace("\u00a0", " ").split()) for row in rows]
     assert said[0] == (
-        "looks at at most 20 % of the objects are wholly outside the focus lower is better \u2193 \u2715 fails "
+        "looks at at most 20 % of the objects are wholly outside the focus lower is better \u2193 "
+        "share of objects wholly outside the focus \u2715 fails "
         "41 % 33 to 49 % 22 % the map at the middle 240 objects measured 20 % typed: --fail-if"
     )
     assert ["\u2713 holds" in said[1], "? undecided" in said[2], "\u2013 not run" in said[3]] == [True] * 3

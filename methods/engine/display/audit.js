@@ -3,6 +3,7 @@
 const heat = tables.inferno;
 const main = document.querySelector("main");
 const ROWS = 100; // of a long table that are drawn at once
+const FEW = 8; // of one that is beside the point for most readers
 
 // Figures ------------------------------------------------------------------------------------------------------------
 
@@ -17,7 +18,7 @@ function written(value, form, digits = 0) {
 /** Decimals that a figure's per cent need: one where it is near an end, or known to less than a per cent. */
 function decimals(figure) {
   const values = [figure.value, ...(figure.ci ?? [])].filter((value) => value !== null);
-  const near = values.some((value) => [value, 1 - value].some((rest) => rest > 0 && rest < 0.01));
+  const near = values.every((value) => value <= 1) && values.some((value) => [value, 1 - value].some((rest) => rest > 0 && rest < 0.01));
   return near || (figure.ci && figure.ci[1] - figure.ci[0] < 0.02 && figure.ci[1] > figure.ci[0]) ? 1 : 0;
 }
 
@@ -72,12 +73,12 @@ const several = (n, unit) => `${n.toLocaleString("en")} ${n === 1 ? unit.slice(0
 function counted(figure) {
   if (!figure) return "";
   const kind = element("small", { className: figure.kind === "measured" ? "" : `tag ${figure.kind}` }, figure.kind);
-  return element("span", {}, several(figure.n, figure.unit), kind);
+  return element("span", { className: "n" }, several(figure.n, figure.unit), kind);
 }
 
 function chance(figure) {
   if (!figure || figure.chance === null) return "";
-  return element("span", {}, written(figure.chance, figure.form), element("small", {}, figure.chanceWords));
+  return element("span", {}, written(figure.chance, figure.form, decimals(figure)), element("small", {}, figure.chanceWords));
 }
 
 /** What a figure says, whether it is of maps or of interventions, and which way is good. */
@@ -96,11 +97,11 @@ const stateNode = (state) => element("span", { className: `state ${state.replace
  * A column: name, cell(row) -> text or node, optionally number, sort(row) -> what it is sorted by, head (of the row).
  */
 class Table {
-  constructor(caption, columns, rows, { few = () => false, cards = true } = {}) {
-    Object.assign(this, { columns, rows, few, shown: rows, drawn: 0, sorted: null });
+  constructor(caption, columns, rows, { few = () => false, first = ROWS } = {}) {
+    Object.assign(this, { columns, few, first, shown: rows, drawn: 0, sorted: null });
     const heads = columns.map((column, place) => this.head(column, place));
     this.body = element("tbody");
-    const table = element("table", { className: cards ? "cards" : "" }, element("caption", { className: "hidden-text" }, caption),
+    const table = element("table", { className: "cards" }, element("caption", { className: "hidden-text" }, caption),
       element("thead", {}, element("tr", {}, ...heads)), this.body);
     this.heads = heads;
     this.more = element("button", { type: "button", className: "more", onclick: () => this.draw() });
@@ -141,7 +142,7 @@ class Table {
     }
     this.body.replaceChildren();
     this.drawn = 0;
-    this.draw();
+    this.draw(this.first);
   }
 
   draw(count = ROWS) {
@@ -164,13 +165,12 @@ class Table {
 
 const table = (caption, columns, rows, options) => new Table(caption, columns, rows, options).node;
 
-/** The columns that every table of figures has. */
-function figureColumns(rows, figureOf = (row) => row, { limitOf = () => null } = {}) {
-  const ends = (form) => axis(rows.map(figureOf).filter((one) => one?.form === form), rows.map(limitOf));
-  const axes = { share: ends("share"), number: ends("number") };
+/** The columns that every table of figures has; each row has an axis of its own unless they are alike. */
+function figureColumns(rows, figureOf = (row) => row, { limitOf = () => null, alike = false } = {}) {
+  const shared = alike ? axis(rows.map(figureOf)) : null;
   const columns = [{
     name: "Value, 95 % interval",
-    cell: (row) => figureNode(figureOf(row), axes[figureOf(row)?.form], limitOf(row)),
+    cell: (row) => figureNode(figureOf(row), shared ?? axis([figureOf(row)], [limitOf(row)]), limitOf(row)),
   }];
   if (rows.some((row) => (figureOf(row)?.chance ?? null) !== null)) columns.push({ name: "Chance", cell: (row) => chance(figureOf(row)) });
   columns.push({ name: "Measured on", cell: (row) => counted(figureOf(row)) });
@@ -271,11 +271,11 @@ function checksSection({ checks }) {
   section("checks", "Checks", paragraph("A check holds or fails only where the whole interval lies on one side of its threshold."), table(
     "Conditions", [
       { name: "Condition", head: true, cell: (row) => (row.figure
-        ? element("span", {}, said(row.figure, row.says)) : element("span", {}, row.says)) },
-      { name: "State", cell: (row) => element("span", {}, stateNode(row.state), element("small", {}, row.reason)) },
+        ? element("span", {}, said(row.figure, row.says), element("small", {}, row.figure.words)) : row.says) },
+      { name: "State", cell: (row) => element("div", { className: "said" }, stateNode(row.state), element("small", {}, row.reason)) },
       ...figureColumns(checks, (row) => row.figure, { limitOf: (row) => row.threshold }),
       { name: "Threshold", cell: (row) => element("span", {},
-        row.threshold === null ? "none" : written(row.threshold, row.figure?.form),
+        row.threshold === null ? "none" : written(row.threshold, row.figure?.form, row.figure ? decimals(row.figure) : 0),
         element("small", {}, row.threshold_words || from[row.threshold_of])) },
     ], checks), legend());
 }
@@ -328,7 +328,7 @@ function scoresSection({ scores }) {
   section("scores", "With the object, and without",
     paragraph("The mean score of the true class when the image is changed: this is what the model relies on, whatever the map shows."),
     table("Mean score of the true class", [
-      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(scores)], scores));
+      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(scores, undefined, { alike: true })], scores));
 }
 
 const CLASS_FIGURES = ["accuracy", "average_precision", "position_biased", "on_object", "context_only"];
@@ -380,22 +380,24 @@ function causesSection({ causes }) {
   const { pairs, groups, properties, backgrounds } = causes;
   if (pairs.length) {
     const both = axis(pairs.flatMap((row) => [row.together, row.alone]));
+    const figureOf = (figure, ends) => element("div", {}, figureNode(figure, ends),
+      element("small", {}, `${several(figure.n, figure.unit)}, ${figure.kind}`));
     const difference = (row) => ({ ...row.difference, chance: 0 });
     const apart = axis(pairs.map(difference));
     parts.push(title("Company"), paragraph(element("span", { className: "soft" }, "How often a class is named with and without another one that is often beside it.")), table(
       "Classes that are often together", [
         { name: "Class, and its company", head: true, cell: (row) => `${row.name}, with ${row.context}` },
-        { name: "Named with company", cell: (row) => element("span", {}, figureNode(row.together, both), counted(row.together)) },
-        { name: "Named without", cell: (row) => element("span", {}, figureNode(row.alone, both), counted(row.alone)) },
+        { name: "Named with company", cell: (row) => figureOf(row.together, both) },
+        { name: "Named without", cell: (row) => figureOf(row.alone, both) },
         { name: "Difference", sort: (row) => row.difference.value, first: -1, cell: (row) => figureNode(difference(row), apart) },
         { name: "Sure?", cell: (row) => sureNode(row.sure) },
-      ], pairs));
+      ], pairs, { first: FEW }));
   }
   if (groups.length) {
     parts.push(title("Groups"), table("Accuracy by label and attribute", [
       { name: "Group", head: true, sort: (row) => row.name, cell: (row) => element("span", {}, row.name,
         element("small", {}, row.worst ? "the worst group" : row.too_small ? "too few images to say" : "")) },
-      ...sortable(figureColumns(groups, (row) => row.accuracy), (row) => row.accuracy.value)], groups, { few: (row) => row.too_small }));
+      ...sortable(figureColumns(groups, (row) => row.accuracy, { alike: true }), (row) => row.accuracy.value)], groups, { few: (row) => row.too_small, first: FEW }));
   }
   if (properties.length) {
     parts.push(title("Properties of the picture, and of its metadata"),
@@ -403,13 +405,13 @@ function causesSection({ causes }) {
       table("What predicts a label or an error", [
         { name: "Property", head: true, cell: (row) => element("span", {}, element("span", { className: "tag" },
           row.source === "column" ? "metadata" : "picture"), " ", row.text, element("small", {}, row.rule)) },
-        ...figureColumns(properties, (row) => row.figure),
+        ...figureColumns(properties, (row) => row.figure, { alike: true }),
         { name: "Sure?", cell: (row) => sureNode(row.sure) },
-      ], properties));
+      ], properties, { first: FEW }));
   }
   if (backgrounds.length) {
     parts.push(title("Other backgrounds"), table("Objects on the contexts of other images", [
-      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(backgrounds)], backgrounds));
+      { name: "What the model is shown", head: true, cell: (row) => said(row) }, ...figureColumns(backgrounds, undefined, { alike: true })], backgrounds));
   }
   const missing = Object.entries(causes.not_run);
   if (missing.length) parts.push(title("Not looked at"), definitions(missing));
@@ -445,11 +447,8 @@ function subsetsSection({ subsets }) {
 function againstSection({ against, about }) {
   if (!against) return;
   const rows = against.rows;
-  const both = Object.fromEntries(["share", "number"].map((form) => [form,
-    axis(rows.flatMap((row) => [row.before, row.after]).filter((one) => one.form === form))]));
   const change = (row) => ({ value: row.difference, ci: row.interval_95, form: row.before.form, chance: 0 });
-  const apart = Object.fromEntries(["share", "number"].map((form) => [form,
-    axis(rows.map(change).filter((one) => one.form === form))]));
+  const both = (row) => axis([row.before, row.after]);
   const verdict = (row) => {
     const better = row.before.better && (row.difference > 0) === (row.before.better === "higher");
     if (!row.sure) return element("span", { className: "state" }, "? not sure");
@@ -459,9 +458,9 @@ function againstSection({ against, about }) {
   section("against", "Before and after", paragraph(against.text), paragraph(`Before: ${against.about.model}. After: ${about.model}.`), table(
     "Figures before and after", [
       { name: "Figure", head: true, cell: (row) => said(row.before, row.words) },
-      { name: "Before", cell: (row) => figureNode(row.before, both[row.before.form]) },
-      { name: "After", cell: (row) => figureNode(row.after, both[row.after.form]) },
-      { name: "Change, 95 % interval", cell: (row) => figureNode(change(row), apart[row.before.form]) },
+      { name: "Before", cell: (row) => figureNode(row.before, both(row)) },
+      { name: "After", cell: (row) => figureNode(row.after, both(row)) },
+      { name: "Change, 95 % interval", cell: (row) => figureNode(change(row), axis([change(row)])) },
       { name: "Sure?", cell: (row) => element("span", {}, verdict(row),
         element("small", {}, row.paired ? "paired, on the same samples" : "not paired")) },
     ], rows));
@@ -470,16 +469,23 @@ function againstSection({ against, about }) {
 function suggestionsSection({ suggestions }) {
   if (!suggestions.length) return;
   section("try", "What to try", element("ol", {}, ...suggestions.map((one) => element("li", {}, one.text,
-    element("span", { className: "soft" }, ` ${evidence(one.because)}`), element("code", { className: "command" }, one.command)))));
+    element("code", { className: "command" }, one.command), evidenceNode(one.because)))));
 }
 
-/** Figures by their names, in a line. */
+/** Figures by their names, a line each. */
 function evidence(names) {
-  const known = names.map((name) => page.figures.find((one) => one.name === name)).filter(Boolean);
-  const words = known.map((one) => `${one.words}: ${valueOf(one)} (${range(one)}; ${several(one.n, one.unit)}${
-    one.chance === null ? "" : `; ${one.chanceWords || "chance"} ${written(one.chance, one.form)}`}${
-    one.kind === "measured" ? "" : `; ${one.kind}`})`);
-  return words.length ? `Rests on ${words.join("; ")}.` : "";
+  return names.map((name) => page.figures.find((one) => one.name === name)).filter(Boolean).map((one) => {
+    const known = one.chance === null ? [] : [`${one.chanceWords || "chance"} ${written(one.chance, one.form, decimals(one))}`];
+    const facts = [range(one), several(one.n, one.unit), one.kind, ...known].filter(Boolean);
+    return `${one.words}: ${valueOf(one)} (${facts.join("; ")})`;
+  });
+}
+
+/** What a statement rests on, to be opened. */
+function evidenceNode(names) {
+  const lines = evidence(names);
+  return lines.length ? element("details", { className: "evidence" }, element("summary", {}, "What this rests on"),
+    element("ul", {}, ...lines.map((line) => element("li", {}, line)))) : "";
 }
 
 function methodSection({ about, limits }) {
@@ -489,6 +495,6 @@ function methodSection({ about, limits }) {
     figuresSection(page));
 }
 
-byId("answer").append(element("p", { className: "soft" }, evidence(page.restsOn)));
+byId("answer").append(evidenceNode(page.restsOn));
 for (const write of [trustSection, checksSection, quadrantsSection, scoresSection, classesSection, causesSection,
   picturesSection, subsetsSection, againstSection, suggestionsSection, methodSection]) write(page);
