@@ -105,6 +105,7 @@ class Table:
             chance=None if chance is None or not np.isfinite(chance) else chance,
             chance_words=of.chance_words,
             kind=self.kind if of.family in ("looks", "relies") else "measured",
+            form=of.form,
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attnbias.methods.engine.attention_measures import ATTENTION, BACKGROUNDS
-from attnbias.methods.engine.audit.result import Family
+from attnbias.methods.engine.audit.result import Family, Form
 
 CENTRE, ORACLE, SWAPPED = "centre:", "oracle:", "background:"
 """What stands before a column of the map at the middle, of the best map of the same grid, and of other contexts."""
@@ -40,6 +40,27 @@ class AuditMeasure:
     """In its place where it is the same everywhere."""
     flag: bool = False
     """Whether it is true or false of each sample: intervals are then those of shares."""
+    form: Form = "share"
+
+
+NO_SHARES = ("energy_lift", "centroid_shift")
+"""Measures of attention that are ratios or lengths."""
+
+ALONE = {
+    "pointing_scaled": "pointing game: the highest pixel is on the object, or within 3 % of the image's longer side",
+    "pointing_no_tolerance": "pointing game: the highest pixel is on the object itself",
+    "mixed_same": "share of the objects whose class is named on the context of another image of the class",
+    "mixed_rand": "share of the objects whose class is named on the context of an image without the class",
+    "only_bg_b": "share of the objects whose class is named with the object's box black",
+    "only_bg_t": "share of the objects whose class is named with other places of the image in the object's box",
+    "noise_on_object": "share of the objects whose class is named under noise on the object",
+    "noise_on_context": "share of the objects whose class is named under noise of the same norm on the context",
+}
+"""Words of measures whose own lean on the line above them: here each may stand alone."""
+
+
+def _alone(name: str, words: str) -> str:
+    return ALONE.get(name, words)
 
 
 def _of_maps() -> Iterable[AuditMeasure]:
@@ -48,7 +69,16 @@ def _of_maps() -> Iterable[AuditMeasure]:
     for each in sorted(chosen, key=lambda each: each.shown or 0):
         over, under = each.ratio or (each.name, "")
         yield AuditMeasure(
-            each.name, each.words, "looks", each.better, over, under, f"{CENTRE}{over}", MIDDLE, flag=each.flag
+            each.name,
+            _alone(each.name, each.words),
+            "looks",
+            each.better,
+            over,
+            under,
+            f"{CENTRE}{over}",
+            MIDDLE,
+            flag=each.flag,
+            form="number" if each.name in NO_SHARES else "share",
         )
 
 
@@ -86,24 +116,28 @@ MEASURES: tuple[AuditMeasure, ...] = (
         MIDDLE,
         flag=True,
     ),
-    AuditMeasure("probability", "mean score of the true class on the whole image", "relies", None, "probability"),
+    AuditMeasure(
+        "probability", "mean score of the true class on the whole image", "relies", None, "probability", form="number"
+    ),
     AuditMeasure(
         "object_only",
-        "the same, with the object alone on another image of the split",
+        "mean score of the true class with the object alone, on another image of the split",
         "relies",
         "higher",
         "object_only",
         chance="absent_score",
         chance_words=ABSENT,
+        form="number",
     ),
     AuditMeasure(
         "context_only",
-        "the same, with the object's box filled from another image of the split",
+        "mean score of the true class without the object: its box filled from another image of the split",
         "relies",
         "lower",
         "context_only",
         chance="absent_score",
         chance_words=ABSENT,
+        form="number",
     ),
     AuditMeasure(
         "object_share",
@@ -128,7 +162,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
     *(
         AuditMeasure(
             each.name,
-            each.words,
+            _alone(each.name, each.words),
             "relies",
             each.better,
             f"{SWAPPED}{each.name}",
@@ -148,6 +182,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
         "deletion_gain",
         at_chance=0.0,
         chance_words="a random order",
+        form="number",
     ),
     AuditMeasure(
         "insertion_gain",
@@ -158,6 +193,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
         "insertion_gain",
         at_chance=0.0,
         chance_words="a random order",
+        form="number",
     ),
     AuditMeasure(
         "agreement",
@@ -167,6 +203,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
         "agreement",
         at_chance=0.0,
         chance_words="maps that have nothing in common",
+        form="number",
     ),
     AuditMeasure(
         "untrained_agreement",
@@ -176,6 +213,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
         "untrained_agreement",
         at_chance=1.0,
         chance_words="a map that shows the network, not what it has learned",
+        form="number",
     ),
     AuditMeasure(
         "shift_agreement",
@@ -185,6 +223,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
         "shift_agreement",
         at_chance=0.0,
         chance_words="maps that have nothing in common",
+        form="number",
     ),
 )
 """In the order of audit.json."""

@@ -30,6 +30,10 @@ State = Literal["holds", "fails", "undecided", "not run"]
 """Undecided: the interval reaches to both sides of the threshold."""
 
 
+Form = Literal["share", "number"]
+"""How it is written: a share of a whole as per cent; a mean score, a correlation, a ratio or a length as it is."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One figure with all that is needed to read it."""
@@ -53,8 +57,7 @@ class Figure:
     chance_words: str = ""
     """Whose it is: "the map at the middle", "a random order"."""
     kind: Kind = "measured"
-    form: Literal["share", "number"] = "share"
-    """How it is written: a share of a whole as per cent; a mean score, a correlation, a ratio or a length as it is."""
+    form: Form = "share"
 
 
 @dataclass(frozen=True)
