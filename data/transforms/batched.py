@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.data.errors import DataError
+
 # splitmix64 (Steele et al., OOPSLA 2014), its constants as signed 64-bit numbers: torch's int64 wraps around.
 _INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 
@@ -65,10 +67,20 @@ class BatchedTransform:
     flip: bool = False
 
     def __call__(self, images: Tensor, samples: Tensor, epoch: int | Tensor) -> Tensor:
-        """Augment images (B, 3, H, W) uint8 of sample ids (B,) int64 as in this epoch (one, or one a sample)."""
+        """Augment images (B, 3, H, W) uint8 of sample ids (B,) int64 as in this epoch (one, or one a sample).
+
+        Raises:
+            DataError: the images are too small to be cropped.
+        """
         if self.size is not None:
             padded = F.pad(images, (self.padding,) * 4)
             height, width = padded.shape[-2:]
+            if min(height, width) < self.size:
+                shape = f"{images.shape[-1]} x {images.shape[-2]}"
+                raise DataError(
+                    f"images of {shape} pixels are too small for crops of {self.size} x {self.size} with a border of "
+                    f"{self.padding}; choose a pipeline that resizes, such as --pipeline square"
+                )
             tops = draw(self.seed, epoch, samples, 0, height - self.size + 1)
             lefts = draw(self.seed, epoch, samples, 1, width - self.size + 1)
             flipped = draw(self.seed, epoch, samples, 2, 2 if self.flip else 1) == 1

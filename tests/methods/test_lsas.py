@@ -356,6 +356,14 @@ def test_batched_crops_are_those_of_the_padded_image() -> None:
     assert len(found) == 50  # every crop, mirrored or not, and nothing else
 
 
+def test_images_that_are_too_small_for_a_crop_are_named() -> None:
+    transform = BatchedTransform((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, 32, 4)
+    with pytest.raises(
+        DataError, match="images of 40 x 20 pixels are too small for crops of 32 x 32 with a border of 4"
+    ):
+        transform(torch.zeros(2, 3, 20, 40, dtype=torch.uint8), torch.arange(2), 0)
+
+
 def test_draws_are_even_and_independent() -> None:
     samples = torch.arange(40000)
     counts = torch.bincount(draw(0, 0, samples, 0, 9), minlength=9)
