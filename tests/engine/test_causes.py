@@ -163,6 +163,20 @@ def test_an_error_is_told_by_what_goes_with_it() -> None:
     assert (missed.trait.name, missed.words, missed.value) == ("brightness", "darker", 1.0)
 
 
+def test_of_a_column_images_are_said_to_have_its_value_more_or_less_often(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 200)
+    groups = np.where(targets == 1, "webb", "hubble").tolist()
+    records = tuple(Record(f"{number}.png", 0, group=group) for number, group in enumerate(groups))
+    for number in range(200):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    index = Index("own", "val", "singlelabel", ("a", "b"), tmp_path, records)
+    traits, values = file_values(ImageDataset(index, lambda image: image), range(200))
+    causes = find_causes(traits, values, questions(targets, np.eye(2)[targets]), permutations=99)
+    said = [Shortcut(cause, None, ()).text(CLASSES[cause.question.label or 0]) for cause in causes]
+    assert said[0].startswith("Images of across are more often of group hubble than the others: that alone tells 100 %")
+
+
 def test_the_properties_of_an_image_are_what_their_names_say() -> None:
     grey, red = torch.full((3, 36, 36), 0.5), torch.full((3, 36, 36), 0.5)
     red[:, :6, :6] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]

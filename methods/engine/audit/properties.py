@@ -131,6 +131,8 @@ def file_values(dataset: ImageDataset, positions: Sequence[int]) -> tuple[list[T
         found, counts = np.unique(values, return_counts=True)
         for value, count in zip(found.tolist(), counts.tolist(), strict=True):
             if value and FEWEST <= count <= len(values) - FEWEST:
-                traits.append(Trait(f"{name} {value}", f"of {name} {value}", f"not of {name} {value}", "column"))
+                traits.append(
+                    Trait(f"{name} {value}", f"more often of {name} {value}", f"less often of {name} {value}", "column")
+                )
                 columns.append(np.array([each == value for each in values], dtype=np.float64))
     return traits, np.stack(columns, axis=1) if columns else np.zeros((len(records), 0))

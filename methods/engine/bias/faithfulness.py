@@ -186,13 +186,7 @@ def score_faithfulness(
     Raises:
         NothingToMeasureError: the split has no positive label.
     """
-    every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
-    if not every:
-        split = f"{dataset.index.dataset}/{dataset.index.split}"
-        raise NothingToMeasureError(f"{split} has no positive label that a map could be of")
-    chosen = [
-        every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)
-    ]
+    chosen = _drawn(dataset, evaluation, count)
     method = loaded.method
     used = kind or method.default_map(loaded.recipe)
     others = [*([method.default_map(loaded.recipe)] if used in EXPLAINERS else []), *AT_LAYER]
@@ -201,16 +195,13 @@ def score_faithfulness(
     mine = []
     for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
         image = dataset[position]["image"].to(accelerator.device)
-        classes = torch.tensor([label], device=accelerator.device)
         own, second, blank, of_moved = (
-            upsample(
-                attention_maps(method, network, given[None], classes, name, steering=loaded.steering), image.shape[1:]
-            )[0, 0]
-            for network, name, given in (
-                (loaded.model, used, image),
-                (loaded.model, other, image),
-                (fresh, used, image),
-                (loaded.model, used, moved(image)),
+            _map(loaded, network, given, label, name)
+            for network, given, name in (
+                (loaded.model, image, used),
+                (loaded.model, image, other),
+                (fresh, image, used),
+                (loaded.model, moved(image), used),
             )
         )
         chance = torch.rand(image.shape[1:], generator=torch.Generator().manual_seed(position)).to(image.device)
@@ -229,6 +220,22 @@ def score_faithfulness(
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
     layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
     return Faithfulness(used, other, layer, steps, image_ids, labels, columns)
+
+
+def _drawn(dataset: ImageDataset, evaluation: Evaluation, count: int) -> list[tuple[int, int]]:
+    """Images and their positive classes, at most `count`, evenly from all that were scored."""
+    every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
+    if not every:
+        split = f"{dataset.index.dataset}/{dataset.index.split}"
+        raise NothingToMeasureError(f"{split} has no positive label that a map could be of")
+    return [every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)]
+
+
+def _map(loaded: Loaded, network: nn.Module, image: Tensor, label: int, kind: str) -> Tensor:
+    """A map (H, W) of one class of an image (3, H, W), as the model's method draws it of a network."""
+    classes = torch.tensor([label], device=image.device)
+    maps = attention_maps(loaded.method, network, image[None], classes, kind, steering=loaded.steering)
+    return upsample(maps, (image.shape[1], image.shape[2]))[0, 0]
 
 
 def _on_pixels(
