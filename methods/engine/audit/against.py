@@ -13,8 +13,13 @@ from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, AuditMeasu
 from attnbias.methods.engine.audit.result import About, Against, Difference, Figure
 from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, holm
 
-HEADLINE = "position_biased"
-"""The figure of the sentence; `accuracy` where the maps were not held against objects."""
+HEADLINES = {
+    "position_biased": "objects looked wholly past",
+    "energy": "map on the object",
+    "context_share": "score left without the object",
+    "accuracy": "true classes named",
+}
+"""The figures of the sentence, in its words."""
 
 
 def against(
@@ -102,16 +107,21 @@ def _rows(changes: Sequence[tuple[AuditMeasure, Figure, Figure, Change]]) -> tup
 
 
 def _text(rows: Sequence[Difference], name: str) -> str:
-    by_name = {row.name: row for row in rows}
-    row = by_name.get(HEADLINE) or by_name.get("accuracy")
-    if row is None:
+    """What has changed, and what cannot be told from no change."""
+    shown = [row for each in HEADLINES for row in rows if row.name == each]
+    if not shown:
         return f"No object was measured of both this model and {name}."
-    now, then = share(row.after.value), share(row.before.value)
-    said = f"The model names {now} of the true classes, {name} {then}"
-    if row.name == HEADLINE:
-        said = f"The model looks wholly past {now} of the objects, {name} past {then}"
-    edges = row.interval_95
-    points = "" if edges is None else f" [{100 * edges[0]:+.0f} to {100 * edges[1]:+.0f}]"
-    verdict = "" if row.sure else ", which cannot be told from none"
-    change = f"a difference of {100 * row.difference:+.0f} points{points} on the same {row.after.n} objects"
-    return f"{said}: {change}{verdict}."
+    changed = [
+        f"{HEADLINES[row.name]} {share(row.after.value)} (before {share(row.before.value)}; "
+        f"{100 * row.difference:+.0f} points{_points(row)})"
+        for row in sorted(shown, key=lambda row: -abs(row.difference))
+        if row.sure
+    ]
+    same = [HEADLINES[row.name] for row in shown if not row.sure]
+    parts = [", ".join(changed)] if changed else []
+    parts += [f"no difference can be told in {', '.join(same)}"] if same else []
+    return f"Against {name}, on the same objects: {'; '.join(parts)}."
+
+
+def _points(row: Difference) -> str:
+    return "" if row.interval_95 is None else " [{:+.0f} to {:+.0f}]".format(*(100 * edge for edge in row.interval_95))

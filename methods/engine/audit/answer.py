@@ -16,7 +16,6 @@ from attnbias.methods.engine.audit.result import (
     Causes,
     Check,
     Figure,
-    Property,
     Sentence,
     State,
     Suggestion,
@@ -98,12 +97,8 @@ def _relies(figures: Mapping[str, Figure]) -> list[Sentence]:
 
 
 def _tells(causes: Causes) -> list[Sentence]:
-    return [Sentence(each.text, (each.figure.name,)) for each in _by_weight(causes)][:1]
-
-
-def _by_weight(causes: Causes) -> list[Property]:
-    """The properties that are sure, those that the model suffers of first."""
-    return sorted((each for each in causes.properties if each.sure), key=lambda each: not each.is_found)
+    """The first property that the model suffers of; one that only tells a label is a fact about the images."""
+    return [Sentence(each.text, (each.figure.name,)) for each in causes.properties if each.is_found][:1]
 
 
 def _rest(about: About, figures: Mapping[str, Figure], causes: Causes) -> list[Sentence]:
@@ -160,12 +155,12 @@ def suggestions(
             other,
             *_elsewhere(other),
         )
-    sure = next(iter(_by_weight(causes)), None)
-    if sure is not None:
+    suffered = next((each for each in causes.properties if each.is_found), None)
+    if suffered is not None:
         suggest(
-            f"Train on images in which {sure.name} does not tell the {sure.predicts}, and hold both models against "
-            "each other.",
-            [sure.figure.name],
+            f"Train on images in which {suffered.name} does not tell the {suffered.predicts}, and hold both models "
+            "against each other.",
+            [suffered.figure.name],
             *("audit", "RUN", data, "--against", *_typed(model), *_elsewhere("after")),
         )
     method = _suggested("looks", about.method)

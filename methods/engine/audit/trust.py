@@ -52,7 +52,7 @@ def judge(figures: Mapping[str, Figure], not_run: str, more: Sequence[TrustEntry
     if failed:
         return Trust("fails", f"The map cannot be trusted: it fails {_listed(failed)}.", tuple(entries))
     if open_ones:
-        words = f"Whether the map can be trusted is undecided: {_listed(open_ones)} cannot be told from chance."
+        words = f"Whether the map can be trusted is undecided: the rule of {_listed(open_ones)} may hold or not."
         return Trust("undecided", words, tuple(entries))
     if "passes" in verdicts:
         return Trust("passes", "The map passes every test that was run of it.", tuple(entries))
