@@ -99,12 +99,27 @@ def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
 
 
 def _show_per_class(results: list[Json]) -> None:
+    from attnbias.methods.engine.evaluation.classes import most_confused
     from attnbias.methods.engine.metrics import names
 
+    if "per_class" in results[0]:
+        table = Table("class", "images")
+        shown = ("precision", "recall", "F1", "AP")
+        for result in results:
+            for name in shown:
+                table.column(Path(result["load_from"]).name, f"{result['split']} {name}", justify="right")
+        for position, name in enumerate(results[0]["classes"]):
+            figures = [result["per_class"][each][position] for result in results for each in shown]
+            table.row(name, str(results[0]["per_class"]["images"][position]), *map(_number, figures))
+        table.show()
+        for result in results:
+            for line in most_confused(result["per_class"], result["classes"]):
+                say(f"{Path(result['load_from']).name}/{result['split']}: {line}")
+        return
     of_class = names(lambda metric: metric.of_class)
     measure = next((name for name in of_class if name in results[0]["measures"]), None)
     if measure is None:
-        say("--per-class: only multi-label sets and label maps have one for each class", style="yellow")
+        say("--per-class: only classes of images and of pixels have measures of their own", style="yellow")
         return
     table = Table("class")
     for result in results:

@@ -462,7 +462,8 @@ class ValRequest(Steered, FromWeights, MatchesClasses, Images, Processes):
     split: tuple[str, ...] | None = option(
         None, "Splits, comma-separated.", shown="val; none where --imagenet-* sets are asked for"
     )
-    per_class: bool = option(False, "Also show the measure of each class.")
+    per_class: bool = option(False, "Also show the measures of each class, and which are confused.")
+    calibration: bool = option(False, "Also measure whether scores are probabilities.", often=False)
     real_labels: bool = option(False, "Also measure by ImageNet's reassessed labels (ReaL).")
     json_file: str | None = option(
         None, "Write all measures as JSON; - is standard output.", flags="--json", metavar="FILE"
@@ -539,7 +540,7 @@ class ValRequest(Steered, FromWeights, MatchesClasses, Images, Processes):
         holds_objects = self.measures_bias or self.reliance or self.backgrounds
         of_splits = (
             *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
-            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups"),
+            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups", "calibration"),
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),

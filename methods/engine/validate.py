@@ -27,6 +27,7 @@ from attnbias.methods.engine.bias.last_layer import LastLayerProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.classes import CalibrationProbe, PerClassProbe
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, write_scores
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
@@ -61,6 +62,8 @@ def probes() -> tuple[Probe, ...]:
     """What `val` can measure beside the scores, in the order of its table."""
     return (
         ReassessedProbe(),
+        PerClassProbe(),
+        CalibrationProbe(),
         GroupsProbe(),
         FoundGroupsProbe(),
         LastLayerProbe(),

@@ -332,8 +332,9 @@ class Evaluation:
     @property
     def per_class(self) -> dict[str, dict[str, float | None]]:
         """Metrics that each class has one of: metric -> class -> value, None = not defined."""
-        classes, measures = self.content.get("classes", ()), self.content.get("measures", {})
-        lists = {name: values for name, values in measures.items() if isinstance(values, list)}
+        classes = self.content.get("classes", ())
+        measures = {**self.content.get("measures", {}), **self.content.get("per_class", {})}
+        lists = {name: values for name, values in measures.items() if isinstance(values, list) and name != "confusion"}
         return {
             name: dict(zip(classes, values, strict=True))
             for name, values in lists.items()

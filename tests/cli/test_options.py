@@ -109,6 +109,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "--class-map"
         ),
         "cli/test_val_options.py::test_each_class_has_its_row_where_that_is_typed": "--per-class",
+        "engine/test_calibration.py::test_val_shows_them_in_short_and_writes_all": "--calibration",
         "cli/test_val_options.py::test_the_map_that_was_typed_is_held_against_the_objects": "--map",
         "cli/test_val_options.py::test_context_and_faithfulness_are_measured_where_that_is_typed": (
             "--bias --context --reliance --backgrounds --faithfulness"
