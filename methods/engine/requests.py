@@ -684,6 +684,12 @@ class TrainRequest(Images, Processes):
         ("val",), "Splits to evaluate, comma-separated; the first decides the best.", often=True
     )
     eval_every: int = run_option(1, "Epochs between evaluations.", ge=1)
+    bias_every: int | None = run_option(
+        None,
+        "Measure the attention bias of a fixed part of the first split at every Nth evaluation.",
+        ge=1,
+        metavar="N",
+    )
     save_steps: int | None = run_option(None, "Also save every so many steps.", ge=1)
     keep: int = run_option(2, "Checkpoints kept beside the best.", ge=1)
     log_every: int = run_option(50, "Steps between lines of metrics.jsonl.", ge=1)

@@ -80,6 +80,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_every_nth_epoch_and_the_last_one_are_evaluated": "--eval-every",
+        "engine/test_bias_watch.py::test_the_same_few_images_are_looked_at_each_time": "--bias-every",
         "cli/test_run_options.py::test_checkpoints_are_also_saved_every_so_many_steps": "--save-steps",
         "cli/test_run_options.py::test_as_many_checkpoints_are_kept_beside_the_best_as_typed": "--keep",
         "cli/test_run_options.py::test_training_is_logged_every_so_many_steps_and_at_the_end_of_an_epoch": (

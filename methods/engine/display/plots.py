@@ -23,9 +23,11 @@ def _label(text: str) -> str:
 
 @rc_context({"text.parse_math": False})
 def learning_curves(runs: Sequence[Run]) -> Figure:
-    """The measure that decides over epochs: a colour a run, a line style a split; the authors' own curves in grey."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    """The measure that decides over epochs: a colour a run, a line style a split; the authors' own curves in grey.
+    Below it where the runs looked meanwhile, where `train --bias-every` measured it."""
+    watched = any(run.bias_curves for run in runs)
+    figure = Figure(figsize=(8, 9 if watched else 5), layout="constrained")
+    axes, *below = figure.subplots(1 + watched, 1, squeeze=False)[:, 0]
     splits = list(dict.fromkeys(split for run in runs for split in run.curves))
     for position, run in enumerate(runs):
         for split, curve in run.curves.items():
@@ -36,8 +38,15 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
         style = STYLES[position % len(STYLES)]
         axes.plot([*reference], [*reference.values()], style, color="0.6", label=_label(f"published: {name}"))
     axes.set(xlabel="epoch", ylabel=" / ".join(dict.fromkeys(run.measure for run in runs if run.measure)))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+    for panel in below:
+        for position, run in enumerate(runs):
+            for split, curve in run.bias_curves.items():
+                style = STYLES[splits.index(split) % len(STYLES)]
+                panel.plot([*curve], [*curve.values()], style, marker="o", color=f"C{position}")
+        panel.set(xlabel="epoch", ylabel=f"attention on the object: {HEADLINE.replace('_', ' ')}", ylim=(0, 1))
+    for panel in (axes, *below):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
 

@@ -17,7 +17,13 @@ from pydantic import Field
 
 from attnbias.data.index import Task
 from attnbias.data.reading import Json, StoredModel, read_json, reading
-from attnbias.methods.engine.attention_measures import BACKGROUNDS, FAITHFULNESS, between_name, compared_measures
+from attnbias.methods.engine.attention_measures import (
+    BACKGROUNDS,
+    FAITHFULNESS,
+    HEADLINE,
+    between_name,
+    compared_measures,
+)
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
@@ -62,6 +68,9 @@ class Run:
     """Split -> epoch -> the measure that decides; of raw and averaged weights the better one on the first split."""
     points: dict[str, dict[int, float]] = field(default_factory=dict)
     """The same by optimiser step: every evaluation."""
+    bias_curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Split -> epoch -> how much of the attention is on the object (HEADLINE), where `train --bias-every` measured it.
+    """
     measure: str = ""
     """The name of that measure."""
     evaluations: dict[str, StoredEvaluation] = field(default_factory=dict)
@@ -133,6 +142,7 @@ def read_run(path: Path) -> Run:
         recipe,
         curves=_curves(measured, measure, "epoch"),
         points=_curves(measured, measure, "step"),
+        bias_curves=_curves([line for line in measured if f"bias/{HEADLINE}" in line], f"bias/{HEADLINE}", "epoch"),
         measure=measure,
         evaluations=stored,
         started_from=_written(path / "environment.json", _Environment).starting_weights,

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from accelerate import Accelerator
 
+from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.metrics import names
 from attnbias.methods.engine.screen import say, training_bar
 from attnbias.methods.engine.training.sampler import Plan
@@ -68,6 +69,7 @@ class Reporter:
             return
         speed = f"  {self.speed:.0f} img/s" if training else ""
         known = names(lambda metric: metric.brief)
+        known.append(f"bias/{HEADLINE}")
         brief = numbers if training else {name: value for name, value in numbers.items() if name in known}
         shown = "  ".join(f"{key} {value:.4g}" for key, value in brief.items())
         width = len(str(self.epochs))

@@ -52,6 +52,7 @@ from attnbias.methods.engine.training.setup import (
     synchronized,
 )
 from attnbias.methods.engine.training.step import Called, Stepper, mean_in_rank_order
+from attnbias.methods.engine.training.watch import BiasWatch
 from attnbias.methods.engine.types import LogLine, Metrics
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -121,6 +122,9 @@ class _Run:
             (split, method.open_dataset(recipe, index, on_bad_image=request.on_bad_image))
             for split, index in evaluated.items()
         ]
+        self.watch = None
+        if request.bias_every is not None:
+            self.watch = BiasWatch(method, recipe, self.eval_sets[0][1], accelerator)
         self.splits = describe_splits(recipe.dataset, index, evaluated)
         self.warnings = run_warnings(self.plan, index, evaluated)
         self.progress = Progress(
@@ -149,6 +153,8 @@ class _Run:
             begin()
             for warning in self.warnings:
                 self.reporter.warn(warning)
+            if self.watch is not None:
+                self.reporter.warn(self.watch.words)
         try:
             with self.reporter or contextlib.nullcontext():
                 self._loop()
@@ -429,11 +435,18 @@ class _Run:
                     self.reporter.skipped(found.skipped)
                 measures = found.measures
                 line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
+                if number == 0 and self.watch is not None and self._is_watched():
+                    line |= self.watch.measure(model, found)
                 self._record(line)
                 self.measures[f"{split}/{weights}"] = measures
                 if number == 0:  # the first split decides
                     entry[weights] = measures[self.method.monitor(self.task)]
         return entry
+
+    def _is_watched(self) -> bool:
+        """Whether the attention bias is measured at this evaluation: every Nth one, and the last."""
+        number = len(self.progress.history) + 1
+        return number % (self.request.bias_every or 1) == 0 or self.progress.step == self.plan.total_steps
 
     def _save(self) -> None:
         self._gather_pending()
