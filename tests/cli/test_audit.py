@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,26 @@ def test_a_single_image_decides_nothing(audit: Callable[..., Result]) -> None:
     edges = {figure["name"]: figure["interval_95"] for figure in result()["figures"]}
     assert edges["energy"] is edges["area_matched"] is None
     assert edges["position_biased"] in ([0, 1], None)  # of a share of a single image anything may be so
+
+
+def test_masks_beside_photos_are_the_objects_and_one_of_another_size_is_named(here: Path) -> None:
+    own_photos(here / "photos" / "images", ("cat", "dog"), each=4)
+    for photo in sorted((here / "photos" / "images").rglob("*.png")):
+        mask = here / "photos" / "masks" / photo.relative_to(here / "photos" / "images")
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        plane = np.zeros((40, 40), np.uint8)
+        plane[10:25, 5:20] = 255
+        Image.fromarray(plane).save(mask)
+    weights = single_label(here / "own.safetensors", ("cat", "dog"))
+    quick = ("--gpus", 0, "--faithfulness", 1)
+    attnbias("audit", weights, "photos", *quick, expect=0)
+    found = result()
+    assert (found["about"]["truth"], found["about"]["measured_objects"]) == ("masks", 8)
+    assert sum(cell["count"] for cell in found["quadrants"]) == 8
+    shares = {row[8] for row in list(read_csv(Path("audit/samples.csv")))[1:]}
+    assert len(shares) == 1  # each has an object of one size
+    Image.new("L", (20, 30)).save(here / "photos" / "masks" / "cat" / "0.png")
+    shutil.rmtree(here / "datasets")
+    refused = attnbias("audit", weights, "photos", *quick, "--overwrite", expect=3)
+    assert "0.png" in refused.err.splitlines()[-1]
+    assert result() == found

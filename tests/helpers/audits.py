@@ -114,6 +114,7 @@ def audit(classes: tuple[str, ...] = ("cat", "dog", "bird"), images: int = 24, *
                 Difference("energy", energy.words, energy, energy, 0.0, (-0.04, 0.04), 0.9, True, False),
             ),
             "It looks elsewhere less often than before, on the same 240 objects: 41 % after 60 %.",
+            ("position_biased", "energy"),
         ),
         "suggestions": (
             Suggestion("Train with CSRA on the same recipe.", ("position_biased",), "attnbias train csra"),

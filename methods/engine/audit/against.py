@@ -55,7 +55,7 @@ def against(
     if precisions is not None:
         changes += _precisions(*precisions, len(np.unique(after.image)))
     rows = _rows(changes)
-    return Against(about, rows, _text(rows, name))
+    return Against(about, rows, _text(rows, name), tuple(row.name for row in rows if row.name in HEADLINES))
 
 
 def _precisions(

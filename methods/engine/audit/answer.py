@@ -55,7 +55,7 @@ def answer(
 ) -> tuple[Sentence, ...]:
     """At most three sentences: what changed, where the model looks, what gives it away, what it relies on."""
     sentences = [
-        *([Sentence(against.text, tuple(row.name for row in against.rows if row.sure))] if against else []),
+        *([Sentence(against.text, against.rests_on)] if against else []),
         *_looks(about, figures),
         *_tells(causes),
         *_relies(figures),
@@ -138,66 +138,60 @@ def suggestions(
 ) -> tuple[Suggestion, ...]:
     """At most three things to try, each for a figure; `model` and `data` are how both were typed."""
     state = {check.name: check.state for check in checks}
-    found: list[Suggestion] = []
-
-    def suggest(text: str, because: Sequence[str], *words: str) -> None:
-        found.append(Suggestion(text, tuple(because), shlex.join(["attnbias", *words])))
-
     audit = ("audit", *model, data, *(("--split", about.split) if about.split != "val" else ()))
+    found: list[Suggestion] = []
     if trust.verdict == "fails":
         other = "layercam" if about.map != "layercam" else "gradcam"
         failed = [entry.name for entry in trust.entries if entry.verdict == "fails"]
-        suggest(
-            "Look with another kind of map before believing this one.",
-            failed,
-            *audit,
-            "--map",
-            other,
-            *_elsewhere(other),
-        )
+        words = "Look with another kind of map before believing this one."
+        found.append(_suggestion(words, failed, *audit, "--map", other, *_elsewhere(other)))
+    found += [*_after_properties(causes, model, data), *_trainings(state, about, data)]
+    if any(group.sure for group in causes.groups):
+        words = "Train the last layer anew on all groups alike: is the bias in the features, or in the head?"
+        val = ("val", about.method, "--load-from", model[0], "--dataset", data, "--last-layer", "train")
+        found.append(_suggestion(words, ["worst_group_accuracy"], *val))
+    undecided = [check.figure.name for check in checks if check.state == "undecided" and check.figure]
+    if limit is not None and undecided:
+        words = "Audit all images: with more of them intervals are shorter."
+        found.append(_suggestion(words, undecided[:1], *audit, *_elsewhere("all")))
+    return tuple(found[:MOST])
+
+
+def _after_properties(causes: Causes, model: Sequence[str], data: str) -> list[Suggestion]:
     suffered = next((each for each in causes.properties if each.is_found), None)
-    if suffered is not None:
-        suggest(
-            f"Train on images in which {suffered.name} does not tell the {suffered.predicts}, and hold both models "
-            "against each other.",
-            [suffered.figure.name],
-            *("audit", "RUN", data, "--against", *_typed(model), *_elsewhere("after")),
-        )
+    if suffered is None:
+        return []
+    words = (
+        f"Train on images in which {suffered.name} does not tell the {suffered.predicts}, and hold both models against "
+        "each other."
+    )
+    again = ("audit", "RUN", data, "--against", model[0], *_elsewhere("after"))
+    return [_suggestion(words, [suffered.figure.name], *again)]
+
+
+def _trainings(state: Mapping[str, State], about: About, data: str) -> list[Suggestion]:
+    """Methods for where the model looks, and for what it relies on."""
+    found = []
     method = _suggested("looks", about.method)
     if method and state.get("position_biased") in ("fails", "undecided"):
-        suggest(
-            "Train a model that attends to each class by itself, and audit it --against this one.",
-            ["position_biased"],
-            *("train", method, "--dataset", data),
-        )
+        words = "Train a model that attends to each class by itself, and audit it --against this one."
+        found.append(_suggestion(words, ["position_biased"], "train", method, "--dataset", data))
     method = _suggested("relies", about.method)
-    if method and "fails" in (state.get("context_share"), state.get("bg_gap")):
-        suggest(
-            "Train with interventions on the context, and audit it --against this one.",
-            [name for name in ("context_share", "bg_gap") if state.get(name) == "fails"],
-            *("train", method, "--dataset", data),
-        )
-    if any(group.sure for group in causes.groups):
-        suggest(
-            "Train the last layer anew on all groups alike: is the bias in the features, or in the head?",
-            ["worst_group_accuracy"],
-            *("val", about.method, "--load-from", *_typed(model), "--dataset", data, "--last-layer", "train"),
-        )
-    if limit is not None and "undecided" in state.values():
-        undecided = [name for name, each in state.items() if each == "undecided"]
-        suggest("Audit all images: with more of them intervals are shorter.", undecided[:1], *audit, *_elsewhere("all"))
-    return tuple(found[:MOST])
+    because = [name for name in ("context_share", "bg_gap") if state.get(name) == "fails"]
+    if method and because:
+        words = "Train with interventions on the context, and audit it --against this one."
+        found.append(_suggestion(words, because, "train", method, "--dataset", data))
+    return found
+
+
+def _suggestion(text: str, because: Sequence[str], *words: str) -> Suggestion:
+    return Suggestion(text, tuple(because), shlex.join(["attnbias", *words]))
 
 
 def _suggested(what: str, but: str) -> str | None:
     """The first other method that is for this."""
     known = (get_description(name) for name in METHODS if name != but)
     return next((method.name for method in known if method.suggested_for == what), None)
-
-
-def _typed(model: Sequence[str]) -> Sequence[str]:
-    """The model's name alone, without the option that says whose it is."""
-    return model[:1]
 
 
 def _elsewhere(name: str) -> tuple[str, str]:

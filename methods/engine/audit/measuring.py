@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
@@ -19,8 +19,8 @@ from attnbias.methods.engine.audit.result import Property, Sample
 from attnbias.methods.engine.audit.shortcuts import find_shortcuts
 from attnbias.methods.engine.bias import backgrounds as swapped
 from attnbias.methods.engine.bias import reliance as taken_away
-from attnbias.methods.engine.bias.backgrounds import score_backgrounds
-from attnbias.methods.engine.bias.faithfulness import score_faithfulness
+from attnbias.methods.engine.bias.backgrounds import Backgrounds, score_backgrounds
+from attnbias.methods.engine.bias.faithfulness import Faithfulness, score_faithfulness
 from attnbias.methods.engine.bias.objects import (
     NothingToMeasureError,
     ResolvedTruth,
@@ -28,7 +28,7 @@ from attnbias.methods.engine.bias.objects import (
     resolve_truth,
     true_labels,
 )
-from attnbias.methods.engine.bias.reliance import score_reliance
+from attnbias.methods.engine.bias.reliance import Reliance, score_reliance
 from attnbias.methods.engine.bias.report import BiasReport, measure_bias, named_classes
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
 from attnbias.methods.engine.load import Loaded
@@ -77,11 +77,49 @@ def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Ac
         batch_size=request.eval_batch_size,
         workers=request.workers or 0,
     )
-    kind = kind_of(request, loaded)
     truth, missing = truth_of(dataset, request)
-    not_run = {} if truth else dict.fromkeys(("attention", "reliance", "backgrounds"), missing)
     given = (loaded, dataset, evaluation, accelerator)
-    against, size = truth.kind if truth else None, request.eval_batch_size
+    found = _probe(request, given, truth, missing)
+    samples = tuple(_samples(dataset, evaluation, _values_of(found, evaluation)))
+    if not any(sample.right for sample in samples if sample.label >= 0):
+        found.not_run["right_elsewhere"] = "no object is named rightly"
+    if evaluation.targets.ndim == 1:
+        found.not_run["mean_average_precision"] = "the set is single-label"
+    row_of = {sample.image: row for row, sample in reversed([*enumerate(samples)])}
+    shortcuts = find_shortcuts(*given, batch_size=request.eval_batch_size)
+    return Measured(
+        loaded,
+        dataset,
+        evaluation,
+        kind_of(request, loaded),
+        truth,
+        missing,
+        found.bias.skipped if found.bias else {},
+        found.not_run,
+        samples,
+        tuple(shortcut.result(loaded.classes, row_of) for shortcut in shortcuts),
+        found.faithfulness.other_map if found.faithfulness else "",
+    )
+
+
+class _Probed(NamedTuple):
+    """What each kind of measure found; None where it could not be run."""
+
+    bias: BiasReport | None
+    reliance: Reliance | None
+    backgrounds: Backgrounds | None
+    faithfulness: Faithfulness | None
+    not_run: dict[str, str]
+
+
+def _probe(
+    request: AuditRequest,
+    given: tuple[Loaded, ImageDataset, Evaluation, Accelerator],
+    truth: ResolvedTruth | None,
+    missing: str,
+) -> _Probed:
+    not_run = {} if truth else dict.fromkeys(("attention", "reliance", "backgrounds"), missing)
+    against, size, kind = truth.kind if truth else None, request.eval_batch_size, kind_of(request, given[0])
 
     def run(name: str, measured: Callable[[], T]) -> T | None:
         if name in not_run:
@@ -92,52 +130,18 @@ def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Ac
             not_run[name] = str(error)
             return None
 
-    bias = run("attention", lambda: measure_bias(*given, kind=kind, truth=against, tau=request.tau, batch_size=size))
-    reliance = run("reliance", lambda: score_reliance(*given, truth=against, batch_size=size))
-    backgrounds = run("backgrounds", lambda: score_backgrounds(*given, truth=against, batch_size=size))
-    faithfulness = run(
-        "trust",
-        lambda: score_faithfulness(
-            *given,
-            request.faithfulness,
-            kind=kind,
-            batch_size=size,
-            steps=STEPS,
-            on_pixels=("deletion", "insertion"),
-        ),
-    )
-    values = _Values(_absent_scores(evaluation))
-    if bias is not None:
-        values.add_maps(bias)
-    for row in reliance.rows if reliance else ():
-        values.add(row.image, row.label, zip(taken_away.COLUMNS, row.values, strict=True))
-    for named in backgrounds.rows if backgrounds else ():
-        values.add_swapped(named)
-    if faithfulness is not None:
-        columns = dict(faithfulness.columns)
-        columns["deletion_gain"] = columns["random_deletion"] - columns["deletion"]
-        columns["insertion_gain"] = columns["insertion"] - columns["random_insertion"]
-        for number, (image, label) in enumerate(zip(faithfulness.images, faithfulness.labels, strict=True)):
-            values.add(int(image), int(label), ((name, float(each[number])) for name, each in columns.items()))
-    samples = tuple(_samples(dataset, evaluation, values))
-    if not any(sample.right for sample in samples if sample.label >= 0):
-        not_run["right_elsewhere"] = "no object is named rightly"
-    if evaluation.targets.ndim == 1:
-        not_run["mean_average_precision"] = "the set is single-label"
-    row_of = {sample.image: row for row, sample in reversed([*enumerate(samples)])}
-    shortcuts = find_shortcuts(*given, batch_size=size)
-    return Measured(
-        loaded,
-        dataset,
-        evaluation,
-        kind,
-        truth,
-        missing,
-        bias.skipped if bias else {},
+    def test_map() -> Faithfulness:
+        curves = ("deletion", "insertion")
+        return score_faithfulness(
+            *given, request.faithfulness, kind=kind, batch_size=size, steps=STEPS, on_pixels=curves
+        )
+
+    return _Probed(
+        run("attention", lambda: measure_bias(*given, kind=kind, truth=against, tau=request.tau, batch_size=size)),
+        run("reliance", lambda: score_reliance(*given, truth=against, batch_size=size)),
+        run("backgrounds", lambda: score_backgrounds(*given, truth=against, batch_size=size)),
+        run("trust", test_map),
         not_run,
-        samples,
-        tuple(shortcut.result(loaded.classes, row_of) for shortcut in shortcuts),
-        faithfulness.other_map if faithfulness else "",
     )
 
 
@@ -182,11 +186,31 @@ class _Values:
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         self.add(named.image, named.label, ((f"{SWAPPED}{name}", value) for name, value in values.items()))
 
+    def add_trust(self, found: Faithfulness) -> None:
+        columns = dict(found.columns)
+        columns["deletion_gain"] = columns["random_deletion"] - columns["deletion"]
+        columns["insertion_gain"] = columns["insertion"] - columns["random_insertion"]
+        for number, (image, label) in enumerate(zip(found.images.tolist(), found.labels.tolist(), strict=True)):
+            self.add(image, label, ((name, float(each[number])) for name, each in columns.items()))
+
     def of(self, image: int, label: int) -> dict[str, float]:
         own = self.found.get((image, label), {})
         if label >= 0 and np.isfinite(self.absent[label]):
             own = {**own, "absent_score": float(self.absent[label])}
         return own
+
+
+def _values_of(found: _Probed, evaluation: Evaluation) -> _Values:
+    values = _Values(_absent_scores(evaluation))
+    if found.bias is not None:
+        values.add_maps(found.bias)
+    for row in found.reliance.rows if found.reliance else ():
+        values.add(row.image, row.label, zip(taken_away.COLUMNS, row.values, strict=True))
+    for named in found.backgrounds.rows if found.backgrounds else ():
+        values.add_swapped(named)
+    if found.faithfulness is not None:
+        values.add_trust(found.faithfulness)
+    return values
 
 
 def _absent_scores(evaluation: Evaluation) -> NDArray[np.float64]:

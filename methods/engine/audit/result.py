@@ -359,6 +359,8 @@ class Against:
     rows: tuple[Difference, ...]
     text: str
     """A sentence for the page."""
+    rests_on: tuple[str, ...]
+    """Names of the figures in it."""
 
 
 @dataclass(frozen=True)
