@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from attnbias.data.index import Task
 from attnbias.methods.engine.types import Fields, LogLine
@@ -94,6 +94,9 @@ class Retells(Protocol):
 @runtime_checkable
 class LoadsByName(Protocol):
     """It loads weights of any network whose name is given (`--backbone`, or timm:NAME in place of a file)."""
+
+    def around(self, network: nn.Module, recipe: Any) -> nn.Module:
+        """The model of a network that is built already: images (B, 3, H, W) -> logits (B, C)."""
 
     def infer_named(self, state: dict[str, Tensor], backbone: str) -> Fields:
         """What converted weights of this network tell: `num_classes`; {} where they are another's."""

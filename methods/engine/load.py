@@ -35,10 +35,13 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.abilities import AnswersAs, LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
+from attnbias.methods.engine.own_networks import OwnNetwork, own_network
 from attnbias.methods.engine.pretrained import of_library
 from attnbias.methods.engine.published import (
     locate,
+    names_function,
     names_network,
+    names_transformers,
     on_disk,
     published_recipe,
     refused_leaves_nothing,
@@ -47,7 +50,7 @@ from attnbias.methods.engine.published import (
 from attnbias.methods.engine.published import shown as shown_source
 from attnbias.methods.engine.recipe import FRESH, TRAINING_DATA, Recipe, other_network, override, panel_of, parse
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.requests import ConvertRequest, FromWeights
+from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.types import Fields, Steering
@@ -83,6 +86,8 @@ class Loaded:
     """Whether the weights say how they were trained, as ours do."""
     steering: Steering | None = None
     """What its second pass is told to look for in this command (priors.py)."""
+    own_network: bool = False
+    """Whether it came as a Python object, which its recipe cannot build again."""
     match: ClassMatch | None = None
     """Which of its own classes stand for these `classes`, where they are a dataset's."""
 
@@ -232,17 +237,22 @@ def load_run(
     entry: Entry | None = None,
     trust: bool = False,
     data_root: Path | None = None,
+    runs_code: bool = False,
+    weights_file: Path | None = None,
 ) -> Loaded:
     """Load weights for evaluation.
 
     `load_from` is a run folder (its best checkpoint, else its newest), a checkpoint folder, or a weight file of ours or
     of the paper's authors, by its path, its published name or a URL. `overrides` are recipe fields typed by the person;
     `recipe_name` helps published files. `entry` picks raw or averaged weights; by default those that reached the best
-    measure.
+    measure. With `runs_code`, because a person typed it, `module:function` is a network of one's own, which
+    `weights_file` may fill (own_networks.py).
 
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
+    if runs_code and (own := own_network(load_from, weights_file, trust=trust)) is not None:
+        return _around(get_method(method_name), own, load_from, overrides, recipe_name, device, data_root)
     described = describe(
         method_name,
         load_from,
@@ -274,6 +284,46 @@ def load_run(
     )
 
 
+def _around(
+    method: AnyMethod,
+    own: OwnNetwork,
+    source: str,
+    overrides: Fields,
+    recipe_name: str | None,
+    device: torch.device | str,
+    data_root: Path | None,
+) -> Loaded:
+    """A network that is built already, with a recipe that makes its images; what was typed goes before what it says.
+
+    Classes that nobody told are the dataset's, where it has as many, else numbers.
+
+    Raises:
+        UsageError: the method takes no such network.
+    """
+    if not isinstance(method, LoadsByName):
+        raise UsageError(f"{source} is a whole classifier, no model of '{method.name}'; take it as one of 'plain'")
+    base = method.named_recipe(recipe_name or next(iter(method.recipes))).recipe
+    recipe = override(base, {**own.fields, "backbone": source, "init": FRESH, **overrides})
+    untold = [name for name in method.untold if name not in {"backbone", *own.fields, *overrides}]
+    if untold:
+        assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
+        LOG.warning("%s does not tell how its images are made; assumed: %s", source, assumed)
+    names = known_class_names(recipe.dataset)
+    task: Task = "singlelabel"
+    try:
+        index = open_split(recipe.dataset, "val", data_root)
+        names, task = index.classes, index.task
+    except DataError:  # it can be asked about one's own images where its dataset is not
+        pass
+    classes = own.classes
+    if classes is None:
+        same = len(names) == own.outputs
+        classes = names if same else tuple(f"class {position}" for position in range(own.outputs))
+        LOG.warning("%s names no classes; assumed: %s", source, f"those of {recipe.dataset}" if same else "numbers")
+    model = method.around(own.network, recipe).to(device).eval()
+    return Loaded(method, recipe, model, classes, task, own.words, own_network=True)
+
+
 def load_asked(
     request: FromWeights, method_name: str, load_from: str, device: torch.device | str = "cpu", *, own: bool = True
 ) -> Loaded:
@@ -296,6 +346,8 @@ def load_asked(
         entry=request.entry,
         trust=request.trust_checkpoint,
         data_root=request.data_root,
+        runs_code=isinstance(request, RunsFunctions),
+        weights_file=request.weights_file if isinstance(request, RunsFunctions) else None,
     )
 
 
@@ -342,7 +394,7 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
     published = None if on_disk(load_from) else PUBLISHED.get(load_from)
     if published is not None and published.recipe:
         return list(published.methods)
-    if names_network(load_from):
+    if names_network(load_from) or names_function(load_from) or names_transformers(load_from):
         return [name for name in METHODS if isinstance(get_method(name), LoadsByName)]
     path = locate(load_from)
     if (stored := stored_method(path)) is None:

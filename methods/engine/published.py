@@ -31,6 +31,10 @@ from attnbias.weights.manifest import PUBLISHED, Published
 HUB, WEB = "hf://", ("http://", "https://")
 LIBRARIES = ("timm", "torchvision")
 """What may stand before a network's name, as timm:NAME."""
+FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""A function of one's own, as my_package.models:build."""
+TRANSFORMERS = "transformers"
+"""What stands before an image classifier of Hugging Face's transformers."""
 BOOKKEEPING = (".turn", ".lock", MANIFEST)
 """What a folder of the cache holds beside weights."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.IGNORECASE | re.DOTALL)
@@ -73,6 +77,10 @@ def locate(source: str, progress: ProgressCallback = silent) -> Path:
             f"no checkpoint {shown(source)}: it names a network, not a file; training starts from one with "
             "--backbone NAME --pretrained"
         )
+    if names_function(source) or names_transformers(source):
+        raise WeightsError(
+            f"no checkpoint {shown(source)}: it names a model, not a file; val, visualize and predict of plain take it"
+        )
     raise WeightsError(
         f"no checkpoint {shown(source)}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a "
         "published .pth file, a URL, or a name of: attnbias list weights"
@@ -91,6 +99,17 @@ def names_network(source: str) -> bool:
     """Whether this is meant as `timm:NAME` or `torchvision:NAME`, and is not a file of such a name."""
     library, colon, _ = source.partition(":")
     return library in LIBRARIES and colon != "" and on_disk(source) is None
+
+
+def names_transformers(source: str) -> bool:
+    """Whether this is meant as `transformers:NAME`, and is not a file of such a name."""
+    return source.startswith(f"{TRANSFORMERS}:") and on_disk(source) is None
+
+
+def names_function(source: str) -> bool:
+    """Whether this is meant as `module:function`, and is neither a file of such a name nor a network of a library."""
+    library = source.partition(":")[0] in (*LIBRARIES, TRANSFORMERS)
+    return FUNCTION.fullmatch(source) is not None and not library and on_disk(source) is None
 
 
 def published_weights(name: str) -> Published:

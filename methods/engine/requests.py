@@ -246,6 +246,26 @@ class MatchesClasses(Request):
     )
 
 
+class RunsFunctions(Request):
+    """A command that takes a network which a function of one's own makes."""
+
+    weights_file: Path | None = option(
+        None, "A state dict for the network that --load-from MODULE:FUNCTION makes.", metavar="FILE", often=False
+    )
+
+    @model_validator(mode="after")
+    def _fills_a_network(self) -> Self:
+        from attnbias.methods.engine.published import names_function
+
+        named = getattr(self, "load_from", [])
+        sources = [named] if isinstance(named, str) else named
+        if self.weights_file is not None and not any(map(names_function, sources)):
+            raise UsageError(
+                "--weights-file changes nothing without --load-from MODULE:FUNCTION, whose network it fills"
+            )
+        return self
+
+
 class PicksWeights(Request):
     """A command that takes raw or averaged weights of a checkpoint."""
 
@@ -285,7 +305,7 @@ class Processes(Machine):
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
-class VisualizeRequest(Steered, FromWeights, MatchesClasses, Images, Machine):
+class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Machine):
     """Draw where models look, into a folder."""
 
     method: str
@@ -372,7 +392,7 @@ class ExportRequest(Steered, FromWeights, Machine):
         return {**of_check, "top_k": (not self.classes, "with --classes")}
 
 
-class PredictRequest(OfAnyMethod, FromWeights, Images, Processes):
+class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, Processes):
     """Name the classes of one's own images."""
 
     paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
@@ -413,7 +433,7 @@ class PriorsRequest(OfAnyMethod, FromWeights, Images, Machine):
         return out
 
 
-class LoadRequest(OfAnyMethod, FromWeights):
+class LoadRequest(OfAnyMethod, FromWeights, RunsFunctions):
     """Hold a model in memory, for Python."""
 
 
@@ -454,7 +474,7 @@ BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
 
-class ValRequest(Steered, FromWeights, MatchesClasses, Images, Processes):
+class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Processes):
     """Score checkpoints on splits, and measure what else is asked for."""
 
     method: str
@@ -598,7 +618,7 @@ GATE = "For machines (exit code 4 where a --fail-if does)"
 gate_option = partial(recipe_option, panel=GATE)
 
 
-class AuditRequest(OfAnyMethod, FromWeights, Images, Machine):
+class AuditRequest(OfAnyMethod, FromWeights, RunsFunctions, MatchesClasses, Images, Machine):
     """Say where a model looks, what it relies on, and whether its map can be trusted."""
 
     load_from: str = option(

@@ -95,6 +95,10 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
     infer = staticmethod(infer)
     infer_named = staticmethod(infer_named)
 
+    def around(self, network: nn.Module, recipe: PlainRecipe) -> PlainClassifier:
+        """A network that is built already."""
+        return PlainClassifier(network, recipe.image_size, recipe.layer)
+
     def answer_as(self, model: PlainClassifier, members: Sequence[Sequence[int]]) -> PlainClassifier:
         """The network and its weights, with another set's classes in place of its own."""
         return model.answering_as(members)

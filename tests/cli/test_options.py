@@ -106,6 +106,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_val_options.py::test_every_checkpoint_and_split_that_was_typed_is_measured": (
             "--load-from --split --data-root --json"
         ),
+        "engine/test_own_networks.py::test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them": (
+            "--weights-file"
+        ),
         "engine/test_class_matching.py::test_val_scores_a_set_of_other_classes_and_keeps_what_was_matched": (
             "--class-map"
         ),
@@ -158,6 +161,9 @@ SHOWN: dict[str, dict[str, str]] = {
             "--map --layer --truth --split"
         ),
         "cli/test_audit.py::test_before_and_after_are_paired_on_the_same_objects": "--against",
+        "engine/test_own_networks.py::test_an_audit_takes_a_function_its_weights_and_a_map_of_classes": (
+            "--class-map --weights-file"
+        ),
         "cli/test_audit.py::test_whose_weights_and_which_are_read_as_typed": "--method --recipe --weights",
         "cli/test_audit.py::test_unreadable_images_are_left_out_where_that_is_typed": "--on-bad-image",
         "cli/test_audit.py::test_the_machine_and_the_batch_are_as_typed": "--gpus --device --eval-batch-size",
@@ -168,6 +174,9 @@ SHOWN: dict[str, dict[str, str]] = {
         ),
     },
     "predict": {
+        "engine/test_own_networks.py::test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them": (
+            "--weights-file"
+        ),
         "cli/test_predict.py::test_class_names_and_scores_are_the_models": "--load-from PATHS --json --csv",
         "cli/test_predict.py::test_bad_images_are_named": "--on-bad-image",
         "engine/test_selection.py::test_predict_scores_with_the_weights_that_were_asked_for": "--weights",
@@ -195,6 +204,9 @@ SHOWN: dict[str, dict[str, str]] = {
             "PATHS --classes --npz --out"
         ),
         "cli/test_visualize.py::test_runs_maps_and_heads_stand_side_by_side": "--load-from --map --head --overwrite",
+        "engine/test_own_networks.py::test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them": (
+            "--weights-file"
+        ),
         "engine/test_class_matching.py::test_visualize_draws_a_set_in_its_own_classes": "--class-map",
         "cli/test_visualize.py::test_the_images_where_a_map_peaks_highest_come_first": "--top",
         "cli/test_visualize.py::test_the_published_style_draws_as_the_papers_program": "--style",

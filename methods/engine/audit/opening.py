@@ -22,6 +22,7 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
 from attnbias.methods.engine.maps import check_map, layer_name
+from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.prepare_data import prepare_data
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import override
@@ -103,12 +104,14 @@ def subjects(
             "fields": {},
             "layer": None,
             "weights": None,
+            "weights_file": None,
         }
         asked.append(request.model_copy(update=own))
     found = []
     for number, each in enumerate(asked):
         loaded = models[number] if number < len(models) else _loaded(each, data, device)
         loaded = replace(loaded, recipe=override(loaded.recipe, {"dataset": data}))
+        loaded = in_classes_of_its_dataset(loaded, each.class_map, each.data_root)
         if loaded.task not in TASKS:
             raise UsageError(
                 f"{loaded.source} is for {loaded.task}; an audit is of models that name classes "

@@ -4,6 +4,7 @@ figures."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,8 +107,22 @@ def untrained(loaded: Loaded) -> nn.Module:
     """The same model with fresh weights: complete parameter randomisation (Adebayo et al., NeurIPS 2018)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
+        if loaded.own_network:
+            return _reset(copy.deepcopy(loaded.model))
         model: nn.Module = loaded.method.build_model(loaded.recipe, len(loaded.classes), loaded.task)
     return model.to(next(loaded.model.parameters()).device).eval()
+
+
+def _reset(model: nn.Module) -> nn.Module:
+    """The same model with the weights that its layers begin with; of a layer that tells none, small random ones."""
+    for layer in model.modules():
+        own = list(layer.parameters(recurse=False))
+        if own and callable(reset := getattr(layer, "reset_parameters", None)):
+            reset()
+        else:
+            for values in own:
+                nn.init.normal_(values, std=0.02)
+    return model
 
 
 def area_under(curve: Tensor) -> float:
