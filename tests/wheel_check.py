@@ -14,7 +14,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 ROOMS = ("cli", "data", "methods", "weights")
-KEPT = {".py", ".json", ".csv", ".html", ".css", ".js", ".md", ".jpg"}
+KEPT = {".py", ".json", ".csv", ".html", ".css", ".js", ".md", ".jpg", ".ipynb"}
 
 
 def main() -> None:
