@@ -94,42 +94,52 @@ def with_masks(
         DataError: masks are missing, cannot be read, or differ in size from their images as these are read.
     """
     records = [(index, record) for index in indexes for record in index.records]
-    tally, found, images, annotations = Tally(), dict[int, _Drawn](), list[Json](), list[Json]()
-    sizes = {number: headers.get(f"{index.root}/{record.path}") for number, (index, record) in enumerate(records)}
+    read = [headers.get(f"{index.root}/{record.path}") for index, record in records]
     _check_there(masks)
-    drawn = _drawn([(index, record, sizes[number]) for number, (index, record) in enumerate(records)], masks, workers)
-    for number, ((index, record), mask) in enumerate(zip(records, drawn, strict=True)):
+    drawn = _drawn([(*pair, header) for pair, header in zip(records, read, strict=True)], masks, workers)
+    tally, found, images, annotations = Tally(), dict[int, _Drawn](), list[Json](), list[Json]()
+    for number, ((index, record), header, mask) in enumerate(zip(records, read, drawn, strict=True)):
         progress("reading masks", number + 1, len(records))
         assert record.image_id is not None
-        header, labels = sizes[number], _labels(record)
         size = dict(zip(("width", "height"), header.size(index.orientation), strict=True)) if header else {}
         images.append({"id": record.image_id, "file_name": record.path, **size})
-        if record.image_id not in masks:
-            tally.add(UNMASKED, record.path)
-        elif mask is None:
-            tally.add(EMPTY, masks[record.image_id].name)
-        elif not labels:
-            tally.add(UNLABELLED, masks[record.image_id].name)
-        else:
-            tally.add(MASKED, record.path)
-            if mask.full:
-                tally.add(FULL, masks[record.image_id].name)
+        mask = _counted(record, mask, masks.get(record.image_id), tally)
+        if mask is not None:
             found[record.image_id] = mask
-            segmentation = {"size": [size["height"], size["width"]], "counts": mask.counts}
-            annotations += [
-                {"image_id": record.image_id, "category_id": label + 1, "bbox": mask.box, "area": mask.area}
-                | {"iscrowd": 0, "segmentation": segmentation}
-                for label in labels
-            ]
-        if record.image_id not in found:  # an object that has a box alone is known, and has no mask
-            annotations += [
-                {"image_id": record.image_id, "category_id": box.label + 1, "bbox": [box.x, box.y, box.w, box.h]}
-                for box in record.boxes
-            ]
+        annotations += _annotations(record, mask, size)
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(indexes[0].classes)]
     annotations = [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
     return [_with_objects(index, found, folder / MASKS_FILE) for index in indexes], text, tally
+
+
+def _counted(record: Record, mask: _Drawn | None, path: Path | None, tally: Tally) -> _Drawn | None:
+    """A record's mask, None where it is no object of a label; counted by reason."""
+    if path is None:
+        tally.add(UNMASKED, record.path)
+        return None
+    if mask is None or not _labels(record):
+        tally.add(EMPTY if mask is None else UNLABELLED, path.name)
+        return None
+    tally.add(MASKED, record.path)
+    if mask.full:
+        tally.add(FULL, path.name)
+    return mask
+
+
+def _annotations(record: Record, mask: _Drawn | None, size: Json) -> list[Json]:
+    """The objects of a record in COCO's layout: its mask for each of its labels, else its boxes, which have no mask."""
+    if mask is None:
+        return [
+            {"image_id": record.image_id, "category_id": box.label + 1, "bbox": [box.x, box.y, box.w, box.h]}
+            for box in record.boxes
+        ]
+    segmentation = {"size": [size["height"], size["width"]], "counts": mask.counts}
+    return [
+        {"image_id": record.image_id, "category_id": label + 1, "bbox": mask.box, "area": mask.area, "iscrowd": 0}
+        | {"segmentation": segmentation}
+        for label in _labels(record)
+    ]
 
 
 def _with_objects(index: Index, found: Mapping[int, _Drawn], annotations: Path) -> Index:

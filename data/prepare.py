@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.acquire import acquire, instructions
-from attnbias.data.images import Header, read_image
+from attnbias.data.images import read_image
 from attnbias.data.index import Index
 from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
@@ -122,13 +122,9 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     roles, said = _roles(info, indexes, options)
     warnings += said
     if own:
-        headers = _headers(indexes, options)
-        noticed.merge(_notice(indexes, headers))
-        if reading.masks:
-            indexes, files[MASKS_FILE], said_of_masks = with_masks(
-                indexes, reading.masks, headers, folder, options.workers, options.progress
-            )
-            noticed.merge(said_of_masks)
+        indexes, masks, found = _notice(indexes, reading, folder, options)
+        files |= masks
+        noticed.merge(found)
         noticed.merge(find_repeats(indexes, options.workers, options.progress))
     elif options.verify:  # the papers' sets are large, and some of their splits are parts of others
         played = [index for index in indexes if index.split in roles.values()]
@@ -159,18 +155,20 @@ def _write(folder: Path, prepared: Prepared, indexes: Sequence[Index], files: Ma
     prepared.write(folder)
 
 
-def _headers(indexes: Sequence[Index], options: PrepareOptions) -> dict[str, Header | None]:
-    """Headers of all images, by path."""
+def _notice(
+    indexes: Sequence[Index], reading: Reading, folder: Path, options: PrepareOptions
+) -> tuple[Sequence[Index], Mapping[str, str], Tally]:
+    """A person's own splits with their masks, the file of these, and what should be known of the images."""
     paths = dict.fromkeys(f"{index.root}/{path}" for index in indexes for r in index.records for path in r.images)
-    return read_headers(list(paths), options.workers, options.progress)
-
-
-def _notice(indexes: Sequence[Index], headers: Mapping[str, Header | None]) -> Tally:
-    """What a person should know of their own images."""
+    headers = read_headers(list(paths), options.workers, options.progress)
     noticed = remarks(headers, indexes[0].orientation)
     for index in indexes:
         noticed.merge(check_annotated_sizes(index, headers))
-    return noticed
+    if not reading.masks:
+        return indexes, {}, noticed
+    masked, text, said = with_masks(indexes, reading.masks, headers, folder, options.workers, options.progress)
+    noticed.merge(said)
+    return masked, {MASKS_FILE: text}, noticed
 
 
 def check_images(index: Index, options: PrepareOptions, mend: str) -> None:

@@ -42,8 +42,7 @@ def read_class_folders(
         classes: folder names in the order of their class numbers, where the set (or its training split) fixes them;
             folders may then be missing, but none may be unknown. None: the folders themselves, and none may be empty.
         left_out: gains, by reason, what does not count (data/walk.py).
-        data_root: where prepared sets lie, which is not a class, as where a person works in the folder of their
-        classes.
+        data_root: where prepared sets lie: no class, where a person works in the folder of their classes.
 
     Raises:
         DataError: no class folder, an unknown one, or one without images.
@@ -52,8 +51,8 @@ def read_class_folders(
         raise DataError(f"{root} is not a folder; expected one that holds a folder for each class")
     left_out, below = Tally() if left_out is None else left_out, f"{root.name}/"
     folders, files = list_folder(root, left_out, below)
-    masks = masks_among(root, folders)
-    folders = [name for name in folders if name != masks]
+    if masks := masks_among(root, folders):
+        folders.remove(masks)
     if (prepared := _within(root, data_root)) in folders:
         folders = [name for name in folders if name != prepared]
         left_out.add(PREPARED, f"{below}{prepared}")

@@ -237,22 +237,17 @@ def load_run(
     entry: Entry | None = None,
     trust: bool = False,
     data_root: Path | None = None,
-    runs_code: bool = False,
-    weights_file: Path | None = None,
 ) -> Loaded:
     """Load weights for evaluation.
 
     `load_from` is a run folder (its best checkpoint, else its newest), a checkpoint folder, or a weight file of ours or
     of the paper's authors, by its path, its published name or a URL. `overrides` are recipe fields typed by the person;
     `recipe_name` helps published files. `entry` picks raw or averaged weights; by default those that reached the best
-    measure. With `runs_code`, because a person typed it, `module:function` is a network of one's own, which
-    `weights_file` may fill (own_networks.py).
+    measure.
 
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
-    if runs_code and (own := own_network(load_from, weights_file, trust=trust)) is not None:
-        return _around(get_method(method_name), own, load_from, overrides, recipe_name, device, data_root)
     described = describe(
         method_name,
         load_from,
@@ -329,6 +324,9 @@ def load_asked(
 ) -> Loaded:
     """Load weights as a request says; what it says of one method's recipe is for its `own` weights only.
 
+    Here alone a name may be that of a function of one's own or of a model of transformers (own_networks.py): a person
+    typed it, to a command that takes one.
+
     Raises:
         UsageError: as `load_run`, or a field is told that only training reads. `weights convert` alone keeps these.
     """
@@ -337,6 +335,11 @@ def load_asked(
         for name, info in get_method(method_name).recipe_type.model_fields.items():
             if name in fields and panel_of(info) == TRAINING_DATA:
                 raise UsageError(f"--{name.replace('_', '-')} is of training: it changes nothing here; leave it out")
+    if isinstance(request, RunsFunctions):
+        made = own_network(load_from, request.weights_file, request.trust_checkpoint)
+        if made is not None:
+            named = request.recipe if own else None
+            return _around(get_method(method_name), made, load_from, fields, named, device, request.data_root)
     return load_run(
         method_name,
         load_from,
@@ -346,8 +349,6 @@ def load_asked(
         entry=request.entry,
         trust=request.trust_checkpoint,
         data_root=request.data_root,
-        runs_code=isinstance(request, RunsFunctions),
-        weights_file=request.weights_file if isinstance(request, RunsFunctions) else None,
     )
 
 

@@ -52,7 +52,7 @@ class OwnNetwork:
     """Where it comes from."""
 
 
-def own_network(source: str, weights: Path | None, *, trust: bool = False) -> OwnNetwork | None:
+def own_network(source: str, weights: Path | None, trust: bool = False) -> OwnNetwork | None:
     """Make the network that a person named; None where the name is one of weights.
 
     Args:

@@ -317,9 +317,7 @@ class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Imag
     )
     split: str | None = option(None, "Split of the dataset.", shown="val")
     limit: int | None = option(None, "Only the first N images.", ge=1, shown=f"{SPLIT_LIMIT} of a split")
-    top: int | None = option(
-        None, "Look at all, draw only the N images whose first map (before normalisation) peaks highest.", ge=1
-    )
+    top: int | None = option(None, "Draw the N images whose raw first map peaks highest.", ge=1)
     classes: tuple[str, ...] = option(
         (), "Classes to draw, names or numbers, comma-separated.", shown="true and predicted ones"
     )
