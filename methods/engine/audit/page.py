@@ -7,7 +7,8 @@ pictures, what to try, and last how it was measured. The script of the page (dis
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING
 
 from attnbias.data.reading import Json
 from attnbias.methods.engine.audit.examples import IN_CELL, says
@@ -15,6 +16,9 @@ from attnbias.methods.engine.audit.result import About, Audit, Causes, Cell, Cla
 from attnbias.methods.engine.display.gallery import GalleryItem, View
 from attnbias.methods.engine.display.html_page import html_page, jpeg_address, map_levels, short
 from attnbias.methods.engine.text import html_paragraph
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 REPORT = "report.html"
 
@@ -48,7 +52,7 @@ def audit_page(audit: Audit, pictures: Mapping[int, GalleryItem]) -> str:
         "rows": [_class_row(row) for row in audit.classes],
         "causes": _causes(audit.causes),
         "findings": [_finding(finding, audit.samples, shown) for finding in audit.pictures],
-        "subsets": [_plain(subset, leave_out=("samples",)) for subset in audit.subsets],
+        "subsets": [_parts(subset, leave_out=("samples",)) for subset in audit.subsets],
         "against": _against(audit),
         "suggestions": _plain(audit.suggestions),
         "limits": audit.limits,
@@ -121,17 +125,22 @@ def _map_words(about: About) -> str:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any, leave_out: Sequence[str] = ()) -> Any:
+def _plain(value: object) -> object:
     """A part of the audit as JSON; figures under the names that the script knows."""
     if isinstance(value, Figure):
         return _figure(value)
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in leave_out}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _parts(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return _number(value) if isinstance(value, float) else value
+
+
+def _parts(value: DataclassInstance, leave_out: Sequence[str] = ()) -> Json:
+    names = (field.name for field in fields(value))
+    return {name: _plain(getattr(value, name)) for name in names if name not in leave_out}
 
 
 def _figure(figure: Figure) -> Json:
@@ -162,13 +171,13 @@ def _number(value: float | None) -> float | None:
     return short(value) if value is not None and abs(value) < float("inf") else None
 
 
-def _class_row(row: ClassRow) -> list[Any]:
+def _class_row(row: ClassRow) -> list[object]:
     """A class in as few letters as can be: a page has up to thousands."""
     figures = (row.accuracy, row.average_precision, row.position_biased, row.on_object, row.context_only)
     return [row.name, row.objects, row.too_small, *map(_short_figure, figures)]
 
 
-def _short_figure(figure: Figure | None) -> list[Any] | None:
+def _short_figure(figure: Figure | None) -> list[object] | None:
     if figure is None:
         return None
     edges = _edges(figure)
@@ -235,8 +244,8 @@ def _cell(cell: Cell, samples: Sequence[Sample], shown: Mapping[int, Json]) -> J
 
 
 def _causes(causes: Causes) -> Json:
-    properties = [_plain(entry, leave_out=("samples",)) for entry in causes.properties]
-    return _plain(causes) | {"properties": properties}
+    properties = [_parts(entry, leave_out=("samples",)) for entry in causes.properties]
+    return _parts(causes) | {"properties": properties}
 
 
 def _finding(finding: Finding, samples: Sequence[Sample], shown: Mapping[int, Json]) -> Json:
