@@ -24,6 +24,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.text import read_csv
 from attnbias.weights.files import write_weights
 from tests.cli.test_run_options import observed
+from tests.helpers.browser import Browser
 from tests.helpers.command_line import Result, attnbias
 from tests.helpers.small_model import write_model
 from tests.helpers.tiny_runs import contents
@@ -127,6 +128,30 @@ def test_an_audit_that_ends_in_its_middle_leaves_nothing(
 
 
 # Conditions -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_images_that_audit_json_names_and_worst_holds_their_maps(
+    browser: Browser, audit: Callable[..., Result]
+) -> None:
+    audit()
+    findings = {finding["name"]: finding["examples"] for finding in result()["pictures"]}
+    shown = [
+        Path(example["path"]).stem for name, examples in findings.items() if name != "random" for example in examples
+    ]
+    files = [path.name for path in Path("audit/worst").iterdir()]
+    assert len(files) == len(shown) > 0
+    assert all(any(stem in file for file in files) for stem in shown)
+    with Image.open(Path("audit/worst", files[0])) as overlay:
+        assert min(overlay.size) >= 224  # small images are enlarged
+    browser.open(Path("audit/report.html"))
+    captions = browser.run("return [...document.querySelectorAll('#pictures figcaption')].map(c => c.innerText)")
+    named = [example["path"] for examples in findings.values() for example in examples]
+    assert [caption.split("\n")[-1] for caption in captions] == named
+    painted = """const example = document.querySelector('#pictures .example'); example.paint();
+        const heat = example.querySelector('.heat');
+        return heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data.some((value) => value > 0);"""
+    assert browser.run(painted)
+    assert browser.complaints() == []
 
 
 def test_conditions_decide_the_exit_code_and_are_written_for_machines(audit: Callable[..., Result]) -> None:
