@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from attnbias.methods.engine.evaluation.comparison import Run, compared, read_run
@@ -206,5 +207,6 @@ def report(bench: Bench, names: Sequence[str], content: dict[str, Any], results:
     results.mkdir(parents=True, exist_ok=True)
     (results / "bias.json").write_text(json.dumps(written, indent=1) + "\n")
     (results / "bias.md").write_text(text)
-    curves(contest, families).savefig(results / "bias.svg")
+    with rc_context({"svg.hashsalt": "bias"}):  # the same file of the same figures
+        curves(contest, families).savefig(results / "bias.svg", metadata={"Date": None})
     return f"{content['cpu_minutes']} minutes of a CPU core\n\n{text}"
