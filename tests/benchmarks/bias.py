@@ -198,8 +198,11 @@ class Bench:
         return self.train(name, "adapted", seed, "clear", start[1], weights, *budget)
 
     def rate(self, name: str) -> float:
-        """The learning rate with the best val on scenes that are used for nothing else."""
-        rates = self.budget.rates
+        """The learning rate with the best val on scenes that are used for nothing else; of a control, its plain
+        contender's, from which it differs in the pretraining alone."""
+        contender, rates = CONTENDERS[name], self.budget.rates
+        if contender.again and contender.start:
+            return self.rate(contender.start[0])
         if len(rates) == 1:
             return rates[0]
         start = self.adapted(name, self.budget.seeds[0])
