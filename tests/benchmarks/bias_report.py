@@ -73,8 +73,8 @@ class Contest:
             "gain at equal val": self.gain(name, seed),
             "position bias": stored["demo/counter", "position_biased"],
             "on the object": stored["demo/counter", "energy (centre 0, oracle 1)"],
-            "context share": stored["demo/val", "context_share"],
-            "BG-gap": stored["demo/val", "bg_gap"],
+            "context share": stored.get(("demo/val", "context_share")),
+            "BG-gap": stored.get(("demo/val", "bg_gap")),
         }
         return {column: nan if value is None else value for column, value in found.items()}
 
