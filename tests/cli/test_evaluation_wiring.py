@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Box, Index, Record
@@ -245,6 +246,15 @@ def test_fillings_know_nothing_of_what_they_hide(fill: Any, box: tuple[int, int,
     assert torch.equal(filled, other)
     assert filled.min() >= 0
     assert filled.max() <= 1
+
+
+def test_what_is_blurred_in_is_a_gaussian_of_what_is_seen(tmp_path: Path) -> None:
+    hidden = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    hidden[4:20, 6:30] = True
+    image = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    seen = (~hidden).float()[None]
+    whole, weight = (gaussian_blur(each, [17, 17], [4.0, 4.0]) for each in (image * seen, seen))
+    torch.testing.assert_close(blurred_in(image, hidden), whole / weight)
 
 
 def test_faithfulness_takes_its_samples_from_the_whole_split(tmp_path: Path) -> None:
