@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-from . import data, display, evaluation, options, runs, training, weights
+from . import data, display, evaluation, newer, options, runs, training, weights
 
 FAULTS: tuple[Fault, ...] = (
     *training.FAULTS,
@@ -15,4 +15,5 @@ FAULTS: tuple[Fault, ...] = (
     *display.FAULTS,
     *options.FAULTS,
     *weights.FAULTS,
+    *newer.FAULTS,
 )
