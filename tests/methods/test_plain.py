@@ -95,6 +95,15 @@ def test_a_layer_can_be_named_and_a_wrong_name_is_refused() -> None:
         attention_maps(METHOD, model, images, torch.tensor([0]), "layercam")
 
 
+def test_a_class_of_several_of_the_network_s_own_has_the_highest_of_their_logits() -> None:
+    model = METHOD.build_model(override(RECIPES["demo"].recipe, {"backbone": "tiny"}), 3, "singlelabel").eval()
+    own = torch.tensor([[3.0, -1.0, 2.0], [0.0, 5.0, 1.0]])
+    told = model.answering_as([[0, 2], [], [1]]).retold(own)
+    assert torch.equal(told[:, [0, 2]], torch.tensor([[3.0, -1.0], [1.0, 5.0]]))
+    assert (told.softmax(1)[:, 1] == 0).all()  # of which the network knows nothing
+    assert torch.equal(model.retold(own), own)
+
+
 def test_a_whole_network_of_a_library_answers_as_it_does_there(tmp_path: Path) -> None:
     network = timm.create_model("test_vit.r160_in1k").eval()
     torch.save(network.state_dict(), tmp_path / "w.pth")

@@ -75,7 +75,7 @@ FAULTS = (
         "methods/plain/model.py",
         "logits[:, own].amax(1)",
         "logits[:, own].amin(1)",
-        ("tests/methods/test_plain.py",),
+        ("tests/methods/test_plain.py::test_a_class_of_several_of_the_network_s_own_has_the_highest_of_their_logits",),
     ),
     Fault(
         "typed images lose against those of the starting weights",
