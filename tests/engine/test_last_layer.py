@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.bias.context import group_measures, groups_of
-from attnbias.methods.engine.bias.last_layer import balanced, chosen_layer, features_of, retrained
+from attnbias.methods.engine.bias.last_layer import PENALTIES, balanced, chosen_layer, features_of, retrained
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
@@ -78,6 +78,22 @@ def test_a_bias_of_the_head_is_mended_where_the_features_know_better() -> None:
     alike = chosen_layer(given, truth, groups, 2, worst)[0]
     plain = retrained(given, truth, torch.ones(2000), 2, 1e-3)
     assert worst(alike, rows) > worst(plain, rows) + 20
+
+
+def test_the_penalty_is_picked_on_images_the_layer_has_not_seen_and_then_it_learns_from_all() -> None:
+    rng = np.random.default_rng(0)
+    given, truth = torch.from_numpy(rng.normal(size=(40, 3))).float(), torch.from_numpy(rng.integers(0, 2, 40))
+    groups, asked = np.array(["a", "b"] * 20), list[list[int]]()
+
+    def worst(layer: torch.nn.Linear, rows: torch.Tensor) -> float:
+        asked.append(rows.tolist())
+        return float(len(asked) == 3)  # the third is the best
+
+    layer, penalty = chosen_layer(given, truth, groups, 2, worst)
+    assert asked == [list(range(1, 40, 2))] * len(PENALTIES)
+    assert penalty == PENALTIES[2]
+    expected = retrained(given, truth, torch.from_numpy(balanced(groups)).float(), 2, penalty)
+    assert torch.equal(layer.weight, expected.weight)
 
 
 @pytest.mark.parametrize(("name", "width"), [("csra", 64), ("ida", 64), ("lsas", 64), ("absvit", 128), ("llb", 256)])

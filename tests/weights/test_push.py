@@ -13,7 +13,10 @@ import yaml
 from safetensors.torch import load
 from torchvision.models import resnet18
 
+from attnbias.methods.engine.inspection import describe
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.publish import measured
+from attnbias.weights.files import Entry
 from tests.helpers.command_line import attnbias
 from tests.helpers.hub_server import HubServer, hub
 
@@ -79,6 +82,13 @@ def test_a_run_is_pushed_with_all_it_needs_and_loads_back_by_its_name(
         "val", "csra", "--load-from", TARGET, "--data-root", demo_root, "--gpus", 0, "--json", "-", expect=0
     )
     assert f'"mAP": {logged["mAP"]}' in back.out
+
+
+@pytest.mark.parametrize(("entry", "kind"), [("model", "raw"), ("ema", "ema")])
+def test_a_card_has_the_figures_of_the_weights_that_are_pushed(entry: Entry, kind: str, run: Path) -> None:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    (logged,) = (line for line in lines if line.get("weights") == kind)
+    assert measured(describe("csra", str(run), {}, entry=entry), "")["demo/val"]["mAP"] == logged["mAP"]
 
 
 def test_a_repository_that_is_there_is_only_added_to_where_that_is_typed(server: HubServer, run: Path) -> None:
