@@ -16,7 +16,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
     """Open a text file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     Raises:
-        DataError: a folder stands in its place.
+        DataError: a folder, a device or a pipe stands in its place.
     """
     with _replacing(path, "w", encoding="utf-8", newline="\n") as file:
         yield cast(TextIO, file)
@@ -33,6 +33,8 @@ def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
 def _replacing(path: Path, mode: str, encoding: str | None = None, newline: str | None = None) -> Iterator[IO[Any]]:
     if path.is_dir():
         raise DataError(f"{path} is a folder, where a file belongs; move it away")
+    if path.exists() and not path.is_file():  # a rename would take the place of a device, /dev/null too
+        raise DataError(f"{path} is a device or a pipe, where a file belongs; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

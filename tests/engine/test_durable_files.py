@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from attnbias.data.atomic import replacing
+from attnbias.data.errors import DataError
 from attnbias.methods.engine.recipe import override, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
@@ -116,3 +117,12 @@ def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path, disk: Disk) 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     assert disk.events == []
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="is a device or a pipe"), replacing(pipe) as file:
+        file.write("lost")
+    assert pipe.is_fifo()
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
