@@ -92,7 +92,7 @@ def test_an_audit_writes_what_python_returns_and_says_trust_and_answer_first(
     found = library.audit(library.load(model, device="cpu", data_root=demo_root), "demo", limit=8, faithfulness=2)
     again = json.loads(found.to_json())
     differs = [name for name in written if again[name] != written[name]]
-    assert differs == ["about"]  # its date
+    assert set(differs) <= {"about"}  # its date
     assert {n for n in written["about"] if again["about"][n] != written["about"][n]} <= {"date", "command", "source"}
     assert library.audit(model, "demo", device="cpu", **known).figures == found.figures
     header, *rows = read_csv(Path("seen/samples.csv"))
