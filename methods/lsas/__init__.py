@@ -23,7 +23,6 @@ class LSASDescription(Description):
         page="https://arxiv.org/abs/2305.05200",
         program="https://github.com/Qrange-group/LSAS",
     )
-    suggested_for = "looks"
     recipe_type = LSASRecipe
     recipes = RECIPES
     maps: ClassVar[dict[str, str]] = {

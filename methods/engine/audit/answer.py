@@ -85,7 +85,7 @@ def _relies(figures: Mapping[str, Figure]) -> list[Sentence]:
     if figure is None or figure.chance is None:
         return []
     words = {
-        "holds": "less than in images without the class",
+        "holds": "it does not rely on the context beyond that",
         "fails": "it relies on the context",
         "undecided": "not distinguishable from images without the class",
     }[compared(figure)]
