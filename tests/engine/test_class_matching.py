@@ -99,6 +99,12 @@ def test_val_scores_a_set_of_other_classes_and_keeps_what_was_matched(tmp_path: 
     assert result["class_match"]["model_without_match"] == ["tabby", "Persian cat", "hen", "crane (a bird)"]
     assert result["classes"] == sorted(FOLDERS)
 
+    attnbias("audit", weights, "zoo", "--faithfulness", 1, "--device", "cpu", "--out", "audit", cwd=tmp_path, expect=0)
+    about = json.loads((tmp_path / "audit" / "audit.json").read_text())["about"]
+    assert about["class_match"] == result["class_match"]
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "2 of 4 matched by names and synonyms; the model does not have, and is always wrong on: cat, unicorn" in page
+
     (tmp_path / "map.csv").write_text("model,dataset\ntabby,cat\nPersian cat,cat\ngold-fish,Gold_Fish\nhen,unicorn\n")
     attnbias(*asked, "--class-map", "map.csv", "--csv", "t.csv", cwd=tmp_path, expect=0)
     logits = own_logits(weights, paths).double().numpy()

@@ -200,4 +200,5 @@ def _about(subject: Subject, own: Measured, count: int, device: str) -> About:
         command=command_of(request),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions(device),
+        class_match=loaded.match.content() if loaded.match else None,
     )

@@ -96,6 +96,7 @@ def _facts(about: About) -> list[tuple[str, str]]:
         ("Weights", about.source),
         ("SHA-256 of the weights", about.weights_sha256),
         ("Data", f"{about.dataset}, split {about.split}, {_task(about)}, {len(about.classes):,} classes"),
+        ("Classes", _matched(about)),
         ("Images", images),
         ("Not readable", unreadable),
         ("Objects", "; ".join(part for part in (measured, left_out) if part)),
@@ -107,6 +108,16 @@ def _facts(about: About) -> list[tuple[str, str]]:
         ("Date", about.date),
         ("Versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
     ]
+
+
+def _matched(about: About) -> str:
+    """How the model's classes became the dataset's."""
+    match = about.class_match
+    if match is None:
+        return "the dataset's own"
+    missing = ", ".join(match["dataset_without_match"])
+    always_wrong = f"; the model does not have, and is always wrong on: {missing}" if missing else ""
+    return f"{len(match['matched']):,} of {len(about.classes):,} matched by {match['rule']}{always_wrong}"
 
 
 def _task(about: About) -> str:

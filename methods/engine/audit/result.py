@@ -104,6 +104,9 @@ class About:
     """ISO 8601, UTC."""
     versions: Mapping[str, str]
     """attnbias, torch, Python ... and the device."""
+    class_match: Json | None = None
+    """Which of the model's classes stand for those of the dataset, and which have no match; None where the model has
+    the dataset's own."""
 
 
 @dataclass(frozen=True)
