@@ -39,6 +39,7 @@ CORRUPTIONS = {
     "zoom_blur": "blur",
 }
 SEVERITIES = (1, 2, 3, 4, 5)
+NOT_OF_THE_SCORE = "folders of no corruption of ImageNet-C's score"
 
 
 @cache
@@ -212,6 +213,14 @@ def prepare_corruptions(info: DatasetInfo, source: Path | None, folder: Path, op
             split = f"{corruption}-{severity}"
             images = root / str(severity)
             indexes.append(read_synset_folders(images, dataset=info.name, split=split, left_out=left_out))
+    for name in list_folder(source, left_out).folders:
+        if name not in CORRUPTIONS.values():
+            others = [name]
+        else:
+            others = [f"{name}/{inner}" for inner in list_folder(source / name, left_out, f"{name}/").folders]
+        for other in others:
+            if other.rpartition("/")[2] not in CORRUPTIONS:
+                left_out.add(NOT_OF_THE_SCORE, other)
     if not indexes:
         raise DataError(f"{source} holds no corruption; expected {info.layout}")
     warnings = [f"{len(missing)} of 75 corruptions and severities are missing ({missing[0]})"] if missing else []

@@ -15,7 +15,7 @@ from PIL import Image
 from attnbias.data.prepare import prepare
 from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import open_split
-from attnbias.data.sets.imagenet import CORRUPTIONS, SEVERITIES, class_names, subset_indices, synsets
+from attnbias.data.sets.imagenet import CORRUPTIONS, NOT_OF_THE_SCORE, SEVERITIES, class_names, subset_indices, synsets
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.display.inference import Column, predict_samples, sample_of
 from attnbias.methods.engine.evaluation.robustness import ALEXNET_ERROR, Bench
@@ -106,7 +106,10 @@ def test_a_partial_imagenet_c_gives_its_rows_and_no_mean(loaded: Loaded, tmp_pat
     for severity in SEVERITIES:
         folders(source / "fog" / str(severity), list(synsets()[:2]))
     folders(source / "snow" / "5", list(synsets()[:2]))
-    prepare("imagenet-c", source, tmp_path)
+    folders(source / "speckle_noise" / "1", list(synsets()[:1]))
+    folders(source / "blur" / "gaussian_blur" / "1", list(synsets()[:1]))
+    done = prepare("imagenet-c", source, tmp_path)
+    assert done.prepared.left_out[NOT_OF_THE_SCORE] == {"count": 2, "first": ["blur/gaussian_blur", "speckle_noise"]}
     rows = Bench(loaded, Accelerator(cpu=True), tmp_path).imagenet_c()
     names = [row["test"] for row in rows]
     assert names == [*(f"imagenet-c fog-{n}" for n in SEVERITIES), "imagenet-c snow-5", "imagenet-c fog", "imagenet-c"]
