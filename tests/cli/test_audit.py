@@ -197,6 +197,19 @@ def test_what_cannot_be_is_refused_before_any_work(
 # Options --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("truth", ["boxes", "masks"])
+def test_figures_are_those_of_val_against_the_truth_that_was_typed(model: Path, demo_root: Path, truth: str) -> None:
+    common = ("--split", "counter", "--truth", truth, "--data-root", demo_root, "--gpus", 0)
+    attnbias("audit", model, "demo", *common, "--faithfulness", 1, expect=0)
+    probes = ("--bias", "--reliance", "--backgrounds", "--json", "val.json")
+    attnbias("val", "csra", "--load-from", model, "--dataset", "demo", *common, *probes, expect=0)
+    (found,) = json.loads(Path("val.json").read_text())
+    expected = found["reliance"]["means"] | found["backgrounds"]["means"] | found["bias"]["means"]
+    shared = {each["name"]: each["value"] for each in result()["figures"] if each["name"] in expected}
+    assert {"position_biased", "energy", "context_share", "bg_gap"} <= shared.keys()
+    assert shared == {name: pytest.approx(expected[name], abs=1e-6) for name in shared}
+
+
 def test_the_map_its_layer_and_its_truth_are_those_that_were_typed(here: Path, demo_root: Path) -> None:
     plain = write_model(here / "plain.safetensors", "plain", image_size=32)
     quick = ("--limit", 4, "--faithfulness", 1, "--data-root", demo_root, "--device", "cpu")

@@ -30,7 +30,8 @@ from attnbias.methods.engine.bias.objects import (
 )
 from attnbias.methods.engine.bias.reliance import Reliance, score_reliance
 from attnbias.methods.engine.bias.report import BiasReport, measure_bias, named_classes
-from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
+from attnbias.methods.engine.evaluation.evaluate import Evaluation
+from attnbias.methods.engine.evaluation.probe import score
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import AuditRequest
 
@@ -68,15 +69,7 @@ def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Ac
     What cannot be measured here is left out, and said why.
     """
     dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image)
-    evaluation = evaluate(
-        loaded.method,
-        loaded.model,
-        dataset,
-        loaded.recipe,
-        accelerator,
-        batch_size=request.eval_batch_size,
-        workers=request.workers or 0,
-    )
+    evaluation = score(request, loaded, dataset, accelerator)
     truth, missing = truth_of(dataset, request)
     given = (loaded, dataset, evaluation, accelerator)
     found = _probe(request, given, truth, missing)

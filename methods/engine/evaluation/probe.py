@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
 from attnbias.methods.engine.load import Loaded, open_split_of
-from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.requests import AuditRequest, ValRequest
 
 Content = Any
 """What a probe found, as JSON: a mapping, or the rows of a table."""
@@ -97,7 +97,9 @@ def open_dataset(request: ValRequest, loaded: Loaded, split: str) -> ImageDatase
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image, decode=request.decode)
 
 
-def score(request: ValRequest, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator) -> Evaluation:
+def score(
+    request: ValRequest | AuditRequest, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator
+) -> Evaluation:
     """Score every sample of a split and measure."""
     return evaluate(
         loaded.method,
