@@ -14,7 +14,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 ROOMS = ("cli", "data", "methods", "weights")
-KEPT = {".py", ".json", ".csv", ".html", ".css", ".js", ".md", ".jpg", ".ipynb"}
+KEPT = {".py", ".json", ".csv", ".html", ".css", ".js", ".md", ".jpg", ".png", ".ipynb"}
 
 
 def main() -> None:

@@ -503,6 +503,10 @@ def compared_measures() -> list[AttentionMeasure]:
 
 
 def documentation(table: Iterable[AttentionMeasure | Trust | Named] = ATTENTION) -> str:
-    """A table as Markdown."""
-    rows = [f"| `{each.name}` | {each.words} | {each.better or '-'} | {each.source or '-'} |\n" for each in table]
-    return "".join(["| measure | what it says | better | source |\n", "| --- | --- | --- | --- |\n", *rows])
+    """A table as Markdown, with a picture of what each measure sees."""
+    cells = (
+        (f"`{each.name}`", f"![](pictures/{each.name}.png)", each.words, each.better or "-", each.source or "-")
+        for each in table
+    )
+    rows = [f"| {' | '.join(row)} |\n" for row in cells]
+    return "".join(["| measure | what it sees | what it says | better | source |\n", f"|{' --- |' * 5}\n", *rows])
