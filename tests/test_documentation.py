@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
 from typer.main import get_command
 
+import attnbias
 from attnbias.cli.app import app
 from attnbias.cli.errors import TypedWrong
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.registry import get_description
 from tests.helpers import recipe_fields
 
 REPO = Path(__file__).parent.parent
@@ -81,3 +85,40 @@ def test_links_of_the_documentation_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not re.match(r"https?://|mailto:", target):
             assert (page.parent / target).exists(), f"{page.relative_to(REPO)}: {target}"
+
+
+README = (REPO / "README.md").read_text()
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+
+
+def test_the_readme_is_short_and_in_a_newcomers_order() -> None:
+    assert re.findall(r"^## (.+)$", README, re.MULTILINE) == [
+        "Install",
+        "Two commands",
+        "Your own images",
+        "Python in five lines",
+        "Methods",
+        "Use",
+        "Results",
+        "Where the numbers come from",
+        "Citing and licence",
+    ]
+    assert len([word for word in README.split() if re.search(r"\w", word)]) <= 1200
+    assert README.count("![") == 1
+    assert README.index("![") < README.index("## Install")
+    rows = re.findall(r"^\|.*\|$", re.sub(r"\]\([^)]*\)", "]", README), re.MULTILINE)
+    assert max(map(len, rows)) <= 100, "a table is no wider than a screen"
+
+
+def test_the_readme_says_what_each_extra_brings_and_shows_each_command_once() -> None:
+    named = re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)
+    assert {*named, "dev", "real-network"} == {*PROJECT["optional-dependencies"]}  # two for those who work on it
+    use = README[README.index("## Use") : README.index("## Results")]
+    command: Any = get_command(app)
+    assert sorted(re.findall(r"^attnbias ([\w-]+)", use, re.MULTILINE)) == sorted(command.commands)
+
+
+def test_the_metadata_names_each_papers_page_and_the_citation_this_version() -> None:
+    papers = {f"Paper of {name}": get_description(name).paper.page for name in ("csra", "ida", "lsas", "llb", "absvit")}
+    assert PROJECT["urls"] == papers
+    assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == attnbias.__version__

@@ -79,8 +79,9 @@ def cite(method: str) -> str:
     Raises:
         UsageError: there is no such method.
     """
-    own = f"@software{{attnbias,\n  title        = {{attnbias}},\n  version      = {{{__version__}}},\n}}"
-    return f"{get_description(method).paper.bibtex()}\n\n{own}"
+    fields = {"author": "{The attnbias authors}", "title": "attnbias", "version": __version__}
+    lines = "".join(f"  {name:12} = {{{value}}},\n" for name, value in fields.items())
+    return f"{get_description(method).paper.bibtex()}\n\n@software{{attnbias,\n{lines}}}"
 
 
 def list_methods() -> list[MethodRow]:
