@@ -15,6 +15,7 @@ from attnbias import __version__
 from attnbias.cli.audit import audit
 from attnbias.cli.cite import cite
 from attnbias.cli.compare import compare
+from attnbias.cli.doctor import doctor
 from attnbias.cli.errors import describe
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
@@ -32,6 +33,7 @@ from attnbias.methods.engine.errors import Interrupted
 from attnbias.methods.engine.requests import (
     AuditRequest,
     CompareRequest,
+    DoctorRequest,
     PredictRequest,
     PrepareRequest,
     PriorsRequest,
@@ -52,6 +54,7 @@ WORK = (
     "list",
     "show",
     "cite",
+    "doctor",
 )
 """Commands in the order of work."""
 
@@ -108,6 +111,7 @@ app.command("compare", no_args_is_help=True)(with_options(compare, CompareReques
 app.command("priors", cls=WithRecipeFlags, no_args_is_help=True)(with_options(priors, PriorsRequest))
 app.command("show", no_args_is_help=True)(show)
 app.command("cite", no_args_is_help=True)(cite)
+app.command("doctor")(with_options(doctor, DoctorRequest))
 app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")
 

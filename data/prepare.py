@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -193,11 +192,6 @@ def check_images(index: Index, options: PrepareOptions, mend: str) -> None:
                     broken.append(reason)
         if broken:
             raise DataError(f"{_listed(index, 'images', 'broken', broken, len(paths))}; {mend}")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _foreign(folder: Path) -> Path | None:

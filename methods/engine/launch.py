@@ -20,12 +20,15 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from attnbias.data.cores import available_cores
 from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.describe import describe
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 from attnbias.methods.engine.requests import Machine, Processes
 from attnbias.methods.engine.screen import prepare_output, say
 
+MOST_WORKERS = 16
+"""Loader processes for each process of training: more of them wait for the disk."""
 PEER_GRACE = 10.0
 """Seconds that a process which lost another one waits before it speaks."""
 
@@ -82,7 +85,9 @@ def place(request: M) -> M:
     filled["gpus"] = 0 if cpu else min(count, torch.cuda.device_count())
     filled["device"] = device or ("cpu" if cpu else "cuda")
     if request.workers is None:
-        filled["workers"] = 0 if cpu else min(8, (os.cpu_count() or 1) // count)  # on a CPU the model needs its cores
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", count))  # an outer launcher may have started others elsewhere
+        # On a CPU the model needs its cores.
+        filled["workers"] = 0 if cpu else min(MOST_WORKERS, available_cores() // here)
     return request.model_copy(update=filled)
 
 
@@ -171,7 +176,7 @@ def in_processes(worker: Callable[[str], None], request: Processes) -> Ended:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, available_cores() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with tempfile.TemporaryDirectory(prefix="attnbias-") as reports:
         config = LaunchConfig(

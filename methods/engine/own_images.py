@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from attnbias.data.cores import available_cores
 from attnbias.data.datasets import ImageDataset, Sample
 from attnbias.data.index import Index, Record
-from attnbias.data.prepare import available_cores
 from attnbias.data.survey import UNREADABLE, read_headers, remarks
 from attnbias.data.tally import Tally
 from attnbias.data.walk import SUFFIXES, walk_images

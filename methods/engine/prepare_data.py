@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from attnbias.data.cores import available_cores
 from attnbias.data.names import unfit_name
-from attnbias.data.prepare import Report, available_cores, prepare
+from attnbias.data.prepare import Report, prepare
 from attnbias.data.prepared import data_root
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json

@@ -290,7 +290,7 @@ class Machine(Request):
     device: str | None = run_option(None, "cpu, cuda, cuda:1 ...", shown="cuda if there is one")
     threads: int | None = run_option(None, "CPU threads a process.", ge=1, le=4096)
     workers: int | None = run_option(
-        None, "Loader processes a process.", ge=0, le=4096, shown="0 on CPU, up to 8 a GPU"
+        None, "Loader processes a process.", ge=0, le=4096, shown="0 on CPU, up to 16 a GPU"
     )
 
 
@@ -794,6 +794,13 @@ class CompareRequest(Datasets, Overwriting):
             "limit": (self.page, "without --page"),
             "data_root": (self.page or self.measure, "without --page or --measure"),
         }
+
+
+class DoctorRequest(Datasets):
+    """Look at the machine."""
+
+    network: bool = option(False, "Also ask whether the hub of weights answers.")
+    as_json: bool = option(False, "Print the findings as JSON.", flags="--json")
 
 
 DEMO, ROLES = "Demo sets", "Which split does what"

@@ -6,8 +6,8 @@
 
 Each command is one function: `train`, `evaluate` (val), `audit`, `gallery` (visualize), `compare`, `priors`,
 `prepare_data`, `export`, `fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`,
-`show_recipe`, `cite`; `Model.predict` is predict. Names are imported when they are first used, and torch with those
-that compute.
+`show_recipe`, `cite`, `doctor`; `Model.predict` is predict. Names are imported when they are first used, and torch with
+those that compute.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attnbias.commands import cite as cite
     from attnbias.commands import compare as compare
     from attnbias.commands import convert_weights as convert_weights
+    from attnbias.commands import doctor as doctor
     from attnbias.commands import evaluate as evaluate
     from attnbias.commands import export as export
     from attnbias.commands import fetch_weights as fetch_weights
@@ -59,6 +60,7 @@ _NAMES = {
     "model": ("load", "Model"),
     "commands": (
         *("train", "evaluate", "audit", "gallery", "compare", "priors", "prepare_data", "export", "cite"),
+        "doctor",
         *("fetch_weights", "inspect_weights", "convert_weights", "push_weights"),
         *("list_methods", "list_recipes", "list_datasets", "list_weights", "show_recipe"),
     ),

@@ -45,6 +45,7 @@ from attnbias.results import Comparison, Evaluation, Gallery, Listing, Page, Rep
 if TYPE_CHECKING:
     from attnbias.data.prepare import Report as Prepared
     from attnbias.methods.engine.audit.result import Audit
+    from attnbias.methods.engine.doctor import Finding
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
@@ -605,6 +606,18 @@ def list_weights(method: str | None = None) -> Listing[WeightsRow]:
         UsageError: there is no such method.
     """
     return Listing(listing.list_weights(method))
+
+
+def doctor(data_root: Folder | None = None, *, network: bool = False) -> Listing[Finding]:
+    """Whether this machine is ready: packages, devices, memory and folders, with what mends them: `attnbias doctor`.
+
+    Args:
+        data_root: where prepared datasets stand; None = $ATTNBIAS_DATA or ./datasets.
+        network: also ask whether the hub of weights answers.
+    """
+    from attnbias.methods.engine.doctor import doctor as look
+
+    return Listing(look(None if data_root is None else Path(data_root), network))
 
 
 def show_recipe(recipe: str) -> Page:

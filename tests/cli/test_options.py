@@ -300,6 +300,12 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "show": {"cli/test_listing.py::test_a_recipe_is_found_by_what_names_it": "RECIPE"},
     "cite": {"cli/test_listing.py::test_a_paper_is_cited_with_its_program_as_bibtex": "METHOD"},
+    "doctor": {
+        "cli/test_doctor.py::test_a_folder_that_cannot_be_made_is_a_problem_that_names_its_option": (
+            "--data-root --json"
+        ),
+        "cli/test_doctor.py::test_the_network_is_asked_where_that_is_typed": "--network",
+    },
     "list recipes": {"cli/test_listing.py::test_recipes_of_one_method_with_their_sources": "METHOD --verbose"},
     "list datasets": {"cli/test_listing.py::test_which_datasets_are_ready_and_more_of_each": "--data-root --verbose"},
     "list weights": {

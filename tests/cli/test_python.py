@@ -38,6 +38,7 @@ FUNCTIONS = {
     "export": "export",
     "show": "show_recipe",
     "cite": "cite",
+    "doctor": "doctor",
     "list methods": "list_methods",
     "list recipes": "list_recipes",
     "list datasets": "list_datasets",
