@@ -157,7 +157,10 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         licence="non-commercial research",
         size="2 GB",
         prepare="attnbias.data.sets.grouped:prepare_celeba",
-        layout="list_attr_celeba.txt, list_eval_partition.txt, img_align_celeba/; or below Anno/, Eval/, Img/",
+        layout=(
+            "list_attr_celeba.txt, list_eval_partition.txt (or .csv, as tables), img_align_celeba/; or below Anno/, "
+            "Eval/, Img/"
+        ),
         page="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         counts={"train": 162_770, "val": 19_867, "test": 19_962},
     ),

@@ -37,6 +37,8 @@ WATERBIRDS_FOLDER = "waterbird_complete95_forest2water2"
 """What the official archive unpacks to."""
 
 ATTRIBUTES, PARTITION, IMAGES = "list_attr_celeba.txt", "list_eval_partition.txt", "img_align_celeba"
+CSV = ".csv"
+"""How group_DRO names the same lists as tables, with a header each."""
 GENDER = "Male"
 """The attribute that CelebA's groups are made of."""
 
@@ -77,7 +79,7 @@ def read_waterbirds(root: Path, *, dataset: str = "waterbirds") -> list[Index]:
 
 
 def prepare_celeba(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Read the official lists, which stand in SOURCE or in its Anno/ and Eval/."""
+    """Read the official lists, which stand in SOURCE or in its Anno/ and Eval/, or the same as CSV tables."""
     assert source is not None
     options.progress(f"reading {ATTRIBUTES}", 0, 1)
     indexes = read_celeba(source, dataset=info.name)
@@ -90,23 +92,27 @@ def read_celeba(root: Path, *, dataset: str = "celeba") -> list[Index]:
     Raises:
         DataError: a list or the folder of images is missing or damaged; the message names the line.
     """
-    listed = first_existing([root / ATTRIBUTES, root / "Anno" / ATTRIBUTES])
-    partition = first_existing([root / PARTITION, root / "Eval" / PARTITION])
-    images = first_existing([root / IMAGES, root / "Img" / IMAGES])
+    listed, partition = (
+        first_existing([root / name, root / folder / name, (root / name).with_suffix(CSV)])
+        for name, folder in ((ATTRIBUTES, "Anno"), (PARTITION, "Eval"))
+    )
+    images = first_existing([root / IMAGES / IMAGES, root / IMAGES, root / "Img" / IMAGES])
     for name, path in ((ATTRIBUTES, listed), (PARTITION, partition), (f"{IMAGES}/", images)):
         if path is None:
             raise DataError(f"{root} holds no {name}; expected the official lists and images of {dataset}")
     assert listed is not None
     assert partition is not None
     assert images is not None
-    split_of = {name: number for _, (name, number) in _rows(partition, 2, skip=0)}
-    lines = _text(listed).splitlines()
-    names = tuple(lines[1].split()) if len(lines) > 1 else ()
+    is_table = listed.suffix == CSV
+    split_of = {name: number for _, (name, number) in _rows(partition, 2, skip=int(partition.suffix == CSV))}
+    head = [_values(line, listed) for line in _text(listed).splitlines()[:2]]
+    names = tuple(head[0][1:] if is_table and head else head[1] if len(head) > 1 else ())
     if GENDER not in names or len({*names}) < len(names):
-        raise DataError(f"{listed}: its second line does not name the attributes, {GENDER} among them")
+        line = "first" if is_table else "second"
+        raise DataError(f"{listed}: its {line} line does not name the attributes, {GENDER} among them")
     male = names.index(GENDER)
     records: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for number, (image, *values) in _rows(listed, 1 + len(names), skip=2):
+    for number, (image, *values) in _rows(listed, 1 + len(names), skip=1 if is_table else 2):
         split = split_of.get(image)
         if split not in ("0", "1", "2") or not {*values} <= {"1", "-1"}:
             what = "attributes that are not 1 or -1" if split else f"no line in {partition.name}"
@@ -177,11 +183,16 @@ def prepare_imagenet9(info: DatasetInfo, source: Path | None, folder: Path, opti
 
 def _rows(path: Path, count: int, *, skip: int) -> list[tuple[int, list[str]]]:
     """Line number and values of each line after the first `skip`, all of one length."""
-    rows = [(number, line.split()) for number, line in enumerate(_text(path).splitlines(), 1) if number > skip]
+    lines = enumerate(_text(path).splitlines(), 1)
+    rows = [(number, _values(line, path)) for number, line in lines if number > skip]
     for number, values in rows:
         if len(values) != count:
             raise DataError(f"{path}:{number}: expected {count} values, found {len(values)}")
     return rows
+
+
+def _values(line: str, path: Path) -> list[str]:
+    return line.split("," if path.suffix == CSV else None)
 
 
 def _text(path: Path) -> str:

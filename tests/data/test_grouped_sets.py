@@ -72,6 +72,16 @@ def test_celeba_from_its_official_lists(tmp_path: Path) -> None:
     ]
     assert [(test.split, r.target, r.group) for r in test.records] == [("test", (0, 1, 0), "Male")]
     assert (train.root / "000001.jpg").is_file()
+    for name in ("list_attr_celeba", "list_eval_partition"):  # as tables, which group_DRO reads
+        (listed,) = tmp_path.glob(f"*/{name}.txt")
+        lines = [line.split() for line in listed.read_text().splitlines()]
+        head, rows = (["image_id", *lines[1]], lines[2:]) if "attr" in name else (["image_id", "partition"], lines)
+        (tmp_path / f"{name}.csv").write_text("".join(f"{','.join(row)}\n" for row in (head, *rows)))
+        listed.unlink()
+    assert read_celeba(tmp_path) == [train, test]
+    (tmp_path / "list_attr_celeba.csv").write_text("image_id,Smiling\n000001.jpg,1\n")
+    with pytest.raises(DataError, match="its first line does not name the attributes, Male"):
+        read_celeba(tmp_path)
 
 
 @pytest.mark.parametrize(
