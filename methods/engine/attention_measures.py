@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attnbias.methods.engine.statistics import Ratio
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -472,6 +474,23 @@ BACKGROUNDS: tuple[Named, ...] = (
     ),
 )
 """Of `val --backgrounds`, in the order of its table."""
+
+BACKGROUND_FLAGS = tuple(figure.name for figure in BACKGROUNDS if figure.name not in ("bg_gap", "rfs"))
+"""What is scored of each sample: whether its class is named. The other figures are made of these."""
+
+
+def background_gap(flags: Mapping[str, Floats]) -> Ratio:
+    """mixed_same - mixed_rand, of BACKGROUND_FLAGS (N,) each."""
+    return Ratio.mean(flags["mixed_same"] - flags["mixed_rand"])
+
+
+def foreground_sensitivity(flags: Mapping[str, Floats]) -> Ratio:
+    """From the samples (N,) that are named under noise on the object and on the context: 1 = only the object matters,
+    -1 = only the context; NaN where all are named or none, and neither could show."""
+    on_object, on_context = flags["noise_on_object"], flags["noise_on_context"]
+    both = on_object + on_context
+    return Ratio(on_context - on_object, both if both.mean() <= 1 else 2 - both)
+
 
 ON_PIXELS = tuple(trust.name for trust in FAITHFULNESS if trust.on_pixels)
 ON_MAPS = tuple(trust.name for trust in FAITHFULNESS if not trust.on_pixels)

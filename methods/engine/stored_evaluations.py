@@ -6,6 +6,7 @@ RUN/evaluations/DATASET/SPLIT/
     bias-MAP/           bias.json and bias_samples.csv of one kind of map
     robustness.json     rows of robustness.write_table
     reliance_samples.csv  each sample with its object or its context taken away
+    backgrounds_samples.csv  whether each sample is named on other contexts
     evaluation.json     measures, which weights they are of, and what each other probe of `val` found; written last
 """
 
@@ -26,7 +27,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import BAD_ARCHIVE, Json, StoredModel, Unfit, read_json, reading
-from attnbias.methods.engine.attention_measures import compared_measures
+from attnbias.methods.engine.attention_measures import BACKGROUND_FLAGS, compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
 from attnbias.weights.errors import WeightsError
@@ -37,7 +38,8 @@ Samples = dict[str, NDArray[Any]]
 
 EVALUATIONS = "evaluations"
 CONTENT, SCORES, ROBUSTNESS, ANSWERS = "evaluation.json", "scores.npz", "robustness.json", "answers.json"
-BIAS_FILE, BIAS_SAMPLES, RELIANCE_SAMPLES = "bias.json", "bias_samples.csv", "reliance_samples.csv"
+BIAS_FILE, BIAS_SAMPLES = "bias.json", "bias_samples.csv"
+RELIANCE_SAMPLES, BACKGROUNDS_SAMPLES = "reliance_samples.csv", "backgrounds_samples.csv"
 
 RELIANCE_SHARES = {"object_share": "object_only", "context_share": "context_only"}
 """What of the mean probability the object alone, or the context alone, leaves: ratios of means of these columns."""
@@ -47,7 +49,7 @@ MEND = "evaluate again with --store --overwrite"
 
 STORED_OF_SPLIT = re.compile(
     r"bias-[^/]+/(bias\.json|bias_samples\.csv)?"
-    r"|reliance_samples\.csv"
+    r"|(reliance|backgrounds)_samples\.csv"
     r"|(\.?scores\.npz|\.?(robustness|answers|evaluation)\.json)(\.\d+\.part)?"
 )
 """All that is stored of one split, relative to its folder (see data/owned.py)."""
@@ -117,6 +119,12 @@ class StoredEvaluation:
         if "context_share" not in ((self.content.get("reliance") or {}).get("means") or {}):
             return None
         return _samples(path, {"probability", *RELIANCE_SHARES.values()})
+
+    def backgrounds_samples(self) -> Samples | None:
+        """backgrounds_samples.csv by column; None where backgrounds were stored without it, or not at all."""
+        if "rfs" not in ((self.content.get("backgrounds") or {}).get("intervals_95") or {}):
+            return None
+        return _samples(self.folder / BACKGROUNDS_SAMPLES, {*BACKGROUND_FLAGS})
 
     def robustness(self) -> list[Json]:
         """Rows of the robustness table, empty where none was stored."""

@@ -16,17 +16,21 @@ from torch import Tensor, nn
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
-from attnbias.methods.engine.attention_measures import BACKGROUNDS, documentation
+from attnbias.methods.engine.attention_measures import (
+    BACKGROUND_FLAGS,
+    BACKGROUNDS,
+    documentation,
+    foreground_sensitivity,
+)
 from attnbias.methods.engine.bias.backgrounds import (
-    SHOWN,
     SIGMA,
     Contexts,
     measure_backgrounds,
     noise_like,
-    relative_foreground_sensitivity,
     versions,
 )
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
+from attnbias.methods.engine.evaluation.comparison import compared, read_run, swapped_change
 from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import override
@@ -137,7 +141,7 @@ def test_what_is_shown_is_composed_along_mask_and_box() -> None:
     mask[8:12, 9:11] = True
     sample = Sample(5, 0, Region(0, mask, np.zeros_like(mask), 1.0, mask), 1.0)
     mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
-    shown = dict(zip(SHOWN, versions((image - mean) / std, sample, same, other, (mean, std)), strict=True))
+    shown = dict(zip(BACKGROUND_FLAGS, versions((image - mean) / std, sample, same, other, (mean, std)), strict=True))
     pixels = {name: (values * std + mean).numpy() for name, values in shown.items()}
     inside = np.broadcast_to(mask, (3, 20, 20))
     assert pixels["original"] == pytest.approx(image.numpy(), abs=1e-6)
@@ -169,11 +173,14 @@ def test_noise_has_one_norm_wherever_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("on_object", "on_context", "expected"),
-    [(0.2, 0.6, 0.5), (0.6, 0.2, -0.5), (0.9, 0.9, 0.0), (0, 0.4, 1), (1, 1, None)],
+    [(0.2, 0.6, 0.5), (0.6, 0.2, -0.5), (0.9, 0.9, 0.0), (0, 0.4, 1), (1, 1, float("nan"))],
 )
-def test_relative_foreground_sensitivity_by_hand(on_object: float, on_context: float, expected: float | None) -> None:
-    found = relative_foreground_sensitivity(on_object, on_context)
-    assert found == (expected if expected is None else pytest.approx(expected))
+def test_relative_foreground_sensitivity_by_hand(on_object: float, on_context: float, expected: float) -> None:
+    flags = {
+        name: (np.arange(10) < round(10 * share)).astype(np.float64)
+        for name, share in (("noise_on_object", on_object), ("noise_on_context", on_context))
+    }
+    assert foreground_sensitivity(flags).value == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_set_of_one_class_has_no_other_context(squares: Index) -> None:
@@ -188,8 +195,36 @@ def test_val_measures_and_compare_shows_it(demo_root: Path, tmp_path: Path) -> N
     attnbias("train", "csra", *small, *cpu, "--out", run, expect=0)
     said = attnbias("val", "csra", "--load-from", run, *cpu, "--backgrounds", "--store", expect=0).out
     assert "bg_gap" in said
-    shown = attnbias("compare", run, run, expect=0).out
-    assert "mixed_rand" in shown
+    lines = {line.measure: line for line in compared([read_run(run)] * 2)}
+    changes = {figure.name: lines[figure.name].changes[1] for figure in BACKGROUNDS}
+    unpaired = [name for name, change in changes.items() if change is None or not change.paired]
+    assert not [name for name in unpaired if name != "rfs"], "differences are of the same samples"
+    (run / "evaluations" / "demo" / "val" / "backgrounds_samples.csv").unlink()
+    assert "backgrounds_samples.csv is missing" in attnbias("compare", run, run, expect=3).err
+
+
+def test_a_difference_of_sensitivities_is_paired_and_its_interval_is_that_of_resampled_images() -> None:
+    rng = np.random.default_rng(0)
+    images = np.repeat(np.arange(300), 2)
+    base = rng.random(600)
+    tables = []
+    for on_object, on_context in ((0.3, 0.5), (0.2, 0.5)):
+        shares = {"noise_on_object": on_object, "noise_on_context": on_context}
+        tables.append({name: (base < share).astype(np.float64) for name, share in shares.items()})
+    named = {"picture": images, "path": images.astype(str), "class": np.tile(["a", "b"], 300)}
+    change = swapped_change(*({**named, **table} for table in tables), "rfs")
+    assert change is not None
+    assert change.interval_95 is not None
+    drawn = []
+    for _ in range(400):
+        rows = (2 * rng.integers(300, size=300)[:, None] + [0, 1]).ravel()
+        values = [
+            foreground_sensitivity({name: flags[rows] for name, flags in table.items()}).value for table in tables
+        ]
+        drawn.append(values[1] - values[0])
+    assert change.difference == pytest.approx(np.mean(drawn), abs=0.01)
+    assert change.interval_95 == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.015)
+    assert change.p < 0.001
 
 
 def test_the_documentation_has_exactly_the_table() -> None:

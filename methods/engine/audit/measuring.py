@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index
-from attnbias.methods.engine.attention_measures import ATTENTION
+from attnbias.methods.engine.attention_measures import ATTENTION, BACKGROUND_FLAGS
 from attnbias.methods.engine.audit.measures import CENTRE, ORACLE, SWAPPED
 from attnbias.methods.engine.audit.opening import kind_of
 from attnbias.methods.engine.audit.result import Property, Sample
 from attnbias.methods.engine.audit.shortcuts import find_shortcuts
-from attnbias.methods.engine.bias import backgrounds as swapped
 from attnbias.methods.engine.bias import reliance as taken_away
-from attnbias.methods.engine.bias.backgrounds import Backgrounds, score_backgrounds
+from attnbias.methods.engine.bias.backgrounds import Backgrounds, Named, score_backgrounds
 from attnbias.methods.engine.bias.faithfulness import Faithfulness, score_faithfulness
 from attnbias.methods.engine.bias.objects import (
     NothingToMeasureError,
@@ -174,8 +173,8 @@ class _Values:
             for row in bias.beside[name]:
                 self.add(row.image, row.label, ((f"{prefix}{each}", row.values[each]) for each in of_reference))
 
-    def add_swapped(self, named: swapped.Named) -> None:
-        values = dict(zip(swapped.SHOWN, map(float, named.values), strict=True))
+    def add_swapped(self, named: Named) -> None:
+        values = dict(zip(BACKGROUND_FLAGS, map(float, named.values), strict=True))
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         self.add(named.image, named.label, ((f"{SWAPPED}{name}", value) for name, value in values.items()))
 

@@ -10,9 +10,10 @@ Comprehensive Study of Image Classification Model Sensitivity to Foregrounds, Ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isnan, sqrt
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,12 @@ from torch import Tensor
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.reading import Json
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods.engine.attention_measures import BACKGROUNDS
+from attnbias.methods.engine.attention_measures import (
+    BACKGROUND_FLAGS,
+    BACKGROUNDS,
+    background_gap,
+    foreground_sensitivity,
+)
 from attnbias.methods.engine.bias.objects import (
     ObjectProbe,
     ResolvedTruth,
@@ -42,13 +48,12 @@ from attnbias.methods.engine.evaluation.probe import Measured, left_out_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
+from attnbias.methods.engine.stored_evaluations import BACKGROUNDS_SAMPLES
+from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
 SIGMA = 0.25
 """Standard deviation that the noise would have on half of the image, of the range of a pixel's values."""
-
-SHOWN = ("original", "mixed_same", "mixed_rand", "only_bg_b", "only_bg_t", "noise_on_object", "noise_on_context")
-"""What is scored of each sample, in this order."""
 
 
 class Contexts:
@@ -92,7 +97,7 @@ def noise_like(image: Tensor, where: Tensor, std: Tensor, seed: int) -> Tensor:
 def versions(
     image: Tensor, sample: Sample, same: Tensor, other: Tensor, normalisation: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """What is scored, (7, 3, H, W), in the order of SHOWN; `normalisation` is mean and std, (3, 1, 1) each."""
+    """What is scored, (7, 3, H, W), in the order of BACKGROUND_FLAGS; `normalisation` is mean and std, (3, 1, 1)."""
     mean, std = normalisation
     mask, gone = (
         torch.from_numpy(plane).to(image.device) for plane in (sample.region.mask, widened(sample.region.box))
@@ -111,21 +116,13 @@ def versions(
     )
 
 
-def relative_foreground_sensitivity(on_object: float, on_context: float) -> float | None:
-    """From the accuracies under noise on the object and on the context: 1 = only the object matters, -1 = only the
-    context; None where both are 0 or 1, and neither could show."""
-    mean = (on_object + on_context) / 2
-    room = 2 * min(mean, 1 - mean)
-    return (on_context - on_object) / room if room > 0 else None
-
-
 class Named(NamedTuple):
     """One sample, and whether its class is named."""
 
     image: int
     label: int
     values: list[bool]
-    """In the order of SHOWN."""
+    """In the order of BACKGROUND_FLAGS."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +148,21 @@ class Backgrounds:
 
 
 def measure_backgrounds(
-    loaded: Loaded, dataset: ImageDataset, evaluation: Evaluation, accelerator: Accelerator, **how: Any
+    loaded: Loaded,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    *,
+    table: Path | None = None,
+    **how: Any,
 ) -> Json:
     """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
-    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS; `how` is of
-    `score_backgrounds`, which says what is raised."""
-    return score_backgrounds(loaded, dataset, evaluation, accelerator, **how).content()
+    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS. With `table`, what
+    is named of every sample goes there. `how` is of `score_backgrounds`, which says what is raised."""
+    found = score_backgrounds(loaded, dataset, evaluation, accelerator, **how)
+    if table and accelerator.is_main_process:
+        write_csv(table, _rows(found.rows, dataset))
+    return found.content()
 
 
 @torch.no_grad()
@@ -202,17 +208,24 @@ def score_backgrounds(
     return Backgrounds(found, against, counts)
 
 
+def _rows(found: Sequence[Named], dataset: ImageDataset) -> Iterator[list[object]]:
+    """The table of samples, its header first."""
+    yield ["picture", "path", "class", *BACKGROUND_FLAGS]
+    for image, label, values in found:
+        yield [image, dataset.records[image].path, dataset.index.classes[label], *map(int, values)]
+
+
 def _means(image_ids: NDArray[np.int64], named: NDArray[np.bool_]) -> Json:
-    """The figures of BACKGROUNDS, and their intervals over images; `named` (N, 7) is in the order of SHOWN."""
-    columns = dict(zip(SHOWN, named.T.astype(np.float64), strict=True))
-    means: dict[str, float | None] = {name: float(values.mean()) for name, values in columns.items()}
+    """The figures of BACKGROUNDS, and their intervals over images; `named` (N, 7) is in the order of
+    BACKGROUND_FLAGS."""
+    flags = dict(zip(BACKGROUND_FLAGS, named.T.astype(np.float64), strict=True))
+    figures = {name: Ratio.mean(values) for name, values in flags.items()}
+    figures |= {"bg_gap": background_gap(flags), "rfs": foreground_sensitivity(flags)}
+    means = {name: None if isnan(figure.value) else figure.value for name, figure in figures.items()}
     edges: dict[str, Interval | None] = {
-        name: interval(Ratio.mean(values), image_ids, flags=True) for name, values in columns.items()
+        name: None if means[name] is None else interval(figure, image_ids, flags=name in flags)
+        for name, figure in figures.items()
     }
-    gap = columns["mixed_same"] - columns["mixed_rand"]
-    means["bg_gap"], edges["bg_gap"] = float(gap.mean()), interval(Ratio.mean(gap), image_ids)
-    under_noise = (float(columns[name].mean()) for name in ("noise_on_object", "noise_on_context"))
-    means["rfs"] = relative_foreground_sensitivity(*under_noise)
     return {"means": {figure.name: means[figure.name] for figure in BACKGROUNDS}, "intervals_95": edges}
 
 
@@ -233,6 +246,7 @@ class BackgroundsProbe(ObjectProbe):
             measured.accelerator,
             truth=request.truth,
             batch_size=request.eval_batch_size,
+            table=measured.stored / BACKGROUNDS_SAMPLES if measured.stored else None,
         )
 
     def remarks(self, content: Json) -> Sequence[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -21,8 +22,10 @@ from attnbias.methods.engine.attention_measures import (
     BACKGROUNDS,
     FAITHFULNESS,
     HEADLINE,
+    background_gap,
     between_name,
     compared_measures,
+    foreground_sensitivity,
 )
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
@@ -369,7 +372,7 @@ def _of_objects(split: str, runs: Sequence[Run], evaluations: Sequence[StoredEva
     """Reliance and backgrounds; a run whose objects were others (masks, boxes) than the first's has no difference."""
     named = {
         "reliance": _reliance(split, evaluations),
-        "backgrounds": _plain(split, evaluations, "backgrounds", [figure.name for figure in BACKGROUNDS]),
+        "backgrounds": _backgrounds(split, evaluations),
     }
     lines = []
     for part, own in named.items():
@@ -394,6 +397,30 @@ def _reliance(split: str, evaluations: Sequence[StoredEvaluation | None]) -> lis
             line = replace(line, changes=[None, *changes])
         lines.append(line)
     return lines
+
+
+def _backgrounds(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
+    """Objects on other contexts; paired, but for runs that were stored without their samples."""
+    lines = []
+    tables = [each.backgrounds_samples() if each else None for each in evaluations]
+    for line in _plain(split, evaluations, "backgrounds", [figure.name for figure in BACKGROUNDS]):
+        paired = [swapped_change(tables[0], table, line.measure) for table in tables[1:]]
+        changes = [own or apart for own, apart in zip(paired, line.changes[1:], strict=True)]
+        lines.append(replace(line, changes=[None, *changes]))
+    return lines
+
+
+def swapped_change(first: Samples | None, other: Samples | None, measure: str) -> Change | None:
+    """The paired change of a figure of BACKGROUNDS; None where it is not defined in both."""
+    if first is None or other is None:
+        return None
+    made = {"bg_gap": background_gap, "rfs": foreground_sensitivity}.get(measure)
+    if made is None:
+        return _paired(first, other, measure, flags=True)
+    before, after = made(first), made(other)
+    if isnan(before.value) or isnan(after.value):
+        return None
+    return _paired(first | before._asdict(), other | after._asdict(), "over", "under")
 
 
 GROUP_KINDS = {"accuracy": ("worst_group_accuracy", "group_gap"), "top1": ("worst_group_top1", "group_gap_top1")}
