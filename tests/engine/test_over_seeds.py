@@ -90,6 +90,8 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     change = pooled.changes[1]
     assert change is not None
     assert (change.difference, change.interval_95, change.p) == (4, None, None)
+    (pooled,) = over_seeds(by_recipe(runs), [Line("", "iou", [1.0, 3, 7, 100], [None] * 4, apart=[2, 3])])
+    assert (pooled.changes[1], pooled.pairs) == (None, [2, 0]), "what no seed makes alike is held against nothing"
     single = [run_of("a", 0, 0), run_of("b", 0)]
     assert over_seeds(by_recipe(single), [Line("", "mAP", [1.0, 2], [None] * 2)]) == []
 

@@ -105,6 +105,8 @@ class Line:
     """Against the first run; None for itself, and where samples are not the same or no spread was kept."""
     remarks: list[str] = field(default_factory=list)
     """Which runs cannot be held against the first, and why."""
+    apart: list[int] = field(default_factory=list)
+    """Positions of these runs: their images, objects or maps are others, and no seed makes them alike."""
 
 
 class Figure(NamedTuple):
@@ -226,7 +228,8 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
 
 def _without_changes(line: Line, runs: Sequence[int]) -> Line:
     """A line that holds some runs, by position, against nothing."""
-    return replace(line, changes=[None if n in runs else change for n, change in enumerate(line.changes)])
+    changes = [None if n in runs else change for n, change in enumerate(line.changes)]
+    return replace(line, changes=changes, apart=sorted({*line.apart, *runs}))
 
 
 def _of_scores(
@@ -310,7 +313,7 @@ def _context(scores: Scores, evaluation: StoredEvaluation) -> dict[str, Estimate
 def _attention(
     split: str, runs: Sequence[Run], evaluations: Sequence[StoredEvaluation | None], kind: str
 ) -> list[Line]:
-    """Means of all samples of each run; differences on the samples that both runs have."""
+    """Means of all samples of each run; differences on the samples that both runs have, where maps are of one kind."""
     kinds = [run.map(kind) for run in runs]
     contents = [each.bias(name) if each else None for each, name in zip(evaluations, kinds, strict=True)]
     if not any(contents):
@@ -338,7 +341,22 @@ def _attention(
             placed = [table and _placed(table, measure.name) for table in samples]
             changes = [None, *(_paired(placed[0], table, "gained", "room") for table in placed[1:])]
             lines.append(Line(split, between_name(measure.name), values, changes))
-    return lines
+    others = [
+        n for n, content in enumerate(contents) if contents[0] and content and not _of_one_kind(runs[0], runs[n], kind)
+    ]
+    said = [
+        f"{split}: attention of {runs[n].name} is its own map ({kinds[n]} of {runs[n].method.name}), that of "
+        f"{runs[0].name} {kinds[0]} of {runs[0].method.name}: no difference; one explainer for all is "
+        "val --bias --map gradcam --store, then compare --map gradcam"
+        for n in others
+    ]
+    return [replace(_without_changes(line, others), remarks=[] if n else said) for n, line in enumerate(lines)]
+
+
+def _of_one_kind(first: Run, other: Run, kind: str) -> bool:
+    """Whether maps of both runs are the same thing: one explainer's, or one method's own under one name."""
+    maps = first.map(kind), other.map(kind)
+    return maps[0] == maps[1] and (maps[0] in EXPLAINERS or first.method.name == other.method.name)
 
 
 def _placed(table: Samples, name: str) -> Samples:

@@ -101,7 +101,11 @@ def over_seeds(recipes: Sequence[Repeated], lines: Sequence[Line]) -> list[SeedL
             {seed: value for seed, p in recipe.positions.items() if (value := line.values[p]) is not None}
             for recipe in recipes
         ]
-        paired = [[table[seed] - tables[0][seed] for seed in tables[0] if seed in table] for table in tables[1:]]
+        alike = [
+            {seed: table[seed] for seed in table if recipe.positions[seed] not in line.apart}
+            for table, recipe in zip(tables, recipes, strict=True)
+        ]
+        paired = [[table[seed] - alike[0][seed] for seed in alike[0] if seed in table] for table in alike[1:]]
         found.append(
             SeedLine(
                 split=line.split,
