@@ -17,6 +17,7 @@ from attnbias.cli.cite import cite
 from attnbias.cli.compare import compare
 from attnbias.cli.doctor import doctor
 from attnbias.cli.errors import describe
+from attnbias.cli.explore import explore
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
 from attnbias.cli.options import in_lines, literal_help, with_options
@@ -34,6 +35,7 @@ from attnbias.methods.engine.requests import (
     AuditRequest,
     CompareRequest,
     DoctorRequest,
+    ExploreRequest,
     PredictRequest,
     PrepareRequest,
     PriorsRequest,
@@ -46,6 +48,7 @@ WORK = (
     "val",
     "audit",
     "visualize",
+    "explore",
     "predict",
     "compare",
     "priors",
@@ -107,6 +110,7 @@ app.add_typer(visualize)
 app.add_typer(export)
 app.command("predict", cls=WithRecipeFlags, no_args_is_help=True)(with_options(predict, PredictRequest))
 app.command("audit", cls=WithRecipeFlags, no_args_is_help=True)(with_options(audit, AuditRequest))
+app.command("explore", cls=WithRecipeFlags, no_args_is_help=True)(with_options(explore, ExploreRequest))
 app.command("compare", no_args_is_help=True)(with_options(compare, CompareRequest))
 app.command("priors", cls=WithRecipeFlags, no_args_is_help=True)(with_options(priors, PriorsRequest))
 app.command("show", no_args_is_help=True)(show)

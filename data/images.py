@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Orientation
@@ -32,6 +33,9 @@ UPRIGHT = {
     8: Turn.ROTATE_90,
 }
 """EXIF orientation -> what makes the stored pixels upright; from 5 on, width and height change places."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Pillow's names of the formats that are decoded of what came over a network."""
 
 BYTE, SHORT = 255, 65_535
 
@@ -83,6 +87,25 @@ def read_image(path: Path, orientation: Orientation = "stored", at_least: int | 
         raise  # the machine's fault, not the image's
     except Exception as error:  # damaged files make Pillow's decoders raise nearly any type
         raise DataError(f"image {path} cannot be read ({_reason(error, path)})") from None
+
+
+def decode_image(content: bytes, name: str, mode: Literal["RGB", "RGBA"] = "RGB") -> Image.Image:
+    """Decode the bytes of an image file from elsewhere, as `read_image` does an upright one; RGBA keeps its alpha.
+
+    Only formats of `FORMATS`: Pillow would start other programs for some (EPS), and has rarely used decoders.
+
+    Raises:
+        DataError: it is no such image, truncated, or of too many pixels; `name` is what it is called there.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return upright_rgb(image) if mode == "RGB" else image.convert(mode)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is not an image; expected one of: {', '.join(FORMATS)}") from None
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly any type
+        raise DataError(f"{name} cannot be read ({error or type(error).__name__})") from None
 
 
 def upright_rgb(image: Image.Image, orientation: Orientation = "upright") -> Image.Image:

@@ -283,15 +283,6 @@ class FromWeights(Telling, Overwriting, PicksWeights):
     """A command that answers with weights."""
 
 
-class MixedPrecision(Request):
-    """A command whose passes through the network may be in mixed precision. Those that write or judge what must be
-    exact (export, priors, audit) are always in float32."""
-
-    amp: Literal["no", "fp16", "bf16"] = option(
-        "no", "Mixed precision of passes through the network; no = float32, as a run logs its figures.", often=False
-    )
-
-
 class Machine(Request):
     """What a command computes on; in all of them alike."""
 
@@ -311,10 +302,45 @@ class Processes(Machine):
     eval_batch_size: int = run_option(64, "Images at once in evaluation, a process.", ge=1, le=2**31)
 
 
+first_argument = partial(
+    option,
+    ...,
+    "A run folder, weight file, name or URL, timm:NAME, torchvision:NAME; METHOD:FILE where it does not say whose.",
+    argument=True,
+    metavar="MODEL",
+)
+"""Declare the model; in the command's own class, where it stands before its other arguments."""
+
+
+class OfOneModel(OfAnyMethod, FromWeights, RunsFunctions):
+    """A command whose first argument is a model, of whatever method."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_its_method(cls, values: Any) -> Any:
+        """METHOD:FILE is a file and whose it is."""
+        method, source = method_and_source(str(values.get("load_from", "")))
+        return values if method is None else {**values, "load_from": source, "method": method}
+
+    def another(self, source: str) -> Self:
+        """The same, asked of another model: what was typed of the first one's weights is not of this one's."""
+        method, file = method_and_source(source)
+        of_the_first: dict[str, object] = {"recipe": None, "fields": {}, "weights": None, "weights_file": None}
+        return self.model_copy(update={"load_from": file, "method": method, **of_the_first})
+
+
+def method_and_source(source: str) -> tuple[str | None, str]:
+    """METHOD:FILE as both; where no method stands before it, or a file is called so, what was typed."""
+    from attnbias.methods.engine.published import on_disk
+
+    prefix, _, rest = source.partition(":")
+    return (prefix, rest) if prefix in METHODS and rest and on_disk(source) is None else (None, source)
+
+
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
-class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, MixedPrecision, Machine):
+class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Machine):
     """Draw where models look, into a folder."""
 
     method: str
@@ -399,7 +425,7 @@ class ExportRequest(Steered, FromWeights, Machine):
         return {**of_check, "top_k": (not self.classes, "with --classes")}
 
 
-class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, MixedPrecision, Processes):
+class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, Processes):
     """Name the classes of one's own images."""
 
     paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
@@ -481,7 +507,7 @@ BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
 
-class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, MixedPrecision, Processes):
+class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Processes):
     """Score checkpoints on splits, and measure what else is asked for."""
 
     method: str
@@ -625,15 +651,10 @@ GATE = "For machines (exit code 4 where a --fail-if does)"
 gate_option = partial(recipe_option, panel=GATE)
 
 
-class AuditRequest(OfAnyMethod, FromWeights, RunsFunctions, MatchesClasses, Images, Machine):
+class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
     """Say where a model looks, what it relies on, and whether its map can be trusted."""
 
-    load_from: str = option(
-        ...,
-        "A run folder, weight file, name or URL, timm:NAME, torchvision:NAME; METHOD:FILE where it does not say whose.",
-        argument=True,
-        metavar="MODEL",
-    )
+    load_from: str = first_argument()
     data: str = option(
         ...,
         "A prepared dataset, or a folder, .csv or COCO .json of yours (prepared first, as by prepare-data).",
@@ -661,23 +682,25 @@ class AuditRequest(OfAnyMethod, FromWeights, RunsFunctions, MatchesClasses, Imag
     markdown: Path | None = gate_option(None, "The findings as Markdown.", metavar="FILE.md")
     eval_batch_size: int = run_option(64, "Images at once.", ge=1, le=2**31)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _names_its_method(cls, values: Any) -> Any:
-        """METHOD:FILE is a file and whose it is."""
-        method, source = method_and_source(str(values.get("load_from", "")))
-        return values if method is None else {**values, "load_from": source, "method": method}
-
     def companions(self) -> Mapping[str, tuple[bool, str]]:
         return {"junit": (bool(self.fail_if), "without --fail-if")}
 
+    def another(self, source: str) -> Self:
+        return super().another(source).model_copy(update={"layer": None})
 
-def method_and_source(source: str) -> tuple[str | None, str]:
-    """METHOD:FILE as both; where no method stands before it, or a file is called so, what was typed."""
-    from attnbias.methods.engine.published import on_disk
 
-    prefix, _, rest = source.partition(":")
-    return (prefix, rest) if prefix in METHODS and rest and on_disk(source) is None else (None, source)
+class ExploreRequest(OfOneModel, Images, Machine):
+    """Try models by hand, on a page of this machine."""
+
+    load_from: str = first_argument()
+    paths: list[Path] = option([], "Images to begin with, or folders of them.", argument=True, metavar="IMAGE")
+    beside: list[str] = option([], "Another model, side by side; repeat for more.", metavar="MODEL")
+    host: str = option("127.0.0.1", "Address to serve at; any but this machine's own lets others in.", min_length=1)
+    port: int = option(0, "Port to serve at; 0 takes one that is free.", ge=0, le=65535)
+    overwrite: bool = False
+    """Nothing is written."""
+    workers: int | None = 0
+    """Images come one by one."""
 
 
 START = "Starting weights"

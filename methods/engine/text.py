@@ -158,16 +158,17 @@ def html_picture(address: str, text: object) -> str:
 
 def json_in_script(content: object) -> str:
     """JSON inside a script element, where only "</" and "<!--" can end or derail the text."""
-    return json.dumps(_all_visible(content), separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(all_visible(content), separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _all_visible(content: Any) -> Any:
+def all_visible(content: Any) -> Any:
+    """Values for JSON in which every text is `visible`."""
     if isinstance(content, str):
         return visible(content)
     if isinstance(content, Mapping):
-        return {visible(key): _all_visible(value) for key, value in content.items()}
+        return {visible(key): all_visible(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_all_visible(value) for value in content]
+        return [all_visible(value) for value in content]
     return content
 
 

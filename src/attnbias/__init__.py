@@ -4,7 +4,7 @@
     model.predict("photo.jpg").top(3)
     model.attention("photo.jpg", "person").overlay()
 
-Each command is one function: `train`, `evaluate` (val), `audit`, `gallery` (visualize), `compare`, `priors`,
+Each command is one function: `train`, `evaluate` (val), `audit`, `gallery` (visualize), `explore`, `compare`, `priors`,
 `prepare_data`, `export`, `fetch_weights`, `inspect_weights`, `convert_weights`, `push_weights`, `list_*`,
 `show_recipe`, `cite`, `doctor`; `Model.predict` is predict. Names are imported when they are first used, and torch with
 those that compute.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnbias.commands import convert_weights as convert_weights
     from attnbias.commands import doctor as doctor
     from attnbias.commands import evaluate as evaluate
+    from attnbias.commands import explore as explore
     from attnbias.commands import export as export
     from attnbias.commands import fetch_weights as fetch_weights
     from attnbias.commands import gallery as gallery
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.errors import RunError as RunError
     from attnbias.methods.engine.errors import Stopped as Stopped
     from attnbias.methods.engine.errors import UsageError as UsageError
+    from attnbias.methods.engine.explore.explore import Exploration as Exploration
     from attnbias.methods.engine.priors import Priors as Priors
     from attnbias.model import Model as Model
     from attnbias.model import load as load
@@ -59,7 +61,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "model": ("load", "Model"),
     "commands": (
-        *("train", "evaluate", "audit", "gallery", "compare", "priors", "prepare_data", "export", "cite"),
+        *("train", "evaluate", "audit", "gallery", "explore", "compare", "priors", "prepare_data", "export", "cite"),
         "doctor",
         *("fetch_weights", "inspect_weights", "convert_weights", "push_weights"),
         *("list_methods", "list_recipes", "list_datasets", "list_weights", "show_recipe"),
@@ -69,6 +71,7 @@ _NAMES = {
         *("Listing", "Page"),
     ),
     "methods.engine.audit.result": ("Audit",),
+    "methods.engine.explore.explore": ("Exploration",),
     "errors": ("AttnbiasError",),
     "data.errors": ("DataError",),
     "weights.errors": ("WeightsError",),

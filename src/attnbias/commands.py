@@ -26,6 +26,7 @@ from attnbias.methods.engine.requests import (
     AuditRequest,
     CompareRequest,
     ConvertRequest,
+    ExploreRequest,
     ExportRequest,
     InspectRequest,
     PrepareRequest,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from attnbias.data.prepare import Report as Prepared
     from attnbias.methods.engine.audit.result import Audit
     from attnbias.methods.engine.doctor import Finding
+    from attnbias.methods.engine.explore.explore import Exploration
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
@@ -396,6 +398,52 @@ def gallery(
         done = visualize(request, [each.loaded for each in loaded], in_memory)
         page = done.page.read_text(encoding="utf-8")
     return Gallery(page, done.images, done.overlays, tuple(done.skipped), None if out is None else Path(out))
+
+
+def explore(
+    models: Models,
+    images: Images | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    **options: object,
+) -> Exploration:
+    """Serve a page on which models are tried by hand: `attnbias explore`. Returns at once, and serves meanwhile.
+
+        with attnbias.explore(["runs/csra/demo", "runs/plain/demo"], "photo.jpg") as page:
+            page.wait()
+
+    Args:
+        models: what `load` gives or takes; several stand side by side.
+        images: as in `Model.predict`: those that the page begins with; others can be dropped on it.
+        host: the address to serve at; any but this machine's own lets others in.
+        port: 0 takes one that is free; `page.url` says which.
+        options: of the command (`on_bad_image="skip"`).
+
+    Returns:
+        The page, until its `close`, the end of its `with` block, or of the process.
+
+    Raises:
+        UsageError: nothing can be served at the address. DataError: an image cannot be read.
+    """
+    from attnbias.methods.engine.explore.explore import explore as serve
+    from attnbias.methods.engine.given_images import given_images
+    from attnbias.model import Model, load
+
+    loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
+    first, *others = loaded
+    _refuse_loading(options, first.method, ExploreRequest)
+    own = ("load_from", "paths", "beside", "host", "port", *OF_LOADING, "weights_file", "device", "gpus")
+    asked = _options("explore", ExploreRequest, options, own)
+    known = {
+        "load_from": first.load_from,
+        "beside": [each.load_from for each in others],
+        "host": host,
+        "port": port,
+        "device": str(first.device),
+    }
+    request = ExploreRequest.of({"data_root": first.data_root, **asked, **known})
+    return serve(request, [each.loaded for each in loaded], given_images(images) if images is not None else [])
 
 
 def compare(

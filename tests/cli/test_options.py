@@ -146,7 +146,6 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_a_faster_reading_is_taken_where_that_is_typed": "--decode",
-        "engine/test_precision.py::test_val_computes_in_the_precision_that_was_typed_and_says_so": "--amp",
     },
     "audit": {
         "cli/test_audit.py::test_an_audit_writes_what_python_returns_and_says_trust_and_answer_first": (
@@ -189,9 +188,6 @@ SHOWN: dict[str, dict[str, str]] = {
         "weights/test_options.py::test_what_is_there_is_replaced_only_where_that_is_typed": "--overwrite",
         "weights/test_options.py::test_classes_are_named_as_the_set_where_the_data_lie": "--data-root",
         "weights/test_options.py::test_top_k_and_threshold_choose_what_predict_names": "--top-k --threshold",
-        "engine/test_precision.py::test_predict_and_visualize_compute_in_the_precision_that_was_typed_and_say_so": (
-            "--amp"
-        ),
         "cli/test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
             "--gpus --processes --device"
         ),
@@ -217,9 +213,6 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_visualize.py::test_an_unreadable_image_is_named_or_left_out_by_request": "--on-bad-image",
         "cli/test_visualize.py::test_wrong_requests_are_refused_in_one_line": "--device",
         "cli/test_visualize_questions.py::test_questions_of_a_photograph": "--question",
-        "engine/test_precision.py::test_predict_and_visualize_compute_in_the_precision_that_was_typed_and_say_so": (
-            "--amp"
-        ),
         "cli/test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus",
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",
@@ -234,6 +227,18 @@ SHOWN: dict[str, dict[str, str]] = {
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (
             "--trust-checkpoint"
         ),
+    },
+    "explore": {
+        "cli/test_explore.py::test_models_and_images_stand_on_the_page_as_they_were_typed": (
+            "LOAD_FROM PATHS --beside --port"
+        ),
+        "cli/test_explore.py::test_a_host_that_others_reach_is_warned_of": "--host",
+        "cli/test_explore.py::test_whose_weights_and_which_are_read_as_typed": (
+            "--method --recipe --weights --data-root --trust-checkpoint"
+        ),
+        "cli/test_explore.py::test_weights_of_a_file_fill_a_network_of_ones_own": "--weights-file",
+        "cli/test_explore.py::test_unreadable_images_stop_it_or_are_left_out_as_typed": "--on-bad-image",
+        "cli/test_explore.py::test_the_machine_is_as_typed": "--gpus --device --threads",
     },
     "priors": {
         "cli/test_priors.py::test_a_vector_is_the_mean_token_of_a_class_less_the_mean_over_classes": (

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "val": "evaluate",
     "audit": "audit",
     "visualize": "gallery",
+    "explore": "explore",
     "predict": "Model",
     "compare": "compare",
     "priors": "priors",

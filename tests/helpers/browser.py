@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: headless Chromium through the W3C WebDriver protocol, opened on local files."""
+"""A real browser for tests of pages: headless Chromium by the W3C WebDriver protocol, on local files and servers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class Browser:
             return json.load(answer)["value"]
 
     def open(self, page: Path) -> None:
-        self.call("POST", "/url", {"url": page.resolve().as_uri()})
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        self.call("POST", "/url", {"url": url})
 
     def run(self, script: str) -> Any:
         return self.call("POST", "/execute/sync", {"script": script, "args": []})

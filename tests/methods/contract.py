@@ -212,10 +212,6 @@ class Contract:
             if kind not in AT_LAYER:
                 all_of_them = method.attention(small.model, images, kind=kind)
                 torch.testing.assert_close(all_of_them, every, rtol=1e-3, atol=1e-4)
-            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # as under --amp
-                coarse = attention_maps(method, small.model, images, torch.arange(CLASSES), kind)
-            assert coarse.dtype == torch.float32
-            assert (coarse - every).abs().mean() < 0.05 * every.max(), kind
 
     def kinds(self, small: Small) -> list[str]:
         return list(small.method.maps)

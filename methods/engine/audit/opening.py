@@ -27,7 +27,7 @@ from attnbias.methods.engine.prepare_data import prepare_data
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_description
-from attnbias.methods.engine.requests import AuditRequest, PrepareRequest, flags_of, method_and_source, options_of
+from attnbias.methods.engine.requests import AuditRequest, PrepareRequest, flags_of, options_of
 from attnbias.methods.engine.screen import say
 
 TASKS = ("multilabel", "singlelabel")
@@ -96,17 +96,7 @@ def subjects(
     """
     asked = [request]
     if request.against is not None:
-        method, source = method_and_source(request.against)
-        own: dict[str, object] = {
-            "load_from": source,
-            "method": method,
-            "recipe": None,
-            "fields": {},
-            "layer": None,
-            "weights": None,
-            "weights_file": None,
-        }
-        asked.append(request.model_copy(update=own))
+        asked.append(request.another(request.against))
     found = []
     for number, each in enumerate(asked):
         loaded = models[number] if number < len(models) else _loaded(each, data, device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,8 +94,6 @@ class BiasReport:
     """The layer that an explainer looked at."""
     steering: str | None = None
     """What a second pass was told to look for, in words; None where it looked as it does by itself."""
-    amp: str = "no"
-    """The precision of the passes through the network: no = float32."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -144,7 +142,6 @@ class BiasReport:
             "map": self.map,
             "layer": self.layer,
             **({} if self.steering is None else {"steered_by": self.steering}),
-            **({} if self.amp == "no" else {"amp": self.amp}),
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -328,7 +325,6 @@ class BiasProbe(ObjectProbe):
             tau=request.tau,
             batch_size=request.eval_batch_size,
         )
-        report = replace(report, amp=request.amp)
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
         if request.bias_out and measured.accelerator.is_main_process:
             folders.append(request.bias_out / measured.number)

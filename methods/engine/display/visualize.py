@@ -32,13 +32,13 @@ from attnbias.methods.engine.display.writer import (
     VisualizationWriter,
 )
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.launch import mixed_precision, place, start
+from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.priors import steered
-from attnbias.methods.engine.published import on_disk, shown
+from attnbias.methods.engine.published import short_name, shown
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest, method_and_source
 from attnbias.methods.engine.screen import say, waiting_bar
 
@@ -88,9 +88,7 @@ def visualize(
     """
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
         request = place(request)
-        device = start(request)
-        precision = mixed_precision(request.amp, device)
-        columns = _columns(request, device, models)
+        columns = _columns(request, start(request), models)
         if len({column.loaded.method.reads_texts for column in columns}) > 1:
             raise UsageError("some of these models are asked in words, others are not; show them one by one")
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
@@ -110,15 +108,12 @@ def visualize(
         if request.top is not None:
             seen = heapq.nlargest(request.top, seen, key=lambda pair: pair[1].peak)
             source += f"; the {len(seen)} where {columns[0].name} peaks highest, highest first"
-        if request.amp != "no":
-            source += f"; computed with --amp {request.amp}"
-        with precision:
-            for photo, views in seen:
-                writer.add(photo, views)
+        for photo, views in seen:
+            writer.add(photo, views)
         if not writer.items:
             raise DataError("no image could be read: " + "; ".join(skipped[:3]))
         for loaded in {id(column.loaded): column.loaded for column in columns}.values():
-            say_how_made(loaded, request.amp)
+            say_how_made(loaded)
         writer.write_page(source)
         if request.npz:
             writer.write_maps()
@@ -141,8 +136,7 @@ def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[L
             raise UsageError(
                 f"{shown(source)} knows other classes than {shown(request.load_from[0])}; compare runs of one dataset"
             )
-        path = on_disk(file)
-        run = path.stem if path and path.is_file() else Path(shown(file)).resolve().name
+        run = short_name(file)
         kinds = request.maps or loaded.method.default_maps(loaded.recipe)
         asked = None if loaded.method.reads_texts else class_numbers(request.classes, loaded.classes)
         loaded = steered(request, loaded, kinds, [loaded.classes[number] for number in asked] if asked else None)
