@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import floor, sqrt
+from math import sqrt
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -49,6 +49,8 @@ class HeldMaps:
     """(N, H, W): the object."""
     valid: Bools
     """(N, H, W): what counts, as object or as context."""
+    squared_distance: Floats
+    """(N, H, W): of each pixel from the object, in pixels: whole numbers."""
     tolerance: Floats
     """(N,): of the pointing game, in pixels of the plane."""
     focus: Focus
@@ -98,26 +100,8 @@ def _pointing(level: Floats, valid: Bools, target: Bools) -> Floats:
 
 
 def _near(held: HeldMaps, radius: Floats) -> Floats:
-    return _pointing(flat(held.level), flat(held.valid), flat(dilated(held.masks, radius)))
-
-
-def dilated(masks: Bools, radius: Floats) -> Bools:
-    """Pixels within `radius` (N,), Euclidean, of each mask (N, H, W)."""
-    count, height, width = masks.shape
-    counts = np.concatenate([np.zeros((count, 1, width), np.int64), masks.cumsum(1)], axis=1)
-    found = np.zeros_like(masks)
-    rows = np.arange(height)
-    for dx in range(-floor(radius.max()), floor(radius.max()) + 1):
-        reach = radius**2 - dx**2
-        half = np.sqrt(np.maximum(reach, 0)).astype(np.int64)[:, None]  # (N, 1)
-        top, bottom = np.maximum(rows - half, 0), np.minimum(rows + half + 1, height)  # (N, H)
-        near = np.take_along_axis(counts, bottom[:, :, None], 1) > np.take_along_axis(counts, top[:, :, None], 1)
-        near &= (reach >= 0)[:, None, None]
-        if dx >= 0:
-            found[:, :, dx:] |= near[:, :, : width - dx or None] if dx < width else False
-        else:
-            found[:, :, :dx] |= near[:, :, -dx:]
-    return found
+    near = held.squared_distance <= (radius**2)[:, None, None]
+    return _pointing(flat(held.level), flat(held.valid), flat(near))
 
 
 def _area_matched(level: Floats, mask: Bools, valid: Bools) -> Floats:

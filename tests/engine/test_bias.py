@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnbias.methods.engine.attention_measures import dilated
 from attnbias.methods.engine.bias.attention_bias import (
     PixelHistogram,
     aggregate,
@@ -19,6 +18,7 @@ from attnbias.methods.engine.bias.attention_bias import (
     centre_map,
     measure_maps,
     skip_reason,
+    squared_distances,
     step_average_precision,
     uniform_map,
 )
@@ -162,13 +162,26 @@ def test_the_scaled_pointing_game_forgives_three_per_cent_of_the_longer_side(sha
 
 
 @quick
-@given(samples(), st.floats(0, 6))
-def test_dilation_is_a_disc(sample: Any, radius: float) -> None:
+@given(samples())
+def test_distances_are_those_of_the_nearest_pixel_of_the_object(sample: Any) -> None:
     _, masks, _ = sample
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    for mask, grown in zip(masks, dilated(masks, np.full(3, radius)), strict=True):
-        distance = np.hypot(rows[..., None] - rows[mask], columns[..., None] - columns[mask]).min(-1)
-        np.testing.assert_array_equal(grown, distance <= radius)
+    for mask, squared in zip(masks, squared_distances(masks), strict=True):
+        every = (rows[..., None] - rows[mask]) ** 2 + (columns[..., None] - columns[mask]) ** 2
+        np.testing.assert_array_equal(squared, every.min(-1))
+
+
+def test_a_pixel_a_radius_away_is_within_it_and_nothing_is_near_an_empty_mask() -> None:
+    """Radii as the pointing game has them: 15 pixels, and three per cent of a side."""
+    masks = np.zeros((2, 40, 60), dtype=bool)
+    masks[0, 20, 30] = True
+    rows, columns = np.mgrid[:40, :60]
+    for radius in (0.0, 15.0, *(0.03 * side for side in range(1, 700))):
+        along = radius**2 - (columns - 30) ** 2  # a column's pixels, counted from the middle row
+        disc = (along >= 0) & (abs(rows - 20) <= np.floor(np.sqrt(np.maximum(along, 0))))
+        near = squared_distances(masks) <= radius**2
+        np.testing.assert_array_equal(near[0], disc)
+        assert not near[1].any()
 
 
 def test_a_map_with_nan_is_an_error() -> None:

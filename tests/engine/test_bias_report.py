@@ -310,6 +310,15 @@ def test_an_object_that_is_taken_away_leaves_no_silhouette(tmp_path: Path) -> No
     )
 
 
+def test_the_margin_reaches_as_far_on_every_side() -> None:
+    boxes = np.random.default_rng(0).random((48, 80)) > 0.998
+    boxes[0, 3] = boxes[-1, -1] = True  # at the border too
+    expected = np.zeros_like(boxes)
+    for y, x in np.argwhere(boxes):  # by 5 = 80 / 16
+        expected[max(y - 5, 0) : y + 6, max(x - 5, 0) : x + 6] = True
+    np.testing.assert_array_equal(widened(boxes), expected)
+
+
 def test_the_versions_of_an_image_show_and_hide_what_they_are_called_after() -> None:
     """An image of ones with a lone object of fives, and another image of nines; planes are wider than high."""
     image, box = torch.ones(3, 32, 64), np.zeros((32, 64), bool)

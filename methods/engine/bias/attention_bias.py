@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
 from attnbias.methods.engine import attention_measures
@@ -71,6 +72,16 @@ def oracle_maps(masks: Bools, height: int, width: int) -> Floats:
     return F.adaptive_avg_pool2d(planes, (height, width))[:, 0].numpy()
 
 
+def squared_distances(masks: Bools) -> Floats:
+    """Of each pixel of masks (N, H, W) from the nearest one of its mask, Euclidean, in pixels: whole numbers, so that a
+    pixel that lies a radius away is surely within it; infinite where a mask is empty."""
+    found = np.full(masks.shape, np.inf)
+    for own, mask in zip(found, masks, strict=True):
+        if mask.any():
+            own[:] = np.rint(distance_transform_edt(~mask) ** 2)
+    return found
+
+
 def skip_reason(mask: Bools, valid: Bools, visible: float = 1.0) -> str | None:
     """Why a sample says nothing about bias, or None: `empty` (less than 25 % of the object or 1 pixel left by the
     crop; `visible` is that share), `full` (the object covers more than 90 % of what counts)."""
@@ -106,6 +117,7 @@ def measure_maps(
         level,
         masks,
         valid,
+        squared_distances(masks),
         np.broadcast_to(np.asarray(tolerance, dtype=np.float64), count),
         Focus(*(value[:, 0] for value in steps)),
         Focus(*(value[:, 1:] for value in steps)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isnan, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,9 @@ from attnbias.methods.engine.types import Truth
 SIGMA = 0.25
 """Standard deviation that the noise would have on half of the image, of the range of a pixel's values."""
 
+KEPT = 32
+"""Contexts that are kept: samples that stand one after the other often have the same."""
+
 
 class Contexts:
     """Images of a split without their objects, by what they show: the same ones whatever the batches and processes."""
@@ -65,6 +69,7 @@ class Contexts:
         targets = np.asarray(dataset.targets)[self.positions]
         classes = np.arange(len(dataset.index.classes))
         self.shown = targets if targets.ndim == 2 else targets[:, None] == classes  # (N, C); -1 = unknown
+        self._kept = lru_cache(KEPT)(self._context)
 
     def of_another(self, sample: Sample, *, same: bool) -> Tensor | None:
         """The context (3, H, W) of the next image, in the order of the split, that shows the sample's class (`same`),
@@ -73,7 +78,10 @@ class Contexts:
         others = self.positions[(labels == int(same)) & (self.positions != sample.image)]
         if not len(others):
             return None
-        position = int(others[np.searchsorted(others, sample.image) % len(others)])
+        return self._kept(int(others[np.searchsorted(others, sample.image) % len(others)]))
+
+    def _context(self, position: int) -> Tensor | None:
+        """An image without its objects."""
         image, found, _ = regions(self.dataset, position, self.truth)
         planes = [widened(region.box) for region in found]
         hidden = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)
