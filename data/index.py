@@ -90,6 +90,8 @@ class Record(NamedTuple):
     label_map: str | None = None
     """File with the class of each pixel (255 = ignored; see Index.label_values), where the task is segmentation."""
     text: Text | None = None
+    metadata: tuple[str, ...] = ()
+    """Values of the columns `Index.metadata`, as they were written; empty where one is missing."""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -118,6 +120,8 @@ class Index:
     truth_origin: Literal["measured"] | None = None
     """Where the objects of a person's own images come from: "measured" = their own masks or boxes. None where the set
     has none, or has those of its authors."""
+    metadata: tuple[str, ...] = ()
+    """What more a person's own table says of each image: names of columns, such as "camera" or "site"."""
     dataset_dir: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 
@@ -135,10 +139,12 @@ class Index:
             "label_values": self.label_values,
             "orientation": self.orientation,
             **({"truth_origin": self.truth_origin} if self.truth_origin else {}),
+            **({"metadata": self.metadata} if self.metadata else {}),
         }
+        length = len(Record._fields) - (not self.metadata)
         with replacing(path) as file:
             file.write(json.dumps(header)[:-1] + ', "records": [\n')
-            file.write(",\n".join(json.dumps(record) for record in self.records))
+            file.write(",\n".join(json.dumps(record[:length]) for record in self.records))
             file.write("\n]}\n")
 
     @classmethod
@@ -158,7 +164,7 @@ class Index:
                 if not isinstance(records, list):
                     raise Unfit("it holds no list of records")
                 root = None if Path(header.root).is_absolute() else header.root
-                check_records(records, header.task, len(header.classes), root)
+                check_records(records, header.task, len(header.classes), root, len(header.metadata))
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         return cls(
@@ -171,6 +177,7 @@ class Index:
             label_values=header.label_values,
             orientation=header.orientation,
             truth_origin=header.truth_origin,
+            metadata=header.metadata,
             records=tuple(
                 Record(
                     path,
@@ -181,8 +188,9 @@ class Index:
                     group,
                     label_map,
                     _text(text) if text else None,
+                    *map(tuple, metadata),
                 )
-                for path, target, boxes, crop, image_id, group, label_map, text in records
+                for path, target, boxes, crop, image_id, group, label_map, text, *metadata in records
             ),
             dataset_dir=dataset_dir,
         )
@@ -211,6 +219,7 @@ class _Header(StoredModel):
     label_values: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False)] | None
     orientation: Orientation = "stored"
     truth_origin: Literal["measured"] | None = None
+    metadata: Items[str] = ()
 
     @field_validator("format")
     @classmethod

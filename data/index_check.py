@@ -18,6 +18,18 @@ NOTHING = type(None)
 UNLABELLED = ("segmentation", "vqa", "retrieval")
 """Tasks whose target is 0 in every record: a label map or a text tells all."""
 
+ITEMS = (
+    "the path",
+    "the target",
+    "the list of boxes",
+    "the crop",
+    "the image id",
+    "the group",
+    "the label map",
+    "the text",
+)
+"""Of a record, in their order."""
+
 LARGEST_SIDE = 1e6
 """Pixels; no image that Pillow reads is larger."""
 
@@ -89,8 +101,10 @@ def _leads_on(path: str, root: str | None) -> bool:
     return root is None or normpath(join(root, path)).split("/")[0] != ".."
 
 
-def check_records(records: list[Any], task: str, classes: int, root: str | None) -> None:
+def check_records(records: list[Any], task: str, classes: int, root: str | None, metadata: int = 0) -> None:
     """Check the records of a split, as JSON gives them, before they are made.
+
+    `metadata` is the number of its columns: each record then ends with their values.
 
     `root` is the folder of the images where it is in the dataset's own folder, which may come from a stranger: no path
     leads out of that. Elsewhere `..` is what `prepare-data` writes where a table or COCO file lists images beside its
@@ -103,17 +117,9 @@ def check_records(records: list[Any], task: str, classes: int, root: str | None)
         raise Unfit("it holds no records")
     whole = _Column("it", records)
     whole.hold(list, expected="a list")
-    whole.have(8, "8 items")
-    paths, targets, boxes, crops, image_ids, groups, label_maps, texts = whole.parts(
-        "the path",
-        "the target",
-        "the list of boxes",
-        "the crop",
-        "the image id",
-        "the group",
-        "the label map",
-        "the text",
-    )
+    names = [*ITEMS, "the list of metadata"] if metadata else ITEMS
+    whole.have(len(names), f"{len(names)} items")
+    paths, targets, boxes, crops, image_ids, groups, label_maps, texts, *said = whole.parts(*names)
     paths.hold(str, expected="a text")
     if not all(paths.values):
         raise Unfit(f"record {paths.values.index('')}: the path is empty")
@@ -129,6 +135,10 @@ def check_records(records: list[Any], task: str, classes: int, root: str | None)
     label_maps.given().lie_inside(root)
     texts.hold(list, NOTHING, expected="a list or null")
     _check_texts(texts.given(), classes, root)
+    for column in said:
+        column.hold(list, expected="a list of texts")
+        column.have(metadata, f"{metadata} texts, one a column")
+        column.flat("a value of metadata").hold(str, expected="a text")
 
 
 def _check_targets(targets: _Column, task: str, classes: int) -> None:

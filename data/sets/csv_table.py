@@ -57,6 +57,8 @@ class Table(NamedTuple):
     """Positions of the column of boxes, or of the four; none where there are none."""
     corners: bool
     """Whether the four are those of two corners."""
+    metadata: dict[str, int]
+    """The other columns that have a name -> their positions: what more is known of each image."""
 
 
 def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
@@ -155,7 +157,11 @@ def read_table(table: Path) -> Table:
     for column, number in position.items():
         if header[number].casefold() != column:
             remarks.add(f"column read as '{column}'", header[number])
-    return Table(rows[1:], position, remarks, box, corners)
+    used = {*position.values(), *box}
+    metadata = {name: number for number, name in enumerate(header) if name and number not in used}
+    for name in metadata:
+        remarks.add("column kept as metadata of the images", name)
+    return Table(rows[1:], position, remarks, box, corners, metadata)
 
 
 def _text(table: Path) -> str:
@@ -264,7 +270,7 @@ def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
         raise DataError(f"table {table} has no rows")
     rows = [(line, [value.strip() for value in values]) for line, values in content.rows]
     image = _Images(table.parent)
-    read: list[tuple[str, str, list[str], str | None, list[_Sides]]] = []
+    read: list[tuple[str, str, list[str], str | None, list[_Sides], tuple[str, ...]]] = []
     for split, (line, values) in zip(_splits(content), rows, strict=True):
         path, text = values[position["path"]], values[position["labels" if several else "label"]]
         labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
@@ -278,26 +284,36 @@ def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
             content.remarks.add("image without a box", path)
         if own and not labels:
             content.remarks.add("box of an image without a label, left out", path)
-        read.append((split, image.relative(path), labels, group or None, own))
+        metadata = tuple(values[number] for number in content.metadata.values())
+        read.append((split, image.relative(path), labels, group or None, own, metadata))
         if several and any("," in label or "|" in label for label in labels):
             content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
-    _check_pixels(table, (box for *_, own in read for box in own))
+    _check_pixels(table, (box for *_, own, _ in read for box in own))
     classes = tuple(sorted({label for _, _, labels, *_ in read for label in labels}))
     if not classes:
         raise DataError(f"table {table}: no row has a label")
     number = {name: label for label, name in enumerate(classes)}
     records: dict[str, list[Record]] = {}
-    for split, path, labels, group, own in read:
+    for split, path, labels, group, own, metadata in read:
         positive = {number[label] for label in labels}
         target = tuple(int(label in positive) for label in range(len(classes)))
         boxes = tuple(Box(label, *box) for box in own for label in sorted(positive))
         records.setdefault(split, []).append(
-            Record(path, target if several else number[labels[0]], boxes=boxes, group=group)
+            Record(path, target if several else number[labels[0]], boxes=boxes, group=group, metadata=metadata)
         )
     task: Literal["multilabel", "singlelabel"] = "multilabel" if several else "singlelabel"
     origin: Literal["measured"] | None = "measured" if content.box else None
     return [
-        Index(dataset, split, task, classes, image.root, tuple(found), truth_origin=origin)
+        Index(
+            dataset,
+            split,
+            task,
+            classes,
+            image.root,
+            tuple(found),
+            truth_origin=origin,
+            metadata=tuple(content.metadata),
+        )
         for split, found in records.items()
     ]
 

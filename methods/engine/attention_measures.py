@@ -414,7 +414,8 @@ FAITHFULNESS: tuple[Trust, ...] = (
     ),
     Trust(
         "agreement",
-        "rank correlation with Grad-CAM of the same class; of an explainer, with the model's own map",
+        "rank correlation with another kind of map of the same class: the model's own of an explainer, "
+        "else Grad-CAM; the next kind where both are one computation",
         "higher",
         "-",
         False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,10 @@ def rows(form: str, end: str = "\n") -> str:
         ("path\tlabel\n" + rows("{}\t{}"), "utf-8", ["table whose values are separated by tabs"]),
         ("path , label\n" + rows(" {} , {} "), "utf-8", []),
         ("Path,LABEL\n" + rows("{},{}"), "utf-8", []),
-        (",label,path,note\n" + rows('7,{1},{0},"x, y"'), "utf-8", []),
+        (",label,path,note\n" + rows('7,{1},{0},"x, y"'), "utf-8", ["column kept as metadata of the images"]),
         ("Filename,class\n" + rows("{},{}"), "utf-8", ["column read as 'path'", "column read as 'label'"]),
         ("path,label\n\n,\n" + rows("{},{}") + "\n\n", "utf-8", ["row without any value, left out"]),
-        ("path,label,image\n" + rows("{},{},x"), "utf-8", []),
+        ("path,label,image\n" + rows("{},{},x"), "utf-8", ["column kept as metadata of the images"]),
         ("path,label,split\n" + rows("{},{},"), "utf-8", []),
     ],
 )
@@ -65,6 +66,33 @@ def test_every_kind_of_table_gives_the_same_samples_and_says_what_it_is(
     report = read(home, text, encoding)
     assert seen(report.indexes[0]) == ROWS
     assert list(report.prepared.remarks) == remarks
+
+
+def test_further_columns_stay_beside_each_image_and_a_table_without_them_is_stored_as_before(home: Path) -> None:
+    text = "path,site,label,night shift,\n" + "".join(
+        f"{name},s{k},{label},,9\n" for k, (name, label) in enumerate(ROWS)
+    )
+    report = read(home, text)
+    assert report.prepared.remarks["column kept as metadata of the images"]["count"] == 2
+    stored = Index.read(home / "root" / "t" / "index" / "train.json")
+    assert (stored, stored.metadata) == (report.indexes[0], ("site", "night shift"))
+    assert [record.metadata for record in stored.records] == [(f"s{k}", "") for k in range(4)]
+    bare = read(home, "path,label\n" + rows("{},{}")).indexes[0]
+    assert bare.metadata == ()
+    content = json.loads((home / "root" / "t" / "index" / "train.json").read_text())
+    assert "metadata" not in content
+    assert {len(record) for record in content["records"]} == {8}
+
+
+@pytest.mark.parametrize("metadata", [None, "s", ["s"], ["s", 3], ["s", "t", "u"]])
+def test_metadata_that_do_not_fit_their_columns_are_refused(home: Path, metadata: object) -> None:
+    read(home, "path,label,site,camera\n" + rows("{},{},north,a"))
+    file = home / "root" / "t" / "index" / "train.json"
+    content = json.loads(file.read_text())
+    content["records"][2][8] = metadata
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="record 2: "):
+        Index.read(file)
 
 
 def test_the_group_of_a_row_goes_into_the_index_and_an_empty_one_is_none(home: Path) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Index, Record
+from attnbias.data.prepare import prepare
 from attnbias.methods.engine.audit.causes import LEVEL, Question, find_causes, questions
 from attnbias.methods.engine.audit.properties import GRID, Trait, file_values, picture_traits, picture_values
 from attnbias.methods.engine.audit.shortcuts import Shortcut, find_shortcuts, grey_at
@@ -175,6 +176,36 @@ def test_of_a_column_images_are_said_to_have_its_value_more_or_less_often(tmp_pa
     causes = find_causes(traits, values, questions(targets, np.eye(2)[targets]), permutations=99)
     said = [Shortcut(cause, None, ()).text(CLASSES[cause.question.label or 0]) for cause in causes]
     assert said[0].startswith("Images of across are more often of group hubble than the others: that alone tells 100 %")
+    rules = {cause.question.label: cause.rule for cause in causes if cause.question.predicts == "label"}
+    assert rules[0] == f"images of {next(c.trait.name for c in causes if c.question.label == 0)}"
+
+
+def test_the_columns_of_a_table_are_properties_and_a_rule_has_a_threshold_only_of_numbers(tmp_path: Path) -> None:
+    """Cameras tell the class, temperatures the errors; a number of each image and a note of each tell nothing."""
+    rng = np.random.default_rng(0)
+    targets, warm = rng.integers(0, 2, 120), rng.random(120) < 0.4
+    lines = ["path,label,camera,temperature,note,empty"]
+    for number in range(120):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        degrees = "" if number == 0 else f"{rng.normal(30 if warm[number] else 5):.1f}"
+        lines.append(
+            f"{number}.png,{'ab'[targets[number]]},{['trap 1', 'phone'][targets[number]]},{degrees},n {number},"
+        )
+    (tmp_path / "photos.csv").write_text("\n".join(lines))
+    prepared = prepare(str(tmp_path / "photos.csv"), root=tmp_path / "root").indexes[0]
+    dataset = ImageDataset(Index.read(tmp_path / "root" / "photos" / "index" / "train.json"), lambda image: image)
+    assert dataset.index.metadata == prepared.metadata == ("camera", "temperature", "note", "empty")
+    traits, values = file_values(dataset, range(120))
+    columns = [trait.name for trait in traits if trait.source == "column"]
+    assert sorted(columns) == ["camera phone", "camera trap 1", "temperature"]
+    assert np.isfinite(values).all()
+    scores = np.eye(2)[np.where(warm, 1 - targets, targets)]
+    causes = find_causes(traits, values, questions(targets, scores), permutations=99)
+    rules = {(cause.question.predicts, cause.question.label): cause.rule for cause in causes}
+    assert rules["label", 0] in ("images of camera trap 1", "images not of camera phone")
+    word, threshold = rules["error", None].rsplit(" above ", 1)
+    assert word == "images with temperature"
+    assert 8 < float(threshold) < 30
 
 
 def test_the_properties_of_an_image_are_what_their_names_say() -> None:
@@ -211,7 +242,9 @@ def test_camera_file_type_size_and_group_are_properties_too(tmp_path: Path) -> N
     traits, values = file_values(ImageDataset(index, lambda image: image), range(40))
     named = dict(zip([trait.name for trait in traits], values.T, strict=True))
     odd = np.arange(40) % 2 == 1
-    assert {"size", "aspect", "group north", "group south", "camera Trap 3", "file type JPEG"} <= set(named)
+    assert {"size in pixels", "aspect ratio", "group north", "group south", "camera Trap 3", "file type JPEG"} <= set(
+        named
+    )
     assert np.array_equal(named["camera Trap 3"] == 1, odd)
-    assert np.array_equal(named["aspect"] > 0.5, odd)
+    assert np.array_equal(named["aspect ratio"] > 1.5, odd)
     assert np.array_equal(named["group north"] == 1, np.arange(40) < 20)

@@ -13,6 +13,8 @@ from torch import Tensor
 from attnbias.methods.engine.attention_measures import FAITHFULNESS, documentation
 from attnbias.methods.engine.bias.faithfulness import (
     SHIFT,
+    agreement_words,
+    another_kind,
     aopc,
     faithfulness_curves,
     map_agreement,
@@ -22,6 +24,8 @@ from attnbias.methods.engine.bias.faithfulness import (
 )
 from attnbias.methods.engine.bias.road import NOISE, imputed, road
 from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.maps import attention_maps, minmax
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 
 REPO = Path(__file__).parents[2]
@@ -121,3 +125,24 @@ def test_the_untrained_network_is_another_one_every_time_the_same() -> None:
 
 def test_the_documentation_has_exactly_the_table() -> None:
     assert documentation(FAITHFULNESS) in (REPO / "methods" / "engine" / "bias" / "README.md").read_text()
+
+
+def test_agreement_is_with_a_map_that_is_another_computation_and_those_that_are_not_are_named() -> None:
+    """CSRA's score maps are Grad-CAM up to a factor: their rank correlation of 1 would say nothing."""
+    method = get_method("csra")
+    recipe = override(method.named_recipe("demo").recipe, {"image_size": 32})
+    torch.manual_seed(0)
+    model = method.build_model(recipe, 3, "multilabel").eval()
+    loaded = Loaded(method, recipe, model, ("a", "b", "c"), "multilabel", "")
+    images = torch.rand(4, 3, 32, 32)
+    every = torch.arange(3)
+    own, grad = (minmax(attention_maps(method, model, images, every, kind)) for kind in (None, "gradcam"))
+    label = int(own.sum((0, 2, 3)).argmax())
+    assert own[:, label].any()
+    torch.testing.assert_close(own, grad, atol=1e-4, rtol=0)
+    samples = [(image, label) for image in images]
+    assert another_kind(loaded, samples, "score") == ("layercam", ("gradcam",))
+    assert another_kind(loaded, samples, "gradcam") == ("layercam", ("score",))
+    assert another_kind(loaded, samples, "attention")[0] == "gradcam"
+    words = agreement_words("layercam", "score", ("gradcam",))
+    assert words == "'layercam', not with 'gradcam': the same computation as 'score' here"

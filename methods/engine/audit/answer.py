@@ -201,7 +201,7 @@ def _elsewhere(name: str) -> tuple[str, str]:
 # Limits ---------------------------------------------------------------------------------------------------------------
 
 
-def limits(about: About, tau: float, sampled: int, other_map: str, rules: Sequence[str]) -> tuple[str, ...]:
+def limits(about: About, tau: float, sampled: int, agrees_with: str, rules: Sequence[str]) -> tuple[str, ...]:
     """How it was measured, and what the figures do not say."""
     found = [
         "Intervals are of 95 %, over images; a figure of a single image has none. Figures of classes, groups and parts "
@@ -227,7 +227,7 @@ def limits(about: About, tau: float, sampled: int, other_map: str, rules: Sequen
     if about.unreadable:
         found.append(f"{len(about.unreadable)} images could not be read and were left out.")
     if sampled:
-        agrees = f"; agreement is with '{other_map}'" if other_map else ""
+        agrees = f"; agreement is with {agrees_with}" if agrees_with else ""
         found.append(f"Trust in the map was tested on {sampled} objects, evenly from all{agrees}.")
     found += [f"{about.dataset}: {rule}." for rule in rules]
     return tuple(found)

@@ -98,7 +98,7 @@ def _judged(
     if worst is not None:
         measure_of = BY_NAME["worst_group_accuracy"]
         figures["worst_group_accuracy"] = replace(worst, name=measure_of.name, words=measure_of.words)
-    trust = judge(figures, own.not_run.get("trust", ""))
+    trust = judge(figures, own.not_run.get("trust", ""), agrees_with=own.agrees_with)
     found = checks(asked, list(figures.values()), causes, own.not_run)
     cells = quadrants(table)
     other = None
@@ -121,7 +121,7 @@ def _judged(
         pictures=choose(own.samples, cells, causes, names),
         against=other,
         suggestions=suggestions(about, subject.typed, request.data, trust, found, causes, request.limit),
-        limits=limits(about, request.tau, sampled, own.other_map, own_rules(own.dataset.index)),
+        limits=limits(about, request.tau, sampled, own.agrees_with, own_rules(own.dataset.index)),
         samples=own.samples,
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from attnbias.methods.engine.audit.properties import FEWEST, Place, Trait
+from attnbias.methods.engine.audit.properties import FEWEST, Place, Trait, where
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
 
 Bools = NDArray[np.bool_]
@@ -74,6 +74,15 @@ class Cause:
     def words(self) -> str:
         """How the images that say yes differ: "brighter"."""
         return self.trait.more if self.higher else self.trait.less
+
+    @property
+    def rule(self) -> str:
+        """Which images the stump tells to say yes: "images of camera a", "images with brightness above 0.3"."""
+        if self.trait.is_word:
+            return f"images {'of' if self.higher else 'not of'} {self.trait.name}"
+        at = f" ({where(self.trait.place)})" if self.trait.place else ""
+        number = f"{self.threshold:,.0f}" if abs(self.threshold) >= 1000 else f"{self.threshold:.3g}"
+        return f"images with {self.trait.name}{at} {'above' if self.higher else 'at most'} {number}"
 
     @property
     def place(self) -> Place | None:

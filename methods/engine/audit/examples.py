@@ -58,7 +58,7 @@ def choose(
     ]
     for number, entry in enumerate(islice((each for each in causes.properties if each.sure), MOST_PROPERTIES)):
         rows = islice(_one_an_image(entry.samples, samples), EXAMPLES)
-        found.append(finding(f"property-{number + 1}", entry.text, f"the first four with {entry.rule}", rows))
+        found.append(finding(f"property-{number + 1}", entry.text, f"the first four {entry.rule}", rows))
     by_chance = _drawn(samples, seed)
     how = f"drawn by chance from all {_images(samples):,} images (seed {seed}), not chosen"
     found.append(finding("random", "Drawn by chance", how, by_chance))

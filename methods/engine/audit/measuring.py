@@ -19,7 +19,7 @@ from attnbias.methods.engine.audit.result import Property, Sample
 from attnbias.methods.engine.audit.shortcuts import find_shortcuts
 from attnbias.methods.engine.bias import reliance as taken_away
 from attnbias.methods.engine.bias.backgrounds import Backgrounds, Named, score_backgrounds
-from attnbias.methods.engine.bias.faithfulness import Faithfulness, score_faithfulness
+from attnbias.methods.engine.bias.faithfulness import Faithfulness, agreement_words, score_faithfulness
 from attnbias.methods.engine.bias.objects import (
     NothingToMeasureError,
     ResolvedTruth,
@@ -58,8 +58,8 @@ class Measured:
     """Of attention, reliance, backgrounds and trust: why it was not measured."""
     samples: tuple[Sample, ...]
     properties: tuple[Property, ...]
-    other_map: str
-    """What `agreement` is with."""
+    agrees_with: str
+    """What `agreement` is with, in words; empty where it was not measured."""
 
 
 def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Accelerator) -> Measured:
@@ -90,7 +90,7 @@ def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Ac
         found.not_run,
         samples,
         tuple(shortcut.result(loaded.classes, row_of) for shortcut in shortcuts),
-        found.faithfulness.other_map if found.faithfulness else "",
+        agreement_words(tested.other_map, tested.map, tested.same_maps) if (tested := found.faithfulness) else "",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isfinite, nan
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,8 @@ class Trait:
     less: str
     source: Literal["picture", "column"] = "picture"
     place: Place | None = None
+    is_word: bool = False
+    """Whether it says of each image that a column holds one word there, or not."""
 
 
 OF_IMAGE = (
@@ -111,28 +114,50 @@ def _planes(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def file_values(dataset: ImageDataset, positions: Sequence[int]) -> tuple[list[Trait], NDArray[np.float64]]:
-    """What the files of images tell without decoding, and their `group`: traits and values (N, P). Of a word, each of
-    its values that FEWEST images have, and as many have not, is a property of its own."""
+    """What is known of images without decoding them: traits and values (N, P). Size, aspect ratio, camera and format
+    of their files, their `group`, and the further columns of the table that they were listed in."""
     records = [dataset.records[position] for position in positions]
-    words = {"group": [record.group or "" for record in records]}
-    traits: list[Trait] = []
-    columns: list[NDArray[np.float64]] = []
+    columns = {
+        name: [record.metadata[number] for record in records] for number, name in enumerate(dataset.index.metadata)
+    }
+    columns["group"] = [record.group or "" for record in records]
+    found: list[tuple[Trait, NDArray[np.float64]]] = []
     if not dataset.archived:
         headers = [read_header(dataset.index.root / record.path) for record in records]
         sizes = np.array([header.size(dataset.index.orientation) for header in headers], dtype=np.float64)
-        traits += [
-            Trait("size", "of more pixels", "of fewer pixels"),
-            Trait("aspect", "wider", "taller"),
+        found += [
+            (Trait("size in pixels", "of more pixels", "of fewer pixels"), sizes.prod(1)),
+            (Trait("aspect ratio", "wider", "taller"), sizes[:, 0] / sizes[:, 1]),
         ]
-        columns += [np.log(sizes.prod(1)), np.log(sizes[:, 0] / sizes[:, 1])]
-        words["camera"] = [header.camera for header in headers]
-        words["file type"] = [header.format for header in headers]
-    for name, values in words.items():
-        found, counts = np.unique(values, return_counts=True)
-        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-            if value and FEWEST <= count <= len(values) - FEWEST:
-                traits.append(
-                    Trait(f"{name} {value}", f"more often of {name} {value}", f"less often of {name} {value}", "column")
-                )
-                columns.append(np.array([each == value for each in values], dtype=np.float64))
-    return traits, np.stack(columns, axis=1) if columns else np.zeros((len(records), 0))
+        columns.setdefault("camera", [header.camera for header in headers])
+        columns.setdefault("file type", [header.format for header in headers])
+    for name, values in columns.items():
+        found += _of_column(name, values)
+    if not found:
+        return [], np.zeros((len(records), 0))
+    return [trait for trait, _ in found], np.stack([own for _, own in found], axis=1)
+
+
+def _of_column(name: str, values: Sequence[str]) -> list[tuple[Trait, NDArray[np.float64]]]:
+    """The traits of a column of metadata: one number, missing ones taken as the middle one; or of words, each that
+    FEWEST images have, and as many have not."""
+    numbers = np.array([_number(value) for value in values])
+    if not np.isinf(numbers).any() and len(np.unique(numbers[~np.isnan(numbers)])) > 2:
+        middle = np.nanmedian(numbers)
+        return [(Trait(name, f"of higher {name}", f"of lower {name}", "column"), np.nan_to_num(numbers, nan=middle))]
+    found = []
+    words, counts = np.unique(values, return_counts=True)
+    for word, count in zip(words.tolist(), counts.tolist(), strict=True):
+        if word and FEWEST <= count <= len(values) - FEWEST:
+            said = f"{name} {word}"
+            trait = Trait(said, f"more often of {said}", f"less often of {said}", "column", is_word=True)
+            found.append((trait, np.array([each == word for each in values], dtype=np.float64)))
+    return found
+
+
+def _number(value: str) -> float:
+    """A value of a column: NaN where it is empty, infinite where it is not a number."""
+    try:
+        return float(value) if isfinite(float(value)) else inf
+    except ValueError:
+        return inf if value else nan

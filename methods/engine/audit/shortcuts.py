@@ -79,7 +79,7 @@ class Shortcut:
             source=trait.source,
             predicts=question.predicts,
             class_name=name,
-            rule=f"{trait.name} {'above' if cause.higher else 'at most'} {cause.threshold:.3g}",
+            rule=cause.rule,
             figure=Figure(
                 name=f"{question.predicts}_by_{trait.name}",
                 words="share of images that the property alone tells rightly, mean of those with and without",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from attnbias.methods.engine.audit.result import Figure, Trust, TrustEntry
@@ -42,9 +43,17 @@ QUESTIONS = {
 """Figure -> what is asked, the rule, and its threshold."""
 
 
-def judge(figures: Mapping[str, Figure], not_run: str, more: Sequence[TrustEntry] = ()) -> Trust:
-    """Ask all questions; `more` are entries that were measured elsewhere."""
+def judge(
+    figures: Mapping[str, Figure], not_run: str, more: Sequence[TrustEntry] = (), *, agrees_with: str = ""
+) -> Trust:
+    """Ask all questions; `more` are entries that were measured elsewhere, `agrees_with` says what `agreement` is
+    with."""
     entries = [_entry(name, figures.get(name), not_run) for name in QUESTIONS]
+    if agrees_with:
+        entries = [
+            replace(entry, question=f"{entry.question} (With {agrees_with}.)") if entry.name == "agreement" else entry
+            for entry in entries
+        ]
     entries += more
     verdicts = [entry.verdict for entry in entries]
     failed = [entry.name for entry in entries if entry.verdict == "fails"]

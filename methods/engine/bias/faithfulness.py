@@ -26,13 +26,18 @@ from attnbias.methods.engine.description import AT_LAYER, EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
-from attnbias.methods.engine.maps import attention_maps, layer_name, upsample
+from attnbias.methods.engine.maps import attention_maps, layer_name, minmax, upsample
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval
 from attnbias.methods.engine.types import Metrics
 
 BLUR_SIZE, BLUR_SIGMA = 11, 5.0
 """Of the image that insertion starts from, in pixels."""
+
+COMPARED = 4
+"""Samples by which two kinds of map are told to be one computation, and ..."""
+SAME = 1e-3
+"""... how far these maps, stretched to 0..1, may then lie apart anywhere."""
 
 UNTRAINED_SEED = 0
 
@@ -137,6 +142,8 @@ class Faithfulness:
     map: str
     other_map: str
     """The one that `agreement` is with."""
+    same_maps: tuple[str, ...]
+    """Kinds of map that it is not with, because they are the same computation as `map`."""
     layer: str | None
     steps: int | None
     """In which pixels are deleted and inserted; None: as many as the image has rows."""
@@ -152,6 +159,7 @@ class Faithfulness:
         return {
             "map": self.map,
             "other_map": self.other_map,
+            "same_maps": self.same_maps,
             "layer": self.layer,
             "samples": len(self.images),
             "step": "a row of pixels" if self.steps is None else f"one of {self.steps} parts of the pixels",
@@ -204,8 +212,8 @@ def score_faithfulness(
     chosen = _drawn(dataset, evaluation, count)
     method = loaded.method
     used = kind or method.default_map(loaded.recipe)
-    others = [*([method.default_map(loaded.recipe)] if used in EXPLAINERS else []), *AT_LAYER]
-    other = next(each for each in others if each != used)
+    first = [(dataset[position]["image"].to(accelerator.device), label) for position, label in chosen[:COMPARED]]
+    other, same = another_kind(loaded, first, used)
     fresh = untrained(loaded)
     mine = []
     for position, label in chosen[accelerator.process_index :: accelerator.num_processes]:
@@ -234,7 +242,27 @@ def score_faithfulness(
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
     layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
-    return Faithfulness(used, other, layer, steps, image_ids, labels, columns)
+    return Faithfulness(used, other, same, layer, steps, image_ids, labels, columns)
+
+
+def another_kind(loaded: Loaded, samples: Sequence[tuple[Tensor, int]], used: str) -> tuple[str, tuple[str, ...]]:
+    """Which kind of map another one is held against, and the kinds before it that are the same computation here: of a
+    linear classifier of averaged features a class activation map and Grad-CAM are, and agree whatever they show.
+
+    `samples` are images (3, H, W) with a class of each, by whose maps it is told.
+    """
+
+    def drawn(kind: str) -> Tensor:
+        return minmax(torch.stack([_map(loaded, loaded.model, image, label, kind) for image, label in samples]))
+
+    own_kind = [loaded.method.default_map(loaded.recipe)] if used in EXPLAINERS else []
+    kinds = [kind for kind in dict.fromkeys((*own_kind, *AT_LAYER)) if kind != used]
+    own, same = drawn(used), list[str]()
+    for kind in kinds:
+        if not own.any() or (drawn(kind) - own).abs().max() > SAME:
+            return kind, tuple(same)
+        same.append(kind)
+    return "rise", tuple(same)
 
 
 def _drawn(dataset: ImageDataset, evaluation: Evaluation, count: int) -> list[tuple[int, int]]:
@@ -277,6 +305,12 @@ def _on_pixels(
     return [figures[name] for name in names]
 
 
+def agreement_words(other: str, used: str, same: Sequence[str]) -> str:
+    """Which kind of map `agreement` is with, and which it is not with."""
+    left_out = ", ".join(f"'{kind}'" for kind in same)
+    return f"'{other}'" + (f", not with {left_out}: the same computation as '{used}' here" if same else "")
+
+
 class FaithfulnessProbe(Probe):
     """`val --faithfulness N`."""
 
@@ -312,7 +346,7 @@ class FaithfulnessProbe(Probe):
         removed = ", ".join(f"{share:.0%}" for share in content["road_removed"])
         return [
             f"faithfulness: of the map '{content['map']}' of each true class (published: the predicted class); "
-            f"agreement is with '{content['other_map']}'",
+            f"agreement is with {agreement_words(content['other_map'], content['map'], content['same_maps'])}",
             f"faithfulness: {content['step']} a step; deleted pixels become 0 after normalisation, inserted ones come "
             f"back in a blur of sigma {content['insertion_blur']['sigma']:g}; ROAD removes {removed} with noise of "
             f"{content['road_noise']:g}; random maps are drawn from {content['random_seed']}, the untrained network "
