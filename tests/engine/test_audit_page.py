@@ -52,6 +52,22 @@ def test_the_random_four_are_of_all_images_alike_whatever_was_found_on_them() ->
     assert all(45 <= count <= 120 for count in drawn.values())  # 80 each; below 45 or above 120 once in 10,000
 
 
+def test_before_and_after_show_the_objects_that_changed_most_in_each_way() -> None:
+    """Of 24 objects the second half is looked at as before; every third one is on the object now."""
+    whole = audit()
+    assert whole.against is not None
+    found = {finding.name: finding for finding in whole.against.pictures}
+    assert set(found) == {"to-object", "now-right"}  # nothing became worse
+    rows = [example.sample for example in found["to-object"].examples]
+    assert rows == [0, 3, 6, 9]
+    assert found["to-object"].how.startswith("the 4 of 4 objects")
+    assert {whole.samples[each.sample].image % 4 for each in found["now-right"].examples} == {0}
+    assert found["now-right"].how.startswith("the 4 of 6 objects")
+    said = found["to-object"].examples[1].says
+    assert said.startswith("before: score 0.20, 0 % of the map on the object")
+    assert "; after: score 0.40, 30 % of the map on the object" in said
+
+
 # What the file is -----------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +140,27 @@ def test_the_sections_stand_in_the_order_of_a_report_without_complaints(browser:
         == 0
     )
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.complaints() == []
+
+
+def test_before_and_after_stand_side_by_side_each_with_its_own_map(browser: Browser, tmp_path: Path) -> None:
+    opened(browser, tmp_path)
+    pairs = browser.run(
+        """const node = document.querySelector('#against .example'); node.scrollIntoView(); node.paint();
+        const highest = (canvas) => {
+          const { data, width } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const sums = Array.from({length: data.length / 4}, (_, i) => data[4 * i] + data[4 * i + 1] + data[4 * i + 2]);
+          return (sums.indexOf(Math.max(...sums)) % width) / width;
+        };
+        return [...node.querySelectorAll('.pair > div')].map((view) => [view.querySelector('.of').innerText,
+          highest(view.querySelector('.heat')), view.getBoundingClientRect().left]);"""
+    )
+    (before, after), words = pairs, [words for words, *_ in pairs]
+    assert [text.split(":")[0] for text in words] == ["before", "after"]
+    assert "not predicted, score 0.30" in words[0]
+    assert "true, predicted, score 0.60" in words[1]
+    assert before[1] > 0.5 > after[1]  # their spots lie at opposite corners
+    assert before[2] < after[2]
     assert browser.complaints() == []
 
 

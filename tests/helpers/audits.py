@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from attnbias.methods.engine.audit.examples import choose, shown
+from attnbias.methods.engine.audit.examples import changed, choose, pairs_shown, shown
 from attnbias.methods.engine.audit.result import (
     About,
     Against,
@@ -115,6 +116,7 @@ def audit(classes: tuple[str, ...] = ("cat", "dog", "bird"), images: int = 24, *
             ),
             "It looks elsewhere less often than before, on the same 240 objects: 41 % after 60 %.",
             ("position_biased", "energy"),
+            changed(tuple(_before(sample) for sample in samples), samples, classes),
         ),
         "suggestions": (
             Suggestion("Train with CSRA on the same recipe.", ("position_biased",), "attnbias train csra"),
@@ -182,7 +184,7 @@ def trust(verdict: Any) -> Trust:
 
 def gallery_items(audit: Audit, side: tuple[int, int] = (90, 64)) -> dict[int, GalleryItem]:
     """Images of noise, each with a spot for its true class and one for the next class."""
-    rng, items = np.random.default_rng(0), {}
+    rng, items, paired = np.random.default_rng(0), {}, pairs_shown(audit)
     for position in shown(audit):
         label = position % len(audit.about.classes)
         other = (label + 1) % len(audit.about.classes)
@@ -192,7 +194,9 @@ def gallery_items(audit: Audit, side: tuple[int, int] = (90, 64)) -> dict[int, G
         predicted = (label,) if position % 2 == 0 else (other,)
         view = View({label: 0.6, other: 0.5}, predicted, {label: heat[0], other: heat[1]})
         box = ShareBox(label, 0.1, 0.1, 0.3, 0.3)
-        items[position] = GalleryItem(f"image {position}.jpg", image, (view,), (label,), (), (box,))
+        before = View({label: 0.3, other: 0.5}, (other,), {label: heat[1], other: heat[0]})
+        views = (view, before) if position in paired else (view,)
+        items[position] = GalleryItem(f"image {position}.jpg", image, views, (label,), (), (box,))
     return items
 
 
@@ -207,6 +211,14 @@ def _sample(position: int, classes: tuple[str, ...]) -> Sample:
     }
     score = 0.5 + 0.01 * position if right else 0.4
     return Sample(position, f"images/{position}.jpg", label, right, (predicted,), score, "", values)  # fmt: skip
+
+
+def _before(sample: Sample) -> Sample:
+    """As the model before saw it: wrong in every fourth image, and never at the object in the first half."""
+    right = sample.right and sample.image % 4 != 0
+    elsewhere = float(sample.image < 12 or sample.values["position_biased"] == 1)
+    values = {**sample.values, "position_biased": elsewhere, "energy": 0.2 * (1 - elsewhere)}
+    return replace(sample, right=right, score=sample.score - 0.2 * (not right), values=values)
 
 
 def _cell(right: bool, on_object: bool, samples: tuple[Sample, ...]) -> Cell:

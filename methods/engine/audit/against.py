@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.methods.engine.audit.answer import share
+from attnbias.methods.engine.audit.examples import changed
 from attnbias.methods.engine.audit.figures import Table, precision_figure
 from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, AuditMeasure
 from attnbias.methods.engine.audit.result import About, Against, Difference, Figure
@@ -28,6 +29,7 @@ def against(
     about: About,
     name: str,
     precisions: tuple[Estimate | None, Estimate | None] | None,
+    classes: Sequence[str],
 ) -> Against:
     """Hold the figures of two models against each other; `about` is of the first, `name` words for it.
 
@@ -55,7 +57,8 @@ def against(
     if precisions is not None:
         changes += _precisions(*precisions, len(np.unique(after.image)))
     rows = _rows(changes)
-    return Against(about, rows, _text(rows, name), tuple(row.name for row in rows if row.name in HEADLINES))
+    headlines = tuple(row.name for row in rows if row.name in HEADLINES)
+    return Against(about, rows, _text(rows, name), headlines, changed(before.samples, after.samples, classes))
 
 
 def _precisions(

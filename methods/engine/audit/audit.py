@@ -69,8 +69,8 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
         found = _judged(asked_of, measured, count, asked, accelerator.device)
         if folder is not None:
             write_files(found, folder)
-            column = Column(found.about.model, measured[0].loaded, measured[0].map, None)
-            page = audit_page(found, draw_pictures(found, measured[0].dataset, column, folder))
+            columns = [Column(each.loaded.source, each.loaded, each.map, None) for each in measured]
+            page = audit_page(found, draw_pictures(found, measured[0].dataset, columns, folder))
             (folder / REPORT).write_text(page, encoding="utf-8")
     for path, text in ((request.junit, junit), (request.markdown, markdown)):
         if path is not None:
@@ -105,7 +105,7 @@ def _judged(
     if len(models) > 1:
         before = _about(models[1], measured[1], count, str(device))
         both = (_precision(measured[1]), _precision(own)) if about.task == "multilabel" else None
-        other = against(Table(measured[1].samples, before.truth_kind), table, before, before.model, both)
+        other = against(Table(measured[1].samples, before.truth_kind), table, before, before.model, both, names)
     sampled = int((~np.isnan(table.column("agreement"))).sum())
     return Audit(
         about=about,

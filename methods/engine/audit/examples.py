@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
 import numpy as np
@@ -72,6 +73,67 @@ def _example(row: int, sample: Sample, classes: Sequence[str]) -> Example:
     return Example(row, sample.path, true, predicted, "" if drawn is None else classes[drawn], says(sample))
 
 
+# Before and after -----------------------------------------------------------------------------------------------------
+
+
+def changed(before: Sequence[Sample], after: Sequence[Sample], classes: Sequence[str]) -> tuple[Finding, ...]:
+    """At most four objects of each way in which a model differs from the one before it: where the focus has come to
+    the object or left it, and where the class is named now or no more; those that changed most first."""
+    known = {(sample.image, sample.label): sample for sample in before if sample.label >= 0}
+    pairs = {
+        row: (known[key], sample) for row, sample in enumerate(after) if (key := (sample.image, sample.label)) in known
+    }
+
+    def moved(way: float) -> dict[int, float]:
+        """Rows whose focus is wholly outside (1) before and not after, or (-1) the other way, and by how much."""
+        gains = {row: _gain(pair, "position_biased") for row, pair in pairs.items()}
+        return {row: way * _gain(pairs[row], "energy") for row, gain in gains.items() if gain == -way}
+
+    def named(way: int) -> dict[int, float]:
+        return {
+            row: way * (now.score - then.score) for row, (then, now) in pairs.items() if now.right - then.right == way
+        }
+
+    kinds = (
+        ("to-object", "Looked elsewhere before, looks at the object now", "share of the map on the object", moved(1)),
+        (
+            "to-elsewhere",
+            "Looked at the object before, looks elsewhere now",
+            "share of the map on the object",
+            moved(-1),
+        ),
+        ("now-right", "Wrong before, right now", "score", named(1)),
+        ("now-wrong", "Right before, wrong now", "score", named(-1)),
+    )
+    found = []
+    for name, title, what, gains in kinds:
+        order = sorted(gains, key=lambda row: -gains[row])
+        rows = list(islice(_one_an_image(order, after), EXAMPLES))
+        how = f"the {len(rows)} of {len(gains):,} objects whose {what} has changed most"
+        examples = (_example(row, after[row], classes) for row in rows)
+        found.append(
+            Finding(
+                name,
+                title,
+                how,
+                tuple(
+                    replace(each, says=f"before: {says(pairs[each.sample][0])}; after: {each.says}")
+                    for each in examples
+                ),
+            )
+        )
+    return tuple(each for each in found if each.examples)
+
+
+def _gain(pair: tuple[Sample, Sample], name: str) -> float:
+    """By how much a value of an object is more after than before; NaN where one of both was not measured."""
+    before, after = (sample.values.get(name, float("nan")) for sample in pair)
+    return after - before
+
+
+# Words and order ------------------------------------------------------------------------------------------------------
+
+
 def says(sample: Sample) -> str:
     """What is to be seen on a sample's image, with its figures."""
     words = [f"score {sample.score:.2f}"]
@@ -108,9 +170,17 @@ def _images(samples: Sequence[Sample]) -> int:
     return len({sample.image for sample in samples})
 
 
+def pairs_shown(audit: Audit) -> list[int]:
+    """Positions of the images that the page shows with the maps of both models."""
+    findings = audit.against.pictures if audit.against else ()
+    rows = (example.sample for finding in findings for example in finding.examples)
+    return list(dict.fromkeys(audit.samples[row].image for row in rows))
+
+
 def shown(audit: Audit) -> list[int]:
     """Positions in the split of the images that the page shows, those that it needs most first."""
-    examples = (example.sample for finding in audit.pictures for example in finding.examples)
+    findings = (*audit.pictures, *(audit.against.pictures if audit.against else ()))
+    examples = (example.sample for finding in findings for example in finding.examples)
     in_cells = zip_longest(*(cell.samples[:IN_CELL] for cell in audit.quadrants))
     rows = chain(examples, (row for each in in_cells for row in each if row is not None))
     return list(dict.fromkeys(audit.samples[row].image for row in rows))

@@ -53,7 +53,7 @@ def audit_page(audit: Audit, pictures: Mapping[int, GalleryItem]) -> str:
         "causes": _causes(audit.causes),
         "findings": [_finding(finding, audit.samples, shown) for finding in audit.pictures],
         "subsets": [_parts(subset, leave_out=("samples",)) for subset in audit.subsets],
-        "against": _against(audit),
+        "against": _against(audit, shown),
         "suggestions": _plain(audit.suggestions),
         "limits": audit.limits,
     }
@@ -195,13 +195,14 @@ def _short_figure(figure: Figure | None) -> list[object] | None:
     return [_number(figure.value), *(edges or (None, None)), _number(figure.chance), figure.n, figure.form]
 
 
-def _against(audit: Audit) -> Json | None:
+def _against(audit: Audit, shown: Mapping[int, Json]) -> Json | None:
     if audit.against is None:
         return None
     return {
         "about": {"model": audit.against.about.model, "facts": _facts(audit.against.about)},
         "rows": _plain(audit.against.rows),
         "text": audit.against.text,
+        "findings": [_finding(finding, audit.samples, shown) for finding in audit.against.pictures],
     }
 
 
@@ -213,26 +214,35 @@ def _within(pictures: Mapping[int, GalleryItem], most: int) -> Iterator[tuple[in
     room = most
     for position, item in pictures.items():
         picture = _picture(item)
-        room -= len(picture["picture"]) + sum(len(each["data"]) for each in picture["maps"].values())
+        views = [picture, *([picture["before"]] if "before" in picture else [])]
+        room -= len(picture["picture"]) + sum(len(each["data"]) for view in views for each in view["maps"].values())
         if room < 0:
             return
         yield position, picture
 
 
 def _picture(item: GalleryItem) -> Json:
-    view = item.views[0]
-    labels = _drawn_labels(item, view)
+    labels = _drawn_labels(item, item.views[0])
     boxes = [box for box in item.boxes if box.label in labels]
+    views = [_view(view, labels) for view in item.views]
     return {
         "name": item.name,
         "picture": jpeg_address(item.image, QUALITY),
         "width": item.image.width,
         "height": item.image.height,
         "true": item.true or (),
+        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in boxes],
+        **views[0],
+        **({"before": views[1]} if len(views) > 1 else {}),
+    }
+
+
+def _view(view: View, labels: Sequence[int]) -> Json:
+    """What a model says of a picture."""
+    return {
         "predicted": view.predicted,
         "scores": {label: short(view.scores[label]) for label in labels if label in view.scores},
         "frame": [short(share) for share in view.frame],
-        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in boxes],
         "maps": {label: map_levels(view.maps[label]) for label in labels},
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.methods.engine.audit.examples import shown
+from attnbias.methods.engine.audit.examples import pairs_shown, shown
 from attnbias.methods.engine.audit.result import Audit
 from attnbias.methods.engine.display.gallery import GalleryItem
 from attnbias.methods.engine.display.inference import Column, ImageSample, predict_samples, sample_of
@@ -23,22 +23,26 @@ SIDE = 240
 
 
 def draw_pictures(
-    audit: Audit, dataset: ImageDataset, column: Column, folder: Path | None = None
+    audit: Audit, dataset: ImageDataset, columns: Sequence[Column], folder: Path | None = None
 ) -> dict[int, GalleryItem]:
     """Look again at the images that the page shows: position in the split -> image, scores and maps.
 
     Args:
+        columns: the model, and the one before it, whose maps stand second in the images that have changed.
         folder: where the examples of every finding but the random one are written as JPEG, with the map of the true
             class at the image's own size.
     """
-    images, drawn = shown(audit), {}
-    overlays = _overlays(audit)
-    for start in range(0, len(images), BATCH):
-        positions = images[start : start + BATCH]
+    paired, overlays, drawn = pairs_shown(audit), _overlays(audit), dict[int, GalleryItem]()
+    alone = [position for position in shown(audit) if position not in paired]
+    batches = [
+        (positions[start : start + BATCH], asked)
+        for positions, asked in ((alone, columns[:1]), (paired, columns))
+        for start in range(0, len(positions), BATCH)
+    ]
+    for positions, asked in batches:
         samples = [sample_of(dataset, position) for position in positions]
-        for position, sample, prediction in zip(
-            positions, samples, predict_samples(samples, [column], [], "minmax"), strict=True
-        ):
+        predictions = predict_samples(samples, asked, [], "minmax")
+        for position, sample, prediction in zip(positions, samples, predictions, strict=True):
             small = sample.image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
             item = GalleryItem(sample.name, small, prediction.views, sample.true, sample.unknown, sample.boxes)
@@ -46,7 +50,7 @@ def draw_pictures(
             if folder is not None:
                 for name, label in overlays.get(position, ()):
                     _write_overlay(folder, name, label, sample, item, audit.about.classes)
-    return drawn
+    return {position: drawn[position] for position in shown(audit)}
 
 
 def _overlays(audit: Audit) -> dict[int, list[tuple[str, int]]]:

@@ -364,6 +364,8 @@ class Against:
     """A sentence for the page."""
     rests_on: tuple[str, ...]
     """Names of the figures in it."""
+    pictures: tuple[Finding, ...] = ()
+    """At most four objects of each way in which the answer or the focus has changed."""
 
 
 @dataclass(frozen=True)

@@ -179,15 +179,25 @@ function figureColumns(rows, figureOf = (row) => row, { limitOf = () => null, al
 
 // Pictures -----------------------------------------------------------------------------------------------------------
 
-function mapView(item, label) {
+function mapView(item, label, when = "") {
   const stage = stageOf({ ...item, boxes: item.boxes.filter((box) => box.label === label) }, item.frame);
   stage.querySelector("img").alt = `${item.name}, with the map of ${page.classes[label]}`;
   const isTrue = item.true.includes(label);
   const score = item.scores[label];
   const words = [isTrue ? "true" : "not true", item.predicted.includes(label) ? "predicted" : "not predicted"];
   return element("div", {}, stage, element("p", { className: "of" },
-    element("b", {}, page.classes[label]), element("br"),
+    element("b", {}, `${when}${page.classes[label]}`), element("br"),
     `${words.join(", ")}${score === undefined ? "" : `, score ${score.toFixed(2)}`}`));
+}
+
+/** The map of an image's true class by the model before, and beside it that of the model that is audited. */
+function pairNode({ image, label, says }) {
+  const item = page.pictures[image];
+  const views = [["before: ", { ...item, ...item.before }], ["after: ", item]];
+  const node = element("figure", { className: "example" },
+    element("div", { className: "pair" }, ...views.map(([when, view]) => mapView(view, label, when))),
+    element("figcaption", {}, says, element("br"), item.name));
+  return painted(node, views.map(([, view]) => view.maps[label]));
 }
 
 /** An image with the map of its true class, and beside it that of a class that is wrongly named, or the image alone. */
@@ -207,9 +217,14 @@ function exampleNode({ image, label, says }) {
     right ? "\u2713 right " : "\u2715 wrong ");
   const node = element("figure", { className: "example" }, element("div", { className: "pair" }, ...views),
     element("figcaption", {}, mark, says, element("br"), item.name));
+  return painted(node, shown.map((one) => item.maps[one]));
+}
+
+/** A figure whose frames get their maps when it comes near the window. */
+function painted(node, maps) {
   nearby.observe(node);
   node.paint = () => {
-    node.querySelectorAll(".frame").forEach((stage, place) => drawMap(stage, item.maps[shown[place]], heat));
+    node.querySelectorAll(".frame").forEach((stage, place) => drawMap(stage, maps[place], heat));
     node.paint = () => {};
   };
   return node;
@@ -224,7 +239,12 @@ const nearby = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 window.addEventListener("beforeprint", () => document.querySelectorAll(".example").forEach((node) => node.paint()));
 
-const picturesNode = (entries) => element("div", { className: "pictures" }, ...entries.map(exampleNode));
+const picturesNode = (entries, write = exampleNode) => element("div", { className: "pictures" }, ...entries.map(write));
+
+/** Each finding under its title, with how its pictures were chosen. */
+const findingsNodes = (findings, write) => findings.flatMap((finding) => [title(finding.title),
+  paragraph(element("span", { className: "soft" }, `${finding.how[0].toUpperCase()}${finding.how.slice(1)}.`)),
+  picturesNode(finding.examples, write)]);
 
 // Sections -----------------------------------------------------------------------------------------------------------
 
@@ -424,8 +444,7 @@ const sortable = ([value, ...others], sort) => [{ ...value, sort }, ...others];
 
 function picturesSection({ findings, about }) {
   if (!findings.length) return;
-  const parts = findings.flatMap((finding) => [title(finding.title),
-    paragraph(element("span", { className: "soft" }, `${finding.how[0].toUpperCase()}${finding.how.slice(1)}.`)), picturesNode(finding.examples)]);
+  const parts = findingsNodes(findings);
   section("pictures", "Pictures",
     paragraph(`The map of the true class, and beside it that of the class that was wrongly named, or the image alone. Boxes are the annotated objects; the white line encloses the focus. ${about.map_words}`), ...parts);
 }
@@ -463,7 +482,7 @@ function againstSection({ against, about }) {
       { name: "Change, 95 % interval", cell: (row) => figureNode(change(row), axis([change(row)])) },
       { name: "Sure?", cell: (row) => element("span", {}, verdict(row),
         element("small", {}, row.paired ? "paired, on the same samples" : "not paired")) },
-    ], rows));
+    ], rows), ...findingsNodes(against.findings.filter((finding) => finding.examples.length), pairNode));
 }
 
 function suggestionsSection({ suggestions }) {
