@@ -61,6 +61,15 @@ def _check_present(gpus: int, present: int) -> None:
         raise UsageError(f"--gpus {gpus} asked for, but this machine has {have}; use --gpus {present}")
 
 
+def _check_alone() -> None:
+    """Refuse the processes of an outer launcher, where a command has but one: each would write the same files."""
+    launched = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1")
+    if launched > 1 and not is_main():
+        sys.exit(UsageError.exit_code)  # the first process says why
+    if launched > 1:
+        raise UsageError(f"this command runs in one process, and a launcher started {launched}; start it by itself")
+
+
 M = TypeVar("M", bound=Machine)
 
 
@@ -78,6 +87,7 @@ def place(request: M) -> M:
         cpu, count = world(gpus, request.processes)
         filled["processes"] = count
     else:
+        _check_alone()
         _check_present(gpus or 0, torch.cuda.device_count())
         cpu, count = not (torch.cuda.is_available() if gpus is None else gpus), 1
     if device is not None and device not in ("cpu", "cuda") and (count > 1 or (cpu and isinstance(request, Processes))):
@@ -249,4 +259,4 @@ def _call(worker: Callable[[str], None], job: str, *, waits: bool = False) -> En
 
 def is_main() -> bool:
     """Tell whether this process is the first, or the only one, of its command."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

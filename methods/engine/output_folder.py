@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.targets import check_location
+
+HOST = socket.gethostname()
 
 WRITTEN = ".written.json"
 """Names what a command wrote into its --out folder; --overwrite deletes that and nothing else."""
@@ -43,15 +47,18 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
             f"--overwrite replaces what an earlier run of the command wrote, and {out / foreign.relative_to(folder)} "
             "is not of one; move it away, or choose another --out"
         )
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{HOST}.{os.getpid()}.part")
     try:
+        _remove_left(folder)
         part.mkdir(parents=True)
         yield part
-        folder.mkdir(exist_ok=True)
-        remove_owned(folder, owned.__contains__, names)
         files = [f"{path.relative_to(part)}{'/' if path.is_dir() else ''}" for path in sorted(part.rglob("*"))]
-        (folder / WRITTEN).write_text(json.dumps(files, indent=0) + "\n")
-        for name in names:
+        (part / WRITTEN).write_text(json.dumps(files, indent=0) + "\n")
+        if not folder.exists():
+            part.rename(folder)  # all of it at once, whenever the process is killed
+            return
+        remove_owned(folder, owned.__contains__, names)
+        for name in (WRITTEN, *names):
             if (part / name).exists():
                 (part / name).rename(folder / name)
     except OSError as error:
@@ -61,6 +68,24 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what commands that were killed here, without time to tidy up, have left beside a folder."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{glob.escape(HOST)}.*.part"):
+        number = left.name.removesuffix(".part").rpartition(".")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another person's, or no number that could tell
+    return True
 
 
 def _written_before(folder: Path) -> set[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from attnbias.weights.files import write_weights
 from tests.cli.test_run_options import observed
 from tests.helpers.browser import Browser
 from tests.helpers.command_line import Result, attnbias
+from tests.helpers.forked import ForkedRun
 from tests.helpers.small_model import write_model
 from tests.helpers.tiny_runs import contents
 
@@ -125,6 +128,33 @@ def test_an_audit_that_ends_in_its_middle_leaves_nothing(
     monkeypatch.setattr(engine, "checks", fails)
     audit(expect=143 if isinstance(error, Interrupted) else 1)
     assert {path.name for path in here.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_audit_that_is_killed_leaves_no_folder_and_the_next_try_writes_it(
+    here: Path, model: Path, demo_root: Path, number: signal.Signals
+) -> None:
+    typed = ["audit", model, "demo", "--data-root", demo_root, "--out", here / "audit", "--gpus", 0]
+    run = ForkedRun([*typed, "--limit", 24, "--faithfulness", 8], here / "log")
+    assert run.wait_until(lambda: any(here.glob(".audit.*.part")))
+    time.sleep(0.5)  # the model is loaded, or measured
+    os.kill(run.processes[0].pid or 0, number)
+    assert run.wait() == [-number if number == signal.SIGKILL else 128 + number]
+    assert not (here / "audit").exists()
+    if number != signal.SIGKILL:
+        assert "stopped" in (here / "log").read_text().splitlines()[-1]
+    attnbias(*typed, "--limit", 2, "--faithfulness", 1, expect=0)
+    assert {path.name for path in (here / "audit").iterdir()} >= FILES
+    assert not any(here.glob(".audit.*.part"))
+
+
+def test_an_audit_under_a_launcher_of_several_processes_is_refused_in_one_line(here: Path, demo_root: Path) -> None:
+    typed = ["audit", "model.safetensors", "demo", "--data-root", demo_root, "--out", here / "audit"]
+    run = ForkedRun(typed, here / "log", 2)
+    assert run.wait() == [2, 2]
+    (line,) = (here / "log").read_text().splitlines()
+    assert "this command runs in one process, and a launcher started 2; start it by itself" in line
+    assert not (here / "audit").exists()
 
 
 # Conditions -----------------------------------------------------------------------------------------------------------
