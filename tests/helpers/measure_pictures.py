@@ -18,9 +18,9 @@ from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 from torch import Tensor
 
-from attnbias.methods.engine.attention_measures import FAITHFULNESS, TIE, Bools, Floats, dilated
+from attnbias.methods.engine.attention_measures import FAITHFULNESS, TIE, Bools, Floats
 from attnbias.methods.engine.bias import backgrounds, reliance
-from attnbias.methods.engine.bias.attention_bias import TAUS, box_mask, stretched
+from attnbias.methods.engine.bias.attention_bias import TAUS, box_mask, squared_distances, stretched
 from attnbias.methods.engine.bias.box_accuracy import NEIGHBOURS, best_overlap
 from attnbias.methods.engine.bias.faithfulness import faithfulness_curves, moved
 from attnbias.methods.engine.bias.objects import Region, Sample
@@ -122,8 +122,8 @@ def lift(example: Example) -> Planes:
 
 def pointing(tolerance: float) -> Callable[[Example], Planes]:
     def seen(example: Example) -> Planes:
-        near = dilated(OBJECT[None], np.array([tolerance]))[0]
-        point = example.points if example.points.all() else dilated(example.points[None], np.array([2.0]))[0]
+        near = squared_distances(OBJECT[None])[0] <= tolerance**2
+        point = example.points if example.points.all() else squared_distances(example.points[None])[0] <= 4
         hit = bool((example.points & near).any())
         return np.maximum(0.3 * near, point * hit), point & ~near
 
