@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from attnbias.methods.engine.run_folder import RunFolder
-from tests.helpers.command_line import Result, attnbias
+from tests.helpers.command_line import attnbias
+from tests.helpers.forked import ForkedRun
 from tests.helpers.tiny_runs import CPU, TINY
 
 
@@ -65,18 +64,10 @@ def test_a_batch_of_nothing_but_unreadable_images(spoiled: tuple[Path, Path, Pat
     assert "no image of step 0 could be read" in result.line
 
 
-def test_two_processes_give_one_line(spoiled: tuple[Path, Path, Path], trained: Path) -> None:
+def test_two_processes_give_one_line(spoiled: tuple[Path, Path, Path], trained: Path, tmp_path: Path) -> None:
     root, _, in_validation = spoiled
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "attnbias", "val", "csra", "--load-from", trained, "--data-root", root),
-            *("--gpus", "0", "--processes", "2", "--threads", "1"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    line = Result(done.returncode, done.stdout, done.stderr).line
-    assert done.returncode == 3
+    evaluated = ["val", "csra", "--load-from", trained, "--data-root", root, *CPU, "--processes", 2]
+    run = ForkedRun(evaluated, tmp_path / "log")
+    assert run.wait() == [3]
+    (line,) = run.log.read_text().splitlines()
     assert line.startswith(f"error: image {in_validation} cannot be read")

@@ -1,7 +1,7 @@
 """What a run promises across processes, through the command line: kill and recover, signals, one against two.
 
-What a test is about starts as a person starts it; what it is held against, and what goes on after it, is forked. Losses
-that do not depend on the number of processes are in engine/test_same_batch.py.
+One test starts as a person starts, whose processes torch's launcher spawns; the others are forked (helpers/forked.py).
+Losses that do not depend on the number of processes are in engine/test_same_batch.py.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ TINY = ["--epochs", "2", "--batch-size", "20", "--image-size", "32", "--ema-deca
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "3", "--save-steps", "1", "--eval-batch-size", "16"]
 
 
-def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "attnbias", *map(str, arguments)]
-
-
 def forked(log: Path, *arguments: Any, processes: int = 1) -> None:
     """Run a command without the cost of a start; `log` gets what is printed."""
     assert ForkedRun(arguments, log, processes).wait() == [0] * processes, log.read_text()
@@ -41,8 +37,8 @@ def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any
     return [*model, *TINY, "--out", out, "--data-root", root, *RUN, *more]
 
 
-def children_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """Ids of all living descendants."""
+def family_of(pid: int) -> list[int]:
+    """Ids of a process and of all its living descendants, in the order in which they were started."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -51,7 +47,7 @@ def children_of(process: subprocess.Popen[bytes]) -> list[int]:
             continue
         if fields[0] != "Z":
             parents[int(stat.parent.name)] = int(fields[1])
-    found, new = set(), {process.pid}
+    found, new = {pid}, {pid}
     while new:
         new = {pid for pid, parent in parents.items() if parent in new and pid not in found}
         found |= new
@@ -68,26 +64,10 @@ def nobody_left(family: list[int]) -> bool:
     return True
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a whole process group at once, as a power cut would."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+def at_step(out: Path, step: int) -> Callable[[], bool]:
+    """Tell whether a run has saved a step."""
     folder = RunFolder(out)
-    while time.monotonic() < deadline and process.poll() is None:
-        if folder.steps() and folder.steps()[-1] >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no step {step}: {process.poll()}")
-
-
-def start(arguments: list[Any]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    return lambda: bool(folder.steps()) and folder.steps()[-1] >= step
 
 
 def same_checkpoint(one: Path, other: Path, step: int = 8) -> bool:
@@ -107,13 +87,9 @@ def test_killed_run_resumes_to_the_same_bytes(demo_root: Path, straight: Path, t
     out = tmp_path / "run"
     moment = random.Random(1)
     again = train(out, demo_root, "--resume", "auto", "--workers", 2)
-    process = start(again)
-    wait_for_step(out, 1, process)
-    time.sleep(moment.uniform(0, 0.05))
-    kill(process)
-    for step in (3, 6):
+    for step in (1, 3, 6):
         run = ForkedRun(again, tmp_path / "log")
-        assert run.wait_until(lambda step=step: bool(RunFolder(out).steps() and RunFolder(out).steps()[-1] >= step))
+        assert run.wait_until(at_step(out, step)), run.log.read_text()
         time.sleep(moment.uniform(0, 0.05))
         run.kill()
     forked(tmp_path / "log", *again)
@@ -126,12 +102,13 @@ def test_signal_saves_says_how_to_resume_and_leaves_nobody(
     stop: signal.Signals, demo_root: Path, straight: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start(train(out, demo_root))
-    wait_for_step(out, 2, process)
-    process.send_signal(stop)
-    printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 128 + stop, printed
-    assert "--resume auto" in printed
+    run = ForkedRun(train(out, demo_root, "--workers", 1), tmp_path / "log")
+    assert run.wait_until(at_step(out, 2)), run.log.read_text()
+    family = family_of(run.pid)
+    os.kill(run.pid, stop)
+    assert run.wait(60) == [128 + stop], run.log.read_text()
+    assert "--resume auto" in run.log.read_text()
+    assert nobody_left(family)
     forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"))
     assert same_checkpoint(out, straight)
 
@@ -146,10 +123,17 @@ def test_signal_saves_says_how_to_resume_and_leaves_nobody(
 def test_two_processes_stop_together_on_a_signal(
     tell: Callable[[int, int], None], stop: signal.Signals, demo_root: Path, tmp_path: Path
 ) -> None:
+    """Started by a command line of its own, as a person starts it."""
     out = tmp_path / "run"
-    process = start(train(out, demo_root, "--processes", 2, "--epochs", 50))
-    wait_for_step(out, 2, process)
-    family = children_of(process)
+    words = train(out, demo_root, "--processes", 2, "--epochs", 50)
+    command = [sys.executable, "-m", "attnbias", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    deadline, saved = time.monotonic() + 120, at_step(out, 2)
+    while not saved():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    family = family_of(process.pid)
     tell(process.pid, stop)
     printed = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 128 + stop, printed
@@ -160,24 +144,24 @@ def test_two_processes_stop_together_on_a_signal(
 
 def test_one_of_two_processes_dies_and_the_other_stops(demo_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(train(out, demo_root, "--processes", 2, "--epochs", 50))
-    wait_for_step(out, 2, process)
-    family = children_of(process)
-    workers = [pid for pid in family if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(workers[-1], signal.SIGKILL)
-    printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 1, printed
-    assert printed.count("SIGKILL") == 1, printed
+    run = ForkedRun(train(out, demo_root, "--processes", 2, "--epochs", 50), tmp_path / "log")
+    assert run.wait_until(at_step(out, 2)), run.log.read_text()
+    family = family_of(run.pid)
+    assert len(family) == 3  # the launcher and its two
+    os.kill(family[-1], signal.SIGKILL)
+    assert run.wait(60) == [1], run.log.read_text()
+    assert run.log.read_text().count("SIGKILL") == 1, run.log.read_text()
     assert nobody_left(family)
 
 
 def test_two_processes_resume_to_the_same_bytes(demo_root: Path, tmp_path: Path) -> None:
     straight, out = tmp_path / "straight", tmp_path / "run"
     forked(tmp_path / "log", *train(straight, demo_root), processes=2)
-    process = start(train(out, demo_root, "--processes", 2))
-    wait_for_step(out, 3, process)
-    kill(process)
-    time.sleep(1)  # the kernel takes the children of a killed parent
+    run = ForkedRun(train(out, demo_root, "--processes", 2), tmp_path / "log")
+    assert run.wait_until(at_step(out, 3)), run.log.read_text()
+    family = family_of(run.pid)
+    run.kill()
+    assert nobody_left(family)
     forked(tmp_path / "log", *train(out, demo_root, "--resume", "auto"), processes=2)
     assert same_checkpoint(out, straight)
 

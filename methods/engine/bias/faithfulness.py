@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
@@ -92,6 +91,8 @@ def aopc(deletion: Tensor) -> float:
 
 def map_agreement(one: Tensor, other: Tensor) -> float:
     """Spearman's rank correlation of two maps (H, W); 0 where one is constant, which ranks nothing."""
+    from scipy.stats import rankdata  # half a second, for which no other measure has to wait
+
     ranks = [rankdata(each.double().cpu().numpy().ravel()) for each in (one, other)]
     if any(np.ptp(rank) == 0 for rank in ranks):
         return 0.0
