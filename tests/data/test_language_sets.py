@@ -28,6 +28,7 @@ from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.vqa import hold_out
 from attnbias.data.sets.words import word_tokenizer
 from attnbias.data.summary import summarize
+from tests.helpers.command_line import attnbias
 from tests.helpers.language_sets import (
     SETTINGS,
     TREES,
@@ -36,13 +37,6 @@ from tests.helpers.language_sets import (
     vqa_tree,
     write,
 )
-
-
-def attnbias(*arguments: str | Path, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-
 
 WORDS = st.sampled_from(["red", "Red", "the red", "two", "2", "dont", "a", "no, no", "x-y", "3.5", "1,000"])
 
@@ -175,7 +169,9 @@ def test_the_same_files_give_the_same_bytes(name: str, tmp_path: Path) -> None:
     folder = prepared(name, tmp_path).folder
     first = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     extra = ["--min-answers", "1"] if name == "vqav2" else []
-    done = attnbias("prepare-data", name, "--verify", "--root", tmp_path / "root", *extra, hash_seed="7")
+    command = [sys.executable, "-m", "attnbias", "prepare-data", name, "--verify", "--root", tmp_path / "root", *extra]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}  # this process has another one
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"{name} is ready in" in done.stdout.replace("\n", " ")
     assert re.search(r"images +samples +texts +labels", done.stdout)
@@ -250,17 +246,13 @@ def test_vqa_from_the_official_archives(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_command_line_knows_the_sets_and_their_option(tmp_path: Path) -> None:
-    listed = attnbias("list", "datasets", "--root", tmp_path).stdout
+    listed = attnbias("list", "datasets", "--root", tmp_path, expect=0).out
     for name in TREES:
         assert name in listed
-    done = attnbias("prepare-data", "flickr30k", "--min-answers", "3", "--root", tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: --min-answers belongs to vqav2; 'flickr30k' has no answers to count\n",
-    )
-    done = attnbias("prepare-data", "flickr30k", "--root", tmp_path)
-    assert done.returncode == 3
-    assert "dataset_flickr30k.json (Karpathy's splits) and flickr30k-images/" in done.stderr
+    done = attnbias("prepare-data", "flickr30k", "--min-answers", "3", "--root", tmp_path, expect=2)
+    assert done.line == "error: --min-answers belongs to vqav2; 'flickr30k' has no answers to count"
+    done = attnbias("prepare-data", "flickr30k", "--root", tmp_path, expect=3)
+    assert "dataset_flickr30k.json (Karpathy's splits) and flickr30k-images/" in done.err
 
 
 @pytest.mark.parametrize("content", ["", "5", "[]", "{}", "no JSON", "[" * 100_000], ids=lambda content: content[:5])

@@ -54,9 +54,9 @@ def evaluates_the_average(out: Path) -> bool:
 
 def assert_second_signal_ends(process: Any, stop: signal.Signals) -> None:
     """The first one is noted by a process that cannot act on it; the second one ends it at once."""
-    time.sleep(1)
+    time.sleep(0.5)
     os.kill(process.pid or 0, stop)
-    process.join(2)
+    process.join(1)
     assert process.is_alive()
     os.kill(process.pid or 0, stop)
     process.join(5)

@@ -32,6 +32,7 @@ from attnbias.methods.engine.training.optim import apply_schedule, build_optimiz
 from tests.parity import csra_data, csra_vis, golden
 from tests.parity.comparison import Tolerance
 from tests.parity.golden_case import Golden, Settings, UncomputedSetting
+from tests.parity.once import compute_once
 
 BACKBONES = {"resnet101": "resnet101", "vit_B16_224": "vit_b16", "vit_L16_224": "vit_l16"}
 
@@ -155,6 +156,7 @@ def _fwd(case: Golden) -> dict[str, Any]:
         block.attn.fused_attn = False  # so that its attention passes through a module
         keep = lambda module, inputs, position=position: seen.update({f"blocks.{position}.attn": inputs[0]})  # noqa: E731
         block.attn.attn_drop.register_forward_pre_hook(keep)
+    compute_once(model.backbone)
     logits = model(images)
     classifier, features = model.classifier, model.backbone(images)
     scores = classifier.scores(features)

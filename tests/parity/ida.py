@@ -32,6 +32,7 @@ from attnbias.methods.ida.model import IDA, InterventionalClassifier, LinearClas
 from attnbias.methods.ida.recipe import IDARecipe, best_of
 from tests.parity.comparison import Tolerance
 from tests.parity.golden_case import Golden, UncomputedSetting
+from tests.parity.once import compute_once
 
 BACKBONES = {
     "swim_transformer": "swin_base_patch4_window12_384",
@@ -127,6 +128,7 @@ def clf(case: Golden) -> dict[str, Any]:
 def full(case: Golden) -> dict[str, Any]:
     model = build(case)
     images = tensor(case.input("images"))
+    compute_once(model.backbone)
     with torch.no_grad():
         outputs = {"logits": model(images), "feats": model.backbone(images)}
         if isinstance(model.head, InterventionalClassifier):
