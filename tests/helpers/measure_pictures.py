@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 from torch import Tensor
 
-from attnbias.methods.engine.attention_measures import FAITHFULNESS, TIE, Bools, Floats
+from attnbias.methods.engine.attention_measures import BACKGROUND_FLAGS, FAITHFULNESS, TIE, Bools, Floats
 from attnbias.methods.engine.bias import backgrounds, reliance
 from attnbias.methods.engine.bias.attention_bias import TAUS, box_mask, squared_distances, stretched
 from attnbias.methods.engine.bias.box_accuracy import NEIGHBOURS, best_overlap
@@ -257,7 +257,7 @@ def grey(level: Floats) -> Pixels:
 def on_other_contexts() -> dict[str, list[Tensor]]:
     """What `--backgrounds` scores."""
     half = torch.full((3, 1, 1), 0.5)
-    shown = dict(zip(backgrounds.SHOWN, backgrounds.versions(IMAGE, SAMPLE, SAME, OTHER, (half, half)), strict=True))
+    shown = dict(zip(BACKGROUND_FLAGS, backgrounds.versions(IMAGE, SAMPLE, SAME, OTHER, (half, half)), strict=True))
     pairs = {"bg_gap": ("mixed_same", "mixed_rand"), "rfs": ("noise_on_object", "noise_on_context")}
     return {name: [image] for name, image in shown.items()} | {
         name: [shown[one], shown[other]] for name, (one, other) in pairs.items()
