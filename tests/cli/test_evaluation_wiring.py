@@ -23,7 +23,7 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.data.prepared import Prepared
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.bias import faithfulness
-from attnbias.methods.engine.bias.reliance import blurred_in, from_elsewhere, measure_reliance
+from attnbias.methods.engine.bias.reliance import blurred_in, from_elsewhere, score_reliance
 from attnbias.methods.engine.bias.report import measure_bias
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.evaluation.attacks import Attack
@@ -221,7 +221,7 @@ def test_what_is_taken_away_comes_from_an_image_without_the_class(tmp_path: Path
     model = loaded.model
     assert isinstance(model, Watching)
     model.seen.clear()
-    measure_reliance(loaded, dataset, found, Accelerator(cpu=True), batch_size=2)
+    score_reliance(loaded, dataset, found, Accelerator(cpu=True), batch_size=2)
     assert [len(batch) for batch in model.seen] == [2] * 15  # five of each image; the batch is what was asked for
     images = torch.stack([dataset[position]["image"] for position in range(2)])
     whole, alone, context, tile, blur = (batch[0] for batch in model.seen[:5])
@@ -263,7 +263,7 @@ def test_faithfulness_takes_its_samples_from_the_whole_split(tmp_path: Path) -> 
     model = loaded.model
     assert isinstance(model, Watching)
     model.seen.clear()
-    faithfulness.measure_faithfulness(loaded, dataset, found, Accelerator(cpu=True), 3, batch_size=64)
+    faithfulness.score_faithfulness(loaded, dataset, found, Accelerator(cpu=True), 3, batch_size=64)
     images = [dataset[position]["image"] for position in range(IMAGES)]
     deletion = model.seen[1::7]  # of a sample: Grad-CAM, then deletion, insertion, ROAD of its map and of a random one
     shown = [

@@ -25,8 +25,8 @@ from attnbias.methods.engine.attention_measures import (
 from attnbias.methods.engine.bias.backgrounds import (
     SIGMA,
     Contexts,
-    measure_backgrounds,
     noise_like,
+    score_backgrounds,
     versions,
 )
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
@@ -90,7 +90,7 @@ def measured(what: str, index: Index, network: type[Reads] = Reads, **options: A
     model, accelerator = replace(loaded(what), model=network(what).eval()), Accelerator(cpu=True)
     dataset = model.method.open_dataset(model.recipe, index)
     found = evaluate(model.method, model.model, dataset, model.recipe, accelerator)
-    return measure_backgrounds(model, dataset, found, accelerator, **options)
+    return score_backgrounds(model, dataset, found, accelerator, **options).content()
 
 
 def test_a_model_of_objects_and_one_of_contexts_are_told_apart(squares: Index) -> None:

@@ -22,9 +22,9 @@ from attnbias.data.sets.coco import read_coco
 from attnbias.methods import METHODS
 from attnbias.methods.engine.bias.attention_bias import centre_map
 from attnbias.methods.engine.bias.context import Pair, pair_measures
-from attnbias.methods.engine.bias.faithfulness import measure_faithfulness
+from attnbias.methods.engine.bias.faithfulness import score_faithfulness
 from attnbias.methods.engine.bias.objects import Region, Sample, regions
-from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, measure_reliance, versions, widened
+from attnbias.methods.engine.bias.reliance import COLUMNS, Donors, score_reliance, versions, widened
 from attnbias.methods.engine.bias.report import BiasReport, Row, measure_bias
 from attnbias.methods.engine.description import AT_LAYER
 from attnbias.methods.engine.evaluation.evaluate import evaluate
@@ -253,7 +253,7 @@ def test_reliance_tells_a_model_of_objects_from_one_of_contexts(squares: Index) 
         loaded, accelerator = known(blind=blind), Accelerator(cpu=True)
         dataset = loaded.method.open_dataset(loaded.recipe, squares)
         found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
-        report = measure_reliance(loaded, dataset, found, accelerator)
+        report = score_reliance(loaded, dataset, found, accelerator).content()
         assert report["truth"] == "boxes"
         assert report["skipped"] == {"no image without the class": 16 - report["samples"]}
         means.append(report["means"])
@@ -300,7 +300,7 @@ def test_an_object_that_is_taken_away_leaves_no_silhouette(tmp_path: Path) -> No
         painted.append(loaded.model(image[None]).sigmoid()[0, region.label].item())
     assert np.mean(painted) > 0.9
     found = evaluate(method, loaded.model, dataset, recipe, accelerator)
-    means = measure_reliance(loaded, dataset, found, accelerator)["means"]
+    means = score_reliance(loaded, dataset, found, accelerator).content()["means"]
     assert means["probability"] > 0.9
     assert means["object_share"] > 0.9
     assert means["context_share"] <= 0.1
@@ -361,14 +361,14 @@ def test_a_class_that_every_image_shows_has_no_other_to_stand_on(squares: Index)
     dataset = loaded.method.open_dataset(loaded.recipe, index)
     found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
     with pytest.raises(DataError, match="16 no image without the class"):
-        measure_reliance(loaded, dataset, found, accelerator)
+        score_reliance(loaded, dataset, found, accelerator)
 
 
 def test_a_faithful_map_beats_a_random_one(squares: Index) -> None:
     loaded, accelerator = known(), Accelerator(cpu=True)
     dataset = loaded.method.open_dataset(loaded.recipe, squares)
     found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
-    report = measure_faithfulness(loaded, dataset, found, accelerator, 5)
+    report = score_faithfulness(loaded, dataset, found, accelerator, 5).content()
     assert report["samples"] == 5
     assert report["means"]["deletion"] < report["means"]["random_deletion"]
     assert report["means"]["insertion"] > 0.5

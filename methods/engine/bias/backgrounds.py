@@ -10,12 +10,12 @@ Comprehensive Study of Image Classification Model Sensitivity to Foregrounds, Ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isnan, sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,15 +33,14 @@ from attnbias.methods.engine.attention_measures import (
     foreground_sensitivity,
 )
 from attnbias.methods.engine.bias.objects import (
+    ObjectBatch,
     ObjectProbe,
     ResolvedTruth,
     Sample,
-    counted,
-    gathered,
-    no_sample,
-    object_batches,
+    measure_objects,
     regions,
     resolve_truth,
+    write_samples,
 )
 from attnbias.methods.engine.bias.reliance import MARGIN, from_elsewhere, widened
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
@@ -50,7 +49,6 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
 from attnbias.methods.engine.stored_evaluations import BACKGROUNDS_SAMPLES
-from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
 SIGMA = 0.25
@@ -142,7 +140,8 @@ class Backgrounds:
     skipped: dict[str, int]
 
     def content(self) -> Json:
-        """The figures of BACKGROUNDS with their intervals, and the settings."""
+        """The figures of BACKGROUNDS with their 95 % intervals, and the settings: shares of the samples whose class is
+        named, by a score of at least one half, or the highest in single-label work."""
         return {
             "truth": self.truth.kind,
             "truth_reason": self.truth.reason,
@@ -154,23 +153,10 @@ class Backgrounds:
             **_means(np.array([row.image for row in self.rows]), np.array([row.values for row in self.rows])),
         }
 
-
-def measure_backgrounds(
-    loaded: Loaded,
-    dataset: ImageDataset,
-    evaluation: Evaluation,
-    accelerator: Accelerator,
-    *,
-    table: Path | None = None,
-    **how: Any,
-) -> Json:
-    """Shares of the samples (positive classes of the scored images) whose class is named, with 95 % intervals: a score
-    of at least one half, or the highest in single-label work. The figures are those of BACKGROUNDS. With `table`, what
-    is named of every sample goes there. `how` is of `score_backgrounds`, which says what is raised."""
-    found = score_backgrounds(loaded, dataset, evaluation, accelerator, **how)
-    if table and accelerator.is_main_process:
-        write_csv(table, _rows(found.rows, dataset))
-    return found.content()
+    def write(self, path: Path, dataset: ImageDataset) -> None:
+        """Write what is named of every sample as a table."""
+        named = ((image, label, map(int, values)) for image, label, values in self.rows)
+        write_samples(path, dataset, BACKGROUND_FLAGS, named)
 
 
 @torch.no_grad()
@@ -190,37 +176,34 @@ def score_backgrounds(
             contexts.
     """
     against = resolve_truth(dataset, truth)
-    positions = evaluation.ids.tolist()
-    contexts = Contexts(dataset, sorted(positions), against.kind)
-    device = accelerator.device
+    contexts = Contexts(dataset, sorted(evaluation.ids.tolist()), against.kind)
+    found, skipped = measure_objects(
+        dataset,
+        evaluation,
+        accelerator,
+        against.kind,
+        partial(_name, loaded, contexts),
+        batch_size=batch_size,
+        to="put elsewhere",
+    )
+    return Backgrounds(found, against, skipped)
+
+
+def _name(loaded: Loaded, contexts: Contexts, batch: ObjectBatch, skipped: Counter[str]) -> list[Named]:
+    """The samples of a batch that have other contexts; the others are counted in `skipped`."""
+    device, named = batch.images.device, []
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
-    skipped: Counter[str] = Counter()
-    mine: list[Named] = []
-    for images, samples in object_batches(
-        dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size
-    ):
-        for sample in samples:
-            same, other = (contexts.of_another(sample, same=wanted) for wanted in (True, False))
-            if same is None or other is None:
-                skipped["no other context"] += 1
-                continue
-            shown = versions(images[sample.slot], sample, same.to(device), other.to(device), (mean, std))
-            scores = loaded.method.predict(loaded.model, shown, loaded.task)["scores"].double()
-            label = sample.region.label
-            named = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
-            mine.append(Named(sample.image, label, named.tolist()))
-    found = sorted(gathered(accelerator, mine))
-    counts = counted(accelerator, skipped)
-    if not found:
-        raise no_sample(dataset, "put elsewhere", counts)
-    return Backgrounds(found, against, counts)
-
-
-def _rows(found: Sequence[Named], dataset: ImageDataset) -> Iterator[list[object]]:
-    """The table of samples, its header first."""
-    yield ["picture", "path", "class", *BACKGROUND_FLAGS]
-    for image, label, values in found:
-        yield [image, dataset.records[image].path, dataset.index.classes[label], *map(int, values)]
+    for sample in batch.samples:
+        same, other = (contexts.of_another(sample, same=wanted) for wanted in (True, False))
+        if same is None or other is None:
+            skipped["no other context"] += 1
+            continue
+        shown = versions(batch.images[sample.slot], sample, same.to(device), other.to(device), (mean, std))
+        scores = loaded.method.predict(loaded.model, shown, loaded.task)["scores"].double()
+        label = sample.region.label
+        right = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
+        named.append(Named(sample.image, label, right.tolist()))
+    return named
 
 
 def _means(image_ids: NDArray[np.int64], named: NDArray[np.bool_]) -> Json:
@@ -247,15 +230,10 @@ class BackgroundsProbe(ObjectProbe):
 
     def measure(self, measured: Measured) -> Json:
         request = measured.request
-        return measure_backgrounds(
-            measured.loaded,
-            measured.dataset,
-            measured.evaluation,
-            measured.accelerator,
-            truth=request.truth,
-            batch_size=request.eval_batch_size,
-            table=measured.stored / BACKGROUNDS_SAMPLES if measured.stored else None,
-        )
+        found = score_backgrounds(*measured.scored, truth=request.truth, batch_size=request.eval_batch_size)
+        if measured.stored and measured.accelerator.is_main_process:
+            found.write(measured.stored / BACKGROUNDS_SAMPLES, measured.dataset)
+        return found.content()
 
     def remarks(self, content: Json) -> Sequence[str]:
         how = (

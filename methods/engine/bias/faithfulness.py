@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -175,19 +175,6 @@ class Faithfulness:
         }
 
 
-def measure_faithfulness(
-    loaded: Loaded,
-    dataset: ImageDataset,
-    evaluation: Evaluation,
-    accelerator: Accelerator,
-    count: int,
-    **how: Any,
-) -> Metrics:
-    """Means over `count` samples of everything in FAITHFULNESS, and of what random maps reach of the first of it; `how`
-    is of `score_faithfulness`."""
-    return score_faithfulness(loaded, dataset, evaluation, accelerator, count, **how).content()
-
-
 @torch.no_grad()
 def score_faithfulness(
     loaded: Loaded,
@@ -326,15 +313,9 @@ class FaithfulnessProbe(Probe):
     def measure(self, measured: Measured) -> Content:
         request = measured.request
         assert request.faithfulness is not None
-        return measure_faithfulness(
-            measured.loaded,
-            measured.dataset,
-            measured.evaluation,
-            measured.accelerator,
-            request.faithfulness,
-            kind=request.kind,
-            batch_size=request.eval_batch_size,
-        )
+        return score_faithfulness(
+            *measured.scored, request.faithfulness, kind=request.kind, batch_size=request.eval_batch_size
+        ).content()
 
     def heading(self, content: Content) -> str:
         return f"faithfulness ({content['map']})"

@@ -6,14 +6,17 @@ Attention, reliance on context and faithfulness are all measured on these sample
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -23,12 +26,16 @@ from attnbias.data.masks import count_unmasked, read_masks
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
 T = TypeVar("T")
+R = TypeVar("R", bound=tuple[object, ...])
+"""What is found of one sample: its image and its class first, of which no other sample has both."""
 
 
 class NothingToMeasureError(DataError):
@@ -128,10 +135,45 @@ def has_objects(dataset: ImageDataset) -> bool:
     return any(record.boxes for record in dataset.records)
 
 
-def no_sample(dataset: ImageDataset, what: str, skipped: Mapping[str, int]) -> NothingToMeasureError:
-    """That no object of a split could be measured; `what` says what for."""
-    words = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-    return NothingToMeasureError(f"{dataset.index.dataset}/{dataset.index.split} has no object to {what} ({words})")
+def measure_objects(
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    accelerator: Accelerator,
+    truth: Truth,
+    measure: Callable[[ObjectBatch, Counter[str]], Sequence[R]],
+    *,
+    batch_size: int,
+    to: str,
+) -> tuple[list[R], dict[str, int]]:
+    """What `measure` finds of every object of the images that were scored, in the order of image and class, and how
+    many samples were left out, by reason: it counts its own with those of `object_batches`.
+
+    Raises:
+        NothingToMeasureError: no sample is left; `to` says in words what for.
+    """
+    skipped: Counter[str] = Counter()
+    mine: list[R] = []
+    for batch in object_batches(dataset, evaluation.ids.tolist(), truth, accelerator, skipped, batch_size=batch_size):
+        mine += measure(batch, skipped)
+    rows = sorted(gathered(accelerator, mine))
+    counts = counted(accelerator, skipped)
+    if not rows:
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise NothingToMeasureError(f"{dataset.index.dataset}/{dataset.index.split} has no object to {to} ({words})")
+    return rows, counts
+
+
+def write_samples(
+    path: Path,
+    dataset: ImageDataset,
+    columns: Sequence[str],
+    rows: Iterable[tuple[int, int, Iterable[object]]],
+) -> None:
+    """Write a table of samples: of each its image, its class, and the values of `columns`."""
+    header: list[object] = ["picture", "path", "class", *columns]
+    records, classes = dataset.records, dataset.index.classes
+    table = ([image, records[image].path, classes[label], *values] for image, label, values in rows)
+    write_csv(path, chain([header], table))
 
 
 def object_batches(
@@ -242,11 +284,11 @@ def _boxes(planes: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray((rows[:, :, None] & columns[:, None, :]).any(0))
 
 
-def _transformed(dataset: ImageDataset, *inputs: Any) -> Any:
+def _transformed(dataset: ImageDataset, *inputs: Image.Image | tv_tensors.TVTensor) -> list[Tensor]:
     """Every pipeline takes an image alone, and torchvision's, which evaluation is made of, boxes and masks beside."""
     transform = dataset.transform
     image, boxes, *masks = transform(*inputs)
-    return image, boxes.as_subclass(Tensor), *masks
+    return [image, boxes.as_subclass(Tensor), *masks]
 
 
 def gathered(accelerator: Accelerator, mine: list[T]) -> list[T]:

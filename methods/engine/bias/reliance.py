@@ -9,11 +9,12 @@ the three lie apart tells how much the filling itself decides. The object alone 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +31,10 @@ from attnbias.methods.engine.bias.objects import (
     ObjectProbe,
     ResolvedTruth,
     Sample,
-    counted,
-    gathered,
-    no_sample,
-    object_batches,
+    measure_objects,
     regions,
     resolve_truth,
+    write_samples,
 )
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Measured, left_out_of
@@ -43,7 +42,6 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
 from attnbias.methods.engine.stored_evaluations import RELIANCE_SAMPLES, RELIANCE_SHARES
-from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Truth
 
 FILLS = ("context_only", "context_only_tile", "context_only_blur")
@@ -156,7 +154,12 @@ class Reliance:
     skipped: dict[str, int]
 
     def content(self) -> Json:
-        """Means over all samples with their intervals, and the settings."""
+        """Means over all samples with their 95 % intervals, and the settings.
+
+        `probability` of the class on the whole image, with the object alone, and with the context alone by each
+        filling; `object_share` and `context_share` are what of the mean probability is left, `fill_spread` how far the
+        fillings lie apart.
+        """
         return {
             "truth": self.truth.kind,
             "truth_reason": self.truth.reason,
@@ -167,26 +170,10 @@ class Reliance:
             **_means(self.rows),
         }
 
-
-def measure_reliance(
-    loaded: Loaded,
-    dataset: ImageDataset,
-    evaluation: Evaluation,
-    accelerator: Accelerator,
-    *,
-    table: Path | None = None,
-    **how: Any,
-) -> Json:
-    """Means over the positive classes of all scored images, with 95 % intervals.
-
-    `probability` of the class on the whole image, with the object alone, and with the context alone by each filling;
-    `object_share` and `context_share` are what of the mean probability is left, `fill_spread` how far the fillings lie
-    apart. With `table`, the figures of every sample go there. `how` is of `score_reliance`, which says what is raised.
-    """
-    found = score_reliance(loaded, dataset, evaluation, accelerator, **how)
-    if table and accelerator.is_main_process:
-        write_csv(table, _rows(found.rows, dataset))
-    return found.content()
+    def write(self, path: Path, dataset: ImageDataset) -> None:
+        """Write the scores of every sample as a table."""
+        scores = ((image, label, (f"{value:.8g}" for value in values)) for image, label, values in self.rows)
+        write_samples(path, dataset, COLUMNS, scores)
 
 
 @torch.no_grad()
@@ -205,20 +192,20 @@ def score_reliance(
         DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample says anything.
     """
     against = resolve_truth(dataset, truth)
-    positions = evaluation.ids.tolist()
-    donors = Donors.of(dataset, positions, against.kind)
-    skipped: Counter[str] = Counter()
-    mine: list[Scored] = []
-    for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
-        mine += _score(loaded, batch, donors, skipped)
-    found = sorted(gathered(accelerator, mine))
-    counts = counted(accelerator, skipped)
-    if not found:
-        raise no_sample(dataset, "take away", counts)
-    return Reliance(found, against, len(donors.donors), counts)
+    donors = Donors.of(dataset, evaluation.ids.tolist(), against.kind)
+    found, skipped = measure_objects(
+        dataset,
+        evaluation,
+        accelerator,
+        against.kind,
+        partial(_score, loaded, donors),
+        batch_size=batch_size,
+        to="take away",
+    )
+    return Reliance(found, against, len(donors.donors), skipped)
 
 
-def _score(loaded: Loaded, batch: ObjectBatch, donors: Donors, skipped: Counter[str]) -> list[Scored]:
+def _score(loaded: Loaded, donors: Donors, batch: ObjectBatch, skipped: Counter[str]) -> list[Scored]:
     """The samples of a batch that can be filled from elsewhere; the others are counted in `skipped`."""
     images, shown, kept = batch.images, [], []
     for sample in batch.samples:
@@ -238,14 +225,6 @@ def _score(loaded: Loaded, batch: ObjectBatch, donors: Donors, skipped: Counter[
     ]
     rows = torch.stack(scores, dim=1).cpu().tolist()
     return [Scored(s.image, s.region.label, values) for s, values in zip(kept, rows, strict=True)]
-
-
-def _rows(found: Sequence[Scored], dataset: ImageDataset) -> Iterator[list[object]]:
-    """The table of samples, its header first."""
-    yield ["picture", "path", "class", *COLUMNS]
-    for image, label, values in found:
-        path, name = dataset.records[image].path, dataset.index.classes[label]
-        yield [image, path, name, *(f"{value:.8g}" for value in values)]
 
 
 def _means(found: Sequence[Scored]) -> Json:
@@ -270,15 +249,10 @@ class RelianceProbe(ObjectProbe):
 
     def measure(self, measured: Measured) -> Json:
         request = measured.request
-        return measure_reliance(
-            measured.loaded,
-            measured.dataset,
-            measured.evaluation,
-            measured.accelerator,
-            truth=request.truth,
-            batch_size=request.eval_batch_size,
-            table=measured.stored / RELIANCE_SAMPLES if measured.stored else None,
-        )
+        found = score_reliance(*measured.scored, truth=request.truth, batch_size=request.eval_batch_size)
+        if measured.stored and measured.accelerator.is_main_process:
+            found.write(measured.stored / RELIANCE_SAMPLES, measured.dataset)
+        return found.content()
 
     def remarks(self, content: Json) -> Sequence[str]:
         how = (

@@ -34,10 +34,8 @@ from attnbias.methods.engine.bias.box_accuracy import LARGEST, OVERLAPS, BoxHits
 from attnbias.methods.engine.bias.objects import (
     ObjectBatch,
     ObjectProbe,
-    counted,
     gathered,
-    no_sample,
-    object_batches,
+    measure_objects,
     resolve_truth,
 )
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
@@ -213,16 +211,14 @@ def measure_bias(
     used = kind or loaded.method.default_map(loaded.recipe)
     against = resolve_truth(dataset, truth)
     right = named_classes(evaluation)
-    mine: list[list[Row]] = []
-    skipped: Counter[str] = Counter()
     counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
-    positions = evaluation.ids.tolist()
-    for batch in object_batches(dataset, positions, against.kind, accelerator, skipped, batch_size=batch_size):
-        mine += _measure(loaded, batch, used, tau, right, counts_apart)
-    rows = sorted(gathered(accelerator, mine), key=lambda each: each[0][:2])
-    counts = counted(accelerator, skipped)
-    if not rows:
-        raise no_sample(dataset, "measure against", counts)
+
+    def measure(batch: ObjectBatch, skipped: Counter[str]) -> list[tuple[Row, ...]]:
+        return _measure(loaded, batch, used, tau, right, counts_apart)
+
+    rows, counts = measure_objects(
+        dataset, evaluation, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
+    )
     apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
         name: {**_means([each[position] for each in rows]), **_together(*apart[position])}
@@ -267,7 +263,7 @@ def _measure(
     tau: float,
     right: Mapping[int, NDArray[np.bool_]],
     apart: Sequence[tuple[PixelHistogram, BoxHits]],
-) -> list[list[Row]]:
+) -> list[tuple[Row, ...]]:
     """Rows of one batch, each the model's and those of BASELINES. Counts their pixels and boxes too."""
     images, samples = batch
     asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
@@ -293,7 +289,7 @@ def _measure(
         values = {name: float(column[number]) for name, column in table.items()}
         return Row(image, label, bool(right[image][label]), values)
 
-    return [[row(n, table) for table in tables] for n in range(len(samples))]
+    return [tuple(row(n, table) for table in tables) for n in range(len(samples))]
 
 
 def _columns(rows: Sequence[Row]) -> Columns:
@@ -316,10 +312,7 @@ class BiasProbe(ObjectProbe):
     def measure(self, measured: Measured) -> Content:
         request, dataset = measured.request, measured.dataset
         report = measure_bias(
-            measured.loaded,
-            dataset,
-            measured.evaluation,
-            measured.accelerator,
+            *measured.scored,
             kind=request.kind,
             truth=request.truth,
             tau=request.tau,

@@ -39,6 +39,11 @@ class Measured:
     number: str
     """Tells this checkpoint and split from the others in the names of files; empty where it is the only one."""
 
+    @property
+    def scored(self) -> tuple[Loaded, ImageDataset, Evaluation, Accelerator]:
+        """What every measure begins with."""
+        return self.loaded, self.dataset, self.evaluation, self.accelerator
+
 
 class Probe(ABC):
     """One kind of measure."""
