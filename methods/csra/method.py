@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms import basic
 from attnbias.methods.csra import CSRADescription
 from attnbias.methods.csra.attention import class_maps
 from attnbias.methods.csra.convert import convert, infer
 from attnbias.methods.csra.model import CSRA, MultiHeadClassifier
 from attnbias.methods.csra.recipe import CSRARecipe, schedule
+from attnbias.methods.engine.augmentation import augmented
 from attnbias.methods.engine.backbones import build_backbone, fit_resolution, load_backbone
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.method import Method
@@ -45,18 +45,7 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
 
     def transform(self, recipe: CSRARecipe, train: bool) -> v2.Compose:
         """Square resize; for training also flip, colour jitter, random resized crop, shift, as the recipe says."""
-        if not train:
-            return basic.eval_transform(recipe.image_size, recipe.normalize, recipe.interpolation, recipe.crop_ratio)
-        return basic.train_transform(
-            recipe.image_size,
-            recipe.normalize,
-            flip=recipe.flip,
-            color_jitter=recipe.color_jitter,
-            resized_crop=recipe.resized_crop,
-            shift=recipe.shift,
-            interpolation=recipe.interpolation,
-            crop_ratio=recipe.crop_ratio,
-        )
+        return augmented(recipe, train)
 
     def attention(
         self,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
+from attnbias.methods.engine.recipe import AugmentedRecipe, BackboneRecipe, NamedRecipe, again, option
 from attnbias.methods.engine.scenes import CONVOLUTIONAL, NOTE, PLAIN_NOTE, TRANSFORMER
 from attnbias.methods.engine.schedules import epoch_length, one_cycle, total_steps
 from attnbias.methods.engine.types import Fields, Schedule
@@ -26,10 +26,9 @@ TEMPERATURES: dict[int, tuple[float, ...]] = {
 """Heads -> their temperatures: those of the published program, which knows no other numbers of heads."""
 
 
-class CSRARecipe(BackboneRecipe):
-    """CSRA's fields. The defaults are those of ResNet-101 on MS-COCO."""
+class _Counting(BackboneRecipe):
+    """How the program counts; apart, so that the fields of a recipe keep the order that runs were written in."""
 
-    drop_unlabelled: bool = again("drop_unlabelled", True)
     unknown_in_f1: Literal["negative", "ignore"] = option(
         "ignore", "Unknown labels in precision, recall and F1; the program counts WIDER's as negative there.", "Data"
     )
@@ -38,13 +37,12 @@ class CSRARecipe(BackboneRecipe):
         "Classes without a positive label in precision and F1; the program counts them, its sets have none.",
         "Data",
     )
-    flip: bool = option(True, "Mirror training images with probability one half.", "Training data")
-    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Training data")
-    color_jitter: bool = option(
-        False, "Jitter brightness, contrast and saturation of training images.", "Training data"
-    )
-    shift: int = option(0, "Shift training images by up to this many pixels.", "Training data", ge=0)
 
+
+class CSRARecipe(AugmentedRecipe, _Counting):
+    """CSRA's fields. The defaults are those of ResNet-101 on MS-COCO."""
+
+    drop_unlabelled: bool = again("drop_unlabelled", True)
     backbone: str = option(
         "resnet101", "Feature extractor: tiny, vit_b16, vit_l16, or a network of torchvision or timm, such as resnet50."
     )

@@ -173,6 +173,17 @@ class BackboneRecipe(Recipe):
     )
 
 
+class AugmentedRecipe(BackboneRecipe):
+    """The fields of the methods whose training images are varied as CSRA's are (methods/engine/augmentation.py)."""
+
+    flip: bool = option(True, "Mirror training images with probability one half.", "Training data")
+    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Training data")
+    color_jitter: bool = option(
+        False, "Jitter brightness, contrast and saturation of training images.", "Training data"
+    )
+    shift: int = option(0, "Shift training images by up to this many pixels.", "Training data", ge=0)
+
+
 TRAINING, TRAINING_DATA, OF_THE_METHOD = "Training", "Training data", "Method"
 """Groups of fields. Only training reads the first two; other commands take the second one for what it is in a recipe,
 and do not list it."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms import basic
+from attnbias.methods.engine.augmentation import augmented
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.maps import explain
 from attnbias.methods.engine.method import Method
@@ -45,18 +45,7 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
 
     def transform(self, recipe: PlainRecipe, train: bool) -> v2.Compose:
         """The images that the network's publisher makes; for training also flip, jitter and crop as the recipe says."""
-        if not train:
-            return basic.eval_transform(recipe.image_size, recipe.normalize, recipe.interpolation, recipe.crop_ratio)
-        return basic.train_transform(
-            recipe.image_size,
-            recipe.normalize,
-            flip=recipe.flip,
-            color_jitter=recipe.color_jitter,
-            resized_crop=recipe.resized_crop,
-            shift=recipe.shift,
-            interpolation=recipe.interpolation,
-            crop_ratio=recipe.crop_ratio,
-        )
+        return augmented(recipe, train)
 
     def attention(
         self,

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
+from attnbias.methods.engine.recipe import AugmentedRecipe, NamedRecipe, again, option
 from attnbias.methods.engine.schedules import by_step, cosine, epoch_length, one_cycle, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, Schedule
 
 
-class PlainRecipe(BackboneRecipe):
+class PlainRecipe(AugmentedRecipe):
     """A plain classifier's fields. The defaults fine-tune torchvision's ResNet-50 on ImageNet-like images."""
 
     dataset: str = again("dataset", "imagenet")
     image_size: int = again("image_size", 224)
     normalize: Literal["unit", "half", "imagenet", "cifar", "clip"] = again("normalize", "imagenet")
-    flip: bool = option(True, "Mirror training images with probability one half.", "Training data")
-    resized_crop: bool = option(True, "Train on random parts (70 to 100 % of the area) of images.", "Training data")
-    color_jitter: bool = option(
-        False, "Jitter brightness, contrast and saturation of training images.", "Training data"
-    )
-    shift: int = option(0, "Shift training images by up to this many pixels.", "Training data", ge=0)
-
     backbone: str = option(
         "resnet50", "The network: tiny, tiny_vit, or one of torchvision or timm, such as convnext_tiny.fb_in22k."
     )

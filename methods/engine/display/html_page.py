@@ -17,9 +17,10 @@ from attnbias.methods.engine.text import fill_template, html_text, json_in_scrip
 
 
 def html_page(name: str, title: str, content: Json, parts: Mapping[str, str] | None = None) -> str:
-    """Write NAME.html with page.css and NAME.css, page.js and NAME.js, and the content as JSON for the script.
+    """Write page.html with NAME.html in it, page.css and NAME.css, page.js and NAME.js, and the content as JSON for the
+    script.
 
-    `parts` are HTML for further places of the template.
+    `parts` are HTML for further places of NAME.html.
     """
     assets = files(__package__)
 
@@ -30,13 +31,15 @@ def html_page(name: str, title: str, content: Json, parts: Mapping[str, str] | N
         "focus": FOCUS,
         "colours": {name: _base64(table().tobytes()) for name, table in COLOUR_TABLES.items()},
     }
+    heading = html_text(title)
     places = {
-        "title": html_text(title),
+        "title": heading,
+        "body": fill_template(read(f"{name}.html"), {"title": heading, **(parts or {})}).rstrip("\n"),
         "style": read("page.css") + read(f"{name}.css"),
         "data": json_in_script(shared | dict(content)),
         "script": read("page.js") + read(f"{name}.js"),
     }
-    return fill_template(read(f"{name}.html"), places | dict(parts or {}))
+    return fill_template(read("page.html"), places)
 
 
 def jpeg_address(image: Image.Image, quality: int = 88) -> str:
