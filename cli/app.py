@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -65,8 +65,8 @@ WORK = (
 class InOrder(TyperGroup):
     """Lists the commands in the order of work."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=WORK.index)
+    def list_commands(self, ctx: object) -> list[str]:
+        return sorted(self.commands, key=WORK.index)
 
 
 app = typer.Typer(

@@ -274,7 +274,7 @@ def method_commands(
     """
 
     class MethodGroup(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
+        def list_commands(self, ctx: object) -> list[str]:
             return list(METHODS)
 
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:

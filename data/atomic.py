@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO, cast
+from typing import IO, BinaryIO, TextIO
 
 from attnbias.data.errors import DataError
 
@@ -18,19 +18,22 @@ def replacing(path: Path) -> Iterator[TextIO]:
     Raises:
         DataError: a folder, a device or a pipe stands in its place.
     """
-    with _replacing(path, "w", encoding="utf-8", newline="\n") as file:
-        yield cast(TextIO, file)
+    with _replaced_by(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+        _flush(file)
 
 
 @contextmanager
 def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
     """As `replacing`, of a file that is not text."""
-    with _replacing(path, "wb") as file:
-        yield cast(BinaryIO, file)
+    with _replaced_by(path) as part, part.open("wb") as file:
+        yield file
+        _flush(file)
 
 
 @contextmanager
-def _replacing(path: Path, mode: str, encoding: str | None = None, newline: str | None = None) -> Iterator[IO[Any]]:
+def _replaced_by(path: Path) -> Iterator[Path]:
+    """The file to write, which takes the place of `path` in the end."""
     if path.is_dir():
         raise DataError(f"{path} is a folder, where a file belongs; move it away")
     if path.exists() and not path.is_file():  # a rename would take the place of a device, /dev/null too
@@ -38,10 +41,7 @@ def _replacing(path: Path, mode: str, encoding: str | None = None, newline: str 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open(mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         part.replace(path)
         flush_to_disk(path.parent)
     except BaseException as error:
@@ -49,6 +49,11 @@ def _replacing(path: Path, mode: str, encoding: str | None = None, newline: str 
         if isinstance(error, OSError):
             error.filename = str(path)  # what the person named, which a full disk's error does not
         raise
+
+
+def _flush(file: IO[str] | IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def flush_to_disk(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -33,6 +33,16 @@ class SampleKey(NamedTuple):
 
 Sample = dict[str, Any]
 """What a dataset gives of an image, and its batches hold of many: see `Batch` in methods/engine/types.py."""
+
+
+class Policies(TypedDict, total=False):
+    """How a dataset treats its samples, by the names of ImageDataset's arguments."""
+
+    seed: int
+    drop_unlabelled: bool
+    unknown: Literal["negative", "ignore"]
+    on_bad_image: Literal["error", "skip"]
+    decode: Decode
 
 
 class ImageDataset(Dataset[Sample]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attnbias.data.datasets import ImageDataset, Sample, SampleKey
+from attnbias.data.datasets import ImageDataset, Policies, Sample, SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.transforms.basic import Transform
@@ -23,7 +23,9 @@ class InMemoryImages(ImageDataset):
     are those of an ImageDataset.
     """
 
-    def __init__(self, index: Index, transform: Transform, *, batched: Callable[..., Tensor], **policies: Any) -> None:
+    def __init__(
+        self, index: Index, transform: Transform, *, batched: Callable[..., Tensor], **policies: Unpack[Policies]
+    ) -> None:
         super().__init__(index, transform, **policies)
         self.batched = batched
         """(pixels, sample ids, epochs) -> what `transform` makes of each, for a whole batch on any device."""

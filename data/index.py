@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, Strict, field_validator, model_validator
 
@@ -239,7 +239,7 @@ class _Header(StoredModel):
         return self
 
 
-def _text(item: list[Any]) -> Text:
+def _text(item: tuple[str, list[tuple[int, float]], str | None, str | None]) -> Text:
     sentence, answers, second_path, identifier = item
     return Text(sentence, tuple((answer, score) for answer, score in answers), second_path, identifier)
 

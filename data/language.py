@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -137,7 +138,7 @@ class LanguageDataset(ImageDataset):
         names = [name for name in good[0] if name != "index"] if good else []
         return batch | {name: _stacked([sample[name] for sample in good]) for name in names}
 
-    def _read(self, path: str) -> Any:
+    def _read(self, path: str) -> Image.Image:
         return read_image(self.index.root / path, self.index.orientation)
 
     def _others(self, index: int, count: int) -> list[int]:

@@ -6,7 +6,7 @@ import io
 from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def draw_masks(annotations: Path, image_id: int, size: tuple[int, int]) -> NDArr
     return np.where((highest > 0) & (lowest != highest), 255, highest).astype(np.uint8)
 
 
-def _open(annotations: Path) -> tuple[Any, dict[int, int]]:
+def _open(annotations: Path) -> tuple[COCO, dict[int, int]]:
     if not annotations.is_file():
         raise DataError(f"no annotation file {annotations}; run prepare-data again")
     state = annotations.stat()
@@ -128,7 +128,7 @@ def _open(annotations: Path) -> tuple[Any, dict[int, int]]:
 
 
 @lru_cache(maxsize=2)
-def _read(annotations: Path, written: int, number: int) -> tuple[Any, dict[int, int]]:
+def _read(annotations: Path, written: int, number: int) -> tuple[COCO, dict[int, int]]:
     """Read a file once; one that prepare-data has replaced since is another file."""
     file = COCO()
     file.dataset = read_coco_file(annotations)

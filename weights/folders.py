@@ -153,7 +153,9 @@ def _path(metadata: Metadata, name: str) -> list[str]:
     return [str(part) for part in (metadata.planner_data or {}).get(name) or (name,)]
 
 
-def _assembled(folder: Path, name: str, table: TensorStorageMetadata, places: Mapping[Any, _StorageInfo]) -> Tensor:
+def _assembled(
+    folder: Path, name: str, table: TensorStorageMetadata, places: Mapping[MetadataIndex, _StorageInfo]
+) -> Tensor:
     """A tensor out of its chunks."""
     whole, filled = torch.empty(table.size, dtype=table.properties.dtype), 0
     for chunk in table.chunks:

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -224,7 +224,7 @@ class ScalarType:
             raise UnpicklingError(f"a NumPy type that is not a number: {str(code)[:40]}")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[int, Literal["<", ">", "|", "="], object]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 

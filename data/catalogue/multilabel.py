@@ -21,6 +21,13 @@ COCO_VAL2014 = Archive(
     "sha256",
     "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
 )
+VOC2012 = Archive(
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    "VOCtrainval_11-May-2012.tar",
+    None,
+    "md5",
+    "6cd6e144f989b92b3379bac3b3de84fd",
+)
 
 ENTRIES: tuple[DatasetInfo, ...] = (
     DatasetInfo(
@@ -106,15 +113,7 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         prepare="attnbias.data.sets.voc:prepare",
         layout="VOC2012/{JPEGImages,Annotations,ImageSets/Main}",
         page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-        archives=(
-            Archive(
-                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-                "VOCtrainval_11-May-2012.tar",
-                None,
-                "md5",
-                "6cd6e144f989b92b3379bac3b3de84fd",
-            ),
-        ),
+        archives=(VOC2012,),
         counts={"train": 5_717, "val": 5_823},
     ),
     DatasetInfo(

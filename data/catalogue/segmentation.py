@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnbias.data.catalogue.multilabel import VOC2012
 from attnbias.data.info import Archive, DatasetInfo
 
 _BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
@@ -26,13 +27,7 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         "benchmark_RELEASE/, or VOC2012/SegmentationClassAug/ with its list aug.txt",
         page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         archives=(
-            Archive(
-                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-                "VOCtrainval_11-May-2012.tar",
-                None,
-                "md5",
-                "6cd6e144f989b92b3379bac3b3de84fd",
-            ),
+            VOC2012,
             Archive(
                 _BERKELEY + "benchmark.tgz",
                 "benchmark.tgz",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import SupportsInt
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
@@ -241,7 +241,7 @@ def _devkit_synsets(meta: Path) -> dict[int, str]:
             f"reading {meta} needs scipy; run: pip install scipy, or sort val/ into synset folders"
         ) from None
     try:
-        table: Sequence[Any] = loadmat(meta, squeeze_me=True)["synsets"]
+        table: Sequence[tuple[SupportsInt, str]] = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row[0]): str(row[1]) for row in table}
     except OSError as error:
         raise DataError(f"{meta}: {error.strerror or error}") from None

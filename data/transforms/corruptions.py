@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, normalization
 
+S = TypeVar("S")
 Array = NDArray[np.floating]
 """An image (H, W, 3) or a layer (H, W), in [0, 1] before and about there after."""
+Corruption = Callable[[Array, np.random.Generator], Array]
 
 PUBLISHED_SIZE = 224
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -39,8 +41,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Corrupt an image (H, W, 3) by a name of `CORRUPTIONS`, at severity 1 to 5."""
-    function, strengths = CORRUPTIONS[corruption]
-    corrupted = function(pixels.astype(np.float32) / 255, strengths[severity - 1], rng)
+    corrupted = CORRUPTIONS[corruption][severity - 1](pixels.astype(np.float32) / 255, rng)
     return np.asarray(np.rint(np.clip(corrupted, 0, 1) * 255), dtype=np.uint8)
 
 
@@ -211,34 +212,40 @@ def jpeg_compression(x: Array, quality: int, rng: np.random.Generator) -> Array:
         return np.asarray(stored, dtype=np.float32) / 255
 
 
-CORRUPTIONS: dict[str, tuple[Callable[[Array, Any, np.random.Generator], Array], tuple[Any, ...]]] = {
-    "gaussian_noise": (gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
-    "shot_noise": (shot_noise, (60, 25, 12, 5, 3)),
-    "impulse_noise": (impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),
-    "defocus_blur": (defocus_blur, ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))),
-    "glass_blur": (glass_blur, ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))),
-    "motion_blur": (motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))),
-    "zoom_blur": (zoom_blur, ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))),
-    "snow": (
+def _strengths(function: Callable[[Array, S, np.random.Generator], Array], *strengths: S) -> tuple[Corruption, ...]:
+    """A corruption at each of its severities."""
+
+    def at(strength: S) -> Corruption:
+        return lambda x, rng: function(x, strength, rng)
+
+    return tuple(map(at, strengths))
+
+
+CORRUPTIONS: dict[str, tuple[Corruption, ...]] = {
+    "gaussian_noise": _strengths(gaussian_noise, 0.08, 0.12, 0.18, 0.26, 0.38),
+    "shot_noise": _strengths(shot_noise, 60, 25, 12, 5, 3),
+    "impulse_noise": _strengths(impulse_noise, 0.03, 0.06, 0.09, 0.17, 0.27),
+    "defocus_blur": _strengths(defocus_blur, (3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+    "glass_blur": _strengths(glass_blur, (0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    "motion_blur": _strengths(motion_blur, (10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    "zoom_blur": _strengths(zoom_blur, (1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    "snow": _strengths(
         snow,
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ),
-    "frost": (frost, ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
-    "fog": (fog, ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))),
-    "brightness": (brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "contrast": (contrast, (0.4, 0.3, 0.2, 0.1, 0.05)),
-    "elastic_transform": (
-        elastic_transform,
-        ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+    "frost": _strengths(frost, (1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    "fog": _strengths(fog, (1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+    "brightness": _strengths(brightness, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "contrast": _strengths(contrast, 0.4, 0.3, 0.2, 0.1, 0.05),
+    "elastic_transform": _strengths(
+        elastic_transform, (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)
     ),
-    "pixelate": (pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
-    "jpeg_compression": (jpeg_compression, (25, 18, 15, 10, 7)),
+    "pixelate": _strengths(pixelate, 0.6, 0.5, 0.4, 0.3, 0.25),
+    "jpeg_compression": _strengths(jpeg_compression, 25, 18, 15, 10, 7),
 }
 """Each corruption's function and its five strengths, in the paper's order: noise, blur, weather, digital."""
 

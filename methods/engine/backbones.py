@@ -142,7 +142,7 @@ class TimmFeatures(nn.Module):
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
-def _prefix_tokens(network: Any, features: Any) -> int:
+def _prefix_tokens(network: nn.Module, features: object) -> int:
     """The tokens before those of the patches among features (B, N, D) of square images; 0 for a feature map."""
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         raise ValueError("it gives no single feature map")
@@ -308,7 +308,7 @@ def fit_resolution(backbone: nn.Module, state: dict[str, Tensor], prefix: str) -
     return {**state, **{prefix + name: fitted[name] for name in own if name in fitted}}
 
 
-def fit_weights(network: nn.Module, outline: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def fit_weights(network: nn.Module, outline: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under timm's names and in the network's shapes, by timm's own rules for the network's family.
 
     `outline` is the whole network with its classifier, or its shapes. Weights that fit, and those that the family's

@@ -90,7 +90,7 @@ class Control:
         """The values of all processes, in the order of their ranks; anything that can be pickled."""
         if self._group is None:
             return [value]
-        values: list[Any] = [None] * distributed.get_world_size(self._group)
+        values = [value] * distributed.get_world_size(self._group)
         distributed.all_gather_object(values, value, group=self._group)
         return values
 

@@ -7,9 +7,9 @@ crop, normalisation) is the recipe's evaluation pipeline, as for files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from attnbias.data.images import read_image, upright_rgb
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.own_images import find_images
 
-OneImage = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+OneImage = str | os.PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
 """A file (or a folder of them); a PIL image; an array (H, W), (H, W, 3) or (H, W, 4); a tensor (3, H, W), (1, H, W),
 (4, H, W) or (H, W). Arrays and tensors hold RGB as uint8, or as floats within 0..1, before any normalisation."""
 SeveralImages = list[Any] | tuple[OneImage, ...]
@@ -71,8 +71,7 @@ def given_images(images: Images) -> list[GivenImage]:
 
 
 def _each(images: Images) -> Iterator[GivenImage]:
-    alone = is_one(images) or isinstance(images, str | os.PathLike)
-    several = [images] if alone else cast(Sequence[Any], images)
+    several = [images] if isinstance(images, str | os.PathLike | Image.Image) or is_one(images) else list(images)
     for position, image in enumerate(several):
         name = f"image {position}" if len(several) > 1 else "image"
         if isinstance(image, str | os.PathLike):
@@ -96,7 +95,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         raise DataError(f"{name} cannot be read ({error or type(error).__name__})") from None
 
 
-def _pixels(image: NDArray[Any] | Tensor, name: str) -> NDArray[np.uint8]:
+def _pixels(image: NDArray[np.generic] | Tensor, name: str) -> NDArray[np.uint8]:
     """RGB levels (H, W, 3) of an array or a tensor.
 
     Raises:
@@ -105,7 +104,8 @@ def _pixels(image: NDArray[Any] | Tensor, name: str) -> NDArray[np.uint8]:
     shape, kind = tuple(image.shape), "a tensor" if isinstance(image, Tensor) else "an array"
     if isinstance(image, Tensor):
         plain = image.detach().cpu()
-        values: NDArray[Any] = (plain.float() if plain.is_floating_point() else plain).numpy()  # it has no bfloat16
+        plain = plain.float() if plain.is_floating_point() else plain  # NumPy has no bfloat16
+        values: NDArray[np.generic] = plain.numpy()
     else:
         values = image
     if values.ndim == 3 and isinstance(image, Tensor):

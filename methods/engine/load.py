@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import timm
 import torch
@@ -136,9 +136,9 @@ def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
     """What is done to an image before the model sees it, for those who load the weights without this program."""
     mean, std = normalization(recipe.normalize)
     steps: list[str] = []
-    pending = [method.transform(recipe, train=False)]
+    pending: list[object] = [method.transform(recipe, train=False)]
     while pending:
-        step: Any = pending.pop(0)
+        step = pending.pop(0)
         inner = getattr(step, "transforms", None)
         pending[:0] = inner or []
         steps += [] if inner else [repr(step)]

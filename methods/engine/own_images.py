@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Unpack
 
 from PIL import Image
 
 from attnbias.data.cores import available_cores
-from attnbias.data.datasets import ImageDataset, Sample
+from attnbias.data.datasets import ImageDataset, Policies, Sample
 from attnbias.data.index import Index, Record
 from attnbias.data.survey import UNREADABLE, read_headers, remarks
 from attnbias.data.tally import Tally
+from attnbias.data.transforms.basic import Transform
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Loaded, input_words
@@ -69,8 +70,10 @@ def say_how_made(loaded: Loaded) -> None:
 class OwnImages(ImageDataset):
     """Images without labels, of whatever sizes: files, and those that are in memory."""
 
-    def __init__(self, *arguments: Any, in_memory: Mapping[int, Image.Image], **policies: Any) -> None:
-        super().__init__(*arguments, **policies)
+    def __init__(
+        self, index: Index, transform: Transform, *, in_memory: Mapping[int, Image.Image], **policies: Unpack[Policies]
+    ) -> None:
+        super().__init__(index, transform, **policies)
         self.in_memory = in_memory
         """Position -> image, RGB and upright."""
 

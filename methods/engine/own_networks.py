@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
+from attnbias.data.reading import Json
 from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.pretrained import Pretrained, Statistics
 from attnbias.methods.engine.published import names_function, names_transformers
@@ -258,7 +259,7 @@ def _on_the_hub(name: str) -> bool:
     return True
 
 
-def _processed(said: Mapping[str, Any]) -> dict[str, object]:
+def _processed(said: Json) -> dict[str, object]:
     """How a processor of transformers makes images, in our words."""
     size = said.get("size") or {}
     crop = (said.get("crop_size") or {}) if said.get("do_center_crop") else {}

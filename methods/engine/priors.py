@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def read_priors(path: Path) -> Priors:
         raise DataError(f"prior file {path} is missing; {MEND}") from None
 
 
-def _arrays(content: bytes) -> tuple[NDArray[Any], NDArray[Any], str]:
+def _arrays(content: bytes) -> tuple[NDArray[np.generic], NDArray[np.generic], str]:
     """Names, vectors and the JSON about them.
 
     Raises:

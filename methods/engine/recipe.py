@@ -149,7 +149,7 @@ class Recipe(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _check_whole_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_whole_numbers(cls, value: object, info: ValidationInfo) -> object:
         extra = cls.model_fields[str(info.field_name)].json_schema_extra
         is_size = isinstance(extra, dict) and extra.get("panel") == "Method"
         limit = LARGEST_SEED if info.field_name == "seed" else LARGEST_SIZE if is_size else LARGEST

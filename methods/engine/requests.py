@@ -59,7 +59,7 @@ class Request(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _in_its_form(cls, value: Any, info: ValidationInfo) -> Any:
+    def _in_its_form(cls, value: object, info: ValidationInfo) -> object:
         """A path may come as text, several values as any list or tuple, one of them alone, and text with commas."""
         form = required(cls.model_fields[str(info.field_name)].annotation)
         several = get_origin(form)

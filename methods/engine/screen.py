@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape as literal
 from rich.progress import (
     BarColumn,
@@ -64,10 +64,10 @@ class _Console(Console):
         """Go on without a word where nobody reads any more (`| head`): a run that trains must not end of it."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
-    def write(self, *content: object, **options: Any) -> None:
+    def write(self, *content: RenderableType, soft_wrap: bool = False) -> None:
         """Print, or raise RunError where the stream takes no more."""
         try:
-            self.print(*content, **options)
+            self.print(*content, soft_wrap=soft_wrap)
         except OSError as error:
             raise RunError(f"cannot write to standard output: {error.strerror or error}") from None
 

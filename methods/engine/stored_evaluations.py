@@ -80,7 +80,7 @@ class StoredEvaluation:
     """One split of one run, as it was stored."""
 
     folder: Path
-    content: Mapping[str, Any]
+    content: Json
 
     @property
     def split(self) -> str:

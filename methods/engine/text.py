@@ -13,7 +13,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import Unfit, read_text
@@ -161,7 +160,7 @@ def json_in_script(content: object) -> str:
     return json.dumps(all_visible(content), separators=(",", ":")).replace("<", "\\u003c")
 
 
-def all_visible(content: Any) -> Any:
+def all_visible(content: object) -> object:
     """Values for JSON in which every text is `visible`."""
     if isinstance(content, str):
         return visible(content)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -43,7 +42,7 @@ def read_yaml(path: Path) -> Json:
         raise Unfit("not valid YAML: it holds control characters") from None
 
 
-def plain_value(text: str) -> Any:
+def plain_value(text: str) -> str | float | bool | None:
     """What a text without quotes means: the core schema of YAML 1.2.
 
     (PyYAML follows YAML 1.1, where 1e-3 is a text, `no` is false and 1:30 is ninety.)

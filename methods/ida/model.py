@@ -13,7 +13,7 @@ Shapes: B images, C classes, D channels, h x w positions, N samples, d = D / N c
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,8 @@ class InterventionalClassifier(nn.Module):
         spatial = self.spatial_attention(features)
         tokens = entering = self.tokens(spatial.flatten(3) @ self.sample(features.float()))
         weights = []
-        for layer in cast("list[AttentionLayer]", self.layers):
+        for layer in self.layers:
+            assert isinstance(layer, AttentionLayer)
             weights.append(layer.attention(tokens))
             tokens = layer(tokens)
         return Trace(

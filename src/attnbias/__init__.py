@@ -11,7 +11,7 @@ those that compute.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from attnbias.commands import audit as audit
@@ -84,7 +84,7 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'attnbias' has no attribute '{name}'", name=name, obj=import_module(__name__))
     return getattr(import_module(f"attnbias.{_MODULES[name]}"), name)

@@ -584,7 +584,7 @@ def inspect_weights(
     return inspect(InspectRequest.of({**known, "trust_checkpoint": trust_checkpoint}))
 
 
-def convert_weights(source: Source, to: Folder, *, method: str | None = None, **options: Any) -> Path:
+def convert_weights(source: Source, to: Folder, *, method: str | None = None, **options: object) -> Path:
     """Write weights as a .safetensors of ours, which loads with no flags; return its path: `attnbias weights convert`.
 
     Args:
@@ -607,7 +607,7 @@ def convert_weights(source: Source, to: Folder, *, method: str | None = None, **
     return target
 
 
-def push_weights(run: Source, target: str, **options: Any) -> Pushed:
+def push_weights(run: Source, target: str, **options: object) -> Pushed:
     """Write a run's weights to Hugging Face's hub, with a model card: `attnbias weights push`.
 
     Args:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -39,9 +39,9 @@ from attnbias.methods.engine.types import Fields
 from attnbias.results import AttentionMaps, MapsOfImages, Prediction, Predictions
 
 Normalisation = Literal["minmax", "max"]
-Classes = str | int | np.integer[Any] | Sequence[str | int | np.integer[Any]] | NDArray[np.integer[Any]]
+Classes = str | int | np.integer | Sequence[str | int | np.integer] | NDArray[np.integer]
 """One or several, by name or number."""
-Prior = Classes | NDArray[Any] | Tensor | Priors | os.PathLike[str]
+Prior = Classes | NDArray[np.generic] | Tensor | Priors | os.PathLike[str]
 """What a second pass looks for: classes or texts, vectors, or a prior file."""
 
 
@@ -54,7 +54,7 @@ def load(
     device: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     trust_checkpoint: bool = False,
-    **fields: Any,
+    **fields: object,
 ) -> Model:
     """Load a model for evaluation, as `attnbias val --load-from` does.
 
@@ -94,7 +94,7 @@ def load(
     return Model(loaded, path, request.data_root)
 
 
-def method_of(source: str, method: str | None, fields: Fields, *, trust: bool) -> tuple[str, Fields]:
+def method_of(source: str, method: str | None, fields: Fields, *, trust: object) -> tuple[str, Fields]:
     """The method of weights, by the task that was asked for, by what they say, else by names and shapes; and the fields
     beside that task."""
     if method is None:

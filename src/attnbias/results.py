@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsIndex, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from attnbias.data.atomic import replacing
@@ -247,7 +247,7 @@ class AttentionMaps:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return iter(self.values)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def _number(self, name: str | int) -> int:
@@ -299,7 +299,7 @@ class Gallery:
 class Evaluation:
     """One model on one split: what `attnbias val` prints in one column."""
 
-    content: Mapping[str, Any] = field(repr=False)
+    content: Json = field(repr=False)
     """All of it: what `attnbias val --json` writes."""
     figures: dict[str, float | None]
     """Every figure of the column: metrics as `mAP`, others as `bias/energy` and `reliance/...`; None = not defined."""

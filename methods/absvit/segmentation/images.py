@@ -5,8 +5,6 @@ The pipelines of training and evaluation are data/transforms/segmentation.py's.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -34,7 +32,7 @@ class FitSquare(v2.Transform):
         height, width = v2.functional.get_size(flat_inputs[0])
         return {"size": rescaled((height, width), (self.size, self.size))}
 
-    def transform(self, inpt: Any, params: Params) -> Tensor:
+    def transform(self, inpt: Image.Image | tv_tensors.BoundingBoxes, params: Params) -> Tensor:
         """Transform the image, or its boxes."""
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             return v2.functional.resize(inpt, list(params["size"]))

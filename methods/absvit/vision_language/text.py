@@ -14,7 +14,7 @@ END = 2
 """RoBERTa's </s>."""
 
 
-def build_text(vocabulary: int, dropout: float, **sizes: Any) -> nn.Module:
+def build_text(vocabulary: int, dropout: float, **sizes: int) -> nn.Module:
     """Build RoBERTa with fresh weights; `sizes` are RobertaConfig's.
 
     Raises:

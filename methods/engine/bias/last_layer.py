@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def _inputs_of(modules: Sequence[nn.Module]) -> Iterator[Callable[[], Tensor]]:
     """What the modules were given last, averaged over places and tokens, side by side: (B, D)."""
     seen: dict[int, Tensor] = {}
 
-    def keep(number: int) -> Any:
+    def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             given = inputs[0].detach().float()
             seen[number] = given.flatten(2).mean(2) if given.ndim == 4 else given.mean(1) if given.ndim == 3 else given

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field
@@ -457,7 +457,7 @@ def _groups(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[
     return lines
 
 
-def _worst_group(groups: Mapping[str, Any], key: str) -> tuple[Figure, Figure] | None:
+def _worst_group(groups: Json, key: str) -> tuple[Figure, Figure] | None:
     """The accuracy of the worst group and its gap, where accuracies are called so."""
     known = {name: (each["samples"], each[key]) for name, each in groups.get("groups", {}).items() if key in each}
     if groups.get("worst_group") not in known:
@@ -487,7 +487,7 @@ def _plain(
     return [line for line in lines if any(value is not None for value in line.values)]
 
 
-def _figure(part: Mapping[str, Any] | None, name: str) -> Figure | None:
+def _figure(part: Json | None, name: str) -> Figure | None:
     """A figure of a stored part, or of the means in it; None where there is none."""
     figures = (part or {}).get("means", part)
     value = figures.get(name) if isinstance(figures, Mapping) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -56,8 +56,22 @@ class Evaluation(Answers):
     measures: Metrics
 
 
+class HowToAnswer(TypedDict, total=False):
+    """The options of `answer_all`."""
+
+    batch_size: int
+    workers: int
+    control: Control | None
+    perturb: Perturbation | None
+
+
 def evaluate(
-    method: AnyMethod, model: nn.Module, dataset: ImageDataset, recipe: Recipe, accelerator: Accelerator, **how: Any
+    method: AnyMethod,
+    model: nn.Module,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    **how: Unpack[HowToAnswer],
 ) -> Evaluation:
     """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised.
 
