@@ -20,13 +20,13 @@ from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.lock import LOCK, only_writer
 from attnbias.data.names import unfit_name
+from attnbias.data.own import own_info
 from attnbias.data.own_masks import MASKS_FILE, with_masks
 from attnbias.data.owned import first_foreign
 from attnbias.data.prepared import MANIFEST, PREPARED, Prepared, data_root, discard, index_path, is_ready, standing
 from attnbias.data.registry import DATASETS
 from attnbias.data.repeats import find_repeats
 from attnbias.data.sets.contract import FurtherFiles, PrepareOptions, Preparer, Reading, chosen_settings
-from attnbias.data.sets.own import own_info
 from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from attnbias.data.cores import available_cores
 from attnbias.data.names import unfit_name
+from attnbias.data.own import own_info
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.prepared import data_root
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.sets.contract import PrepareOptions
-from attnbias.data.sets.own import own_info
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.targets import check_location

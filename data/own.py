@@ -17,7 +17,7 @@ from attnbias.data.sets.segmentation_sets import own_folders
 
 KINDS: dict[str, tuple[str, Task, str]] = {
     "coco": ("images with boxes in COCO layout", "multilabel", "attnbias.data.sets.coco:prepare"),
-    "json": ("images with boxes listed in a COCO file", "multilabel", "attnbias.data.sets.own:prepare_json"),
+    "json": ("images with boxes listed in a COCO file", "multilabel", "attnbias.data.own:prepare_json"),
     "csv": ("images listed in a CSV table", "multilabel", "attnbias.data.sets.csv_table:prepare"),
     "label maps": ("images with label maps", "segmentation", "attnbias.data.sets.segmentation_sets:prepare_own"),
     "folders": ("images in a folder for each class", "singlelabel", "attnbias.data.sets.class_folders:prepare"),
