@@ -125,7 +125,7 @@ def test_a_schedule_by_epochs_is_played_within_the_steps(method: str, changes: d
     epochs = [found[steps * epoch // 12] for epoch in range(12)]
     assert epochs == pytest.approx([whole[STEPS_PER_EPOCH * epoch] for epoch in range(12)], rel=0.3, abs=0.02)
     assert max(found) == pytest.approx(max(whole), rel=0.02)
-    assert found[-1] == pytest.approx(whole[-1], rel=0.05, abs=0.01)
+    assert found[-1] == pytest.approx(whole[-1], rel=0.05, abs=0.02)  # a steep fall ends a step above its end
     if steps == 12 * STEPS_PER_EPOCH:
         assert found == pytest.approx(whole, rel=1e-12)
 
