@@ -21,7 +21,7 @@ class Citation:
     """Family name, given name: as BibTeX wants them."""
     title: str
     conference: str
-    """A key of BOOKTITLES."""
+    """Its short name; BOOKTITLES has the whole ones of some."""
     year: int
     page: str
     """Where the paper is read."""
@@ -39,7 +39,7 @@ class Citation:
         paper = {
             "author": authors,
             "title": f"{{{self.title}}}",
-            "booktitle": BOOKTITLES[self.conference],
+            "booktitle": BOOKTITLES.get(self.conference, self.conference),
             "year": str(self.year),
             "url": self.page,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,11 @@ def test_a_paper_is_cited_with_its_program_as_bibtex(method: str) -> None:
     assert printed.count("{") == printed.count("}")
     for fact in (" and ".join(paper.authors), paper.title, str(paper.year), paper.page, paper.program):
         assert fact in printed
+
+
+def test_a_paper_of_any_conference_is_cited() -> None:
+    paper = replace(get_description("csra").paper, conference="WACV")
+    assert re.search(r"booktitle += \{WACV\},", paper.bibtex())
 
 
 def test_a_misspelt_method_is_offered_its_nearest_name() -> None:
