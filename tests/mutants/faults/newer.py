@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "seeds: every seed is held against the first one's",
         SEEDS,
-        "table[seed] - tables[0][seed] for seed in tables[0] if seed in table",
-        "table[seed] - tables[0][min(tables[0])] for seed in tables[0] if seed in table",
+        "table[seed] - alike[0][seed] for seed in alike[0] if seed in table",
+        "table[seed] - alike[0][min(alike[0])] for seed in alike[0] if seed in table",
         (SEED_TESTS,),
     ),
     Fault(
