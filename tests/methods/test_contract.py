@@ -13,6 +13,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.absvit.vision_language.convert import publish
 from attnbias.methods.engine.errors import UsageError
 from tests.helpers import published_names
+from tests.helpers.shallow import shallow_dinov3, shallow_registers
 from tests.helpers.text_samples import samples
 from tests.methods.contract import CLASSES, COUNT, Contract, Small
 
@@ -48,7 +49,7 @@ class TestLLBOnRegisters(TestLLB):
     """No class token, a register, LayerScale, and a head that pools by attention; the backbone trains."""
 
     recipes: ClassVar = {"multilabel": "demo"}
-    fields: ClassVar = {"image_size": 32, "objects": 12, "backbone": "test_vit3"}
+    fields: ClassVar = {"image_size": 32, "objects": 12, "backbone": shallow_registers.__name__}
     publish = staticmethod(dict)  # our names: the program knows no such network
 
     def flags(self, small: Small) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class TestLLBOnRegisters(TestLLB):
 class TestLLBOnDINOv3(TestLLBOnRegisters):
     """Rotary positions and more prefix tokens than patches; frozen, but for the classifier."""
 
-    fields: ClassVar = {**TestLLBOnRegisters.fields, "backbone": "vit_tiny_patch16_dinov3_qkvb", "freeze": True}
+    fields: ClassVar = {**TestLLBOnRegisters.fields, "backbone": shallow_dinov3.__name__, "freeze": True}
 
 
 class TestAbSViT(Contract):
@@ -70,7 +71,7 @@ class TestAbSViTOnRegisters(TestAbSViT):
     """No class token, a register, LayerScale, and a head that pools by attention."""
 
     recipes: ClassVar = {"multilabel": "demo"}
-    fields: ClassVar = {"image_size": 32, "backbone": "test_vit3"}
+    fields: ClassVar = {"image_size": 32, "backbone": shallow_registers.__name__}
 
     def flags(self, small: Small) -> dict[str, Any]:
         return super().flags(small) | {"backbone": small.recipe.backbone}
