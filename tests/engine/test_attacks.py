@@ -78,7 +78,7 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
 
 
 def test_fgsm_agrees_with_torchattacks(scene: tuple[Normalised, Tensor, Tensor]) -> None:
-    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks, the oracle, is not installed")
+    torchattacks = pytest.importorskip("torchattacks", reason="needs pip install -e '.[oracles]'")
     model, pixels, targets = scene
     theirs = torchattacks.FGSM(model.of_pixels(), eps=1 / 255)(pixels, targets)
     assert agreement(attacked(model, pixels, targets, ATTACKS["fgsm"]), theirs) > 0.999
@@ -86,7 +86,7 @@ def test_fgsm_agrees_with_torchattacks(scene: tuple[Normalised, Tensor, Tensor])
 
 @pytest.mark.parametrize("epsilon", [1 / 255, 8 / 255])
 def test_pgd_agrees_with_torchattacks(scene: tuple[Normalised, Tensor, Tensor], epsilon: float) -> None:
-    torchattacks = pytest.importorskip("torchattacks", reason="torchattacks, the oracle, is not installed")
+    torchattacks = pytest.importorskip("torchattacks", reason="needs pip install -e '.[oracles]'")
     model, pixels, targets = scene
     oracle = torchattacks.PGD(model.of_pixels(), eps=epsilon, alpha=epsilon / 2, steps=5, random_start=True)
     torch.manual_seed(3)

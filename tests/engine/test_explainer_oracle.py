@@ -16,7 +16,7 @@ from attnbias.methods.engine.types import Layer
 from attnbias.methods.plain.layer import find_layer
 from tests.engine.test_backbone_families import whole_network
 
-pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed: pip install grad-cam")
+pytest.importorskip("pytorch_grad_cam", reason="needs pip install -e '.[oracles]'")
 
 FAMILIES = (
     "resnet10t",
