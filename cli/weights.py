@@ -41,6 +41,8 @@ def fetch(
     with fetch_progress() as progress:
         for each in found:
             say(fetch_published(each, progress))
+            if each.refused:
+                say(f"{each.name} does not load: {each.refused}", error=True)
 
 
 def inspect(

@@ -110,7 +110,10 @@ def _csra() -> list[Published]:
         ("wider-vitl", "1da8D7UP9cMCgKO0bb1gyRvVqYoZ3Wh7O", "vitl_wider_head1_90.2.pth", 1213, 90.2),
     )
     licence = "AGPL-3.0 (that of its repository)"
-    strange = "users report heads head1 to head8 with biases, which the published program has not"
+    strange = (
+        "a user of its program reports heads head1 to head8 with biases in it (issue 18 there), which no version of "
+        "that program has, so that it is not known what they compute"
+    )
     found = [
         Published(
             f"csra-{recipe}",

@@ -200,7 +200,8 @@ def describe(
     method = get_method(method_name)
     if recipe_name is not None:
         method.named_recipe(recipe_name)  # a wrong name is one, even where the weights tell all
-    recipe_name = recipe_name or published_recipe(load_from, method.name)
+    known_recipe = published_recipe(load_from, method.name)
+    recipe_name = recipe_name or known_recipe
     of_imagenet = False
     if isinstance(method, LoadsByName) and (named := of_library(load_from, overrides)):
         load_from, fields, words = named

@@ -191,7 +191,7 @@ def published_recipe(source: str, method: str) -> str | None:
     """The named recipe of a published name; None for anything else.
 
     Raises:
-        UsageError: the name is of another method, or of a backbone.
+        UsageError: the name is of another method, or of a backbone. WeightsError: nobody can load what it names.
     """
     published = None if on_disk(source) else PUBLISHED.get(source)
     if published is None:
@@ -200,6 +200,8 @@ def published_recipe(source: str, method: str) -> str | None:
         raise UsageError(f"{source} is a backbone, no whole model; use: attnbias train {method} {published.option}")
     if method not in published.methods:
         raise UsageError(f"{source} is a checkpoint of '{published.methods[0]}', not of '{method}'")
+    if published.refused:
+        raise WeightsError(f"{source} does not load: {published.refused}; see: attnbias list weights {method}")
     return published.recipe
 
 

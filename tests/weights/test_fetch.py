@@ -296,6 +296,8 @@ def test_a_name_of_another_method_or_of_a_backbone_is_refused_before_anything_is
         load_run("ida", "csra-coco-resnet101", {})
     with pytest.raises(UsageError, match="is a backbone, no whole model; use: attnbias train csra --backbone-weights"):
         load_run("csra", "resnet101-v1", {})
+    with pytest.raises(WeightsError, match=r"csra-coco-vitl does not load: .* heads head1 to head8 with biases"):
+        load_run("csra", "csra-coco-vitl", {})
 
 
 def test_a_published_name_brings_its_recipe(
