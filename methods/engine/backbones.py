@@ -68,6 +68,8 @@ class TorchvisionFeatures(nn.Sequential):
         network = torchvision.models.get_model(name, weights=None)
         children = takewhile(lambda child: child[0] not in POOLING_AND_AFTER, network.named_children())
         super().__init__(OrderedDict(children))
+        if name.startswith("densenet"):  # whose own forward pass applies this one outside of its modules
+            self.add_module("relu", nn.ReLU())
         self.eval()  # or the probe would move BatchNorm's statistics
         with torch.no_grad():
             self.num_features: int = self(torch.zeros(1, 3, 64, 64)).shape[1]

@@ -90,9 +90,9 @@ def test_photographs_that_packages_ship_get_their_names(network: IDA, photograph
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "csra"])
+@pytest.mark.parametrize(("name", "kind"), [("plain", "features"), ("csra", "score")])
 def test_onnx_of_a_head_on_the_real_network_answers_as_pytorch(
-    name: str, state: dict[str, Tensor], photographs: list[Path], tmp_path: Path
+    name: str, kind: str, state: dict[str, Tensor], photographs: list[Path], tmp_path: Path
 ) -> None:
     """Of the network's own classifier, and of CSRA's untrained heads on its features: scores and maps, to 1e-4."""
     pytest.importorskip("onnxruntime", reason="ONNX needs the extra export")
@@ -110,12 +110,13 @@ def test_onnx_of_a_head_on_the_real_network_answers_as_pytorch(
         loaded = load_run(name, str(file), {})
     out = tmp_path / "m.onnx"
     flags = ("--backbone", NAME, "--image-size", SIZE) if name == "plain" else ()
-    attnbias("export", name, "--load-from", file, *flags, "--out", out, "--check", *photographs, expect=0)
+    export = ("export", name, "--load-from", file, *flags, "--map", kind, "--out", out, "--check", *photographs)
+    attnbias(*export, expect=0)
     images = as_inputs(photographs)
     scores, maps, classes = runner(out, "onnx")(images)
     with torch.no_grad():
         expected = loaded.method.predict(loaded.model, images, loaded.task)["scores"]
-    drawn = attention_maps(loaded.method, loaded.model, images, classes, loaded.method.default_map(loaded.recipe))
+    drawn = attention_maps(loaded.method, loaded.model, images, classes, kind)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(maps, drawn, rtol=0, atol=1e-4 * max(1.0, float(drawn.max())))
 

@@ -53,6 +53,7 @@ SLOW = [
     "convmixer_768_32",
     "davit_tiny",
     "deit3_small_patch16_224",
+    "densenet121",
     "dla34",
     "dpn68",
     "efficientformerv2_s0",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from torch import Tensor
 
 from attnbias.methods.engine.backbones import build_backbone, fit_resolution, load_backbone
 from attnbias.methods.engine.errors import UsageError
@@ -36,6 +37,21 @@ def test_a_backbone_starts_from_a_published_classifier_without_its_head() -> Non
     del state["layer2.0.conv1.weight"]
     with pytest.raises(WeightsError, match=r"1 missing: layer2\.0\.conv1\.weight"):
         load_backbone(backbone, state, Path("resnet18.pth"))
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mnasnet0_5", "regnet_y_400mf", "squeezenet1_1", "swin_t"])
+def test_features_are_what_the_networks_own_classifier_pools(name: str) -> None:
+    """Some networks of torchvision apply a function between their modules; squeezenet pools class maps at the end."""
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    backbone, images, given = build_backbone(name, 64).eval(), torch.rand(1, 3, 64, 64), list[Tensor]()
+    load_backbone(backbone, network.state_dict(), Path("whole.pth"))
+    first = next(part for part, _ in network.named_children() if part in ("avgpool", "classifier", "head", "fc"))
+    network.get_submodule(first).register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        network(images)
+        features = backbone(images)
+    torch.testing.assert_close(features if given[0].ndim == 4 else features.mean((2, 3)), given[0])
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_vit", *TORCHVISION, *TIMM])
