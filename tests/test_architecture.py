@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from attnbias.methods import METHODS
+from tests.helpers.house import long_functions, uses_of
 from tests.import_circles import circles, imported, imports, modules_of
 
 REPO = Path(__file__).parent.parent
@@ -75,6 +76,15 @@ def test_circles_are_found_at_every_level(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert circles(tmp_path) == [("cli", ["one", "two"]), ("data", ["a", "b", "c"])]
+
+
+def test_functions_are_short_and_values_have_types() -> None:
+    """`python -m tests.helpers.house` names them. Any is for what a library leaves open."""
+    long = long_functions()
+    assert len(long) <= 5, long
+    assert not [each for each in long if each[0].startswith("cli/")], long
+    assert uses_of("Any") < 150
+    assert uses_of("cast") <= 10
 
 
 def test_the_engine_knows_no_method_by_name() -> None:

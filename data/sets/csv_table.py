@@ -263,44 +263,62 @@ def _check_pixels(table: Path, boxes: Iterator[_Sides]) -> None:
         )
 
 
+class _Row(NamedTuple):
+    """One row of a table, as text but for its boxes."""
+
+    split: str
+    path: str
+    labels: list[str]
+    group: str | None
+    boxes: list[_Sides]
+    metadata: tuple[str, ...]
+
+
+def _row(table: Path, content: Table, image: _Images, split: str, line: int, values: list[str]) -> _Row:
+    """Read a row; what a person should know of it goes to the remarks."""
+    position, several = content.position, "labels" in content.position
+    path, text = values[position["path"]], values[position["labels" if several else "label"]]
+    labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
+    labels = [label for label in labels if label]
+    for what, value in (("path", path), ("label", several or labels), ("split", split)):
+        if not value:
+            raise DataError(f"{table}:{line}: {path or 'a row'} has no {what}")
+    group = values[position["group"]] if "group" in position else None
+    own = _boxes(table, content, line, values)
+    if content.box and not own:
+        content.remarks.add("image without a box", path)
+    if own and not labels:
+        content.remarks.add("box of an image without a label, left out", path)
+    metadata = tuple(values[number] for number in content.metadata.values())
+    row = _Row(split, image.relative(path), labels, group or None, own, metadata)
+    if several and any("," in label or "|" in label for label in labels):
+        content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
+    return row
+
+
 def _indexes(table: Path, content: Table, dataset: str) -> list[Index]:
     """One index a split, in the order in which the splits first occur."""
-    position, several = content.position, "labels" in content.position
+    several = "labels" in content.position
     if not content.rows:
         raise DataError(f"table {table} has no rows")
-    rows = [(line, [value.strip() for value in values]) for line, values in content.rows]
     image = _Images(table.parent)
-    read: list[tuple[str, str, list[str], str | None, list[_Sides], tuple[str, ...]]] = []
-    for split, (line, values) in zip(_splits(content), rows, strict=True):
-        path, text = values[position["path"]], values[position["labels" if several else "label"]]
-        labels = [label.strip() for label in text.split(SEPARATOR)] if several else [text]
-        labels = [label for label in labels if label]
-        for what, value in (("path", path), ("label", several or labels), ("split", split)):
-            if not value:
-                raise DataError(f"{table}:{line}: {path or 'a row'} has no {what}")
-        group = values[position["group"]] if "group" in position else None
-        own = _boxes(table, content, line, values)
-        if content.box and not own:
-            content.remarks.add("image without a box", path)
-        if own and not labels:
-            content.remarks.add("box of an image without a label, left out", path)
-        metadata = tuple(values[number] for number in content.metadata.values())
-        read.append((split, image.relative(path), labels, group or None, own, metadata))
-        if several and any("," in label or "|" in label for label in labels):
-            content.remarks.add("label with ',' or '|' in it (labels are separated by ';')", text)
-    _check_pixels(table, (box for *_, own, _ in read for box in own))
-    classes = tuple(sorted({label for _, _, labels, *_ in read for label in labels}))
+    read = [
+        _row(table, content, image, split, line, [value.strip() for value in values])
+        for split, (line, values) in zip(_splits(content), content.rows, strict=True)
+    ]
+    _check_pixels(table, (box for row in read for box in row.boxes))
+    classes = tuple(sorted({label for row in read for label in row.labels}))
     if not classes:
         raise DataError(f"table {table}: no row has a label")
     number = {name: label for label, name in enumerate(classes)}
     records: dict[str, list[Record]] = {}
-    for split, path, labels, group, own, metadata in read:
-        positive = {number[label] for label in labels}
+    for row in read:
+        positive = {number[label] for label in row.labels}
         target = tuple(int(label in positive) for label in range(len(classes)))
-        boxes = tuple(Box(label, *box) for box in own for label in sorted(positive))
-        records.setdefault(split, []).append(
-            Record(path, target if several else number[labels[0]], boxes=boxes, group=group, metadata=metadata)
-        )
+        boxes = tuple(Box(label, *box) for box in row.boxes for label in sorted(positive))
+        label = target if several else number[row.labels[0]]
+        record = Record(row.path, label, boxes=boxes, group=row.group, metadata=row.metadata)
+        records.setdefault(row.split, []).append(record)
     task: Literal["multilabel", "singlelabel"] = "multilabel" if several else "singlelabel"
     origin: Literal["measured"] | None = "measured" if content.box else None
     return [

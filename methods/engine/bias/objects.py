@@ -22,7 +22,8 @@ from torchvision import tv_tensors
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
-from attnbias.data.masks import count_unmasked, read_masks
+from attnbias.data.index import Record
+from attnbias.data.masks import Masks, count_unmasked, read_masks
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
 from attnbias.methods.engine.errors import UsageError
@@ -224,15 +225,7 @@ def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor,
     )
     planes: NDArray[np.bool_]
     if truth == "masks":
-        assert dataset.index.annotations is not None
-        assert record.image_id is not None
-        found = read_masks(dataset.index.annotations, record.image_id, original.size)
-        if found.masks.shape[1:] != (original.height, original.width):
-            stated = " x ".join(map(str, found.masks.shape[:0:-1]))
-            raise DataError(
-                f"{dataset.index.annotations} states {stated} pixels for {record.path}, which has "
-                f"{original.width} x {original.height}"
-            )
+        found = _masks_of(dataset, record, original.size)
         image, moved, masks = _transformed(dataset, original, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
         planes, labels, aside = masks.numpy().astype(bool), found.labels, found.crowd  # (K, H, W), (K,), (K,)
         areas = found.masks.sum((1, 2))
@@ -262,6 +255,18 @@ def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor,
                 )
             )
     return image, found_regions, down
+
+
+def _masks_of(dataset: ImageDataset, record: Record, size: tuple[int, int]) -> Masks:
+    """The masks of an image of this width and height."""
+    annotations = dataset.index.annotations
+    assert annotations is not None
+    assert record.image_id is not None
+    found = read_masks(annotations, record.image_id, size)
+    if found.masks.shape[:0:-1] != size:
+        stated = " x ".join(map(str, found.masks.shape[:0:-1]))
+        raise DataError(f"{annotations} states {stated} pixels for {record.path}, which has {size[0]} x {size[1]}")
+    return found
 
 
 def corners_of(planes: NDArray[np.bool_]) -> NDArray[np.int64]:

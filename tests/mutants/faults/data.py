@@ -298,8 +298,8 @@ FAULTS = (
     Fault(
         "a table's groups are lost",
         "data/sets/csv_table.py",
-        "read.append((split, image.relative(path), labels, group or None, own))",
-        "read.append((split, image.relative(path), labels, None, own))",
+        "image.relative(path), labels, group or None, own",
+        "image.relative(path), labels, None, own",
         ("tests/data/test_own_tables.py::test_the_group_of_a_row_goes_into_the_index_and_an_empty_one_is_none",),
     ),
     Fault(
