@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 TABLES = (".csv", ".tsv")
@@ -28,7 +29,12 @@ def unfit_name(name: str) -> str | None:
     return None
 
 
+def real_path(path: Path) -> Path:
+    """What a path leads to through all links. One that leads to itself stays as it is, where `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
+
+
 def own_name(path: Path) -> str:
     """What a set of one's own is called after its folder, or after its file without the ending."""
-    path = path.resolve() if path.name in ("", "..") else path  # which stand for a folder that has a name
+    path = real_path(path) if path.name in ("", "..") else path  # which stand for a folder that has a name
     return path.stem if path.suffix.lower() in (*TABLES, ".json") and not path.is_dir() else path.name

@@ -11,7 +11,7 @@ from attnbias.data.catalogue import ENTRIES
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.info import DatasetInfo, named
-from attnbias.data.names import own_name
+from attnbias.data.names import own_name, real_path
 from attnbias.data.prepared import MANIFEST, Prepared, data_root, is_ready
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in ENTRIES})
@@ -32,7 +32,7 @@ def dataset_folder(name_or_path: str, root: Path | None = None) -> Path:
         return data_root(root) / name_or_path
     prepared = data_root(root) / own_name(path)
     source = Prepared.read(prepared).source if is_ready(prepared) else None
-    return prepared if source is not None and Path(source).resolve() == path.resolve() else path
+    return prepared if source is not None and real_path(Path(source)) == real_path(path) else path
 
 
 def ready(name_or_path: str, root: Path | None = None) -> bool:

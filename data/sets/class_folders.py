@@ -15,6 +15,7 @@ from typing import Literal
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
+from attnbias.data.names import real_path
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
 from attnbias.data.sets.mask_folders import IMAGES, find_masks, holds_classes_with_masks, masks_among, numbered
 from attnbias.data.splits import assign_roles, part_named
@@ -154,8 +155,8 @@ def split_folders(folder: Path, options: PrepareOptions) -> list[str]:
 
 def _within(folder: Path, data_root: Path | None) -> str | None:
     """Name of the data root in a folder; None where it lies elsewhere."""
-    inside = data_root is not None and data_root.resolve().parent == folder.resolve()
-    return data_root.resolve().name if data_root is not None and inside else None
+    inside = data_root is not None and real_path(data_root).parent == real_path(folder)
+    return real_path(data_root).name if data_root is not None and inside else None
 
 
 def subfolders(folder: Path) -> list[str]:

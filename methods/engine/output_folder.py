@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from attnbias.data.names import real_path
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -40,7 +41,9 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
     check_location(out)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
-    folder = out.resolve()  # a link to another disk stays a link, and "." has a name
+    folder = real_path(out)  # a link to another disk stays a link, and "." has a name
+    if folder.is_symlink():
+        raise UsageError(f"--out {out} is a link to itself; name a folder")
     owned = _written_before(folder)
     if folder.is_dir() and (foreign := first_foreign(folder, owned.__contains__, names)):
         raise UsageError(

@@ -21,6 +21,7 @@ from filelock import FileLock
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place, fetch, plain_name, public
 from attnbias.data.info import Archive
+from attnbias.data.names import real_path
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import OWN
@@ -184,7 +185,7 @@ def in_cache(published: Published) -> Path | None:
 
 def verification(path: Path) -> str:
     """Against what this process verified a file, in words; nothing where there is nothing to verify it against."""
-    return _verified.get(_version(path.resolve()), _verified.get(_version(path), ""))
+    return _verified.get(_version(real_path(path)), _verified.get(_version(path), ""))
 
 
 def published_recipe(source: str, method: str) -> str | None:
@@ -419,7 +420,7 @@ def _from_hub(source: str, known: _Known | None = None) -> Path:
             f"{shown(source)} cannot be had: offline, and it is not in the hub's cache; {known.by_hand}, or run "
             "without --offline"
         )
-    blob = path.resolve()
+    blob = real_path(path)
     if BLOB.fullmatch(blob.name) and _version(blob) not in _verified:
         check_in_place(Archive(source, blob.name, algorithm="sha256", digest=blob.name), blob.parent)
         _verified[_version(blob)] = "sha256 ok"

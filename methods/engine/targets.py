@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from attnbias.data.names import real_path
 from attnbias.data.prepared import MANIFEST as PREPARED
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
@@ -59,7 +60,7 @@ def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwr
     taken: dict[Path, Target] = {}
     for target in targets:
         path = target.path
-        other = taken.setdefault(path.resolve(), target)
+        other = taken.setdefault(real_path(path), target)
         if other is not target:
             raise UsageError(f"{path} cannot take {target.kind.words} and {other.kind.words}; give each its own name")
         if path.is_dir():
@@ -78,7 +79,7 @@ def check_location(path: Path) -> None:
     """
     from attnbias.methods.engine.run_folder import MANIFEST, OWNED, PROGRESS
 
-    for location in dict.fromkeys((path.absolute(), path.parent.resolve() / path.name, path.resolve())):
+    for location in dict.fromkeys((path.absolute(), real_path(path.parent) / path.name, real_path(path))):
         for folder in location.parents:
             name = location.relative_to(folder).as_posix()
             if (folder / PREPARED).is_file():

@@ -29,6 +29,30 @@ def test_an_output_folder_in_use_is_left_alone(here: Path, demo_root: Path, refu
     assert "cannot write to output folder /proc/attnbias" in refused(1, *start, "/proc/attnbias")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "csra", *TINY, *CPU, "--out", "loop"),
+        ("train", "csra", *TINY, *CPU, "--out", "loop", "--overwrite"),
+        ("val", "csra", "--load-from", "model", "--bias-out", "loop"),
+        ("val", "csra", "--load-from", "model", "--json", "loop", "--overwrite"),
+        ("visualize", "csra", "--load-from", "model", "--out", "loop"),
+        ("audit", "model", "demo", "--out", "loop", "--overwrite"),
+        ("audit", "model", "demo", "--markdown", "loop", "--overwrite"),
+        ("predict", "--load-from", "model", ".", "--csv", "loop"),
+        ("compare", "loop", "--out", "loop", "--overwrite"),
+    ],
+)
+def test_nothing_is_written_through_a_link_to_itself(command: tuple[str, ...], here: Path, demo_root: Path) -> None:
+    (here / "loop").symlink_to("loop")
+    root = () if command[0] in ("predict", "compare") else ("--data-root", demo_root)
+    result = attnbias(*command, *root)
+    assert result.code in (1, 2, 3)
+    assert "loop" in result.line
+    assert "RuntimeError" not in result.line
+    assert [path.name for path in here.iterdir()] == ["loop"]
+
+
 def test_results_are_neither_lost_nor_written_over(
     here: Path, trained: Path, demo_root: Path, refused: Callable[..., str]
 ) -> None:

@@ -5,6 +5,7 @@ python -m tests.helpers.hand_edits FOLDER EDITS [SEED]     # prints what ended o
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -22,7 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from attnbias.methods.engine.priors import About, Priors
 from tests.helpers.command_line import attnbias
+from tests.helpers.small_model import DIGITS, write_model
 
 LIMIT = 20
 """Seconds that a command may take; a good one takes one."""
@@ -35,11 +41,14 @@ VALUES: list[Any] = [
 
 RUN = ("--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--epochs", 1, "--batch-size", 6)
 CPU = ("--gpus", 0, "--threads", 1)
+QUICK = ("--limit", 2, "--faithfulness", 1)
+"""Of an audit."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A demo set and a run that was trained and evaluated on it."""
+    """A demo set, a run that was trained, evaluated and audited on it, and what else a person writes for an audit or
+    for maps: a table with masks and groups, class maps, priors."""
 
     folder: Path
 
@@ -51,23 +60,90 @@ class World:
     def run(self) -> Path:
         return self.folder / "run"
 
+    @property
+    def steered(self) -> Path:
+        """Weights whose maps priors steer."""
+        return self.folder / "steered.safetensors"
+
+    @property
+    def foreign(self) -> Path:
+        """Weights of a model whose classes have other names."""
+        return self.folder / "foreign.safetensors"
+
+    @property
+    def priors(self) -> Path:
+        return self.folder / "priors.npz"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "photos" / "table.csv"
+
+    @property
+    def audited(self) -> Path:
+        return self.folder / "audit"
+
+    @property
+    def for_machines(self) -> tuple[Any, ...]:
+        """Files of an audit beside its folder."""
+        files = ("--junit", self.folder / "audit.xml", "--markdown", self.folder / "audit.md")
+        return ("--fail-if", "accuracy<0", *files)
+
+    def class_map(self, ending: str) -> Path:
+        return self.folder / f"classes{ending}"
+
     def make(self) -> None:
-        """Prepare, train, evaluate."""
+        """Prepare, train, evaluate, audit."""
         attnbias("prepare-data", "demo", "--root", self.root, "--train", 12, "--eval", 6, "--size", 32, expect=0)
         attnbias("train", "csra", *RUN, *CPU, "--root", self.root, "--out", self.run, expect=0)
-        self.val("--store", "--bias", "--attack", "fgsm", expect=0)
+        probes = ("--bias", "--attack", "fgsm", "--reliance", "--calibration", "--per-class")
+        self.val("--store", *probes, expect=0)
+        write_model(self.steered, "absvit", image_size=32)
+        write_model(self.foreign, "plain", tuple(f"number {name[-1]}" for name in DIGITS), image_size=32)
+        pairs = {f"number {name[-1]}": name for name in DIGITS}
+        self.class_map(".json").write_text(json.dumps(pairs))
+        rows = ["model,dataset", *map(",".join, pairs.items())]
+        self.class_map(".csv").write_text("\n".join(rows) + "\n")
+        self.make_table()
+        vectors = np.random.default_rng(0).normal(size=(len(DIGITS), 128)).astype(np.float32)
+        about = About(
+            of="objects", weights="w", fingerprint="0" * 8, dataset="demo", split="val", samples={DIGITS[0]: 1}
+        )
+        Priors(DIGITS, vectors, about).save(self.priors)
+        self.audit(self.run, "demo", "--out", self.audited, *self.for_machines, expect=0)
+
+    def make_table(self) -> None:
+        """Write images, masks and the table that lists them."""
+        draw, rows = np.random.default_rng(0), ["path,label,split,group,mask,box"]
+        for number in range(2 * len(DIGITS)):
+            name, split = f"{number}.png", "train" if number < len(DIGITS) else "val"
+            pixels, plane = draw.integers(0, 256, (40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
+            plane[5:20, 5:20] = 255
+            for folder, values in (("images", pixels), ("masks", plane)):
+                (self.table.parent / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(self.table.parent / folder / name)
+            group = ("day", "night")[number % 2]
+            rows.append(f'images/{name},{DIGITS[number % 10]},{split},{group},masks/{name},"5,5,15,15"')
+        self.table.write_text("\n".join(rows) + "\n")
 
     def check(self) -> None:
-        """Run every command once on the good files. What it imports is then there, and no alarm cuts it short."""
+        """Run every command once on a copy of the good files. What it imports is then there, and no alarm cuts it
+        short."""
+        copy = World(self.folder.with_name(self.folder.name + "-checked"))
         for path, commands in self.readers().items():
-            for command in commands:
+            for position in range(len(commands)):
+                shutil.copytree(self.folder, copy.folder)
+                command = copy.readers()[copy.folder / path.relative_to(self.folder)][position]
                 assert command().code == 0, path
+                shutil.rmtree(copy.folder)
 
     def val(self, *more: Any, expect: int | None = None) -> Any:
         return attnbias("val", "csra", "--load-from", self.run, "--root", self.root, *CPU, *more, expect=expect)
 
     def train(self, *more: Any) -> Any:
         return attnbias("train", "csra", *RUN, *CPU, "--root", self.root, *more)
+
+    def audit(self, model: Path, data: Path | str, *more: Any, expect: int | None = None) -> Any:
+        return attnbias("audit", model, data, *QUICK, *CPU, "--root", self.root, *more, expect=expect)
 
     def readers(self) -> dict[Path, list[Callable[[], Any]]]:
         """Every file that is read back, and commands that read it."""
@@ -79,26 +155,49 @@ class World:
         prepare = partial(
             attnbias, "prepare-data", "demo", "--root", self.root, "--train", 12, "--eval", 6, "--size", 32
         )
+        audit = partial(self.audit, self.run, "demo", "--out", self.folder / "new")
+        again = partial(self.audit, self.run, "demo", "--out", self.audited, *self.for_machines, "--overwrite")
+        own = partial(self.audit, self.run, self.table, "--out", self.folder / "new")
+        table = partial(attnbias, "prepare-data", self.table, "--root", self.root, "--dry-run")
+        steers = ("absvit", "--load-from", self.steered, "--root", self.root, *CPU, "--prior", self.priors)
+        draw = partial(attnbias, "visualize", *steers, "--limit", 1, "--out", self.folder / "new")
+        priors = partial(attnbias, "priors", self.steered, "--split", "val", *CPU, "--root", self.root)
+        made, remade = (
+            partial(priors, "--out", self.folder / "new" / "priors.npz"),
+            partial(priors, "--out", self.priors),
+        )
         demo, checkpoint = self.root / "demo", next(self.run.glob("checkpoints/*"))
         stored = self.run / "evaluations" / "demo" / "val"
         found: dict[Path, list[Callable[[], Any]]] = {
             demo / "prepared.json": [dry, listed, prepare],
             demo / "index" / "train.json": [dry],
-            demo / "index" / "val.json": [self.val, dry],
+            demo / "index" / "val.json": [self.val, dry, audit, made],
             self.run / "recipe.yaml": [compare, resume],
             self.run / "metrics.jsonl": [compare, resume],
             self.run / "environment.json": [resume],
             self.run / "data.json": [resume],
-            checkpoint / "progress.json": [self.val, resume],
-            checkpoint / "complete.json": [self.val, resume],
-            checkpoint / "model.safetensors": [self.val, inspect],
+            checkpoint / "progress.json": [self.val, resume, audit],
+            checkpoint / "complete.json": [self.val, resume, audit],
+            checkpoint / "model.safetensors": [self.val, inspect, audit],
+            self.steered: [made, draw, partial(audit, "--against", self.steered)],
+            self.priors: [draw, partial(remade, "--overwrite"), partial(attnbias, "val", *steers, "--bias")],
+            self.table: [own, table],
             stored / "evaluation.json": [compare],
             stored / "scores.npz": [compare],
             stored / "robustness.json": [compare],
             stored / "reliance_samples.csv": [compare],
         }
         found |= {path: [compare] for path in stored.glob("bias-*/*")}
-        found |= {path: [partial(self.val, "--bias")] for path in demo.glob("annotations/*val*.json")}
+        found |= {path: [partial(self.val, "--bias"), audit, made] for path in demo.glob("annotations/*val*.json")}
+        found |= {self.table.parent / "masks" / name: [own, table] for name in ("0.png", "15.png")}
+        for ending in (".csv", ".json"):
+            mapped = ("--class-map", self.class_map(ending))
+            val = partial(attnbias, "val", "plain", "--load-from", self.foreign, "--dataset", "demo", *mapped)
+            found[self.class_map(ending)] = [
+                partial(self.audit, self.foreign, "demo", *mapped, "--out", self.folder / "new"),
+                partial(val, "--root", self.root, *CPU),
+            ]
+        found |= {path: [again] for path in [*self.audited.glob("*.*"), *self.folder.glob("audit.*")]}
         return {path: commands for path, commands in found.items() if path.exists()}
 
 
@@ -140,7 +239,12 @@ def _lines(content: bytes, draw: random.Random, change: Callable[[bytes], list[b
 
 
 def _structured(content: bytes, draw: random.Random) -> tuple[str, bytes] | None:
-    """An edit of a value: of JSON, of a weight file's JSON, of one line of JSON, or of a `name: value` line."""
+    """An edit of a value: of JSON, of a weight file's JSON, of one line of JSON, of a `name: value` line, of a table's
+    cell, of an array, or of an image."""
+    if content.startswith(b"PK"):
+        return _edit_array(content, draw)
+    if content.startswith(b"\x89PNG"):
+        return _edit_image(content, draw)
     size = int.from_bytes(content[:8], "little")
     if 2 < size < len(content) and content[8:9] == b"{":
         header = json.loads(content[8 : 8 + size])
@@ -165,13 +269,59 @@ def _structured(content: bytes, draw: random.Random) -> tuple[str, bytes] | None
     if lines[position].startswith("{"):
         words, value = _edit_value(json.loads(lines[position]), draw)
         lines[position] = json.dumps(value)
+    elif lines[position].count(",") == lines[0].count(",") > 0:
+        cells = lines[position].split(",")
+        column, value = draw.randrange(len(cells)), str(draw.choice(VALUES))
+        words, cells[column] = f"cell {position}, {column}: {value[:40]}", value
+        lines[position] = ",".join(cells)
     else:
         name, _, _ = lines[position].partition(":")
         value = draw.choice(
             [*map(json.dumps, VALUES[:-1]), "*a", "&a [*a]", "!!int 3", "[1, 2]", "{a: 1}", "|", ".inf"]
         )
         words, lines[position] = f"{name}: {value[:40]}", f"{name}: {value}"
-    return words, "\n".join(lines).encode()
+    return words, "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def _edit_array(content: bytes, draw: random.Random) -> tuple[str, bytes]:
+    """Replace or delete one array of an archive."""
+    with np.load(io.BytesIO(content)) as archive:
+        arrays: dict[str, Any] = dict(archive)
+    name = draw.choice(list(arrays))
+    value = arrays[name]
+    others: dict[str, Callable[[], Any]] = {
+        "a number": lambda: np.array(3),
+        "nothing": lambda: np.array([]),
+        "None": lambda: np.array([None], dtype=object),
+        "texts": lambda: np.array([str(each) for each in VALUES[:-1]]),
+        "bytes": lambda: np.array([b"a", b"b"]),
+        "complex numbers": lambda: np.ones(value.shape, complex),
+        "its first row": lambda: np.atleast_1d(value)[:1],
+        "its rows twice": lambda: np.concatenate([np.atleast_1d(value)] * 2),
+        "one row for all": lambda: np.repeat(np.atleast_1d(value)[:1], len(np.atleast_1d(value)), 0),
+        "an axis more": lambda: value[None],
+        "infinity": lambda: np.full(value.shape, np.inf),
+        "large numbers": lambda: np.full(value.shape, 1e300),
+        "JSON": lambda: np.array(json.dumps(draw.choice(VALUES[:-1]))),
+    }
+    words = draw.choice([*others, "deleted", "added"])
+    if words == "deleted":
+        del arrays[name]
+    else:
+        arrays[name if words != "added" else "strange"] = value if words == "added" else others[words]()
+    written = io.BytesIO()
+    np.savez(written, **arrays)
+    return f"array {name}: {words}", written.getvalue()
+
+
+def _edit_image(content: bytes, draw: random.Random) -> tuple[str, bytes]:
+    """The same image in another mode, of another size, or in another format."""
+    image, written = Image.open(io.BytesIO(content)), io.BytesIO()
+    mode = draw.choice(["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+    side = draw.choice([image.size, image.size[::-1], (1, 1), (4000, 1), (41, 40)])
+    ending = draw.choice(["PNG", "PNG", "PNG", "TIFF"])
+    image.resize(side).convert(mode).save(written, ending)
+    return f"{mode} {side} {ending}", written.getvalue()
 
 
 def _edit_value(content: Any, draw: random.Random) -> tuple[str, Any]:
