@@ -62,7 +62,9 @@ def with_recipe_flags(request: Q, context: typer.Context) -> Q:
     from attnbias.methods.engine.inspection import owner
 
     method, fields = read_flags(owner(request), flags)
-    return request.model_copy(update={"method": method, "fields": fields})
+    told = request.model_copy(update={"method": method, "fields": fields})
+    told.refuse()
+    return told
 
 
 def read_flags(method: str, flags: list[str]) -> tuple[str, Fields]:

@@ -102,7 +102,7 @@ def match_by_file(path: Path, model: Sequence[str], dataset: Sequence[str]) -> C
     numbers, known = _numbers(model), {_key(name): position for position, name in enumerate(dataset)}
     members: dict[int, list[int]] = defaultdict(list)
     taken: dict[int, str] = {}
-    for one, other in _pairs(path):
+    for one, other in read_pairs(path):
         found = numbers.get(_key(one), set())
         if not found and one.strip().isdecimal() and int(one) < len(model):
             found = {int(one)}
@@ -125,8 +125,12 @@ def match_by_file(path: Path, model: Sequence[str], dataset: Sequence[str]) -> C
     )
 
 
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    """What stands in the file: class of the model, class of the dataset."""
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """What stands in a file of `match_by_file`: class of the model, class of the dataset.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
     try:
         with reading(path, "write it again"):
             if path.suffix.lower() == ".json":

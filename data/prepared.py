@@ -95,10 +95,18 @@ class Prepared(StoredModel):
         Raises:
             DataError: the dataset has no such split, or its index is damaged.
         """
+        return Index.read(index_path(folder, self.named(split)))
+
+    def named(self, split: str) -> str:
+        """The split of a role or a name.
+
+        Raises:
+            DataError: there is none.
+        """
         name = self.roles.get(split, split)
         if name not in self.splits:
             raise DataError(f"dataset '{self.dataset}' has no split '{split}'; it has: {', '.join(self.splits)}")
-        return Index.read(index_path(folder, name))
+        return name
 
 
 def index_path(folder: Path, split: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -52,6 +52,17 @@ def open_split(name_or_path: str, split: str, root: Path | None = None) -> Index
         DataError: unknown, not prepared, or damaged; the message says what to run.
     """
     return read_prepared(name_or_path, root).open(dataset_folder(name_or_path, root), split)
+
+
+def check_splits(name_or_path: str, splits: Iterable[str], root: Path | None = None) -> None:
+    """Look, without reading an index, whether a dataset is prepared and has these splits.
+
+    Raises:
+        DataError: as `open_split`.
+    """
+    prepared = read_prepared(name_or_path, root)
+    for split in splits:
+        prepared.named(split)
 
 
 def read_prepared(name_or_path: str, root: Path | None = None) -> Prepared:

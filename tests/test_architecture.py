@@ -132,7 +132,11 @@ PARSERS = {
     },
     ("yaml.load", "yaml.safe_load", "yaml.parse"): {"methods/engine/yaml_files.py"},
     ("torch.load",): {"weights/files.py", "weights/folders.py", "methods/engine/training/train.py"},
-    ("np.load", "numpy.load"): {"methods/engine/priors.py", "methods/engine/stored_evaluations.py", "weights/flax.py"},
+    ("np.load", "numpy.load"): {
+        "methods/engine/prior_files.py",
+        "methods/engine/stored_evaluations.py",
+        "weights/flax.py",
+    },
     ("pickle.load", "pickle.loads"): set(),
 }
 """What parses a file -> the modules that may call it."""

@@ -52,6 +52,21 @@ class Description:
         """The explainers that are offered beside its own maps: names -> what they are called."""
         return {name: words for name, words in EXPLAINERS.items() if name in AT_LAYER or name not in self.maps}
 
+    def check_map(self, kind: str, head: int | None = None) -> None:
+        """Refuse a kind of map that there is not, and a head of an explainer.
+
+        Raises:
+            UsageError: see above.
+        """
+        explainers = self.explainers()
+        known = {**self.maps, **explainers}
+        if kind not in known:
+            raise UsageError(
+                f"method '{self.name}' has no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(known)}"
+            )
+        if kind in explainers and head is not None:
+            raise UsageError(f"--map {kind} has no heads; leave --head out")
+
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""
         return (self.default_map(recipe),)

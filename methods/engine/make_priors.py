@@ -28,7 +28,8 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
-from attnbias.methods.engine.priors import About, Priors, fingerprint
+from attnbias.methods.engine.prior_files import About, Priors
+from attnbias.methods.engine.priors import fingerprint
 from attnbias.methods.engine.requests import PriorsRequest
 from attnbias.methods.engine.screen import say, waiting_bar
 from attnbias.methods.engine.targets import PRIORS, check_targets, requested

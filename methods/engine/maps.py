@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnbias.methods.engine.abilities import IsSteered
 from attnbias.methods.engine.description import AT_LAYER
-from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.rise import rise
 from attnbias.methods.engine.transformer_maps import legrad, rollout, transformer_in
 from attnbias.methods.engine.types import Layer, Steering
@@ -68,17 +68,11 @@ def check_map(method: AnyMethod, model: nn.Module, kind: str | None, head: int |
     Raises:
         UsageError: see above.
     """
-    explainers = method.explainers()
-    known = {**method.maps, **explainers}
-    if kind is not None and kind not in known:
-        raise UsageError(
-            f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, known)}; one of: {', '.join(known)}"
-        )
-    if kind in explainers and head is not None:
-        raise UsageError(f"--map {kind} has no heads; leave --head out")
+    if kind is not None:
+        method.check_map(kind, head)
     if kind in AT_LAYER:
         method.explained_layer(model)
-    elif kind in ("legrad", "rollout") and kind in explainers:
+    elif kind in ("legrad", "rollout") and kind in method.explainers():
         transformer_in(model, kind)
 
 

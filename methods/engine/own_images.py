@@ -17,6 +17,7 @@ from attnbias.data.transforms.basic import Transform
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Loaded, input_words
+from attnbias.methods.engine.requests import check_paths
 from attnbias.methods.engine.screen import say
 
 
@@ -33,6 +34,7 @@ def find_images(paths: Sequence[Path]) -> Found:
     Raises:
         UsageError: a path does not exist, or a folder holds no image. DataError: a folder may not be read.
     """
+    check_paths(paths)
     found: list[tuple[str, Path]] = []
     left_out = Tally()
     for path in paths:
@@ -44,10 +46,8 @@ def find_images(paths: Sequence[Path]) -> Found:
                 raise UsageError(f"folder {path} holds no image ({', '.join(SUFFIXES)}){instead}")
             found += [(image, path / image) for image in sorted(images, key=lambda name: Path(name).parts)]
             left_out.merge(others)
-        elif path.is_file():
-            found.append((path.name, path))
         else:
-            raise UsageError(f"no file or folder {path}")
+            found.append((path.name, path))
     for line in left_out.lines():
         say(f"left out: {line}", error=True)
     return Found(found, left_out)

@@ -214,7 +214,7 @@ def shown(source: str) -> str:
 def short_name(source: str) -> str:
     """What weights are called beside others: their file's name without its ending, else the last word of their name."""
     path = on_disk(source)
-    return path.stem if path and path.is_file() else Path(shown(source)).resolve().name
+    return path.stem if path and path.is_file() else real_path(Path(shown(source))).name
 
 
 def _public(url: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import Unfit, shown
@@ -255,14 +256,39 @@ def parse(recipe_type: type[R], values: Fields) -> R:
         raise UsageError(
             f"unknown recipe field {shown(unknown[0])}{did_you_mean(unknown[0], recipe_type.model_fields)}"
         )
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return recipe_type.model_validate(values, strict=True)  # no numbers from texts, none from true and false
+        return recipe_type.model_validate(
+            _with_tuples(values), strict=True
+        )  # no numbers from texts, none from true and false
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])  # empty where fields contradict each other
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe field '{where}' = {shown(first['input'])}: {message}" if where else message) from None
+        raise UsageError(_in_words(error.errors()[0])) from None
+
+
+def _with_tuples(values: Fields) -> Fields:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _in_words(error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in error["loc"])  # empty where fields contradict each other
+    message = error["msg"].removeprefix("Value error, ")
+    return f"recipe field '{where}' = {shown(error['input'])}: {message}" if where else message
+
+
+def check_values(recipe_type: type[Recipe], values: Fields) -> None:
+    """Refuse values of a wrong kind or out of range; what depends on other fields is for the whole recipe.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    known = {
+        name: value for name, value in todays_names(recipe_type, values).items() if name in recipe_type.model_fields
+    }
+    try:
+        recipe_type.model_validate(_with_tuples(known), strict=True)
+    except ValidationError as error:
+        for each in error.errors():
+            if each["loc"] and each["type"] != "value_error":
+                raise UsageError(_in_words(each)) from None
 
 
 def todays_names(recipe_type: type[Recipe], values: Fields) -> Fields:

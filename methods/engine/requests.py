@@ -4,6 +4,9 @@ A request's fields are the options of its command (`option` in recipe.py, as for
 groups and ranges stand here and nowhere else. The engine takes the request, the command line only fills it, and its
 JSON is what each process of the command gets. Python callers fill it themselves.
 
+What can be told to be wrong without weights and without work is refused by `Request.refuse`, which every command
+passes: the part of a request that has an option checks it, and goes on with `super().refuse()`.
+
 In help texts, `{name}` is filled in for each method (cli/options.py): its name, its kinds of map.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -29,13 +32,15 @@ from pydantic import (
 )
 
 from attnbias.data.reading import Json, parse_json, shown
+from attnbias.data.registry import check_splits, ready
 from attnbias.methods import METHODS
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, fields_of, override
+from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, check_values, fields_of, override
 from attnbias.methods.engine.recipe import option as recipe_option
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.types import Fields
+from attnbias.weights.errors import WeightsError
 
 Q = TypeVar("Q", bound="Request")
 
@@ -50,6 +55,8 @@ CHECK_LIMIT = 16
 """Images that an exported graph is checked on where --limit says nothing."""
 EXPORTED_MAPS = 5
 """Maps per image of an exported graph where --top-k says nothing."""
+OWN_PRIORS = ("class", "text")
+"""What a second pass looks for where no file says: what is asked for, as the model knows it."""
 
 
 class Request(BaseModel):
@@ -86,18 +93,43 @@ class Request(BaseModel):
                 raise UsageError(f"{flags_of(type(self), name)[0]} changes nothing {why}")
         return self
 
+    @property
+    def methods(self) -> list[Description]:
+        """The methods whose models are asked for, as far as a person said which."""
+        return []
+
+    @property
+    def asked_maps(self) -> list[str]:
+        """The kinds of map that were typed."""
+        return []
+
+    def refuse(self) -> None:
+        """Refuse what this request, the disk and the descriptions of methods tell to be wrong. Reads no weights, and
+        imports no torch.
+
+        Raises:
+            UsageError: there is no such thing. DataError, WeightsError: a file or a dataset is missing or damaged.
+        """
+        for kind in self.asked_maps:
+            for method in self.methods:
+                method.check_map(kind)
+            if not self.methods:
+                names = (name for each in _all_methods() for name in (*each.maps, *each.explainers()))
+                _check_any("map", kind, names, "attnbias list methods")
+
     @classmethod
     def of(cls: type[Q], values: Mapping[str, object]) -> Q:
-        """Build a request; what does not fit is named by its option.
+        """Build a request, and check it; what does not fit is named by its option.
 
         Raises:
             UsageError: a value is of the wrong kind or out of range, or two of them contradict each other.
+            UsageError, DataError, WeightsError: as `refuse`.
         """
         for name, value in values.items():
             if any("\0" in str(each) for each in (value if isinstance(value, list | tuple) else [value])):
                 raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: a text holds a NUL")
         try:
-            return cls(**values)
+            request = cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
@@ -107,6 +139,8 @@ class Request(BaseModel):
                 ) from None
             value = ",".join(map(str, first["input"])) if isinstance(first["input"], tuple) else first["input"]
             raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: {message}") from None
+        request.refuse()
+        return request
 
     def to_json(self) -> str:
         """Its JSON, for another process. Pydantic's own writer refuses file names that are not UTF-8."""
@@ -165,6 +199,28 @@ def flags_of(kind: type[BaseModel], name: str) -> list[str]:
     return str((spelled(kind, name) or {}).get("flags") or "--" + name.replace("_", "-")).split()
 
 
+def _all_methods() -> list[Description]:
+    return [get_description(name) for name in METHODS]
+
+
+def _check_any(what: str, name: str, known: Iterable[str], listed: str) -> None:
+    """Refuse a name that no method has; the command `listed` shows those that there are."""
+    names = {*known}
+    if name not in names:
+        raise UsageError(f"no method has a {what} '{name}'{did_you_mean(name, sorted(names))}; see: {listed}")
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Refuse images, or folders of them, that are missing.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    for path in paths:
+        if not (path.is_dir() or path.is_file()):
+            raise UsageError(f"no file or folder {path}")
+
+
 # What several commands have in common ---------------------------------------------------------------------------------
 
 
@@ -203,6 +259,34 @@ class Telling(Reading):
     fields: Fields = {}
     """Fields of the recipe that go before what the weights say."""
 
+    @property
+    def own_method(self) -> Description | None:
+        """The method that `recipe` and `fields` are of; None where only the weights say."""
+        name: str | None = getattr(self, "method", None)
+        return None if name is None else get_description(name)
+
+    @property
+    def methods(self) -> list[Description]:
+        return [] if self.own_method is None else [self.own_method]
+
+    @property
+    def opened_splits(self) -> tuple[str, ...]:
+        """Splits of the dataset that are read."""
+        return ()
+
+    def refuse(self) -> None:
+        super().refuse()
+        own = self.own_method
+        if own is not None:
+            check_values(own.recipe_type, self.fields)
+        if self.recipe is not None and own is not None:
+            own.named_recipe(self.recipe)
+        elif self.recipe is not None:
+            names = (name for each in _all_methods() for name in each.recipes)
+            _check_any("recipe", self.recipe, names, "attnbias list recipes")
+        if "dataset" in self.fields and self.opened_splits:
+            check_splits(self.fields["dataset"], self.opened_splits, self.data_root)
+
 
 class Steered(Request):
     """A command whose maps may be told what to look for."""
@@ -217,6 +301,36 @@ class Steered(Request):
     gain: float | None = option(
         None, "Strength of what is fed back.", ge=0, shown="the method's own", needs="steered_maps", often=False
     )
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.prior is None and self.gain is None:
+            return
+        for method in self.methods:
+            self.check_steering(method, self.asked_maps)
+        if self.prior is not None and self.prior not in OWN_PRIORS:
+            from attnbias.methods.engine.prior_files import read_priors
+
+            read_priors(Path(self.prior))
+
+    def check_steering(self, method: Description, kinds: Collection[str]) -> None:
+        """Refuse `--prior` and `--gain` where a method's maps of these kinds do not follow them; no kinds = its own.
+
+        Raises:
+            UsageError: see above.
+        """
+        flag = "--prior" if self.prior is not None else "--gain"
+        if not method.steered_maps:
+            raise UsageError(f"{flag}: method '{method.name}' is not steered by a prior; leave {flag} out")
+        if kinds and not {*kinds} & {*method.steered_maps}:
+            raise UsageError(
+                f"{flag} changes nothing for --map {', '.join(kinds)}; use one of: {', '.join(method.steered_maps)}"
+            )
+        own = "text" if method.reads_texts else "class"
+        if self.prior in OWN_PRIORS and self.prior != own:
+            raise UsageError(f"--prior {self.prior}: method '{method.name}' is asked by {own}; use {own}, or a file")
+        if self.prior not in (None, own) and Path(str(self.prior)).suffix != ".npz":
+            raise UsageError(f"--prior {self.prior}: expected {own}, or a file that ends in .npz")
 
 
 class OfAnyMethod(Telling):
@@ -245,6 +359,13 @@ class MatchesClasses(Request):
         often=False,
     )
 
+    def refuse(self) -> None:
+        super().refuse()
+        if self.class_map is not None:
+            from attnbias.data.class_matching import read_pairs
+
+            read_pairs(self.class_map)
+
 
 class RunsFunctions(Request):
     """A command that takes a network which a function of one's own makes."""
@@ -264,6 +385,11 @@ class RunsFunctions(Request):
                 "--weights-file changes nothing without --load-from MODULE:FUNCTION, whose network it fills"
             )
         return self
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.weights_file is not None and not self.weights_file.exists():
+            raise WeightsError(f"--weights-file {self.weights_file} is missing")
 
 
 class PicksWeights(Request):
@@ -388,6 +514,39 @@ class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Imag
             "contour": (self.style == "blend", "with --style published"),
         }
 
+    @property
+    def methods(self) -> list[Description]:
+        owners = (method_and_source(source)[0] or self.method for source in self.load_from)
+        return [get_description(name) for name in dict.fromkeys(owners)]
+
+    @property
+    def asked_maps(self) -> list[str]:
+        return self.maps
+
+    @property
+    def opened_splits(self) -> tuple[str, ...]:
+        return () if self.paths else (self.split or "val",)
+
+    def refuse(self) -> None:
+        super().refuse()
+        check_paths(self.paths)
+        self.check_asked(self.methods)
+
+    def check_asked(self, methods: Collection[Description]) -> None:
+        """Refuse questions to models that are asked by class, classes of those that are asked in words, and both kinds
+        of model at once.
+
+        Raises:
+            UsageError: see above.
+        """
+        if len({method.reads_texts for method in methods}) > 1:
+            raise UsageError("some of these models are asked in words, others are not; show them one by one")
+        for method in methods:
+            if self.questions and not method.reads_texts:
+                raise UsageError(f"method '{method.name}' is asked by class: use --classes in the place of --question")
+            if self.classes and method.reads_texts:
+                raise UsageError(f"method '{method.name}' is asked in words: use --question in the place of --classes")
+
 
 class ExportRequest(Steered, FromWeights, Machine):
     """Write a checkpoint as one graph."""
@@ -424,6 +583,18 @@ class ExportRequest(Steered, FromWeights, Machine):
         of_check = dict.fromkeys(("limit", "gpus", "device", "threads", "workers"), (self.check, "without --check"))
         return {**of_check, "top_k": (not self.classes, "with --classes")}
 
+    @property
+    def asked_maps(self) -> list[str]:
+        return [] if self.map is None else [self.map]
+
+    @property
+    def opened_splits(self) -> tuple[str, ...]:
+        return ("val",) if self.check and not self.paths else ()
+
+    def refuse(self) -> None:
+        super().refuse()
+        check_paths(self.paths)
+
 
 class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, Processes):
     """Name the classes of one's own images."""
@@ -437,6 +608,10 @@ class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, Processes)
     csv_file: Path | None = option(
         None, "Write the scores of all classes, one row per image.", flags="--csv", metavar="FILE"
     )
+
+    def refuse(self) -> None:
+        super().refuse()
+        check_paths(self.paths)
 
 
 class PriorsRequest(OfAnyMethod, FromWeights, Images, Machine):
@@ -457,6 +632,10 @@ class PriorsRequest(OfAnyMethod, FromWeights, Images, Machine):
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
         return dict.fromkeys(("split", "made_from", "limit", "on_bad_image"), (not self.texts, "with --text"))
+
+    @property
+    def opened_splits(self) -> tuple[str, ...]:
+        return () if self.texts else (self.split or "train",)
 
     @field_validator("out")
     @classmethod
@@ -627,6 +806,14 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Pr
         return self.split if self.split is not None else () if self.published_tests else ("val",)
 
     @property
+    def opened_splits(self) -> tuple[str, ...]:
+        return tuple(split for split in (*self.splits, self.context, self.last_layer) if split is not None)
+
+    @property
+    def asked_maps(self) -> list[str]:
+        return [] if self.kind is None else [self.kind]
+
+    @property
     def kind(self) -> str | None:
         """The kind of map that is measured; None = each model's own."""
         return None if self.map == "own" else self.map
@@ -688,6 +875,28 @@ class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
     def another(self, source: str) -> Self:
         return super().another(source).model_copy(update={"layer": None})
 
+    @property
+    def asked_maps(self) -> list[str]:
+        return [] if self.map == "own" else [self.map]
+
+    def refuse(self) -> None:
+        super().refuse()
+        for method in self.methods:
+            self.check_layer(method)
+        if ready(self.data, self.data_root) or not Path(self.data).exists():  # images of one's own are prepared first
+            check_splits(self.data, (self.split or "val",), self.data_root)
+
+    def check_layer(self, method: Description) -> None:
+        """Refuse a layer of models whose explainers have a layer of their own.
+
+        Raises:
+            UsageError: see above.
+        """
+        if self.layer is not None and "layer" not in method.recipe_type.model_fields:
+            raise UsageError(
+                f"--layer is of plain classifiers; the explainers of '{method.name}' have a layer of their own"
+            )
+
 
 class ExploreRequest(OfOneModel, Images, Machine):
     """Try models by hand, on a page of this machine."""
@@ -701,6 +910,10 @@ class ExploreRequest(OfOneModel, Images, Machine):
     """Nothing is written."""
     workers: int | None = 0
     """Images come one by one."""
+
+    def refuse(self) -> None:
+        super().refuse()
+        check_paths(self.paths)
 
 
 START = "Starting weights"
@@ -819,6 +1032,10 @@ class CompareRequest(Datasets, Overwriting):
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
         return self
+
+    @property
+    def asked_maps(self) -> list[str]:
+        return [] if self.map == "own" else [self.map]
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
         return {

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.errors import Stopped as Stopped
     from attnbias.methods.engine.errors import UsageError as UsageError
     from attnbias.methods.engine.explore.explore import Exploration as Exploration
-    from attnbias.methods.engine.priors import Priors as Priors
+    from attnbias.methods.engine.prior_files import Priors as Priors
     from attnbias.model import Model as Model
     from attnbias.model import load as load
     from attnbias.results import AttentionMaps as AttentionMaps
@@ -75,7 +75,7 @@ _NAMES = {
     "errors": ("AttnbiasError",),
     "data.errors": ("DataError",),
     "weights.errors": ("WeightsError",),
-    "methods.engine.priors": ("Priors",),
+    "methods.engine.prior_files": ("Priors",),
     "methods.engine.errors": ("UsageError", "RunError", "Stopped"),
 }
 """Module -> the public names that it holds."""

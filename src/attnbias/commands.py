@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.export import Graph
     from attnbias.methods.engine.given_images import Images
     from attnbias.methods.engine.inspection import Inspection
-    from attnbias.methods.engine.priors import Priors
+    from attnbias.methods.engine.prior_files import Priors
     from attnbias.methods.engine.publish import Pushed
     from attnbias.methods.engine.training.dry_run import DryRun
     from attnbias.model import Classes, Model

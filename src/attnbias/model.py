@@ -30,7 +30,8 @@ from attnbias.methods.engine.launch import accelerate, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
 from attnbias.methods.engine.make_priors import text_priors
 from attnbias.methods.engine.maps import checked, fitting_explainers, normalise
-from attnbias.methods.engine.priors import ENDING, Priors, read_priors, say_other_weights
+from attnbias.methods.engine.prior_files import ENDING, Priors, read_priors
+from attnbias.methods.engine.priors import say_other_weights
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_description, method_and_fields
 from attnbias.methods.engine.requests import LoadRequest, Machine, OfAnyMethod, PredictRequest, split_options

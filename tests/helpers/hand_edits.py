@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnbias.methods.engine.priors import About, Priors
+from attnbias.methods.engine.prior_files import About, Priors
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import DIGITS, write_model
 

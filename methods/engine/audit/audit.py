@@ -26,6 +26,7 @@ from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, SWAPPED
 from attnbias.methods.engine.audit.measuring import Measured, measure
 from attnbias.methods.engine.audit.opening import (
     Subject,
+    check_models,
     command_of,
     drawn,
     layer_of,
@@ -62,6 +63,8 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
     check_targets(files, [request.load_from, *([request.against] if request.against else [])], request.overwrite)
     with output_folder(request.out, request.overwrite, WRITTEN) if write else nullcontext() as folder:
         request = place(request)
+        if not models:
+            check_models(request)
         accelerator = accelerate(request)
         asked_of = subjects(request, prepared(request), models, accelerator.device)
         index, count = drawn(request, asked_of[0].loaded)

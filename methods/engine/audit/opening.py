@@ -86,6 +86,24 @@ def prepared(request: AuditRequest) -> str:
     return str(dataset_folder(data, root)) if ready(data, root) else report.prepared.dataset
 
 
+def asked_of(request: AuditRequest) -> list[AuditRequest]:
+    """What is asked of the model, and of the one of --against."""
+    asked = [request]
+    if request.against is not None:
+        asked.append(request.another(request.against))
+    return asked
+
+
+def check_models(request: AuditRequest) -> None:
+    """Look for the models, and whether each can have the map that is asked for: before images are prepared for them.
+
+    Raises:
+        UsageError: whose a file is cannot be told, or it has no such map or layer. WeightsError: it cannot be read.
+    """
+    for each in asked_of(request):
+        each.model_copy(update={"method": owner(each)}).refuse()
+
+
 def subjects(
     request: AuditRequest, data: str, models: Sequence[Loaded], device: torch.device | str
 ) -> tuple[Subject, ...]:
@@ -94,11 +112,8 @@ def subjects(
     Raises:
         UsageError: whose a file is cannot be told, or it has no such map or layer. WeightsError: it cannot be read.
     """
-    asked = [request]
-    if request.against is not None:
-        asked.append(request.another(request.against))
     found = []
-    for number, each in enumerate(asked):
+    for number, each in enumerate(asked_of(request)):
         loaded = models[number] if number < len(models) else _loaded(each, data, device)
         loaded = replace(loaded, recipe=override(loaded.recipe, {"dataset": data}))
         loaded = in_classes_of_its_dataset(loaded, each.class_map, each.data_root)
@@ -116,8 +131,7 @@ def _loaded(request: AuditRequest, data: str, device: torch.device | str) -> Loa
     method = owner(request)
     fields = {**request.fields, "dataset": data}
     if request.layer is not None:
-        if "layer" not in get_description(method).recipe_type.model_fields:
-            raise UsageError(f"--layer is of plain classifiers; the explainers of '{method}' have a layer of their own")
+        request.check_layer(get_description(method))
         fields["layer"] = request.layer
     told = request.model_copy(update={"fields": fields})
     loaded = load_asked(told, method, request.load_from, device)

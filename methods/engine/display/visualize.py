@@ -89,8 +89,7 @@ def visualize(
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
         request = place(request)
         columns = _columns(request, start(request), models)
-        if len({column.loaded.method.reads_texts for column in columns}) > 1:
-            raise UsageError("some of these models are asked in words, others are not; show them one by one")
+        request.check_asked([column.loaded.method for column in columns])
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
         names, source, readers, see = plan(request, columns, images)
         writer = VisualizationWriter(
@@ -187,8 +186,6 @@ def _photos(request: VisualizeRequest, column: Column, images: Sequence[ImageSam
 
 def _by_class(request: VisualizeRequest, columns: list[Column], images: Sequence[ImageSample]) -> DrawingPlan:
     """Look for classes: those that were asked for, else each image's true and predicted ones."""
-    if request.questions:
-        raise UsageError(f"method '{request.method}' is asked by class: use --classes in the place of --question")
     classes = columns[0].loaded.classes
     asked = class_numbers(request.classes, classes)
     source, readers = _photos(request, columns[0], images)
@@ -199,8 +196,6 @@ def _by_class(request: VisualizeRequest, columns: list[Column], images: Sequence
 
 def _in_words(request: VisualizeRequest, columns: list[Column], images: Sequence[ImageSample]) -> DrawingPlan:
     """Ask in words: the questions of the request, else each sample's own text."""
-    if request.classes:
-        raise UsageError(f"method '{request.method}' is asked in words: use --question in the place of --classes")
     steering = columns[0].loaded.steering
     known = () if steering is None else steering.names
     asked = request.questions or known

@@ -1,0 +1,148 @@
+"""What can be told to be wrong without weights is refused before weights are asked for and before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from attnbias.cli.app import app
+from tests.helpers.command_line import attnbias
+from tests.helpers.small_model import write_model
+from tests.helpers.tiny_runs import contents
+
+MISSING = "missing.safetensors"
+COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("val", "csra"): ("--load-from", MISSING),
+    ("val", "absvit"): ("--load-from", MISSING),
+    ("visualize", "csra"): ("--load-from", MISSING),
+    ("visualize", "absvit"): ("--load-from", MISSING, "photos"),
+    ("visualize", "absvit-vision-language"): ("--load-from", MISSING, "photos"),
+    ("export", "csra"): ("--load-from", MISSING, "--check"),
+    ("export", "absvit"): ("--load-from", MISSING, "--check"),
+    ("predict",): ("--load-from", MISSING, "photos"),
+    ("audit",): (MISSING, "photos"),
+    ("priors",): (MISSING,),
+    ("compare",): (MISSING,),
+    ("weights", "inspect"): (MISSING,),
+    ("weights", "convert"): (MISSING, "--to", "new.safetensors"),
+}
+"""Every command that reads weights, beside a model that is missing."""
+
+WRONG = {
+    "--map": ("gradcams", "gradcam"),
+    "--head": ("-1", "--head"),
+    "--prior": ("away.npz", "prior"),
+    "--gain": ("-1", "--gain"),
+    "--class-map": ("away.csv", "away.csv does not exist"),
+    "--weights-file": ("away.pth", "--weights-file"),
+    "--recipe": ("nonsense", "no recipe 'nonsense'|a recipe 'nonsense'"),
+    "--method": ("crsa", "unknown method 'crsa'"),
+    "--device": ("quantum", "--device quantum"),
+    "--gpus": ("99", "--gpus"),
+    "--threads": ("0", "--threads"),
+    "--workers": ("-1", "--workers"),
+    "--eval-batch-size": ("0", "--eval-batch-size"),
+    "--limit": ("0", "--limit"),
+    "--top-k": ("0", "--top-k"),
+    "--threshold": ("2", "--threshold"),
+    "--tau": ("2", "--tau"),
+    "--faithfulness": ("0", "--faithfulness"),
+    "--find-groups": ("1", "--find-groups"),
+    "--attack": ("fgms", "fgms"),
+    "--corrupt": ("fogg", "fogg"),
+    "--severity": ("9", "--severity"),
+    "--fail-if": ("energy=2", "expected FIGURE>NUMBER"),
+    "--truth": ("guess", "--truth"),
+    "--weights": ("best", "--weights"),
+    "--split": ("vall", "no split 'vall'"),
+    "--context": ("trian", "no split 'trian'"),
+    "--last-layer": ("trian", "no split 'trian'"),
+    "--dataset": ("cocoo", "unknown dataset 'cocoo'"),
+    "--image-size": ("-1", "image_size"),
+    "--question": ("why?", "asked by class"),
+}
+"""A wrong value of each option that can be told to be one, and words of the line that refuses it (| = or)."""
+
+UNKNOWN = {
+    "audit": {"--split"},  # of images that are not prepared yet
+    "priors": {"--split"},  # of the weights' own dataset
+    "export": {"--limit"},
+    "compare": {"--split", "--limit"},  # of a page that is not asked for
+    "absvit-vision-language": {"--question"},
+}
+"""What a command cannot know without weights, or what is not wrong there."""
+
+MORE = {
+    "val": {
+        **dict.fromkeys(("--map", "--prior", "--gain", "--tau", "--truth"), ("--bias",)),
+        **dict.fromkeys(("--split", "--context", "--last-layer"), ("--dataset", "demo")),
+        "--severity": ("--corrupt", "fog"),
+        "--weights-file": ("--load-from", "my:network"),
+    },
+    "visualize": {"--split": ("--dataset", "demo"), "--weights-file": ("--load-from", "my:network")},
+}
+"""Options that others need beside them."""
+
+
+def wrong_values() -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each command with each of its options that `WRONG` names, as the command's own signature has them."""
+    for command in COMMANDS:
+        found: Any = get_command(app)
+        for word in command:
+            context = found.make_context(word, [], resilient_parsing=True)
+            found = found.get_command(context, word)
+        known = {flag for option in found.params for flag in option.opts} & WRONG.keys()
+        known -= {flag for word in command for flag in UNKNOWN.get(word, ())}
+        yield from ((command, flag) for flag in sorted(known))
+
+
+@pytest.fixture
+def desk(here: Path, demo_root: Path) -> Path:
+    """A folder with images of one's own and a prepared set, and no model."""
+    for name in ("cat", "dog"):
+        (here / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(here / "photos" / name / "1.png")
+    (here / "datasets").symlink_to(demo_root)
+    return here
+
+
+def test_one_wrong_value_is_refused_beside_a_model_that_is_missing(desk: Path) -> None:
+    before, tried, wrong = contents(desk), 0, []
+    for command, flag in wrong_values():
+        value, words = WRONG[flag]
+        of_a_set = flag in ("--split", "--dataset", "--class-map")
+        base = [word for word in COMMANDS[command] if not (of_a_set and command[0] == "visualize" and word == "photos")]
+        result = attnbias(*command, *base, *MORE.get(command[0], {}).get(flag, ()), flag, value)
+        tried += 1
+        said = result.err.splitlines()
+        if result.code not in (2, 3) or not said or not any(each in said[-1] for each in words.split("|")):
+            wrong.append(" ".join([*command, flag, "->", str(result.code), *said[-1:]]))
+    assert not wrong, "\n".join(wrong)
+    assert tried > 120
+    assert contents(desk) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "more"),
+    [
+        (MISSING, "photos", ()),
+        ("model.safetensors", "photos", ("--against", MISSING)),
+        ("model.safetensors", "photos", ("--layer", "features")),
+        ("model.safetensors", "photos", ("--map", "shown")),
+        ("model.safetensors", "away", ()),
+    ],
+)
+def test_an_audit_prepares_no_images_for_what_cannot_be(
+    model: str, data: str, more: tuple[str, ...], desk: Path
+) -> None:
+    write_model(desk / "model.safetensors", image_size=32)
+    before = contents(desk)
+    result = attnbias("audit", model, data, *more)
+    assert result.code in (2, 3)
+    assert "prepared" not in result.line.replace("is not prepared", "")
+    assert contents(desk) == before
