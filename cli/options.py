@@ -142,11 +142,10 @@ def _words(method: Description | None) -> dict[str, str]:
     def listed(maps: Mapping[str, str]) -> str:
         return "; ".join(f"{name} = {text.rstrip('.')}" for name, text in maps.items())
 
-    more = {} if method.reads_texts else method.explainers()
     return {
         "method": method.name,
         "maps": listed(method.maps),
-        "maps and explainers": listed({**method.maps, **more}),
+        "maps and explainers": listed({**method.maps, **method.explainers()}),
         "explainer names": ", ".join(EXPLAINERS),
         "map names": ", ".join(method.maps),
         "own prior": "text" if method.reads_texts else "class",

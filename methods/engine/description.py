@@ -49,7 +49,9 @@ class Description:
     """The kinds of map that follow what the model is told to look for (`IsSteered` in abilities.py)."""
 
     def explainers(self) -> dict[str, str]:
-        """The explainers that are offered beside its own maps: names -> what they are called."""
+        """The explainers that are offered beside its own maps: names -> what they are called. They are of classes."""
+        if self.reads_texts:
+            return {}
         return {name: words for name, words in EXPLAINERS.items() if name in AT_LAYER or name not in self.maps}
 
     def check_map(self, kind: str, head: int | None = None) -> None:

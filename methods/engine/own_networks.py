@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ LOG = logging.getLogger(__name__)
 KEYS = "image_size, mean, std, interpolation, crop_ratio"
 RESULT = f"(nn.Module, {{{KEYS}}}, class names)"
 """What a function of one's own gives."""
+
+LARGEST_IMAGE = 8192
+"""Pixels a side of the largest image that a network of one's own is asked with."""
+
+ANYTHING = (Exception, SystemExit)
+"""What code of anyone may raise."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwor
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise RunError(f"{module} cannot be imported: {error}") from error
         raise UsageError(f"{source}: no module '{error.name}' in {here} or among the installed packages") from None
-    except Exception as error:  # code of anyone
+    except ANYTHING as error:
         raise RunError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(found, name, None)
     if not callable(function):
@@ -90,7 +97,7 @@ def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwor
     LOG.warning("running code of your own: %s in %s", name, file)
     try:
         given = function()
-    except Exception as error:  # code of anyone
+    except ANYTHING as error:
         raise RunError(f"{source} raised {type(error).__name__}: {error}") from error
     network, images, classes = _parts(source, given)
     if weights is not None:
@@ -118,16 +125,18 @@ def _checked(source: str, network: nn.Module, images: object, classes: object, w
         network, fields["normalize"] = nn.Sequential(Normalize(known.mean, known.std), inner), "unit"
     side = int(fields.get("image_size", 224))
     parameter = next(network.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad():
-            answer = network(torch.zeros(2, 3, side, side, device=parameter.device))
-    except Exception as error:  # code of anyone
-        raise RunError(
-            f"{source}: its network raised {type(error).__name__} for images of {side} pixels: {error}"
-        ) from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2:
-        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UsageError(f"{source}: its network gives {shape} for two images; expected logits (2, classes)")
+    for count in (1, 2):
+        try:
+            with torch.no_grad():
+                answer = network(torch.zeros(count, 3, side, side, device=parameter.device))
+        except ANYTHING as error:
+            raise RunError(
+                f"{source}: its network raised {type(error).__name__} for images of {side} pixels: {error}"
+            ) from error
+        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count or not answer.shape[1]:
+            shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            asked = "an image" if count == 1 else "two images"
+            raise UsageError(f"{source}: its network gives {shape} for {asked}; expected logits ({count}, classes)")
     outputs = answer.shape[1]
     if isinstance(classes, Mapping):
         classes = [classes.get(number, classes.get(str(number))) for number in range(outputs)]
@@ -179,8 +188,10 @@ def _images(source: str, network: nn.Module, images: object) -> Pretrained | Non
     filtered = str(images.get("interpolation", "bilinear"))
     try:
         made = Pretrained(None, int(size), mean, std, filtered, None if ratio is None else float(ratio))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{source}: image_size {size!r} and crop_ratio {ratio!r}; expected numbers") from None
+    if not 1 <= made.image_size <= LARGEST_IMAGE:
+        raise UsageError(f"{source}: image_size {size!r}; expected 1 to {LARGEST_IMAGE:,} pixels")
     return made
 
 
@@ -190,6 +201,8 @@ def _statistics(source: str, name: str, given: object) -> Statistics:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError):
         raise UsageError(f"{source}: {name} {given!r}; expected three numbers, of pixels in [0, 1]") from None
+    if not all(map(isfinite, (red, green, blue))):
+        raise UsageError(f"{source}: {name} {given!r}; expected finite numbers")
     if name == "std" and min(red, green, blue) <= 0:
         raise UsageError(f"{source}: std {given!r}; expected numbers above 0")
     return red, green, blue

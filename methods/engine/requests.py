@@ -128,6 +128,8 @@ class Request(BaseModel):
         for name, value in values.items():
             if any("\0" in str(each) for each in (value if isinstance(value, list | tuple) else [value])):
                 raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: a text holds a NUL")
+            if value == "" and name in cls.model_fields and cls.model_fields[name].is_required():
+                raise UsageError(f"{flags_of(cls, name)[0]} is empty")
         try:
             request = cls(**values)
         except ValidationError as error:

@@ -47,11 +47,13 @@ def requested(*files: tuple[Path | str | None, Kind]) -> list[Target]:
     return [Target(Path(file), kind) for file, kind in files if file not in (None, "-")]
 
 
-def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwrite: bool) -> None:
+def check_targets(
+    targets: Sequence[Target], reads: Sequence[str | Path], overwrite: bool, folders: Sequence[Path] = ()
+) -> None:
     """Refuse files that cannot, or must not, be written later, before hours of work.
 
     `reads` are the files that the command reads. Folders among them need no look: what a run or a dataset holds is
-    safe by its place, other files by not being of the command's kind.
+    safe by its place, other files by not being of the command's kind. `folders` are what the command writes beside.
 
     Raises:
         UsageError: a file exists and is not to be replaced, or stands where nothing is written, or is asked for twice.
@@ -63,7 +65,7 @@ def check_targets(targets: Sequence[Target], reads: Sequence[str | Path], overwr
         other = taken.setdefault(real_path(path), target)
         if other is not target:
             raise UsageError(f"{path} cannot take {target.kind.words} and {other.kind.words}; give each its own name")
-        if path.is_dir():
+        if path.is_dir() or any(real_path(folder).is_relative_to(real_path(path)) for folder in folders):
             raise UsageError(f"{path} is a folder; name a file")
         check_location(path)
         if os.path.lexists(path):

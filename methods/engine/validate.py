@@ -144,7 +144,8 @@ def _check(request: ValRequest) -> None:
             )
     reads = [*request.load_from, *([request.recipe] if request.recipe else [])]
     files = (request.json_file, RESULTS), (request.csv_file, SCORES), (request.robustness_out, ROBUSTNESS)
-    check_targets(requested(*files), reads, request.overwrite)
+    folders = [request.bias_out] if request.bias_out is not None else []
+    check_targets(requested(*files), reads, request.overwrite, folders)
     if request.bias_out is not None:
         # Several checkpoints or splits have a folder each.
         folders = [request.bias_out, *(path for path in request.bias_out.glob("*") if path.is_dir())]

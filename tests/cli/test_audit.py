@@ -211,6 +211,8 @@ def test_conditions_decide_the_exit_code_and_are_written_for_machines(audit: Cal
         (("--layer", "features"), "--layer is of plain classifiers"),
         (("--split", "vall"), "no split 'vall'"),
         (("--limit", "0"), "--limit"),
+        (("--markdown", "audit"), "audit is a folder; name a file"),
+        (("--markdown", "new", "--out", "new/audit"), "new is a folder; name a file"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(

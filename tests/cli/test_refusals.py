@@ -135,6 +135,7 @@ def test_one_wrong_value_is_refused_beside_a_model_that_is_missing(desk: Path) -
         ("model.safetensors", "photos", ("--layer", "features")),
         ("model.safetensors", "photos", ("--map", "shown")),
         ("model.safetensors", "away", ()),
+        ("model.safetensors", "", ()),  # which would be the working folder
     ],
 )
 def test_an_audit_prepares_no_images_for_what_cannot_be(

@@ -232,7 +232,7 @@ def test_what_cannot_be_asked_is_one_line(model: Path, root: Path, photo: Path, 
     common = ["--load-from", model, "--data-root", root, "--out", tmp_path / "out"]
     assert refused(photo, *common) == "error: add --question: what shall be asked of these images?"
     assert "is asked in words: use --question" in refused(photo, *common, "--classes", "red")
-    assert "has no map 'masc' for a text (did you mean 'mask'?)" in refused(
+    assert "has no map 'masc' (did you mean 'mask'?)" in refused(
         photo, *common, "--question", QUESTION, "--map", "masc"
     )
     two = weights(tmp_path / "two.safetensors", "nlvr2", ("False", "True"))

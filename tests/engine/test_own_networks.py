@@ -47,6 +47,36 @@ def fails():
 
 def nothing():
     return None
+
+def leaves():
+    raise SystemExit(7)
+
+def small():
+    return network(), {"image_size": -5}
+
+def large():
+    return network(), {"image_size": 10**9}
+
+def no_number():
+    return network(), {"image_size": 32, "mean": float("nan")}
+
+class Squeezed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, images):
+        return self.inner(images).squeeze(0)
+
+def squeezed():
+    return Squeezed(), {"image_size": 32}, NAMES
+
+class Few(Squeezed):
+    def forward(self, images):
+        return self.inner(images)[:2]
+
+def few():
+    return Few(), {"image_size": 32}, NAMES
 """
 
 
@@ -145,7 +175,13 @@ def test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them(
         ("gone", 2, "has no function 'gone'"),
         ("nothing", 2, "gives NoneType; expected an nn.Module, or (nn.Module, {image_size"),
         ("wrong_names", 2, "names 2 classes, and its network has 3 outputs"),
-        ("no_logits", 2, "gives (2, 4, 30, 30) for two images; expected logits (2, classes)"),
+        ("no_logits", 2, "gives (1, 4, 30, 30) for an image; expected logits (1, classes)"),
+        ("squeezed", 2, "gives (3,) for an image; expected logits (1, classes)"),
+        ("few", 1, "the model gives 2 scores for 6 images"),
+        ("leaves", 1, "raised SystemExit: 7"),
+        ("small", 2, "image_size -5; expected 1 to 8,192 pixels"),
+        ("large", 2, "image_size 1000000000; expected 1 to 8,192 pixels"),
+        ("no_number", 2, "mean nan; expected finite numbers"),
         ("closure", 2, "says of its images function; expected a dict of image_size"),
         ("fails", 1, "raised ValueError: no such file"),
     ],

@@ -60,7 +60,8 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
     """
     asked = conditions(request.fail_if)
     files = requested((request.junit, AUDIT_JUNIT), (request.markdown, AUDIT_MARKDOWN))
-    check_targets(files, [request.load_from, *([request.against] if request.against else [])], request.overwrite)
+    reads = [request.load_from, *([request.against] if request.against else [])]
+    check_targets(files, reads, request.overwrite, [request.out] if write else [])
     with output_folder(request.out, request.overwrite, WRITTEN) if write else nullcontext() as folder:
         request = place(request)
         if not models:

@@ -14,7 +14,7 @@ from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTe
 from attnbias.methods.engine.batches import moved
 from attnbias.methods.engine.display.gallery import View
 from attnbias.methods.engine.display.inference import Column, Frame, ImageSample, Prediction, place_input
-from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import normalise
 from attnbias.methods.engine.recipe import Recipe
@@ -52,7 +52,7 @@ def ask(
     raw: list[list[dict[int, NDArray[np.float32]]]] = [[] for _ in samples]
     for column, dataset_dir in zip(columns, dataset_dirs, strict=True):
         key = id(column.loaded)
-        _check_map(column)
+        column.loaded.method.check_map(column.kind)
         answers = [""] * len(asked)  # a model's answers go to the first of its columns
         if key not in batches:
             batches[key] = _batch(samples, column, asked, positions, dataset_dir)
@@ -89,16 +89,6 @@ def _maps(column: Column, batch: Batch, asked: Sequence[str]) -> Tensor:
     else:
         priors = steering.vectors[[steering.names.index(text) for text in asked]].to(batch["image"].device)
     return method.steered(loaded.model, batch["image"], priors[:, None], steering.gain, column.kind)[:, 0]
-
-
-def _check_map(column: Column) -> None:
-    """Refuse a kind of map that a method does not have for a text."""
-    method = column.loaded.method
-    if column.kind not in method.maps:
-        raise UsageError(
-            f"method '{method.name}' has no map '{column.kind}' for a text"
-            f"{did_you_mean(column.kind, method.maps)}; one of: {', '.join(method.maps)}"
-        )
 
 
 def _batch(

@@ -141,6 +141,8 @@ def _rows(method: AnyMethod, model: nn.Module, batch: Batch, dataset: ImageDatas
     rows = method.answer(model, batch, dataset, recipe)
     targets = rows.pop("targets") if "targets" in rows else batch["target"]
     scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
+    if wrong := next((name for name, values in scores.items() if len(values) != len(batch["index"])), None):
+        raise RunError(f"the model gives {len(scores[wrong])} {wrong} for {len(batch['index'])} images")
     _check_finite(scores, batch["index"], dataset)
     return Rows(batch["index"].numpy(), targets.cpu().numpy(), scores)
 
