@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ def read_priors(path: Path) -> Priors:
         raise DataError(f"prior file {path} is missing; {MEND}") from None
 
 
-def _arrays(content: bytes) -> tuple[NDArray[Any], NDArray[Any], str]:
+def _arrays(content: bytes) -> tuple[NDArray[np.generic], NDArray[np.generic], str]:
     """Names, vectors and the JSON about them.
 
     Raises:
