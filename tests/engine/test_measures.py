@@ -237,6 +237,7 @@ def test_val_says_how_many_scores_tie_and_what_becomes_of_them(
         "samples": 5,
         "skipped": {},
         "decode": "exact",
+        "amp": "no",
         "rules": [],
     }
     show_results([{**result, "classes": ["a"], "measures": found}], per_class=False)
