@@ -44,6 +44,8 @@ def show(found: Audit) -> None:
         f"{about.source} on {about.dataset}/{about.split}: {about.images} images, {about.measured_objects} of "
         f"{about.objects} objects; map {about.map}{f' at {about.layer}' if about.layer else ''}"
     )
+    if about.truth_kind == "estimated":
+        say(f"{about.truth_reason}; figures of where it looks and what it relies on are estimates")
     say(found.trust.text, style="bold" if found.trust.verdict == "fails" else "")
     say(*(sentence.text for sentence in found.answer))
     table = Table("check", "state", "figure")

@@ -122,6 +122,8 @@ class Index:
     has none, or has those of its authors."""
     metadata: tuple[str, ...] = ()
     """What more a person's own table says of each image: names of columns, such as "camera" or "site"."""
+    estimated_by: str | None = None
+    """The segmenter whose guess the objects are, in words; not stored. None where people drew them."""
     dataset_dir: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
 

@@ -684,6 +684,20 @@ class PushRequest(PicksWeights, Overwriting):
     overwrite: bool = option(False, "Add the weights to a repository that is there.")
 
 
+masks_option = partial(
+    recipe_option,
+    None,
+    "estimate: objects of a split that has none, by a segmenter; marked as such.",
+    shown="none",
+)
+segmenter_option = partial(
+    recipe_option,
+    "deeplabv3_resnet50",
+    "That segmenter: one of torchvision's, NAME:FILE with weights of yours.",
+    metavar="NAME[:FILE]",
+    often=False,
+)
+
 BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
@@ -706,6 +720,8 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Pr
     bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
     map: str = bias_option("own", "own, {explainer names}, or one of: {map names}.")
     truth: Literal["masks", "boxes"] | None = bias_option(None, "What objects are.", shown="masks, else boxes")
+    masks: Literal["estimate"] | None = masks_option(panel=BIAS)
+    segmenter: str = segmenter_option(panel=BIAS)
     tau: float = bias_option(0.5, "Threshold of the focus.", ge=0, le=1)
     bias_out: Path | None = bias_option(None, "Write bias.json and bias_samples.csv.", metavar="DIR")
     context: str | None = context_option(
@@ -782,7 +798,9 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Pr
                 ("map", "prior", "gain"),
                 (self.measures_bias or self.faithfulness is not None, "without --bias or --faithfulness N"),
             ),
-            "truth": (holds_objects, "without --bias or --reliance or --backgrounds"),
+            **dict.fromkeys(("truth", "masks"), (holds_objects, "without --bias or --reliance or --backgrounds")),
+            **({} if self.masks is None else {"truth": (False, "beside --masks estimate")}),
+            "segmenter": (self.masks is not None, "without --masks estimate"),
             "tau": (self.measures_bias, "without --bias"),
             "epsilon": (attacked, "without --attack"),
             "attack_step": (attacked, "without --attack"),
@@ -856,6 +874,8 @@ class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
     map: str = option("own", f"own, {', '.join(EXPLAINERS)}, or another of the method's maps.")
     layer: str | None = option(None, "Layer that an explainer looks at, by its name in the network.", shown="found")
     truth: Literal["masks", "boxes"] | None = option(None, "What objects are.", shown="masks, else boxes, else none")
+    masks: Literal["estimate"] | None = masks_option(panel="")
+    segmenter: str = segmenter_option(panel="")
     tau: float = option(0.5, "Threshold of the focus.", ge=0, le=1)
     against: str | None = option(
         None, "Another model, before this one: differences on the same images.", metavar="MODEL"
@@ -872,7 +892,11 @@ class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
     eval_batch_size: int = run_option(64, "Images at once.", ge=1, le=2**31)
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
-        return {"junit": (bool(self.fail_if), "without --fail-if")}
+        return {
+            "junit": (bool(self.fail_if), "without --fail-if"),
+            "truth": (self.masks is None, "beside --masks estimate"),
+            "segmenter": (self.masks is not None, "without --masks estimate"),
+        }
 
     def another(self, source: str) -> Self:
         return super().another(source).model_copy(update={"layer": None})

@@ -73,8 +73,8 @@ class Steering(NamedTuple):
     words: str
 
 
-Truth = Literal["masks", "boxes"]
-"""What attention is held against: each class's masks, or boxes."""
+Truth = Literal["masks", "boxes", "estimated"]
+"""What attention is held against: each class's masks, or boxes; or masks that nobody drew (estimated_masks.py)."""
 
 
 class Layer(NamedTuple):

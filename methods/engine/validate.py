@@ -97,7 +97,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
     points = {}
     for number, (load_from, loaded, split) in enumerate(pairs, start=1):
-        dataset = open_dataset(request, loaded, split)
+        dataset = open_dataset(request, loaded, split, measured=True)
         suffix = f"{number}-{dataset.index.split}" if len(pairs) > 1 else ""
         points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, suffix)
     for point in points.values():
@@ -137,6 +137,8 @@ def _check(request: ValRequest) -> None:
     corruptions(request)
     if request.store and (request.prior is not None or request.gain is not None):
         raise UsageError("--store keeps what maps show by themselves, not under --prior or --gain; use --bias-out DIR")
+    if request.store and request.masks is not None:
+        raise UsageError("--store keeps what is held against objects that people drew; use --json or --bias-out DIR")
     for load_from in request.load_from if request.store else ():
         if on_disk(f"{load_from}/checkpoints") is None:
             raise UsageError(

@@ -94,6 +94,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_activations_are_computed_twice_where_that_is_typed": "--grad-checkpointing",
     },
     "val": {
+        "engine/test_estimated_masks.py::test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found": (
+            "--masks --segmenter"
+        ),
         "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
         "cli/test_priors.py::test_a_file_of_the_heads_rows_draws_and_measures_as_the_classes_themselves": (
             "--prior --gain"
@@ -148,6 +151,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_a_faster_reading_is_taken_where_that_is_typed": "--decode",
     },
     "audit": {
+        "engine/test_estimated_masks.py::test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found": (
+            "--masks --segmenter"
+        ),
         "cli/test_audit.py::test_an_audit_writes_what_python_returns_and_says_trust_and_answer_first": (
             "LOAD_FROM DATA --out --limit --faithfulness --data-root"
         ),

@@ -23,6 +23,7 @@ from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
+from tests.helpers.explored import levels, refusal, send
 
 pytest.importorskip("transformers", reason="texts need the extra vision-language")
 
@@ -123,6 +124,23 @@ def test_questions_of_a_photograph(model: Path, root: Path, photo: Path, tmp_pat
     assert height > 2 * 140
     assert (pixels[:, -250:] < 100).any()  # words beside the images
     assert len(list((out / "overlays").rglob("0000_photo.What_colour_is_it_.png"))) == 2
+
+
+def test_the_page_of_explore_asks_what_is_typed_on_it(model: Path, root: Path, photo: Path) -> None:
+    loaded = attnbias.load(model, data_root=root, device="cpu")
+
+    def levels_of(maps: attnbias.AttentionMaps) -> bytes:
+        return np.rint(255 * maps.normalised[0]).astype(np.uint8).tobytes()
+
+    with attnbias.explore(loaded, photo) as page:
+        asked = {"model": 0, "map": "attention", "image": send(page.url, "/begin", {"number": 0})["key"]}
+        found = send(page.url, "/look", {**asked, "question": QUESTION})
+        assert found["scores"] is None
+        assert sorted(re.findall("red|green|blue", found["said"])) == sorted(COLOURS)
+        assert levels(found) == levels_of(loaded.attention(photo, QUESTION, map="attention"))
+        steered = send(page.url, "/look", {**asked, "question": QUESTION, "gain": 50.0})
+        assert levels(steered) == levels_of(loaded.attention(photo, prior=QUESTION, gain=50.0))
+        assert refusal(page.url, "/look", asked) == (400, "this model is asked in words: type a question")
 
 
 def test_maps_and_answers_are_the_models(model: Path, root: Path, photo: Path, tmp_path: Path) -> None:

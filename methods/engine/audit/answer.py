@@ -213,6 +213,11 @@ def limits(about: About, tau: float, sampled: int, agrees_with: str, rules: Sequ
     ]
     if about.truth is not None:
         found.append(f"Objects are {about.truth}{f' ({about.truth_reason})' if about.truth_reason else ''}.")
+        if about.truth_kind == "estimated":
+            found.append(
+                "What is held against estimated masks is an estimate itself. An object that was not found is left out "
+                "(unannotated), likeliest where it is out of its usual context: figures may be too kind."
+            )
         if about.truth == "boxes":
             found.append("What of a box is not its object counts as the object.")
         found.append(

@@ -174,6 +174,7 @@ def _about(subject: Subject, own: Measured, count: int, device: str) -> About:
     """Line 0."""
     request, loaded, index = subject.request, own.loaded, own.dataset.index
     layer, layer_reason = layer_of(loaded, own.map, request.layer)
+    estimated = own.truth is not None and own.truth.kind == "estimated"
     all_of_them = request.limit is None or request.limit >= count
     table = Table(own.samples)
     return About(
@@ -188,9 +189,9 @@ def _about(subject: Subject, own: Measured, count: int, device: str) -> About:
         layer_reason=layer_reason,
         dataset=index.dataset,
         split=index.split,
-        truth=own.truth.kind if own.truth else None,
+        truth="masks" if estimated else own.truth.kind if own.truth else None,
         truth_reason=(own.truth.reason or "") if own.truth else own.truth_missing,
-        truth_kind="measured",
+        truth_kind="estimated" if estimated else "measured",
         task="multilabel" if loaded.task == "multilabel" else "singlelabel",
         classes=loaded.classes,
         images=len(own.evaluation.ids),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,8 +21,18 @@ def write_files(audit: Audit, folder: Path) -> None:
     """Write audit.json, classes.csv and samples.csv."""
     with replacing(folder / RESULT) as file:
         file.write(audit.to_json())
-    write_csv(folder / CLASSES, class_rows(audit.classes))
-    write_csv(folder / SAMPLES, sample_rows(audit.samples, audit.about.classes))
+    estimated = audit.about.truth_kind == "estimated"
+    for name, rows in (
+        (CLASSES, class_rows(audit.classes)),
+        (SAMPLES, sample_rows(audit.samples, audit.about.classes)),
+    ):
+        write_csv(folder / name, marked(rows) if estimated else rows)
+
+
+def marked(rows: Iterable[list[object]]) -> Iterator[list[object]]:
+    """Rows with a last column that says of each that its objects were estimated."""
+    for number, row in enumerate(rows):
+        yield [*row, "estimated" if number else "truth"]
 
 
 def class_rows(rows: Sequence[ClassRow]) -> Iterator[list[object]]:

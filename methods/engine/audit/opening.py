@@ -19,6 +19,7 @@ from attnbias.data.index import Index
 from attnbias.data.registry import DATASETS, dataset_folder, read_prepared, ready
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.estimated_masks import with_estimated_masks
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
 from attnbias.methods.engine.maps import check_map, layer_name
@@ -152,10 +153,10 @@ def drawn(request: AuditRequest, loaded: Loaded) -> tuple[Index, int]:
     """
     index = open_split_of(loaded, request.split or "val", request.data_root)
     count = len(index.records)
-    if request.limit is None or request.limit >= count:
-        return index, count
-    chosen = np.sort(np.random.default_rng(SEED).permutation(count)[: request.limit])
-    return replace(index, records=tuple(index.records[position] for position in chosen)), count
+    if request.limit is not None and request.limit < count:
+        chosen = np.sort(np.random.default_rng(SEED).permutation(count)[: request.limit])
+        index = replace(index, records=tuple(index.records[position] for position in chosen))
+    return with_estimated_masks(request, index), count
 
 
 # What is said of them -------------------------------------------------------------------------------------------------

@@ -117,6 +117,8 @@ def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
         DataError: the set does not have what is asked for, or has neither.
     """
     index = dataset.index
+    if index.estimated_by is not None:
+        return ResolvedTruth("estimated", f"objects are masks that {index.estimated_by} estimated: nobody drew them")
     missing, objects = (0, 0) if index.annotations is None or truth == "boxes" else count_unmasked(index.annotations)
     without = f"{missing:,} of {objects:,} objects of {index.annotations} have no mask"
     if truth == "masks" and index.annotations is None:
@@ -224,7 +226,7 @@ def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor,
         torch.cat([middle, boxes]), format="XYWH", canvas_size=(original.height, original.width)
     )
     planes: NDArray[np.bool_]
-    if truth == "masks":
+    if truth != "boxes":
         found = _masks_of(dataset, record, original.size)
         image, moved, masks = _transformed(dataset, original, placed, tv_tensors.Mask(torch.from_numpy(found.masks)))
         planes, labels, aside = masks.numpy().astype(bool), found.labels, found.crowd  # (K, H, W), (K,), (K,)

@@ -179,12 +179,14 @@ class BiasReport:
             "right",
             *self.rows[0].values,
             *(column for column, _, _ in kept),
+            *(["truth"] if self.truth == "estimated" else []),
         ]
         rows: list[list[object]] = [header]
         for number, row in enumerate(self.rows):
             beside = (of[number].values[name] for _, name, of in kept)
             figures = (f"{value:.8g}" for value in (*row.values.values(), *beside))
-            rows.append([row.image, paths[row.image], classes[row.label], int(row.right), *figures])
+            marked = [self.truth] if self.truth == "estimated" else []
+            rows.append([row.image, paths[row.image], classes[row.label], int(row.right), *figures, *marked])
         write_csv(folder / "bias_samples.csv", rows)
         (folder / "bias.json").write_text(json.dumps(self.content(), indent=1) + "\n")
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from accelerate import Accelerator
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.methods.engine.estimated_masks import with_estimated_masks
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, evaluate
 from attnbias.methods.engine.load import Loaded, open_split_of
 from attnbias.methods.engine.requests import AuditRequest, ValRequest
@@ -96,9 +97,11 @@ def left_out_of(name: str, content: Content) -> list[str]:
     return remarks
 
 
-def open_dataset(request: ValRequest, loaded: Loaded, split: str) -> ImageDataset:
-    """The samples of a split of the model's dataset, as the person asked."""
+def open_dataset(request: ValRequest, loaded: Loaded, split: str, *, measured: bool = False) -> ImageDataset:
+    """The samples of a split of the model's dataset, as the person asked; `measured` is the one whose objects count."""
     index = open_split_of(loaded, split, request.data_root)
+    if measured:
+        index = with_estimated_masks(request, index)
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image, decode=request.decode)
 
 
