@@ -142,8 +142,8 @@ def test_the_page_says_what_its_models_are(page: str, models: list[attnbias.Mode
     assert "at backbone" in told[0]["maps"]["gradcam"]["words"]
 
 
-def test_a_model_is_asked_by_one_request_at_a_time(page: str, models: list[attnbias.Model]) -> None:
-    begun, inside, most = send(page, "/begin", {"number": 0}), [0], [0]
+def test_a_network_is_asked_by_one_request_at_a_time(models: list[attnbias.Model], photo: Image.Image) -> None:
+    inside, most = [0], [0]
 
     def enter(*_: object) -> None:
         inside[0] += 1
@@ -154,11 +154,15 @@ def test_a_model_is_asked_by_one_request_at_a_time(page: str, models: list[attnb
         inside[0] -= 1
 
     hooks = (models[0].module.register_forward_pre_hook(enter), models[0].module.register_forward_hook(leave))
-    threads = [threading.Thread(target=look, args=(page, begun)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with attnbias.explore([models[0], models[0]], [photo]) as served:
+        begun = send(served.url, "/begin", {"number": 0})
+        threads = [
+            threading.Thread(target=look, args=(served.url, begun), kwargs={"model": number % 2}) for number in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     for hook in hooks:
         hook.remove()
     assert most == [1]
@@ -406,6 +410,7 @@ def test_what_is_wrong_is_said_on_the_page_and_nothing_leaves_the_machine(
     )
     browser.run(set_class.format("zebra"))
     assert "no class 'zebra'" in answers(browser, "return document.querySelector('.model .trouble').textContent")
+    assert browser.run("return document.querySelectorAll('.looks figure, table:not([hidden])').length") == 0
     hosts = browser.run("return performance.getEntriesByType('resource').map(e => new URL(e.name).host)")
     assert {*hosts} == {page.split("/")[2]}
     assert all("400" in line for line in browser.complaints())

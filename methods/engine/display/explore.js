@@ -110,9 +110,19 @@ class Card {
       if (!isOld()) this.show(original, before, painted, after);
       say(this.trouble, "");
     } catch (error) {
-      if (!isOld()) say(this.trouble, error.message);
+      if (!isOld()) this.fail(error.message);
     }
     if (!isOld()) this.node.setAttribute("aria-busy", "false");
+  }
+
+  /** Say why there is no answer; an older one would be taken for it. */
+  fail(words) {
+    this.before = null;
+    this.cover.disabled = true;
+    this.looks.replaceChildren();
+    this.table.hidden = true;
+    say(this.said, "");
+    say(this.trouble, words);
   }
 
   /** An answer of the model, which is not asked the same twice. */
@@ -222,6 +232,7 @@ const paintOver = latest(async (isOld) => {
     state.painted = painted.covered > 0 ? painted : null;
     say(byId("trouble"), "");
   } catch (error) {
+    state.painted = null;
     say(byId("trouble"), error.message);
   }
   tell();
@@ -330,10 +341,14 @@ byId("swap").addEventListener("click", () => change(() => {
 }));
 byId("clear").addEventListener("click", () => change(() => pen.clearRect(0, 0, mask.width, mask.height)));
 byId("save").addEventListener("click", async () => {
-  const file = await (await send("/png", JSON.stringify({ image: state.painted.key }), "application/json")).blob();
-  const link = element("a", { href: URL.createObjectURL(file), download: "painted.png" });
-  link.click();
-  URL.revokeObjectURL(link.href);
+  try {
+    const file = await (await send("/png", JSON.stringify({ image: state.painted.key }), "application/json")).blob();
+    const link = element("a", { href: URL.createObjectURL(file), download: "painted.png" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    say(byId("trouble"), error.message);
+  }
 });
 for (const id of ["class", "question"]) byId(id).addEventListener("change", askAll);
 byId("opacity").addEventListener("input", (event) => document.documentElement.style.setProperty("--opacity", event.target.value / 100));

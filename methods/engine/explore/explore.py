@@ -9,7 +9,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import NamedTuple, Self, TypeVar
 
 import torch
@@ -69,8 +69,8 @@ class Exploration:
             return
         self._server.shutdown()
         self._server.server_close()
-        for subject in self._subjects:
-            subject.finish()
+        for lock in {subject.lock for subject in self._subjects}:
+            lock.acquire()  # for good: who still waits for it is not answered any more
         self._ended.set()
 
     def __enter__(self) -> Self:
@@ -119,13 +119,15 @@ def _subjects(
 ) -> list[Subject]:
     asked = [request, *(request.another(source) for source in request.beside)]
     found: list[Subject] = []
+    locks: dict[int, Lock] = {}
     for number, each in enumerate(asked):
         loaded = models[number] if number < len(models) else _loaded(each, accelerator.device)
         name = short_name(each.load_from)
         taken = sum(subject.name.split(" #")[0] == name for subject in found)
         folder = dataset_folder(loaded.recipe.dataset, request.data_root)
         name += f" #{taken + 1}" if taken else ""
-        found.append(Subject(name, loaded, folder, machine, accelerator))
+        lock = locks.setdefault(id(loaded.model), Lock())
+        found.append(Subject(name, loaded, folder, machine, accelerator, lock))
         say_how_made(loaded)
     return found
 

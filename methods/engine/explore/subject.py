@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -59,11 +59,8 @@ class Subject:
     machine: PredictRequest
     """How it is asked for scores; placed."""
     accelerator: Accelerator
-    _lock: Lock = field(default_factory=Lock)
-
-    def finish(self) -> None:
-        """Wait until it has answered; nobody can ask it any more."""
-        self._lock.acquire()
+    lock: Lock
+    """Held while its network is asked; two subjects may share a network."""
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -98,7 +95,7 @@ class Subject:
             UsageError: it has no such map or class, no question was asked, or it cannot be steered.
             RunError: a score or a map is not finite.
         """
-        with self._lock:
+        with self.lock:
             return self._look(image, asked)
 
     def _look(self, image: Image.Image, asked: Asked) -> Json:
