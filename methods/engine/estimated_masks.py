@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.reading import Json
 from attnbias.data.tally import NAMES_SHOWN
+from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.published import locate
 from attnbias.methods.engine.requests import AuditRequest, ValRequest
@@ -51,7 +51,7 @@ class Segmenter:
     model: nn.Module
     categories: tuple[str, ...]
     """What it knows, in the order of its scores; the first is the background."""
-    prepare: Any
+    prepare: Transform
     """Its weights' own preset: PIL image -> (3, h, w)."""
 
     @torch.no_grad()

@@ -16,11 +16,13 @@ from attnbias.methods.engine.display.overlay import COLOUR_TABLES, FOCUS
 from attnbias.methods.engine.text import fill_template, html_text, json_in_script
 
 
-def html_page(name: str, title: str, content: Json, parts: Mapping[str, str] | None = None) -> str:
+def html_page(
+    name: str, title: str, content: Json, parts: Mapping[str, str] | None = None, *, served: bool = False
+) -> str:
     """Write page.html with NAME.html in it, page.css and NAME.css, page.js and NAME.js, and the content as JSON for the
     script.
 
-    `parts` are HTML for further places of NAME.html.
+    `parts` are HTML for further places of NAME.html. The script of a page that is `served` may ask its server.
     """
     assets = files(__package__)
 
@@ -34,6 +36,7 @@ def html_page(name: str, title: str, content: Json, parts: Mapping[str, str] | N
     heading = html_text(title)
     places = {
         "title": heading,
+        "policy": "; connect-src 'self'" if served else "",
         "body": fill_template(read(f"{name}.html"), {"title": heading, **(parts or {})}).rstrip("\n"),
         "style": read("page.css") + read(f"{name}.css"),
         "data": json_in_script(shared | dict(content)),

@@ -212,7 +212,7 @@ class _Page:
             "fills": list(FILLS),
             "largest": LARGEST_IMAGE,
         }
-        return html_page("explore", "Try it by hand", content)
+        return html_page("explore", "Try it by hand", content, served=True)
 
     def open(self, body: bytes) -> Json:
         """An image that was dropped on the page."""
