@@ -204,6 +204,20 @@ def test_intervals_of_average_precision_and_its_differences_cover() -> None:
         assert ((edges[:, 0] <= truth) & (truth <= edges[:, 1])).sum() >= 930
 
 
+def test_differences_of_average_precision_raise_few_false_alarms() -> None:
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(600):
+        targets = (rng.random((60, 2)) < 0.3).astype(int)
+        common = targets + rng.normal(size=targets.shape)
+        found = [mean_precision(targets, common + 0.7 * rng.normal(size=targets.shape)) for _ in range(2)]
+        assert found[0]
+        assert found[1]
+        p = Change.of(found[1] - found[0]).p
+        alarms += p is not None and p <= 0.05
+    assert 0 < alarms <= 36
+
+
 def test_the_influence_of_an_image_is_what_its_weight_does_to_sklearns_average_precision() -> None:
     rng = np.random.default_rng(3)
     targets = (rng.random((60, 2)) < 0.4).astype(np.int64)
