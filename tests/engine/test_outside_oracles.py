@@ -1,6 +1,6 @@
 """Metrics, attention measures and Grad-CAM against the programs of others.
 
-`pip install torchmetrics captum quantus` makes all of it run; nothing else needs them. scikit-learn, SciPy and timm are
+`pip install -e '.[oracles]'` makes all of it run; nothing else needs them. scikit-learn, SciPy and timm are
 oracles in the tests of their subjects, torchattacks in test_attacks.py, pytorch-grad-cam in test_explainer_oracle.py.
 """
 
