@@ -110,7 +110,7 @@ def match_by_file(path: Path, model: Sequence[str], dataset: Sequence[str]) -> C
             what = f"the name of {len(found)} classes of the model" if found else "no class of the model"
             raise DataError(f"{path}: {shown(one)} is {what}{_near(one, numbers)}; its number is taken, too")
         if _key(other) not in known:
-            raise DataError(f"{path}: {shown(other)} is no class of the dataset{_near(other, known)}")
+            raise DataError(f"{path}: {shown(other)} is not a class of the dataset{_near(other, known)}")
         (number,) = found
         if taken.setdefault(number, other) != other:
             raise DataError(f"{path}: {shown(one)} stands for {shown(taken[number])} and for {shown(other)}")

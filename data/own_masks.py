@@ -114,7 +114,7 @@ def with_masks(
 
 
 def _counted(record: Record, mask: _Drawn | None, path: Path | None, tally: Tally) -> _Drawn | None:
-    """A record's mask, None where it is no object of a label; counted by reason."""
+    """A record's mask, None where it is not an object of a label; counted by reason."""
     if path is None:
         tally.add(UNMASKED, record.path)
         return None

@@ -39,7 +39,7 @@ ATTENTION = "MultiHeadDotProductAttention_1"
 def read_flax(path: Path) -> dict[str, Tensor]:
     """Read a .npz file; arrays of objects, which are pickles, are refused by NumPy.
 
-    Names that are no vision transformer's stay as they are, to be reported by whoever loads them.
+    Names that are not a vision transformer's stay as they are, to be reported by whoever loads them.
 
     Raises:
         WeightsError: it is damaged, or holds something else than arrays of numbers.

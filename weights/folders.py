@@ -57,7 +57,7 @@ def read_shards(index: Path, read_file: Callable[[Path], Mapping[str, Any]]) -> 
         WeightsError: the table is damaged, names a file elsewhere, or a tensor is not where it says.
     """
     if index.stat().st_size > LARGEST_TABLE:
-        raise WeightsError(f"{index} is no table of shards: it is too large")
+        raise WeightsError(f"{index} is not a table of shards: it is too large")
     try:
         places = _Shards.model_validate_json(index.read_bytes()).weight_map
     except ValidationError as error:
@@ -93,7 +93,7 @@ def read_distributed(folder: Path, *, trust: bool) -> dict[str, Any]:
             file.seek(0)
             metadata = _TableUnpickler(file).load()
         if not isinstance(metadata, Metadata):
-            raise UnpicklingError("it is no table of tensors")
+            raise UnpicklingError("it is not a table of tensors")
         paths = {name: _path(metadata, name) for name in metadata.state_dict_metadata}
         tables = {
             name: table

@@ -75,7 +75,7 @@ def soft_score(people: int) -> float:
 def scored_answers(answers: Iterable[str], label_of: Mapping[str, int]) -> tuple[tuple[int, float], ...]:
     """(class, score) of each distinct answer to a question, by first appearance.
 
-    Answers that are no class are left out. They are compared as they were typed, not normalised, as in the program.
+    Answers that are not classes are left out. They are compared as they were typed, not normalised, as in the program.
     """
     return tuple(
         (label_of[answer], soft_score(people)) for answer, people in Counter(answers).items() if answer in label_of

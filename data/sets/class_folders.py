@@ -99,7 +99,7 @@ def with_contexts(index: Index, where: Literal["below", "above"], classes: Seque
         rows.append((record.path, label, named[1] if named else context))
     known = tuple(sorted({label for _, label, _ in rows})) if classes is None else tuple(classes)
     if strange := sorted({label for _, label, _ in rows} - {*known}):
-        raise DataError(f"{index.root} holds {strange[0]}, which is no class of the split that trains")
+        raise DataError(f"{index.root} holds {strange[0]}, which is not a class of the split that trains")
     numbers = {label: number for number, label in enumerate(known)}
     records = tuple(Record(path, numbers[label], group=context) for path, label, context in rows)
     return replace(index, classes=known, records=records)

@@ -124,7 +124,7 @@ def names_images(table: Path) -> bool:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables that stand in a folder; hidden ones are no one's."""
+    """The tables that stand in a folder; hidden ones are nobody's."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES and not path.name.startswith("."))
 
 
@@ -232,7 +232,7 @@ def _boxes(table: Path, content: Table, line: int, values: Sequence[str]) -> lis
     """The boxes (x, y, w, h) of a row.
 
     Raises:
-        DataError: one is no box.
+        DataError: one is not a box.
     """
     texts = [values[number] for number in content.box]
     if not any(texts):

@@ -23,7 +23,7 @@ def two_pass_loss(
 ) -> dict[str, Tensor]:
     """Mean of the two passes' classification loss, plus `weight` x the sum over blocks of the reconstruction error.
 
-    There is no loss on the prior: it learns through the mask alone. The mask's mean is no part of the loss but is
+    There is no loss on the prior: it learns through the mask alone. The mask's mean is not a part of the loss but is
     logged: near 0, nothing is fed back, and the model is a plain ViT. `asked` (B,) is what `drawn_classes` gives.
     """
     first = classification_loss(passes.first.float(), target, task, smoothing)

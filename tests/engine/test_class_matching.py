@@ -69,10 +69,10 @@ def test_a_file_maps_several_classes_to_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("model,dataset\ntaby,cat\n", "'taby' is no class of the model; did you mean 'tabby'"),
-        ("model,dataset\ntabby,dog\n", "'dog' is no class of the dataset"),
+        ("model,dataset\ntaby,cat\n", "'taby' is not a class of the model; did you mean 'tabby'"),
+        ("model,dataset\ntabby,dog\n", "'dog' is not a class of the dataset"),
         ("model,dataset\ntabby,cat\ntabby,unicorn\n", "'tabby' stands for 'cat' and for 'unicorn'"),
-        ("model,dataset\n99,cat\n", "'99' is no class of the model"),
+        ("model,dataset\n99,cat\n", "'99' is not a class of the model"),
         ("one,other\ntabby,cat\n", "expected a CSV with the columns model and dataset"),
         ("model,dataset\ntabby\n", "expected a CSV with the columns model and dataset"),
         ("model,dataset\n", "expected a CSV with the columns model and dataset"),

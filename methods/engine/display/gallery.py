@@ -154,7 +154,7 @@ def _item(item: GalleryItem) -> Json:
 def _segments(segments: Segments, size: tuple[int, int]) -> Json:
     """Label maps as small PNGs in their classes' colours, and the legend's lines.
 
-    They are clear where there is no class, and where its colour is black (VOC's background).
+    They are clear where there is not a class, and where its colour is black (VOC's background).
     """
     alpha = bytes([255 if colour.any() else 0 for colour in segments.colours]).ljust(256, b"\0")
 

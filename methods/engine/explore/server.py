@@ -94,7 +94,7 @@ class PageServer(ThreadingTCPServer):
         return address.is_loopback or not self.is_local
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that went away is no error; what else failed is said."""
+        """A browser that went away is not an error; what else failed is said."""
         error = sys.exception()
         if error is not None and not isinstance(error, OSError):
             say(describe(error)[1], error=True)

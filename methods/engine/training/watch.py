@@ -77,7 +77,7 @@ class BiasWatch:
         with untouched_random_states():
             try:
                 report = measure_bias(loaded, self.dataset, part, self.accelerator)
-            except DataError as error:  # a transform that cuts all objects off is no reason to end a run
+            except DataError as error:  # a transform that cuts all objects off is not a reason to end a run
                 return {"bias_of": {**self.settings, "samples": 0, "why": str(error)}}
         means = {f"{BIAS}{name}": value for name, value in report.summary().items() if value is not None}
         return {**means, "bias_of": {**self.settings, "samples": len(report.rows), "skipped": report.skipped}}
