@@ -107,7 +107,7 @@ def match_by_file(path: Path, model: Sequence[str], dataset: Sequence[str]) -> C
         if not found and one.strip().isdecimal() and int(one) < len(model):
             found = {int(one)}
         if len(found) != 1:
-            what = f"the name of {len(found)} classes of the model" if found else "no class of the model"
+            what = f"the name of {len(found)} classes of the model" if found else "not a class of the model"
             raise DataError(f"{path}: {shown(one)} is {what}{_near(one, numbers)}; its number is taken, too")
         if _key(other) not in known:
             raise DataError(f"{path}: {shown(other)} is not a class of the dataset{_near(other, known)}")

@@ -79,7 +79,7 @@ def find_masks(indexes: Sequence[Index], left_out: Tally) -> dict[int, Path]:
     called: dict[Path, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
     places: list[tuple[int | None, Path, list[tuple[Path, str]]]] = []
     holding = {(index.root / record.path).parent for index in indexes for record in index.records}
-    classes = holding.union(*(folder.parents for folder in holding))  # one that is called masks is not a folder of masks
+    classes = holding.union(*(folder.parents for folder in holding))  # one called masks is not a folder of masks
     for index in indexes:
         for record in index.records:
             path = index.root / record.path
