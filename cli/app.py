@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import cache
 from types import FrameType
 from typing import Annotated
 
@@ -120,13 +122,19 @@ app.add_typer(weights, name="weights")
 app.add_typer(listing, name="list")
 
 
+@cache
+def _command() -> Callable[..., int]:
+    """The command line, which a process that runs several commands builds once."""
+    command: Callable[..., int] = literal_help(typer.main.get_command(app))
+    return command
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     prepare_output()
     _end_on_signals()
     try:
-        command = literal_help(typer.main.get_command(app))
-        code = command(args=_to_the_front(sys.argv[1:]), prog_name="attnbias", standalone_mode=False)
+        code = _command()(args=_to_the_front(sys.argv[1:]), prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:
