@@ -44,12 +44,13 @@ def in_two_levels(command: Any, kind: type[Request], method: Description) -> Any
 def _show_all(context: typer.Context, asked: bool) -> None:
     if not asked:
         return
-    parameters: list[Any] = list(context.command.params)
-    for parameter in parameters:
-        if getattr(parameter, RARE, False):
-            parameter.hidden = False
+    rare: list[Any] = [parameter for parameter in context.command.params if getattr(parameter, RARE, False)]
+    for parameter in rare:
+        parameter.hidden = False
     if text := context.get_help():  # what was not printed already
         say(*text.split("\n"))
+    for parameter in rare:  # the next command of this process hides them again
+        parameter.hidden = True
     raise typer.Exit
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -280,11 +281,15 @@ def method_commands(
             return super().resolve_command(ctx, of_task(args))
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            method = get_description(cmd_name)
-            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-            about = f"{method.title}. {method.paper}"
-            single.command(cmd_name, help=about, epilog=shown(cmd_name))(build(method))
-            return in_two_levels(literal_help(get_command(single)), kind, method)
+            return of_method(cmd_name)
+
+    @cache
+    def of_method(method_name: str) -> Any:
+        method = get_description(method_name)
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+        about = f"{method.title}. {method.paper}"
+        single.command(method_name, help=about, epilog=shown(method_name))(build(method))
+        return in_two_levels(literal_help(get_command(single)), kind, method)
 
     def shown(method: str) -> str:
         return in_lines("Examples:", *(f"attnbias {name} {method} {example}" for example in examples))

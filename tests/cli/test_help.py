@@ -41,6 +41,7 @@ def test_help_is_two_screens_and_help_all_shows_every_option(
     command: str, method: str, shown: Callable[..., list[str]]
 ) -> None:
     lines, every = shown(command, method, "--help"), shown(command, method, "--help-all")
+    assert shown(command, method, "--help") == lines  # what all options were shown of hides them again
     assert len(lines) <= SCREENS
     assert max(map(len, lines)) <= 100
     assert "<bool>" not in "\n".join(every)
