@@ -281,7 +281,9 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "compare": {
         "cli/test_compare.py::test_tables_hold_the_same_figures": "RUNS --measure --out",
-        "cli/test_compare.py::test_maps_are_compared_by_name_or_as_each_model_s_own": "--map",
+        "cli/test_compare.py::test_maps_are_compared_by_name_or_as_each_model_s_own_where_both_are_of_one_kind": (
+            "--map"
+        ),
         "cli/test_compare.py::test_the_page_holds_as_many_images_of_the_split_as_typed": (
             "--page --split --limit --data-root"
         ),
