@@ -1,5 +1,5 @@
 """Faults of what came later: the interface for Python, any classifier, starting weights, seeds, the hub, backgrounds,
-the last layer, strange files."""
+the last layer, strange files, models tried by hand, estimated masks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ BACKGROUNDS, BACKGROUND_TESTS = "methods/engine/bias/backgrounds.py", "tests/eng
 LAST_LAYER, LAST_LAYER_TESTS = "methods/engine/bias/last_layer.py", "tests/engine/test_last_layer.py"
 SEEDS, SEED_TESTS = "methods/engine/evaluation/over_seeds.py", "tests/engine/test_over_seeds.py"
 PUSH, PUSH_TESTS = "methods/engine/publish.py", "tests/weights/test_push.py"
+EXPLORE, EXPLORE_TESTS = "methods/engine/explore/", "tests/engine/test_explore.py::"
+ESTIMATED, ESTIMATED_TESTS = "methods/engine/estimated_masks.py", "tests/engine/test_estimated_masks.py::"
 LIMITS, LIMIT_TESTS = "weights/limits.py", "tests/weights/test_limits.py::test_a_small_file_takes_no_gigabytes"
 
 FAULTS = (
@@ -211,5 +213,61 @@ FAULTS = (
         " and not set(NEITHER) & set(_words(split))]",
         "]",
         ("tests/data/test_splits.py::test_what_names_do_not_decide_is_refused_with_the_flag_that_does",),
+    ),
+    Fault(
+        "explore: other sites may let their names lead to it",
+        EXPLORE + "server.py",
+        "return address.is_loopback or not self.is_local",
+        "return True",
+        (EXPLORE_TESTS + "test_requests_of_other_sites_and_of_no_sensible_length_are_refused",),
+    ),
+    Fault(
+        "explore: other sites may ask",
+        EXPLORE + "server.py",
+        'self.headers.get("Origin", ',
+        'self.headers.get("Referer", ',
+        (EXPLORE_TESTS + "test_requests_of_other_sites_and_of_no_sensible_length_are_refused",),
+    ),
+    Fault(
+        "explore: all but what was painted is filled",
+        EXPLORE + "images.py",
+        "Image.composite(FILLS[fill](held.image), held.image, covers)",
+        "Image.composite(held.image, FILLS[fill](held.image), covers)",
+        (EXPLORE_TESTS + "test_what_is_painted_over_is_what_the_models_get",),
+    ),
+    Fault(
+        "explore: gain ignored",
+        EXPLORE + "subject.py",
+        "if asked.gain is None or not isinstance",
+        "if True or not isinstance",
+        (EXPLORE_TESTS + "test_a_prior_is_as_strong_as_asked",),
+    ),
+    Fault(
+        "explore: requests meet in a network",
+        EXPLORE + "subject.py",
+        "with self.lock:",
+        "with Lock():",
+        (EXPLORE_TESTS + "test_a_network_is_asked_by_one_request_at_a_time",),
+    ),
+    Fault(
+        "explore: a dropped photo lies on its side",
+        "data/images.py",
+        'return upright_rgb(image) if mode == "RGB"',
+        'return upright_rgb(image, "stored") if mode == "RGB"',
+        (EXPLORE_TESTS + "test_scores_and_maps_of_an_uploaded_file_are_those_of_predict_and_attention",),
+    ),
+    Fault(
+        "an audit: estimated masks pass for drawn ones",
+        "methods/engine/audit/audit.py",
+        'truth_kind="estimated" if estimated else "measured"',
+        'truth_kind="measured"',
+        (ESTIMATED_TESTS + "test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found",),
+    ),
+    Fault(
+        "estimated masks: of classes that an image does not show, too",
+        ESTIMATED,
+        "for label in _true(index.records[position]):",
+        "for label in members:",
+        (ESTIMATED_TESTS + "test_a_mask_is_where_the_segmenter_sees_a_true_class_and_is_estimated_once",),
     ),
 )
