@@ -11,6 +11,7 @@
 | loaders | from the file to the tensor on one core, exact and fast decoding | speed_data.py |
 | measures | all measures of 40,504 x 80 scores | speed_data.py |
 | index | annotations of COCO's size: reading, writing the index, reading it back | speed_data.py |
+| audit | an audit against the passes through the network that it needs | speed_audit.py |
 | start-up | the command line's start; `train` from the command to its first step | speed_start.py |
 | features | what channels_last, compile, fused optimisers and the like are worth on this machine | speed_features.py |
 
@@ -35,6 +36,7 @@ import torch
 from harness import Figure
 from rich.console import Console
 from rich.table import Table
+from speed_audit import audit
 from speed_data import index, loaders, measures
 from speed_engine import checkpoint, engine
 from speed_features import features
@@ -50,6 +52,7 @@ GROUPS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "loaders": loaders,
     "measures": measures,
     "index": index,
+    "audit": audit,
     "start-up": start_up,
     "features": features,
 }

