@@ -49,13 +49,14 @@ def steered(request: Steered, loaded: Loaded, kinds: Collection[str], classes: S
     own = "text" if method.reads_texts else "class"
     gain = method.default_gain(loaded.model) if request.gain is None else request.gain
     if request.prior in (None, own):
-        return _steered_by(loaded, Steering((), None, gain, f"each {own} itself, gain {gain:g}"))
+        return _steered_by(loaded, Steering((), None, gain, f"each {own} itself"))
     file = Path(str(request.prior))
     priors = read_priors(file)
     say_other_weights(file, priors, loaded)
-    words = f"{file.name}: {priors.words}, gain {gain:g}"
+    # Of one set, the vectors of two models are alike, each in its own space; any others are those of their file alone.
+    said = (priors.words, file.name) if priors.about.dataset else (f"{file.name}: {priors.words}", "")
     if method.reads_texts:
-        return _steered_by(loaded, Steering(priors.names, torch.from_numpy(priors.vectors), gain, words))
+        return _steered_by(loaded, Steering(priors.names, torch.from_numpy(priors.vectors), gain, *said))
     needed = loaded.classes if classes is None else classes
     if missing := [name for name in needed if name not in priors.names]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -63,7 +64,7 @@ def steered(request: Steered, loaded: Loaded, kinds: Collection[str], classes: S
     of_class = dict(zip(priors.names, priors.vectors, strict=True))
     nothing = np.zeros(priors.vectors.shape[1], np.float32)
     vectors = np.stack([of_class.get(name, nothing) for name in loaded.classes])
-    return _steered_by(loaded, Steering(loaded.classes, torch.from_numpy(vectors), gain, words))
+    return _steered_by(loaded, Steering(loaded.classes, torch.from_numpy(vectors), gain, *said))
 
 
 def _steered_by(loaded: Loaded, steering: Steering) -> Loaded:

@@ -264,6 +264,10 @@ class Bias(_Open):
     tau: float
     means: dict[str, float | None]
     between: dict[str, float | None] = Field(default_factory=dict)
+    steered_by: str | None = None
+    """All that was typed of a prior; `prior` is what two runs may share."""
+    prior: str | None = None
+    gain: float | None = None
 
 
 class Row(_Open):

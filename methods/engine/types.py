@@ -70,7 +70,19 @@ class Steering(NamedTuple):
     """(K, C); None: each class or text is looked for as the method does by itself."""
     gain: float
     """The strength of what is fed back."""
-    words: str
+    prior: str
+    """What is looked for, in words that two runs share whose vectors are of the same things."""
+    file: str = ""
+    """The name of the prior file, where `prior` does not say it."""
+
+    @property
+    def words(self) -> str:
+        """All of it."""
+        return f"{self.file and f'{self.file}: '}{self.prior}, gain {self.gain:g}"
+
+    def content(self) -> dict[str, str | float]:
+        """What a file that is written says of it."""
+        return {"steered_by": self.words, "prior": self.prior, "gain": self.gain}
 
 
 Truth = Literal["masks", "boxes", "estimated"]

@@ -135,8 +135,6 @@ def figures(result: Result) -> dict[str, float | None]:
 def _check(request: ValRequest) -> None:
     """Refuse, before any work, what there is not, and what cannot or must not be written."""
     corruptions(request)
-    if request.store and (request.prior is not None or request.gain is not None):
-        raise UsageError("--store keeps what maps show by themselves, not under --prior or --gain; use --bias-out DIR")
     if request.store and request.masks is not None:
         raise UsageError("--store keeps what is held against objects that people drew; use --json or --bias-out DIR")
     for load_from in request.load_from if request.store else ():

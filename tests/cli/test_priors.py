@@ -257,3 +257,34 @@ def test_the_function_writes_what_the_command_writes(
     assert len(found) == len(found.names)
     with pytest.raises(toolkit.UsageError, match="did you mean 'digit_3'"):
         found["digt_3"]
+
+
+def test_maps_under_a_prior_are_stored_and_held_against_those_of_an_equal_one_alone(
+    demo_root: Path, here: Path
+) -> None:
+    """Priors are equal where they are of the same objects under one gain: each model has them in its own space."""
+    common = ("--data-root", demo_root, *CPU, "--threads", 1)
+    for seed, name in enumerate(("one", "two")):
+        small = ("--recipe", "demo", "--steps", 1, "--batch-size", 4, "--image-size", 32, "--seed", seed)
+        attnbias("train", "absvit", *small, "--out", name, *common, expect=0)
+        attnbias("priors", name, "--limit", 20, "--out", f"{name}.npz", *common, expect=0)
+
+    def stored(name: str, *more: Any) -> None:
+        measure = ("val", "absvit", "--load-from", name, "--bias", "--store", "--overwrite")
+        attnbias(*measure, *more, *common, expect=0)
+
+    stored("one", "--prior", "one.npz")
+    stored("two", "--prior", "two.npz", "--gain", 40)
+    shown = attnbias("compare", "one", "two", "--out", "table", expect=0)
+    lines = json.loads(Path("table/comparison.json").read_text())["lines"]
+    assert next(line for line in lines if line["measure"] == "energy")["changes"][1] is not None
+    assert "maps of one are steered by one.npz: 10 objects of demo/train, gain 40" in " ".join(shown.out.split())
+    paged = attnbias("compare", "one", "two", "--page", "--out", "page", *common[:2], expect=2)
+    assert "--page draws maps as models draw them by themselves, and one keeps those steered by one.npz" in paged.line
+
+    for more, told in ((("--prior", "two.npz", "--gain", 3), "gain 3"), ((), "no --prior")):
+        stored("two", *more)
+        refused = attnbias("compare", "one", "two", expect=2).line
+        assert "map 'steered' was steered by 10 objects of demo/train, gain 40 and" in refused
+        assert told in refused
+        assert "evaluate again with one --prior and --gain" in refused

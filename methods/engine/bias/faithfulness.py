@@ -28,7 +28,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, layer_name, minmax, upsample
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval
-from attnbias.methods.engine.types import Metrics
+from attnbias.methods.engine.types import Metrics, Steering
 
 BLUR_SIZE, BLUR_SIGMA = 11, 5.0
 """Of the image that insertion starts from, in pixels."""
@@ -154,6 +154,8 @@ class Faithfulness:
     """(N,): its class."""
     columns: Mapping[str, NDArray[np.float64]]
     """(N,) by name: those of FAITHFULNESS, and what random maps reach as random_NAME."""
+    steering: Steering | None = None
+    """What a second pass was told to look for; None where it looked as it does by itself."""
 
     def content(self) -> Metrics:
         """Means over all samples with their intervals, and the maps."""
@@ -162,6 +164,7 @@ class Faithfulness:
             "other_map": self.other_map,
             "same_maps": self.same_maps,
             "layer": self.layer,
+            **(self.steering.content() if self.steering else {}),
             "samples": len(self.images),
             "step": "a row of pixels" if self.steps is None else f"one of {self.steps} parts of the pixels",
             "insertion_blur": {"size": BLUR_SIZE, "sigma": BLUR_SIGMA},
@@ -230,7 +233,7 @@ def score_faithfulness(
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))
     layer = layer_name(method, loaded.model, used) or layer_name(method, loaded.model, other)
-    return Faithfulness(used, other, same, layer, steps, image_ids, labels, columns)
+    return Faithfulness(used, other, same, layer, steps, image_ids, labels, columns, loaded.steering)
 
 
 def another_kind(loaded: Loaded, samples: Sequence[tuple[Tensor, int]], used: str) -> tuple[str, tuple[str, ...]]:

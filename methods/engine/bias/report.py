@@ -45,7 +45,7 @@ from attnbias.methods.engine.maps import attention_maps, layer_name
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
 from attnbias.methods.engine.text import write_csv
-from attnbias.methods.engine.types import Truth
+from attnbias.methods.engine.types import Steering, Truth
 
 BASELINES = ("uniform", "centre", "oracle")
 """Maps that know nothing of the image, that always look at its middle, and the best that the map's own grid allows."""
@@ -90,8 +90,8 @@ class BiasReport:
     """MaxBoxAccV2 of all maps together."""
     layer: str | None = None
     """The layer that an explainer looked at."""
-    steering: str | None = None
-    """What a second pass was told to look for, in words; None where it looked as it does by itself."""
+    steering: Steering | None = None
+    """What a second pass was told to look for; None where it looked as it does by itself."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -139,7 +139,7 @@ class BiasReport:
         return {
             "map": self.map,
             "layer": self.layer,
-            **({} if self.steering is None else {"steered_by": self.steering}),
+            **(self.steering.content() if self.steering else {}),
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -229,9 +229,9 @@ def measure_bias(
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     (pxap, maxboxacc), own = apart[0], [each[0] for each in rows]
     layer = layer_name(loaded.method, loaded.model, used)
-    steering = None if loaded.steering is None else loaded.steering.words
     return BiasReport(
-        own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer, steering
+        *(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer),
+        steering=loaded.steering,
     )
 
 

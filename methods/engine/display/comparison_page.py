@@ -99,10 +99,16 @@ def _chosen_split(request: CompareRequest, lines: Sequence[Line]) -> str:
 
 def _samples(run: Run, split: str, kind: str) -> dict[str, np.ndarray]:
     stored = run.evaluations.get(split)
-    if stored is None or stored.bias(run.map(kind)) is None:
+    content = stored.bias(run.map(kind)) if stored else None
+    if stored is None or content is None:
         raise UsageError(
             f"{run.name} keeps no attention bias of {split}; run: attnbias val {run.method.name} "
             f"--load-from {run.name} --split {split.rpartition('/')[2]} --bias --map {kind} --store"
+        )
+    if content["steered_by"]:
+        raise UsageError(
+            f"--page draws maps as models draw them by themselves, and {run.name} keeps those steered by "
+            f"{content['steered_by']}; leave --page out, or run val --bias --store --overwrite without --prior"
         )
     return stored.bias_samples(run.map(kind))
 

@@ -201,7 +201,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
 
     Raises:
         UsageError: no method of the runs has such a map; or attention was held against masks in one run and boxes in
-            another, or above other thresholds.
+            another, or above other thresholds, or maps of one kind were steered by other priors.
     """
     known = ["own", *EXPLAINERS, *(name for run in runs for name in run.method.maps)]
     if kind not in known:
@@ -322,11 +322,12 @@ def _attention(
     if len(settings) > 1:
         words = " and ".join(f"{truth}, tau {tau}" for truth, tau in sorted(settings))
         raise UsageError(f"{split}: attention was held against {words}; evaluate again with one --truth and --tau")
+    steered = _steered_alike(split, runs, kinds, contents)
     samples = [
         each.bias_samples(name) if each and content else None
         for each, name, content in zip(evaluations, kinds, contents, strict=True)
     ]
-    lines = []
+    lines: list[Line] = []
     for measure in compared_measures():
         values = [content["means"].get(measure.name) if content else None for content in contents]
         over, under = measure.ratio or (measure.name, None)
@@ -335,7 +336,7 @@ def _attention(
         changes: list[Change | None] = [None] * len(runs)
         if measure.compared == "paired":
             changes[1:] = [_paired(samples[0], table, over, under, flags=measure.flag) for table in samples[1:]]
-        lines.append(Line(split, measure.name, values, changes))
+        lines.append(Line(split, measure.name, values, changes, [] if lines else steered))
         if measure.between and any(content and measure.name in content["between"] for content in contents):
             values = [content["between"].get(measure.name) if content else None for content in contents]
             placed = [table and _placed(table, measure.name) for table in samples]
@@ -357,6 +358,30 @@ def _of_one_kind(first: Run, other: Run, kind: str) -> bool:
     """Whether maps of both runs are the same thing: one explainer's, or one method's own under one name."""
     maps = first.map(kind), other.map(kind)
     return maps[0] == maps[1] and (maps[0] in EXPLAINERS or first.method.name == other.method.name)
+
+
+def _steered_alike(split: str, runs: Sequence[Run], kinds: Sequence[str], contents: Sequence[Json | None]) -> list[str]:
+    """Which runs' maps were told what to look for (`val --prior`).
+
+    Raises:
+        UsageError: two maps of one kind were told to look for different things.
+    """
+    told: dict[str, list[str]] = {}
+    remarks = []
+    for run, kind, content in zip(runs, kinds, contents, strict=True):
+        if content:
+            prior, gain = content["prior"] or content["steered_by"], content["gain"]
+            gained = "" if gain is None else f", gain {gain:g}"
+            told.setdefault(kind, []).append(f"{prior}{gained}" if prior else "no --prior")
+            if content["steered_by"]:
+                remarks.append(f"{split}: maps of {run.name} are steered by {content['steered_by']}")
+    for kind, priors in told.items():
+        if len({*priors}) > 1:
+            words = " and ".join(dict.fromkeys(priors))
+            raise UsageError(
+                f"{split}: map '{kind}' was steered by {words}; evaluate again with one --prior and --gain"
+            )
+    return remarks
 
 
 def _placed(table: Samples, name: str) -> Samples:
