@@ -37,6 +37,8 @@ class Interrupted(BaseException):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" when a known name is near, else an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """Return " (did you mean 'x'?)" when a known name is near, else an empty string; one that holds all of what was
+    typed (--dataset for --set) goes before one of other letters."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    near.sort(key=lambda each: name.lstrip("-") not in each)
     return f" (did you mean '{near[0]}'?)" if near else ""

@@ -91,6 +91,8 @@ def test_commands_are_listed_in_the_order_of_work(shown: Callable[..., list[str]
         ("train csra --pretraind", "--pretrained"),
         ("train csra --chanels-last", "--channels-last"),
         ("train csra --epoch 3", "--epochs"),
+        ("train csra --set demo", "--dataset"),
+        ("train csra --size 64", "--image-size"),
         ("val csra --load-form x", "--load-from"),
         ("train csra --weight-deca 1", "--weight-decay"),
     ],
