@@ -22,6 +22,8 @@ from attnbias.methods.engine.registry import get_description
 from tests.helpers import recipe_fields
 
 REPO = Path(__file__).parent.parent
+README = (REPO / "README.md").read_text()
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 PAGES = sorted(
     path
     for pattern in ("*.md", "cli/**/*.md", "data/**/*.md", "methods/**/*.md", "weights/**/*.md", "tests/**/*.md")
@@ -29,14 +31,31 @@ PAGES = sorted(
 )
 
 
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    """The blocks of a page that are in one of these languages; "" = as none says, which is a shell's."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language in languages:
+            yield block
+
+
+def shell_lines(page: Path) -> Iterator[str]:
+    """The lines of a page's blocks for a shell, without comments, and what stands in its text as a line of one."""
+    for block in blocks(page, "", "bash", "sh", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield shlex.join(words)
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"`((?:make|pip|python) [^`]+)`", text):
+        yield " ".join(line.split())
+
+
 def commands(page: Path) -> Iterator[str]:
-    """Every `attnbias ...` line of the page's blocks, launchers before it and comments behind it cut off."""
-    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        for line in re.findall(r"^.*\battnbias\b.*$", block.replace("\\\n", " "), re.MULTILINE):
-            words = shlex.split(line, comments=True)
-            for start, word in enumerate(words):
-                if word == "attnbias" and (start == 0 or words[start - 1] in ("-m", "&&") or words[0] == "srun"):
-                    yield shlex.join(words[start + 1 :])
+    """Every `attnbias ...` line of the page's blocks, launchers before it cut off."""
+    for line in shell_lines(page):
+        words = shlex.split(line)
+        for start, word in enumerate(words):
+            if word == "attnbias" and (start == 0 or words[start - 1] in ("-m", "&&") or words[0] == "srun"):
+                yield shlex.join(words[start + 1 :])
 
 
 def alternatives(words: list[str]) -> Iterator[list[str]]:
@@ -75,6 +94,42 @@ def test_a_line_that_is_no_command_would_be_noticed(line: str) -> None:
         parse(line.split())
 
 
+@pytest.mark.parametrize(
+    ("page", "line"),
+    sorted({(str(page.relative_to(REPO)), line) for page in PAGES for line in shell_lines(page)}),
+)
+def test_every_other_line_for_a_shell_names_what_there_is(page: str, line: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
+    for part in line.split(" '&&' "):
+        program, *words = shlex.split(re.sub(r" \[(--.*)\]", r" \1", part))
+        if program == "make":
+            assert {*words} <= {*targets}
+        elif program == "pip":
+            assert words[0] == "install"
+            extras = re.findall(r"^(?:\.|attnbias)\[([\w,-]+)\]$", "\n".join(words), re.MULTILINE)
+            assert {*",".join(extras).split(",")} - {""} <= {*PROJECT["optional-dependencies"]}
+        elif program == "python":
+            file = REPO / (words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0])
+            options = [word for word in words if word.startswith("--")]
+            assert all(f'"{option}"' in file.read_text() for option in options)
+        else:  # what a launcher starts is in `commands`, as is what nothing starts
+            assert program in ("attnbias", "torchrun", "srun", "accelerate")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_commands_in_the_text_and_their_options_are_the_programs(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"`attnbias ([^`]+)`", text):
+        words = shlex.split(re.sub(r"METHOD|<name>|\.\.\.(?= )", "csra", line.replace("\n", " ")))
+        command: Any = get_command(app)
+        context = click.Context(command)
+        while hasattr(command, "resolve_command") and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
+            name, command, words = command.resolve_command(context, words)
+            context = click.Context(command, parent=context, info_name=name)
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= {*known, "--help"}, line
+
+
 def test_every_recipe_field_is_documented_as_the_recipe_has_it() -> None:
     """`python -m tests.helpers.recipe_fields` writes the page again."""
     assert recipe_fields.PAGE.read_text(encoding="utf-8") == recipe_fields.page()
@@ -85,10 +140,6 @@ def test_links_of_the_documentation_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not re.match(r"https?://|mailto:", target):
             assert (page.parent / target).exists(), f"{page.relative_to(REPO)}: {target}"
-
-
-README = (REPO / "README.md").read_text()
-PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 
 def test_the_readme_is_short_and_in_a_newcomers_order() -> None:
