@@ -19,6 +19,7 @@ from attnbias.cli.app import app
 from attnbias.cli.errors import TypedWrong
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.resolve import resolve_recipe
 from tests.helpers import recipe_fields
 
 REPO = Path(__file__).parent.parent
@@ -174,3 +175,11 @@ def test_the_metadata_names_each_papers_page_and_the_citation_this_version() -> 
     papers = {f"Paper of {name}": get_description(name).paper.page for name in ("csra", "ida", "lsas", "llb", "absvit")}
     assert PROJECT["urls"] == papers
     assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == attnbias.__version__
+
+
+def test_the_readme_looks_at_the_run_that_its_line_before_trains() -> None:
+    lines = [line.split() for line in commands(REPO / "README.md")]
+    train, look = (next(line for line in lines if line[0] == command) for command in ("train", "visualize"))
+    typed = dict(zip(train[2::2], train[3::2], strict=True))
+    name = resolve_recipe(get_description(train[1]), typed["--recipe"], {"dataset": typed["--dataset"]}).name
+    assert look[look.index("--load-from") + 1] == f"runs/{train[1]}/{name}"
