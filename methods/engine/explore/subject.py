@@ -138,4 +138,4 @@ class Subject:
             return self.loaded
         method.check_steered(self.loaded.model)
         own = "question" if method.reads_texts else "class"
-        return replace(self.loaded, steering=Steering((), None, asked.gain, f"the {own} itself, gain {asked.gain:g}"))
+        return replace(self.loaded, steering=Steering((), None, asked.gain, f"the {own} itself"))
