@@ -322,12 +322,11 @@ def _attention(
     if len(settings) > 1:
         words = " and ".join(f"{truth}, tau {tau}" for truth, tau in sorted(settings))
         raise UsageError(f"{split}: attention was held against {words}; evaluate again with one --truth and --tau")
-    steered = _steered_alike(split, runs, kinds, contents)
     samples = [
         each.bias_samples(name) if each and content else None
         for each, name, content in zip(evaluations, kinds, contents, strict=True)
     ]
-    lines: list[Line] = []
+    lines = []
     for measure in compared_measures():
         values = [content["means"].get(measure.name) if content else None for content in contents]
         over, under = measure.ratio or (measure.name, None)
@@ -336,7 +335,7 @@ def _attention(
         changes: list[Change | None] = [None] * len(runs)
         if measure.compared == "paired":
             changes[1:] = [_paired(samples[0], table, over, under, flags=measure.flag) for table in samples[1:]]
-        lines.append(Line(split, measure.name, values, changes, [] if lines else steered))
+        lines.append(Line(split, measure.name, values, changes))
         if measure.between and any(content and measure.name in content["between"] for content in contents):
             values = [content["between"].get(measure.name) if content else None for content in contents]
             placed = [table and _placed(table, measure.name) for table in samples]
@@ -351,6 +350,7 @@ def _attention(
         "val --bias --map gradcam --store, then compare --map gradcam"
         for n in others
     ]
+    said += _steered_alike(split, runs, kinds, contents)
     return [replace(_without_changes(line, others), remarks=[] if n else said) for n, line in enumerate(lines)]
 
 
