@@ -185,10 +185,14 @@ def _allow_list() -> AbstractContextManager[None]:
     )
 
 
-def _reason(path: Path, error: Exception) -> str:
+def is_web_page(path: Path) -> bool:
+    """Whether a file is the page that a server answers a download with where it does not give the file."""
     with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
+        return file.read(256).lstrip().lower().startswith((b"<!doctype", b"<html"))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if is_web_page(path):
         return "it is a web page: the download was answered with a form"
     return _first_line(error)
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -380,16 +380,33 @@ def _from_drive(published: Published, known: _Known) -> Path:
     with _in_turn(known.folder):
         if not known.target.is_file():
             LOG.warning("fetching %s into %s", published.url, known.folder)
-            _unread.add(known.target)
             part = known.folder / f"{published.file}.part"
+            identity = published.url.split("/d/")[1].split("/")[0]
             try:
-                arrived = gdown.download(id=published.url.split("/d/")[1].split("/")[0], output=str(part), quiet=True)
+                gdown.download(id=identity, output=str(part), quiet=True, resume=True)
             except Exception as error:  # its HTTP client raises errors of several families
                 raise WeightsError(f"{published.name} cannot be had: {_first_line(error)}; {by_hand}") from None
-            if arrived is None or not part.is_file():
-                raise WeightsError(f"{published.name} cannot be had: the drive did not give it; {by_hand}")
+            if (wrong := _wrong_with(part, known.archive)) is not None:
+                part.unlink(missing_ok=True)  # complete and wrong: nothing to continue from
+                raise WeightsError(f"{published.name} cannot be had: {wrong}; {by_hand}")
+            _unread.add(known.target)
             part.replace(known.target)
     return _fetched(known, silent)
+
+
+def _wrong_with(part: Path, archive: Archive) -> str | None:
+    """Why what the drive gave is not the file, in words; None where it is."""
+    from attnbias.weights.files import is_web_page
+
+    if not part.is_file():
+        return "the drive did not give it"
+    if is_web_page(part):
+        return "the drive gave a web page in its place, as it does where a file was asked for too often"
+    try:
+        check_in_place(replace(archive, file=part.name), part.parent)
+    except DataError as error:
+        return str(error).replace("delete it and fetch it again", "it was deleted")
+    return None
 
 
 def _from_hub(source: str, known: _Known | None = None) -> Path:

@@ -227,33 +227,86 @@ def test_a_server_that_is_not_there_is_not_asked_again(
 
 GDOWN = """
 from pathlib import Path
-def download(url=None, output=None, quiet=False, *, id=None, **more):
-    content = Path(__file__).with_name(id)
+def download(url=None, output=None, quiet=False, *, id=None, resume=False, **more):
+    content, begun = Path(__file__).with_name(id), Path(output + "x1y2.part")
     if not content.is_file():
         raise RuntimeError("Cannot retrieve the public link of the file.\\nYou may need ...")
-    Path(output).write_bytes(content.read_bytes())
+    have = begun.read_bytes() if resume and begun.is_file() else b""
+    file = have + content.read_bytes()[len(have):]
+    if Path(__file__).with_name("breaks off").exists():
+        begun.write_bytes(file[:len(file) // 2])
+        raise KeyboardInterrupt
+    Path(output).write_bytes(file)
+    begun.unlink(missing_ok=True)
     return output
 """
+"""As gdown does: it begins under a name of its own, from which it continues where it is asked to."""
 
 
-def test_the_library_for_google_drive_fetches_where_it_is_installed(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "gdown.py").write_text(GDOWN)
-    monkeypatch.syspath_prepend(tmp_path)
+class Drive:
+    """A stand-in of the library, and what it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "gdown.py").write_text(GDOWN)
+
+    def entry(self, digest: str | None = None) -> Published:
+        """A file of the drive, with its checksum where that is published."""
+        known = entry(SimpleNamespace(url="https://drive.google.com/"), digest, browser=True)  # type: ignore[arg-type]
+        return replace(known, url="https://drive.google.com/file/d/abc/view")
+
+    def give(self, content: bytes) -> None:
+        """Answer with this from now on."""
+        (self.folder / "abc").write_bytes(content)
+
+
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
+    monkeypatch.delitem(sys.modules, "gdown", raising=False)
+    (tmp_path / "library").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    yield Drive(tmp_path / "library")
     sys.modules.pop("gdown", None)
-    table = SimpleNamespace(url="https://drive.google.com/file/d/abc/view?")
-    known = replace(entry(table, None, browser=True), url=table.url.rstrip("?"))  # type: ignore[arg-type]
+
+
+def test_the_library_for_google_drive_fetches_where_it_is_installed(cache: Path, drive: Drive) -> None:
+    known = drive.entry()
     with pytest.raises(
         WeightsError, match=r"cannot be had: Cannot retrieve.*file\.; download https://drive\S+ and put"
     ):
         fetch_published(known)
     assert not names(cache / "w")
-    (tmp_path / "abc").write_bytes(CONTENT)
+    drive.give(CONTENT)
     assert fetch_published(known).read_bytes() == CONTENT
-    (tmp_path / "abc").unlink()
+    (drive.folder / "abc").unlink()
     assert fetch_published(known) == cache / "w" / "w.pth"
-    del sys.modules["gdown"]
+
+
+def test_a_page_or_another_file_than_was_published_does_not_stay_in_the_drives_place(cache: Path, drive: Drive) -> None:
+    """Google Drive answers with a page where a file was asked for too often."""
+    for content, digest, words in (
+        (b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>", None, "gave a web page in its place"),
+        (CONTENT[:-1], SHA[:8], r"has sha256:\w+, expected sha256:\w+ \(published\); it was deleted"),
+    ):
+        drive.give(content)
+        with pytest.raises(WeightsError, match=rf"cannot be had: .*{words}.*; download https://drive\S+ and put w.pth"):
+            fetch_published(drive.entry(digest))
+        assert not names(cache / "w")
+    drive.give(CONTENT)
+    assert fetch_published(drive.entry(SHA[:8])).read_bytes() == CONTENT
+
+
+def test_what_the_drive_gave_before_it_was_interrupted_is_continued(cache: Path, drive: Drive) -> None:
+    drive.give(CONTENT)
+    (drive.folder / "breaks off").touch()
+    with pytest.raises(KeyboardInterrupt):
+        fetch_published(drive.entry())
+    assert names(cache / "w") == {"w.pth.partx1y2.part"}
+    (drive.folder / "breaks off").unlink()
+    half = len(CONTENT) // 2
+    drive.give(b"?" * half + CONTENT[half:])  # the first half comes from what is there
+    assert fetch_published(drive.entry()).read_bytes() == CONTENT
+    assert names(cache / "w") == {"w.pth"}
 
 
 def test_a_file_of_the_hub_may_be_put_into_the_cache_by_hand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
