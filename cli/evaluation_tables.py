@@ -83,6 +83,8 @@ def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
     split, remarks = result["split"], list(result["rules"])
     if result["decode"] == "fast":
         remarks.append("images were read with --decode fast")
+    if result["amp"] != "no":
+        remarks.append(f"computed with --amp {result['amp']}")
     if result["skipped"]:
         remarks.append(f"{len(result['skipped'])} unreadable images left out")
     if missing := result["measures"].get("without_positives"):

@@ -135,6 +135,28 @@ def accelerate(request: Machine, **how: Any) -> Accelerator:
     return Accelerator(cpu=request.gpus == 0, **how)
 
 
+def check_amp(amp: str, device: torch.device) -> None:
+    """Refuse a mixed precision that there is not on this device.
+
+    Raises:
+        UsageError: see above.
+    """
+    if amp == "fp16" and device.type == "cpu":
+        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+
+
+def mixed_precision(amp: str, device: torch.device) -> torch.autocast:
+    """The block in which passes through a network are as `--amp` says.
+
+    Raises:
+        UsageError: as `check_amp`.
+    """
+    check_amp(amp, device)
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    # Without the cache, which would hold weights as they were before a measure changed them.
+    return torch.autocast(device.type, dtype, enabled=amp != "no", cache_enabled=False)
+
+
 def _join_slurm(gpus: int) -> None:
     """Say of the tasks that `srun` started what torchrun would say: their number, this one's, and where they meet."""
     environment = os.environ

@@ -123,7 +123,8 @@ def cam(features: Tensor, weight: Tensor) -> Tensor:
     Returns (B, K, h, w): for a linear classifier on average-pooled features, h * w times Grad-CAM before its ReLU.
     """
     rows = weight.float().expand(features.shape[0], -1, -1)  # (B, K, D); len() would fix B where the graph is exported
-    return (rows @ features.float().flatten(2)).unflatten(2, features.shape[2:])  # (B, K, h, w)
+    with torch.autocast(features.device.type, enabled=False):  # rounded to bfloat16, a map has many highest pixels
+        return (rows @ features.float().flatten(2)).unflatten(2, features.shape[2:])  # (B, K, h, w)
 
 
 def explain(kind: str, model: nn.Module, images: Tensor, classes: Tensor, layer: Layer) -> Tensor:

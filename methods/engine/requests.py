@@ -411,6 +411,15 @@ class FromWeights(Telling, Overwriting, PicksWeights):
     """A command that answers with weights."""
 
 
+class MixedPrecision(Request):
+    """A command whose passes through the network may be in mixed precision. Those that write or judge what must be
+    exact (export, priors, audit) are always in float32."""
+
+    amp: Literal["no", "fp16", "bf16"] = option(
+        "no", "Mixed precision of passes through the network; no = float32, as a run logs its figures.", often=False
+    )
+
+
 class Machine(Request):
     """What a command computes on; in all of them alike."""
 
@@ -468,7 +477,7 @@ def method_and_source(source: str) -> tuple[str | None, str]:
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
-class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Machine):
+class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, MixedPrecision, Machine):
     """Draw where models look, into a folder."""
 
     method: str
@@ -598,7 +607,7 @@ class ExportRequest(Steered, FromWeights, Machine):
         check_paths(self.paths)
 
 
-class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, Processes):
+class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, MixedPrecision, Processes):
     """Name the classes of one's own images."""
 
     paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
@@ -702,7 +711,7 @@ BIAS, CONTEXT, ROBUST = "Attention bias", "Reliance on context", "Robustness"
 bias_option, context_option, robust_option = (partial(recipe_option, panel=panel) for panel in (BIAS, CONTEXT, ROBUST))
 
 
-class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Processes):
+class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, MixedPrecision, Processes):
     """Score checkpoints on splits, and measure what else is asked for."""
 
     method: str

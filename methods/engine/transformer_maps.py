@@ -100,7 +100,8 @@ def rollout(model: nn.Module, images: Tensor) -> Tensor:
     flow = torch.eye(seen.weights[0].shape[-1], device=images.device)
     for weights in seen.weights:
         mixed = weights.float().mean(1) + torch.eye(weights.shape[-1], device=weights.device)
-        flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
+        with torch.autocast(flow.device.type, enabled=False):
+            flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
     first = vit.num_prefix_tokens
     taken = flow[:, 0] if vit.cls_token is not None else flow[:, first:].mean(1)
     return taken[:, first:]

@@ -32,7 +32,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, wri
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
-from attnbias.methods.engine.launch import accelerate, place
+from attnbias.methods.engine.launch import accelerate, mixed_precision, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.maps import check_map
 from attnbias.methods.engine.matching import in_classes_of_its_dataset
@@ -87,6 +87,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     _check(request)
     request = place(request)
     accelerator = accelerate(request)
+    precision = mixed_precision(request.amp, accelerator.device)
     wanted = [probe for probe in probes() if probe.wanted(request)]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
@@ -104,14 +105,17 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
         point.check(wanted)
 
     results: list[Result] = []
-    for load_from, loaded in checkpoints:
-        if request.published_tests:
-            bench = Bench.of(request, loaded, accelerator)
-            rows = [row for name in request.published_tests for row in bench.published(name)]
-            results.append({"load_from": shown(load_from), "source": loaded.source, "robustness": rows})
-        results += [points[load_from, split].measure(wanted) for split in request.splits]
+    with precision:
+        for load_from, loaded in checkpoints:
+            if request.published_tests:
+                bench = Bench.of(request, loaded, accelerator)
+                rows = [row for name in request.published_tests for row in bench.published(name)]
+                known = {"load_from": shown(load_from), "source": loaded.source, "amp": request.amp}
+                results.append({**known, "robustness": rows})
+            results += [points[load_from, split].measure(wanted) for split in request.splits]
     if request.robustness_out and accelerator.is_main_process:
-        rows = [{"weights": r["load_from"], **row} for r in results for row in r.get("robustness", ())]
+        amp = {} if request.amp == "no" else {"amp": request.amp}
+        rows = [{"weights": r["load_from"], **amp, **row} for r in results for row in r.get("robustness", ())]
         write_table(request.robustness_out, rows)
     if request.json_file not in (None, "-") and accelerator.is_main_process:
         with replacing(Path(request.json_file)) as to:
@@ -135,6 +139,8 @@ def figures(result: Result) -> dict[str, float | None]:
 def _check(request: ValRequest) -> None:
     """Refuse, before any work, what there is not, and what cannot or must not be written."""
     corruptions(request)
+    if request.store and request.amp != "no":
+        raise UsageError("--store keeps the figures that runs are compared by, in float32; leave --amp out, or --store")
     if request.store and request.masks is not None:
         raise UsageError("--store keeps what is held against objects that people drew; use --json or --bias-out DIR")
     for load_from in request.load_from if request.store else ():
@@ -225,6 +231,7 @@ class _Point:
             "samples": len(evaluation.ids),
             "skipped": evaluation.skipped,
             "decode": request.decode,
+            "amp": request.amp,
             "rules": own_rules(index),
             "classes": index.classes,
             "recipe": self.loaded.recipe.model_dump(mode="json"),

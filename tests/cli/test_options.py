@@ -149,6 +149,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_run_options.py::test_evaluation_takes_as_many_images_at_once_as_typed": "--eval-batch-size",
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_a_faster_reading_is_taken_where_that_is_typed": "--decode",
+        "engine/test_precision.py::test_val_computes_in_the_precision_that_was_typed_and_says_so": "--amp",
     },
     "audit": {
         "engine/test_estimated_masks.py::test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found": (
@@ -194,6 +195,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "weights/test_options.py::test_what_is_there_is_replaced_only_where_that_is_typed": "--overwrite",
         "weights/test_options.py::test_classes_are_named_as_the_set_where_the_data_lie": "--data-root",
         "weights/test_options.py::test_top_k_and_threshold_choose_what_predict_names": "--top-k --threshold",
+        "engine/test_precision.py::test_predict_and_visualize_compute_in_the_precision_that_was_typed_and_say_so": (
+            "--amp"
+        ),
         "cli/test_run_options.py::test_as_many_processes_start_as_typed_on_the_device_that_was_typed": (
             "--gpus --processes --device"
         ),
@@ -219,6 +223,9 @@ SHOWN: dict[str, dict[str, str]] = {
         "cli/test_visualize.py::test_an_unreadable_image_is_named_or_left_out_by_request": "--on-bad-image",
         "cli/test_visualize.py::test_wrong_requests_are_refused_in_one_line": "--device",
         "cli/test_visualize_questions.py::test_questions_of_a_photograph": "--question",
+        "engine/test_precision.py::test_predict_and_visualize_compute_in_the_precision_that_was_typed_and_say_so": (
+            "--amp"
+        ),
         "cli/test_run_options.py::test_one_process_computes_on_the_device_that_was_typed": "--gpus",
         "cli/test_run_options.py::test_threads_are_those_that_were_typed": "--threads",
         "cli/test_run_options.py::test_loaders_have_as_many_workers_as_typed": "--workers",

@@ -178,11 +178,13 @@ class LastLayerProbe(Probe):
             return lowest or 0.0
 
         groups = groups_of(targets, attributes, classes)
-        layer, penalty = chosen_layer(given, torch.from_numpy(targets), groups, len(classes), worst)
+        with torch.autocast("cpu", enabled=False):  # --amp is of the passes that gave the features
+            layer, penalty = chosen_layer(given, torch.from_numpy(targets), groups, len(classes), worst)
         truth = measured.evaluation.targets
         own = [dataset.records[sample].group or "" for sample in measured.evaluation.ids]
         before = group_measures(truth, measured.evaluation.scores["scores"], own, classes)
-        after = accuracies(layer, shown, truth, own)
+        with torch.autocast("cpu", enabled=False):
+            after = accuracies(layer, shown, truth, own)
         return {
             "trained_on": other.index.split,
             "images": len(kept),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +92,8 @@ class BiasReport:
     """The layer that an explainer looked at."""
     steering: Steering | None = None
     """What a second pass was told to look for; None where it looked as it does by itself."""
+    amp: str = "no"
+    """The precision of the passes through the network: no = float32."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -140,6 +142,7 @@ class BiasReport:
             "map": self.map,
             "layer": self.layer,
             **(self.steering.content() if self.steering else {}),
+            **({} if self.amp == "no" else {"amp": self.amp}),
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -320,6 +323,7 @@ class BiasProbe(ObjectProbe):
             tau=request.tau,
             batch_size=request.eval_batch_size,
         )
+        report = replace(report, amp=request.amp)
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
         if request.bias_out and measured.accelerator.is_main_process:
             folders.append(request.bias_out / measured.number)

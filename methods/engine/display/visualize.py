@@ -32,7 +32,7 @@ from attnbias.methods.engine.display.writer import (
     VisualizationWriter,
 )
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.launch import place, start
+from attnbias.methods.engine.launch import mixed_precision, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.output_folder import output_folder
@@ -88,7 +88,9 @@ def visualize(
     """
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
         request = place(request)
-        columns = _columns(request, start(request), models)
+        device = start(request)
+        precision = mixed_precision(request.amp, device)
+        columns = _columns(request, device, models)
         request.check_asked([column.loaded.method for column in columns])
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
         names, source, readers, see = plan(request, columns, images)
@@ -103,16 +105,18 @@ def visualize(
             contour=request.contour,
         )
         skipped: list[str] = []
-        seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped)
+        seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped, precision)
         if request.top is not None:
             seen = heapq.nlargest(request.top, seen, key=lambda pair: pair[1].peak)
             source += f"; the {len(seen)} where {columns[0].name} peaks highest, highest first"
+        if request.amp != "no":
+            source += f"; computed with --amp {request.amp}"
         for photo, views in seen:
             writer.add(photo, views)
         if not writer.items:
             raise DataError("no image could be read: " + "; ".join(skipped[:3]))
         for loaded in {id(column.loaded): column.loaded for column in columns}.values():
-            say_how_made(loaded)
+            say_how_made(loaded, request.amp)
         writer.write_page(source)
         if request.npz:
             writer.write_maps()
@@ -244,6 +248,7 @@ def _look(
     see: Callable[[list[ImageSample]], list[Prediction]],
     readers: list[Reader],
     skipped: list[str],
+    precision: torch.autocast,
 ) -> Iterator[tuple[ImageSample, Prediction]]:
     """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
     loader = DataLoader(_Photos(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
@@ -257,4 +262,6 @@ def _look(
                     raise read
                 else:
                     skipped.append(str(read))
-            yield from zip(photos, see(photos), strict=True)
+            with precision:
+                seen = see(photos)
+            yield from zip(photos, seen, strict=True)

@@ -21,7 +21,7 @@ from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
 from attnbias.methods.engine.inspection import owner
-from attnbias.methods.engine.launch import accelerate, place
+from attnbias.methods.engine.launch import accelerate, mixed_precision, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, preprocessing
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made, say_how_read
 from attnbias.methods.engine.requests import PredictRequest
@@ -45,6 +45,8 @@ class Predictions:
     """What a model says of each image that could be read, in the order asked for."""
 
     loaded: Loaded
+    amp: str
+    """The precision of the passes through the network: no = float32."""
     images: list[Prediction]
     scores: NDArray[np.float32]
     """Probabilities (N, C) of all classes."""
@@ -66,6 +68,7 @@ class Predictions:
             "method": self.loaded.method.name,
             "task": self.loaded.task,
             "preprocessing": preprocessing(self.loaded.method, self.loaded.recipe),
+            "amp": self.amp,
             "pictures": named,
             "skipped": self.skipped,
             "left_out": self.left_out,
@@ -86,19 +89,21 @@ def predict(request: PredictRequest) -> Predictions:
     check_targets(files, reads, request.overwrite)
     request = place(request)
     accelerator = accelerate(request)
+    precision = mixed_precision(request.amp, accelerator.device)
     # Found once: processes that see different files would wait for each other.
     (result,) = broadcast_object_list([_find(request.paths) if accelerator.is_main_process else None])
     paths, left_out, remarks = result
     loaded = load_asked(request, owner(request), request.load_from, accelerator.device)
     check_recipe_helps(request.recipe, [loaded])
-    answers = score_images(request, loaded, paths, accelerator)
+    with precision:
+        answers = score_images(request, loaded, paths, accelerator)
     scores, images = answers.scores["scores"], []
     for sample, row in zip(answers.ids, scores, strict=True):
         labels = chosen(row, loaded.task == "multilabel", request.top_k, request.threshold)
         images.append(Prediction(paths[sample], {loaded.classes[n]: round(float(row[n]), 6) for n in labels}))
-    predictions = Predictions(loaded, images, scores, answers.skipped, left_out, remarks)
+    predictions = Predictions(loaded, request.amp, images, scores, answers.skipped, left_out, remarks)
     if accelerator.is_main_process:
-        say_how_made(loaded)
+        say_how_made(loaded, request.amp)
         _write(request, predictions)
     return predictions
 

@@ -19,7 +19,7 @@ from attnbias.data.index import Index
 from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.launch import accelerate
+from attnbias.methods.engine.launch import accelerate, check_amp
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
@@ -109,8 +109,7 @@ def build_accelerator(request: TrainRequest) -> Accelerator:
         UsageError: the precision or a tracker asked for does not exist here.
     """
     recipe, on_cpu = request.recipe, request.gpus == 0
-    if on_cpu and recipe.amp == "fp16":
-        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
+    check_amp(recipe.amp, torch.device("cpu" if on_cpu else "cuda"))
     trackers = [str(name) for name in get_available_trackers()]
     if absent := [name for name in request.log_with if name not in trackers]:
         raise UsageError(
