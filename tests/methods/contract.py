@@ -212,16 +212,10 @@ class Contract:
             if kind not in AT_LAYER:
                 all_of_them = method.attention(small.model, images, kind=kind)
                 torch.testing.assert_close(all_of_them, every, rtol=1e-3, atol=1e-4)
-
-    def test_maps_are_float32_and_nearly_the_same_under_autocast(self, small: Small) -> None:
-        images, classes = self.batch(small, 2)["image"], torch.tensor([4, 1])
-        for kind in (*self.kinds(small), *AT_LAYER):
-            exact = attention_maps(small.method, small.model, images, classes, kind)
-            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-                coarse = attention_maps(small.method, small.model, images, classes, kind)
-            assert coarse.dtype == torch.float32, kind
-            difference = (coarse - exact).abs().mean() / exact.abs().mean()
-            assert difference < 0.1, kind
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # as under --amp
+                coarse = attention_maps(method, small.model, images, torch.arange(CLASSES), kind)
+            assert coarse.dtype == torch.float32
+            assert (coarse - every).abs().mean() < 0.05 * every.max(), kind
 
     def kinds(self, small: Small) -> list[str]:
         return list(small.method.maps)
