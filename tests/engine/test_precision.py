@@ -96,7 +96,9 @@ def test_predict_and_visualize_compute_in_the_precision_that_was_typed_and_say_s
         common = ("--load-from", model, photos, "--gpus", 0, "--amp", amp)
         found = attnbias("predict", *common, "--json", "-", expect=0)
         assert json.loads(found.out)["amp"] == amp
-        drawn = attnbias("visualize", "csra", *common, "--limit", 2, "--out", page.parent, "--overwrite", expect=0)
+        drawn = attnbias(
+            "visualize", "csra", *common, "--limit", 2, "--top", 2, "--out", page.parent, "--overwrite", expect=0
+        )
         assert convolved == {dtype}
         for said in (found.err, drawn.err, page.read_text()):
             assert ("computed with --amp bf16" in said) == (amp == "bf16")
