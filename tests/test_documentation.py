@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,3 +185,10 @@ def test_the_readme_looks_at_the_run_that_its_line_before_trains() -> None:
     typed = dict(zip(train[2::2], train[3::2], strict=True))
     name = resolve_recipe(get_description(train[1]), typed["--recipe"], {"dataset": typed["--dataset"]}).name
     assert look[look.index("--load-from") + 1] == f"runs/{train[1]}/{name}"
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_make_bench_start() -> None:
+    asked = [sys.executable, REPO / "tests" / "benchmarks" / "speed.py", "--help"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert "--only {forward," in shown

@@ -53,7 +53,7 @@ def resnet101() -> nn.Module:
     return torchvision.models.resnet101(num_classes=80)
 
 
-COCO: dict[str, Any] = {"base": resnet101, "pictures": 1, "size": 448, "classes": 80, "task": "multilabel"}
+COCO: dict[str, Any] = {"base": resnet101, "images": 1, "size": 448, "classes": 80, "task": "multilabel"}
 LIGHT, HEAVY = (Ours("ida", f"coco-resnet101-448-{weight}") for weight in ("light", "heavy"))
 LLB = Ours("llb", "imagenet-augreg-base")
 
