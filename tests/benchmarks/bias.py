@@ -59,6 +59,9 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "CSRA": Contender("CSRA's head", "csra", "scenes", "average pooling"),
     "linear layer": Contender("IDA's head", "ida", "scenes-plain"),
+    "linear layer, longer": Contender(
+        "IDA's head", "ida", "scenes-plain", None, ("linear layer", "--load-from"), again=True
+    ),
     "IDA": Contender("IDA's head", "ida", "scenes", "linear layer"),
     "ResNet": Contender("channel attention", "lsas", "scenes-plain"),
     "SENet": Contender("channel attention", "lsas", "scenes-order0", "ResNet"),
@@ -71,7 +74,7 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-CONTROLS = {"CSRA": "average pooling, longer"}
+CONTROLS = {"CSRA": "average pooling, longer", "IDA": "linear layer, longer"}
 """Contender -> what it is held against besides its plain counterpart."""
 
 
