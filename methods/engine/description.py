@@ -54,6 +54,13 @@ class Description:
             return {}
         return {name: words for name, words in EXPLAINERS.items() if name in AT_LAYER or name not in self.maps}
 
+    def same_map(self, kind: str, other: Description, of_other: str) -> bool:
+        """Whether this kind of map and one of another method are the same thing, and can be held against each other:
+        one explainer's, or one method's own."""
+        if kind != of_other:
+            return False
+        return self.name == other.name or (kind in self.explainers() and kind in other.explainers())
+
     def check_map(self, kind: str, head: int | None = None) -> None:
         """Refuse a kind of map that there is not, and a head of an explainer.
 

@@ -308,6 +308,22 @@ def test_before_and_after_are_paired_on_the_same_objects(here: Path, audit: Call
     assert "no difference can be told in objects looked wholly past" in result("itself")["against"]["text"]
 
 
+def test_own_maps_of_two_methods_are_not_compared_and_one_explainer_s_are(
+    here: Path, audit: Callable[..., Result]
+) -> None:
+    other = write_model(here / "other.safetensors", "ida", image_size=32)
+    audit("--against", other)
+    against = result()["against"]
+    names = {row["name"] for row in against["rows"]}
+    assert {"mean_average_precision", "context_share"} <= names
+    assert not {"energy", "position_biased", "deletion"} & names
+    assert not {"to-object", "to-elsewhere"} & {finding["name"] for finding in against["pictures"]}
+    assert "score of csra" in against["text"]
+    assert "--map gradcam is one for both" in against["text"]
+    audit("--against", other, "--map", "gradcam", "--out", "explained")
+    assert {"energy", "position_biased"} <= {row["name"] for row in result("explained")["against"]["rows"]}
+
+
 # Sets on which some of it cannot be measured --------------------------------------------------------------------------
 
 

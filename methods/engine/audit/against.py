@@ -30,10 +30,12 @@ def against(
     name: str,
     precisions: tuple[Estimate | None, Estimate | None] | None,
     classes: Sequence[str],
+    other_maps: str = "",
 ) -> Against:
     """Hold the figures of two models against each other; `about` is of the first, `name` words for it.
 
-    `precisions` are both mean average precisions, over the same images, of a multi-label set.
+    `precisions` are both mean average precisions, over the same images, of a multi-label set. `other_maps` says, where
+    the maps of the two are different things, which: figures of maps are then left out.
     """
     changes: list[tuple[AuditMeasure, Figure, Figure, Change]] = []
     first, second = _paired(before, after)
@@ -42,6 +44,8 @@ def against(
             continue
         if measure.under == "right_measured":
             continue  # which objects it is of differs from model to model
+        if other_maps and measure.family in ("looks", "trust"):
+            continue
         one, other = _ratio(before, first, measure), _ratio(after, second, measure)
         kept = np.isfinite(np.array([*one, *other])).all(0)
         if not kept.any():
@@ -58,7 +62,8 @@ def against(
         changes += _precisions(*precisions, len(np.unique(after.image)))
     rows = _rows(changes)
     headlines = tuple(row.name for row in rows if row.name in HEADLINES)
-    return Against(about, rows, _text(rows, name), headlines, changed(before.samples, after.samples, classes))
+    pictures = changed(before.samples, after.samples, classes, looks=not other_maps)
+    return Against(about, rows, _text(rows, name) + other_maps, headlines, pictures)
 
 
 def _precisions(

@@ -109,7 +109,8 @@ def _judged(
     if len(models) > 1:
         before = _about(models[1], measured[1], count, str(device))
         both = (_precision(measured[1]), _precision(own)) if about.task == "multilabel" else None
-        other = against(Table(measured[1].samples, before.truth_kind), table, before, before.model, both, names)
+        table_before, maps = Table(measured[1].samples, before.truth_kind), _other_maps(own, measured[1])
+        other = against(table_before, table, before, before.model, both, names, maps)
     sampled = int((~np.isnan(table.column("agreement"))).sum())
     return Audit(
         about=about,
@@ -127,6 +128,17 @@ def _judged(
         suggestions=suggestions(about, subject.typed, request.data, trust, found, causes, request.limit),
         limits=limits(about, request.tau, sampled, own.agrees_with, own_rules(own.dataset.index)),
         samples=own.samples,
+    )
+
+
+def _other_maps(own: Measured, before: Measured) -> str:
+    """A sentence, where the maps of two models are different things."""
+    method, other = own.loaded.method, before.loaded.method
+    if method.same_map(own.map, other, before.map):
+        return ""
+    return (
+        f" Where they look is not compared: their own maps are different things ({own.map} of {method.name}, "
+        f"{before.map} of {other.name}); --map gradcam is one for both."
     )
 
 

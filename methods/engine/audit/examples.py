@@ -76,9 +76,12 @@ def _example(row: int, sample: Sample, classes: Sequence[str]) -> Example:
 # Before and after -----------------------------------------------------------------------------------------------------
 
 
-def changed(before: Sequence[Sample], after: Sequence[Sample], classes: Sequence[str]) -> tuple[Finding, ...]:
+def changed(
+    before: Sequence[Sample], after: Sequence[Sample], classes: Sequence[str], *, looks: bool = True
+) -> tuple[Finding, ...]:
     """At most four objects of each way in which a model differs from the one before it: where the focus has come to
-    the object or left it, and where the class is named now or no more; those that changed most first."""
+    the object or left it (`looks`: whether foci can be compared), and where the class is named now or no more; those
+    that changed most first."""
     known = {(sample.image, sample.label): sample for sample in before if sample.label >= 0}
     pairs = {
         row: (known[key], sample) for row, sample in enumerate(after) if (key := (sample.image, sample.label)) in known
@@ -94,14 +97,13 @@ def changed(before: Sequence[Sample], after: Sequence[Sample], classes: Sequence
             row: way * (now.score - then.score) for row, (then, now) in pairs.items() if now.right - then.right == way
         }
 
+    energy = "share of the map on the object"
+    foci = (
+        ("to-object", "Looked elsewhere before, looks at the object now", energy, moved(1)),
+        ("to-elsewhere", "Looked at the object before, looks elsewhere now", energy, moved(-1)),
+    )
     kinds = (
-        ("to-object", "Looked elsewhere before, looks at the object now", "share of the map on the object", moved(1)),
-        (
-            "to-elsewhere",
-            "Looked at the object before, looks elsewhere now",
-            "share of the map on the object",
-            moved(-1),
-        ),
+        *(foci if looks else ()),
         ("now-right", "Wrong before, right now", "score", named(1)),
         ("now-wrong", "Right before, wrong now", "score", named(-1)),
     )

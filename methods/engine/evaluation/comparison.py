@@ -342,7 +342,9 @@ def _attention(
             changes = [None, *(_paired(placed[0], table, "gained", "room") for table in placed[1:])]
             lines.append(Line(split, between_name(measure.name), values, changes))
     others = [
-        n for n, content in enumerate(contents) if contents[0] and content and not _of_one_kind(runs[0], runs[n], kind)
+        n
+        for n, content in enumerate(contents)
+        if contents[0] and content and not runs[0].method.same_map(kinds[0], runs[n].method, kinds[n])
     ]
     said = [
         f"{split}: attention of {runs[n].name} is its own map ({kinds[n]} of {runs[n].method.name}), that of "
@@ -352,12 +354,6 @@ def _attention(
     ]
     said += _steered_alike(split, runs, kinds, contents)
     return [replace(_without_changes(line, others), remarks=[] if n else said) for n, line in enumerate(lines)]
-
-
-def _of_one_kind(first: Run, other: Run, kind: str) -> bool:
-    """Whether maps of both runs are the same thing: one explainer's, or one method's own under one name."""
-    maps = first.map(kind), other.map(kind)
-    return maps[0] == maps[1] and (maps[0] in EXPLAINERS or first.method.name == other.method.name)
 
 
 def _steered_alike(split: str, runs: Sequence[Run], kinds: Sequence[str], contents: Sequence[Json | None]) -> list[str]:
