@@ -60,9 +60,9 @@ def test_before_and_after_show_the_objects_that_changed_most_in_each_way() -> No
     assert set(found) == {"to-object", "now-right"}  # nothing became worse
     rows = [example.sample for example in found["to-object"].examples]
     assert rows == [0, 3, 6, 9]
-    assert found["to-object"].how.startswith("the 4 of 4 objects")
+    assert found["to-object"].how == "all 4 such objects"
     assert {whole.samples[each.sample].image % 4 for each in found["now-right"].examples} == {0}
-    assert found["now-right"].how.startswith("the 4 of 6 objects")
+    assert found["now-right"].how.startswith("the 4 of 6 such objects")
     said = found["to-object"].examples[1].says
     assert said.startswith("before: score 0.20, 0 % of the map on the object")
     assert "; after: score 0.40, 30 % of the map on the object" in said

@@ -111,7 +111,8 @@ def changed(
     for name, title, what, gains in kinds:
         order = sorted(gains, key=lambda row: -gains[row])
         rows = list(islice(_one_an_image(order, after), EXAMPLES))
-        how = f"the {len(rows)} of {len(gains):,} objects whose {what} has changed most"
+        most = f"the {len(rows)} of {len(gains):,} such objects whose {what} has changed most"
+        how = f"all {len(rows)} such objects" if len(rows) == len(gains) else most
         examples = (_example(row, after[row], classes) for row in rows)
         found.append(
             Finding(
