@@ -184,6 +184,7 @@ def two_steps(rank: int, names: list[str], folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.timeout(1200)  # twenty seconds of computing, on a machine that is busy
 @pytest.mark.parametrize(
     "name", [FAST[-1], *(pytest.param(name, marks=pytest.mark.slow) for name in ALL if name != FAST[-1])]
 )
