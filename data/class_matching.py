@@ -138,13 +138,15 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
                 if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
                     raise Unfit("expected an object {class of the model: class of the dataset}")
                 return list(content.items())
-            rows = list(csv.DictReader(io.StringIO(read_text(path)), skipinitialspace=True))
-            if (
-                not rows
-                or not set(COLUMNS) <= set(rows[0])
-                or any(row[name] is None for row in rows for name in COLUMNS)
-            ):
+            reader = csv.DictReader(io.StringIO(read_text(path)), skipinitialspace=True)
+            header, rows = list(reader.fieldnames or ()), list(reader)
+            if not rows or any(header.count(name) != 1 for name in COLUMNS):
                 raise Unfit(f"expected a CSV with the columns {' and '.join(COLUMNS)}, or a .json file")
+            if wrong := next((row for row in rows if None in row or None in row.values()), None):
+                values = ",".join(str(value) for value in wrong.values() if isinstance(value, str))
+                raise Unfit(
+                    f"a row begins {shown(values)}; expected {len(header)} values, names with a comma in quotes"
+                )
             return [(row["model"].strip(), row["dataset"].strip()) for row in rows]
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path} does not exist; expected a CSV with the columns {' and '.join(COLUMNS)}") from None

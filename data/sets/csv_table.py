@@ -158,7 +158,12 @@ def read_table(table: Path) -> Table:
         if header[number].casefold() != column:
             remarks.add(f"column read as '{column}'", header[number])
     used = {*position.values(), *box}
-    metadata = {name: number for number, name in enumerate(header) if name and number not in used}
+    others = [(name, number) for number, name in enumerate(header) if name and number not in used]
+    metadata = dict(others)
+    if len(metadata) < len(others):
+        names = [name for name, _ in others]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"table {table} has several columns '{twice}'; keep one of them")
     for name in metadata:
         remarks.add("column kept as metadata of the images", name)
     return Table(rows[1:], position, remarks, box, corners, metadata)

@@ -31,6 +31,8 @@ def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -
     """
     name = request.name
     own = name not in DATASETS and Path(name).exists()
+    if own and not (Path(name).is_dir() or Path(name).is_file()):
+        raise UsageError(f"{name} is neither a folder nor a regular file")
     if name not in DATASETS and not own:
         if Path(name).name != name or Path(name).suffix in (".csv", ".json"):
             raise UsageError(

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from attnbias.data.arrays import read_arrays
 from attnbias.data.atomic import replacing_bytes
 from attnbias.data.errors import DataError
-from attnbias.data.reading import BAD_ARCHIVE, StoredModel, Unfit, parse_json, read_bytes, reading
+from attnbias.data.reading import StoredModel, Unfit, parse_json, read_bytes, reading
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 
 ENDING = ".npz"
@@ -118,15 +119,12 @@ def _arrays(content: bytes) -> tuple[NDArray[np.generic], NDArray[np.generic], s
     """Names, vectors and the JSON about them.
 
     Raises:
-        ValueError: the file has others, or is damaged.
+        Unfit: the file has others, or is damaged.
     """
-    try:
-        with np.load(io.BytesIO(content)) as stored:
-            if not {"names", "vectors"} <= {*stored.files}:
-                raise Unfit("it has no arrays 'names' and 'vectors'")
-            return stored["names"], stored["vectors"], str(stored["about"]) if "about" in stored.files else "{}"
-    except (*BAD_ARCHIVE, AttributeError):  # a single array has no names
-        raise Unfit("it is not a .npz file of arrays") from None
+    stored = read_arrays(io.BytesIO(content), LARGEST)
+    if not {"names", "vectors"} <= {*stored}:
+        raise Unfit("it has no arrays 'names' and 'vectors'")
+    return stored["names"], stored["vectors"], str(stored["about"]) if "about" in stored else "{}"
 
 
 def _wrong(names: Sequence[str], vectors: NDArray[np.float32]) -> str | None:

@@ -24,9 +24,10 @@ from annotated_types import Len
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from attnbias.data.arrays import read_arrays
 from attnbias.data.atomic import replacing
 from attnbias.data.owned import first_foreign, remove_owned
-from attnbias.data.reading import BAD_ARCHIVE, Json, StoredModel, Unfit, read_json, reading
+from attnbias.data.reading import Json, StoredModel, Unfit, read_json, reading
 from attnbias.methods.engine.attention_measures import BACKGROUND_FLAGS, compared_measures
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
@@ -45,6 +46,8 @@ RELIANCE_SHARES = {"object_share": "object_only", "context_share": "context_only
 """What of the mean probability the object alone, or the context alone, leaves: ratios of means of these columns."""
 
 MEND = "evaluate again with --store --overwrite"
+LARGEST_SCORES = 4 << 30
+"""Bytes of the largest arrays of scores; those of ImageNet's 50,000 images have 0.6 GB."""
 
 
 STORED_OF_SPLIT = re.compile(
@@ -95,11 +98,8 @@ class StoredEvaluation:
     def scores(self) -> Scores:
         """Scores of every sample."""
         path = self.folder / SCORES
-        try:
-            with reading(path, MEND, WeightsError):
-                return _checked(path)
-        except (*BAD_ARCHIVE, KeyError, MemoryError) as error:
-            raise WeightsError(f"{path} is damaged ({error}); {MEND}") from None
+        with reading(path, MEND, WeightsError):
+            return _checked(path)
 
     def bias(self, kind: str) -> Json | None:
         """What bias.json says of a kind of map, or None."""
@@ -313,8 +313,11 @@ def _checked(path: Path) -> Scores:
     Raises:
         ValueError: they do not, or hold something else.
     """
-    with path.open("rb") as opened, np.load(opened) as file:  # which leaves a damaged file open that it opens itself
-        scores = Scores(file["paths"], file["targets"], file["scores"])
+    with path.open("rb") as opened:
+        stored = read_arrays(opened, LARGEST_SCORES)
+    if not {"paths", "targets", "scores"} <= {*stored}:
+        raise Unfit("its arrays are not those of scores")
+    scores = Scores(stored["paths"], stored["targets"], stored["scores"])
     kinds = (scores.paths.dtype.kind, scores.scores.dtype.kind, scores.targets.dtype.kind)
     shape = scores.scores.shape
     if (

@@ -111,6 +111,7 @@ def test_the_group_of_a_row_goes_into_the_index_and_an_empty_one_is_none(home: P
         ("path,label\np/1.png,a\np/2.png\n", "utf-8", r"t\.csv:3: expected 2 values, found 1"),
         ("path,label\np/1.png, \n", "utf-8", r"t\.csv:2: p/1\.png has no label"),
         ("path,label,label\np/1.png,a,b\n", "utf-8", "several columns for 'label'"),
+        ("path,label,tint,tint\np/1.png,a,1,2\n", "utf-8", "several columns 'tint'; keep one of them"),
         ("file,image,label\np/1.png,p/1.png,b\n", "utf-8", "several columns for 'path'"),
         ("path,class,tags\np/1.png,a,b\n", "utf-8", "keep one of them"),
         ("path,label,split\np/1.png,a,train\np/2.png,a,\n", "utf-8", r"t\.csv:3: p/2\.png has no split"),
