@@ -385,6 +385,10 @@ def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: s
         raise UsageError(
             f"{loaded.source} was trained on other classes than dataset '{index.dataset}' has: {difference}; {mend}"
         )
+    if index.task != loaded.task:
+        LOG.warning(
+            "%s is for %s, and is asked as if for %s: so is %s", loaded.source, loaded.task, index.task, index.dataset
+        )
     return index
 
 

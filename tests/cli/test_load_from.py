@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.registry import get_method
+from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
+from tests.helpers.small_model import write_model
 from tests.helpers.tiny_runs import CPU, TINY, newest, weights_of
 
 
@@ -38,6 +40,26 @@ def damaged(kind: str, run: Path, folder: Path) -> tuple[Path, str]:
     path = folder / f"file{suffix}"
     path.write_bytes(content)
     return path, words
+
+
+def test_a_model_that_is_asked_for_another_task_than_its_own_says_so(here: Path, demo_root: Path) -> None:
+    model = write_model(here / "model.safetensors", image_size=32)
+    start = ("val", "csra", "--load-from", model, "--data-root", demo_root, *CPU)
+    assert "is asked as if for" not in attnbias(*start, expect=0).err
+    index = json.loads((demo_root / "demo" / "index" / "val.json").read_text())
+    assert index["task"] == "multilabel"
+    found = attnbias(*start[:3], model_of_one_label(model), *start[4:], expect=0)
+    assert "is for singlelabel, and is asked as if for multilabel: so is demo" in found.err
+
+
+def model_of_one_label(model: Path) -> Path:
+    """The same weights, told to be of one label an image."""
+    state = load_file(model)
+    method = get_method("csra")
+    loaded = load_run("csra", str(model), {})
+    path = model.with_name("one.safetensors")
+    write_weights(path, state, weights_metadata(method, loaded.recipe, loaded.classes, "singlelabel"))
+    return path
 
 
 KINDS = ["truncated safetensors", "torn header", "truncated pth", "empty safetensors", "empty pth", "no checkpoint"]

@@ -36,6 +36,7 @@ def test_arrays_are_those_that_numpy_reads(save: Callable[..., None]) -> None:
     file = io.BytesIO()
     save(file, **ARRAYS)
     read = read_arrays(file, 1 << 20)
+    file.seek(0)
     with np.load(file) as expected:
         assert set(read) == set(expected.files)
         for name in expected.files:
