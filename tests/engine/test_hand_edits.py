@@ -63,7 +63,7 @@ def test_our_entry_in_a_weight_file_that_is_no_text(pristine: Path, tmp_path: Pa
         path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
         return path
 
-    assert [result.code for result in after(pristine, tmp_path, change)] == [3, 3]
+    assert {result.code for result in after(pristine, tmp_path, change)} == {3}
 
 
 def test_a_folder_in_place_of_the_manifest_of_a_set(pristine: Path, tmp_path: Path) -> None:
