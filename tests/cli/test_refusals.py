@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,10 @@ def test_an_audit_prepares_no_images_for_what_cannot_be(
     assert result.code in (2, 3)
     assert "prepared" not in result.line.replace("is not prepared", "")
     assert contents(desk) == before
+
+
+def test_what_is_neither_a_folder_nor_a_file_is_not_prepared(here: Path) -> None:
+    os.mkfifo(here / "pipe.csv")
+    (here / "endless.json").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "endless.json"):
+        assert "is neither a folder nor a regular file" in attnbias("prepare-data", name, expect=2).line
