@@ -33,6 +33,7 @@ def indexes(draw: st.DrawFn) -> Index:
     classes = draw(st.integers(1, 5))
     several = draw(st.booleans())
     targets = st.tuples(*[st.sampled_from([1, 0, -1])] * classes) if several else st.integers(0, classes - 1)
+    columns = draw(st.lists(texts(min_size=1, max_size=5), max_size=2, unique=True))
     boxes = st.builds(Box, st.integers(0, classes - 1), numbers, numbers, sides, sides, st.booleans(), st.booleans())
     records = st.builds(
         Record,
@@ -43,6 +44,7 @@ def indexes(draw: st.DrawFn) -> Index:
         image_id=st.none() | st.integers(0, 10**9),
         group=st.none() | texts(max_size=5),
         label_map=st.none() | paths(),
+        metadata=st.tuples(*[texts(max_size=5)] * len(columns)),
         text=st.none()
         | st.builds(
             Text,
@@ -60,6 +62,7 @@ def indexes(draw: st.DrawFn) -> Index:
         root=Path("/pictures"),
         records=tuple(draw(st.lists(records, min_size=1, max_size=6))),
         annotations=draw(st.none() | st.just(Path("/elsewhere/instances.json"))),
+        metadata=tuple(columns),
     )
 
 
