@@ -186,9 +186,9 @@ def test_prepared_sets_replace_what_prepare_data_wrote(more: list[str], tmp_path
 def desk(run: Path, tmp_path: Path) -> Path:
     """Where a person works: a run, an image, files of their own."""
     Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
-    shutil.copyfile(run / "recipe.yaml", tmp_path / "mine.yaml")
+    (tmp_path / "names.csv").write_text("model,dataset\ndigit_0,digit_0\n")
     shutil.copyfile(run / "checkpoints/step-00000004/model.safetensors", tmp_path / "copy.safetensors")
-    (tmp_path / "link.json").hardlink_to(tmp_path / "mine.yaml")
+    (tmp_path / "link.json").hardlink_to(tmp_path / "names.csv")
     (tmp_path / "soft.csv").symlink_to(tmp_path / "photo.png")
     (tmp_path / "notes.json").write_text('{"notes": "not ours"}')
     (tmp_path / "notes.csv").write_text("day,hours\n1,7\n")
@@ -214,8 +214,8 @@ PREDICT = "predict photo.png --load-from run"
         f"{VAL} --json run/checkpoints/step-00000004/model.safetensors",
         f"{VAL} --json run/recipe.yaml",
         f"{VAL} --json run/evaluations/new.json",
-        f"{VAL} --recipe mine.yaml --json mine.yaml",
-        f"{VAL} --recipe mine.yaml --json link.json",
+        f"{VAL} --class-map names.csv --csv names.csv",
+        f"{VAL} --class-map names.csv --json link.json",
         f"{VAL} --json notes.json",
         f"{VAL} --csv notes.csv",
         f"{VAL} --csv photo.png",
