@@ -91,6 +91,10 @@ class Loaded:
     match: ClassMatch | None = None
     """Which of its own classes stand for these `classes`, where they are a dataset's."""
 
+    def knows(self, label: int) -> bool:
+        """Whether the model has this one of `classes`; of one that it has not, it has neither a score nor a map."""
+        return self.match is None or bool(self.match.members[label])
+
 
 def which_weights(source: str, load_from: str) -> str:
     """Words for weights, without the path that they were loaded from: "best checkpoint, step 14, raw weights"."""

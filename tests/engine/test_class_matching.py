@@ -164,3 +164,35 @@ def test_visualize_draws_a_set_in_its_own_classes(tmp_path: Path) -> None:
     with np.load(tmp_path / "g" / "maps.npz") as maps:
         assert maps["classes"].tolist() == sorted(FOLDERS)
         assert maps["class_0"].tolist() == [sorted(FOLDERS).index("cat")]
+
+
+def test_objects_of_classes_that_the_model_does_not_have_are_left_out_of_what_is_measured_of_maps_and_counted(
+    tmp_path: Path,
+) -> None:
+    """Its map of such a class is the same everywhere, and says nothing of where it looks."""
+    rows = ["path,label,split,box"]
+    for number, name in enumerate(FOLDERS * 2):
+        pixels = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows += [
+            f"{number}.png,{name},{split},'4,4,9,9'".replace("'", '"') for split in (("train", "val")[number > 3],)
+        ]
+    (tmp_path / "zoo.csv").write_text("\n".join(rows) + "\n")
+    attnbias("prepare-data", "zoo.csv", cwd=tmp_path, expect=0)
+    weights = write_model(tmp_path / "w.safetensors", "plain", MODEL, image_size=SIDE)
+    model = ("--dataset", "zoo", "--gpus", 0, "--bias", "--reliance", "--faithfulness", 9)
+    asked = ("val", "plain", "--load-from", weights, *model, "--json", "r.json", "--bias-out", "b")
+    attnbias(*asked, cwd=tmp_path, expect=0)
+    (result,) = json.loads((tmp_path / "r.json").read_text())
+    assert result["bias"]["samples"] == result["reliance"]["samples"] == 2
+    assert result["faithfulness"]["samples"] == 2
+    assert result["bias"]["skipped"] == {"not a class of the model": 2}
+    with (tmp_path / "b" / "bias_samples.csv").open(newline="") as file:
+        assert {row["class"] for row in csv.DictReader(file)} == {"Gold_Fish", "tinca tinca"}
+    attnbias(
+        *("audit", weights, "zoo", "--split", "val", "--faithfulness", 9, "--device", "cpu", "--out", "audit"),
+        cwd=tmp_path,
+        expect=0,
+    )
+    about = json.loads((tmp_path / "audit" / "audit.json").read_text())["about"]
+    assert about["left_out"] == {"not a class of the model": 2}

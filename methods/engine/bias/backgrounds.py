@@ -178,6 +178,7 @@ def score_backgrounds(
     against = resolve_truth(dataset, truth)
     contexts = Contexts(dataset, sorted(evaluation.ids.tolist()), against.kind)
     found, skipped = measure_objects(
+        loaded,
         dataset,
         evaluation,
         accelerator,

@@ -200,7 +200,7 @@ def score_faithfulness(
     Raises:
         NothingToMeasureError: the split has no positive label.
     """
-    chosen = _drawn(dataset, evaluation, count)
+    chosen = _drawn(loaded, dataset, evaluation, count)
     method = loaded.method
     used = kind or method.default_map(loaded.recipe)
     first = [(dataset[position]["image"].to(accelerator.device), label) for position, label in chosen[:COMPARED]]
@@ -256,12 +256,17 @@ def another_kind(loaded: Loaded, samples: Sequence[tuple[Tensor, int]], used: st
     return "rise", tuple(same)
 
 
-def _drawn(dataset: ImageDataset, evaluation: Evaluation, count: int) -> list[tuple[int, int]]:
-    """Images and their positive classes, at most `count`, evenly from all that were scored."""
-    every = [(position, label) for position in evaluation.ids.tolist() for label in true_labels(dataset, position)]
+def _drawn(loaded: Loaded, dataset: ImageDataset, evaluation: Evaluation, count: int) -> list[tuple[int, int]]:
+    """Images and their positive classes that the model knows, at most `count`, evenly from all that were scored."""
+    every = [
+        (position, label)
+        for position in evaluation.ids.tolist()
+        for label in true_labels(dataset, position)
+        if loaded.knows(label)
+    ]
     if not every:
         split = f"{dataset.index.dataset}/{dataset.index.split}"
-        raise NothingToMeasureError(f"{split} has no positive label that a map could be of")
+        raise NothingToMeasureError(f"{split} has no positive label of a class of the model")
     return [every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)]
 
 

@@ -39,6 +39,10 @@ R = TypeVar("R", bound=tuple[object, ...])
 """What is found of one sample: its image and its class first, of which no other sample has both."""
 
 
+UNKNOWN = "not a class of the model"
+"""Why a sample of a class that was matched with none of the model's says nothing."""
+
+
 class NothingToMeasureError(DataError):
     """No object of a split says anything of what is measured, though the set has some."""
 
@@ -139,6 +143,7 @@ def has_objects(dataset: ImageDataset) -> bool:
 
 
 def measure_objects(
+    loaded: Loaded,
     dataset: ImageDataset,
     evaluation: Evaluation,
     accelerator: Accelerator,
@@ -156,7 +161,8 @@ def measure_objects(
     """
     skipped: Counter[str] = Counter()
     mine: list[R] = []
-    for batch in object_batches(dataset, evaluation.ids.tolist(), truth, accelerator, skipped, batch_size=batch_size):
+    positions = evaluation.ids.tolist()
+    for batch in object_batches(loaded, dataset, positions, truth, accelerator, skipped, batch_size=batch_size):
         mine += measure(batch, skipped)
     rows = sorted(gathered(accelerator, mine))
     counts = counted(accelerator, skipped)
@@ -180,6 +186,7 @@ def write_samples(
 
 
 def object_batches(
+    loaded: Loaded,
     dataset: ImageDataset,
     positions: Sequence[int],
     truth: Truth,
@@ -189,7 +196,7 @@ def object_batches(
     batch_size: int = 16,
 ) -> Iterator[ObjectBatch]:
     """This process's share of the samples of some images; those that say nothing are counted in `skipped`, by reason:
-    unannotated (a positive class without an object), empty, full (attention_bias.py)."""
+    unannotated (a positive class without an object), empty, full (attention_bias.py), or not a class of the model."""
     sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
     for rows in sampler:
         chosen = [positions[row] for row in rows]
@@ -198,7 +205,10 @@ def object_batches(
         for slot, (position, (_, found, scale)) in enumerate(zip(chosen, placed, strict=True)):
             by_label = {region.label: region for region in found}
             for label in true_labels(dataset, position):
-                reason = by_label[label].skip_reason() if label in by_label else "unannotated"
+                if not loaded.knows(label):
+                    reason: str | None = UNKNOWN
+                else:
+                    reason = by_label[label].skip_reason() if label in by_label else "unannotated"
                 if reason:
                     skipped[reason] += 1
                 else:

@@ -194,6 +194,7 @@ def score_reliance(
     against = resolve_truth(dataset, truth)
     donors = Donors.of(dataset, evaluation.ids.tolist(), against.kind)
     found, skipped = measure_objects(
+        loaded,
         dataset,
         evaluation,
         accelerator,

@@ -222,7 +222,7 @@ def measure_bias(
         return _measure(loaded, batch, used, tau, right, counts_apart)
 
     rows, counts = measure_objects(
-        dataset, evaluation, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
+        loaded, dataset, evaluation, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
     )
     apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
