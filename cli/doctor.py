@@ -16,7 +16,7 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 def doctor(**typed: object) -> None:
     """Look at packages, devices, memory and folders, and say what would keep a run from working.
 
-    A note keeps nothing from running. With a problem the exit code is 1.
+    A note keeps nothing from running. With a problem the exit code is 3: something is missing or damaged.
     """
     request = read_request(DoctorRequest, typed)
     from attnbias.methods.engine.doctor import doctor
@@ -30,4 +30,4 @@ def doctor(**typed: object) -> None:
             table.row(each.name, each.value, styled(each.verdict, STYLES[each.verdict]), each.advice)
         table.show()
     if any(each.verdict == "problem" for each in found):
-        raise typer.Exit(1)
+        raise typer.Exit(3)

@@ -46,7 +46,7 @@ def test_a_package_that_is_older_than_what_was_tried_is_a_problem_with_its_cure(
     older.mkdir(parents=True)
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.4\n")
     monkeypatch.syspath_prepend(str(older.parent))
-    rows = findings(expect=1)
+    rows = findings(expect=3)
     assert rows["timm"]["verdict"] == "problem"
     assert rows["timm"]["value"].startswith("0.4, not ")
     assert rows["timm"]["advice"].startswith("pip install 'timm")
@@ -57,7 +57,7 @@ def test_without_a_torch_that_works_the_rest_is_still_said(here: Path) -> None:
     blocked = "import sys; sys.modules['torch'] = None; sys.argv = ['attnbias', 'doctor', '--json']\n"
     script = f"{blocked}from attnbias.cli.app import main\nmain()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["PyTorch"]["verdict"] == "problem"
     assert "pip install torch" in rows["PyTorch"]["advice"]
@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_made_is_a_problem_that_names_its_option(
 ) -> None:
     (here / "file").write_text("")
     monkeypatch.setenv("ATTNBIAS_CACHE", str(here / "file" / "cache"))
-    rows = findings("--data-root", here / "file" / "sets", expect=1)
+    rows = findings("--data-root", here / "file" / "sets", expect=3)
     assert {name for name, row in rows.items() if row["verdict"] == "problem"} == {"data", "weights"}
     assert "$ATTNBIAS_CACHE" in rows["weights"]["advice"]
     assert not (here / "runs").exists()  # it only looks
