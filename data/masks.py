@@ -132,6 +132,8 @@ def _read(annotations: Path, written: int, number: int) -> tuple[COCO, dict[int,
     """Read a file once; one that prepare-data has replaced since is another file."""
     file = COCO()
     file.dataset = read_coco_file(annotations)
+    for position, item in enumerate(file.dataset["annotations"]):
+        item["id"] = position  # nothing here asks for an object by its own id, which some files lack or give twice
     with redirect_stdout(io.StringIO()):  # pycocotools reports its work there
         file.createIndex()
     return file, {category["id"]: position for position, category in enumerate(file.dataset["categories"])}

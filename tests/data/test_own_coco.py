@@ -102,6 +102,7 @@ RUNS = [31, *[20, 10] * 19, 20, 579]
         (every("segmentation", [SQUARE, [3, 3, 9, 9], [4, 4, 4, 4, 4, 4]]), "utf-8"),
         (every("bbox", [-5, -4, 20, 20]), "utf-8"),
         (every("bbox", [3, 3, 0, 0]), "utf-8"),
+        *((every("id", value), "utf-8") for value in (None, 7, [1], {})),
     ],
 )
 def test_every_kind_of_file_gives_the_same_labels_and_masks(
