@@ -59,7 +59,7 @@ def assert_second_signal_ends(process: Any, stop: signal.Signals) -> None:
     process.join(1)
     assert process.is_alive()
     os.kill(process.pid or 0, stop)
-    process.join(5)
+    process.join(20)  # where it would wait for ever
     assert process.exitcode == 128 + stop
 
 
