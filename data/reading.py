@@ -66,11 +66,11 @@ def reading(path: Path, mend: str, error: type[Exception] = DataError) -> Iterat
         raise
     except OSError as reason:
         raise error(f"{path} cannot be read ({reason.strerror or reason}); {mend}") from None
-    except ValueError as reason:
+    except (ValueError, OverflowError) as reason:  # the second of a number that is too large for what it is
         raise error(f"{path} is damaged ({in_words(reason)}); {mend}") from None
 
 
-def in_words(error: ValueError) -> str:
+def in_words(error: ValueError | OverflowError) -> str:
     """What is wrong with a value, on one line; of a model's errors the first."""
     if isinstance(error, Unfit):
         return str(error)

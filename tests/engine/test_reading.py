@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from attnbias.data.errors import DataError
@@ -76,6 +77,12 @@ def test_json_of_any_language_is_read(content: bytes, value: Any, tmp_path: Path
     path = tmp_path / "x.json"
     path.write_bytes(content)
     assert read(path) == value
+
+
+def test_a_number_that_is_too_large_for_what_it_is_is_damage(tmp_path: Path) -> None:
+    damaged = pytest.raises(DataError, match=r"table.csv is damaged \(.*\); write it again")
+    with damaged, reading(tmp_path / "table.csv", "write it again"):
+        np.array(["1" * 40]).astype(np.int64)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
