@@ -16,6 +16,9 @@ from torch.utils.data import Sampler
 from attnbias.data.datasets import SampleKey
 from attnbias.methods.engine.errors import UsageError
 
+KEPT_EPOCHS = 2
+"""Epochs whose order is kept: the one that trains, and the one that the loader already reads."""
+
 Order = Callable[[int], NDArray[np.int64]]
 """Epoch (from 0) -> the sample indices of that epoch, in order."""
 
@@ -82,13 +85,14 @@ class Plan:
         return [len(share) * self.processes / total for share in shares[rank :: self.processes]]
 
     def _epoch_draws(self, epoch: int) -> NDArray[np.int64]:
-        # One epoch is asked for step by step: remember the last one.
-        cached: tuple[int, NDArray[np.int64]] | None = self.__dict__.get("_cached")
-        if cached is None or cached[0] != epoch:
+        # Epochs are asked for step by step, and around an end both of them: the loader is batches ahead of the steps.
+        kept: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_kept", {})
+        if epoch not in kept:
             order = self.order(epoch)[: self.samples]
-            cached = (epoch, np.stack([order, augmentations(order, epoch)], axis=1))
-            self.__dict__["_cached"] = cached
-        return cached[1]
+            if len(kept) == KEPT_EPOCHS:
+                del kept[next(iter(kept))]
+            kept[epoch] = np.stack([order, augmentations(order, epoch)], axis=1)
+        return kept[epoch]
 
 
 def augmentations(order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
