@@ -16,6 +16,7 @@ import pytest
 
 from attnbias.data.prepare import prepare
 from attnbias.data.sets.contract import PrepareOptions
+from attnbias.methods.engine.control import SAME
 from attnbias.methods.engine.run_folder import RunFolder
 from tests.helpers.forked import ForkedRun
 
@@ -56,7 +57,7 @@ def assert_second_signal_ends(process: Any, stop: signal.Signals) -> None:
     """The first one is noted by a process that cannot act on it; the second one ends it at once."""
     time.sleep(0.5)
     os.kill(process.pid or 0, stop)
-    process.join(1)
+    process.join(3 * SAME)  # sooner, a second signal that is read late might be taken for the first one
     assert process.is_alive()
     os.kill(process.pid or 0, stop)
     process.join(20)  # where it would wait for ever
