@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check bench bench-bias mutants clean
+.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check versions bench bench-bias mutants clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ typecheck: setup build/typing/attnbias ## Check types with mypy
 
 wheel-check: setup ## Build sdist and wheel, install the wheel elsewhere, compare its files with the repository's
 	$(BIN)/python tests/wheel_check.py
+
+versions: setup ## List the versions of all that is installed
+	$(BIN)/python -m pip list --format freeze --exclude-editable
 
 bench: setup ## Measure speed against baselines in the same run
 	$(BIN)/python tests/benchmarks/speed.py

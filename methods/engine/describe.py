@@ -39,11 +39,21 @@ def _one_line(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {error.filename}: a name of more than 255 bytes; choose a shorter one"
     if isinstance(error, OSError) and error.filename:
         return 1, f"error: {error.filename}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("attnbias"):
+        return 1, f"error: {_not_installed(error.name.partition('.')[0])}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         cut = "raise --accumulation (the same recipe in smaller pieces) or lower --eval-batch-size"
         return 1, f"error: the GPU's memory is full; {cut}, or try --grad-checkpointing or --amp bf16"
     first, *_ = [*_words(error).splitlines(), ""]
     return 1, f"error: {type(error).__name__}: {first} (see where with: attnbias --debug ...)"
+
+
+def _not_installed(package: str) -> str:
+    """The line about a package that attnbias needs, as where it was installed without its dependencies."""
+    if package in ("torch", "torchvision"):
+        cpu = "for a CPU alone, which is 4 GB less: --index-url https://download.pytorch.org/whl/cpu"
+        return f"{package} is not installed; pip install torch torchvision ({cpu})"
+    return f"the package {package} is not installed; pip install {package}"
 
 
 def _words(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +118,29 @@ def test_a_full_gpu_says_how_to_cut_the_same_batch() -> None:
     code, line = describe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert code == 1
     assert "--accumulation" in line
+
+
+@pytest.mark.parametrize(
+    ("package", "words"), [("torch", "pip install torch torchvision (for a CPU alone"), ("timm", "pip install timm")]
+)
+def test_a_package_that_is_not_installed_says_how_to_install_it(package: str, words: str) -> None:
+    """As where attnbias was installed without its dependencies."""
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, *more):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from attnbias.cli.app import main
+main()
+"""
+    command = [sys.executable, "-c", script, "weights", "inspect", "file.pth"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert f"{package} is not installed; {words}" in line
 
 
 @pytest.mark.parametrize("command", ["val", "visualize", "export"])
