@@ -15,6 +15,9 @@ def show_dry_run(found: DryRun) -> None:
     """Print the parameter count, the images, the batch arithmetic and the learning-rate table."""
     train = found.train
     say(f"model: {found.parameters:,} parameters, {train.classes} classes ({train.task})")
+    if found.macs is not None:
+        side = found.request.recipe.image_size
+        say(f"  {found.macs:,} multiply-accumulates an image of {side} x {side} pixels, in evaluation")
     for group in found.groups:
         say(
             f"  group of {group.tensors} tensors, {group.parameters:,} parameters: "

@@ -66,12 +66,19 @@ class Mixup:
 
 @dataclass(frozen=True)
 class CutMix:
-    """CutMix (Yun et al., ICCV 2019): one box a batch, at the same place of all images; every batch is cut."""
+    """CutMix (Yun et al., ICCV 2019): one box a batch, at the same place of all images.
+
+    `probability` is the share of the batches that are cut. A batch that is not has no draws but that one; where all
+    are, there is none for it.
+    """
 
     alpha: float
     num_classes: int
+    probability: float = 1.0
 
     def __call__(self, images: Tensor, targets: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        if self.probability < 1 and generator.random() >= self.probability:
+            return images, targets
         height, width = images.shape[-2:]
         lam = generator.beta(self.alpha, self.alpha)
         permutation = _permutation(images, generator)

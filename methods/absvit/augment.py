@@ -39,13 +39,14 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
         is_training=True,
         scale=(recipe.crop_area, 1.0),
         hflip=recipe.flip,
-        color_jitter=0.0,  # the program's 0.4 has no effect beside a RandAugment policy
+        color_jitter=0.0 if recipe.rand_augment else recipe.color_jitter,  # no effect beside a policy, as in timm
         auto_augment=recipe.rand_augment,
         interpolation=recipe.interpolation,
         mean=mean,
         std=std,
         re_prob=recipe.random_erasing,
-        re_mode="pixel",
+        re_mode=recipe.erasing_mode,
+        re_count=recipe.erasing_count,
     )
     if recipe.image_size <= SMALL:
         chain.transforms[0] = v2.RandomCrop(recipe.image_size, padding=4)  # type: ignore[attr-defined]
@@ -107,9 +108,10 @@ class BatchMixing(Mixup):
 
 def batch_mixing(recipe: AbSViTRecipe, num_classes: int) -> BatchMixing | None:
     """Build the recipe's mixing, or None where both mixup and CutMix are off."""
-    if not (recipe.mixup or recipe.cutmix):
+    if not (recipe.mixup or recipe.cutmix or recipe.cutmix_range):
         return None
     return BatchMixing(
+        cutmix_minmax=recipe.cutmix_range,
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,
         prob=recipe.mixup_probability,

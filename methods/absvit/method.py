@@ -64,7 +64,9 @@ class AbSViTMethod(AbSViTDescription, Method[AbSViTRecipe, VisionTransformer]):
 
     def param_groups(self, model: VisionTransformer, recipe: AbSViTRecipe) -> ParamGroups:
         """Vectors, biases, position embedding and prefix tokens without decay first, then matrices (the program's)."""
-        return decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in UNDECAYED)
+        groups = decay_groups(model, recipe, lambda name, p: is_vector(name, p) or name in UNDECAYED)
+        adam = {} if recipe.optimizer == "sgd" else {"betas": recipe.betas, "eps": recipe.eps}
+        return [{**group, **adam} for group in groups]
 
     schedule = staticmethod(schedule)
 

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnbias.methods.absvit.recipe import ARCHITECTURES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.precision import without_autocast
 from attnbias.methods.engine.vision_transformers import build_vit, embedded, outline_of
 from attnbias.methods.engine.vit_stem import stem_options
 
@@ -226,7 +227,7 @@ class AbSViT(VisionTransformer):
         weights = [(decoder.linear.weight, decoder.linear2.weight) for decoder in self.decoders]
         stamp = [(w.data_ptr(), 0 if w.is_inference() else w._version) for pair in weights for w in pair]
         if self._folded is None or self._folded[0] != stamp:
-            with torch.no_grad(), torch.autocast(self.prompt.device.type, enabled=False):
+            with torch.no_grad(), without_autocast(self.prompt.device):
                 chain, matrices = torch.eye(self.embed_dim).to(weights[0][0]), []
                 for linear, linear2 in reversed(weights):
                     chain = linear @ chain

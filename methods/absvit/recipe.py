@@ -74,9 +74,23 @@ class AbSViTRecipe(Recipe):
         0.08, "Smallest share of the image that a random crop keeps.", "Training data", gt=0, le=1
     )
     rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment policy in timm's notation.", "Training data")
-    random_erasing: float = option(0.25, "Probability of erasing a box (per-pixel noise).", "Training data", ge=0, le=1)
+    color_jitter: float = option(
+        0.4,
+        "Jitter of brightness, contrast and saturation; only where rand_augment is none.",
+        "Training data",
+        ge=0,
+        le=1,
+    )
+    random_erasing: float = option(0.25, "Probability of erasing boxes.", "Training data", ge=0, le=1)
+    erasing_mode: Literal["pixel", "rand", "const"] = option(
+        "pixel", "What erased boxes hold: noise of each pixel, one random colour, or black.", "Training data"
+    )
+    erasing_count: int = option(1, "Most boxes that are erased in an image.", "Training data", ge=1, le=100)
     mixup: float = option(0.8, "Mixup: alpha of the Beta distribution; 0 = off.", "Training data", ge=0)
     cutmix: float = option(1.0, "CutMix: alpha of the Beta distribution; 0 = off.", "Training data", ge=0)
+    cutmix_range: tuple[float, float] | None = option(
+        None, "Least and largest side of a CutMix box over the image's, in place of the Beta draw.", "Training data"
+    )
     mixup_probability: float = option(1.0, "Share of the batches that are mixed.", "Training data", ge=0, le=1)
     switch_probability: float = option(0.5, "Share of CutMix where both are on.", "Training data", ge=0, le=1)
     mixup_mode: Literal["batch", "pair", "elem"] = option(
@@ -95,6 +109,8 @@ class AbSViTRecipe(Recipe):
     batch_size: int = again("batch_size", 1024)
     drop_last: bool = again("drop_last", True)
     optimizer: Literal["sgd", "adam", "adamw"] = again("optimizer", "adamw")
+    betas: tuple[float, float] = option((0.9, 0.999), "Betas of adam and adamw.", "Training")
+    eps: float = option(1e-8, "Epsilon of adam and adamw.", "Training", gt=0)
     lr: float = option(1e-3, "Base learning rate; the program's 5e-4 x batch / 512.", "Training", gt=0)
     weight_decay: float = option(0.05, "Weight decay; vectors, position and class token have none.", "Training")
     scheduler: Literal["cosine", "step", "smooth", "onecycle"] = option(
@@ -143,6 +159,25 @@ class AbSViTRecipe(Recipe):
         0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1, often=False
     )
     attention_dropout: float = option(0.0, "Dropout of attention weights.", ge=0, lt=1, often=False)
+
+    @field_validator("betas")
+    @classmethod
+    def _check_betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("expected two numbers from 0 to below 1, such as 0.9,0.999")
+        return betas
+
+    @field_validator("cutmix_range")
+    @classmethod
+    def _check_range(cls, sides: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+        if sides is None:
+            return None
+        if not 0 < sides[0] < sides[1] <= 1:
+            raise ValueError("expected two shares of the side, the smaller one first, such as 0.2,0.8")
+        size = info.data.get("image_size", 0)
+        if int(size * sides[0]) == int(size * sides[1]):  # timm draws whole pixels, the larger side left out
+            raise ValueError(f"both are the same number of pixels of an image of {size}; move them apart")
+        return sides
 
     @field_validator("architecture")
     @classmethod

@@ -29,7 +29,9 @@ class ResidualAttention(CSRADescription, Method[CSRARecipe, CSRA]):
     def build_model(self, recipe: CSRARecipe, num_classes: int, task: Task) -> CSRA:
         """Build the backbone and its heads with fresh weights."""
         backbone = build_backbone(recipe.backbone, recipe.image_size)
-        heads = MultiHeadClassifier(backbone.num_features, num_classes, recipe.head_temperatures, recipe.lam)
+        heads = MultiHeadClassifier(
+            backbone.num_features, num_classes, recipe.head_temperatures, recipe.lam, normalized=recipe.normalized
+        )
         return CSRA(backbone, heads)
 
     def loss(self, model: nn.Module, batch: Batch, recipe: CSRARecipe, task: Task) -> dict[str, Tensor]:

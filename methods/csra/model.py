@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnbias.methods.csra.recipe import MAX
+from attnbias.methods.engine.precision import without_autocast
 
 
 class CSRA(nn.Module):
@@ -44,16 +45,20 @@ class MultiHeadClassifier(nn.Module):
         width: channels d of the feature map.
         temperatures: one for each head, ascending; 99 is the maximum.
         lam: weight of the attended score; at 0 this is average pooling with a normalised classifier.
+        normalized: whether rows are divided by their length (the paper's ablation has them as they are).
     """
 
     soft_temperatures: Tensor
 
-    def __init__(self, width: int, num_classes: int, temperatures: Sequence[float], lam: float) -> None:
+    def __init__(
+        self, width: int, num_classes: int, temperatures: Sequence[float], lam: float, *, normalized: bool = True
+    ) -> None:
         super().__init__()
         if sorted(temperatures) != list(temperatures):
             raise ValueError(f"temperatures must ascend, got {tuple(temperatures)}")
         self.temperatures = tuple(temperatures)
         self.lam = lam
+        self.normalized = normalized
         self.num_soft = sum(t != MAX for t in temperatures)
         soft = torch.tensor(self.temperatures[: self.num_soft]).view(-1, 1, 1)  # (soft heads, 1, 1)
         self.register_buffer("soft_temperatures", soft, persistent=False)
@@ -71,8 +76,9 @@ class MultiHeadClassifier(nn.Module):
         Only the classifier rows are normalised, not the features: these are not cosines.
         """
         heads, classes, width = self.weight.shape
-        with torch.autocast(features.device.type, enabled=False):
-            rows = F.normalize(self.weight, dim=-1).view(heads * classes, width, 1, 1)
+        with without_autocast(features.device):
+            rows = F.normalize(self.weight, dim=-1) if self.normalized else self.weight
+            rows = rows.view(heads * classes, width, 1, 1)
             return F.conv2d(features.to(rows.dtype), rows).flatten(2).unflatten(1, (heads, classes))
 
     def attended(self, scores: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
     def batch_transform(self, recipe: LSASRecipe, num_classes: int) -> BatchTransform | None:
         """CutMix before mixup before cutout, as the program chooses where several are asked for."""
         if recipe.cutmix is not None:
-            return CutMix(recipe.cutmix, num_classes)
+            return CutMix(recipe.cutmix, num_classes, recipe.cutmix_probability)
         if recipe.mixup is not None:
             return Mixup(recipe.mixup, num_classes)
         return None if recipe.cutout is None else Cutout(recipe.cutout)

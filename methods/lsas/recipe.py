@@ -77,6 +77,13 @@ class LSASRecipe(Recipe):
     cutmix: float | None = option(
         None, "CutMix: alpha of the Beta distribution; goes before mixup.", "Training data", gt=0
     )
+    cutmix_probability: float = option(
+        1.0,
+        "Share of the batches that CutMix cuts; the program has the option and cuts every batch.",
+        "Training data",
+        ge=0,
+        le=1,
+    )
     cutout: int | None = option(
         None, "Cutout: side of one square a batch, in pixels; only without the two.", "Training data", ge=1
     )

@@ -23,6 +23,7 @@ from attnbias.cli.errors import describe
 from attnbias.cli.options import typed_fields, with_options
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
+from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
@@ -208,6 +209,7 @@ def test_dry_run_shows_the_arithmetic_and_writes_nothing(here: Path, demo_root: 
     method = get_method("csra")
     model = method.build_model(method.recipes["demo"].recipe, 10, "multilabel")
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in shown
+    assert f"{measure_cost(model, 32).macs:,} multiply-accumulates an image of 32 x 32 pixels" in shown
     assert "72 training images" in shown
     assert "global 20 = 2 processes x 5 x 2 accumulation; 4 steps an epoch, 12 in all" in shown
     table = shown.split("learning rate at the first step of each epoch")[1].splitlines()[2:]

@@ -39,7 +39,8 @@ from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.make_priors import VectorSums
-from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.recipe import override, parse
+from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.sampler import Plan, StepSampler, shuffled
 from attnbias.methods.engine.types import Batch
 from attnbias.weights.errors import WeightsError
@@ -357,6 +358,47 @@ def test_mixing_of_pairs_and_of_single_images_is_timms() -> None:
     assert odd is not None
     with pytest.raises(UsageError, match="--mixup-mode pair mixes two images at a time, and a batch has 3"):
         odd(make_images(3), targets[:3])
+
+
+def test_a_range_of_sides_takes_the_place_of_cutmixs_draw() -> None:
+    changes = {"image_size": 32, "mixup": 0.0, "cutmix": 0.0, "cutmix_range": [0.5, 0.75], "label_smoothing": 0.0}
+    mixing = batch_mixing(parse(AbSViTRecipe, changes), 2)
+    assert mixing is not None
+    np.random.seed(0)
+    for _ in range(20):
+        images = torch.zeros(2, 3, 32, 32)
+        images[1] = 1
+        cut, rows = mixing(images, torch.tensor([0, 1]))
+        torch.testing.assert_close(cut[:, 0].mean((1, 2)), rows[:, 1])
+        box = cut[0, 0].any(0).sum(), cut[0, 0].any(1).sum()
+        assert all(16 <= side < 24 for side in box)
+    for wrong, words in (
+        ([0.8, 0.2], "expected two shares"),
+        ([0.5, 1.5], "expected two shares"),
+        ([0.5, 0.51], "same number of pixels"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            parse(AbSViTRecipe, {**changes, "cutmix_range": wrong})
+
+
+def test_adams_betas_and_epsilon_are_the_recipes() -> None:
+    recipe = override(DEMO, {"betas": [0.8, 0.95], "eps": 1e-6})
+    model = METHOD.build_model(recipe, 3, "singlelabel")
+    for group in build_optimizer(METHOD.param_groups(model, recipe), recipe).param_groups:
+        assert (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+    sgd = override(DEMO, {"optimizer": "sgd"})
+    build_optimizer(METHOD.param_groups(model, sgd), sgd)
+    with pytest.raises(UsageError, match="from 0 to below 1"):
+        parse(AbSViTRecipe, {"betas": [0.9, 1.0]})
+
+
+def test_colours_are_jittered_where_no_policy_is_and_erased_as_typed() -> None:
+    alone = training_transform(AbSViTRecipe(rand_augment=None, color_jitter=0.4, erasing_mode="const", erasing_count=3))
+    steps = {type(step).__name__: step for step in alone.transforms}  # type: ignore[attr-defined]
+    assert "ColorJitter" in steps
+    assert (steps["RandomErasing"].mode, steps["RandomErasing"].max_count) == ("const", 3)
+    beside = training_transform(AbSViTRecipe(color_jitter=0.4))
+    assert "ColorJitter" not in {type(step).__name__ for step in beside.transforms}  # type: ignore[attr-defined]
 
 
 def test_mixing_keeps_unknown_labels_unknown() -> None:

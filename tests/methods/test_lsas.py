@@ -22,7 +22,7 @@ from attnbias.methods.engine.display.panels import GAP, HEIGHT, LABEL, STRIP, dr
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam
-from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.recipe import override, parse
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.log import COLUMNS_TOP5, log_text
@@ -318,6 +318,18 @@ def test_cutmix_target_is_the_share_of_pixels() -> None:
     for seed in range(20):
         mixed, rows = CutMix(1.0, 2)(images, targets, np.random.default_rng(seed))
         torch.testing.assert_close(mixed[:, 0].mean((1, 2)), rows[:, 1])
+
+
+def test_a_share_of_the_batches_is_cut_as_the_recipe_says() -> None:
+    images, targets = batch()
+    mix = METHOD.batch_transform(parse(LSASRecipe, {"cutmix": 1.0, "cutmix_probability": 0.25}), 3)
+    assert mix is not None
+    generator = np.random.default_rng(0)
+    cut = [mix(images, targets, generator)[1] is not targets for _ in range(400)]
+    assert 70 <= sum(cut) <= 130  # 100 expected, with a standard deviation of 8.7
+    every, cutting = CutMix(1.0, 3), METHOD.batch_transform(LSASRecipe(cutmix=1.0), 3)
+    draws = [mix(images, targets, np.random.default_rng(1))[0] for mix in (every, cutting)]
+    assert torch.equal(*draws)
 
 
 def test_cutout_blanks_one_square_for_the_batch() -> None:

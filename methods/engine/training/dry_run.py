@@ -11,6 +11,8 @@ import torch
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Task
 from attnbias.data.registry import DATASETS, open_split, ready
+from attnbias.methods.engine.abilities import ReadsTexts
+from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.published import ADDRESS, locate
 from attnbias.methods.engine.recipe import OWN, Recipe
@@ -87,6 +89,8 @@ class DryRun:
 
     request: TrainRequest
     parameters: int
+    macs: int | None
+    """Multiply-accumulates of one image in evaluation; None where a model answers to texts, too."""
     groups: list[Group]
     images: int | None
     train: Split
@@ -127,6 +131,7 @@ def dry_run(request: TrainRequest) -> DryRun:
     return DryRun(
         request=request,
         parameters=sum(p.numel() for p in model.parameters()),
+        macs=None if isinstance(method, ReadsTexts) else measure_cost(model, recipe.image_size).macs,
         groups=groups,
         images=images,
         train=train,
