@@ -83,6 +83,30 @@ def summarize(index: Index, pairs: int = 5, pixels: NDArray[np.int64] | None = N
     )
 
 
+Suggestions = dict[str, list[tuple[int, float]]]
+"""A class or a group, by name -> the classes that most samples with it have too, and the share of them that do."""
+
+MOST_SUGGESTIONS = 1000
+"""Pairs, the strongest, that `suggestions` looks at."""
+
+
+def suggestions(index: Index) -> Suggestions:
+    """What suggests what in a split: of a group or of another class, the classes that more than half of its samples
+    have, and that come with it more often than by chance."""
+    found: Suggestions = {}
+    if index.task not in ("multilabel", "singlelabel"):
+        return found
+    number = {name: label for label, name in enumerate(index.classes)}
+    for pair in summarize(index, pairs=MOST_SUGGESTIONS).pairs:
+        for thing, other, share in (
+            (pair.second, pair.first, pair.given_second),
+            (pair.first, pair.second, pair.given_first),
+        ):
+            if other in number and share > 0.5:
+                found.setdefault(thing, []).append((number[other], share))
+    return found
+
+
 def _shares(index: Index, pixels: NDArray[np.int64]) -> Json:
     """`shares` and `ignored` of a split with label maps."""
     *each, ignored = pixels.sum(axis=0)

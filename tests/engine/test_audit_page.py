@@ -12,6 +12,7 @@ import pytest
 
 from attnbias.methods.engine.audit.examples import choose, shown
 from attnbias.methods.engine.audit.page import audit_page
+from tests.helpers.accessibility import colour_scheme, low_contrast
 from tests.helpers.audits import audit, gallery_items, trust
 from tests.helpers.browser import Browser
 
@@ -247,34 +248,9 @@ def test_a_thousand_classes_are_drawn_as_they_are_needed(browser: Browser, tmp_p
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read_in_light_and_dark(browser: Browser, tmp_path: Path, scheme: str) -> None:
-    """WCAG 2.1, 1.4.3: a contrast of at least 4.5 of every text to what lies below it."""
-    features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": features})
-    opened(browser, tmp_path)
-    contrast = """
-    const part = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-    const luminance = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
-    const colour = (text) => text.match(/[\\d.]+/g).map(Number);
-    const ground = (node) => {
-      for (let one = node; one; one = one.parentElement) {
-        const found = colour(getComputedStyle(one).backgroundColor);
-        if (found.length === 3) return found;
-      }
-    };
-    const low = [];
-    for (const node of document.querySelectorAll('body *:not(script):not(noscript)')) {
-      const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-      if (!own || node.closest('.stage, .hidden-text')) continue;
-      const both = [colour(getComputedStyle(node).color), ground(node)];
-      const [one, other] = both.map(luminance).sort((a, b) => b - a);
-      const ratio = (one + 0.05) / (other + 0.05);
-      if (ratio < 4.5) low.push([node.className, node.textContent.slice(0, 30), ratio]);
-    }
-    return [document.querySelectorAll('body *').length, low];"""
-    seen, low = browser.run(contrast)
-    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": []}})
-    assert seen > 200
-    assert low == []
+    with colour_scheme(browser, scheme):
+        opened(browser, tmp_path)
+        assert low_contrast(browser) == []
 
 
 def test_hostile_names_and_an_audit_without_objects_are_harmless(browser: Browser, tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_the_page_shows_every_image_and_every_run_without_complaints(opened: Bro
     assert opened.run(SHOWN) == ["image 0.jpg", "image 1.jpg", "image 2.jpg"]
     assert opened.run("return document.querySelectorAll('.card figure').length") == 6
     assert opened.run("return [...document.querySelectorAll('.run h2')].map(h => h.textContent)") == [
-        "csra3 of 3 right",
-        "plain1 of 3 right",
+        "csra4 of 4 true labels found, 0 added \u00b7 3 of 3 images wholly right",
+        "plain3 of 4 true labels found, 1 added \u00b7 1 of 3 images wholly right",
     ]
     assert "demo, split val" in opened.run("return document.getElementById('about').textContent")
     different = "return [...document.querySelectorAll('.run > dl dd:last-child')].map(dd => dd.textContent)"
@@ -227,4 +227,5 @@ def test_images_without_labels_have_no_verdict_and_no_such_filter(browser: Brows
     browser.open(page)
     assert browser.run("return [...document.querySelectorAll('#filters button')].map(b => b.value)") == ["all"]
     assert browser.run("return document.querySelector('.verdict span').textContent") == ""
+    assert browser.run("return document.getElementById('headline').textContent") == ""
     assert browser.complaints() == []

@@ -9,7 +9,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.audit.examples import pairs_shown, shown
 from attnbias.methods.engine.audit.result import Audit
 from attnbias.methods.engine.display.gallery import GalleryItem
-from attnbias.methods.engine.display.inference import Column, ImageSample, predict_samples, sample_of
+from attnbias.methods.engine.display.inference import Column, ImageSample, gallery_item, predict_samples, sample_of
 from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, seen_part
 from attnbias.methods.engine.display.writer import LONGEST, file_name
 
@@ -45,7 +45,7 @@ def draw_pictures(
         for position, sample, prediction in zip(positions, samples, predictions, strict=True):
             small = sample.image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
-            item = GalleryItem(sample.name, small, prediction.views, sample.true, sample.unknown, sample.boxes)
+            item = gallery_item(sample, small, prediction.views)
             drawn[position] = item
             if folder is not None:
                 for name, label in overlays.get(position, ()):

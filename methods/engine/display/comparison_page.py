@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from attnbias.methods.engine.attention_measures import HEADLINE
-from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
-from attnbias.methods.engine.display.inference import Column, predict_samples, sample_of
+from attnbias.methods.engine.display.gallery import GalleryPage, thumbnail
+from attnbias.methods.engine.display.inference import Column, gallery_item, in_training, predict_samples, sample_of
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run
 from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_per_image
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
+from attnbias.methods.engine.metrics import THRESHOLD
 from attnbias.methods.engine.requests import SPLIT_LIMIT, CompareRequest
 from attnbias.methods.engine.text import csv_text
 
@@ -60,6 +61,7 @@ def comparison_page(
     ranked = [position for position in _worst_first(tables) if position < len(dataset)][: request.limit or SPLIT_LIMIT]
     columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]
+    suggestions = in_training(models[0], index, data_root)
     items = []
     for start in range(0, len(ranked), BATCH):
         positions = ranked[start : start + BATCH]
@@ -71,9 +73,7 @@ def comparison_page(
                 replace(view, figures=found.get(position, {}))
                 for view, found in zip(prediction.views, figures, strict=True)
             )
-            items.append(
-                GalleryItem(sample.name, thumbnail(sample.image), views, sample.true, sample.unknown, sample.boxes)
-            )
+            items.append(gallery_item(sample, thumbnail(sample.image), views, suggestions))
     return GalleryPage(
         title="Where the runs look, worst cases first",
         source=f"{split}, {len(items)} of {len(dataset)} images with the least attention on the object",
@@ -84,6 +84,7 @@ def comparison_page(
             for position, column in enumerate(columns)
         ),
         items=tuple(items),
+        threshold=THRESHOLD if models[0].task == "multilabel" else None,
     )
 
 

@@ -34,6 +34,8 @@ class GalleryRun:
     recipe: Json = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     """What was measured of the run: name -> value, as text."""
+    accuracy: tuple[str, float] | None = None
+    """The metric that its scores on the page's images are measured by, and its value."""
 
 
 class ShareBox(NamedTuple):
@@ -61,6 +63,8 @@ class View:
     """Class -> what was measured of its map, as text; shown below the map."""
     segments: Segments | None = None
     """The class of each pixel, where the run tells it."""
+    ranges: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Class -> values of the map before it was normalised that are 0 and 1 now; where known, maps can share a scale."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,32 @@ class GalleryItem:
     unknown: tuple[int, ...] = ()
     """Labels that are neither true nor false here and that no verdict counts."""
     boxes: tuple[ShareBox, ...] = ()
+    suggested: Mapping[int, str] = field(default_factory=dict)
+    """Class -> what else the image shows that came with it in training, in words."""
+
+
+class Verdict(NamedTuple):
+    """What a model's labels of an image are worth; labels that are unknown there are not judged."""
+
+    found: tuple[int, ...]
+    missed: tuple[int, ...]
+    added: tuple[int, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether all labels are."""
+        return not self.missed and not self.added
+
+
+def verdict(item: GalleryItem, view: View) -> Verdict | None:
+    """Hold a view's labels against the true ones; None where nobody knows these."""
+    if item.true is None:
+        return None
+    return Verdict(
+        tuple(label for label in item.true if label in view.predicted),
+        tuple(label for label in item.true if label not in view.predicted),
+        tuple(label for label in view.predicted if label not in item.true and label not in item.unknown),
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,15 @@ class GalleryPage:
     items: tuple[GalleryItem, ...]
     opacity: float = 0.7
     boxes: bool = True
+    threshold: float | None = None
+    """The score from which on a label is predicted; None where scores do not decide so."""
+
+    @property
+    def one_label(self) -> bool:
+        """Whether each image has exactly one label, and each model names one."""
+        return all(
+            len(item.true or (0,)) == 1 and len(view.predicted) == 1 for item in self.items for view in item.views
+        )
 
     def html(self) -> str:
         """Write the page as one self-contained HTML text that needs no other file."""
@@ -103,6 +142,8 @@ class GalleryPage:
             "classes": self.classes,
             "opacity": self.opacity,
             "boxes": self.boxes,
+            "threshold": self.threshold,
+            "headline": headline(self),
             "runs": [
                 {
                     "name": run.name,
@@ -113,11 +154,75 @@ class GalleryPage:
                     "images": run.images,
                     "recipe": {name: str(value) for name, value in run.recipe.items()},
                     "figures": dict(run.figures),
+                    "verdict": _counts(self, position),
                 }
-                for run in self.runs
+                for position, run in enumerate(self.runs)
             ],
             "items": [_item(item) for item in self.items],
         }
+
+
+# In words -------------------------------------------------------------------------------------------------------------
+
+
+def _verdicts(page: GalleryPage, position: int) -> list[tuple[GalleryItem, Verdict]]:
+    pairs = ((item, verdict(item, item.views[position])) for item in page.items)
+    return [(item, found) for item, found in pairs if found is not None]
+
+
+def _counts(page: GalleryPage, position: int) -> str:
+    """What a run is right on, and what is counted."""
+    verdicts = [found for _, found in _verdicts(page, position)]
+    if not verdicts:
+        return ""
+    right = f"{sum(found.right for found in verdicts)} of {len(verdicts)} images"
+    if page.one_label:
+        return f"{right} right"
+    found, missed, added = (sum(len(labels) for labels in column) for column in zip(*verdicts, strict=True))
+    return f"{found} of {found + missed} true labels found, {added} added \u00b7 {right} wholly right"
+
+
+def headline(page: GalleryPage) -> str:
+    """What the page shows, in one sentence made of figures of its own images; nothing where no labels are known."""
+    parts = []
+    for position, run in enumerate(page.runs):
+        verdicts = _verdicts(page, position)
+        if not verdicts:
+            return ""
+        added = [label in item.suggested for item, found in verdicts for label in found.added]
+        figure = "" if run.accuracy is None else f"reaches {run.accuracy[0]} {run.accuracy[1]:.0f} and "
+        if page.one_label:
+            words = f"is right on {sum(found.right for _, found in verdicts)} and wrong on {len(added)}"
+        else:
+            words = f"adds {len(added)} label{'' if len(added) == 1 else 's'} that {_are(len(added))} not there"
+        if added and any(item.suggested for item in page.items):
+            words += f", {sum(added)} of them suggested by what else is in the image"
+        parts.append(f"{run.name} {figure}{words}")
+    number = sum(item.true is not None for item in page.items)
+    return f"On {'this image' if number == 1 else f'these {number} images'}, {'; '.join(parts)}."
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def opening_class(item: GalleryItem) -> int:
+    """The class whose maps are shown first: of an image that a run is wrong on, the one that is added with the highest
+    score, else the one that is missed with the lowest; of another image, its first true one."""
+    judged = [(view, found) for view in item.views if (found := verdict(item, view)) is not None]
+    drawn = item.views[0].maps
+    added = [(each.scores.get(label, 0.0), label) for each, found in judged for label in found.added if label in drawn]
+    missed = [
+        (view.scores.get(label, 0.0), label) for view, found in judged for label in found.missed if label in drawn
+    ]
+    if added:
+        return max(added)[1]
+    if missed:
+        return min(missed)[1]
+    return next(iter(drawn))
+
+
+# As JSON --------------------------------------------------------------------------------------------------------------
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
@@ -136,6 +241,8 @@ def _item(item: GalleryItem) -> Json:
         "true": item.true,
         "unknown": item.unknown,
         "labels": list(item.views[0].maps),
+        "opens": opening_class(item),
+        "suggested": dict(item.suggested),
         "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in item.boxes],
         "views": [
             {
@@ -143,6 +250,7 @@ def _item(item: GalleryItem) -> Json:
                 "predicted": view.predicted,
                 "frame": [short(value) for value in view.frame],
                 "maps": {label: map_levels(values) for label, values in view.maps.items()},
+                "ranges": {label: [float(f"{edge:.4g}") for edge in edges] for label, edges in view.ranges.items()},
                 "figures": dict(view.figures),
                 "segments": _segments(view.segments, item.image.size) if view.segments else None,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +15,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.published_tests import competing_classes, competing_scores, own_transform
+from attnbias.data.registry import open_split
 from attnbias.data.segmentation import LabelMapDataset
+from attnbias.data.summary import Suggestions, suggestions
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
-from attnbias.methods.engine.display.gallery import GalleryRun, ShareBox, View
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
 from attnbias.methods.engine.load import Loaded, input_words
 from attnbias.methods.engine.maps import attention_maps, layer_name, normalise
+from attnbias.methods.engine.metrics import THRESHOLD
 
 MOST_CLASSES = 12
 """Maps drawn of one image: true labels first, then predicted ones by their score."""
@@ -52,6 +57,8 @@ class ImageSample:
     """What is asked of it in words, and what people answered, where that is known."""
     index: Index | None = None
     """The split that it comes from, which may have rules of its own."""
+    group: str | None = None
+    """Its group, such as the photograph behind the digits of the demo set, where the split tells one."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ class Prediction:
     """For each column: class -> map (h, w) as the method gives it, before normalisation."""
     panels: tuple[Panels, ...]
     """For each column: what its model did to its channels; empty where an earlier column has the same model."""
+    scores: tuple[NDArray[np.float32], ...] = ()
+    """For each column: the probability of each class (C,), where it was asked for classes."""
 
     @property
     def peak(self) -> float:
@@ -119,7 +128,37 @@ def sample_of(dataset: ImageDataset, position: int) -> ImageSample:
         unknown=_labels(target == -1) if multilabel else (),
         boxes=tuple(ShareBox(int(label), *share.tolist()) for label, share in zip(labels, shares, strict=True)),
         index=dataset.index,
+        group=record.group,
     )
+
+
+def gallery_item(
+    sample: ImageSample, image: Image.Image, views: tuple[View, ...], known: Suggestions | None = None
+) -> GalleryItem:
+    """A sample as a page shows it.
+
+    Args:
+        image: as large as the page shall hold it.
+        known: what came with what in training (`in_training`).
+    """
+    there = [sample.index.classes[label] for label in sample.true or ()] if sample.index is not None else []
+    suggested: dict[int, str] = {}
+    for thing in [*([sample.group] if sample.group is not None else []), *there]:
+        for label, share in (known or {}).get(thing, ()):
+            suggested.setdefault(label, f"{share:.0%} of the training images with {thing} had it")
+    return GalleryItem(sample.name, image, views, sample.true, sample.unknown, sample.boxes, suggested)
+
+
+def in_training(loaded: Loaded, index: Index, data_root: Path | None) -> Suggestions:
+    """What came with what in the split that a model was trained on, for images of `index`; nothing where that tells
+    nothing (one label an image, and no groups), or is not prepared here."""
+    if index.task == "singlelabel" and all(record.group is None for record in index.records):
+        return {}
+    try:
+        train = open_split(loaded.recipe.dataset, "train", data_root)
+    except DataError:
+        return {}
+    return suggestions(train) if train.classes == index.classes else {}
 
 
 def place_input(transform: Transform, original: Image.Image) -> tuple[Tensor, Frame]:
@@ -158,10 +197,11 @@ def predict_samples(
     # A model's panels go to the first of its columns.
     panels = {key: answer.panels for key, answer in answers.items()}
     shown = [panels.pop(id(column.loaded), [{}] * len(samples)) for column in columns]
-    by_photo = zip(zip(*seen, strict=True), zip(*shown, strict=True), strict=True)
+    scores = [answers[id(column.loaded)].scores for column in columns]
+    by_photo = zip(zip(*seen, strict=True), zip(*shown, strict=True), zip(*scores, strict=True), strict=True)
     return [
-        Prediction(tuple(view for view, _ in views), tuple(maps for _, maps in views), vectors)
-        for views, vectors in by_photo
+        Prediction(tuple(view for view, _ in views), tuple(maps for _, maps in views), vectors, rows)
+        for views, vectors, rows in by_photo
     ]
 
 
@@ -228,6 +268,10 @@ def _views(
                 scores={label: float(answer.scores[position, label]) for label in listed[position]},
                 predicted=answer.predicted[position],
                 maps=dict(zip(labels, drawn[position], strict=False)),
+                ranges={
+                    label: (float(values.min()) if rule == "minmax" else 0.0, float(values.max()))
+                    for label, values in zip(labels, plain[position], strict=False)
+                },
                 frame=answer.frames[position],
                 figures=_figures(answer.segments[position], labels),
                 segments=answer.segments[position],
@@ -274,7 +318,7 @@ def _segments(loaded: Loaded, sample: ImageSample) -> Segments | None:
 def _predicted(loaded: Loaded, scores: NDArray[np.float32], segments: Segments | None) -> tuple[int, ...]:
     if segments is not None:
         return by_size(segments.predicted)
-    return _labels(scores >= 0.5) if loaded.task == "multilabel" else (int(scores.argmax()),)
+    return _labels(scores >= THRESHOLD) if loaded.task == "multilabel" else (int(scores.argmax()),)
 
 
 def _figures(segments: Segments | None, labels: Sequence[int]) -> dict[int, str]:

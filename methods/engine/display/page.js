@@ -45,12 +45,13 @@ function paint(canvas, pixelOf, values) {
 }
 
 /** An image, the part of it that a network saw with the canvases for a map, and the boxes of its objects. */
-function stageOf(item, [x, y, width, height]) {
+function stageOf(item, [x, y, width, height], alt = item.name) {
   const frame = element("div", { className: "frame" },
     element("canvas", { className: "heat" }), element("canvas", { className: "edge" }),
-    element("span", { className: "nothing", hidden: true }, "no attention"));
+    element("span", { className: "nothing", hidden: true, title: "the map is 0 everywhere: no place speaks for the class" },
+      "no attention"));
   Object.assign(frame.style, { left: percent(x), top: percent(y), width: percent(width), height: percent(height) });
-  const picture = element("img", { src: item.picture, alt: item.name, width: item.width, height: item.height });
+  const picture = element("img", { src: item.picture, alt, width: item.width, height: item.height });
   picture.style.height = "auto";
   const stage = element("div", { className: "stage" }, picture, frame);
   for (const box of item.boxes) {
@@ -63,14 +64,14 @@ function stageOf(item, [x, y, width, height]) {
   return stage;
 }
 
-/** Paint a map and the rim of its focus on the two canvases of a stage. */
-function drawMap(stage, map, table) {
+/** Paint a map and the rim of its focus on the two canvases of a stage; `scaled` makes levels (0..1) of its values. */
+function drawMap(stage, map, table, scaled = (value) => value) {
   const [heat, edge] = stage.querySelectorAll("canvas");
   const scale = 256 / Math.max(stage.clientWidth, stage.clientHeight, 1);
   const width = Math.max(1, Math.round(stage.clientWidth * scale));
   const height = Math.max(1, Math.round(stage.clientHeight * scale));
   for (const canvas of [heat, edge]) Object.assign(canvas, { width, height });
-  const values = resized(map, width, height);
+  const values = resized(map, width, height).map(scaled);
   stage.querySelector(".nothing").hidden = values.some((value) => value > 0);
   paint(heat, (value) => {
     const level = Math.round(255 * value);

@@ -20,7 +20,15 @@ from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import dataset_folder
-from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, predict_samples, sample_of
+from attnbias.data.summary import Suggestions
+from attnbias.methods.engine.display.inference import (
+    Column,
+    ImageSample,
+    Prediction,
+    in_training,
+    predict_samples,
+    sample_of,
+)
 from attnbias.methods.engine.display.questions import ask
 from attnbias.methods.engine.display.writer import (
     GALLERY,
@@ -71,6 +79,8 @@ class DrawingPlan(NamedTuple):
     """Where the images come from, in words."""
     readers: list[Reader]
     see: Callable[[list[ImageSample]], list[Prediction]]
+    suggestions: Suggestions | None = None
+    """What came with what in training, where that is known."""
 
 
 def visualize(
@@ -93,7 +103,7 @@ def visualize(
         columns = _columns(request, device, models)
         request.check_asked([column.loaded.method for column in columns])
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
-        names, source, readers, see = plan(request, columns, images)
+        names, source, readers, see, suggestions = plan(request, columns, images)
         writer = VisualizationWriter(
             folder,
             columns,
@@ -103,6 +113,7 @@ def visualize(
             opacity=request.opacity,
             boxes=request.boxes,
             contour=request.contour,
+            suggestions=suggestions,
         )
         skipped: list[str] = []
         seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped, precision)
@@ -193,9 +204,12 @@ def _by_class(request: VisualizeRequest, columns: list[Column], images: Sequence
     classes = columns[0].loaded.classes
     asked = class_numbers(request.classes, classes)
     source, readers = _photos(request, columns[0], images)
-    return DrawingPlan(
-        classes, source, readers, partial(predict_samples, columns=columns, asked=asked, rule=request.normalisation)
-    )
+    see = partial(predict_samples, columns=columns, asked=asked, rule=request.normalisation)
+    known = None
+    if not images and not request.paths:
+        loaded = columns[0].loaded
+        known = in_training(loaded, open_split_of(loaded, request.split or "val", request.data_root), request.data_root)
+    return DrawingPlan(classes, source, readers, see, known)
 
 
 def _in_words(request: VisualizeRequest, columns: list[Column], images: Sequence[ImageSample]) -> DrawingPlan:

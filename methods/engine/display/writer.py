@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attnbias.data.summary import Suggestions
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, thumbnail
-from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction
+from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, gallery_item
 from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, published_overlay, seen_part
 from attnbias.methods.engine.display.panels import draw_panels
 from attnbias.methods.engine.display.segments import draw_segments, said_of_all
 from attnbias.methods.engine.display.sheet import draw_sheet
+from attnbias.methods.engine.metrics import THRESHOLD, by_formula
 
 GALLERY, MAPS = "gallery.html", "maps.npz"
 OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
@@ -42,13 +44,17 @@ class VisualizationWriter:
         opacity: float = 0.7,
         boxes: bool = True,
         contour: bool = False,
+        suggestions: Suggestions | None = None,
     ) -> None:
         self.folder, self.columns, self.rule = folder, columns, rule
         self.names = names
         """What is mapped, by number: the models' classes, or questions."""
         self.style, self.opacity, self.boxes, self.contour = style, opacity, boxes, contour
+        self.suggestions = suggestions
         self.items: list[GalleryItem] = []
         self.overlays = 0
+        self._scored: list[tuple[NDArray[np.int64], tuple[NDArray[np.float32], ...]]] = []
+        """Of each image that can be judged, its targets (C,) and each column's scores (C,)."""
         self._raw: list[list[tuple[int, int, NDArray[np.float32]]]] = [[] for _ in columns]
 
     def add(self, sample: ImageSample, prediction: Prediction) -> None:
@@ -88,8 +94,9 @@ class VisualizationWriter:
         )
         (self.folder / SHEETS).mkdir(exist_ok=True)
         sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
-        small = thumbnail(sample.image)
-        self.items.append(GalleryItem(sample.name, small, prediction.views, sample.true, sample.unknown, sample.boxes))
+        self.items.append(gallery_item(sample, thumbnail(sample.image), prediction.views, self.suggestions))
+        if sample.true is not None and prediction.scores:
+            self._scored.append((_targets(sample, len(self.names)), prediction.scores))
 
     def _blended(self, sample: ImageSample, image: Image.Image, view: View, label: int) -> Image.Image:
         """The overlay of a class at the size of `image`, the sample's own or enlarged."""
@@ -118,12 +125,17 @@ class VisualizationWriter:
             date=date.today().isoformat(),
             classes=tuple(self.names),
             runs=tuple(
-                replace(column.describe(self.rule), figures=self._figures(position))
+                replace(
+                    column.describe(self.rule),
+                    figures=self._figures(position),
+                    accuracy=self._accuracy(column, position),
+                )
                 for position, column in enumerate(self.columns)
             ),
             items=tuple(self.items),
             opacity=self.opacity,
             boxes=self.boxes,
+            threshold=THRESHOLD if self.columns[0].loaded.task == "multilabel" else None,
         )
         (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
 
@@ -131,6 +143,16 @@ class VisualizationWriter:
         """What is measured of a column over all its images."""
         views = [item.views[position] for item in self.items]
         return said_of_all([view.segments for view in views if view.segments is not None])
+
+    def _accuracy(self, column: Column, position: int) -> tuple[str, float] | None:
+        """The first metric of a column's kind of labels on the images that can be judged, where it has one."""
+        metric = next(by_formula(column.loaded.task), None)
+        if metric is None or not self._scored:
+            return None
+        targets = np.stack([targets for targets, _ in self._scored])
+        scores = np.stack([columns[position] for _, columns in self._scored])
+        value = metric.of(targets if metric.labels == "multilabel" else targets.argmax(axis=1), scores)
+        return None if value is None else (metric.name, value)
 
     def write_maps(self) -> None:
         """Write maps.npz: maps as the methods give them, one table for each column k.
@@ -149,6 +171,14 @@ class VisualizationWriter:
             arrays[f"maps_{position}"] = np.stack(maps)
             arrays[f"frame_{position}"] = np.array([item.views[position].frame for item in self.items])
         np.savez_compressed(self.folder / MAPS, **arrays)
+
+
+def _targets(sample: ImageSample, classes: int) -> NDArray[np.int64]:
+    """1 of true labels, -1 of unknown ones, else 0: (C,)."""
+    targets = np.zeros(classes, dtype=np.int64)
+    targets[list(sample.true or ())] = 1
+    targets[list(sample.unknown)] = -1
+    return targets
 
 
 def _said(view: View, label: int) -> str:
