@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnbias.data.info import Archive, DatasetInfo
 
 _PLACES = "http://data.csail.mit.edu/places/places365/"
-_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018/"
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/"
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 IMAGENET9 = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 
@@ -45,6 +45,44 @@ def _small(
         archives=(Archive(url, file, None, "md5", md5),),
         unpack=False,
         counts=dict(zip(("train", "test"), counts, strict=True)),
+    )
+
+
+def _inaturalist(
+    year: int,
+    *,
+    classes: int,
+    size: str,
+    digests: tuple[str | None, str | None, str | None],
+    counts: tuple[int, int],
+) -> DatasetInfo:
+    """A year of iNaturalist's competition; `digests` are of the images and of both files of annotations."""
+    files = (f"train_val{year}.tar.gz", f"train{year}.json.tar.gz", f"val{year}.json.tar.gz")
+    return DatasetInfo(
+        name=f"inat{year}",
+        title=f"iNaturalist {year}",
+        task="singlelabel",
+        classes=classes,
+        classes_note="species; fewer by --level",
+        splits=("train", "val"),
+        train="train",
+        val="val",
+        acquisition="auto",
+        citation="Van Horn et al.: The iNaturalist Species Classification and Detection Dataset, CVPR 2018",
+        licence="non-commercial research",
+        size=size,
+        prepare="attnbias.data.sets.inaturalist:prepare",
+        layout=f"train{year}.json, val{year}.json and train_val{year}/; categories.json for names and --level",
+        page=f"https://github.com/visipedia/inat_comp/tree/master/{year}",
+        archives=(
+            *(
+                Archive(f"{_INAT}{year}/{file}", file, None, "md5" if digest else None, digest)
+                for file, digest in zip(files, digests, strict=True)
+            ),
+            Archive(f"{_INAT}{year}/categories.json.tar.gz", "categories.json.tar.gz"),
+        ),
+        counts=dict(zip(("train", "val"), counts, strict=True)),
+        settings={"level": None},
     )
 
 
@@ -146,33 +184,23 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         ),
         counts={"train": 1_803_460, "val": 36_500},
     ),
-    DatasetInfo(
-        name="inat2018",
-        title="iNaturalist 2018",
-        task="singlelabel",
+    _inaturalist(
+        2018,
         classes=8142,
-        splits=("train", "val"),
-        train="train",
-        val="val",
-        acquisition="auto",
-        citation="Van Horn et al.: The iNaturalist Species Classification and Detection Dataset, CVPR 2018",
-        licence="non-commercial research",
         size="120 GB",
-        prepare="attnbias.data.sets.inaturalist:prepare",
-        layout="train2018.json, val2018.json and train_val2018/",
-        page="https://github.com/visipedia/inat_comp/tree/master/2018",
-        archives=(
-            Archive(
-                _INAT + "train_val2018.tar.gz",
-                "train_val2018.tar.gz",
-                None,
-                "md5",
-                "b1c6952ce38f31868cc50ea72d066cc3",
-            ),
-            Archive(_INAT + "train2018.json.tar.gz", "train2018.json.tar.gz"),
-            Archive(_INAT + "val2018.json.tar.gz", "val2018.json.tar.gz"),
+        digests=("b1c6952ce38f31868cc50ea72d066cc3", None, None),
+        counts=(437_513, 24_426),
+    ),
+    _inaturalist(
+        2019,
+        classes=1010,
+        size="75 GB",
+        digests=(
+            "c60a6e2962c9b8ccbd458d12c8582644",
+            "b06a6683537867c0d5c7a45f407a306d",
+            "5cc5509b0fe495f1c8c1362612448497",
         ),
-        counts={"train": 437_513, "val": 24_426},
+        counts=(265_213, 3_030),
     ),
     DatasetInfo(
         name="waterbirds",

@@ -1,4 +1,4 @@
-"""iNaturalist 2018: COCO-like annotation files joined on the image id, species as classes."""
+"""iNaturalist 2018 and 2019: COCO-like annotation files joined on the image id, species as classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
 from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
-from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
+from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 """Keys of categories.json, from the widest group to the species."""
@@ -58,13 +58,14 @@ def read_inaturalist(
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Read the training and the validation split."""
+    """Read the training and the validation split of the year in the set's name."""
     assert source is not None
+    year, settings = int(info.name.removeprefix("inat")), chosen_settings(info, options)
     indexes = []
     for done, split in enumerate(info.splits):
-        options.progress(f"reading {split}2018.json", done, len(info.splits))
-        indexes.append(read_inaturalist(source, split, dataset=info.name))
-    return Reading(indexes, check_counts(info, indexes))
+        options.progress(f"reading {split}{year}.json", done, len(info.splits))
+        indexes.append(read_inaturalist(source, split, level=settings.get("level"), dataset=info.name, year=year))
+    return Reading(indexes, check_counts(info, indexes), settings)
 
 
 def _join(content: Json, path: Path) -> dict[int, int]:

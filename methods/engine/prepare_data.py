@@ -95,6 +95,10 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
         if info is None or "min_answers" not in info.settings:
             raise UsageError(f"--min-answers belongs to vqav2; '{name}' has no answers to count")
         settings["min_answers"] = request.min_answers
+    if request.level is not None:
+        if info is None or "level" not in info.settings:
+            raise UsageError(f"--level belongs to inat2018 and inat2019; '{name}' has no taxonomy")
+        settings["level"] = request.level
     if request.masks is not None:
         if "masks" not in (info or own_info(Path(name), request.called)).settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")

@@ -1117,6 +1117,9 @@ class PrepareRequest(Datasets):
         ge=1,
         shown="9; fewer for small sets",
     )
+    level: Literal["kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name"] | None = option(
+        None, "inat2018, inat2019: classes are the groups of this level of categories.json.", shown="species, by number"
+    )
     masks: Literal["category", "supercategory"] | None = option(
         None, "Make a set in COCO layout one for segmentation: its masks, named by ..."
     )

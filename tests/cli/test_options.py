@@ -50,6 +50,9 @@ SHOWN: dict[str, dict[str, str]] = {
             "--val-fraction"
         ),
         "data/test_language_sets.py::test_the_command_line_knows_the_sets_and_their_option": "--min-answers",
+        "data/test_official_archives.py::test_inaturalists_classes_are_of_the_level_and_the_year_that_were_typed": (
+            "--level"
+        ),
     },
     "train": {
         "cli/test_help.py::test_help_is_two_screens_and_help_all_shows_every_option": "--help-all",
@@ -436,7 +439,10 @@ def other_values(annotation: Any, now: Any) -> Iterator[Any]:
     elif get_origin(annotation) is tuple:
         first = now[0] if now else None
         for length in (max(len(now or ()), 1), 1, 2, 3):
-            yield from ((value,) * length for value in other_values(get_args(annotation)[0], first))
+            values = [*other_values(get_args(annotation)[0], first)]
+            yield from ((value,) * length for value in values)
+            if length > 1 and all(isinstance(value, float) for value in values):
+                yield from (tuple(value * (part + 1) / length for part in range(length)) for value in values)
     elif annotation is bool:
         yield not now
     elif annotation in (int, float):

@@ -25,6 +25,7 @@ from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.imagenet import CORRUPTIONS, class_names, read_flat_validation, subset_indices, synsets
 from attnbias.data.sets.inaturalist import read_inaturalist
 from tests.helpers.archive_server import ArchiveServer
+from tests.helpers.command_line import attnbias
 from tests.helpers.listed import PLACES, listed
 from tests.helpers.official_archives import Offer, fetched, jpeg, pack_zip, tar, tree
 
@@ -274,6 +275,33 @@ def test_inaturalist_is_joined_on_the_image_id(tmp_path: Path, offer: Offer) -> 
             ("train_val2018/Aves/1/5.jpg", 1),
         ]
     )
+
+
+def test_inaturalists_classes_are_of_the_level_and_the_year_that_were_typed(tmp_path: Path) -> None:
+    groups = [{"id": i, "name": f"species {i}", "genus": genus} for i, genus in enumerate("aba")]
+    content = json.loads(json.dumps(inat()).replace("train_val2018", "train_val2019"))
+    source = tree(
+        tmp_path / "source",
+        {
+            "train2019.json": json.dumps(content).encode(),
+            "val2019.json": json.dumps(content).encode(),
+            "categories.json": json.dumps(groups).encode(),
+            **{image["file_name"]: jpeg() for image in content["images"]},
+        },
+    )
+    words = ("prepare-data", "inat2019", "--source", source, "--root", tmp_path / "root")
+    attnbias(*words, "--level", "genus", expect=0)
+    index = open_split("inat2019", "train", tmp_path / "root")
+    assert index.classes == ("a", "b")
+    assert [target for _, target in listed(index)] == [0, 0, 1]
+    assert "was prepared with level genus; add --overwrite" in attnbias(*words, expect=3).line
+    attnbias(*words, "--overwrite", expect=0)
+    assert open_split("inat2019", "val", tmp_path / "root").classes == ("species 0", "species 1", "species 2")
+    wrong = attnbias("prepare-data", "places365", "--level", "genus", "--root", tmp_path, expect=2).line
+    assert wrong == "error: --level belongs to inat2018 and inat2019; 'places365' has no taxonomy"
+    (source / "categories.json").unlink()
+    missing = attnbias(*words, "--level", "genus", "--overwrite", expect=3).line
+    assert "categories.json" in missing
 
 
 def test_inaturalist_levels_order_and_contradictions(tmp_path: Path) -> None:
