@@ -257,15 +257,18 @@ def inat(order: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
 
 def test_inaturalist_is_joined_on_the_image_id(tmp_path: Path, offer: Offer) -> None:
     text = json.dumps(inat(order=(2, 0, 1))).encode()
+    names = json.dumps([{"id": number, "name": f"species {number}"} for number in range(3)]).encode()
     offer(
         "inat2018",
         {
             "train_val2018.tar.gz": tar({image["file_name"]: jpeg() for image in inat()["images"]}, "w:gz"),
             "train2018.json.tar.gz": tar({"train2018.json": text}, "w:gz"),
             "val2018.json.tar.gz": tar({"val2018.json": text}, "w:gz"),
+            "categories.json.tar.gz": tar({"categories.json": names}, "w:gz"),
         },
     )
     train, val = fetched("inat2018", tmp_path).indexes
+    assert train.classes == ("species 0", "species 1", "species 2")
     assert (
         listed(train)
         == listed(val)
