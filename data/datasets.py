@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -21,7 +22,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels
 from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
-from attnbias.data.transforms.basic import Transform
+from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, last_normalization, without_normalization
 
 
 class SampleKey(NamedTuple):
@@ -85,6 +86,7 @@ class ImageDataset(Dataset[Sample]):
         if self.archived:
             read_archive(index.root, index.split)  # before workers are started, which then share it
         self.transform = transform
+        self._left_out: ToNormalizedTensor | None = None
         self.seed = seed
         self.on_bad_image = on_bad_image
         self.decode = decode
@@ -120,6 +122,24 @@ class ImageDataset(Dataset[Sample]):
         with seeded(self.seed, epoch, index):
             image = self.transform(original)
         return {"image": image, "target": self.target(index), "index": index}
+
+    @property
+    def normalization(self) -> ToNormalizedTensor | None:
+        """The pipeline's last step where that one normalises, also in the copy that leaves it out."""
+        return self._left_out or last_normalization(self.transform)
+
+    def as_bytes(self) -> ImageDataset:
+        """The same samples for a loader, without the last step of their pipeline where that one normalises.
+
+        Their images are uint8, a quarter of what would go through a worker's pipe and to the device, where
+        `normalization` follows.
+        """
+        normalization = last_normalization(self.transform)
+        if normalization is None:
+            return self
+        shorter = copy.copy(self)
+        shorter.transform, shorter._left_out = without_normalization(self.transform), normalization
+        return shorter
 
     def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         """Make a batch of samples; a loader's collate function."""
@@ -196,6 +216,16 @@ def begin_batch(samples: Sequence[Sample]) -> tuple[list[Sample], Sample]:
     return good, {"index": index, "errors": [sample["error"] for sample in samples if "error" in sample]}
 
 
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of one shape, in a worker into the shared memory that they leave it in; images of bytes keep their
+    channels side by side."""
+    if tensors[0].dtype != torch.uint8:
+        stacked: Tensor = default_collate(list(tensors))
+        return stacked
+    pixels: Tensor = default_collate([image.permute(1, 2, 0) for image in tensors])  # (B, H, W, 3)
+    return pixels.permute(0, 3, 1, 2)
+
+
 def collate(samples: Sequence[Sample] | Sample) -> Sample:
     """Stack samples into a batch: image (B, 3, H, W), target (B, C) or (B,), index (B,) int64, errors: list of str.
 
@@ -206,6 +236,6 @@ def collate(samples: Sequence[Sample] | Sample) -> Sample:
         return samples
     good, batch = begin_batch(samples)
     if good:
-        batch["image"] = torch.stack([sample["image"] for sample in good])
-        batch["target"] = torch.stack([sample["target"] for sample in good])
+        batch["image"] = stack([sample["image"] for sample in good])
+        batch["target"] = stack([sample["target"] for sample in good])
     return batch

@@ -53,6 +53,10 @@ class InMemoryImages(ImageDataset):
             self._pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return self._pixels
 
+    def as_bytes(self) -> InMemoryImages:
+        """Itself: its batches are bytes."""
+        return self
+
     def __getitems__(self, keys: Sequence[SampleKey | int]) -> Sample:
         """A whole batch of samples, each as in its epoch."""
         pairs = [key if isinstance(key, tuple) else (key, 0) for key in keys]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbias.data.datasets import ImageDataset, Sample, SampleKey, begin_batch, seeded
+from attnbias.data.datasets import ImageDataset, Sample, SampleKey, begin_batch, seeded, stack
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.index import Index, Record, Text
@@ -136,7 +136,16 @@ class LanguageDataset(ImageDataset):
         assert not isinstance(samples, dict)
         good, batch = begin_batch(samples)
         names = [name for name in good[0] if name != "index"] if good else []
-        return batch | {name: _stacked([sample[name] for sample in good]) for name in names}
+        return batch | {name: self._stacked([sample[name] for sample in good]) for name in names}
+
+    def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Stack tensors; images (3, H, W) to the height and the width of the largest, with zeros once normalised."""
+        if any(tensor.shape != tensors[0].shape for tensor in tensors):
+            height, width = (max(tensor.shape[side] for tensor in tensors) for side in (1, 2))
+            if self.normalization is not None and tensors[0].dtype == torch.uint8:
+                tensors = [self.normalization.normalize(tensor) for tensor in tensors]
+            tensors = [pad(tensor, (0, width - tensor.shape[2], 0, height - tensor.shape[1])) for tensor in tensors]
+        return stack(tensors)
 
     def _read(self, path: str) -> Image.Image:
         return read_image(self.index.root / path, self.index.orientation)
@@ -209,11 +218,3 @@ def _images(pairs: Sequence[Record]) -> tuple[NDArray[np.int64], NDArray[np.int6
     paths = [pair.path for pair in pairs]
     begins = np.array([k == 0 or paths[k] != paths[k - 1] for k in range(len(paths))])
     return np.flatnonzero(begins), begins.cumsum() - 1
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack tensors; images (3, H, W) to the height and the width of the largest."""
-    if any(tensor.shape != tensors[0].shape for tensor in tensors):
-        height, width = (max(tensor.shape[side] for tensor in tensors) for side in (1, 2))
-        tensors = [pad(tensor, (0, width - tensor.shape[2], 0, height - tensor.shape[1])) for tensor in tensors]
-    return torch.stack(list(tensors))

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnbias.data.datasets import ImageDataset, Sample, SampleKey, begin_batch, seeded
+from attnbias.data.datasets import ImageDataset, Sample, SampleKey, begin_batch, seeded, stack
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.label_maps import check_size, open_label_map
@@ -77,4 +76,4 @@ class LabelMapDataset(ImageDataset):
 def _stacked(values: list[Tensor]) -> Tensor | list[Tensor]:
     """Tensors of one size as one; others as they are."""
     alike = all(isinstance(value, Tensor) and value.shape == values[0].shape for value in values)
-    return torch.stack(values) if alike else values
+    return stack(values) if alike else values

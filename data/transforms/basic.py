@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -68,25 +69,59 @@ class ShortSideResize(v2.Resize):
         return super().transform(inpt, params)
 
 
-class ToNormalizedTensor(v2.Transform):
+class ToBytes(v2.Transform):
+    """PIL image or uint8 tensor -> uint8 tensor (3, H, W); of an image, its channels lie side by side. Boxes pass."""
+
+    _transformed_types = (Image.Image, v2.functional.is_pure_tensor)
+
+    def transform(self, inpt: Image.Image | Tensor, params: Params) -> Tensor:
+        return inpt if isinstance(inpt, Tensor) else torch.from_numpy(np.array(inpt)).permute(2, 0, 1)
+
+
+class ToNormalizedTensor(ToBytes):
     """PIL image or uint8 tensor -> float32 tensor (3, H, W): pixels / 255, then (x - mean) / std. Boxes pass.
 
     One step instead of v2's four (ToImage, ToDtype, Normalize, ToPureTensor), with the same values: on small images
     their dispatch costs more than decoding the JPEG.
     """
 
-    _transformed_types = (Image.Image, v2.functional.is_pure_tensor)
-
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         self.mean, self.std = mean, std
-        self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        self._constants = torch.tensor(255.0), torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
     def transform(self, inpt: Image.Image | Tensor, params: Params) -> Tensor:
-        pixels = inpt if isinstance(inpt, Tensor) else torch.from_numpy(np.array(inpt)).permute(2, 0, 1)  # (3, H, W)
-        return (
-            pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self._mean).div_(self._std)
-        )
+        return self.normalize(super().transform(inpt, params))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Bytes (..., 3, H, W) -> float32 on their device, contiguous: of a batch, bit for bit those of its images.
+
+        255 is a tensor there, as the others are: of a plain number CUDA would multiply by the rounded 1 / 255.
+        """
+        if self._constants[0].device != pixels.device:
+            white, mean, std = self._constants
+            self._constants = white.to(pixels.device), mean.to(pixels.device), std.to(pixels.device)
+        normalized = torch.empty(pixels.shape, device=pixels.device)
+        # On a CPU image by image, each of which stays in the cache; a GPU takes all at once.
+        whole = pixels.ndim == 3 or pixels.device.type != "cpu"
+        for source, place in [(pixels, normalized)] if whole else zip(pixels, normalized, strict=True):
+            white, mean, std = self._constants
+            place.copy_(source).div_(white).sub_(mean).div_(std)
+        return normalized
+
+
+def last_normalization(transform: Transform) -> ToNormalizedTensor | None:
+    """The last step of a pipeline where it normalises; others end with noise, or a border of the mean colour."""
+    if isinstance(transform, v2.Compose | transforms.Compose) and isinstance(
+        transform.transforms[-1], ToNormalizedTensor
+    ):
+        return transform.transforms[-1]
+    return None
+
+
+def without_normalization(transform: v2.Compose | transforms.Compose) -> v2.Compose:
+    """A pipeline whose last step normalises, but that gives bytes: uint8 (3, H, W)."""
+    return v2.Compose([*transform.transforms[:-1], ToBytes()])
 
 
 class RandomShift(v2.Transform):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, Sampler
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.methods.engine.types import Batch
+
+IMAGES: tuple[Literal["image", "image2", "false_image"], ...] = ("image", "image2", "false_image")
+"""What of a batch is images, (B, 3, H, W)."""
 
 LONGEST_WAIT = 600.0
 """Seconds that a step waits for its images before the run ends: a worker hangs, or a disk does."""
@@ -52,10 +55,10 @@ class Loader(DataLoader[Any]):
 def batches(
     dataset: ImageDataset, sampler: Sampler[Any] | Sequence[Any], *, workers: int, device: torch.device
 ) -> Loader:
-    """The loader of a split; one in memory needs no worker processes."""
+    """The loader of a split; one in memory needs no worker processes. Its batches are to go through `on_device`."""
     workers = 0 if isinstance(dataset, InMemoryImages) else workers
     return Loader(
-        dataset,
+        dataset.as_bytes(),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
@@ -66,11 +69,15 @@ def batches(
 
 
 def on_device(batch: Batch, dataset: ImageDataset, device: torch.device) -> Batch:
-    """The batch moved; images of a split in memory are augmented there."""
+    """The batch moved; there images that came as bytes are normalised, those of a split in memory augmented too."""
     batch = moved(batch, device)
     if isinstance(dataset, InMemoryImages):
         ids = batch["index"].to(device, non_blocking=True)
         batch["image"] = dataset.batched(batch["image"], ids, batch.pop("epoch"))
+    elif (normalization := dataset.normalization) is not None:
+        for name in IMAGES:
+            if name in batch and batch[name].dtype == torch.uint8:
+                batch[name] = normalization.normalize(batch[name])
     return batch
 
 

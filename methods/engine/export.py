@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import (
@@ -332,8 +332,9 @@ def compare(
     scores, maps, reordered = [torch.zeros(2)], [torch.zeros(2)], 0  # largest differences and values, by batch
     cuts = [range(start, min(start + CHECKED, count)) for start in range(0, count, CHECKED)]
     exported.to(device)
-    for batch in batches(dataset, cuts, workers=workers, device=torch.device("cpu")):
-        images = batch["image"]
+    cpu = torch.device("cpu")
+    for batch in batches(dataset, cuts, workers=workers, device=cpu):
+        images = on_device(batch, dataset, cpu)["image"]
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
             expected = [answer.cpu() for answer in exported(images.to(device))]
         found = run(images)

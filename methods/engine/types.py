@@ -14,8 +14,8 @@ class Batch(TypedDict, total=False):
     """What the loader gives. Only a set of its own kind has the tensors of the second half."""
 
     image: Tensor
-    """(B, 3, H, W) float32, normalised. In an evaluation of segmentation, whose images differ in size, a list of the
-    views of each."""
+    """(B, 3, H, W) float32, normalised; of a loader often uint8, which `on_device` (batches.py) normalises. In an
+    evaluation of segmentation, whose images differ in size, a list of the views of each."""
     target: Tensor
     """(B, C) float32 with -1 = ignore in multi-label work, (B,) int64 in single-label work, (B, C) float32 where
     mixing made soft ones; of other tasks as their datasets say."""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from attnbias.data.published_tests import competing_scores
 from attnbias.data.registry import open_split
 from attnbias.data.sets.imagenet import subset_indices
-from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.statistics import Estimate, Ratio, interval, mean_precision
 from tests.helpers.real_network import NAME, answers, classifier, own_images, pointing_game, published_state, right
@@ -80,11 +80,12 @@ def trained(method: str, start: list[str], out: Path, epochs: int, side: int, se
         loaded = load_run(method, str(run / "checkpoints" / f"step-{newest(run):08d}"), {})
         index = open_split("coco", "val", out)
         dataset = loaded.method.open_dataset(loaded.recipe, index)
+        cpu = torch.device("cpu")
         cuts = [range(start, min(start + 16, len(dataset))) for start in range(0, len(dataset), 16)]
         with torch.inference_mode():
             found = [
                 (loaded.method.predict(loaded.model, batch["image"], loaded.task)["scores"], batch["target"])
-                for batch in batches(dataset, cuts, workers=0, device=torch.device("cpu"))
+                for batch in (on_device(read, dataset, cpu) for read in batches(dataset, cuts, workers=0, device=cpu))
             ]
         scores.append(torch.cat([each for each, _ in found]).numpy())
         targets = torch.cat([each for _, each in found]).numpy()

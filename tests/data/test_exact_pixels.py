@@ -6,6 +6,7 @@ makes the tensor and normalises it, one image after the other.
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision import transforms as first_transforms
 from torchvision.transforms import v2
 
@@ -26,6 +28,7 @@ from attnbias.data.index import Index, Orientation, Record, Text
 from attnbias.data.language import LanguageDataset
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor, eval_transform
+from attnbias.data.transforms.corruptions import Corrupted
 from attnbias.data.transforms.language import PIPELINES, language_transform
 from attnbias.data.transforms.opencv import rescaled
 from attnbias.data.transforms.segmentation import MEAN, STD, EvalTransform, TrainTransform
@@ -189,6 +192,48 @@ def test_every_level_is_normalised_to_the_same_bits(name: str, tmp_path: Path) -
     (batch,) = read(dataset)
     expected = plainly(dataset.transform, Image.fromarray(rows))
     assert torch.equal(batch["image"], torch.stack([expected, expected]))
+
+
+def test_images_travel_as_bytes_where_nothing_follows_their_normalisation(images: Path) -> None:
+    """Beyond it, random erasing puts noise between normalised pixels, and a corruption is one of the sizes seen."""
+    index, absvit = index_of(images), get_method("absvit")
+
+    def travels_as(dataset: ImageDataset) -> torch.dtype:
+        return next(iter(batches(dataset, [[0, 1]], workers=0, device=CPU)))["image"].dtype
+
+    for name in ("csra", "ida", "lsas", "llb", "plain"):
+        method = get_method(name)
+        recipe = override(method.named_recipe("demo").recipe, {"image_size": SIDE})
+        for train in (True, False):
+            assert travels_as(opened(method, recipe, index, train)) == torch.uint8, name
+    recipe = override(absvit.named_recipe(absvit.default_recipe("imagenet")).recipe, {"image_size": SIDE})
+    assert travels_as(opened(absvit, recipe, index, False)) == torch.uint8
+    assert travels_as(opened(absvit, recipe, index, True)) == torch.float32
+    corrupted = Corrupted(eval_transform(SIDE, "imagenet"), "fog", 2, "imagenet")
+    assert travels_as(ImageDataset(index, corrupted)) == torch.float32
+
+
+def test_a_worker_stacks_into_the_memory_that_it_shares(images: Path) -> None:
+    dataset = opened(get_method("csra"), get_method("csra").named_recipe("demo").recipe, index_of(images), True)
+
+    def shared(samples: Any) -> list[bool]:
+        batch = dataset.collate(samples)
+        return [batch["image"].is_shared(), batch["target"].is_shared()]
+
+    assert next(iter(DataLoader(dataset.as_bytes(), 4, num_workers=1, collate_fn=shared))) == [True, True]
+
+
+def test_a_loader_that_is_left_early_leaves_no_shared_memory(images: Path) -> None:
+    dataset = opened(get_method("csra"), get_method("csra").named_recipe("demo").recipe, index_of(images), True)
+    loader = batches(dataset, [[number % 4] * 8 for number in range(40)], workers=2, device=CPU)
+    reading = iter(loader)
+    kept = next(reading)["image"]
+    makers = {child.pid for child in multiprocessing.active_children()}
+    reading.close()
+    assert kept.is_shared()
+    names = [path.name.split("_") for path in Path("/dev/shm").glob("torch_*")]
+    assert makers
+    assert not makers & {int(number) for _, number, *_ in names}
 
 
 # Images with texts ----------------------------------------------------------------------------------------------------
