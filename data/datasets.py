@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, default_collate, get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -195,8 +195,10 @@ class ImageDataset(Dataset[Sample]):
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed python's, NumPy's and torch's CPU generators by `key` inside; restore them after."""
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    """Seed python's, NumPy's and torch's CPU generators by `key` inside; restore them after, but in a loader's worker,
+    where nothing else draws."""
+    alone = get_worker_info() is not None
+    states = None if alone else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
     first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
     random.seed(first)
     np.random.seed(second)
@@ -204,9 +206,10 @@ def seeded(*key: int) -> Iterator[None]:
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.default_generator.set_state(states[2])
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.default_generator.set_state(states[2])
 
 
 def begin_batch(samples: Sequence[Sample]) -> tuple[list[Sample], Sample]:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from timm.data import auto_augment
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup, mixup_target
+from timm.data.transforms import MaybeToTensor
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
@@ -48,9 +49,12 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
         re_mode=recipe.erasing_mode,
         re_count=recipe.erasing_count,
     )
+    steps: list[object] = chain.transforms  # type: ignore[attr-defined]
+    first = next(number for number, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+    steps[first : first + 2] = [ToNormalizedTensor(mean, std)]  # timm's two steps to the same bits, in fewer passes
     if recipe.image_size <= SMALL:
-        chain.transforms[0] = v2.RandomCrop(recipe.image_size, padding=4)  # type: ignore[attr-defined]
-    for operation in _drawn_operations(chain.transforms):  # type: ignore[attr-defined]
+        steps[0] = v2.RandomCrop(recipe.image_size, padding=4)
+    for operation in _drawn_operations(steps):
         if operation.aug_fn is auto_augment.posterize:
             operation.aug_fn = posterize
     return chain

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
+from torchvision import transforms
 from torchvision.transforms import v2
 
 from attnbias.data.published_tests import competing_scores
@@ -195,7 +196,7 @@ def in_words(transform: v2.Compose) -> str:
 
 
 def prep_train(case: Golden) -> dict[str, Any]:
-    crop, flip, policy, _, normalize, erasing = augment.training_transform(recipe.AbSViTRecipe()).transforms
+    crop, flip, policy, normalize, erasing = augment.training_transform(recipe.AbSViTRecipe()).transforms
     # Pillow's filters were plain numbers then.
     plain = lambda options: str({k: int(v) if isinstance(v, int) else v for k, v in options.items()})  # noqa: E731
     levels = [op.level_fn.__name__ if op.level_fn else "None" for op in policy.ops]
@@ -205,7 +206,7 @@ def prep_train(case: Golden) -> dict[str, Any]:
             f"RandomHorizontalFlip(p={flip.p})",
             f"RandAugment n={policy.num_layers}, {len(policy.ops)} ops",
             "ToTensor()",
-            str(normalize),
+            str(transforms.Normalize(torch.tensor(normalize.mean), torch.tensor(normalize.std))),
             "RandomErasing",
         ]
     )
