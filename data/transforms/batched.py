@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbias.data.errors import DataError
+from attnbias.data.to_device import to_device
 
 # splitmix64 (Steele et al., OOPSLA 2014), its constants as signed 64-bit numbers: torch's int64 wraps around.
 _INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
@@ -48,7 +49,7 @@ def crop_flip(images: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel."""
-    centre, spread = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    centre, spread = (to_device(torch.tensor(values), images.device).view(-1, 1, 1) for values in (mean, std))
     return images.float().div_(255).sub_(centre).div_(spread)
 
 

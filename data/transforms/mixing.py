@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.data.to_device import to_device
+
 
 def mix_images(images: Tensor, permutation: Tensor, lam: float) -> Tensor:
     """Blend each image with its partner: lam * x + (1 - lam) * x[permutation]."""
@@ -105,4 +107,4 @@ class Cutout:
 
 
 def _permutation(images: Tensor, generator: np.random.Generator) -> Tensor:
-    return torch.from_numpy(generator.permutation(len(images))).to(images.device)
+    return to_device(torch.from_numpy(generator.permutation(len(images))), images.device)

@@ -228,7 +228,8 @@ class AbSViT(VisionTransformer):
         stamp = [(w.data_ptr(), 0 if w.is_inference() else w._version) for pair in weights for w in pair]
         if self._folded is None or self._folded[0] != stamp:
             with torch.no_grad(), without_autocast(self.prompt.device):
-                chain, matrices = torch.eye(self.embed_dim).to(weights[0][0]), []
+                like, matrices = weights[0][0], []
+                chain = torch.eye(self.embed_dim, dtype=like.dtype, device=like.device)
                 for linear, linear2 in reversed(weights):
                     chain = linear @ chain
                     matrices.append(linear2 @ chain)

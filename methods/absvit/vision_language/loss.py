@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attnbias.data.to_device import to_device
 from attnbias.methods.absvit.vision_language.recipe import TextTask
 
 if TYPE_CHECKING:
@@ -41,4 +42,4 @@ def drawn_matches(count: int, device: torch.device) -> Tensor:
     """Draw which samples show the matching head their true image: the first half of a batch, shuffled, (count,)."""
     match = torch.zeros(count, dtype=torch.int64)
     match[: count // 2] = 1
-    return match[torch.randperm(count)].to(device)
+    return to_device(match[torch.randperm(count)], device)

@@ -161,7 +161,10 @@ class VisionLanguageModel(nn.Module):
 
     def read(self, ids: Tensor, mask: Tensor) -> Text:
         """Read texts: token ids (B, L), and a mask (B, L) that is 1 at words and 0 at padding."""
-        states = self.text_transformer(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, E)
+        seen = mask.bool()[:, None, None]
+        # transformers reads the values of a mask (B, L), and waits for the GPU; one (B, 1, L, L) it takes as it is.
+        to_each = seen.expand(-1, -1, mask.shape[1], -1)
+        states = self.text_transformer(input_ids=ids, attention_mask=to_each).last_hidden_state  # (B, L, E)
         if self.prompt_pool == "all":
             prompt = states.mean(1)
         elif self.prompt_pool == "masked":
@@ -169,7 +172,7 @@ class VisionLanguageModel(nn.Module):
         else:
             first_end = (ids == END).int().argmax(1)
             prompt = states[torch.arange(len(ids), device=ids.device), first_end]
-        return Text(states, mask.bool()[:, None, None], prompt)
+        return Text(states, seen, prompt)
 
     def look(self, images: Tensor, prompt: Tensor, states: list[Tensor] | None = None) -> Tensor:
         """Return image tokens (B, T, C) of images (B, 3, H, W), steered by prompts (B, E) where the model is."""

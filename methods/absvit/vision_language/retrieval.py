@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attnbias.data.language import Captions
+from attnbias.data.to_device import to_device
 from attnbias.methods.absvit.vision_language.model import Text, VisionLanguageModel
 from attnbias.methods.engine.types import Batch
 
@@ -27,16 +28,17 @@ def score_pairs(model: VisionLanguageModel, images: Tensor, ids: Tensor, mask: T
     nothing of the model can see.
     """
     lengths = mask.sum(1)
-    order = lengths.argsort()
+    parts = lengths.argsort().split(PAIRS)
     device = images.device
     texts: list[Text] = []
-    for part in order.split(PAIRS):
+    for part in parts:
         longest = int(lengths[part].max())
-        texts.append(model.read(ids[part, :longest].to(device), mask[part, :longest].to(device)))
+        texts.append(model.read(to_device(ids[part, :longest], device), to_device(mask[part, :longest], device)))
+    columns = [to_device(part, device) for part in parts]
     surveyed = model.survey(images)
     scores = torch.empty(len(images), len(ids), device=device)
     for position in range(len(images)):
-        for part, text in zip(order.split(PAIRS), texts, strict=True):
+        for part, text in zip(columns, texts, strict=True):
             owners = torch.full((len(part),), position, device=device)
-            scores[position, part.to(device)] = model.rank(surveyed, text, owners).float()
+            scores[position, part] = model.rank(surveyed, text, owners).float()
     return scores

@@ -25,6 +25,7 @@ def build_text(vocabulary: int, dropout: float, **sizes: int) -> nn.Module:
         vocab_size=vocabulary,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
+        attn_implementation="sdpa",
         **{"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5} | sizes,
     )
     return transformers.RobertaModel(config, add_pooling_layer=False)
