@@ -19,18 +19,18 @@ setup: $(BIN)/attnbias ## Make .venv and install the project with all that its t
 
 # Both runs have the same budget and one core each; --lam 0 is CSRA's plain counterpart (average pooling).
 DEMO_RUN := --recipe demo --epochs 12 --gpus 0 --threads 1 --eval-splits val,counter,unbiased --eval-batch-size 200 --overwrite
-demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, compare and audit them, draw where they look
+demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, audit and compare them, draw where they look
 	mkdir -p demo
 	$(BIN)/attnbias prepare-data demo
 	$(BIN)/attnbias train csra $(DEMO_RUN) --lam 0 --out demo/plain > demo/plain.log 2>&1 & plain=$$!; \
 	$(BIN)/attnbias train csra $(DEMO_RUN) --out demo/csra || { kill $$plain; exit 1; }; \
 	wait $$plain
-	$(BIN)/attnbias val csra --load-from demo/plain --load-from demo/csra --split val,counter,unbiased --bias --truth boxes --gpus 0
-	$(BIN)/attnbias compare demo/plain demo/csra
+	$(BIN)/attnbias val csra --load-from demo/plain --load-from demo/csra --split val,counter,unbiased --bias --truth boxes --store --gpus 0
 	$(BIN)/attnbias audit demo/csra demo --against demo/plain --split counter --limit 60 --faithfulness 8 \
 		--out demo/audit --overwrite --device cpu
 	$(BIN)/attnbias visualize csra --load-from demo/plain --load-from demo/csra --split counter --limit 24 \
 		--out demo/gallery --overwrite --device cpu
+	$(BIN)/attnbias compare demo/plain demo/csra --report demo/report --overwrite
 
 test: setup ## Run the test suite (at most 12 minutes on 2 cores)
 	$(BIN)/pytest -m "not slow" --numprocesses auto --dist loadfile

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from attnbias.methods.engine.display.gallery import GalleryPage
 
 MARKDOWN, JSON, CSV, PAGE = "comparison.md", "comparison.json", "comparison.csv", "comparison.html"
+REPORT = "report.html"
 CURVES, ACCURACY = "learning-curves.png", "accuracy-attention.png"
 WRITTEN = (MARKDOWN, JSON, CSV, PAGE, CURVES, ACCURACY)
-"""All that is written, and all that --overwrite replaces."""
+"""All that is written into --out, and all that --overwrite replaces there."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Comparison:
 
 
 def compare(request: CompareRequest) -> Comparison:
-    """Read the runs, hold each against the first one, and write what was asked for into `request.out`.
+    """Read the runs, hold each against the first one, and write what was asked for.
 
     Raises:
         UsageError: the runs cannot be compared, or the folder holds what is not the command's own.
@@ -63,12 +65,19 @@ def compare(request: CompareRequest) -> Comparison:
     """
     if request.plots and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--plots needs matplotlib; install it with: pip install 'attnbias[plot]'")
-    if request.out is None:
-        return _compare(request)
-    with output_folder(request.out, request.overwrite, WRITTEN) as folder:
-        found = _compare(request)
-        _write(found, folder, plots=request.plots)
-        written = [request.out / path.name for path in sorted(folder.iterdir())]
+    with ExitStack() as folders:
+        out = request.out and folders.enter_context(output_folder(request.out, request.overwrite, WRITTEN))
+        report = request.report and folders.enter_context(output_folder(request.report, request.overwrite, (REPORT,)))
+        found, written = _compare(request), list[Path]()
+        if out is not None and request.out is not None:
+            _write(found, out, plots=request.plots)
+            written += [request.out / path.name for path in sorted(out.iterdir())]
+        if report is not None and request.report is not None:
+            from attnbias.methods.engine.display.report import report_page
+
+            page = report_page(request, found.runs, found.lines, found.recipes, found.over_seeds)
+            (report / REPORT).write_text(page, encoding="utf-8")
+            written.append(request.report / REPORT)
     return replace(found, written=written)
 
 

@@ -1059,6 +1059,7 @@ class CompareRequest(Datasets, Overwriting):
     split: str | None = option(None, "Split of the page.", shown="the first one with attention bias")
     limit: int | None = option(None, "Images on the page.", ge=1, shown=str(SPLIT_LIMIT))
     plots: bool = option(False, "Learning curves, and accuracy against attention (needs matplotlib).")
+    report: Path | None = option(None, "Folder for report.html: all of it on one page, with images.", metavar="DIR")
 
     @model_validator(mode="after")
     def _says_what_and_where(self) -> Self:
@@ -1066,6 +1067,8 @@ class CompareRequest(Datasets, Overwriting):
             raise UsageError("no run was given; give run folders, the first of which is the reference")
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
+        if self.report is not None and self.report == self.out:
+            raise UsageError(f"--report and --out both name {self.out}; give each a folder of its own")
         return self
 
     @property
@@ -1076,7 +1079,10 @@ class CompareRequest(Datasets, Overwriting):
         return {
             "split": (self.page, "without --page"),
             "limit": (self.page, "without --page"),
-            "data_root": (self.page or self.measure, "without --page or --measure"),
+            "data_root": (
+                self.page or self.measure or self.report is not None,
+                "without --page, --measure or --report",
+            ),
         }
 
 

@@ -459,7 +459,7 @@ def compare(
             reference.
         map: whose attention bias: each model's own map, gradcam, or a map's name.
         out: a folder for comparison.md, .csv and .json, and what is asked for beside them.
-        options: of the command (`measure=True`, `page=True`, `plots=True`).
+        options: of the command (`measure=True`, `page=True`, `plots=True`, `report=FOLDER`).
 
     Raises:
         UsageError: the runs cannot be compared. WeightsError: a folder is not a run, or is damaged.

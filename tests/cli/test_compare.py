@@ -20,6 +20,7 @@ from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored_evaluations import StoredEvaluation, stored_evaluations
+from tests.helpers.accessibility import colour_scheme, low_contrast, nameless, serious_findings
 from tests.helpers.browser import Browser
 from tests.helpers.command_line import attnbias
 
@@ -402,3 +403,67 @@ def test_chips_and_filters_change_figures_and_images(page: Path, browser: Browse
     browser.click(".card:first-child .chips label:last-of-type")
     assert browser.run(below) != before  # another class, or one that nobody measured
     assert browser.complaints() == []
+
+
+def test_a_report_is_one_page_that_says_who_wins(
+    runs: list[Path], demo_root: Path, tmp_path: Path, browser: Browser
+) -> None:
+    out = tmp_path / "report"
+    said = attnbias("compare", *runs[:2], "--report", out, "--data-root", demo_root, expect=0).out
+    assert f"written: {out}/report.html" in said
+    assert {path.name for path in out.glob("[!.]*")} == {"report.html"}
+    page = (out / "report.html").read_text()
+    assert not re.search(r"(src|href)\s*=\s*[\"']?\w|@import|fetch\(|https?://(?!www.w3.org/2000/svg)", page)
+    browser.open(out / "report.html")
+    sections = "return [...document.querySelectorAll('main > section:not([hidden])')].map(s => s.id)"
+    assert [name for name in browser.run(sections) if name != "suggested"] == [  # 24 images tell little of that
+        *("answer", "measures", "curves", "attention", "calibration", "classes", "worst", "made")
+    ]
+    figures = browser.run(
+        "return [...document.querySelectorAll('#four > div:first-child dd:not(.moved)')].map(d => d.innerText)"
+    )
+    assert figures == [f"{evaluation(run, 'demo/counter').content['measures']['mAP']:.1f}" for run in runs[:2]]
+    rows = "return document.querySelectorAll('#measures tbody tr').length"
+    browser.click("#measures summary")
+    lines = compared([read_run(run) for run in runs[:2]])
+    assert browser.run(rows) >= len(lines)
+    dots = "return document.querySelectorAll('#attention .dot').length"
+    assert browser.run(dots) == 2 * 2  # two runs on two splits
+    texts = browser.run("return [...document.querySelectorAll('#attention svg text.name')].map(t => t.textContent)")
+    assert set(texts) == {run.name for run in runs[:2]}
+    assert browser.run("return [...document.querySelectorAll('#made .command')].at(-1).innerText").startswith(
+        f"attnbias compare {runs[0]} {runs[1]} --report"
+    )
+    assert browser.run("return document.querySelectorAll('#worst .example').length") == 6
+    assert nameless(browser) == []
+    assert serious_findings(browser) == []
+    for scheme in ("light", "dark"):
+        with colour_scheme(browser, scheme):
+            assert low_contrast(browser) == []
+    assert browser.complaints() == []
+
+
+def test_on_a_phone_the_first_screen_of_a_report_says_who_wins_and_by_how_much(
+    runs: list[Path], tmp_path: Path, browser: Browser
+) -> None:
+    """Also where the dataset is not here, which the page says in the place of its images."""
+    out, nowhere = tmp_path / "report", tmp_path / "nowhere"
+    attnbias("compare", *runs[:2], "--report", out, "--data-root", nowhere, expect=0)
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+    try:
+        browser.open(out / "report.html")
+        first = browser.run(
+            "const p = document.querySelector('#answer p'); return [p.innerText, p.getBoundingClientRect().bottom]"
+        )
+        assert re.search(r"on demo/counter: mAP [\d.]+ against [\d.]+, [\d.]+ (more|less) than", first[0])
+        assert first[1] < 844
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+        assert "No images: " in browser.run("return document.getElementById('images').innerText")
+    finally:
+        browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.clearDeviceMetricsOverride", "params": {}})
+
+
+def test_a_report_and_other_files_need_folders_of_their_own(runs: list[Path], tmp_path: Path) -> None:
+    failed = attnbias("compare", runs[0], "--report", tmp_path / "x", "--out", tmp_path / "x", expect=2)
+    assert "give each a folder of its own" in failed.err

@@ -298,6 +298,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "--page --split --limit --data-root"
         ),
         "cli/test_compare.py::test_plots_show_every_run_and_the_authors_own_curves": "--plots",
+        "cli/test_compare.py::test_a_report_is_one_page_that_says_who_wins": "--report",
         "cli/test_overwrite.py::test_pages_replace_what_was_written_before_them": "--overwrite",
     },
     "weights fetch": {"weights/test_command.py::test_fetching_what_only_a_browser_gets": "NAMES"},

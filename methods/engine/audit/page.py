@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from attnbias.data.reading import Json
 from attnbias.methods.engine.audit.examples import IN_CELL, says
 from attnbias.methods.engine.audit.result import About, Audit, Causes, Cell, ClassRow, Figure, Finding, Sample
-from attnbias.methods.engine.display.gallery import GalleryItem, View
-from attnbias.methods.engine.display.html_page import html_page, jpeg_address, map_levels, short
+from attnbias.methods.engine.display.gallery import GalleryItem, View, image_json, view_json
+from attnbias.methods.engine.display.html_page import html_page, short
 from attnbias.methods.engine.text import html_paragraph
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def audit_page(audit: Audit, pictures: Mapping[int, GalleryItem]) -> str:
     }
     parts = {
         "about": html_paragraph(_headline(about)),
+        "beside": "audit.json beside it has all figures.",
         "answer": "".join(html_paragraph(sentence.text.replace(" %", "\u00a0%")) for sentence in audit.answer),
     }
     return html_page("audit", f"Where {about.model} looks", content, parts)
@@ -223,27 +224,12 @@ def _within(pictures: Mapping[int, GalleryItem], most: int) -> Iterator[tuple[in
 
 def _picture(item: GalleryItem) -> Json:
     labels = _drawn_labels(item, item.views[0])
-    boxes = [box for box in item.boxes if box.label in labels]
-    views = [_view(view, labels) for view in item.views]
+    views = [view_json(view, labels) for view in item.views]
     return {
-        "name": item.name,
-        "picture": jpeg_address(item.image, QUALITY),
-        "width": item.image.width,
-        "height": item.image.height,
+        **image_json(item, QUALITY, labels),
         "true": item.true or (),
-        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in boxes],
         **views[0],
         **({"before": views[1]} if len(views) > 1 else {}),
-    }
-
-
-def _view(view: View, labels: Sequence[int]) -> Json:
-    """What a model says of a picture."""
-    return {
-        "predicted": view.predicted,
-        "scores": {label: short(view.scores[label]) for label in labels if label in view.scores},
-        "frame": [short(share) for share in view.frame],
-        "maps": {label: map_levels(view.maps[label]) for label in labels},
     }
 
 

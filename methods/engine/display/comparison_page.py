@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from attnbias.data.index import Index
 from attnbias.methods.engine.attention_measures import HEADLINE
-from attnbias.methods.engine.display.gallery import GalleryPage, thumbnail
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, thumbnail
 from attnbias.methods.engine.display.inference import Column, gallery_item, in_training, predict_samples, sample_of
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.comparison import Line, Run
@@ -59,21 +60,10 @@ def comparison_page(
     index = open_split_of(models[0], split.rpartition("/")[2], data_root)
     dataset = models[0].method.open_dataset(models[0].recipe, index)
     ranked = [position for position in _worst_first(tables) if position < len(dataset)][: request.limit or SPLIT_LIMIT]
-    columns = [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
     figures = [_figures(table, models[0].classes) for table in tables]
-    suggestions = in_training(models[0], index, data_root)
-    items = []
-    for start in range(0, len(ranked), BATCH):
-        positions = ranked[start : start + BATCH]
-        samples = [sample_of(dataset, position) for position in positions]
-        for position, sample, prediction in zip(
-            positions, samples, predict_samples(samples, columns, [], "minmax"), strict=True
-        ):
-            views = tuple(
-                replace(view, figures=found.get(position, {}))
-                for view, found in zip(prediction.views, figures, strict=True)
-            )
-            items.append(gallery_item(sample, thumbnail(sample.image), views, suggestions))
+    drawn = seen_by(models, runs, index, ranked, request, figures)
+    items = [item for _, item in drawn]
+    columns = _columns(models, runs, kind)
     return GalleryPage(
         title="Where the runs look, worst cases first",
         source=f"{split}, {len(items)} of {len(dataset)} images with the least attention on the object",
@@ -86,6 +76,46 @@ def comparison_page(
         items=tuple(items),
         threshold=THRESHOLD if models[0].task == "multilabel" else None,
     )
+
+
+def _columns(models: Sequence[Loaded], runs: Sequence[Run], kind: str) -> list[Column]:
+    return [Column(run.name, loaded, run.map(kind), None) for run, loaded in zip(runs, models, strict=True)]
+
+
+MapFigures = dict[int, dict[int, str]]
+"""Image -> class -> what was measured of the map."""
+
+
+def seen_by(
+    models: Sequence[Loaded],
+    runs: Sequence[Run],
+    index: Index,
+    positions: Sequence[int],
+    request: CompareRequest,
+    figures: Sequence[MapFigures],
+) -> Iterator[tuple[int, GalleryItem]]:
+    """Images of a split as a page shows them, with what each run says of them, by their position."""
+    dataset = models[0].method.open_dataset(models[0].recipe, index)
+    columns = _columns(models, runs, request.map)
+    known = in_training(models[0], index, request.data_root)
+    for start in range(0, len(positions), BATCH):
+        batch = positions[start : start + BATCH]
+        samples = [sample_of(dataset, position) for position in batch]
+        predictions = predict_samples(samples, columns, [], "minmax")
+        for position, sample, prediction in zip(batch, samples, predictions, strict=True):
+            views = tuple(
+                replace(view, figures=found.get(position, {}))
+                for view, found in zip(prediction.views, figures, strict=True)
+            )
+            yield position, gallery_item(sample, thumbnail(sample.image), views, known)
+
+
+def figures_of_maps(run: Run, split: str, kind: str) -> MapFigures:
+    """What is kept of a run's maps on a split; nothing where no attention bias is."""
+    stored = run.evaluations.get(split)
+    if stored is None or stored.bias(run.map(kind)) is None:
+        return {}
+    return _figures(stored.bias_samples(run.map(kind)), stored.content.get("classes", ()))
 
 
 def _chosen_split(request: CompareRequest, lines: Sequence[Line]) -> str:
@@ -123,9 +153,8 @@ def _worst_first(tables: Sequence[dict[str, np.ndarray]]) -> list[int]:
     return positions[np.argsort(means, kind="stable")].tolist()
 
 
-def _figures(table: dict[str, np.ndarray], classes: Sequence[str]) -> dict[int, dict[int, str]]:
-    """Image -> class -> what was measured of the map."""
-    found: dict[int, dict[int, str]] = {}
+def _figures(table: dict[str, np.ndarray], classes: Sequence[str]) -> MapFigures:
+    found: MapFigures = {}
     written = [csv_text(name) for name in classes]
     for image, name, matched, energy in zip(
         table["picture"].tolist(), table["class"].tolist(), table[HEADLINE], table["energy"], strict=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -232,24 +232,39 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return small
 
 
-def _item(item: GalleryItem) -> Json:
+def image_json(item: GalleryItem, quality: int = 88, of: Sequence[int] | None = None) -> Json:
+    """An image and its boxes, for the script of any page; only boxes `of` these classes where that is given."""
+    boxes = [box for box in item.boxes if of is None or box.label in of]
     return {
         "name": item.name,
-        "picture": jpeg_address(item.image),
+        "picture": jpeg_address(item.image, quality),
         "width": item.image.width,
         "height": item.image.height,
         "true": item.true,
+        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in boxes],
+    }
+
+
+def view_json(view: View, of: Sequence[int] | None = None) -> Json:
+    """What a model says of an image, for the script of any page; only `of` these classes where that is given."""
+    return {
+        "predicted": view.predicted,
+        "scores": {label: short(score) for label, score in view.scores.items() if of is None or label in of},
+        "frame": [short(share) for share in view.frame],
+        "maps": {label: map_levels(values) for label, values in view.maps.items() if of is None or label in of},
+    }
+
+
+def _item(item: GalleryItem) -> Json:
+    return {
+        **image_json(item),
         "unknown": item.unknown,
         "labels": list(item.views[0].maps),
         "opens": opening_class(item),
         "suggested": dict(item.suggested),
-        "boxes": [{name: short(value) for name, value in box._asdict().items()} for box in item.boxes],
         "views": [
             {
-                "scores": {label: short(score) for label, score in view.scores.items()},
-                "predicted": view.predicted,
-                "frame": [short(value) for value in view.frame],
-                "maps": {label: map_levels(values) for label, values in view.maps.items()},
+                **view_json(view),
                 "ranges": {label: [float(f"{edge:.4g}") for edge in edges] for label, edges in view.ranges.items()},
                 "figures": dict(view.figures),
                 "segments": _segments(view.segments, item.image.size) if view.segments else None,

@@ -17,12 +17,13 @@ from attnbias.methods.engine.text import fill_template, html_text, json_in_scrip
 
 
 def html_page(
-    name: str, title: str, content: Json, parts: Mapping[str, str] | None = None, *, served: bool = False
+    name: str, title: str, content: Json, document: Mapping[str, str] | None = None, *, served: bool = False
 ) -> str:
     """Write page.html with NAME.html in it, page.css and NAME.css, page.js and NAME.js, and the content as JSON for the
     script.
 
-    `parts` are HTML for further places of NAME.html. The script of a page that is `served` may ask its server.
+    A `document` is read from top to bottom: it has document.html in the place of NAME.html, of whose places it holds
+    the HTML, and document.css and .js before NAME's. The script of a page that is `served` may ask its server.
     """
     assets = files(__package__)
 
@@ -34,13 +35,15 @@ def html_page(
         "colours": {name: _base64(table().tobytes()) for name, table in COLOUR_TABLES.items()},
     }
     heading = html_text(title)
+    body = name if document is None else "document"
+    before = ["page"] if document is None else ["page", "document"]
     places = {
         "title": heading,
         "policy": "; connect-src 'self'" if served else "",
-        "body": fill_template(read(f"{name}.html"), {"title": heading, **(parts or {})}).rstrip("\n"),
-        "style": read("page.css") + read(f"{name}.css"),
+        "body": fill_template(read(f"{body}.html"), {"title": heading, **(document or {})}).rstrip("\n"),
+        "style": "".join(read(f"{part}.css") for part in (*before, name)),
         "data": json_in_script(shared | dict(content)),
-        "script": read("page.js") + read(f"{name}.js"),
+        "script": "".join(read(f"{part}.js") for part in (*before, name)),
     }
     return fill_template(read("page.html"), places)
 

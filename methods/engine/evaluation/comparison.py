@@ -82,6 +82,8 @@ class Run:
     """The weights that it began with, as its environment.json names them; random, or nothing where that is missing."""
     data: str = ""
     """What it was trained on, as its data.json has it; nothing where that is missing."""
+    environment: Json = field(default_factory=dict)
+    """What it was started by and on, as its environment.json has it."""
 
     @property
     def name(self) -> str:
@@ -141,6 +143,7 @@ def read_run(path: Path) -> Run:
             f"{path} holds no evaluation yet; run: attnbias val {method.name} --load-from {path} --store"
         )
     measure, measured = _deciding(method, evaluated)
+    environment = _written(path / "environment.json", _Environment)
     return Run(
         path,
         method,
@@ -150,8 +153,9 @@ def read_run(path: Path) -> Run:
         bias_curves=_curves([line for line in measured if f"bias/{HEADLINE}" in line], f"bias/{HEADLINE}", "epoch"),
         measure=measure,
         evaluations=stored,
-        started_from=_written(path / "environment.json", _Environment).starting_weights,
+        started_from=environment.starting_weights,
         data=json.dumps(_written(path / "data.json", _Data).splits.get("train", {}), sort_keys=True),
+        environment=environment.model_dump(),
     )
 
 

@@ -87,7 +87,7 @@ def seed_cells(line: SeedLine) -> list[str]:
         if value is None:
             cells.append("-")
             continue
-        deviation = "" if spread is None else f" ± {spread:.{_decimals(value)}f}"
+        deviation = "" if spread is None else f" ± {spread:.{decimals_of(value)}f}"
         moved = cell(value, change).removeprefix(number(value))
         cells.append(f"{number(value)}{deviation} of {seeds}{moved}")
     return cells
@@ -111,7 +111,7 @@ def cell(value: float | None, change: Change | None) -> str:
         return "-"
     if change is None:
         return number(value)
-    decimals = _decimals(value)
+    decimals = decimals_of(value)
     words = [f"{change.difference:+.{decimals}f}"]
     if change.interval_95 is not None:
         words.append("[{}]".format(", ".join(f"{edge:+.{decimals}f}" for edge in change.interval_95)))
@@ -120,8 +120,9 @@ def cell(value: float | None, change: Change | None) -> str:
 
 def number(value: float) -> str:
     """A value as text: per cent with one decimal, shares with three, counts in full."""
-    return f"{value:,.{_decimals(value)}f}"
+    return f"{value:,.{decimals_of(value)}f}"
 
 
-def _decimals(value: float) -> int:
+def decimals_of(value: float) -> int:
+    """How many decimals a value, and its differences, are written with."""
     return 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
