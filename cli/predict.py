@@ -13,7 +13,8 @@ from attnbias.methods.engine.screen import say, say_json
 
 
 def predict(context: typer.Context, **typed: object) -> None:
-    """Name the classes of your own images. The method is read from the checkpoint.
+    """Say what a model says of your own images: their classes, the class of each pixel, answers to questions about
+    them, or which of them a text is about. The method is read from the checkpoint.
 
     Flags of its recipe go before what the checkpoint says, as in val; attnbias val METHOD --help lists them.
     """
@@ -26,8 +27,8 @@ def predict(context: typer.Context, **typed: object) -> None:
 
 def run_job(text: str) -> None:
     """Predict as one process; `text` is the request's JSON."""
-    from attnbias.methods.engine.evaluation.predict import predict
     from attnbias.methods.engine.launch import is_main
+    from attnbias.methods.engine.prediction.predict import predict
 
     request = PredictRequest.from_json(text)
     found = predict(request)
@@ -36,8 +37,7 @@ def run_job(text: str) -> None:
     if request.json_file == "-":
         say_json(found.content())
     else:
-        for path, classes in found.images:
-            words = ", ".join(f"{name} {score:.3f}" for name, score in classes.items())
-            say(f"{path}: {words or '-'}")
-    for line in found.skipped:
+        for line in found.lines():
+            say(line)
+    for line in found.found.skipped:
         say(f"left out: {line}", error=True)

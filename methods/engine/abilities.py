@@ -42,6 +42,14 @@ class ReadsTexts(Protocol[R, M]):
 
 
 @runtime_checkable
+class FitsTexts(Protocol[M]):
+    """It can tell which of many images a text is about."""
+
+    def text_fit(self, model: M, images: Tensor, texts: Batch) -> Tensor:
+        """How well each image (B, 3, H, W) fits each of the texts that `read_texts` gave: (B, M), higher is better."""
+
+
+@runtime_checkable
 class TransformsBatches(Protocol[R]):
     """It has a pipeline for whole batches: splits of small images of one size are kept in memory."""
 

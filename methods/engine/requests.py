@@ -608,17 +608,42 @@ class ExportRequest(Steered, FromWeights, Machine):
 
 
 class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, MixedPrecision, Processes):
-    """Name the classes of one's own images."""
+    """Say what a model says of one's own images: classes, pixels, answers, or which of them a text is about."""
 
-    paths: list[Path] = option(..., "Images, or folders of them.", argument=True, metavar="PATH")
-    top_k: int | None = option(None, "At most so many classes per image.", ge=1, shown="single-label 5")
-    threshold: float | None = option(None, "Only classes of at least this score.", ge=0, le=1, shown="multi-label 0.5")
+    paths: list[Path] = option(
+        ...,
+        "Images, or folders of them; of models that are asked in words also .csv or .json files of questions.",
+        argument=True,
+        metavar="PATH",
+    )
+    top_k: int | None = option(
+        None,
+        "At most so many classes or answers, or images of --find.",
+        flags="--top-k --top",
+        ge=1,
+        shown="single-label and answers 5, --find 10",
+    )
+    threshold: float | None = option(
+        None,
+        "Only classes or answers of at least this score, or share of the pixels.",
+        ge=0,
+        le=1,
+        shown="multi-label 0.5",
+    )
+    questions: list[str] = option(
+        [], "What to ask of every image (or a hypothesis); repeat for several.", flags="--question", shown="none"
+    )
+    find: str | None = option(None, "Rank the images by how well this text fits (retrieval).", metavar="TEXT")
     json_file: str | None = option(
         None, "Write the classes as JSON; - is standard output.", flags="--json", metavar="FILE"
     )
     csv_file: Path | None = option(
         None, "Write the scores of all classes, one row per image.", flags="--csv", metavar="FILE"
     )
+    submission: Path | None = option(
+        None, "Write the answers in the form that VQA's test server takes.", metavar="FILE.json"
+    )
+    out: Path | None = option(None, "Folder for label maps (PNGs of class numbers with a palette) and overlays.")
 
     def refuse(self) -> None:
         super().refuse()

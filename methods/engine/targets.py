@@ -175,11 +175,18 @@ def csv_with(*columns: str) -> Recognise:
 
 
 def is_predicted(path: Path) -> bool:
-    """Tell the table of `predict`, whose columns are called as the classes, by its scores."""
+    """Tell the table of `predict`: by its columns where it is of texts, else, as columns are called as the classes, by
+    its scores."""
+    if any(columns(path) for columns in TEXT_TABLES):
+        return True
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = islice(csv.reader(file), 2)
     scores = [cell for row in rows for cell in row[1:]]
     return header[0] == "path" and len(header) > 1 and all(re.fullmatch(r"\d\.\d{6}", score) for score in scores)
+
+
+TEXT_TABLES = (csv_with("path", "second_path", "id", "text", "answer", "score"), csv_with("rank", "path", "score"))
+"""The tables of `predict` where models are asked in words."""
 
 
 def table_with(columns: Recognise, keys: Recognise) -> Recognise:
@@ -221,6 +228,7 @@ BIAS_KINDS = {
 """The files of `val --bias-out`, by name."""
 PREDICTIONS = Kind("answers of predict", json_with("weights", "method", "pictures"))
 PREDICTED_SCORES = Kind("scores of predict", is_predicted)
+SUBMISSION = Kind("answers for VQA's test server", json_with("question_id", "answer"))
 PRIORS = Kind("priors", _holds_priors)
 AUDIT_JUNIT = Kind(
     "conditions of an audit", lambda path: 'name="attnbias audit"' in path.read_text(encoding="utf-8")[:200]

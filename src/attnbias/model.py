@@ -23,13 +23,13 @@ from attnbias.methods.engine.display.inference import Prediction as Seen
 from attnbias.methods.engine.display.questions import ask
 from attnbias.methods.engine.display.visualize import BATCH
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.predict import score_images
 from attnbias.methods.engine.given_images import GivenImage, Images, OneImage, SeveralImages, given_images, is_one
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
 from attnbias.methods.engine.make_priors import text_priors
 from attnbias.methods.engine.maps import checked, fitting_explainers, normalise
+from attnbias.methods.engine.prediction.predict import score_images
 from attnbias.methods.engine.prior_files import ENDING, Priors, read_priors
 from attnbias.methods.engine.priors import say_other_weights
 from attnbias.methods.engine.recipe import Recipe

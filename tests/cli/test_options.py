@@ -189,6 +189,10 @@ SHOWN: dict[str, dict[str, str]] = {
         ),
         "cli/test_predict.py::test_class_names_and_scores_are_the_models": "--load-from PATHS --json --csv",
         "cli/test_predict.py::test_bad_images_are_named": "--on-bad-image",
+        "cli/test_predict_tasks.py::test_label_maps_overlays_and_areas_are_those_of_evaluation": "--out",
+        "cli/test_predict_tasks.py::test_questions_that_are_typed_are_asked_of_every_image": "--question",
+        "cli/test_predict_tasks.py::test_a_submission_is_in_the_form_of_vqas_server": "--submission",
+        "cli/test_predict_tasks.py::test_images_are_ranked_by_a_text": "--find",
         "engine/test_selection.py::test_predict_scores_with_the_weights_that_were_asked_for": "--weights",
         "weights/test_options.py::test_what_a_file_does_not_tell_comes_from_the_recipe_that_was_typed": "--recipe",
         "weights/test_options.py::test_a_pickle_that_may_run_code_is_read_only_where_trust_is_typed": (

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attnbias.methods.engine.evaluation.predict import chosen
 from attnbias.methods.engine.load import load_run, weights_metadata
+from attnbias.methods.engine.prediction.predict import chosen
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights

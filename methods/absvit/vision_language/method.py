@@ -35,7 +35,7 @@ from attnbias.methods.absvit.vision_language.loss import drawn_matches, task_los
 from attnbias.methods.absvit.vision_language.metrics import accuracy, recall
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel, build
 from attnbias.methods.absvit.vision_language.recipe import VisionLanguageRecipe, schedule
-from attnbias.methods.absvit.vision_language.retrieval import rank_captions
+from attnbias.methods.absvit.vision_language.retrieval import rank_captions, score_pairs
 from attnbias.methods.absvit.vision_language.text import load_text
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
@@ -176,6 +176,10 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
             return None
         logits: Tensor = model(batch).logits.float()
         return logits.sigmoid() if task == "vqa" else logits.softmax(-1)
+
+    def text_fit(self, model: VisionLanguageModel, images: Tensor, texts: Batch) -> Tensor:
+        """The ranking head's scores, as retrieval is measured."""
+        return score_pairs(model, images, texts["text_ids"], texts["text_mask"])
 
     def text_attention(self, model: VisionLanguageModel, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """The program's maps (`attention.text_maps`)."""

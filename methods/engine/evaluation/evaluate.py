@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ from attnbias.methods.engine.types import Batch, Metrics
 
 Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
+
+
+class CanAnswer(Protocol):
+    """What is asked about batches: a method, or a part of what it can say."""
+
+    def answer(self, model: Any, batch: Batch, dataset: ImageDataset, recipe: Any) -> dict[str, Tensor]:
+        """Answers by name, one row a sample; `targets` among them stand in the place of the batch's."""
 
 
 class Rows(NamedTuple):
@@ -87,7 +94,7 @@ def evaluate(
 
 @torch.no_grad()
 def answer_all(
-    method: AnyMethod,
+    method: CanAnswer,
     model: nn.Module,
     dataset: ImageDataset,
     recipe: Recipe,
@@ -136,7 +143,7 @@ def answer_all(
     return Answers(*_in_order(parts), skipped)
 
 
-def _rows(method: AnyMethod, model: nn.Module, batch: Batch, dataset: ImageDataset, recipe: Recipe) -> Rows:
+def _rows(method: CanAnswer, model: nn.Module, batch: Batch, dataset: ImageDataset, recipe: Recipe) -> Rows:
     """One batch, as the method answers it."""
     rows = method.answer(model, batch, dataset, recipe)
     targets = rows.pop("targets") if "targets" in rows else batch["target"]

@@ -19,9 +19,9 @@ from attnbias.methods.engine.display.html_page import map_levels, short
 from attnbias.methods.engine.display.inference import Column, ImageSample, predict_samples
 from attnbias.methods.engine.display.questions import ask
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.predict import score_images
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import fitting_explainers
+from attnbias.methods.engine.prediction.predict import score_images
 from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.types import Steering
 

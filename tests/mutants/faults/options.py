@@ -5,7 +5,7 @@ from __future__ import annotations
 from fault import Fault
 
 TRAIN = "methods/engine/training/train.py"
-PREDICT = "methods/engine/evaluation/predict.py"
+PREDICT = "methods/engine/prediction/predict.py"
 REQUESTS = "methods/engine/requests.py"
 LOAD = "methods/engine/load.py"
 ARRIVE = "tests/cli/test_run_options.py"
@@ -64,7 +64,7 @@ FAULTS = (
     ),
     Fault(
         "--eval-batch-size ignored in predict",
-        "methods/engine/evaluation/predict.py",
+        "methods/engine/prediction/predict.py",
         "batch_size=request.eval_batch_size",
         "batch_size=64",
         BATCH,

@@ -1,0 +1,1 @@
+"""What models say of a person's own images, whatever their task: `attnbias predict`."""

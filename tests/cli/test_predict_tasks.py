@@ -1,0 +1,301 @@
+"""`attnbias predict` of models that label pixels, or that are asked in words."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnbias.data.prepare import prepare
+from attnbias.data.sets.contract import PrepareOptions
+from attnbias.data.sets.palettes import palette
+from attnbias.methods.engine.display.segments import paint
+from attnbias.methods.engine.load import load_run, weights_metadata
+from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.registry import get_method
+from attnbias.weights.files import write_weights
+from tests.helpers.command_line import Result, attnbias
+
+CLASSES = ("ground", "disc", "box")
+ANSWERS = ("red", "green", "blue", "yes")
+CPU = ("--gpus", 0, "--threads", 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images of different sizes, one a colour of its own."""
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for number, (height, width) in enumerate(((40, 60), (56, 48), (64, 64)), start=1):
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        pixels[..., number - 1] |= 192
+        Image.fromarray(pixels).save(folder / f"COCO_test2015_{number:012d}.png")
+    return folder
+
+
+def stored(path: Path, name: str, named: str, classes: tuple[str, ...], task: Any, **changes: Any) -> Path:
+    """A small model with random weights, as training stores it."""
+    method = get_method(name)
+    recipe = override(method.named_recipe(named).recipe, changes)
+    torch.manual_seed(0)
+    net = method.build_model(recipe, len(classes), task)
+    with torch.no_grad():  # whose classes differ
+        for part, parameter in net.named_parameters():
+            if part in ("decode_head.conv_seg.weight", "rank_output.weight"):
+                parameter.normal_()
+            elif "classifier" in part and parameter.ndim == 2:
+                parameter.normal_(std=0.1)
+    write_weights(path, net.state_dict(), weights_metadata(method, recipe, classes, task))
+    return path
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path) -> Path:
+    return stored(
+        *(tmp_path / "model.safetensors", "absvit-segmentation", "mini", CLASSES, "segmentation"),
+        channels=8,
+        aux_channels=4,
+    )
+
+
+def expected(model: Path, photo: Path, **fields: Any) -> NDArray[np.int64]:
+    loaded = load_run("absvit-segmentation", str(model), fields, "cpu")
+    labels: NDArray[np.int64] = loaded.method.label_map(
+        loaded.model, np.asarray(Image.open(photo).convert("RGB")), loaded.recipe
+    )
+    return labels
+
+
+def test_label_maps_overlays_and_areas_are_those_of_evaluation(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    out, table = tmp_path / "out", tmp_path / "areas.csv"
+    words = ("predict", "--load-from", segmenter, photos, *CPU)
+    done = attnbias(*words, "--out", out, "--json", "-", "--csv", table, expect=0)
+    content = json.loads(done.out)
+    files = sorted(photos.iterdir())
+    assert [item["path"] for item in content["pictures"]] == [str(file) for file in files]
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert rows[0] == ["path", *CLASSES]
+    for item, row, file in zip(content["pictures"], rows[1:], files, strict=True):
+        labels = expected(segmenter, file)
+        with Image.open(out / item["label_map"]) as drawn:
+            assert drawn.mode == "P"
+            assert np.array_equal(np.asarray(drawn), labels)
+            assert drawn.getpalette()[:9] == palette(CLASSES).ravel().tolist()
+        with Image.open(out / "overlays" / Path(item["label_map"]).name) as over:
+            original = np.asarray(Image.open(file).convert("RGB"))
+            assert np.array_equal(np.asarray(over), paint(original, labels, palette(CLASSES)))
+        shares = [(labels == number).mean() for number in range(3)]
+        assert np.allclose([float(value) for value in row[1:]], shares, atol=1e-6)
+        named = {each["class"]: each["share"] for each in item["classes"]}
+        assert named == pytest.approx({c: s for c, s in zip(CLASSES, shares, strict=True) if s}, abs=1e-6)
+        assert list(named.values()) == sorted(named.values(), reverse=True)
+    assert "is not empty; choose another folder or add --overwrite" in attnbias(*words, "--out", out, expect=2).line
+    lines = attnbias(*words, "--top-k", 1, expect=0).out.splitlines()
+    assert [line.count("%") for line in lines] == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_processes_share_the_images_and_write_the_same(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "out", ("predict", "--load-from", segmenter, photos, "--out", tmp_path / "out", *CPU)
+    one = attnbias(*words, expect=0).out
+    before = {path: path.read_bytes() for path in out.rglob("*.png")}
+    assert len(before) == 6
+    two = attnbias(*words, "--overwrite", "--processes", 2, expect=0).out
+    assert {path: path.read_bytes() for path in out.rglob("*.png")} == before
+    assert two == one
+
+
+def test_windows_and_sizes_are_those_that_were_typed(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    slide = {"mode": "slide", "slide_crop": (32, 32), "slide_stride": (20, 20)}
+    file = sorted(photos.iterdir())[2]
+    typed = ("--mode", "slide", "--slide-crop", "32,32", "--slide-stride", "20,20")
+    for fields, flags in ((slide, typed), ({"aug_test": True}, ("--aug-test",))):
+        out = tmp_path / flags[0].strip("-")
+        attnbias("predict", "--load-from", segmenter, file, *flags, "--out", out, *CPU, expect=0)
+        (written,) = (out / "labels").iterdir()
+        labels = np.asarray(Image.open(written))
+        assert np.array_equal(labels, expected(segmenter, file, **fields))
+        assert not np.array_equal(labels, expected(segmenter, file))
+
+
+def test_a_broken_image_stops_or_is_left_out(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "z.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert "z.png" in attnbias("predict", "--load-from", segmenter, photos, "--out", out, *CPU, expect=3).line
+    assert not out.exists()
+    done = attnbias("predict", "--load-from", segmenter, photos, "--on-bad-image", "skip", *CPU, expect=0)
+    assert len(done.out.splitlines()) == 3
+    assert "left out:" in done.err
+    assert "z.png" in done.err
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VQAv2 in its official layout, for the tokenizer of its words."""
+    pytest.importorskip("transformers", reason="texts need the extra vision-language")
+    source = tmp_path_factory.mktemp("vqa")
+    for split in ("train2014", "val2014"):
+        (source / split).mkdir()
+        entry = {"image_id": 1, "question_id": 1}
+        Image.new("RGB", (60, 40), "red").save(source / split / f"COCO_{split}_{1:012d}.jpg")
+        question = {**entry, "question": "What colour is it? A red, a green or a blue square?"}
+        answer = {**entry, "multiple_choice_answer": "red", "answers": [{"answer": "red"}] * 10}
+        (source / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": [question]}))
+        (source / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": [answer]}))
+    prepare("vqav2", source, source / "root", PrepareOptions(settings={"min_answers": 1}))
+    return source / "root"
+
+
+@pytest.fixture
+def ask(root: Path, tmp_path: Path) -> Any:
+    """`attnbias predict` of a tiny model of a task."""
+
+    def run(task: str, *words: object, expect: int = 0) -> Result:
+        path = tmp_path / f"{task}.safetensors"
+        classes = {"vqa": ANSWERS, "retrieval": (), "nlvr2": ("False", "True")}.get(task, ("no", "maybe", "yes"))
+        if not path.exists():
+            small = {"image_size": 32, "fusion_width": 32, "fusion_layers": 1, "dataset": "vqav2", "tokenizer": "words"}
+            stored(path, "absvit-vision-language", f"tiny-{task}", classes, task, **small)
+        return attnbias("predict", "--load-from", path, "--data-root", root, *words, *CPU, expect=expect)
+
+    return run
+
+
+def test_questions_that_are_typed_are_asked_of_every_image(ask: Any, photos: Path, tmp_path: Path) -> None:
+    questions = ("--question", "What colour is it?", "--question", "A red square?")
+    done = ask("vqa", photos, *questions, "--json", "-", "--csv", tmp_path / "t.csv")
+    items = json.loads(done.out)["pictures"]
+    files = [str(file) for file in sorted(photos.iterdir()) for _ in range(2)]
+    assert [item["path"] for item in items] == files
+    assert [item["question"] for item in items] == ["What colour is it?", "A red square?"] * 3
+    for item in items:
+        scores = [each["score"] for each in item["answers"]]
+        assert scores == sorted(scores, reverse=True)
+        assert {each["answer"] for each in item["answers"]} == set(ANSWERS)
+    rows = list(csv.reader((tmp_path / "t.csv").read_text().splitlines()))
+    assert rows[0] == ["path", "second_path", "id", "text", "answer", "score"]
+    assert [row[4] for row in rows[1:]] == [item["answers"][0]["answer"] for item in items]
+    two = ask(
+        "vqa", photos, *questions, "--top-k", 1, "--eval-batch-size", 1, "--csv", tmp_path / "t.csv", "--overwrite"
+    )
+    assert [line.rsplit(" ", 2)[1] for line in two.out.splitlines()] == [row[4] for row in rows[1:]]
+
+
+def test_a_submission_is_in_the_form_of_vqas_server(ask: Any, photos: Path, tmp_path: Path) -> None:
+    official = tmp_path / "v2_OpenEnded_mscoco_test2015_questions.json"
+    questions = [
+        {"image_id": number, "question_id": 1000 * number, "question": "What colour is it?"} for number in (3, 1, 2)
+    ]
+    official.write_text(json.dumps({"info": {}, "questions": questions}))
+    file = tmp_path / "submission.json"
+    ask("vqa", official, photos, "--submission", file)
+    said = json.loads(file.read_text())
+    assert [set(each) for each in said] == [{"question_id", "answer"}] * 3
+    assert [each["question_id"] for each in said] == [3000, 1000, 2000]
+    assert {each["answer"] for each in said} <= {*ANSWERS}
+    assert (
+        "exists; choose another name or add --overwrite"
+        in ask("vqa", official, photos, "--submission", file, expect=2).line
+    )
+    ask("vqa", official, photos, "--submission", file, "--overwrite")
+    assert json.loads(file.read_text()) == said
+    other = tmp_path / "other.json"
+    typed = ask("vqa", photos, "--question", "A red square?", "--submission", other, expect=2)
+    assert "'A red square?' has no question_id" in typed.line
+    assert not other.exists()
+    questions[1]["image_id"] = 77
+    official.write_text(json.dumps({"questions": questions}))
+    assert "image 77 of question 2 is not among the images" in ask("vqa", official, photos, expect=3).line
+
+
+def test_questions_of_a_table_are_about_its_images(ask: Any, photos: Path, tmp_path: Path) -> None:
+    first, second = (f"photos/{file.name}" for file in sorted(photos.iterdir())[:2])
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"image,second_image,statement\n{first},{second},A red square\n{second},{first},A red square\n")
+    items = json.loads(ask("nlvr2", pairs, "--json", "-").out)["pictures"]
+    assert [Path(item["second_path"]).name for item in items] == [Path(second).name, Path(first).name]
+    assert items[0]["answers"] != items[1]["answers"]
+    assert sum(each["score"] for each in items[0]["answers"]) == pytest.approx(1, abs=1e-5)
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps([{"path": first, "hypothesis": "It is red."}]))
+    (item,) = json.loads(ask("snli-ve", one, "--json", "-").out)["pictures"]
+    assert {each["answer"] for each in item["answers"]} == {"no", "maybe", "yes"}
+    assert "is about two images, and" in ask("snli-ve", pairs, expect=2).line
+    assert "is about one image, and" in ask("nlvr2", one, expect=2).line
+
+
+def test_images_are_ranked_by_a_text(ask: Any, photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "found.csv"
+    done = ask("retrieval", photos, "--find", "A red square", "--top", 2, "--csv", table, "--json", "-")
+    items = json.loads(done.out)["pictures"]
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert rows[0] == ["rank", "path", "score"]
+    scores = [float(row[2]) for row in rows[1:]]
+    assert len(set(scores)) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert [item["path"] for item in items] == [row[1] for row in rows[1:3]]
+    ask("retrieval", photos, "--find", "A red square", "--csv", table, "--overwrite", "--eval-batch-size", 1)
+    again = list(csv.reader(table.read_text().splitlines()))
+    assert [row[1] for row in again] == [row[1] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "line"),
+    [
+        ("vqa", (), "add --question, or a .csv or .json file of questions"),
+        ("vqa", ("--find", "a dog"), "--find is for models of retrieval"),
+        ("vqa", ("--question", "Red?", "--out", "o"), "--out is for label maps"),
+        ("retrieval", ("--question", "Red?"), "ranks images by a text, and answers no questions: add --find"),
+        ("snli-ve", ("--question", "Red?", "--submission", "s.json"), "--submission is of answers to VQA's questions"),
+    ],
+)
+def test_what_a_model_cannot_be_asked_is_one_line(
+    task: str,
+    words: tuple[object, ...],
+    line: str,
+    ask: Any,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {*tmp_path.iterdir(), tmp_path / f"{task}.safetensors"}
+    assert line in ask(task, photos, *words, expect=2).line
+    assert {*tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("q.csv", "image,label\nphotos/a.png,1\n", "question 1 has no text"),
+        ("q.csv", "question\nRed?\n", "question 1 has no image"),
+        ("q.csv", "", "no list of questions"),
+        ("q.json", "{}", "no list of questions"),
+        ("q.json", "[1]", "no list of questions"),
+        ("q.json", "[{", "no valid JSON"),
+        ("q.json", '[{"image": "gone.png", "question": "Red?"}]', "gone.png"),
+    ],
+)
+def test_wrong_questions_are_named(name: str, content: str, words: str, ask: Any, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    line = ask("vqa", tmp_path / name, expect=3).line
+    assert words in line
+    assert name in line or "gone.png" in line
+
+
+def test_classifiers_are_asked_nothing(photos: Path, tmp_path: Path, segmenter: Path) -> None:
+    line = attnbias("predict", "--load-from", segmenter, photos, "--question", "Red?", *CPU, expect=2).line
+    assert "--question is for models that are asked in words" in line
