@@ -71,6 +71,7 @@ WRONG = {
 
 UNKNOWN = {
     "audit": {"--split"},  # of images that are not prepared yet
+    "predict": {"--question"},  # the weights say whether they are asked in words
     "priors": {"--split"},  # of the weights' own dataset
     "export": {"--limit"},
     "compare": {"--split", "--limit"},  # of a page that is not asked for
