@@ -128,8 +128,20 @@ FAULTS = (
         'if train else "negative"',
         (f"{WIRING}::test_unknown_labels_count_as_the_recipe_says_of_training_and_of_evaluation",),
     ),
-    Fault("--threshold ignored", PREDICT, "request.top_k, request.threshold)", "request.top_k, None)", CHOSEN),
-    Fault("--top-k ignored", PREDICT, "request.top_k, request.threshold)", "None, request.threshold)", CHOSEN),
+    Fault(
+        "--threshold ignored",
+        PREDICT,
+        '"multilabel", request.top_k, request.threshold)',
+        '"multilabel", request.top_k, None)',
+        CHOSEN,
+    ),
+    Fault(
+        "--top-k ignored",
+        PREDICT,
+        '"multilabel", request.top_k, request.threshold)',
+        '"multilabel", None, request.threshold)',
+        CHOSEN,
+    ),
     Fault(
         "predict ignores --recipe",
         PREDICT,
