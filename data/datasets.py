@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -20,6 +21,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from attnbias.data.archived import read_archive
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels
+from attnbias.data.flat import FlatTexts
 from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
 from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, last_normalization, without_normalization
@@ -91,7 +93,7 @@ class ImageDataset(Dataset[Sample]):
         self.on_bad_image = on_bad_image
         self.decode = decode
         targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
-        self.records: Sequence[Record] = index.records
+        records: Sequence[Record] = index.records
         if index.task == "multilabel":
             targets = targets.reshape(len(index.records), len(index.classes))
             if drop_unlabelled:
@@ -102,11 +104,18 @@ class ImageDataset(Dataset[Sample]):
                         "those without; keep them with --no-drop-unlabelled"
                     )
                 targets = targets[kept]
-                self.records = [index.records[i] for i in kept]
+                records = [index.records[i] for i in kept]
             if unknown == "negative":
                 targets = np.maximum(targets, 0)
+        self._keep(records)
         self.targets: NDArray[np.int64] = targets
         """All targets after the policies: (N, C) in {1, 0, -1} or (N,) class numbers."""
+
+    def _keep(self, records: Sequence[Record]) -> None:
+        """Take these records as the samples; what reading an image needs of them lies where workers can share it."""
+        self.records = records
+        self.paths = FlatTexts(record.path for record in records)  # each from the index's root on
+        self._cropped = any(record.crop is not None for record in records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -145,6 +154,14 @@ class ImageDataset(Dataset[Sample]):
         """Make a batch of samples; a loader's collate function."""
         return collate(samples)
 
+    def file(self, index: int) -> Path:
+        """The file of one sample's image; of a set in an archive it is no file."""
+        return self.index.root / self.paths[index]
+
+    def crop(self, index: int) -> tuple[float, float, float, float] | None:
+        """The part of the image that the sample is (x, y, w, h), or None."""
+        return self.records[index].crop if self._cropped else None
+
     def target(self, index: int) -> Tensor:
         """Label of one sample after the policies: (C,) float32 or () int64."""
         target = torch.as_tensor(self.targets[index])
@@ -156,22 +173,20 @@ class ImageDataset(Dataset[Sample]):
         The crop is Pillow's: float corners are rounded, and what lies outside the image is black (CSRA, section 4.4
         of its description; golden prep_wider).
         """
-        record = self.records[index]
         if self.archived:
-            return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(record.path)])
-        image = read_image(self.index.root / record.path, self.index.orientation)
-        if record.crop is not None:
-            x, y, w, h = record.crop
+            return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(self.paths[index])])
+        image = read_image(self.file(index), self.index.orientation)
+        if (crop := self.crop(index)) is not None:
+            x, y, w, h = crop
             image = image.crop((x, y, x + w, y + h))
         return image
 
     def _tensor(self, index: int) -> Tensor:
         """`image(index)` as uint8 (3, H, W), or the whole image of fewer pixels where more would be of no use."""
-        record = self.records[index]
-        if self.archived or record.crop is not None:  # crops are given in pixels of the whole image
+        if self.archived or self.crop(index) is not None:  # crops are given in pixels of the whole image
             return pil_to_tensor(self.image(index))
-        path, enough = self.index.root / record.path, enough_pixels(self.transform)
-        return pil_to_tensor(read_image(path, self.index.orientation, enough))
+        enough = enough_pixels(self.transform)
+        return pil_to_tensor(read_image(self.file(index), self.index.orientation, enough))
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) float32 as x, y, w, h in pixels of `image(index)`, and their classes (K,) int64."""

@@ -82,7 +82,7 @@ class LanguageDataset(ImageDataset):
         if index.task == "retrieval":
             self.pairs = _once(index.records)
             self._first, self._owner = _images(self.pairs)
-            self.records = [self.pairs[position] for position in self._first] if images_once else self.pairs
+            self._keep([self.pairs[position] for position in self._first] if images_once else self.pairs)
             self.targets = np.zeros(len(self.records), dtype=np.int64)
             if (false_image or false_texts) and len(self._first) < 2:
                 raise DataError(f"{index.dataset}/{index.split} has one image only: there is no other to draw from")

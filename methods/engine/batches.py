@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -39,7 +40,13 @@ class Loader(DataLoader[Any]):
     """A DataLoader that says one thing of a worker that ended, whichever way its end comes to be seen."""
 
     def __iter__(self) -> Any:
-        return self._relayed(super().__iter__())
+        """Start the workers: with all that there is out of sight of their collectors, which would write to it, and so
+        make each worker a copy of what they share."""
+        gc.freeze()
+        try:
+            return self._relayed(super().__iter__())
+        finally:
+            gc.unfreeze()
 
     def _relayed(self, read: Iterator[Any]) -> Iterator[Any]:
         try:

@@ -44,8 +44,8 @@ FAULTS = (
     Fault(
         "persons are not cut out",
         SAMPLES,
-        "if record.crop is not None:\n            x, y",
-        "if record.crop is None:\n            x, y",
+        "if (crop := self.crop(index)) is not None:",
+        "if (crop := None) is not None:",
         (f"{OF_SAMPLES}::test_a_crop_rounds_its_corners_and_fills_with_black",),
     ),
     Fault(
@@ -72,8 +72,8 @@ FAULTS = (
     Fault(
         "labels of one image, pixels of another",
         SAMPLES,
-        "self.records = [index.records[i] for i in kept]",
-        "self.records = index.records[: len(kept)]",
+        "records = [index.records[i] for i in kept]",
+        "records = index.records[: len(kept)]",
         (f"{OF_SAMPLES}::test_label_policies",),
     ),
     Fault(
@@ -116,15 +116,15 @@ FAULTS = (
     Fault(
         "fast decoding ignores the orientation",
         SAMPLES,
-        "read_image(path, self.index.orientation, enough)",
-        'read_image(path, "stored", enough)',
+        "read_image(self.file(index), self.index.orientation, enough)",
+        'read_image(self.file(index), "stored", enough)',
         ("tests/data/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
         "exact decoding ignores the orientation",
         SAMPLES,
-        "read_image(self.index.root / record.path, self.index.orientation)",
-        "read_image(self.index.root / record.path)",
+        "image = read_image(self.file(index), self.index.orientation)",
+        "image = read_image(self.file(index))",
         ("tests/data/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
