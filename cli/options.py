@@ -112,7 +112,7 @@ def _request_parameter(kind: type[Request], name: str, how: Keywords, method: De
     if default == [] or (info.is_required() and "shown" in how):
         annotation, default = annotation | None, None
     flags = flags_of(kind, name)
-    if annotation is bool and default:
+    if required(annotation) is bool and default is not False:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
     keywords: Keywords = {"help": _filled(info.description or "", words), "rich_help_panel": how["panel"] or None}
     for limit in limits:

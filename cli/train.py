@@ -5,6 +5,7 @@ No postponed annotations here: a command's options quote its method, which only 
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -38,7 +39,8 @@ def _command(method: Description) -> Callable[..., None]:
         from attnbias.methods.engine.launch import launch, place
         from attnbias.methods.engine.targets import check_location
 
-        request = place(run.request)
+        run = replace(run, request=place(run.request))
+        request = run.request
         check_location(request.out)
         if dry_run:
             from attnbias.cli.dry_run import show_dry_run

@@ -24,7 +24,9 @@ from attnbias.data.cores import available_cores
 from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.describe import describe
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
-from attnbias.methods.engine.requests import Machine, Processes
+from attnbias.methods.engine.kernels import check_amp, compute_exactly, resolved_amp
+from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.requests import Machine, MixedPrecision, Processes, TrainRequest
 from attnbias.methods.engine.screen import prepare_output, say
 
 MOST_WORKERS = 16
@@ -78,7 +80,7 @@ def place(request: M) -> M:
     request stays as it is.
 
     Raises:
-        UsageError: there is no such device, or the numbers contradict each other or an outer launcher.
+        UsageError: there is no such device or precision, or the numbers contradict each other or an outer launcher.
     """
     gpus, device, filled = request.gpus, request.device, dict[str, object]()
     if device is not None:
@@ -98,6 +100,12 @@ def place(request: M) -> M:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", count))  # an outer launcher may have started others elsewhere
         # On a CPU the model needs its cores.
         filled["workers"] = 0 if cpu else min(MOST_WORKERS, available_cores() // here)
+    there = torch.device(str(filled["device"]))
+    if isinstance(request, MixedPrecision):
+        check_amp(request.amp, there)
+        filled["amp"] = resolved_amp(request.amp, there)
+    if isinstance(request, TrainRequest):
+        filled["recipe"] = override(request.recipe, {"amp": resolved_amp(request.recipe.amp, there)})
     return request.model_copy(update=filled)
 
 
@@ -121,6 +129,8 @@ def start(request: Machine) -> torch.device:
     if request.threads:
         torch.set_num_threads(request.threads)
     device = torch.device(request.device or "cpu")
+    if device.type == "cuda":
+        compute_exactly()
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -133,28 +143,6 @@ def accelerate(request: Machine, **how: Any) -> Accelerator:
         # An earlier command of this process, as in a notebook, may have had another device or precision.
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=request.gpus == 0, **how)
-
-
-def check_amp(amp: str, device: torch.device) -> None:
-    """Refuse a mixed precision that there is not on this device.
-
-    Raises:
-        UsageError: see above.
-    """
-    if amp == "fp16" and device.type == "cpu":
-        raise UsageError("--amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no")
-
-
-def mixed_precision(amp: str, device: torch.device) -> torch.autocast:
-    """The block in which passes through a network are as `--amp` says.
-
-    Raises:
-        UsageError: as `check_amp`.
-    """
-    check_amp(amp, device)
-    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-    # Without the cache, which would hold weights as they were before a measure changed them.
-    return torch.autocast(device.type, dtype, enabled=amp != "no", cache_enabled=False)
 
 
 def _join_slurm(gpus: int) -> None:
@@ -210,6 +198,7 @@ def in_processes(worker: Callable[[str], None], request: Processes) -> Ended:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
     threads = max(1, available_cores() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(request.shutdown_timeout)  # before PyTorch 2.10 it is 30
     with tempfile.TemporaryDirectory(prefix="attnbias-") as reports:
         config = LaunchConfig(
             min_nodes=1,

@@ -24,6 +24,7 @@ from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.yaml_files import plain_value, read_yaml
 
 R = TypeVar("R", bound="Recipe")
+Precision = Literal["no", "fp16", "bf16", "auto"]
 
 LARGEST_SEED = 2**64 - 1
 """torch takes no larger one."""
@@ -125,7 +126,9 @@ class Recipe(BaseModel):
     ema_epoch: int = option(
         0, "Epoch, counted from 0, at whose start the average begins anew from the weights.", "Training", ge=0
     )
-    amp: Literal["no", "fp16", "bf16"] = option("no", "Mixed precision.", "Training", often=True)
+    amp: Precision = option(
+        "no", "Mixed precision; auto = bf16 on GPUs that have it, else fp16, on a CPU no.", "Training", often=True
+    )
     sync_bn: bool = option(False, "Synchronise batch normalisation over processes.", "Training")
     seed: int = option(0, "Decides weights, order and augmentation.", "Training", ge=0, often=True)
     init: str = option(

@@ -415,8 +415,11 @@ class MixedPrecision(Request):
     """A command whose passes through the network may be in mixed precision. Those that write or judge what must be
     exact (export, priors, audit) are always in float32."""
 
-    amp: Literal["no", "fp16", "bf16"] = option(
-        "no", "Mixed precision of passes through the network; no = float32, as a run logs its figures.", often=False
+    amp: Literal["no", "fp16", "bf16", "tf32", "auto"] = option(
+        "no",
+        "Precision of passes through the network: no = float32, as a run logs its figures; auto = bf16 on GPUs that "
+        "have it, else fp16, on a CPU no.",
+        often=False,
     )
 
 
@@ -437,6 +440,8 @@ class Processes(Machine):
     gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one", often=True)
     processes: int | None = run_option(None, "Processes on the CPU (with --gpus 0).", ge=1, le=4096)
     eval_batch_size: int = run_option(64, "Images at once in evaluation, a process.", ge=1, le=2**31)
+    shutdown_timeout: int = 30
+    """Seconds that processes have to end in, once they are asked to."""
 
 
 first_argument = partial(
@@ -1018,7 +1023,11 @@ class TrainRequest(Images, Processes):
     log_every: int = run_option(50, "Steps between lines of metrics.jsonl.", ge=1)
     log_with: tuple[str, ...] = run_option((), "Trackers beside metrics.jsonl: tensorboard,wandb.")
     compile: bool = run_option(False, "torch.compile the model.")
-    channels_last: bool = run_option(False, "NHWC memory format.")
+    channels_last: bool | None = run_option(None, "NHWC memory format.", shown="of convolutions on a GPU")
+    tf32: bool = run_option(True, "On a GPU, products of float32 in TF32 in training steps; evaluations are exact.")
+    shutdown_timeout: int = run_option(
+        120, "Seconds that processes have to finish their step and save, once the run is asked to stop.", ge=1
+    )
     grad_checkpointing: bool = run_option(
         False, "Less memory, about a third more time: transformers compute activations twice."
     )

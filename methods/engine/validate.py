@@ -32,7 +32,8 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, wri
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
 from attnbias.methods.engine.evaluation.reassessed import ReassessedProbe
 from attnbias.methods.engine.evaluation.robustness import Bench, RobustnessProbe, corruptions, write_table
-from attnbias.methods.engine.launch import accelerate, mixed_precision, place
+from attnbias.methods.engine.kernels import in_precision
+from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.maps import check_map
 from attnbias.methods.engine.matching import in_classes_of_its_dataset
@@ -87,7 +88,6 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     _check(request)
     request = place(request)
     accelerator = accelerate(request)
-    precision = mixed_precision(request.amp, accelerator.device)
     wanted = [probe for probe in probes() if probe.wanted(request)]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
@@ -105,7 +105,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
         point.check(wanted)
 
     results: list[Result] = []
-    with precision:
+    with in_precision(request.amp, accelerator.device):
         for load_from, loaded in checkpoints:
             if request.published_tests:
                 bench = Bench.of(request, loaded, accelerator)

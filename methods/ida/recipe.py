@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, again, option
+from attnbias.methods.engine.recipe import BackboneRecipe, NamedRecipe, Precision, again, option
 from attnbias.methods.engine.scenes import CONVOLUTIONAL, NOTE, PLAIN_NOTE
 from attnbias.methods.engine.schedules import by_step, epoch_length, multi_step, one_cycle, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, LogLine, Schedule
@@ -65,7 +65,7 @@ class IDARecipe(BackboneRecipe):
     patience: int | None = option(
         8, "Stop when neither weights improved for more than this many epochs and the average falls.", "Training", ge=0
     )
-    amp: Literal["no", "fp16", "bf16"] = again("amp", "fp16")
+    amp: Precision = again("amp", "fp16")
     sync_bn: bool = again("sync_bn", True)
     seed: int = again("seed", 1)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from attnbias.methods.engine.recipe import OWN, NamedRecipe, Recipe, again, option
+from attnbias.methods.engine.recipe import OWN, NamedRecipe, Precision, Recipe, again, option
 from attnbias.methods.engine.scenes import NOTE, TRANSFORMER
 from attnbias.methods.engine.schedules import (
     Curve,
@@ -86,7 +86,7 @@ class LLBRecipe(Recipe):
     decay_epochs: int = option(100, "Epochs between two decays (scheduler step).", "Training", ge=1)
     milestones: tuple[int, ...] = option((10, 30, 50), "Epochs of the decays (scheduler multistep).", "Training")
     gamma: float = option(0.1, "Factor of a decay.", "Training", gt=0)
-    amp: Literal["no", "fp16", "bf16"] = again("amp", "fp16")
+    amp: Precision = again("amp", "fp16")
     seed: int = again("seed", 123)
 
     family: Family = option("augreg", "Backbone weights: augreg (timm, supervised), mae or swag (weakly supervised).")

@@ -129,7 +129,8 @@ def train(
     from attnbias.methods.engine.targets import check_location
 
     run = resolve_run(description, recipe, fields, asked)
-    request = place(run.request)
+    run = replace(run, request=place(run.request))
+    request = run.request
     check_location(request.out)
     if dry_run:
         from attnbias.methods.engine.training.dry_run import dry_run as compute

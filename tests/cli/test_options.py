@@ -95,6 +95,8 @@ SHOWN: dict[str, dict[str, str]] = {
             "--channels-last --deterministic"
         ),
         "cli/test_run_options.py::test_activations_are_computed_twice_where_that_is_typed": "--grad-checkpointing",
+        "engine/test_kernels.py::test_a_run_steps_in_tf32_unless_that_is_refused": "--tf32",
+        "engine/test_kernels.py::test_processes_have_the_time_to_end_that_was_typed": "--shutdown-timeout",
     },
     "val": {
         "engine/test_estimated_masks.py::test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found": (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -40,7 +41,8 @@ from attnbias.methods.engine.display.writer import (
     VisualizationWriter,
 )
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.launch import mixed_precision, place, start
+from attnbias.methods.engine.kernels import in_precision
+from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
 from attnbias.methods.engine.matching import in_classes_of_its_dataset
 from attnbias.methods.engine.output_folder import output_folder
@@ -99,7 +101,7 @@ def visualize(
     with output_folder(request.out, request.overwrite, WRITTEN) as folder:
         request = place(request)
         device = start(request)
-        precision = mixed_precision(request.amp, device)
+        precision = partial(in_precision, request.amp, device)
         columns = _columns(request, device, models)
         request.check_asked([column.loaded.method for column in columns])
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
@@ -262,7 +264,7 @@ def _look(
     see: Callable[[list[ImageSample]], list[Prediction]],
     readers: list[Reader],
     skipped: list[str],
-    precision: torch.autocast,
+    precision: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[tuple[ImageSample, Prediction]]:
     """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
     loader = DataLoader(_Photos(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
@@ -276,6 +278,6 @@ def _look(
                     raise read
                 else:
                     skipped.append(str(read))
-            with precision:
+            with precision():
                 seen = see(photos)
             yield from zip(photos, seen, strict=True)

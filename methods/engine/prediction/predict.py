@@ -26,7 +26,8 @@ from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
 from attnbias.methods.engine.inspection import owner
-from attnbias.methods.engine.launch import accelerate, mixed_precision, place
+from attnbias.methods.engine.kernels import in_precision
+from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made, say_how_read
@@ -107,7 +108,6 @@ def predict(request: PredictRequest) -> Said:
     check_targets(files, reads, request.overwrite)
     request = place(request)
     accelerator = accelerate(request)
-    precision = mixed_precision(request.amp, accelerator.device)
     method = owner(request)
     with ExitStack() as stack:
         folder = None
@@ -118,7 +118,7 @@ def predict(request: PredictRequest) -> Said:
         loaded = load_asked(request, method, request.load_from, accelerator.device)
         check_recipe_helps(request.recipe, [loaded])
         _check_asked(request, loaded, asked)
-        with precision:
+        with in_precision(request.amp, accelerator.device):
             said = _said(request, loaded, asked, accelerator, folder)
         if accelerator.is_main_process:
             say_how_made(loaded, request.amp)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
@@ -19,7 +20,8 @@ from attnbias.data.index import Index
 from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.launch import accelerate, check_amp
+from attnbias.methods.engine.kernels import check_amp
+from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
@@ -121,6 +123,8 @@ def build_accelerator(request: TrainRequest) -> Accelerator:
         mixed_precision=recipe.amp,
         log_with=list(request.log_with) or None,
         project_dir=request.out if request.log_with else None,
+        # Running statistics are shared where they are read, before an evaluation, and not in each forward pass.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
     if recipe.sync_bn and on_cpu and accelerator.num_processes > 1:  # torch has no such layer for the CPU
         raise UsageError("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")

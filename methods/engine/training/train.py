@@ -30,6 +30,7 @@ from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.kernels import TrainingKernels, be_deterministic
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.load import initial_weights, stored_info, weights_metadata
 from attnbias.methods.engine.published import also_missing, recipes_weights, shown
@@ -79,6 +80,8 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
     """
     request = place(request)
     starts = request.init if request.resume is None and request.backbone_weights is None else None
+    if request.deterministic:
+        be_deterministic()
     accelerator = build_accelerator(request)
     folder = RunFolder(request.out, request.keep)
     control = Control()
@@ -134,11 +137,10 @@ class _Run:
         self.measures: Metrics = {}
 
         torch.manual_seed(recipe.seed)
-        if request.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=True)
         self.model = method.build_model(recipe, len(self.classes), self.task)
         if request.grad_checkpointing:
             checkpoint_gradients(method, self.model)
+        self.kernels = TrainingKernels.of(request, accelerator.device, self.model)
 
     # Set-up ----------------------------------------------------------------------------------------------------------
 
@@ -153,6 +155,8 @@ class _Run:
             begin()
             for warning in self.warnings:
                 self.reporter.warn(warning)
+            if self.accelerator.device.type == "cuda":
+                self.reporter.warn(self.kernels.words)
             if self.watch is not None:
                 self.reporter.warn(self.watch.words)
         try:
@@ -237,6 +241,7 @@ class _Run:
             request = self.request
             weights = shown(request.load_from or ("random" if self.recipe.init == FRESH else self.recipe.init))
             info = {**environment(), "data": self.splits, "starting_weights": weights}
+            info["kernels"] = self.kernels.content()
             with replacing(self.folder.path / ENVIRONMENT) as file:  # tells a run
                 file.write(json.dumps(info, indent=1))
             with replacing(self.folder.path / DATA) as file:
@@ -251,7 +256,7 @@ class _Run:
         if recipe.sync_bn and accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has no other
             self.model = synchronized(self.model)
         self.model.to(accelerator.device)
-        if request.channels_last:
+        if self.kernels.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.ema = None
         if recipe.ema_decay is not None:
@@ -288,7 +293,7 @@ class _Run:
             optimizer=self.optimizer,
             ema=self.ema,
             folder=self.folder,
-            channels_last=request.channels_last,
+            channels_last=self.kernels.channels_last,
         )
 
     def _restore(self, checkpoint: Path) -> None:
@@ -335,7 +340,8 @@ class _Run:
         return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
 
     def _step(self) -> None:
-        terms, errors = self.stepper.step(self.progress.step)
+        with self.kernels.chosen():
+            terms, errors = self.stepper.step(self.progress.step)
         self.progress.step += 1
         self.pending.append(terms)
         if self.reporter:
