@@ -111,6 +111,8 @@ def _request_parameter(kind: type[Request], name: str, how: Keywords, method: De
         annotation, default = str | None, ",".join(map(str, default or ())) or None
     if default == [] or (info.is_required() and "shown" in how):
         annotation, default = annotation | None, None
+    if "as_text" in how:
+        annotation, limits = str | None, []
     flags = flags_of(kind, name)
     if required(annotation) is bool and default is not False:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]

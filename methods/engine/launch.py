@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from attnbias.data.cores import available_cores
 from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.describe import describe
+from attnbias.methods.engine.devices import MPS, asked_device, check_own, check_present, gpus_of, pick, present
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 from attnbias.methods.engine.kernels import check_amp, compute_exactly, resolved_amp
 from attnbias.methods.engine.recipe import override
@@ -35,32 +36,27 @@ PEER_GRACE = 10.0
 """Seconds that a process which lost another one waits before it speaks."""
 
 
-def world(gpus: int | None, processes: int | None) -> tuple[bool, int]:
-    """(on the CPU?, number of processes) for what a person asked for, or an outer launcher started.
+def world(gpus: int | None, processes: int | None, seen: int) -> tuple[bool, int]:
+    """(on the CPU?, number of processes) for what a person asked for, or an outer launcher started, where `seen` GPUs
+    are.
 
     Raises:
         UsageError: more GPUs than there are, or numbers that contradict each other or an outer launcher.
     """
-    present = torch.cuda.device_count()
-    _join_slurm(present)
+    _join_slurm(seen)
     outer = int(os.environ.get("WORLD_SIZE", "1"))
     if gpus is None:
-        gpus = 0 if present == 0 or processes is not None else max(1, min(outer, present))
+        gpus = 0 if seen == 0 or processes is not None else max(1, min(outer, seen))
     if outer == 1:
-        _check_present(gpus, present)
+        check_present(gpus, seen)
     if outer > 1:
+        check_own(gpus, seen)
         if processes not in (None, outer):
             raise UsageError(f"--processes {processes} asked for under a launcher that started {outer}; leave it out")
         return gpus == 0, outer
     if gpus and processes not in (None, gpus):
         raise UsageError(f"--processes {processes} contradicts --gpus {gpus}: one process a GPU; leave --processes out")
     return gpus == 0, gpus or processes or 1
-
-
-def _check_present(gpus: int, present: int) -> None:
-    if gpus > present:
-        have = f"{present} GPU{'s' if present > 1 else ''}" if present else "no GPU"
-        raise UsageError(f"--gpus {gpus} asked for, but this machine has {have}; use --gpus {present}")
 
 
 def _check_alone() -> None:
@@ -82,19 +78,24 @@ def place(request: M) -> M:
     Raises:
         UsageError: there is no such device or precision, or the numbers contradict each other or an outer launcher.
     """
-    gpus, device, filled = request.gpus, request.device, dict[str, object]()
+    filled: dict[str, object] = {"cards": ()}
+    if request.cards:
+        pick(request.cards)
+    gpus, device = request.gpus, asked_device(request)
     if device is not None:
-        gpus = _gpus_of(device, gpus)
+        gpus = gpus_of(device, gpus)
+    seen = present(device)
     if isinstance(request, Processes):
-        cpu, count = world(gpus, request.processes)
+        cpu, count = world(gpus, request.processes, seen)
         filled["processes"] = count
     else:
         _check_alone()
-        _check_present(gpus or 0, torch.cuda.device_count())
+        check_present(gpus or 0, seen)
         cpu, count = not (torch.cuda.is_available() if gpus is None else gpus), 1
-    if device is not None and device not in ("cpu", "cuda") and (count > 1 or (cpu and isinstance(request, Processes))):
+    shared = count > 1 or (cpu and isinstance(request, Processes))
+    if shared and device not in (None, "cpu", "cuda", MPS):
         raise UsageError(f"--device {device} is for one process on a GPU; use --gpus, or cpu or cuda")
-    filled["gpus"] = 0 if cpu else min(count, torch.cuda.device_count())
+    filled["gpus"] = 0 if cpu else min(count, seen)
     filled["device"] = device or ("cpu" if cpu else "cuda")
     if request.workers is None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", count))  # an outer launcher may have started others elsewhere
@@ -109,21 +110,6 @@ def place(request: M) -> M:
     return request.model_copy(update=filled)
 
 
-def _gpus_of(device: str, gpus: int | None) -> int:
-    try:
-        torch.empty(0, device=device).cpu()  # `meta` has no numbers to take
-    except (RuntimeError, AssertionError, ImportError) as error:
-        gpus_here = torch.cuda.device_count()
-        there = "cpu, " + ", ".join(f"cuda:{number}" for number in range(gpus_here)) if gpus_here else "cpu"
-        # Of other devices torch's words are a list of all that it was ever compiled for.
-        reason = str(error).splitlines()[0].split(". ")[0] if device.startswith("cuda") else "there is no such device"
-        raise UsageError(f"--device {device}: {reason}; this machine has: {there}") from None
-    on_gpu = torch.device(device).type == "cuda"
-    if gpus is not None and on_gpu != bool(gpus):
-        raise UsageError(f"--device {device} contradicts --gpus {gpus}: leave one of them out")
-    return (gpus or 1) if on_gpu else 0
-
-
 def start(request: Machine) -> torch.device:
     """Set this process up as a placed request says: its threads and its device, which is returned."""
     if request.threads:
@@ -131,6 +117,8 @@ def start(request: Machine) -> torch.device:
     device = torch.device(request.device or "cpu")
     if device.type == "cuda":
         compute_exactly()
+    if device.type == MPS and is_main():
+        say("warning: nothing was ever tried on Apple's GPUs; --device cpu is what was tried", error=True)
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -54,10 +54,11 @@ BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Kinds of range that an option can have, and their signs."""
 
 
-SPELLED = ("flags", "metavar", "shown", "argument", "complete", "needs", "often")
+SPELLED = ("flags", "metavar", "shown", "argument", "complete", "needs", "often", "as_text")
 """What else an option may say of how it is typed: its flags where they are not its name, the word for its value, the
 words for its default, that it stands without a flag, what is offered to complete it, the ability of a method
-without which it is hidden, and whether most people set it, so that `--help` shows it (cli/help_levels.py)."""
+without which it is hidden, whether most people set it, so that `--help` shows it (cli/help_levels.py), and whether the
+request reads what was typed, of a form that the command line does not know."""
 
 
 def option(default: Any, description: str, panel: str = "Method", **more: Any) -> Any:

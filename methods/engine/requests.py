@@ -426,18 +426,51 @@ class MixedPrecision(Request):
 class Machine(Request):
     """What a command computes on; in all of them alike."""
 
-    gpus: int | None = run_option(None, "GPUs: 0 = CPU, or 1.", ge=0, le=1, shown="1 if there is one", often=True)
-    device: str | None = run_option(None, "cpu, cuda, cuda:1 ...", shown="cuda if there is one")
+    gpus: int | None = run_option(
+        None, "GPUs: 0 = CPU, or 1.", ge=0, le=1, metavar="N", shown="1 if there is one", often=True, as_text=True
+    )
+    device: str | None = run_option(
+        None,
+        "auto, cpu, cuda, cuda:1 ... or mps (never tried); auto = cuda, else mps, else cpu.",
+        metavar="DEVICE",
+        shown="auto",
+    )
     threads: int | None = run_option(None, "CPU threads a process.", ge=1, le=4096)
     workers: int | None = run_option(
         None, "Loader processes a process.", ge=0, le=4096, shown="0 on CPU, up to 16 a GPU"
     )
+    cards: tuple[int, ...] = ()
+    """The GPUs that `gpus` names, of those that the process sees; empty where it says how many."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_or_names_gpus(cls, values: Any) -> Any:
+        """`2` is how many, `0,2` and `2,` are which."""
+        typed = values.get("gpus")
+        if not isinstance(typed, str):
+            return values
+        numbers = [part.strip() for part in typed.split(",") if part.strip()]
+        if not numbers or not all(number.isdecimal() for number in numbers):
+            raise UsageError(f"--gpus {typed}: expected how many GPUs (2), or which of them (0,2)")
+        if "," not in typed:
+            return {**values, "gpus": int(numbers[0])}
+        if len({*numbers}) < len(numbers):
+            raise UsageError(f"--gpus {typed}: a card is named twice")
+        return {**values, "gpus": len(numbers), "cards": tuple(map(int, numbers))}
 
 
 class Processes(Machine):
     """A command that may share its work among processes."""
 
-    gpus: int | None = run_option(None, "GPUs of this machine; 0 = CPU.", ge=0, shown="1 if there is one", often=True)
+    gpus: int | None = run_option(
+        None,
+        "How many GPUs of this machine; 0 = CPU. With commas, which: 0,2.",
+        ge=0,
+        metavar="N|N,N...",
+        shown="1 if there is one",
+        often=True,
+        as_text=True,
+    )
     processes: int | None = run_option(None, "Processes on the CPU (with --gpus 0).", ge=1, le=4096)
     eval_batch_size: int = run_option(64, "Images at once in evaluation, a process.", ge=1, le=2**31)
     shutdown_timeout: int = 30
@@ -585,9 +618,16 @@ class ExportRequest(Steered, FromWeights, Machine):
     )
     top_k: int | None = option(None, "Maps per image, of its best classes.", ge=1, shown=str(EXPORTED_MAPS))
     gpus: int | None = run_option(
-        None, "GPU of the model that --check asks: 0 = CPU, or 1.", ge=0, le=1, shown="0", often=True
+        None,
+        "GPU of the model that --check asks: 0 = CPU, or 1.",
+        ge=0,
+        le=1,
+        metavar="N",
+        shown="0",
+        often=True,
+        as_text=True,
     )
-    device: str | None = run_option(None, "Where --check asks the model: cpu, cuda, cuda:1 ...", shown="cpu")
+    device: str | None = run_option(None, "Where --check asks the model: auto, cpu, cuda, cuda:1 ...", shown="cpu")
 
     @model_validator(mode="after")
     def _checks_what_is_named(self) -> Self:

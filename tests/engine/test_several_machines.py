@@ -180,6 +180,6 @@ def test_slurms_first_node_is_where_all_meet(nodes: str, first: str, monkeypatch
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # to be taken back
         monkeypatch.delenv(name)
-    assert world(0, None) == (True, 8)
+    assert world(0, None, 0) == (True, 8)
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == (first, "24567")
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("7", "8")

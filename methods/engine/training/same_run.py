@@ -26,7 +26,7 @@ DATA = "data.json"
 
 OF_A_MACHINE = {
     *("out", "data_root", "load_from", "backbone_weights"),
-    *("gpus", "device", "processes", "workers", "threads"),
+    *("gpus", "cards", "device", "processes", "workers", "threads", "shutdown_timeout"),
 }
 """Options that may differ between the machines of a run: where things lie there, and how much work it takes on."""
 
