@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check versions bench bench-bias mutants clean
+.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check versions bench bench-bias gpu-check mutants clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ bench: setup ## Measure speed against baselines in the same run
 
 bench-bias: setup ## What a bias in fine-tuning costs every method and its plain counterpart, on the built-in scenes
 	$(BIN)/python tests/benchmarks/bias.py
+
+gpu-check: setup ## Check a machine with a GPU in ten minutes, into tests/benchmarks/results; without one, a rehearsal
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 mutants: setup ## Put small faults in, one at a time, and count those that the tests notice
 	$(BIN)/python tests/mutants/run.py
