@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from attnbias.data.archived import read_archive
 from attnbias.data.errors import DataError
-from attnbias.data.fast_decode import enough_pixels
+from attnbias.data.fast_decode import enough_pixels, read_pixels, takes_images
 from attnbias.data.flat import FlatTexts
 from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
@@ -66,8 +66,9 @@ class ImageDataset(Dataset[Sample]):
         drop_unlabelled: leave out samples without any positive label.
         unknown: unknown labels (-1 in the index) stay -1 = ignore, or become negative.
         on_bad_image: raise DataError naming the path, or skip.
-        decode: what the transform gets: exact = the PIL image, as in the papers' programs; fast = a uint8 tensor, of
-            fewer pixels where the file has far more than are asked for (data/fast_decode.py). `image` and
+        decode: what the transform gets: exact = the PIL image, as in the papers' programs; fast = a uint8 tensor
+            (the image where colours are jittered), of fewer pixels where the file has far more than are asked for
+            (data/fast_decode.py). `image` and
             `with_boxes` are always exact.
     """
 
@@ -123,7 +124,7 @@ class ImageDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey | int) -> Sample:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
-            original = self.image(index) if self.decode == "exact" else self._tensor(index)
+            original = self.image(index) if self.decode == "exact" else self._fast(index)
         except DataError as error:
             if self.on_bad_image == "error":
                 raise
@@ -181,12 +182,13 @@ class ImageDataset(Dataset[Sample]):
             image = image.crop((x, y, x + w, y + h))
         return image
 
-    def _tensor(self, index: int) -> Tensor:
+    def _fast(self, index: int) -> Tensor | Image.Image:
         """`image(index)` as uint8 (3, H, W), or the whole image of fewer pixels where more would be of no use."""
         if self.archived or self.crop(index) is not None:  # crops are given in pixels of the whole image
-            return pil_to_tensor(self.image(index))
-        enough = enough_pixels(self.transform)
-        return pil_to_tensor(read_image(self.file(index), self.index.orientation, enough))
+            image = self.image(index)
+            return image if takes_images(self.transform) else pil_to_tensor(image)
+        read = read_image if takes_images(self.transform) else read_pixels
+        return read(self.file(index), self.index.orientation, enough_pixels(self.transform))
 
     def boxes(self, index: int) -> tuple[Tensor, Tensor]:
         """Boxes (K, 4) float32 as x, y, w, h in pixels of `image(index)`, and their classes (K,) int64."""

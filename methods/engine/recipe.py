@@ -87,8 +87,8 @@ class Recipe(BaseModel):
     )
     decode: Literal["exact", "fast"] = option(
         "exact",
-        "Reading of training images: exact = the papers' pixels; fast = 0.8 of the time, a level off (0.4 of it and "
-        "some levels where they are far larger than the input). Evaluation has its own --decode.",
+        "Reading of training images: exact = the papers' pixels; fast = in less time, a level off (some levels where "
+        "files are far larger than the input). Evaluation has its own --decode.",
         "Training data",
     )
     drop_unlabelled: bool = option(False, "Leave out images without any positive label, in every split.", "Data")

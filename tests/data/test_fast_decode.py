@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from attnbias.data import fast_decode
 from attnbias.data.datasets import ImageDataset, SampleKey, collate
 from attnbias.data.errors import DataError
 from attnbias.data.fast_decode import enough_pixels, pil_step
@@ -67,6 +69,81 @@ def test_without_a_resize_nothing_changes(kind: str, tmp_path: Path) -> None:
     image = photograph().convert("L").convert(mode) if mode == "I;16" else photograph().convert(mode)
     image.save(tmp_path / kind)
     exact, fast = samples(tmp_path / kind, v2.Compose([ToNormalizedTensor(*normalization("imagenet"))]))
+    assert torch.equal(exact, fast)
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What decodes JPEG files: it is there or not, and must not be told by the pixels."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg", reason="the extra 'fast' is not installed")
+    else:
+        monkeypatch.setattr(fast_decode, "simplejpeg", None)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("at_least", [None, 100, 70, 40, 30, 3])
+def test_every_decoder_gives_pillow_s_pixels(decoder: str, at_least: int | None, tmp_path: Path) -> None:
+    """Of odd sizes too, where a half is rounded up; what simplejpeg must leave to Pillow is left to it."""
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    own: dict[str, dict[str, Any]] = {
+        "420": {"subsampling": "4:2:0"},
+        "422": {"subsampling": "4:2:2", "quality": 95},
+        "444": {"subsampling": "4:4:4", "quality": 40},
+        "progressive": {"progressive": True},
+        "rgb": {"keep_rgb": True},
+        "turned": {"exif": turned},
+    }
+    for number, (name, options) in enumerate(own.items()):
+        photograph(241 + number, 333 - 2 * number).save(tmp_path / f"{name}.jpg", **options)
+    photograph(243, 245).convert("L").save(tmp_path / "grey.jpg")
+    photograph(243, 245).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    photograph(243, 245).save(tmp_path / "a png.jpg", format="png")
+    for path in sorted(tmp_path.iterdir()):
+        for orientation in ("stored", "upright"):
+            expected = np.asarray(read_image(path, orientation, at_least))
+            found = fast_decode.read_pixels(path, orientation, at_least)
+            assert np.array_equal(found.permute(1, 2, 0).numpy(), expected), (path.name, orientation)
+        if decoder == "simplejpeg":
+            left = fast_decode._decoded(path, at_least) is None
+            assert left == (path.stem in ("cmyk", "a png")), path.name
+
+
+def test_a_damaged_file_is_read_or_refused_as_pillow_does(decoder: str, tmp_path: Path) -> None:
+    photograph().save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "cut": content[:middle],
+        "noise": content[:middle] + b"\xff\xd9\x07" * 20 + content[middle + 60 :],
+        "behind": content + b"something else",
+        "header": content[:30],
+    }
+    for name, bytes_ in damaged.items():
+        path = tmp_path / f"{name}.jpg"
+        path.write_bytes(bytes_)
+        try:
+            expected = np.asarray(read_image(path))
+        except DataError as error:
+            with pytest.raises(DataError, match=re.escape(str(error))):
+                fast_decode.read_pixels(path)
+        else:
+            assert np.array_equal(fast_decode.read_pixels(path).permute(1, 2, 0).numpy(), expected), name
+    with pytest.raises(DataError, match="is missing"):
+        fast_decode.read_pixels(tmp_path / "none.jpg")
+
+
+def test_more_pixels_than_pillow_reads_are_refused(decoder: str, tmp_path: Path, monkeypatch: Any) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150 * 200 // 2 - 1)
+    with pytest.raises(DataError, match=r"a\.jpg cannot be read \(Image size \(30000 pixels\) exceeds limit"):
+        fast_decode.read_pixels(tmp_path / "a.jpg")
+
+
+def test_colours_are_jittered_on_images_and_come_out_exact(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    exact, fast = samples(tmp_path / "a.jpg", train_transform(96, "unit", color_jitter=True))
     assert torch.equal(exact, fast)
 
 

@@ -116,8 +116,8 @@ FAULTS = (
     Fault(
         "fast decoding ignores the orientation",
         SAMPLES,
-        "read_image(self.file(index), self.index.orientation, enough)",
-        'read_image(self.file(index), "stored", enough)',
+        "read(self.file(index), self.index.orientation, enough",
+        'read(self.file(index), "stored", enough',
         ("tests/data/test_fast_decode.py::test_photographs_are_turned_by_the_set_s_rule_however_they_are_decoded",),
     ),
     Fault(
