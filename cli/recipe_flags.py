@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from attnbias.cli.errors import TypedWrong
 from attnbias.cli.options import (
     of_task,
     recipe_parameters,
@@ -18,6 +20,7 @@ from attnbias.cli.options import (
     with_options,
     with_parameters,
 )
+from attnbias.errors import AttnbiasError
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.requests import OfAnyMethod
@@ -59,12 +62,37 @@ def with_recipe_flags(request: Q, context: typer.Context) -> Q:
     """A request with the recipe fields that were typed, and the method that they are of."""
     if not (flags := recipe_flags(context)):
         return request
+    if request.method is None:
+        _refuse_for_all(request, flags)
     from attnbias.methods.engine.inspection import owner
 
-    method, fields = read_flags(owner(request), flags)
-    told = request.model_copy(update={"method": method, "fields": fields})
+    return _told(request, owner(request), flags)
+
+
+def _told(request: Q, method: str, flags: list[str]) -> Q:
+    name, fields = read_flags(method, flags)
+    told = request.model_copy(update={"method": name, "fields": fields})
     told.refuse()
     return told
+
+
+def _refuse_for_all(request: OfAnyMethod, flags: list[str]) -> None:
+    """Refuse flags that no method takes so, before weights are read to learn whose they are."""
+    refused: list[Exception] = []
+    for method in METHODS:
+        try:
+            _told(request, method, flags)
+        except (AttnbiasError, TypedWrong) as error:
+            refused.append(error)
+        else:
+            return
+    said = Counter(map(str, refused))
+    raise min(refused, key=lambda error: (_says_little(error), -said[str(error)]))
+
+
+def _says_little(error: Exception) -> int:
+    """How little a refusal says of what was typed: a method without an option says only that there is none."""
+    return 0 if isinstance(error, AttnbiasError) else 1 + hasattr(error, "possibilities")
 
 
 def read_flags(method: str, flags: list[str]) -> tuple[str, Fields]:

@@ -38,6 +38,12 @@ class AbSViTDescription(Description):
         "rollout": "Attention rollout through all blocks of the pass that classifies.",
     }
 
+    def check_backbone(self, name: str) -> None:
+        """Of plain vision transformers alone."""
+        from attnbias.methods.engine.vision_transformers import outline_of
+
+        outline_of(name)
+
     def default_map(self, recipe: AbSViTRecipe) -> str:
         """Steered by each class; a plain ViT has no second pass to steer."""
         return "steered" if recipe.top_down else "prompt"

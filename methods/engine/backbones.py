@@ -236,6 +236,16 @@ def sizes_that_suit(name: str, image_size: int) -> Iterator[None]:
         raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {why}") from None
 
 
+def check_name(name: str) -> None:
+    """Refuse a backbone that there is not, and weights that timm does not have of one that there is.
+
+    Raises:
+        UsageError: see above; the nearest name of all is offered.
+    """
+    if name not in ("tiny", "tiny_vit", "tiny_vit_conv") and not is_torchvision(name):
+        timm_config(timm_name(name))
+
+
 def timm_name(name: str) -> str:
     """timm's name of a network that is not torchvision's.
 

@@ -76,6 +76,16 @@ class Description:
         if kind in explainers and head is not None:
             raise UsageError(f"--map {kind} has no heads; leave --head out")
 
+    def check_backbone(self, name: str) -> None:
+        """Refuse a `--backbone` that the method does not take; imports torch.
+
+        Raises:
+            UsageError: there is no such network, or it is of another kind.
+        """
+        from attnbias.methods.engine.backbones import check_name
+
+        check_name(name)
+
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""
         return (self.default_map(recipe),)

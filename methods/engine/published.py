@@ -23,8 +23,11 @@ from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place,
 from attnbias.data.info import Archive
 from attnbias.data.names import real_path
 from attnbias.data.progress import ProgressCallback, silent
+from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import OWN
+from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.stored import stored_dataset
 from attnbias.weights.cache import cache_folder, offline
 from attnbias.weights.errors import OtherEntryError, WeightsError
 from attnbias.weights.manifest import PUBLISHED, Published
@@ -88,12 +91,35 @@ def locate(source: str, progress: ProgressCallback = silent) -> Path:
     )
 
 
+def check_source(source: str) -> None:
+    """Refuse what names no weights, without fetching any.
+
+    Raises:
+        WeightsError: as `locate`.
+    """
+    if source not in PUBLISHED and not ADDRESS.fullmatch(source):
+        locate(source)
+
+
 def on_disk(source: str) -> Path | None:
     """The path that a person named, where there is one; a URL's name may be one that no disk can hold."""
     try:
         return Path(source) if Path(source).exists() else None
     except OSError:
         return None
+
+
+def dataset_of(source: str, method: Description | None, recipe: str | None) -> str | None:
+    """The dataset that weights are of, as far as their name, what they say of themselves and a named recipe of the
+    method tell; None where only reading them does."""
+    path = on_disk(source)
+    if path is not None and (stored := stored_dataset(path)) is not None:
+        return stored
+    published = PUBLISHED.get(source) if path is None else None
+    if published is not None and published.recipe:
+        method, recipe = method or get_description(published.methods[0]), recipe or published.recipe
+    named = None if method is None or recipe is None else method.recipes.get(recipe)
+    return None if named is None else named.recipe.dataset
 
 
 def names_network(source: str) -> bool:

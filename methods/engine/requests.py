@@ -4,8 +4,9 @@ A request's fields are the options of its command (`option` in recipe.py, as for
 groups and ranges stand here and nowhere else. The engine takes the request, the command line only fills it, and its
 JSON is what each process of the command gets. Python callers fill it themselves.
 
-What can be told to be wrong without weights and without work is refused by `Request.refuse`, which every command
-passes: the part of a request that has an option checks it, and goes on with `super().refuse()`.
+What can be told to be wrong without reading weights and without work is refused by `Request.refuse`, which every
+command passes: the part of a request that has an option checks it, and goes on with `super().refuse()`. What depends
+on a dataset comes last.
 
 In help texts, `{name}` is filled in for each method (cli/options.py): its name, its kinds of map.
 """
@@ -105,7 +106,7 @@ class Request(BaseModel):
 
     def refuse(self) -> None:
         """Refuse what this request, the disk and the descriptions of methods tell to be wrong. Reads no weights, and
-        imports no torch.
+        imports torch for the name of a network alone.
 
         Raises:
             UsageError: there is no such thing. DataError, WeightsError: a file or a dataset is missing or damaged.
@@ -212,6 +213,17 @@ def _check_any(what: str, name: str, known: Iterable[str], listed: str) -> None:
         raise UsageError(f"no method has a {what} '{name}'{did_you_mean(name, sorted(names))}; see: {listed}")
 
 
+def _check_network(method: Description, name: str | None) -> None:
+    """Refuse a network that the method does not take. Names that its recipes have need no look, which imports torch.
+
+    Raises:
+        UsageError: see above; the nearest name is offered.
+    """
+    known = {getattr(named.recipe, "backbone", None) for named in method.recipes.values()}
+    if name is not None and name not in known:
+        method.check_backbone(name)
+
+
 def check_paths(paths: Iterable[Path]) -> None:
     """Refuse images, or folders of them, that are missing.
 
@@ -260,6 +272,8 @@ class Telling(Reading):
     )
     fields: Fields = {}
     """Fields of the recipe that go before what the weights say."""
+    in_memory: bool = False
+    """Whether the models are loaded already; where they came from then tells nothing of their dataset."""
 
     @property
     def own_method(self) -> Description | None:
@@ -276,18 +290,36 @@ class Telling(Reading):
         """Splits of the dataset that are read."""
         return ()
 
+    @property
+    def opened_datasets(self) -> list[str]:
+        """The datasets whose splits are read: the one that was typed, else those that weights are known to be of before
+        they are read."""
+        if "dataset" in self.fields or self.in_memory:
+            return [self.fields["dataset"]] if "dataset" in self.fields else []
+        from attnbias.methods.engine.published import dataset_of
+
+        found = [dataset_of(source, self.own_method, self.recipe) for source in self.opened_weights]
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+    @property
+    def opened_weights(self) -> list[str]:
+        """The weights whose dataset is read."""
+        named: str | list[str] = getattr(self, "load_from", [])
+        return [named] if isinstance(named, str) else named
+
     def refuse(self) -> None:
         super().refuse()
         own = self.own_method
         if own is not None:
             check_values(own.recipe_type, self.fields)
+            _check_network(own, self.fields.get("backbone"))
         if self.recipe is not None and own is not None:
             own.named_recipe(self.recipe)
         elif self.recipe is not None:
             names = (name for each in _all_methods() for name in each.recipes)
             _check_any("recipe", self.recipe, names, "attnbias list recipes")
-        if "dataset" in self.fields and self.opened_splits:
-            check_splits(self.fields["dataset"], self.opened_splits, self.data_root)
+        for dataset in self.opened_datasets if self.opened_splits else ():
+            check_splits(dataset, self.opened_splits, self.data_root)
 
 
 class Steered(Request):
@@ -576,10 +608,14 @@ class VisualizeRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Imag
     def opened_splits(self) -> tuple[str, ...]:
         return () if self.paths else (self.split or "val",)
 
+    @property
+    def opened_weights(self) -> list[str]:
+        return self.load_from[:1]
+
     def refuse(self) -> None:
-        super().refuse()
         check_paths(self.paths)
         self.check_asked(self.methods)
+        super().refuse()
 
     def check_asked(self, methods: Collection[Description]) -> None:
         """Refuse questions to models that are asked by class, classes of those that are asked in words, and both kinds
@@ -1093,6 +1129,8 @@ class TrainRequest(Images, Processes):
 
     @model_validator(mode="after")
     def _contradicts_nothing(self) -> Self:
+        if self.recipe.ema_decay is None and self.recipe.ema_epoch:
+            raise UsageError(f"--ema-epoch {self.recipe.ema_epoch} changes nothing without --ema-decay")
         if self.resume is not None and self.overwrite:
             raise UsageError("--resume continues a run and --overwrite deletes it; leave one of them out")
         first, *others = self.starts or [""]
@@ -1107,6 +1145,20 @@ class TrainRequest(Images, Processes):
             "reset_head": (self.load_from is not None, "without --load-from"),
             "eval_every": (self.recipe.eval_steps is None, "with --eval-steps"),
         }
+
+    def refuse(self) -> None:
+        super().refuse()
+        from attnbias.methods.engine.published import check_source
+        from attnbias.methods.engine.run_folder import PROGRESS, check_resumable
+
+        _check_network(get_description(self.method), getattr(self.recipe, "backbone", None))
+        for source in (self.load_from, self.backbone_weights):
+            if source is not None and self.resume is None:  # a run that goes on does not need them again
+                check_source(source)
+        if self.resume not in (None, "auto"):
+            check_resumable(Path(str(self.resume)), PROGRESS)
+        if ready(self.recipe.dataset, self.data_root):  # a dry run is of any known set
+            check_splits(self.recipe.dataset, ("train", *self.eval_splits), self.data_root)
 
     @property
     def starts(self) -> list[str]:

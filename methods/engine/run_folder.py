@@ -167,6 +167,18 @@ def check_whole(folder: Path, *names: str) -> None:
     raise WeightsError(f"checkpoint {folder} is damaged: {why}; restore it, {mend}")
 
 
+def check_resumable(checkpoint: Path, *names: str) -> None:
+    """Refuse to go on from what is not a whole checkpoint folder, or one whose files `names` are not whole.
+
+    Raises:
+        WeightsError: what is wrong.
+    """
+    if (why := damage(checkpoint, *names)) is not None:
+        raise WeightsError(
+            f"{checkpoint} is not a complete checkpoint folder: {why}; --resume auto takes the newest one of --out"
+        )
+
+
 class RunFolder:
     """One run's folder on disk. Only the main process writes."""
 
@@ -179,24 +191,34 @@ class RunFolder:
 
     # Opening ---------------------------------------------------------------------------------------------------------
 
+    def check(self, *, resume: bool, overwrite: bool) -> bool:
+        """Whether the folder holds something already; changes nothing.
+
+        Raises:
+            UsageError: it holds a run and neither `resume` nor `overwrite` was asked for, or more than a run.
+        """
+        if self.path.is_symlink() and not self.path.exists():
+            raise UsageError(f"output folder {self.path} is a link to nothing; is its disk mounted?")
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"output folder {self.path} is not a folder; choose another --out")
+        used = self.path.exists() and first_foreign(self.path, {LOCK, "checkpoints/"}.__contains__) is not None
+        if used and overwrite:
+            self._check_holds_only_a_run()
+        elif used and not resume:
+            raise UsageError(
+                f"output folder {self.path} is not empty; continue it with --resume auto, "
+                "choose another --out, or add --overwrite"
+            )
+        return used
+
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """Create and lock the folder; with `overwrite`, empty it first where it holds a run and nothing else.
 
         Raises:
-            UsageError: the folder holds a run and neither `resume` nor `overwrite` was asked for, or more than a run.
-            RunError: the folder cannot be written, or another run is writing into it.
+            UsageError: as `check`. RunError: the folder cannot be written, or another run is writing into it.
         """
         try:
-            if self.path.is_symlink() and not self.path.exists():
-                raise UsageError(f"output folder {self.path} is a link to nothing; is its disk mounted?")
-            used = self.path.exists() and first_foreign(self.path, {LOCK, "checkpoints/"}.__contains__) is not None
-            if used and overwrite:
-                self._check_holds_only_a_run()
-            elif used and not resume:
-                raise UsageError(
-                    f"output folder {self.path} is not empty; continue it with --resume auto, "
-                    "choose another --out, or add --overwrite"
-                )
+            used = self.check(resume=resume, overwrite=overwrite)
             check_name(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()

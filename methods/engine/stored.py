@@ -6,9 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from attnbias.data.reading import StoredModel, Unfit, parse_json, shown
+from attnbias.data.reading import Json, StoredModel, Unfit, parse_json, shown
 from attnbias.methods import METHODS
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.recipe import parse
+from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.yaml_files import read_yaml
 
 KEY = "attnbias"
@@ -41,14 +43,24 @@ def known_method(name: object) -> str:
     return name
 
 
+def stored_dataset(path: Path) -> str | None:
+    """Name of the dataset that a weight file of ours, a checkpoint or a run folder was trained on, of what they say at
+    their beginning; None where they do not say."""
+    from attnbias.methods.engine.run_folder import RunFolder
+
+    try:
+        folder = (RunFolder(path).newest() if (path / "checkpoints").is_dir() else None) or path
+        said = _said(folder if folder.is_file() else folder / "model.safetensors")
+        return parse(get_description(known_method(said["method"])).recipe_type, said["recipe"]).dataset
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        return None  # whoever loads it says what is wrong with it
+
+
 def stored_method(path: Path) -> str | None:
     """Name of the method that wrote a run folder, a checkpoint folder or a weight file; None where it does not say."""
     try:
         if path.is_file():
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = _Header.model_validate(parse_json(file.read(size).decode()) if size <= LARGEST_HEADER else {})
-            return known_method(parse_json(header.metadata[KEY])["method"])
+            return known_method(_said(path)["method"])
         if (path / "recipe.yaml").is_file():
             return known_method(read_yaml(path / "recipe.yaml")["method"])
         if (path / "model.safetensors").is_file():
@@ -56,6 +68,15 @@ def stored_method(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # whoever loads it says what is wrong with it
     return None
+
+
+def _said(file: Path) -> Json:
+    """What a weight file of ours says of itself, at its beginning; not checked."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = _Header.model_validate(parse_json(opened.read(size).decode()) if size <= LARGEST_HEADER else {})
+    said: Json = parse_json(header.metadata[KEY])
+    return said
 
 
 def need_onnx() -> None:

@@ -33,5 +33,11 @@ class LLBDescription(Description):
         "objects": "share of each patch's strongest latent object, or of object number --head",
     }
 
+    def check_backbone(self, name: str) -> None:
+        """Of plain vision transformers alone."""
+        from attnbias.methods.engine.vision_transformers import outline_of
+
+        outline_of(name)
+
 
 DESCRIPTION = LLBDescription()

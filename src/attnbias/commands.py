@@ -250,7 +250,7 @@ def _evaluate_loaded(
     loaded = [each.loaded for each in models]
     if dataset is not None:
         loaded = [replace(each, recipe=override(each.recipe, {"dataset": dataset})) for each in loaded]
-    machine = {"device": str(first.device), "data_root": first.data_root}
+    machine = {"device": str(first.device), "data_root": first.data_root, "in_memory": True}
     request = place(ValRequest.of({**machine, **asked, **known}))
     return _report(validate(request, loaded), request)
 
@@ -391,6 +391,7 @@ def gallery(
         "load_from": [each.load_from for each in loaded],
         "paths": [] if in_memory else on_disk,
         "device": str(first.device),
+        "in_memory": True,
         "questions" if first.loaded.method.reads_texts else "classes": words,
     }
     with tempfile.TemporaryDirectory(prefix="attnbias-") as folder:
@@ -498,7 +499,7 @@ def priors(model: Model | Source, out: Folder, **options: object) -> Priors:
     chosen = model if isinstance(model, Model) else load(model)
     _refuse_loading(options, chosen.method, PriorsRequest)
     asked = _options("priors", PriorsRequest, options, own=("load_from", "device"))
-    known = {"load_from": chosen.load_from, "out": out, "device": str(chosen.device)}
+    known = {"load_from": chosen.load_from, "in_memory": True, "out": out, "device": str(chosen.device)}
     return make_priors(PriorsRequest.of({"data_root": chosen.data_root, **asked, **known}), chosen.loaded).priors
 
 
@@ -551,7 +552,7 @@ def export(model: Model | Source, out: Folder | None = None, **options: object) 
     asked = _options("export", ExportRequest, options, own=("load_from",))
     if out is not None:
         asked = {"format": "torch-export" if Path(out).suffix == ".pt2" else "onnx", **asked, "out": out}
-    known = {"method": chosen.method, "load_from": chosen.load_from}
+    known = {"method": chosen.method, "load_from": chosen.load_from, "in_memory": True}
     return write(ExportRequest.of({"data_root": chosen.data_root, **asked, **known}), on_cpu)
 
 

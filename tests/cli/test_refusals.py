@@ -65,6 +65,7 @@ WRONG = {
     "--last-layer": ("trian", "no split 'trian'"),
     "--dataset": ("cocoo", "unknown dataset 'cocoo'"),
     "--image-size": ("-1", "image_size"),
+    "--backbone": ("resnet5", "unknown backbone 'resnet5'"),
     "--question": ("why?", "asked by class"),
 }
 """A wrong value of each option that can be told to be one, and words of the line that refuses it (| = or)."""
@@ -156,3 +157,69 @@ def test_what_is_neither_a_folder_nor_a_file_is_not_prepared(here: Path) -> None
     (here / "endless.json").symlink_to("/dev/zero")
     for name in ("pipe.csv", "endless.json"):
         assert "is neither a folder nor a regular file" in attnbias("prepare-data", name, expect=2).line
+
+
+@pytest.mark.parametrize("command", [("predict", "photos", "--load-from", MISSING), ("audit", MISSING, "photos")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--backbone", "resnet5"), "unknown backbone 'resnet5' (did you mean 'resnet50'?)"),
+        (("--lam", "3", "--backbone", "resnet5"), "unknown backbone 'resnet5'"),
+        (("--image-size", "-1"), "'image_size' = -1"),
+        (("--lam", "3", "--image-size", "x"), "invalid value for '--image-size'"),
+        (("--lam", "3", "--beta", "1"), "no such option"),  # of two methods
+    ],
+)
+def test_what_no_method_takes_is_refused_before_weights_are_asked_whose_they_are(
+    command: tuple[str, ...], flags: tuple[str, ...], words: str, desk: Path
+) -> None:
+    assert words in attnbias(*command, *flags, expect=2).line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("val", "csra", "--load-from"),
+        ("visualize", "csra", "--load-from"),
+        ("priors",),
+    ],
+)
+def test_a_split_that_the_weights_dataset_has_not_is_refused_before_weights_are_read(
+    command: tuple[str, ...], desk: Path
+) -> None:
+    weights = write_model(desk / "model.safetensors", "csra", image_size=32)
+    header = 8 + int.from_bytes(weights.read_bytes()[:8], "little")
+    with weights.open("r+b") as file:
+        file.truncate(header)  # what the file says of itself is all that is left
+    line = attnbias(*command, weights, "--split", "vall", expect=3).line
+    assert "dataset 'demo' has no split 'vall'; it has: train, val" in line
+
+
+def test_the_dataset_of_a_published_name_is_known_before_it_is_fetched(desk: Path) -> None:
+    line = attnbias("val", "csra", "--load-from", "csra-voc07-resnet101", "--split", "vall", expect=3).line
+    assert "dataset 'voc07' is not prepared" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--backbone", "resnet5"), 2, "unknown backbone 'resnet5'"),
+        (("--load-from", MISSING), 3, f"no checkpoint {MISSING}"),
+        (("--backbone-weights", MISSING), 3, f"no checkpoint {MISSING}"),
+        (("--resume", "away"), 3, "away is not a complete checkpoint folder"),
+        (("--accumulation", "1000"), 2, "cannot be cut into"),
+        (("--grad-checkpointing",), 2, "--grad-checkpointing is for transformers"),
+        (("--ema-epoch", "1"), 2, "--ema-epoch 1 changes nothing"),
+        (("--out", "photos"), 2, "photos is not empty"),
+        (("--backbone", "tiny_vit", "--image-size", "33"), 2, "33"),
+    ],
+)
+@pytest.mark.parametrize("dataset", ["imagenet", "cocoo"])
+def test_wrong_options_of_training_come_before_data_that_are_missing(
+    options: tuple[str, ...], code: int, words: str, dataset: str, desk: Path
+) -> None:
+    before = contents(desk)
+    typed = ("train", "csra", "--recipe", "demo", "--gpus", 0, "--dataset", dataset)
+    assert words in attnbias(*typed, *options, expect=code).line
+    assert "photos" in options or words in attnbias(*typed, *options, "--dry-run", expect=code).line
+    assert contents(desk) == before

@@ -14,14 +14,13 @@ from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.launch import place
-from attnbias.methods.engine.published import ADDRESS, locate
+from attnbias.methods.engine.published import check_source
 from attnbias.methods.engine.recipe import OWN, Recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan
-from attnbias.methods.engine.training.setup import plan_run, run_warnings
+from attnbias.methods.engine.training.setup import checkpoint_gradients, options_first, plan_run, run_warnings
 from attnbias.methods.engine.types import Schedule
-from attnbias.weights.manifest import PUBLISHED
 
 LONGEST = 400
 """Rows of the learning-rate table where it has one for each epoch."""
@@ -112,15 +111,18 @@ def dry_run(request: TrainRequest) -> DryRun:
     request = place(request)
     method, recipe = get_method(request.method), request.recipe
     source = request.load_from or request.init
-    if source is not None and source not in (OWN, *PUBLISHED) and not ADDRESS.fullmatch(source):  # or it is fetched
-        locate(source)
-    train = Split.open(recipe, "train", request.data_root)
-    evaluated = {split: Split.open(recipe, split, request.data_root) for split in request.eval_splits}
+    if source not in (None, OWN):
+        check_source(source)
+    with options_first(request):
+        train = Split.open(recipe, "train", request.data_root)
+        evaluated = {split: Split.open(recipe, split, request.data_root) for split in request.eval_splits}
     images = train.samples
     if train.index is not None:
         images = len(method.open_dataset(recipe, train.index, train=True, decode=recipe.decode))
     with torch.device("meta"):
         model = method.build_model(recipe, train.classes, train.task)
+    if request.grad_checkpointing:
+        checkpoint_gradients(method, model)
     groups = [
         Group(len(group["params"]), sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"])
         for group in method.param_groups(model, recipe)

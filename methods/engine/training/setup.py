@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
+from attnbias.data.errors import DataError
 from attnbias.data.index import Index
 from attnbias.data.reading import Json
+from attnbias.data.registry import DATASETS
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.kernels import check_amp
@@ -25,6 +28,7 @@ from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan, shuffled
 
@@ -47,14 +51,34 @@ def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, ac
         accumulation=accumulation,
         steps=recipe.steps,
     )
-    if recipe.ema_decay is None and recipe.ema_epoch:
-        raise UsageError(f"--ema-epoch {recipe.ema_epoch} changes nothing without --ema-decay")
     if recipe.ema_decay is not None and recipe.ema_epoch * plan.steps_per_epoch >= plan.total_steps:
         raise UsageError(
             f"--ema-epoch {recipe.ema_epoch}: the run ends in epoch {plan.epoch_of(plan.total_steps) - 1}, counted "
             "from 0, before the average begins; lower it"
         )
     return plan
+
+
+@contextmanager
+def options_first(request: TrainRequest) -> Iterator[None]:
+    """The block in which a run's data are opened: where they are missing, what no data would mend is refused first.
+
+    Raises:
+        UsageError: the batch cannot be cut as asked for, or the network cannot be built or trained so.
+    """
+    try:
+        yield
+    except DataError:
+        method, recipe = get_method(request.method), request.recipe
+        known = next(iter(method.recipes.values())).recipe.dataset
+        info = DATASETS.get(recipe.dataset, DATASETS[known])
+        processes = request.processes or 1
+        Plan(recipe.batch_size, recipe.batch_size, 1, shuffled(1, 0), False, processes, request.accumulation)
+        with torch.device("meta"):  # names and shapes
+            model = method.build_model(recipe, info.classes or 2, info.task)
+        if request.grad_checkpointing:
+            checkpoint_gradients(method, model)
+        raise
 
 
 def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) -> Json:

@@ -37,7 +37,7 @@ from attnbias.methods.engine.published import also_missing, recipes_weights, sho
 from attnbias.methods.engine.recipe import FRESH, override, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
-from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_whole, damage
+from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_resumable, check_whole
 from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.progress import Reporter
@@ -48,6 +48,7 @@ from attnbias.methods.engine.training.setup import (
     checkpoint_gradients,
     describe_splits,
     environment,
+    options_first,
     plan_run,
     run_warnings,
     synchronized,
@@ -87,8 +88,10 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
     control = Control()
     try:
         with control.signals():
+            folder.check(resume=request.resume is not None, overwrite=request.overwrite)
             try:
-                run = _Run(request, accelerator, folder, control)
+                with options_first(request):
+                    run = _Run(request, accelerator, folder, control)
             except DataError as error:
                 raise DataError(f"{error}{also_missing(starts)}") from None
             if starts is not None:
@@ -180,11 +183,8 @@ class _Run:
             self.warnings += [f"warning: {each}; going on from an older one, {checkpoint}" for each in damaged]
         else:
             checkpoint = None if request.resume is None else Path(request.resume)
-            if checkpoint is not None and (why := damage(checkpoint)) is not None:
-                raise WeightsError(
-                    f"{checkpoint} is not a complete checkpoint folder: {why}; --resume auto takes the newest one of "
-                    f"--out"
-                )
+            if checkpoint is not None:
+                check_resumable(checkpoint)
         if checkpoint is not None:
             self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
             began = stored_info(checkpoint / "model.safetensors", self.method).recipe
