@@ -90,7 +90,8 @@ def _compare(request: CompareRequest) -> Comparison:
 
         models = load_models(runs, request.data_root)
         lines += cost_lines(models) if request.measure else []
-        page = comparison_page(request, runs, models, lines) if request.page else None
+        with request.finite_answers():
+            page = comparison_page(request, runs, models, lines) if request.page else None
     return Comparison(runs, lines, recipes, over_seeds(recipes, lines), _missing(request, lines), page)
 
 

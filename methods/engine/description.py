@@ -48,6 +48,9 @@ class Description:
     steered_maps: ClassVar[tuple[str, ...]] = ()
     """The kinds of map that follow what the model is told to look for (`IsSteered` in abilities.py)."""
 
+    matches_classes: ClassVar[bool] = False
+    """Whether it answers about a dataset of other classes than its own, by a class map too (`AnswersAs`)."""
+
     def explainers(self) -> dict[str, str]:
         """The explainers that are offered beside its own maps: names -> what they are called. They are of classes."""
         if self.reads_texts:

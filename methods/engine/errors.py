@@ -19,6 +19,14 @@ class RunError(AttnbiasError):
     """A run cannot go on: a non-finite loss, a full disk, a folder in use (exit code 1)."""
 
 
+class NotFiniteError(RunError):
+    """A model answers with NaN or infinity (`Request.finite_answers`)."""
+
+    def __init__(self, what: str) -> None:
+        self.what = f"{what} NaN or infinity"
+        super().__init__(f"{self.what}; the weights are damaged, or --amp is too coarse for them")
+
+
 class Stopped(AttnbiasError):
     """A signal asked the run to stop; it did so at the end of a step, with its state saved (exit code 128 + signal)."""
 

@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.batches import batches, on_device
-from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.errors import NotFiniteError, RunError, UsageError, did_you_mean
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import (
     Loaded,
@@ -184,7 +184,8 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
         images = images_for_check(loaded, [str(path) for _, path in found], request.data_root)
         say_how_made(loaded)
     check = partial(compare, limit=request.limit or CHECK_LIMIT, workers=request.workers or 0, device=device)
-    parity = write_graph(exported, loaded, request.format, file, images, check)
+    with request.finite_answers():
+        parity = write_graph(exported, loaded, request.format, file, images, check)
     return Graph(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity)
 
 
@@ -203,7 +204,7 @@ def write_graph(
 
     Raises:
         UsageError: the package that the format needs is not installed.
-        RunError: it cannot be exported or written, or does not agree with the model.
+        RunError: it cannot be exported or written, or does not agree with the model, or its answers are not finite.
     """
     if form == "onnx":
         need_onnx()
@@ -337,6 +338,8 @@ def compare(
         images = on_device(batch, dataset, cpu)["image"]
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
             expected = [answer.cpu() for answer in exported(images.to(device))]
+        if not (expected[0].isfinite().all() and expected[1].isfinite().all()):
+            raise NotFiniteError("the model's own answers hold")
         found = run(images)
         scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
         same = expected[2] == found[2]  # (B, K)

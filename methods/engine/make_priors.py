@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTexts
 from attnbias.methods.engine.batches import moved
 from attnbias.methods.engine.bias.objects import regions, resolve_truth, true_labels
-from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.errors import NotFiniteError, UsageError
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
@@ -66,7 +67,10 @@ def make_priors(request: PriorsRequest, model: Loaded | None = None) -> Made:
     if not isinstance(method, IsSteered):
         raise UsageError(f"method '{method.name}' is not steered by a prior")
     method.check_steered(loaded.model)
-    made = _of_texts(request, loaded) if method.reads_texts else _of_classes(request, loaded, method)
+    with request.finite_answers():
+        made = _of_texts(request, loaded) if method.reads_texts else _of_classes(request, loaded, method)
+        if not np.isfinite(made.priors.vectors).all():
+            raise NotFiniteError("vectors hold")
     made.priors.save(request.out)
     return made
 

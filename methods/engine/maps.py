@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attnbias.methods.engine.abilities import IsSteered
 from attnbias.methods.engine.description import AT_LAYER
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.errors import NotFiniteError, UsageError
 from attnbias.methods.engine.rise import rise
 from attnbias.methods.engine.transformer_maps import legrad, rollout, transformer_in
 from attnbias.methods.engine.types import Layer, Steering
@@ -41,7 +41,7 @@ def attention_maps(
 
     Raises:
         UsageError: as `check_map`.
-        RunError: a map holds NaN or infinity.
+        NotFiniteError: a map holds NaN or infinity.
     """
     check_map(method, model, kind, head)
     if kind in AT_LAYER:
@@ -110,9 +110,9 @@ def layer_name(method: AnyMethod, model: nn.Module, kind: str) -> str | None:
 
 
 def checked(maps: Tensor) -> Tensor:
-    """Return the maps, or raise RunError where one holds NaN or infinity: it would be drawn as something."""
+    """Return the maps, or raise NotFiniteError where one holds NaN or infinity: it would be drawn as something."""
     if not torch.isfinite(maps).all():
-        raise RunError("an attention map holds NaN or infinity; check the checkpoint, or run it with --amp no")
+        raise NotFiniteError("an attention map holds")
     return maps
 
 
@@ -239,7 +239,7 @@ def normalise(maps: Tensor, rule: str) -> Tensor:
 
     Raises:
         UsageError: unknown rule.
-        RunError: a map holds NaN or infinity.
+        NotFiniteError: a map holds NaN or infinity.
     """
     if rule not in NORMALISATIONS:
         raise UsageError(f"unknown normalisation '{rule}'; one of: {', '.join(NORMALISATIONS)}")

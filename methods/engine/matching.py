@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +19,33 @@ from attnbias.methods.engine.load import Loaded
 LOG = logging.getLogger(__name__)
 
 
-def in_classes_of_its_dataset(loaded: Loaded, class_map: Path | None, data_root: Path | None) -> Loaded:
-    """The same model, whose answers are told as classes of the recipe's dataset: as a file says, else by equal names.
+def in_classes_of_datasets(models: Sequence[Loaded], class_map: Path | None, data_root: Path | None) -> list[Loaded]:
+    """The same models, whose answers are told as classes of their recipes' datasets: as a file says, else by equal
+    names.
 
-    It comes back as it is where it has these classes, where no name is equal, or where the dataset is not prepared:
-    `open_split_of` then says what is wrong. What was matched, and what was not, is said.
+    Beside others, one that answers in the dataset's classes already has no need of the file. A model comes back as it
+    is where it has these classes, where no name is equal, or where the dataset is not prepared: `open_split_of` then
+    says what is wrong. What was matched, and what was not, is said.
 
     Raises:
-        UsageError: a file is given, and the method answers in its own classes only.
-        DataError: the file does not fit, or is given and the dataset is not prepared.
+        UsageError: a file is given, and none of the models takes one.
+        DataError: the file does not fit a model, or is given and the dataset is not prepared.
     """
-    if not isinstance(loaded.method, AnswersAs):
-        if class_map is not None:
-            raise UsageError(f"--class-map is for plain classifiers; '{loaded.method.name}' answers in its own classes")
-        return loaded
+    matching = [loaded.method.matches_classes for loaded in models]
+    if class_map is not None and not any(matching):
+        raise UsageError(f"--class-map is for plain classifiers; '{models[0].method.name}' answers in its own classes")
+    found = []
+    for loaded, matches in zip(models, matching, strict=True):
+        found.append(
+            _in_classes_of_its_dataset(loaded, class_map, data_root, alone=len(models) == 1) if matches else loaded
+        )
+    return found
+
+
+def _in_classes_of_its_dataset(
+    loaded: Loaded, class_map: Path | None, data_root: Path | None, *, alone: bool
+) -> Loaded:
+    assert isinstance(loaded.method, AnswersAs)
     try:
         index = open_split(loaded.recipe.dataset, "val", data_root)
     except DataError:
@@ -40,10 +54,16 @@ def in_classes_of_its_dataset(loaded: Loaded, class_map: Path | None, data_root:
         return loaded
     if index.task not in ("multilabel", "singlelabel"):
         return loaded
-    if class_map is not None:
-        match = match_by_file(class_map, loaded.classes, index.classes)
-    elif not class_difference(readable(loaded.classes), readable(index.classes)):
+    same = not class_difference(readable(loaded.classes), readable(index.classes))
+    if same and (class_map is None or not alone):
+        if class_map is not None:
+            LOG.warning("%s answers in the dataset's classes; %s is not for it", loaded.source, class_map)
         return loaded
+    if class_map is not None:
+        try:
+            match = match_by_file(class_map, loaded.classes, index.classes)
+        except DataError as error:
+            raise DataError(f"{error} ({loaded.source})") from None
     else:
         match = match_by_name(loaded.classes, index.classes)
         if not any(match.members):

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.errors import NotFiniteError
 from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, mean_precision
 from attnbias.methods.engine.types import Metrics
 
@@ -58,7 +58,7 @@ def multilabel_measures(
     order of the samples decides, it decides among those.
 
     Raises:
-        RunError: a score is not finite.
+        NotFiniteError: a score is not finite.
     """
     ranking = _Ranking(targets, scores)
     precisions = ranking.average_precision(rule)
@@ -79,7 +79,7 @@ def singlelabel_measures(targets: np.ndarray, scores: np.ndarray) -> Metrics:
     """Measure single-label scores: top-1 and top-5 accuracy in per cent.
 
     Raises:
-        RunError: a score is not finite.
+        NotFiniteError: a score is not finite.
     """
     return _of_table("singlelabel", targets, scores)
 
@@ -91,7 +91,7 @@ def real_accuracy(scores: np.ndarray, labels: Sequence[Collection[int]]) -> Metr
     leads.
 
     Raises:
-        RunError: a score is not finite.
+        NotFiniteError: a score is not finite.
     """
     _check_finite(scores)
     positions = []
@@ -111,7 +111,7 @@ def average_precision(targets: np.ndarray, scores: np.ndarray, rule: Rule = "gro
     Where a rule goes by the order of the samples, equal scores keep it. (The programs leave ties to an unstable sort.)
 
     Raises:
-        RunError: a score is not finite.
+        NotFiniteError: a score is not finite.
     """
     return _Ranking(targets, scores).average_precision(rule)
 
@@ -163,7 +163,7 @@ def among_highest(targets: np.ndarray, scores: np.ndarray, count: int) -> NDArra
     """Whether each sample's class (N,) is among its `count` highest scores; of equal scores the first class leads.
 
     Raises:
-        RunError: a score is not finite.
+        NotFiniteError: a score is not finite.
     """
     _check_finite(scores)
     own = np.take_along_axis(scores, targets[:, None], axis=1)  # (N, 1)
@@ -189,7 +189,7 @@ def _harmonic_mean(a: float, b: float) -> float:
 
 def _check_finite(scores: np.ndarray) -> None:
     if not np.isfinite(scores).all():
-        raise RunError("scores hold NaN or infinity; the weights are damaged, or --amp is too coarse for them")
+        raise NotFiniteError("scores hold")
 
 
 class _Ranking:

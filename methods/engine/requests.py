@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import types
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -36,7 +37,7 @@ from attnbias.data.reading import Json, parse_json, shown
 from attnbias.data.registry import check_splits, ready
 from attnbias.methods import METHODS
 from attnbias.methods.engine.description import EXPLAINERS, Description
-from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.errors import NotFiniteError, UsageError, did_you_mean
 from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, check_values, fields_of, override
 from attnbias.methods.engine.recipe import option as recipe_option
 from attnbias.methods.engine.registry import get_description
@@ -103,6 +104,31 @@ class Request(BaseModel):
     def asked_maps(self) -> list[str]:
         """The kinds of map that were typed."""
         return []
+
+    @property
+    def computed_with(self) -> list[str]:
+        """What was typed that models compute with, as it is typed."""
+        return []
+
+    @contextmanager
+    def finite_answers(self) -> Iterator[None]:
+        """The block in which models are asked. NaN or infinity among their answers is laid to what was typed that they
+        compute with, else to their weights, which were looked at when they were read: they are finite, and too large.
+
+        Raises:
+            UsageError, WeightsError: see above.
+        """
+        try:
+            yield
+        except NotFiniteError as error:
+            if self.computed_with:
+                typed = ", ".join(self.computed_with)
+                raise UsageError(
+                    f"{error.what}: so the model answers with {typed}; leave it out, or take another value"
+                ) from None
+            raise WeightsError(
+                f"{error.what}: the weights are damaged, with numbers too large to compute with; load others"
+            ) from None
 
     def refuse(self) -> None:
         """Refuse what this request, the disk and the descriptions of methods tell to be wrong. Reads no weights, and
@@ -286,6 +312,15 @@ class Telling(Reading):
         return [] if self.own_method is None else [self.own_method]
 
     @property
+    def computed_with(self) -> list[str]:
+        typed = {
+            name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for name, value in self.fields.items()
+            if name != "dataset"
+        }
+        return [*super().computed_with, *(f"--{name.replace('_', '-')} {value}" for name, value in typed.items())]
+
+    @property
     def opened_splits(self) -> tuple[str, ...]:
         """Splits of the dataset that are read."""
         return ()
@@ -347,6 +382,10 @@ class Steered(Request):
 
             read_priors(Path(self.prior))
 
+    @property
+    def computed_with(self) -> list[str]:
+        return [*super().computed_with, *([] if self.gain is None else [f"--gain {self.gain}"])]
+
     def check_steering(self, method: Description, kinds: Collection[str]) -> None:
         """Refuse `--prior` and `--gain` where a method's maps of these kinds do not follow them; no kinds = its own.
 
@@ -399,6 +438,17 @@ class MatchesClasses(Request):
             from attnbias.data.class_matching import read_pairs
 
             read_pairs(self.class_map)
+        self.check_class_map(self.methods)
+
+    def check_class_map(self, methods: Collection[Description]) -> None:
+        """Refuse a class map where no model takes one.
+
+        Raises:
+            UsageError: see above.
+        """
+        if self.class_map is not None and methods and not any(method.matches_classes for method in methods):
+            names = " and ".join(f"'{method.name}'" for method in dict.fromkeys(methods))
+            raise UsageError(f"--class-map is for plain classifiers; {names} answer in their own classes: leave it out")
 
 
 class RunsFunctions(Request):
@@ -453,6 +503,10 @@ class MixedPrecision(Request):
         "have it, else fp16, on a CPU no.",
         often=False,
     )
+
+    @property
+    def computed_with(self) -> list[str]:
+        return [*super().computed_with, *([] if self.amp == "no" else [f"--amp {self.amp}"])]
 
 
 class Machine(Request):
@@ -754,6 +808,12 @@ class PriorsRequest(OfAnyMethod, FromWeights, Images, Machine):
     def opened_splits(self) -> tuple[str, ...]:
         return () if self.texts else (self.split or "train",)
 
+    def refuse(self) -> None:
+        for method in self.methods:
+            if not method.steered_maps:
+                raise UsageError(f"method '{method.name}' is not steered by a prior")
+        super().refuse()
+
     @field_validator("out")
     @classmethod
     def _is_npz(cls, out: Path) -> Path:
@@ -1026,6 +1086,11 @@ class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
             self.check_layer(method)
         if ready(self.data, self.data_root) or not Path(self.data).exists():  # images of one's own are prepared first
             check_splits(self.data, (self.split or "val",), self.data_root)
+
+    def check_class_map(self, methods: Collection[Description]) -> None:
+        """One of two models may be of any method."""
+        if self.against is None or len(methods) > 1:
+            super().check_class_map(methods)
 
     def check_layer(self, method: Description) -> None:
         """Refuse a layer of models whose explainers have a layer of their own.

@@ -36,7 +36,7 @@ from attnbias.methods.engine.kernels import in_precision
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.maps import check_map
-from attnbias.methods.engine.matching import in_classes_of_its_dataset
+from attnbias.methods.engine.matching import in_classes_of_datasets
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import on_disk, shown
 from attnbias.methods.engine.requests import ValRequest
@@ -91,7 +91,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     wanted = [probe for probe in probes() if probe.wanted(request)]
     if not models:
         models = [load_asked(request, request.method, source, accelerator.device) for source in request.load_from]
-    models = [in_classes_of_its_dataset(loaded, request.class_map, request.data_root) for loaded in models]
+    models = in_classes_of_datasets(models, request.class_map, request.data_root)
     check_recipe_helps(request.recipe, models)
     models = [steered(request, each, [request.kind or each.method.default_map(each.recipe)]) for each in models]
     checkpoints = list(zip(request.load_from, models, strict=True))
@@ -105,7 +105,7 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
         point.check(wanted)
 
     results: list[Result] = []
-    with in_precision(request.amp, accelerator.device):
+    with in_precision(request.amp, accelerator.device), request.finite_answers():
         for load_from, loaded in checkpoints:
             if request.published_tests:
                 bench = Bench.of(request, loaded, accelerator)

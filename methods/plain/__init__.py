@@ -31,6 +31,7 @@ class PlainDescription(Description):
         program="https://github.com/ramprs/grad-cam",
     )
     recipe_type = PlainRecipe
+    matches_classes = True
     recipes = RECIPES
     untold = ("backbone", "image_size", "normalize", "interpolation", "crop_ratio")
     maps: ClassVar[dict[str, str]] = {

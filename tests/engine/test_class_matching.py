@@ -15,8 +15,11 @@ from attnbias.data.class_matching import match_by_file, match_by_name
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.sets.imagenet import class_names, synsets
+from attnbias.methods import METHODS
+from attnbias.methods.engine.abilities import AnswersAs
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.maps import attention_maps
+from attnbias.methods.engine.registry import get_description, get_method
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import write_model
 
@@ -140,6 +143,11 @@ def test_a_matched_model_is_explained_by_the_class_that_counts_and_the_given_one
         assert torch.allclose(found[:, 1], expected[:, 1])
 
 
+def test_the_methods_that_take_a_class_map_are_those_that_can_answer_by_one() -> None:
+    for name in METHODS:
+        assert get_description(name).matches_classes == isinstance(get_method(name), AnswersAs), name
+
+
 def test_a_method_with_classes_of_its_own_takes_no_map_and_says_so(tmp_path: Path) -> None:
     photos(tmp_path)
     (tmp_path / "map.csv").write_text("model,dataset\nhen,cat\n")
@@ -153,6 +161,41 @@ def test_a_method_with_classes_of_its_own_takes_no_map_and_says_so(tmp_path: Pat
     strange = write_model(tmp_path / "s.safetensors", "plain", ("x", "y"), image_size=SIDE)
     asked = ("val", "plain", "--load-from", strange, "--dataset", "zoo", "--gpus", 0)
     assert "or say which class is which with --class-map FILE" in attnbias(*asked, cwd=tmp_path, expect=2).line
+
+
+def test_a_class_map_is_of_those_of_several_models_that_do_not_answer_in_the_datasets_classes(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "map.csv").write_text("model,dataset\nhen,unicorn\ntabby,cat\n")
+    plain = write_model(tmp_path / "plain.safetensors", "plain", MODEL, image_size=SIDE)
+    names = tuple(sorted(FOLDERS))
+    own = write_model(tmp_path / "own.safetensors", "csra", names, image_size=SIDE)
+    trained = write_model(tmp_path / "trained.safetensors", "plain", names, image_size=SIDE)
+    said = f"answers in the dataset's classes; {tmp_path / 'map.csv'} is not for it"
+    common = ("--class-map", tmp_path / "map.csv", "--device", "cpu")
+
+    for number, (first, other) in enumerate(((plain, own), (own, plain), (plain, trained))):
+        asked = ("audit", first, "zoo", "--against", other, "--faithfulness", 1, "--out", f"audit{number}", *common)
+        done = attnbias(*asked, cwd=tmp_path, expect=0)
+        assert (said in done.err) == (other == trained)
+        about = json.loads((tmp_path / f"audit{number}" / "audit.json").read_text())["about"]
+        assert (about["class_match"] is None) == (first == own)
+        assert done.err.count("classes matched by map.csv: 2 of the model's 6") == 1
+    columns = ("--load-from", own, "--load-from", f"plain:{plain}", "--dataset", "zoo", "--classes", "cat")
+    attnbias("visualize", "csra", *columns, *common, "--limit", 1, "--out", "drawn", cwd=tmp_path, expect=0)
+    both = ("--load-from", plain, "--load-from", trained, "--dataset", "zoo", "--limit", 1, "--out", "both")
+    assert said in attnbias("visualize", "plain", *both, *common, cwd=tmp_path, expect=0).err
+
+    strange = write_model(tmp_path / "strange.safetensors", "plain", ("x", "y"), image_size=SIDE)
+    asked = ("audit", plain, "zoo", "--against", strange, "--out", "no", *common)
+    line = attnbias(*asked, cwd=tmp_path, expect=3).err.splitlines()[-1]
+    assert "'hen' is not a class of the model" in line
+    assert "strange.safetensors" in line
+    for command in (
+        ("audit", own, "zoo", "--against", own),
+        ("val", "csra", "--load-from", "away", "--dataset", "zoo"),
+    ):
+        assert "--class-map is for plain classifiers" in attnbias(*command, *common, cwd=tmp_path, expect=2).line
+    assert not (tmp_path / "no").exists()
 
 
 def test_visualize_draws_a_set_in_its_own_classes(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
     files = requested((request.junit, AUDIT_JUNIT), (request.markdown, AUDIT_MARKDOWN))
     reads = [request.load_from, *([request.against] if request.against else [])]
     check_targets(files, reads, request.overwrite, [request.out] if write else [])
-    with output_folder(request.out, request.overwrite, WRITTEN) if write else nullcontext() as folder:
+    kept = output_folder(request.out, request.overwrite, WRITTEN) if write else nullcontext()
+    with kept as folder, request.finite_answers():
         request = place(request)
         if not models:
             check_models(request)

@@ -23,7 +23,7 @@ from attnbias.methods.engine.estimated_masks import with_estimated_masks
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
 from attnbias.methods.engine.maps import check_map, layer_name
-from attnbias.methods.engine.matching import in_classes_of_its_dataset
+from attnbias.methods.engine.matching import in_classes_of_datasets
 from attnbias.methods.engine.prepare_data import prepare_data
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import override
@@ -101,8 +101,11 @@ def check_models(request: AuditRequest) -> None:
     Raises:
         UsageError: whose a file is cannot be told, or it has no such map or layer. WeightsError: it cannot be read.
     """
+    methods = []
     for each in asked_of(request):
         each.model_copy(update={"method": owner(each)}).refuse()
+        methods.append(get_description(owner(each)))
+    request.check_class_map(methods)
 
 
 def subjects(
@@ -113,11 +116,11 @@ def subjects(
     Raises:
         UsageError: whose a file is cannot be told, or it has no such map or layer. WeightsError: it cannot be read.
     """
+    asked = asked_of(request)
+    opened = list(models) or [_loaded(each, data, device) for each in asked]
+    opened = [replace(each, recipe=override(each.recipe, {"dataset": data})) for each in opened]
     found = []
-    for number, each in enumerate(asked_of(request)):
-        loaded = models[number] if number < len(models) else _loaded(each, data, device)
-        loaded = replace(loaded, recipe=override(loaded.recipe, {"dataset": data}))
-        loaded = in_classes_of_its_dataset(loaded, each.class_map, each.data_root)
+    for each, loaded in zip(asked, in_classes_of_datasets(opened, request.class_map, request.data_root), strict=True):
         if loaded.task not in TASKS:
             raise UsageError(
                 f"{loaded.source} is for {loaded.task}; an audit is of models that name classes "

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from attnbias.methods.engine import attention_measures
 from attnbias.methods.engine.attention_measures import TIE, Bools, Floats, Focus, HeldMaps, flat
-from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.errors import NotFiniteError
 
 TAUS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Thresholds of the sweep: a single one is arbitrary, and maps of a 7 x 7 grid are always soft."""
@@ -41,10 +41,10 @@ def on_plane(maps: np.ndarray, height: int, width: int) -> Floats:
     """Non-negative part of maps (N, h, w), resized to (N, H, W): bilinear, align_corners=False.
 
     Raises:
-        RunError: a map holds NaN or infinity.
+        NotFiniteError: a map holds NaN or infinity.
     """
     if not np.isfinite(maps).all():
-        raise RunError("an attention map holds NaN or infinity; check the checkpoint, or run it with --amp no")
+        raise NotFiniteError("an attention map holds")
     positive = torch.from_numpy(np.maximum(np.asarray(maps, dtype=np.float64), 0))
     return F.interpolate(positive[:, None], size=(height, width), mode="bilinear")[:, 0].numpy()
 

@@ -26,6 +26,7 @@ from attnbias.methods.engine.abilities import LabelsPixels, ShowsChannels
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryRun, ShareBox, View
 from attnbias.methods.engine.display.panels import Panels
 from attnbias.methods.engine.display.segments import Labels, Segments, by_size
+from attnbias.methods.engine.errors import NotFiniteError
 from attnbias.methods.engine.load import Loaded, input_words
 from attnbias.methods.engine.maps import attention_maps, layer_name, normalise
 from attnbias.methods.engine.metrics import THRESHOLD
@@ -222,6 +223,8 @@ def _answer(loaded: Loaded, samples: Sequence[ImageSample]) -> _Answer:
     placed = [place_input(_transform_of(sample, loaded), sample.image) for sample in samples]
     images = torch.stack([image for image, _ in placed]).to(next(loaded.model.parameters()).device)
     values = loaded.method.predict(loaded.model, images, loaded.task)["scores"].float().cpu().numpy()
+    if broken := [sample.name for sample, row in zip(samples, values, strict=True) if not np.isfinite(row).all()]:
+        raise NotFiniteError(f"scores of {broken[0]} hold")
     scores = np.stack([_competing(sample, row) for sample, row in zip(samples, values, strict=True)])
     segments = [_segments(loaded, sample) for sample in samples]
     predicted = [_predicted(loaded, *row) for row in zip(scores, segments, strict=True)]

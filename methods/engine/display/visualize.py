@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,11 +43,12 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.kernels import in_precision
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, open_split_of
-from attnbias.methods.engine.matching import in_classes_of_its_dataset
+from attnbias.methods.engine.matching import in_classes_of_datasets
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import short_name, shown
+from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest, method_and_source
 from attnbias.methods.engine.screen import say, waiting_bar
 
@@ -98,7 +98,7 @@ def visualize(
         DataError, WeightsError: an image (with "error") or a checkpoint cannot be read. RunError: a map is not finite,
             or the folder cannot be written.
     """
-    with output_folder(request.out, request.overwrite, WRITTEN) as folder:
+    with output_folder(request.out, request.overwrite, WRITTEN) as folder, request.finite_answers():
         request = place(request)
         device = start(request)
         precision = partial(in_precision, request.amp, device)
@@ -142,12 +142,18 @@ def visualize(
 def _columns(request: VisualizeRequest, device: torch.device, models: Sequence[Loaded]) -> list[Column]:
     """Load every checkpoint that is not; one column for each of its maps and heads."""
     columns: list[Column] = []
-    for source, known in zip_longest(request.load_from, models):
-        prefix, file = method_and_source(source)
-        owner = prefix or request.method
-        loaded = known or load_asked(request, owner, file, device, own=owner == request.method)
-        if not request.paths:
-            loaded = in_classes_of_its_dataset(loaded, request.class_map, request.data_root)
+    sources = [method_and_source(source) for source in request.load_from]
+    if not models:
+        owners = [(prefix or request.method, file) for prefix, file in sources]
+        models = [load_asked(request, name, file, device, own=name == request.method) for name, file in owners]
+    if not request.paths:
+        drawn = {"dataset": models[0].recipe.dataset}
+        models = [
+            replace(each, recipe=override(each.recipe, drawn)) if each.method.matches_classes else each
+            for each in models
+        ]
+        models = in_classes_of_datasets(models, request.class_map, request.data_root)
+    for source, (_, file), loaded in zip(request.load_from, sources, models, strict=True):
         if columns and loaded.classes != columns[0].loaded.classes:
             raise UsageError(
                 f"{shown(source)} knows other classes than {shown(request.load_from[0])}; compare runs of one dataset"

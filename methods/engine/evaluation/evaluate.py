@@ -19,7 +19,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.published_tests import competing_classes, competing_scores
 from attnbias.methods.engine.batches import EvaluationSampler, batches, on_device
 from attnbias.methods.engine.control import Control
-from attnbias.methods.engine.errors import RunError
+from attnbias.methods.engine.errors import NotFiniteError, RunError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.text import write_csv
@@ -113,8 +113,8 @@ def answer_all(
     figures do not depend on it.
 
     Raises:
-        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read. RunError: a
-            score is not finite.
+        Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
+            NotFiniteError: a score is not finite.
     """
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
@@ -169,9 +169,7 @@ def _check_finite(scores: dict[str, NDArray[np.float32]], samples: Tensor, datas
         broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if broken.any():
             first = dataset.records[int(samples[int(broken.argmax())])].path
-            raise RunError(
-                f"scores of {first} hold NaN or infinity; the weights are damaged, or --amp is too coarse for them"
-            )
+            raise NotFiniteError(f"scores of {first} hold")
 
 
 def answers(evaluation: Evaluation, dataset: ImageDataset) -> Iterator[tuple[str, str]]:

@@ -118,7 +118,7 @@ def predict(request: PredictRequest) -> Said:
         loaded = load_asked(request, method, request.load_from, accelerator.device)
         check_recipe_helps(request.recipe, [loaded])
         _check_asked(request, loaded, asked)
-        with in_precision(request.amp, accelerator.device):
+        with in_precision(request.amp, accelerator.device), request.finite_answers():
             said = _said(request, loaded, asked, accelerator, folder)
         if accelerator.is_main_process:
             say_how_made(loaded, request.amp)
