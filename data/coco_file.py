@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from math import isfinite
+from math import prod
+from operator import mul
 from pathlib import Path
 
 from attnbias.data.errors import DataError
@@ -15,6 +16,10 @@ from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_bytes, shown
 
 KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
 """What each entry of each list must have."""
+MOST_PIXELS = 180_000_000
+"""Of an image that Pillow reads."""
+THIN = 1e-6
+"""Twice the area, in pixels, of a polygon whose points are on one line but for rounding."""
 
 
 @collector_paused()
@@ -43,13 +48,13 @@ def read_coco_file(path: Path) -> Json:
 
 
 def usable_segmentation(annotation: Json) -> list[list[float]] | Json | None:
-    """The polygons of three points or more of an annotated object, or its run lengths; None where it has neither."""
+    """The polygons of an annotated object that cover something, or its run lengths; None where it has neither."""
     found = annotation.get("segmentation")
     if isinstance(found, dict):
         return found if {"counts", "size"} <= found.keys() else None
     if not isinstance(found, list):
         return None
-    return [p for p in found if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and _finite(p)] or None
+    return [polygon for polygon in found if _covers(polygon)] or None
 
 
 def _check(content: Json) -> None:
@@ -68,6 +73,8 @@ def _check(content: Json) -> None:
         counts = Counter(str(entry[key]) if key == "name" else entry[key] for entry in content[kind])
         if twice := [value for value, count in counts.items() if count > 1]:
             raise ValueError(f"it lists {kind} of the same {key}: {shown(twice[0])}")
+    if nameless := [entry["id"] for entry in categories if not str(entry["name"]).strip()]:
+        raise ValueError(f"category {shown(nameless[0])} has an empty name")
     number = {image["id"]: position for position, image in enumerate(images)}
     known = {category["id"] for category in categories}
     strays = {annotation["image_id"] for annotation in annotations} - number.keys()
@@ -83,7 +90,8 @@ def _check(content: Json) -> None:
         if not isinstance(image["file_name"], str) or "\0" in image["file_name"]:
             raise ValueError(f"the file name of image {shown(image['id'])} is {shown(image['file_name'])}")
         size = [image.get(key) for key in ("width", "height")]
-        if any(side is not None and (not isinstance(side, int) or side < 1) for side in size):
+        stated = [side for side in size if side is not None]
+        if any(not isinstance(side, int) or side < 1 for side in stated) or prod(stated) > MOST_PIXELS:
             raise ValueError(f"width and height of image {shown(image['id'])} are {shown(size)}")
     if not all(type(image["id"]) is int for image in images):
         for annotation in annotations:
@@ -94,10 +102,18 @@ def _check(content: Json) -> None:
 
 def _is_box(box: object) -> bool:
     """Whether it is x, y, width and height, of a size that an index takes."""
-    if not (isinstance(box, list) and len(box) == 4 and _finite(box)):
+    return isinstance(box, list) and len(box) == 4 and _are_pixels(box) and min(box[2:]) >= 0
+
+
+def _covers(polygon: object) -> bool:
+    """Whether it is three points or more that are not on one line; pycocotools takes memory by the lengths of sides."""
+    if not (isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and _are_pixels(polygon)):
         return False
-    return min(box[2:]) >= 0 and max(map(abs, box)) <= LARGEST_SIDE
+    x, y = polygon[::2], polygon[1::2]
+    area = sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))
+    return abs(area) > THIN
 
 
-def _finite(values: Sequence[object]) -> bool:
-    return all(isinstance(value, (int, float)) and isfinite(value) for value in values)
+def _are_pixels(values: Sequence[object]) -> bool:
+    """Whether they are numbers within an image of any size; no other number is, NaN neither."""
+    return all(isinstance(value, (int, float)) and -LARGEST_SIDE <= value <= LARGEST_SIDE for value in values)

@@ -354,7 +354,8 @@ class Telling(Reading):
             names = (name for each in _all_methods() for name in each.recipes)
             _check_any("recipe", self.recipe, names, "attnbias list recipes")
         for dataset in self.opened_datasets if self.opened_splits else ():
-            check_splits(dataset, self.opened_splits, self.data_root)
+            if "dataset" in self.fields or ready(dataset, self.data_root):  # else the weights are looked at first
+                check_splits(dataset, self.opened_splits, self.data_root)
 
 
 class Steered(Request):
@@ -1203,6 +1204,8 @@ class TrainRequest(Images, Processes):
             raise UsageError(f"--from-scratch starts at random, and {first} does not: give one of them")
         if others:
             raise UsageError(f"{first} and {others[0]} are two ways to start: give one of them")
+        if first and self.resume not in (None, "auto"):
+            raise UsageError(f"{first} changes nothing with --resume {self.resume}, whose weights go on")
         return self
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:

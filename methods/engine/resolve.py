@@ -109,8 +109,6 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
     resolved = resolve_recipe(method, recipe, fields)
     out = options.get("out") or Path("runs") / method.name / resolved.name
     request = TrainRequest.of({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
-    if request.resume not in (None, "auto") and request.starts:
-        raise UsageError(f"{request.starts[0]} changes nothing with --resume {request.resume}, whose weights go on")
     if "init" in fields and (request.starts or request.resume not in (None, "auto")):
         other = [*request.starts, f"--resume {request.resume}"][0]
         raise UsageError(f"--init and {other} are two ways to start: give one of them")

@@ -19,7 +19,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import write_model
-from tests.helpers.tiny_runs import CPU, TINY, newest, weights_of
+from tests.helpers.tiny_runs import CPU, TINY, contents, newest, weights_of
 
 
 def damaged(kind: str, run: Path, folder: Path) -> tuple[Path, str]:
@@ -85,10 +85,10 @@ def test_training_from_damaged_weights_leaves_no_folder(
     shutil.copytree(newest(trained), torn)
     (torn / "optimizer.pt").write_bytes(b"")
     assert "is not a complete checkpoint" in refused(3, *common, "--resume", torn)
-    precious = here / "run" / "precious"
-    precious.parent.mkdir()
-    precious.write_text("mine")
+    shutil.copytree(trained, here / "run")
+    before = contents(here / "run")
     assert words in refused(3, *common, "--load-from", path, "--overwrite")
+    assert contents(here / "run") == before
 
 
 class Trap:

@@ -195,11 +195,6 @@ def test_a_split_that_the_weights_dataset_has_not_is_refused_before_weights_are_
     assert "dataset 'demo' has no split 'vall'; it has: train, val" in line
 
 
-def test_the_dataset_of_a_published_name_is_known_before_it_is_fetched(desk: Path) -> None:
-    line = attnbias("val", "csra", "--load-from", "csra-voc07-resnet101", "--split", "vall", expect=3).line
-    assert "dataset 'voc07' is not prepared" in line
-
-
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -211,7 +206,6 @@ def test_the_dataset_of_a_published_name_is_known_before_it_is_fetched(desk: Pat
         (("--grad-checkpointing",), 2, "--grad-checkpointing is for transformers"),
         (("--ema-epoch", "1"), 2, "--ema-epoch 1 changes nothing"),
         (("--out", "photos"), 2, "photos is not empty"),
-        (("--backbone", "tiny_vit", "--image-size", "33"), 2, "33"),
     ],
 )
 @pytest.mark.parametrize("dataset", ["imagenet", "cocoo"])

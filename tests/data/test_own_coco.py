@@ -133,6 +133,8 @@ def test_every_kind_of_file_gives_the_same_labels_and_masks(
         (every("bbox", ["1", "1", "9", "9"]), "expected x, y, width and height"),
         (every("bbox", [1, 1, 10**400, 9]), "is not a COCO instances file"),
         (lambda whole: whole["images"][0].update(width=0), "width and height of image 0"),
+        (lambda whole: whole["images"][0].update(width=10**5, height=10**5), "width and height of image 0"),
+        (lambda whole: whole["categories"][1].update(name=" "), "category .* has an empty name"),
         (lambda whole: whole["images"][0].update(file_name="a\0b"), "the file name of image 0"),
     ],
 )
@@ -160,7 +162,11 @@ def test_run_lengths_that_do_not_fit_are_refused(segmentation: Content, reason: 
         read_masks(write(home, every("segmentation", segmentation)), 0, SIZE)
 
 
-WITHOUT_MASKS = [None, [], [[]], [[1, 1, 20, 20]], [1, 1, 20, 1, 20, 20], "none"]
+WITHOUT_MASKS = [
+    *(None, [], [[]], [[1, 1, 20, 20]], [1, 1, 20, 1, 20, 20], "none"),
+    *([[1, 1, 5, 5, 20, 20]], [[0.1, 0.3, 0.2, 0.6, 0.3, 0.9]], [["1", "1", "9", "1", "9", "9"]]),  # a line, texts
+    *([[1e300, 1, 9, 1, 9, 9, 1, 9]], [[1, 1, 10**400, 1, 9, 9]], [[1, 1, float("nan"), 1, 9, 9]]),  # any memory
+]
 """Segmentations that draw nothing."""
 
 
