@@ -33,7 +33,7 @@ def in_classes_of_datasets(models: Sequence[Loaded], class_map: Path | None, dat
     """
     matching = [loaded.method.matches_classes for loaded in models]
     if class_map is not None and not any(matching):
-        raise UsageError(f"--class-map is for plain classifiers; '{models[0].method.name}' answers in its own classes")
+        raise UsageError(f"--class-map is for plain classifiers, not for '{models[0].method.name}'; leave it out")
     found = []
     for loaded, matches in zip(models, matching, strict=True):
         found.append(

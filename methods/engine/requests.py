@@ -449,7 +449,7 @@ class MatchesClasses(Request):
         """
         if self.class_map is not None and methods and not any(method.matches_classes for method in methods):
             names = " and ".join(f"'{method.name}'" for method in dict.fromkeys(methods))
-            raise UsageError(f"--class-map is for plain classifiers; {names} answer in their own classes: leave it out")
+            raise UsageError(f"--class-map is for plain classifiers, not for {names}; leave it out")
 
 
 class RunsFunctions(Request):

@@ -434,7 +434,8 @@ def test_each_test_of_the_table_types_what_it_shows(command: str) -> None:
 # The fields of recipes ------------------------------------------------------------------------------------------------
 
 COMPANIONS: dict[str, dict[str, Any]] = {
-    "legacy_shared_lr": {"scheduler": "onecycle", "param_groups": "backbone_factor"}
+    "legacy_shared_lr": {"scheduler": "onecycle", "param_groups": "backbone_factor"},
+    "ema_epoch": {"ema_decay": 0.5},
 }
 """Fields that take another value beside others only, which no named recipe has."""
 
@@ -457,7 +458,7 @@ def other_values(annotation: Any, now: Any) -> Iterator[Any]:
         near = (number + 1, 2 * number, number - 1, number / 2, number + 0.25, 1, 2, 4, 64, 0.5)
         yield from dict.fromkeys(map(annotation, near))
     elif annotation is str:
-        yield "another"
+        yield "vit_tiny_patch16_224"  # a network's name, too
     else:
         for part in get_args(annotation):
             yield from (None,) if part is type(None) else other_values(part, now)
