@@ -18,6 +18,8 @@ from attnbias.methods.engine.types import LogLine
 from attnbias.weights.errors import WeightsError
 
 NAME = "metrics.jsonl"
+BLANK = b"\0 \t\r"
+"""What a power cut, or an editor, leaves behind the last line."""
 LARGEST = 1 << 30
 """Bytes; some four million lines."""
 
@@ -84,7 +86,7 @@ class MetricsLog:
         with reading(self.path, "move it away", WeightsError):
             content = read_bytes(self.path, LARGEST)
         lines = content.split(b"\n")
-        if not lines[-1]:  # what follows the end of the last line
+        while lines and not lines[-1].strip(BLANK):  # what follows the end of the last line
             lines.pop()
         whole: list[str] = []
         for number, line in enumerate(lines[:most], start=1):

@@ -47,8 +47,9 @@ def test_a_torn_last_line_is_cut_off_and_said(demo_root: Path, run: Path) -> Non
 
 def test_what_follows_the_checkpoint_is_cut_off_whatever_it_is(demo_root: Path, run: Path) -> None:
     whole = log_of(run).read_bytes()
-    log_of(run).write_bytes(whole + b'{"step": 9, "epo')
-    attnbias("compare", run, expect=0)
+    for torn in (b'{"step": 9, "epo', b"\n\n \r\n", b"\0" * 99, b"\0\n\0"):
+        log_of(run).write_bytes(whole + torn)
+        attnbias("compare", run, expect=0)
     train(demo_root, run, "--resume", "auto")
     assert log_of(run).read_bytes() == whole
 
