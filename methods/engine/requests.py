@@ -149,8 +149,18 @@ class Request(BaseModel):
         """Build a request, and check it; what does not fit is named by its option.
 
         Raises:
+            UsageError, DataError, WeightsError: as `read` and `refuse`.
+        """
+        request = cls.read(values)
+        request.refuse()
+        return request
+
+    @classmethod
+    def read(cls: type[Q], values: Mapping[str, object]) -> Q:
+        """Build a request; what does not fit is named by its option.
+
+        Raises:
             UsageError: a value is of the wrong kind or out of range, or two of them contradict each other.
-            UsageError, DataError, WeightsError: as `refuse`.
         """
         for name, value in values.items():
             if any("\0" in str(each) for each in (value if isinstance(value, list | tuple) else [value])):
@@ -158,7 +168,7 @@ class Request(BaseModel):
             if value == "" and name in cls.model_fields and cls.model_fields[name].is_required():
                 raise UsageError(f"{flags_of(cls, name)[0]} is empty")
         try:
-            request = cls(**values)
+            return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
             name, message = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
@@ -168,8 +178,6 @@ class Request(BaseModel):
                 ) from None
             value = ",".join(map(str, first["input"])) if isinstance(first["input"], tuple) else first["input"]
             raise UsageError(f"{flags_of(cls, name)[0]} {shown(value)}: {message}") from None
-        request.refuse()
-        return request
 
     def to_json(self) -> str:
         """Its JSON, for another process. Pydantic's own writer refuses file names that are not UTF-8."""

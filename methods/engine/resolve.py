@@ -104,11 +104,12 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
     """The run of a recipe (as in `resolve_recipe`), typed fields over it, and typed `options` of `TrainRequest`.
 
     Raises:
-        UsageError: there is no such recipe, or something typed does not fit.
+        UsageError: there is no such recipe, or something typed does not fit. DataError, WeightsError: as
+            `TrainRequest.refuse`.
     """
     resolved = resolve_recipe(method, recipe, fields)
     out = options.get("out") or Path("runs") / method.name / resolved.name
-    request = TrainRequest.of({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
+    request = TrainRequest.read({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
     if "init" in fields and (request.starts or request.resume not in (None, "auto")):
         other = [*request.starts, f"--resume {request.resume}"][0]
         raise UsageError(f"--init and {other} are two ways to start: give one of them")
@@ -116,6 +117,7 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
         if fields.get(field, at_random) != at_random:
             flag = "--" + field.replace("_", "-")
             raise UsageError(f"--from-scratch starts at random, and {flag} does not: give one of them")
+    request.refuse()
     weights, images, known = request.backbone_weights, "", request.recipe
     if not request.load_from and (request.pretrained or (weights and "backbone" in fields)):
         from attnbias.methods.engine.pretrained import follow_pretrained, pretrained_source
