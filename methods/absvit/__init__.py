@@ -27,6 +27,7 @@ class AbSViTDescription(Description):
     paper = PAPER
     recipe_type = AbSViTRecipe
     recipes = RECIPES
+    backbones = "vision transformers"
     steered_maps = ("steered", "class-mask")
     untold = ("image_size", "normalize", "feedback_gain")
     maps: ClassVar[dict[str, str]] = {
@@ -37,12 +38,6 @@ class AbSViTDescription(Description):
         "prompt-mask": "What the learned prompt lets through, top 30 % of its range.",
         "rollout": "Attention rollout through all blocks of the pass that classifies.",
     }
-
-    def check_backbone(self, name: str) -> None:
-        """Of plain vision transformers alone."""
-        from attnbias.methods.engine.vision_transformers import outline_of
-
-        outline_of(name)
 
     def default_map(self, recipe: AbSViTRecipe) -> str:
         """Steered by each class; a plain ViT has no second pass to steer."""

@@ -47,7 +47,8 @@ class Description:
     """Whether it is asked about images in words (`ReadsTexts` in abilities.py), not by class."""
     steered_maps: ClassVar[tuple[str, ...]] = ()
     """The kinds of map that follow what the model is told to look for (`IsSteered` in abilities.py)."""
-
+    backbones: ClassVar[Literal["any", "vision transformers"]] = "any"
+    """The networks that `--backbone` takes."""
     matches_classes: ClassVar[bool] = False
     """Whether it answers about a dataset of other classes than its own, by a class map too (`AnswersAs`)."""
 
@@ -78,16 +79,6 @@ class Description:
             )
         if kind in explainers and head is not None:
             raise UsageError(f"--map {kind} has no heads; leave --head out")
-
-    def check_backbone(self, name: str) -> None:
-        """Refuse a `--backbone` that the method does not take; imports torch.
-
-        Raises:
-            UsageError: there is no such network, or it is of another kind.
-        """
-        from attnbias.methods.engine.backbones import check_name
-
-        check_name(name)
 
     def default_maps(self, recipe: Any) -> tuple[str, ...]:
         """The kinds of map that `visualize` draws where none is asked for."""

@@ -254,8 +254,16 @@ def _check_network(method: Description, name: str | None) -> None:
         UsageError: see above; the nearest name is offered.
     """
     known = {getattr(named.recipe, "backbone", None) for named in method.recipes.values()}
-    if name is not None and name not in known:
-        method.check_backbone(name)
+    if name is None or name in known:
+        return
+    if method.backbones == "vision transformers":
+        from attnbias.methods.engine.vision_transformers import outline_of
+
+        outline_of(name)
+    else:
+        from attnbias.methods.engine.backbones import check_name
+
+        check_name(name)
 
 
 def check_paths(paths: Iterable[Path]) -> None:

@@ -25,6 +25,7 @@ class LLBDescription(Description):
     )
     recipe_type = LLBRecipe
     recipes = RECIPES
+    backbones = "vision transformers"
     untold = ("image_size", "normalize", "temperature")
     maps: ClassVar = {
         "branch": "class token of the label-focused branch to patches, last block (mean over heads, or one --head)",
@@ -32,12 +33,6 @@ class LLBDescription(Description):
         "without a class token, what its patches take from each other",
         "objects": "share of each patch's strongest latent object, or of object number --head",
     }
-
-    def check_backbone(self, name: str) -> None:
-        """Of plain vision transformers alone."""
-        from attnbias.methods.engine.vision_transformers import outline_of
-
-        outline_of(name)
 
 
 DESCRIPTION = LLBDescription()
