@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from attnbias.cli.options import read_request
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.requests import PrepareRequest
-from attnbias.methods.engine.screen import Table, TaskID, say, waiting_bar
-from attnbias.methods.engine.text import visible
+from attnbias.methods.engine.screen import Table, progress, say
 
 if TYPE_CHECKING:
     from attnbias.data.prepare import Report
@@ -40,8 +39,8 @@ def prepare_data(**typed: object) -> None:
     request = read_request(PrepareRequest, typed)
     from attnbias.methods.engine.prepare_data import prepare_data
 
-    with fetch_progress() as progress:
-        report = prepare_data(request, progress)
+    with fetch_progress() as tell:
+        report = prepare_data(request, tell)
     show(report, request.dry_run)
 
 
@@ -50,15 +49,8 @@ def fetch_progress() -> Iterator[ProgressCallback]:
     """A progress bar on a terminal; elsewhere a line where an archive is begun, and one where it is done."""
     if not sys.stderr.isatty():
         logging.getLogger("attnbias.data").setLevel(logging.INFO)
-    with waiting_bar(error=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(visible(what), total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield advance
+    with progress() as tell:
+        yield tell
 
 
 def show(report: Report, dry_run: bool) -> None:

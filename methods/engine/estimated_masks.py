@@ -34,7 +34,7 @@ from attnbias.data.transforms.basic import Transform
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.published import locate
 from attnbias.methods.engine.requests import AuditRequest, ValRequest
-from attnbias.methods.engine.screen import say, waiting_bar
+from attnbias.methods.engine.screen import counted, say
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint
 
@@ -147,8 +147,8 @@ def _content(
     dataset = ImageDataset(index, lambda image: image)
     images: list[Json] = []
     annotations: list[Json] = []
-    with waiting_bar(error=True) as bar:
-        for position in bar.track(range(len(dataset)), description="estimating masks"):
+    with counted(range(len(dataset)), "estimating masks") as positions:
+        for position in positions:
             try:
                 image = dataset.image(position)
             except DataError:

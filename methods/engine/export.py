@@ -38,6 +38,7 @@ from attnbias.methods.engine.maps import steered_maps
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportRequest
+from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
 from attnbias.weights.names import check_name
@@ -334,18 +335,19 @@ def compare(
     cuts = [range(start, min(start + CHECKED, count)) for start in range(0, count, CHECKED)]
     exported.to(device)
     cpu = torch.device("cpu")
-    for batch in batches(dataset, cuts, workers=workers, device=cpu):
-        images = on_device(batch, dataset, cpu)["image"]
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
-            expected = [answer.cpu() for answer in exported(images.to(device))]
-        if not (expected[0].isfinite().all() and expected[1].isfinite().all()):
-            raise NotFiniteError("the model's own answers hold")
-        found = run(images)
-        scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
-        same = expected[2] == found[2]  # (B, K)
-        reordered += int((~same).sum())
-        if same.any():
-            maps.append(torch.stack([(expected[1] - found[1])[same].abs().max(), expected[1].max()]))
+    with counted(batches(dataset, cuts, workers=workers, device=cpu), "checked images", of=count) as read:
+        for batch in read:
+            images = on_device(batch, dataset, cpu)["image"]
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
+                expected = [answer.cpu() for answer in exported(images.to(device))]
+            if not (expected[0].isfinite().all() and expected[1].isfinite().all()):
+                raise NotFiniteError("the model's own answers hold")
+            found = run(images)
+            scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
+            same = expected[2] == found[2]  # (B, K)
+            reordered += int((~same).sum())
+            if same.any():
+                maps.append(torch.stack([(expected[1] - found[1])[same].abs().max(), expected[1].max()]))
     # torch's maximum, unlike Python's, keeps a NaN, which then passes nowhere.
     shares = [
         float(worst / (highest or 1)) for worst, highest in (torch.stack(part).amax(0) for part in (scores, maps))

@@ -32,7 +32,7 @@ from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked,
 from attnbias.methods.engine.prior_files import About, Priors
 from attnbias.methods.engine.priors import fingerprint
 from attnbias.methods.engine.requests import PriorsRequest
-from attnbias.methods.engine.screen import say, waiting_bar
+from attnbias.methods.engine.screen import counted, say
 from attnbias.methods.engine.targets import PRIORS, check_targets, requested
 from attnbias.methods.engine.types import Truth
 
@@ -169,8 +169,8 @@ def _of_classes(request: PriorsRequest, loaded: Loaded, method: IsSteered[torch.
     loader = DataLoader(
         _Places(dataset, truth, request.limit), BATCH, num_workers=request.workers or 0, collate_fn=list
     )
-    with waiting_bar() as bar:
-        for batch in bar.track(loader, description="looking"):
+    with counted(loader, "batches") as read_batches:
+        for batch in read_batches:
             seen: list[_Seen] = []
             for read in batch:
                 if isinstance(read, _Seen):

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import in_words, parse_json, read_bytes, reading
+from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import LogLine
 from attnbias.weights.errors import WeightsError
 
-NAME = "metrics.jsonl"
+NAME, TABLE = "metrics.jsonl", "metrics.csv"
 BLANK = b"\0 \t\r"
 """What a power cut, or an editor, leaves behind the last line."""
 LARGEST = 1 << 30
@@ -60,6 +61,13 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def write_table(self) -> None:
+        """Write all lines beside the log as metrics.csv: a column for each figure, lists of learning rates as several;
+        figures of each class are in the log alone. An OSError passes."""
+        rows = [_flat(line) for line in self.records()]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        write_csv(self.path.with_name(TABLE), [columns, *([row.get(name, "") for name in columns] for row in rows)])
+
     def flush(self) -> None:
         """Wait until the log is on the disk, as the checkpoint that counts its lines will be; an OSError passes."""
         if self.path.exists():
@@ -101,3 +109,9 @@ class MetricsLog:
                 ) from None
             whole.append(text)
         return whole
+
+
+def _flat(line: LogLine) -> dict[str, object]:
+    """The plain figures of a line, by column."""
+    rates = {f"lr{number or ''}": rate for number, rate in enumerate(line.get("lr", []))}
+    return {name: value for name, value in line.items() if isinstance(value, int | float | str)} | rates

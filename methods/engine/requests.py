@@ -1179,7 +1179,7 @@ class TrainRequest(Images, Processes):
     save_steps: int | None = run_option(None, "Also save every so many steps.", ge=1)
     keep: int = run_option(2, "Checkpoints kept beside the best.", ge=1)
     log_every: int = run_option(50, "Steps between lines of metrics.jsonl.", ge=1)
-    log_with: tuple[str, ...] = run_option((), "Trackers beside metrics.jsonl: tensorboard,wandb.")
+    log_with: tuple[str, ...] = run_option((), "Beside metrics.jsonl: csv (metrics.csv), tensorboard, wandb.")
     compile: bool = run_option(False, "torch.compile the model.")
     channels_last: bool | None = run_option(None, "NHWC memory format.", shown="of convolutions on a GPU")
     tf32: bool = run_option(True, "On a GPU, products of float32 in TF32 in training steps; evaluations are exact.")

@@ -1,6 +1,6 @@
 """The run folder: checkpoints that are complete or not there at all, the metrics log, and the lock against two writers.
 
-    RUN/recipe.yaml  environment.json  data.json  metrics.jsonl  .lock
+    RUN/recipe.yaml  environment.json  data.json  metrics.jsonl  timings.jsonl  .lock
     RUN/checkpoints/step-00000120/   model.safetensors [ema.safetensors] optimizer.pt progress.json complete.json
 
 A checkpoint is written to a temporary folder and flushed; complete.json (sizes and CRC-32 of every file) comes last;
@@ -41,7 +41,7 @@ ENVIRONMENT = "environment.json"
 
 OWNED = re.compile(
     rf"""
-    \.lock | \.?(recipe\.yaml|environment\.json|data\.json|metrics\.jsonl|log\.txt)((\.\d+)?\.part)?
+    \.lock | \.?(recipe\.yaml|(environment|data)\.json|(metrics|timings)\.jsonl|metrics\.csv|log\.txt)((\.\d+)?\.part)?
     | checkpoints/
     | checkpoints/(step-\d{{8,}}|\.tmp-step-\d{{8,}}-\d+|\.tmp-old-step-\d{{8,}})/
       (progress\.json|complete\.json|optimizer\.pt|\.?(model|ema)\.safetensors(\.\d+\.part)?)?
@@ -330,7 +330,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             if (number := _system_error(error)) is None:
                 raise
-            raise self._cannot_write(f"checkpoint {final}", number) from None
+            raise self.cannot_write(f"checkpoint {final}", number) from None
         self._prune(progress)
         return final
 
@@ -360,7 +360,8 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             raise WeightsError(f"{folder} holds no {PROGRESS}; it is not a checkpoint folder") from None
 
-    def _cannot_write(self, what: str, number: int) -> RunError:
+    def cannot_write(self, what: str, number: int) -> RunError:
+        """The error of something that could not be written, by the system's error number."""
         reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
         kept = "the last good checkpoint is untouched" if self.latest() else "the run has no checkpoint yet"
         return RunError(f"cannot write {what}: {reason}; {kept}")
@@ -376,4 +377,4 @@ class RunFolder:
         try:
             self.metrics.append(line)
         except OSError as error:
-            raise self._cannot_write(str(self.metrics.path), error.errno or 0) from None
+            raise self.cannot_write(str(self.metrics.path), error.errno or 0) from None

@@ -10,21 +10,22 @@ import io
 import json
 import logging
 import os
+import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Literal
+from datetime import timedelta
+from typing import Literal, Protocol, Self, TypeVar
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape as literal
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
-    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -32,23 +33,25 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from attnbias.data.progress import ProgressCallback, silent
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.text import brief, html_paragraph, html_table, visible
 
 __all__ = [
     "Captured",
-    "Progress",
     "Table",
-    "TaskID",
+    "TrainingBar",
     "captured",
+    "counted",
     "literal",
     "prepare_output",
+    "progress",
     "say",
     "say_json",
     "styled",
-    "training_bar",
-    "waiting_bar",
 ]
+
+T_co = TypeVar("T_co", covariant=True)
 
 WIDTH = 132
 """Letters a line of a table has in a file or pipe where COLUMNS does not say: several runs want more than 80."""
@@ -197,29 +200,179 @@ def captured() -> Iterator[Captured]:
         _CAPTURED.reset(token)
 
 
-def waiting_bar(*, error: bool = False) -> Progress:
-    """A bar a task on a terminal, nothing elsewhere; a task's description is data."""
-    console = _Console(error)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+# Progress -------------------------------------------------------------------------------------------------------------
+
+PLAIN_EVERY = 30.0
+"""Seconds between plain lines of progress, where there is no terminal."""
+
+MOST_IMAGES = 10_000_000
+"""What there is more of is bytes: no set has so many images."""
 
 
-def training_bar() -> Progress | None:
-    """The bar of a run on a terminal, None elsewhere; its task has the fields epoch, epochs, speed and loss."""
-    console = _Console()
-    if not console.is_terminal:
-        return None
-    return Progress(
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.0f} img/s  loss {task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+@contextmanager
+def progress(*, shown: bool = True) -> Iterator[ProgressCallback]:
+    """Give what is to be called with how far something is; those who wait see it on standard error.
+
+    On a terminal a bar with the count, the rate and the time left, gone when all is done; elsewhere a plain line every
+    30 s; nothing where standard error is a file. Within another one, or a training run, its bar goes on.
+    """
+    if not shown or (_on_a_terminal() is None):
+        yield silent
+        return
+    outer = _TOLD.get()
+    bar = outer if outer is not None else _Bar() if _on_a_terminal() else _PlainLines()
+    token = _TOLD.set(bar)
+    tasks: set[str] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        tasks.add(what)
+        bar.tell(what, done, total)
+
+    try:
+        with bar if outer is None else nullcontext():
+            yield tell
+    finally:
+        _TOLD.reset(token)
+        for what in tasks:
+            bar.forget(what)
+
+
+class Sized(Protocol[T_co]):
+    """A list, or a loader, that knows its length."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __len__(self) -> int: ...
+
+
+@contextmanager
+def counted(items: Sized[T_co], what: str, *, of: int | None = None, shown: bool = True) -> Iterator[Iterator[T_co]]:
+    """Give the items one after the other, telling how far they are; each stands for as many of `of` things."""
+    number, total = len(items), len(items) if of is None else of
+
+    def told() -> Iterator[T_co]:
+        for position, item in enumerate(items):
+            tell(what, position * total // number, total)
+            yield item
+
+    with progress(shown=shown) as tell:
+        yield told()
+
+
+def _on_a_terminal() -> bool | None:
+    """Whether standard error is a terminal; None where it is a file."""
+    if sys.stderr.isatty():
+        return True
+    try:
+        return None if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) else False
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class _PlainLines:
+    """A line every 30 s of whatever is told."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+        self.begun: dict[str, tuple[float, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        since, first = self.begun.setdefault(what, (now, done))
+        if now - self.last < PLAIN_EVERY:
+            return
+        self.last = now
+        rate = (done - first) / max(now - since, 1e-9)
+        left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate > 0 else ""
+        say(f"{what}: {_amount(done)} of {_amount(total)}, {_amount(rate)}/s{left}", error=True)
+
+    def forget(self, what: str) -> None:
+        self.begun.pop(what, None)
+
+
+class _Bar:
+    """A bar of each thing that is told, on a terminal; a description is data."""
+
+    def __init__(self, console: _Console | None = None, *, transient: bool = True) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.drawn = Progress(*columns, console=console or _Console(error=True), transient=transient)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self.drawn.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drawn.stop()
+
+    def tell(self, what: str, done: int, total: int, rate: str | None = None) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.drawn.add_task(visible(what), total=total, count="", rate="")
+        task = self.tasks[what]
+        speed = next((each.speed for each in self.drawn.tasks if each.id == task), None)
+        told = rate if rate is not None else f"{_amount(speed)}/s" if speed else ""
+        self.drawn.update(
+            task, completed=done, total=total, count=f"{_amount(done)}/{_amount(total)}", rate=visible(told)
+        )
+
+    def rename(self, old: str, new: str) -> None:
+        """Go on with a task under another description."""
+        if old in self.tasks:
+            self.tasks[new] = self.tasks.pop(old)
+            self.drawn.update(self.tasks[new], description=visible(new))
+
+    def forget(self, what: str) -> None:
+        if what in self.tasks:
+            self.drawn.remove_task(self.tasks.pop(what))
+
+
+_TOLD: ContextVar[_Bar | _PlainLines | None] = ContextVar("told", default=None)
+
+
+def _amount(number: float) -> str:
+    return f"{number / 1e6:,.0f} MB" if number > MOST_IMAGES else f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+class TrainingBar:
+    """The bar of a run on a terminal, with those of its evaluations below it; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar = _Bar(_Console(), transient=False) if _Console().is_terminal else None
+        self.what = ""
+
+    def __enter__(self) -> Self:
+        if self.bar:
+            self.bar.__enter__()
+            self.token = _TOLD.set(self.bar)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            _TOLD.reset(self.token)
+            self.bar.__exit__()
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a terminal that shows it."""
+        return self.bar is not None
+
+    def tell(self, what: str, done: int, total: int, rate: str) -> None:
+        """Show how far the run is: `what` may change as it goes on."""
+        if self.bar:
+            if what != self.what:
+                self.bar.rename(self.what, what)
+                self.what = what
+            self.bar.tell(what, done, total, rate)

@@ -47,7 +47,8 @@ def test_a_run_replaces_a_run(demo_root: Path, run: Path) -> None:
     train(demo_root, run, "--overwrite", "--seed", 1)
     assert "seed: 1\n" in (run / "recipe.yaml").read_text()
     assert {path.name for path in run.iterdir()} == {
-        *(".lock", "checkpoints", "data.json", "environment.json", "metrics.jsonl", "recipe.yaml")
+        *(".lock", "checkpoints", "data.json", "environment.json", "metrics.jsonl", "recipe.yaml"),
+        "timings.jsonl",
     }
 
 

@@ -38,8 +38,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(out: Path) -> dict[str, bytes]:
-    """All that a run left, but when it started."""
-    passing = {".lock", "environment.json"}
+    """All that a run left, but when it started and how fast it was."""
+    passing = {".lock", "environment.json", "timings.jsonl"}
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name not in passing}
 
 

@@ -21,6 +21,7 @@ from attnbias.methods.engine.evaluation.cost import measure_cost, milliseconds_p
 from attnbias.methods.engine.load import Loaded, load_run, open_split_of
 from attnbias.methods.engine.metrics import THRESHOLD
 from attnbias.methods.engine.requests import SPLIT_LIMIT, CompareRequest
+from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.text import csv_text
 
 BATCH = 16
@@ -98,16 +99,17 @@ def seen_by(
     dataset = models[0].method.open_dataset(models[0].recipe, index)
     columns = _columns(models, runs, request.map)
     known = in_training(models[0], index, request.data_root)
-    for start in range(0, len(positions), BATCH):
-        batch = positions[start : start + BATCH]
-        samples = [sample_of(dataset, position) for position in batch]
-        predictions = predict_samples(samples, columns, [], "minmax")
-        for position, sample, prediction in zip(batch, samples, predictions, strict=True):
-            views = tuple(
-                replace(view, figures=found.get(position, {}))
-                for view, found in zip(prediction.views, figures, strict=True)
-            )
-            yield position, gallery_item(sample, thumbnail(sample.image), views, known)
+    cuts = [positions[start : start + BATCH] for start in range(0, len(positions), BATCH)]
+    with counted(cuts, "images of the page", of=len(positions)) as each_cut:
+        for batch in each_cut:
+            samples = [sample_of(dataset, position) for position in batch]
+            predictions = predict_samples(samples, columns, [], "minmax")
+            for position, sample, prediction in zip(batch, samples, predictions, strict=True):
+                views = tuple(
+                    replace(view, figures=found.get(position, {}))
+                    for view, found in zip(prediction.views, figures, strict=True)
+                )
+                yield position, gallery_item(sample, thumbnail(sample.image), views, known)
 
 
 def figures_of_maps(run: Run, split: str, kind: str) -> MapFigures:

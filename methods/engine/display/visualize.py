@@ -50,7 +50,7 @@ from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.published import short_name, shown
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.requests import SPLIT_LIMIT, VisualizeRequest, method_and_source
-from attnbias.methods.engine.screen import say, waiting_bar
+from attnbias.methods.engine.screen import counted, say
 
 BATCH = 16
 """Images shown to a model at once."""
@@ -274,8 +274,8 @@ def _look(
 ) -> Iterator[tuple[ImageSample, Prediction]]:
     """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
     loader = DataLoader(_Photos(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
-    with waiting_bar() as bar:
-        for batch in bar.track(loader, description="looking"):
+    with counted(loader, "images", of=len(readers)) as read_batches:
+        for batch in read_batches:
             photos: list[ImageSample] = []
             for read in batch:
                 if isinstance(read, ImageSample):

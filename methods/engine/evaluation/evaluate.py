@@ -22,6 +22,7 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import NotFiniteError, RunError
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Batch, Metrics
 
@@ -123,19 +124,22 @@ def answer_all(
     mine: list[Rows] = []
     skipped: list[str] = []
     mine_of = iter(loader)
-    for _ in range(-(-len(dataset) // (batch_size * processes))):  # the same number of rounds in every process
-        if control is not None:
-            control.raise_if_stopped()
-        batch = next(mine_of, None)
-        if batch is None:
-            continue
-        skipped += batch["errors"]
-        if not len(batch["index"]):
-            continue
-        batch = on_device(batch, dataset, device)
-        if perturb is not None:
-            batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
-        mine.append(_rows(method, model, batch, dataset, recipe))
+    rounds = range(-(-len(dataset) // (batch_size * processes)))  # the same number in every process
+    what, shown = f"scoring {dataset.index.split}", accelerator.is_main_process
+    with counted(rounds, what, of=len(dataset), shown=shown) as each_round:
+        for _ in each_round:
+            if control is not None:
+                control.raise_if_stopped()
+            batch = next(mine_of, None)
+            if batch is None:
+                continue
+            skipped += batch["errors"]
+            if not len(batch["index"]):
+                continue
+            batch = on_device(batch, dataset, device)
+            if perturb is not None:
+                batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
+            mine.append(_rows(method, model, batch, dataset, recipe))
     parts = gather_object(mine) if processes > 1 else mine
     skipped = gather_object(skipped) if processes > 1 else skipped
     if not parts:

@@ -2,42 +2,106 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
+import torch
 from accelerate import Accelerator
 
+from attnbias.data.atomic import replacing
+from attnbias.data.reading import parse_json, read_bytes
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.metrics import names
-from attnbias.methods.engine.screen import say, training_bar
+from attnbias.methods.engine.screen import TrainingBar, say
 from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.types import LogLine
+
+TIMINGS = "timings.jsonl"
+LARGEST = 1 << 30
+"""Bytes of it."""
+
+
+class Timings:
+    """RUN/timings.jsonl: how fast the steps were, one line beside each of the training's in metrics.jsonl, which holds
+    nothing that a resumed run would not repeat to the byte. Evaluations and checkpoints are not in it."""
+
+    def __init__(self, run: Path, batch_size: int) -> None:
+        self.path, self.batch_size = run / TIMINGS, batch_size
+        self.steps, self.busy, self.waited, self.speed = 0, 0.0, 0.0, 0.0
+        self.begun = time.monotonic()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Measure one optimiser step."""
+        start = time.perf_counter()
+        yield
+        self.busy += time.perf_counter() - start
+        self.steps += 1
+
+    def log(self, step: int, epoch: int, waited: float) -> None:
+        """Write what the steps since the last line took. `waited` are all seconds in which they waited for data."""
+        self.speed = self.steps * self.batch_size / max(self.busy, 1e-9)
+        line = {
+            "step": step,
+            "epoch": epoch,
+            "images_per_second": round(self.speed, 2),
+            "waiting_share": round((waited - self.waited) / max(self.busy, 1e-9), 4),
+            "peak_memory_mb": _peak_memory(),
+            "seconds": round(time.monotonic() - self.begun, 2),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.steps, self.busy, self.waited = 0, 0.0, waited
+
+    def rewind(self, step: int) -> None:
+        """Keep what was measured up to a step, for a run that goes on from there; a line that is torn goes."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in read_bytes(self.path, LARGEST).decode("utf-8", "replace").splitlines():
+            try:
+                if parse_json(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError):
+                continue
+        with replacing(self.path) as file:
+            file.writelines(f"{line}\n" for line in kept)
+
+
+def _peak_memory() -> int | None:
+    """Most megabytes that the GPU has held since the run began; that the process has, where there is no GPU."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() // 2**20
+    if sys.platform == "win32":
+        return None
+    import resource  # not for Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Reporter:
     """Shows a run's progress on standard output; only the main process has one."""
 
-    def __init__(self, accelerator: Accelerator, plan: Plan, start: int) -> None:
-        self.accelerator, self.plan, self.done = accelerator, plan, start
+    def __init__(self, accelerator: Accelerator, plan: Plan, timings: Timings) -> None:
+        self.accelerator, self.plan, self.timings = accelerator, plan, timings
         self.epochs = plan.epoch_of(plan.total_steps)
-        self.bar = training_bar()
-        if self.bar:
-            self.task = self.bar.add_task(
-                "train", total=plan.total_steps, completed=start, epoch=0, epochs=self.epochs, speed=0.0, loss="-"
-            )
-        self.images, self.clock, self.speed = 0, time.perf_counter(), 0.0
+        self.bar = TrainingBar()
+        self.loss = "-"
         self.bad_images = 0
 
     def __enter__(self) -> Reporter:
-        if self.bar:
-            self.bar.start()
+        self.bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar:
-            self.bar.stop()
+        self.bar.__exit__()
         if self.bad_images:
             say(f"{self.bad_images} times an unreadable image was left out", style="yellow")
 
@@ -45,29 +109,24 @@ class Reporter:
         """Show one line that a person should know before the run starts."""
         say(text, style="yellow")
 
-    def step(self, images: int) -> None:
-        """Count one optimiser step."""
-        self.done += 1
-        self.images += images
-        if self.bar:
-            self.bar.update(self.task, advance=1, epoch=self.plan.epoch_of(self.done), speed=self.speed)
+    def step(self, done: int) -> None:
+        """Show that so many optimiser steps are done."""
+        epoch = f"epoch {self.plan.epoch_of(done)}/{self.epochs}"
+        self.bar.tell(epoch, done, self.plan.total_steps, f"{self.timings.speed:.0f} img/s  loss {self.loss}")
 
     def line(self, line: LogLine) -> None:
         """Show one line of the metrics log, and pass its numbers to the trackers."""
         training = "weights" not in line  # an evaluated split may be called "train" too
         split = line["split"] if training else f"{line['split']}/{line['weights']}"
         if training:
-            now = time.perf_counter()
-            self.speed, self.images, self.clock = self.images / max(now - self.clock, 1e-9), 0, now
-            if self.bar:
-                self.bar.update(self.task, loss=f"{line['loss']:.4f}")
+            self.loss = f"{line['loss']:.4f}"
         numbers = {key: value for key, value in line.items() if isinstance(value, float)}
         if training:
             numbers |= {f"lr{position or ''}": value for position, value in enumerate(line["lr"])}
         self.accelerator.log({f"{split}/{key}": value for key, value in numbers.items()}, step=line["step"])
-        if training and self.bar:
+        if training and self.bar.shown:
             return
-        speed = f"  {self.speed:.0f} img/s" if training else ""
+        speed = f"  {self.timings.speed:.0f} img/s" if training else ""
         known = names(lambda metric: metric.brief)
         known.append(f"bias/{HEADLINE}")
         brief = numbers if training else {name: value for name, value in numbers.items() if name in known}

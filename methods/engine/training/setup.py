@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan, shuffled
+
+CSV = "csv"
+"""Of --log-with: RUN/metrics.csv, which needs no tracker."""
 
 
 def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, accumulation: int) -> Plan:
@@ -107,6 +111,11 @@ def run_warnings(plan: Plan, train: Index, evaluated: Mapping[str, Index]) -> li
     return warnings
 
 
+def run_name(out: Path) -> str:
+    """What trackers call a run: the last two folders of its --out, such as csra/demo."""
+    return "/".join(out.absolute().parts[-2:])
+
+
 def checkpoint_gradients(method: AnyMethod, model: nn.Module) -> None:
     """Keep no activations inside the blocks of a model, or of its timm backbone; the backward pass makes them anew.
 
@@ -137,16 +146,17 @@ def build_accelerator(request: TrainRequest) -> Accelerator:
     recipe, on_cpu = request.recipe, request.gpus == 0
     check_amp(recipe.amp, torch.device("cpu" if on_cpu else "cuda"))
     trackers = [str(name) for name in get_available_trackers()]
-    if absent := [name for name in request.log_with if name not in trackers]:
+    asked = [name for name in request.log_with if name != CSV]  # which is ours
+    if absent := [name for name in asked if name not in trackers]:
         raise UsageError(
-            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], trackers)}; "
-            f"there is {', '.join(trackers) or 'none'}, and pip install tensorboard or wandb brings one"
+            f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], [CSV, *trackers])}; "
+            f"there is {', '.join([CSV, *trackers])}, and pip install tensorboard or wandb brings one"
         )
     accelerator = accelerate(
         request,
         mixed_precision=recipe.amp,
-        log_with=list(request.log_with) or None,
-        project_dir=request.out if request.log_with else None,
+        log_with=asked or None,
+        project_dir=request.out if asked else None,
         # Running statistics are shared where they are read, before an evaluation, and not in each forward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,8 @@ class Stepper:
     ema: ModelEmaV3 | None
     folder: RunFolder
     channels_last: bool
+    waited: float = 0.0
+    """Seconds in which steps waited for their data."""
 
     def step(self, step: int) -> tuple[dict[str, Tensor], list[str]]:
         """Do step number `step`; return its loss terms (means over this process's share) and unreadable images.
@@ -107,7 +110,8 @@ class Stepper:
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0) + value.detach() * weight
                 accelerator.backward(loss * weight)
-        sound = torch.isfinite(self._gradient_norm())
+        norm = self._gradient_norm()
+        sound = torch.isfinite(norm)
         # The one moment of a step at which the CPU waits for the GPU.
         verdict = int(finite.int() + 2 * sound.int())  # both answers in one number, read once
         finite_loss, finite_gradient = bool(verdict & 1), bool(verdict & 2)
@@ -117,6 +121,8 @@ class Stepper:
             raise RunError(self._non_finite(step, losses, ids))
         self.optimizer.step()  # under fp16 through the scaler, which skips an overflow and lowers its scale
         self.optimizer.zero_grad()
+        if scaler is None or recipe.clip_grad is not None:  # else it is that of scaled gradients
+            totals["gradient_norm"] = norm
         if scaler is not None:
             totals["skipped_steps"] = torch.tensor(float(overflow), device=accelerator.device)
             if overflow and scaler.get_scale() < SMALLEST_SCALE:
@@ -134,7 +140,9 @@ class Stepper:
         return norm
 
     def _next_batch(self, step: int, micro: int) -> Batch:
+        start = time.perf_counter()
         batch = next(self.loader)
+        self.waited += time.perf_counter() - start
         if not len(batch["index"]):
             raise DataError(f"no image of step {step} could be read: {batch['errors'][0]}")
         batch = on_device(batch, self.dataset, self.accelerator.device)

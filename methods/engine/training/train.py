@@ -40,16 +40,18 @@ from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_resumable, check_whole
 from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.training.optim import build_optimizer
-from attnbias.methods.engine.training.progress import Reporter
+from attnbias.methods.engine.training.progress import Reporter, Timings
 from attnbias.methods.engine.training.same_run import DATA, Data, check_goes_on, check_processes_agree
 from attnbias.methods.engine.training.sampler import StepSampler
 from attnbias.methods.engine.training.setup import (
+    CSV,
     build_accelerator,
     checkpoint_gradients,
     describe_splits,
     environment,
     options_first,
     plan_run,
+    run_name,
     run_warnings,
     synchronized,
 )
@@ -152,8 +154,12 @@ class _Run:
         checkpoint = self._open_folder()
         self._prepare(checkpoint)
         if self.request.log_with and self.main:
-            self.accelerator.init_trackers("attnbias", config=self.recipe.model_dump(mode="json"))
-        self.reporter = Reporter(self.accelerator, self.plan, self.progress.step) if self.main else None
+            config, named = self.recipe.model_dump(mode="json"), {"wandb": {"name": run_name(self.folder.path)}}
+            self.accelerator.init_trackers("attnbias", config=config, init_kwargs=named)
+        self.timings = Timings(self.folder.path, self.recipe.batch_size)
+        if self.main:
+            self.timings.rewind(self.progress.step)
+        self.reporter = Reporter(self.accelerator, self.plan, self.timings) if self.main else None
         if self.reporter:
             begin()
             for warning in self.warnings:
@@ -340,7 +346,7 @@ class _Run:
         return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
 
     def _step(self) -> None:
-        with self.kernels.chosen():
+        with self.timings.step(), self.kernels.chosen():
             terms, errors = self.stepper.step(self.progress.step)
         self.progress.step += 1
         self.pending.append(terms)
@@ -349,7 +355,7 @@ class _Run:
         if self.progress.step % self.request.log_every == 0 or self._is_evaluation_point(self.progress.step):
             self._log_training()
         if self.reporter:
-            self.reporter.step(self.recipe.batch_size)
+            self.reporter.step(self.progress.step)
 
     # Reporting and saving --------------------------------------------------------------------------------------------
 
@@ -366,8 +372,11 @@ class _Run:
     def _log_training(self) -> None:
         self._gather_pending()
         window, self.progress.window = self.progress.window, []
-        sums = {name: math.fsum(row[name] for row in window) for name in window[0]}
-        means = {name: total if name == "skipped_steps" else total / len(window) for name, total in sums.items()}
+        columns = {name: [row[name] for row in window if name in row] for name in window[-1]}
+        means = {
+            name: math.fsum(values) / (1 if name == "skipped_steps" else len(values))
+            for name, values in columns.items()
+        }
         done = self.progress.step
         line = {
             "step": done,
@@ -376,6 +385,11 @@ class _Run:
             "lr": [group["lr"] for group in self.optimizer.param_groups],
             **means,
         }
+        if self.main:
+            try:
+                self.timings.log(done, self.plan.epoch_of(done), self.stepper.waited)
+            except OSError as error:
+                raise self.folder.cannot_write(str(self.timings.path), error.errno or 0) from None
         self._record(line)
 
     def _record(self, line: LogLine) -> None:
@@ -406,6 +420,8 @@ class _Run:
             stop = rule is not None and rule.should_stop(self.recipe, progress.history)
             progress.stopped_early = bool(self.control.agree(int(stop))[1])
         progress.milestone = progress.step
+        if self.main and CSV in self.request.log_with:
+            self.folder.metrics.write_table()
         if self.main and isinstance(self.method, PublishesLog):
             log = self.method.published_log(self.recipe, self.folder.metrics.records())
             if log is not None:

@@ -129,8 +129,8 @@ FAULTS = (
     Fault(
         "skipped steps are averaged, not counted",
         TRAIN,
-        'total if name == "skipped_steps" else total / len(window)',
-        "total / len(window)",
+        '(1 if name == "skipped_steps" else len(values))',
+        "len(values)",
         (f"{UPDATES}::test_skipped_steps_are_said_on_the_line",),
     ),
     Fault(
