@@ -4,22 +4,30 @@ No postponed annotations here: a command's options quote its method, which only 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attnbias.cli.options import method_commands, typed_fields, typed_options, with_options
+from attnbias.cli.options import method_commands, of_task, typed_fields, typed_options, value_of, with_options
 from attnbias.methods.engine.description import Description
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.requests import TrainRequest
-from attnbias.methods.engine.resolve import resolve_run
+from attnbias.methods.engine.resolve import named, resolve_run
 from attnbias.methods.engine.screen import say
+from attnbias.methods.engine.sweep import PlannedRun, flags, places, points, run_all, without
+
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,...", help="One run per seed, a folder each.")]
+Grid = Annotated[list[str] | None, typer.Option("--grid", metavar="lam=0,0.5", help="One run per value of a field.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Such runs at once.")]
 
 
 def _command(method: Description) -> Callable[..., None]:
     def command(
+        context: typer.Context,
         recipe: Annotated[
             str | None,
             typer.Option(
@@ -32,8 +40,15 @@ def _command(method: Description) -> Callable[..., None]:
             bool,
             typer.Option("--dry-run", help="Show recipe, counts, batch arithmetic and learning rates; train nothing."),
         ] = False,
+        seeds: Seeds = None,
+        grid: Grid = None,
+        jobs: Jobs = 1,
         **typed: object,
     ) -> None:
+        if seeds is not None or grid:
+            sys.exit(_sweep(context, method, points(grid or [], seeds), 1 if dry_run else jobs))
+        if jobs > 1:
+            raise UsageError("--jobs changes nothing without --seeds or --grid")
         fields = typed_fields(method, typed, TrainRequest)
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))
         from attnbias.methods.engine.launch import launch, place
@@ -53,6 +68,25 @@ def _command(method: Description) -> Callable[..., None]:
             sys.exit(code)
 
     return with_options(command, TrainRequest, method, training=True)
+
+
+def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[str, str]], jobs: int) -> int:
+    """Check every run of a sweep before the first one starts, then do them all."""
+    words = sys.argv[sys.argv.index("train") :]
+    out = value_of("--out", words) or value_of("-o", words)
+    base = without(words, "--seeds", "--grid", "--jobs", "--out", "-o")
+    planned, request = list[PlannedRun](), None
+    for point in asked:
+        own = [*base, *flags(point), *([] if out is None else [f"--out={Path(out) / named(point)}"])]
+        given = context.command.make_context(method.name, of_task(own[1:])[1:], parent=context.parent).params
+        fields = typed_fields(method, given, TrainRequest)
+        request = resolve_run(method, given["recipe"], fields, typed_options(TrainRequest, given)).request
+        planned.append(PlannedRun((*own, *([f"--out={request.out}"] if out is None else [])), request.out))
+    assert request is not None
+    from attnbias.methods.engine.launch import gpus_of_runs
+
+    gpus, each = gpus_of_runs(request) if jobs > 1 else ([], 0)
+    return run_all(planned, places(jobs, gpus, each))
 
 
 train = method_commands(

@@ -110,6 +110,20 @@ def place(request: M) -> M:
     return request.model_copy(update=filled)
 
 
+def gpus_of_runs(request: Processes) -> tuple[list[str], int]:
+    """The GPUs that runs side by side may see, by what CUDA calls them, and how many each takes.
+
+    Raises:
+        UsageError: cards are named, which runs side by side cannot all have.
+    """
+    if request.cards:
+        typed = ",".join(map(str, request.cards))
+        raise UsageError(f"--gpus {typed} names cards; with --jobs set CUDA_VISIBLE_DEVICES={typed}, and --gpus 1")
+    each = place(request).gpus or 0
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (seen.split(",") if seen else [str(n) for n in range(torch.cuda.device_count())]), each
+
+
 def start(request: Machine) -> torch.device:
     """Set this process up as a placed request says: its threads and its device, which is returned."""
     if request.threads:

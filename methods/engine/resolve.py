@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ class Resolved(NamedTuple):
     recipe: Recipe
     name: str
     named: NamedRecipe | None
+    base: Recipe
+    """As it was before anything was typed."""
     why_fresh: str = ""
     """Why it starts from fresh weights although the recipe that it came from does not."""
 
@@ -54,14 +58,36 @@ def resolve_recipe(method: Description, recipe: str | None, typed: Fields) -> Re
     if "://" in resolved.init:
         _check_address(resolved.init)
     if "init" in typed or base.init == FRESH:
-        return Resolved(resolved, name, named)
+        return Resolved(resolved, name, named, base)
     if (field := other_network(resolved, base)) is None:
-        return Resolved(resolved, name, named)
+        return Resolved(resolved, name, named, base)
     value, known = getattr(resolved, field), getattr(base, field)
     mend = "--pretrained" if field == "backbone" and value else "--backbone-weights"
     of = "another network" if known is None else f"{field} {known}"
     why = f" (the recipe's {base.init} are of {of}; {mend} gives {'this one' if value is None else value} its own)"
-    return Resolved(override(resolved, {"init": FRESH}), name, named, why)
+    return Resolved(override(resolved, {"init": FRESH}), name, named, base, why)
+
+
+LENGTH = ("epochs", "steps", "init")
+"""Fields that do not name a run: how long it goes on, which may change, and what it starts from."""
+
+LONGEST_NAME = 120
+"""Letters of a run's folder."""
+
+
+def run_name(resolved: Resolved) -> str:
+    """The name of a run's folder: its recipe, and what differs from it."""
+    differing = changed(resolved.recipe, resolved.base)
+    more = named({name: value for name, (value, _) in differing.items() if name not in LENGTH})
+    name = f"{resolved.name},{more}" if more else resolved.name
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def named(values: Mapping[str, object]) -> str:
+    """Fields and their values as part of a folder's name."""
+    return ",".join(re.sub(r"[^\w.,=+-]+", "_", f"{name}={value}") for name, value in values.items())
 
 
 def _check_address(init: str) -> None:
@@ -108,7 +134,7 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
             `TrainRequest.refuse`.
     """
     resolved = resolve_recipe(method, recipe, fields)
-    out = options.get("out") or Path("runs") / method.name / resolved.name
+    out = options.get("out") or Path("runs") / method.name / run_name(resolved)
     request = TrainRequest.read({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
     if "init" in fields and (request.starts or request.resume not in (None, "auto")):
         other = [*request.starts, f"--resume {request.resume}"][0]

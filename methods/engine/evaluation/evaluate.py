@@ -125,8 +125,7 @@ def answer_all(
     skipped: list[str] = []
     mine_of = iter(loader)
     rounds = range(-(-len(dataset) // (batch_size * processes)))  # the same number in every process
-    what, shown = f"scoring {dataset.index.split}", accelerator.is_main_process
-    with counted(rounds, what, of=len(dataset), shown=shown) as each_round:
+    with counted(rounds, f"scoring {dataset.index.split}", of=len(dataset), shown=rank == 0) as each_round:
         for _ in each_round:
             if control is not None:
                 control.raise_if_stopped()

@@ -1,0 +1,116 @@
+"""Several runs by one command: a folder for each, named by what differs; refused as a whole, resumed as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.resolve import LONGEST_NAME, resolve_recipe, run_name
+from attnbias.methods.engine.sweep import Place, flags, places, points, without
+from tests.helpers.command_line import attnbias
+
+TINY = ["--recipe", "demo", "--backbone", "tiny", "--image-size", "32", "--batch-size", "24", "--epochs", "2"]
+CPU = ["--gpus", "0", "--threads", "1", "--eval-batch-size", "24"]
+
+
+def sweep(root: Path, out: Path, *more: str) -> list[str]:
+    words = ["train", "csra", *TINY, *CPU, "--data-root", str(root), "--out", str(out), *more]
+    return [sys.executable, "-m", "attnbias", *words]
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    """The metrics and the last weights of each run, by its name."""
+    last = {run: sorted(run.glob("checkpoints/step-*"))[-1] for run in sorted(out.glob("*=*"))}
+    files = {run.name: (run / "metrics.jsonl", folder / "model.safetensors") for run, folder in last.items()}
+    return {f"{name}/{file.name}": file.read_bytes() for name, own in files.items() for file in own}
+
+
+def test_every_combination_is_one_run() -> None:
+    assert points(["lam=0,0.5", "num-heads=1"], "0,1") == [
+        {"lam": lam, "num_heads": "1", "seed": seed} for lam in ("0", "0.5") for seed in ("0", "1")
+    ]
+    assert flags({"lam": "0.5", "num_heads": "1"}) == ["--lam=0.5", "--num-heads=1"]
+    assert flags({"pretrained": "true", "top_down": "false"}) == ["--pretrained", "--no-top-down"]
+    words = ["csra", "--seeds", "0,1", "--grid=lam=0", "--lr", "1", "-o", "x"]
+    assert without(words, "--seeds", "--grid", "-o") == ["csra", "--lr", "1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seeds", "0,0"], "--seeds: a value stands twice"),
+        (["--seeds", ","], "--seeds: expected values"),
+        (["--grid", "lam"], "--grid lam: expected FIELD=VALUE,VALUE"),
+        (["--grid", "lam=0", "--grid", "lam=1"], "--grid lam: the field stands twice"),
+        (["--grid", "nothing=1"], "nothing"),
+        (["--grid", "lr=0.1,0"], "recipe field 'lr' = 0.0"),  # the second run is refused before the first one starts
+        (["--seeds", "0,many"], "valid integer"),
+        (["--jobs", "2"], "--jobs changes nothing without --seeds or --grid"),
+    ],
+)
+def test_what_is_wrong_with_any_run_is_said_before_one_begins(more: list[str], said: str, tmp_path: Path) -> None:
+    failed = attnbias("train", "csra", *TINY, "--out", tmp_path / "out", *more, expect=2)
+    assert said in failed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_side_by_side_have_their_own_gpus_or_share_one() -> None:
+    assert places(2, ["0", "1", "2", "3"], 2) == [Place(2, ("0", "1")), Place(2, ("2", "3"))]
+    assert places(3, ["0", "1"], 1) == [Place(3, ("0",)), Place(3, ("1",)), Place(3, ("0",))]
+    assert places(2, [], 0) == [Place(2), Place(2)]
+    with pytest.raises(UsageError, match="--jobs 2 with --gpus 2 needs 4 GPUs, and there are 3"):
+        places(2, ["0", "1", "2"], 2)
+
+
+def test_a_run_is_named_by_its_recipe_and_what_differs_from_it() -> None:
+    csra = get_description("csra")
+
+    def name(**typed: Any) -> str:
+        return run_name(resolve_recipe(csra, "demo", typed))
+
+    assert name() == "demo"
+    assert name(epochs=3) == "demo"  # it may go on for longer
+    assert name(lam=0.0, seed=1) == "demo,seed=1,lam=0.0"
+    assert name(backbone="timm/a b") == "demo,backbone=timm_a_b"
+    one, other = (name(backbone="x" * 200 + end) for end in "ab")
+    assert one != other
+    assert len(one) <= LONGEST_NAME
+
+
+def test_runs_go_on_side_by_side_and_a_failure_of_one_stops_no_other(demo_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "seed=0").write_text("a file")
+    command = sweep(demo_root, tmp_path, "--seeds", "0,1", "--jobs", "2")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "seed=1" / "metrics.jsonl").is_file()
+    assert "seed: 1\n" in (tmp_path / "seed=1" / "recipe.yaml").read_text()
+    assert "run 1 of 2 ended with exit code 2" in done.stderr
+    assert "1 of 2 runs failed" in done.stderr
+    assert "best" in (tmp_path / "logs" / "seed=1.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_resumes_to_the_same_bytes(demo_root: Path, tmp_path: Path) -> None:
+    more = ["--grid", "lam=0,0.5", "--seeds", "0,1", "--save-steps", "1", "--resume", "auto"]
+    subprocess.run(sweep(demo_root, tmp_path / "straight", *more), check=True, capture_output=True)
+    killed = sweep(demo_root, tmp_path / "killed", *more)
+    second = tmp_path / "killed" / "lam=0,seed=1" / "checkpoints"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        while process.poll() is None and not any(second.glob("step-*")):
+            time.sleep(0.05)
+        os.killpg(process.pid, number)  # as a terminal's or a machine's end does
+        process.wait()
+    assert process.returncode in (0, 128 + signal.SIGTERM)
+    subprocess.run(killed, check=True, capture_output=True)
+    assert len(weights(tmp_path / "straight")) == 8
+    assert weights(tmp_path / "killed") == weights(tmp_path / "straight")
