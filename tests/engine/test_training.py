@@ -53,6 +53,29 @@ def straight(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_finished_run_goes_on_for_longer_where_its_steps_do_not_depend_on_its_length(
+    demo_root: Path, tmp_path: Path
+) -> None:
+    by_steps = {"scheduler": "step", "decay_epochs": 1, "warmup_epochs": 0}
+    run(tmp_path / "whole", demo_root, tiny_recipe(**by_steps, epochs=2))
+    run(tmp_path / "longer", demo_root, tiny_recipe(**by_steps, epochs=1))
+    run(tmp_path / "longer", demo_root, tiny_recipe(**by_steps, epochs=2), resume="auto")
+    whole, longer = (
+        load_file(RunFolder(tmp_path / name).folder(8) / "model.safetensors") for name in ("whole", "longer")
+    )
+    assert all(torch.equal(whole[name], longer[name]) for name in whole)
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "longer" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="beyond the 4 steps"):
+        run(tmp_path / "longer", demo_root, tiny_recipe(**by_steps, epochs=1), resume="auto")
+
+
+def test_a_run_whose_learning_rates_follow_from_its_length_says_what_to_do(demo_root: Path, straight: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"from step \d+ on they would have been others.*--load-from RUN --out ANOTHER"
+    ):
+        run(straight, demo_root, tiny_recipe(epochs=4), resume="auto")
+
+
 @pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 1), (0, 3)])
 def test_resume_at_any_step_equals_the_straight_run(
     workers: int, accumulation: int, demo_root: Path, straight: Path, tmp_path: Path

@@ -20,6 +20,7 @@ from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe, changed
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
+from attnbias.methods.engine.training.sampler import Plan
 from attnbias.weights.errors import WeightsError
 
 DATA = "data.json"
@@ -58,15 +59,20 @@ class Data:
         return json.dumps(Described(splits=self.fingerprints).model_dump(), indent=1) + "\n"
 
 
-def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Data) -> list[str]:
+def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Data, plan: Plan) -> list[str]:
     """Check that a complete checkpoint was trained by this recipe on this data; warnings of what it does not tell.
+
+    A run may go on for longer, or end sooner, than it was begun for, where its steps so far would have been the same.
 
     Raises:
         UsageError: something differs; it is named.
     """
     info = stored_info(checkpoint / "model.safetensors", method)
     differing = changed(recipe, info.recipe)
-    if names := [name for name in differing if name not in recipe.at_random]:  # what began the run is behind it
+    names = [name for name in differing if name not in recipe.at_random]  # what began the run is behind it
+    if names and set(names) <= {"epochs", "steps"}:
+        _check_same_so_far(checkpoint, method, info.recipe, recipe, plan)
+    elif names:
         raise UsageError(
             f"{checkpoint} was trained with another recipe ({', '.join(names)} differ); "
             "resume with the same one, or choose another --out"
@@ -93,6 +99,24 @@ def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Dat
                 differences = data.fingerprints[split].differences(known, data.indices[split])
             raise UsageError(_other_data(checkpoint, f"split '{split}': {'; '.join(differences)}"))
     return []
+
+
+def _check_same_so_far(checkpoint: Path, method: AnyMethod, begun: Recipe, asked: Recipe, plan: Plan) -> None:
+    """Check that a run which is to have another length has done nothing yet that this length would have made another.
+
+    Raises:
+        UsageError: its learning rates follow from its length, or it is beyond the end that is asked for.
+    """
+    done = RunFolder.read_progress(checkpoint).step
+    if done > plan.total_steps:
+        raise UsageError(f"{checkpoint} is beyond the {plan.total_steps} steps that are asked for; ask for more")
+    was, now = (method.schedule(recipe, plan.steps_per_epoch) for recipe in (begun, asked))
+    if (other := next((step for step in range(done) if was(step) != now(step)), None)) is not None:
+        raise UsageError(
+            f"{checkpoint} was begun for another length, which its learning rates follow: from step {other} on they "
+            "would have been others; resume with the same --epochs and --steps, or begin another run with these "
+            "weights: --load-from RUN --out ANOTHER"
+        )
 
 
 def _other_data(checkpoint: Path, difference: str) -> str:

@@ -192,7 +192,7 @@ class _Run:
             if checkpoint is not None:
                 check_resumable(checkpoint)
         if checkpoint is not None:
-            self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data)
+            self.warnings += check_goes_on(checkpoint, self.method, self.recipe, self.data, self.plan)
             began = stored_info(checkpoint / "model.safetensors", self.method).recipe
             self.recipe = override(self.recipe, {name: getattr(began, name) for name in self.recipe.at_random})
         else:
@@ -233,7 +233,7 @@ class _Run:
         elif self.request.resume is not None:
             checkpoint = Path(self.request.resume)
         if checkpoint is not None:
-            check_goes_on(checkpoint, self.method, self.recipe, self.data)
+            check_goes_on(checkpoint, self.method, self.recipe, self.data, self.plan)
         start = Progress() if checkpoint is None else RunFolder.read_progress(checkpoint)
         _, last, first = self.control.agree(start.step, -start.step)
         if last != -first:
