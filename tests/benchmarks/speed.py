@@ -9,6 +9,7 @@
 | engine | a step and an evaluation of the engine against bare loops, same model and images | speed_engine.py |
 | checkpoint | saving, and resuming, a ResNet-101 with its optimiser's state and moving average | speed_engine.py |
 | loaders | from the file to the tensor on one core, exact and fast decoding | speed_data.py |
+| input | from files to batches, against the way of before, timm and torchvision; workers, memory | speed_input.py |
 | measures | all measures of 40,504 x 80 scores | speed_data.py |
 | index | annotations of COCO's size: reading, writing the index, reading it back | speed_data.py |
 | audit | an audit against the passes through the network that it needs | speed_audit.py |
@@ -40,6 +41,7 @@ from speed_audit import audit
 from speed_data import index, loaders, measures
 from speed_engine import checkpoint, engine
 from speed_features import features
+from speed_input import inputs
 from speed_models import forward, training
 from speed_start import start_up
 
@@ -50,6 +52,7 @@ GROUPS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "engine": engine,
     "checkpoint": checkpoint,
     "loaders": loaders,
+    "input": inputs,
     "measures": measures,
     "index": index,
     "audit": audit,

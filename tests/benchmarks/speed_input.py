@@ -1,0 +1,274 @@
+"""From files to batches: against the way of before, which is kept here, and beside timm's and torchvision's.
+
+Before: Pillow decodes and copies, each image becomes floats in the worker, `torch.stack` makes the batch, which is
+copied once more into shared memory. Of the exact way, Pillow's decoding and resizing are two thirds of what went
+before, which is the least that it can come to; `fast` needs the extra of that name.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import Figure, compare, ratio_of
+from PIL import Image
+from speed_data import photographs
+from timm.data.loader import fast_collate
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms as first_transforms
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from attnbias.data.datasets import ImageDataset, SampleKey, begin_batch, seeded
+from attnbias.data.images import Decode, read_image
+from attnbias.data.index import Index, Record
+from attnbias.data.transforms import opencv
+from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor
+from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
+from attnbias.methods.engine.batches import Loader, batches
+from attnbias.methods.engine.registry import get_method
+
+CPU = torch.device("cpu")
+BATCH, PASSES = 8, 4
+IMAGENET = 1_281_167
+"""Images of its training split."""
+
+
+# The way of before ----------------------------------------------------------------------------------------------------
+
+
+class Before(ImageDataset):
+    """The same samples as the way of before makes them: `transform` ends with floats."""
+
+    def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
+        position, epoch = key if isinstance(key, tuple) else (key, 0)
+        with Image.open(self.file(position)) as image:
+            image.load()
+            original = image.convert("RGB")
+        with seeded(self.seed, epoch, position):
+            return {"image": self.transform(original), "target": self.target(position), "index": position}
+
+    def collate(self, samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        assert not isinstance(samples, dict)
+        good, batch = begin_batch(samples)
+        return batch | {name: torch.stack([sample[name] for sample in good]) for name in ("image", "target")}
+
+
+def floats(step: ToNormalizedTensor) -> Callable[[Image.Image], Tensor]:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (step.mean, step.std))
+
+    def normalized(image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+
+    return normalized
+
+
+def before_of(dataset: ImageDataset, timm: bool = False) -> ImageDataset:
+    """The dataset with the way of before; `timm`: whose two steps made the floats of AbSViT's training."""
+    steps: list[Any] = []
+    for step in dataset.transform.transforms:
+        if not isinstance(step, ToNormalizedTensor):
+            steps.append(step)
+        elif timm:
+            steps += [first_transforms.ToTensor(), first_transforms.Normalize(step.mean, step.std)]
+        else:
+            steps.append(floats(step))
+    return Before(dataset.index, first_transforms.Compose(steps), seed=dataset.seed)
+
+
+def resized_before(
+    image: Any, size: Any, rows: slice = slice(None), columns: slice = slice(None), flip: bool = False
+) -> Any:
+    """OpenCV's resize as it was."""
+    if image.shape[:2] == size:
+        return image[rows, columns][:, :: -1 if flip else 1]
+    top, bottom, up, down = opencv._taps(image.shape[0], size[0], np.arange(size[0])[rows])
+    left, right, near, far = opencv._taps(image.shape[1], size[1], np.arange(size[1])[columns][:: -1 if flip else 1])
+    source = image[top[0] : bottom[-1] + 1]
+    wide = source[:, left] * near[:, None] + source[:, right] * far[:, None]
+    wide >>= 4
+    mixed = ((wide[top - top[0]] * up[:, None, None]) >> 16) + ((wide[bottom - top[0]] * down[:, None, None]) >> 16)
+    return ((mixed + 2) >> 2).astype(np.uint8)
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+def index_of(files: Sequence[Path], task: Any = "multilabel") -> Index:
+    target: Any = (1,) if task == "multilabel" else 0
+    return Index("some", "train", task, ("a",), Path("/"), tuple(Record(str(file), target) for file in files))
+
+
+def opened(method_name: str, data: str, files: Sequence[Path], train: bool, decode: Decode = "exact") -> ImageDataset:
+    """The files as the recipe of a method for a set reads them."""
+    method = get_method(method_name)
+    recipe = method.named_recipe(method.default_recipe(data)).recipe
+    return method.open_dataset(recipe, index_of(files), train=train, decode=decode)
+
+
+def cuts(dataset: ImageDataset) -> list[list[int]]:
+    return [list(range(start, min(start + BATCH, len(dataset)))) for start in range(0, len(dataset), BATCH)]
+
+
+def read(dataset: ImageDataset) -> None:
+    """Make all batches in this process, as they leave a worker."""
+    for cut in cuts(dataset):
+        dataset.collate([dataset[position] for position in cut])
+
+
+def through_a_worker(dataset: ImageDataset) -> tuple[float, float]:
+    """CPU seconds of a worker that makes all batches `PASSES` times, and of this process, which receives them: a touch
+    of each page as the copy to a device has it, and without the start of the worker."""
+    of_workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    reading = iter(batches(dataset, cuts(dataset) * PASSES, workers=1, device=CPU))
+    next(reading)
+    start = time.process_time()
+    for batch in reading:
+        batch["image"].clone()
+    spent = time.process_time() - start
+    reading.close()  # it waits for its worker
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return now.ru_utime + now.ru_stime - of_workers.ru_utime - of_workers.ru_stime, spent
+
+
+def inputs(rounds: int) -> Iterator[Figure]:
+    """Every pipeline in this process, CSRA's also through a worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        (words, files), (large, one) = photographs(Path(folder)).items()
+        for name, data, train, decode, target in (
+            ("csra", "coco", True, "exact", 0.85),
+            ("csra", "coco", False, "exact", 0.9),
+            ("ida", "coco", True, "exact", 1),
+            ("lsas", "imagenet", True, "exact", 0.95),
+            ("lsas", "imagenet", False, "exact", 1),
+            ("csra", "coco", True, "fast", 0.65),
+            ("csra", "coco", False, "fast", 0.55),
+            ("lsas", "imagenet", True, "fast", 0.8),
+            ("lsas", "imagenet", False, "fast", 0.65),
+        ):
+            dataset = opened(name, data, files, train, decode)
+            what = f"{name} {data} {'training' if train else 'evaluation'}, {words}, {decode} / before"
+            pair = partial(read, dataset.as_bytes()), partial(read, before_of(opened(name, data, files, train)))
+            yield compare(what, *pair, rounds, target, per=len(files))
+        absvit = opened("absvit", "imagenet", files, True)
+        pair = partial(read, absvit.as_bytes()), partial(read, before_of(absvit, timm=True))
+        yield compare(f"absvit imagenet training, {words}, exact / before", *pair, rounds, 1, per=len(files))
+        for decode, target in (("exact", 0.9), ("fast", 0.35)):
+            dataset, before = opened("csra", "coco", one, False, decode), before_of(opened("csra", "coco", one, False))
+            pair = partial(read, dataset.as_bytes()), partial(read, before)
+            yield compare(f"csra coco evaluation, {large}, {decode} / before", *pair, rounds, target)
+        yield from workers(rounds, words, files)
+        yield from segmentation(rounds, words, files)
+        yield from peers(rounds, words, files)
+    yield memory()
+
+
+def workers(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
+    """What a worker and the main process do for CSRA's training."""
+    dataset = opened("csra", "coco", files, True)
+    before = before_of(dataset)
+    before.as_bytes = lambda: before  # type: ignore[method-assign]
+    spent: dict[str, list[tuple[float, float]]] = {"ours": [], "before": []}
+    for turn in range(rounds + 1):
+        for name in ("ours", "before") if turn % 2 else ("before", "ours"):
+            spent[name].append(through_a_worker(dataset if name == "ours" else before))
+    for part, what, target in ((0, "in a worker", 0.8), (1, "in the main process, which receives them", 0.55)):
+        ours, base = ([times[part] for times in spent[name][1:]] for name in ("ours", "before"))
+        yield ratio_of(f"csra coco training, {words}, {what}, exact / before", ours, base, target, PASSES * len(files))
+
+
+def segmentation(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
+    """AbSViT's transforms alone, of decoded images, with the resize of before in its place."""
+    originals = [np.asarray(read_image(file)) for file in files[:8]]
+    labels = [np.random.default_rng(0).integers(0, 3, image.shape[:2], dtype=np.uint8) for image in originals]
+
+    def transformed(transform: Any, resize: Any) -> None:
+        from attnbias.data.transforms import segmentation as module
+
+        kept, module.resize_image = module.resize_image, resize
+        for position, (image, label) in enumerate(zip(originals, labels, strict=True)):
+            with seeded(0, 0, position):
+                transform(image, label)
+        module.resize_image = kept
+
+    for name, transform, target in (("training", TrainTransform(), 0.79), ("evaluation", EvalTransform(), 0.5)):
+        pair = (partial(transformed, transform, resize) for resize in (opencv.resize_image, resized_before))
+        yield compare(f"segmentation {name}, {words}, / before", *pair, rounds, target, per=len(originals))
+
+
+def peers(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
+    """ImageNet's evaluation (256 -> 224, bilinear), to a batch as a worker hands it on."""
+    mean, std = NORMALIZATIONS["imagenet"]
+    options = {"interpolation": "bilinear", "crop_pct": 224 / 256, "mean": mean, "std": std}
+    square = [v2.Resize(256, antialias=True), v2.CenterCrop(224)]
+    to_floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    ways: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "timm, floats": (create_transform(224, **options), torch.stack),
+        "timm, bytes (fast_collate)": (create_transform(224, use_prefetcher=True, **options), _timm_batch),
+        "torchvision v2, Pillow": (v2.Compose([*square, v2.PILToTensor(), *to_floats]), torch.stack),
+        "torchvision v2, tensors": (v2.Compose([pil_to_tensor, *square, *to_floats]), torch.stack),
+    }
+
+    def peer(transform: Callable[..., Any], stack: Callable[..., Any]) -> None:
+        for start in range(0, len(files), BATCH):
+            images = []
+            for file in files[start : start + BATCH]:
+                with Image.open(file) as image:
+                    images.append(transform(image.convert("RGB")))
+            stack(images)
+
+    for decode in ("exact", "fast"):
+        dataset = opened("lsas", "imagenet", files, False, decode).as_bytes()
+        for name, way in ways.items():
+            what = f"ImageNet's evaluation, {words}, {decode} / {name}"
+            yield compare(
+                what,
+                partial(read, dataset),
+                partial(peer, *way),
+                rounds,
+                None if decode == "exact" else 0.85,
+                per=len(files),
+            )
+
+
+def _timm_batch(images: Iterable[Any]) -> Any:
+    return fast_collate([(image, 0) for image in images])
+
+
+def memory() -> Figure:
+    """What a worker that reads all of ImageNet's training index makes its own, over a worker of a small one."""
+    records = tuple(Record(f"n{k % 1000:08d}/n{k % 1000:08d}_{k}.JPEG", k % 1000) for k in range(IMAGENET))
+    whole = replace(index_of((), "singlelabel"), classes=tuple(map(str, range(1000))), records=records)
+
+    def grown(index: Index, before: bool) -> float:
+        dataset = ImageDataset(index, lambda image: image)
+
+        def read_all(keys: Sequence[int]) -> float:
+            for position in range(len(dataset)):
+                if before:
+                    index.root / index.records[position].path, index.records[position].target
+                else:
+                    dataset.file(position), dataset.target(position)
+            gc.collect()
+            told = Path("/proc/self/smaps_rollup").read_text()
+            return sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB", told, re.MULTILINE))) / 1024
+
+        kind: type[DataLoader[Any]] = DataLoader if before else Loader
+        return float(next(iter(kind([0], 1, num_workers=1, collate_fn=read_all))))
+
+    small = grown(replace(whole, records=records[:100]), False)
+    ours, base = grown(whole, False) - small, grown(whole, True) - small
+    return Figure(f"memory of a worker, {IMAGENET:,} images over 100", ours, "MB", base, ours / base, target=0.15)
