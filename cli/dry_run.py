@@ -25,7 +25,7 @@ def show_dry_run(found: DryRun) -> None:
         )
     say(f"data: {_count(found.images, 'training images', train)}")
     if found.plan is not None:
-        say(_arithmetic(found.plan, found.request.accumulation))
+        say(found.plan.arithmetic(found.request.accumulation))
     for asked, known in found.evaluated.items():
         say(f"evaluation: {_count(known.samples, 'samples', known)} ({asked})")
     for warning in found.warnings:
@@ -44,15 +44,6 @@ def _count(number: int | None, what: str, split: Split) -> str:
             f"{number:,} {what} of {name} by the catalogue, as it is not prepared here: with those that a recipe drops"
         )
     return f"{number:,} {what} of {name}"
-
-
-def _arithmetic(plan: Plan, accumulation: int) -> str:
-    processes, batch_size = plan.processes, plan.batch_size
-    share = batch_size / (processes * accumulation)
-    return (
-        f"batch: global {batch_size} = {processes} process{'es' if processes > 1 else ''} x {share:g} x "
-        f"{accumulation} accumulation; {plan.steps_per_epoch:,} steps an epoch, {plan.total_steps:,} in all"
-    )
 
 
 def _show_rates(found: DryRun, plan: Plan) -> None:

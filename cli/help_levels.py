@@ -24,7 +24,7 @@ def is_common(kind: type[Request], method: Description, name: str) -> bool:
         return bool(how.get("often", how.get("panel") != RUN))
     fields = method.recipe_type.model_fields
     if name not in fields:
-        return name != "jobs"
+        return name not in ("jobs", "verbose")
     for info in (fields[name], Recipe.model_fields.get(name)):
         extra = info.json_schema_extra if info is not None else None
         if isinstance(extra, dict) and "often" in extra:

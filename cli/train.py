@@ -22,6 +22,7 @@ from attnbias.methods.engine.sweep import PlannedRun, flags, places, points, run
 
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,...", help="One run per seed, a folder each.")]
 Grid = Annotated[list[str] | None, typer.Option("--grid", metavar="lam=0,0.5", help="One run per value of a field.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show all fields of the recipe.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Such runs at once.")]
 
 
@@ -43,6 +44,7 @@ def _command(method: Description) -> Callable[..., None]:
         seeds: Seeds = None,
         grid: Grid = None,
         jobs: Jobs = 1,
+        verbose: Verbose = False,
         **typed: object,
     ) -> None:
         if seeds is not None or grid:
@@ -62,9 +64,9 @@ def _command(method: Description) -> Callable[..., None]:
             from attnbias.methods.engine.training.dry_run import dry_run as compute
 
             found = compute(request)
-            run.say()
+            run.say(whole=True)
             show_dry_run(found)
-        elif code := launch(partial(run_job, begin=run.say), request):
+        elif code := launch(partial(run_job, begin=partial(run.say, whole=verbose)), request):
             sys.exit(code)
 
     return with_options(command, TrainRequest, method, training=True)

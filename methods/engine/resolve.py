@@ -112,12 +112,18 @@ class ResolvedRun:
     images: str
     """How images are made, where the weights decide it."""
 
-    def say(self) -> None:
-        """Print the recipe in force, what differs from the named one marked, and the starting weights."""
+    def say(self, *, whole: bool = True) -> None:
+        """Print the recipe in force, all of it or what differs from the one that it came from, and the starting
+        weights."""
         from attnbias.methods.engine.published import state_of
 
         request, name, named = self.request, self.resolved.name, self.resolved.named
-        show_recipe(self.method, request.recipe, name, named)
+        if whole:
+            show_recipe(self.method, request.recipe, name, named)
+        else:
+            differing = changed(request.recipe, self.resolved.base)
+            fields = ", ".join(f"{field} {value} (not {was})" for field, (value, was) in differing.items())
+            say(f"{self.method.title}: recipe {name}{f', but {fields}' if fields else ''}")
         where = "" if request.resume is None else ", where no checkpoint is resumed"
         weights = request.load_from or request.init
         why = "" if request.from_scratch else self.resolved.why_fresh

@@ -135,3 +135,21 @@ def test_every_command_that_goes_through_images_says_how_far_it_is(
     assert "scoring pictures: 16 of 24" in attnbias("predict", images, *asked, "--eval-batch-size", 8, expect=0).err
     drawn = attnbias("visualize", "csra", *asked, *root, "--limit", 20, "--out", tmp_path / "gallery", expect=0)
     assert "images: 10 of 20" in drawn.err
+
+
+def test_a_run_begins_with_what_it_is_in_few_lines(demo_root: Path, tmp_path: Path) -> None:
+    small = ["--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--steps", 24, "--batch-size", 24]
+    words = ["train", "csra", *small, "--gpus", 0, "--threads", 1, "--data-root", demo_root, "--log-every", 100]
+    lines = attnbias(*words, "--out", tmp_path / "short", "--from-scratch", expect=0).out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("epoch"))
+    assert first <= 7
+    begun = "\n".join(lines[:first])
+    assert "recipe demo, but image_size 32 (not 64), steps 24 (not None), batch_size 24 (not 64)" in begun
+    assert "starting weights: random" in begun
+    assert "parameters on cpu; 72 training images of 'demo/train', evaluated on 24 of val" in begun
+    assert "batch: global 24 = 1 process x 24 x 1 accumulation; 3 steps an epoch, 24 in all" in begun
+    assert f"output folder: {tmp_path / 'short'}" in begun
+    assert sum("to go, without evaluations" in line for line in lines) == 1
+    longer = attnbias(*words, "--out", tmp_path / "long", "--verbose", "--steps", 1, expect=0).out
+    assert "drop_unlabelled" in longer
+    assert "drop_unlabelled" not in begun

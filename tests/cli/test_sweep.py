@@ -103,10 +103,10 @@ def test_a_killed_sweep_resumes_to_the_same_bytes(demo_root: Path, tmp_path: Pat
     more = ["--grid", "lam=0,0.5", "--seeds", "0,1", "--save-steps", "1", "--resume", "auto"]
     subprocess.run(sweep(demo_root, tmp_path / "straight", *more), check=True, capture_output=True)
     killed = sweep(demo_root, tmp_path / "killed", *more)
-    second = tmp_path / "killed" / "lam=0,seed=1" / "checkpoints"
-    for number in (signal.SIGKILL, signal.SIGTERM):
+    for number, name in ((signal.SIGKILL, "lam=0,seed=1"), (signal.SIGTERM, "lam=0.5,seed=0")):
+        reached = tmp_path / "killed" / name / "checkpoints"
         process = subprocess.Popen(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        while process.poll() is None and not any(second.glob("step-*")):
+        while process.poll() is None and not any(reached.glob("step-*")):
             time.sleep(0.05)
         os.killpg(process.pid, number)  # as a terminal's or a machine's end does
         process.wait()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,8 @@ from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.types import LogLine
 
 TIMINGS = "timings.jsonl"
+EXPECTED_AFTER = 20
+"""Steps after which it is said how long a run will take."""
 LARGEST = 1 << 30
 """Bytes of it."""
 
@@ -33,6 +36,8 @@ class Timings:
     def __init__(self, run: Path, batch_size: int) -> None:
         self.path, self.batch_size = run / TIMINGS, batch_size
         self.steps, self.busy, self.waited, self.speed = 0, 0.0, 0.0, 0.0
+        self.a_step = 0.0
+        """Seconds of a step, of late."""
         self.begun = time.monotonic()
 
     @contextmanager
@@ -40,8 +45,10 @@ class Timings:
         """Measure one optimiser step."""
         start = time.perf_counter()
         yield
-        self.busy += time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.busy += took
         self.steps += 1
+        self.a_step = took if not self.a_step else 0.9 * self.a_step + 0.1 * took
 
     def log(self, step: int, epoch: int, waited: float) -> None:
         """Write what the steps since the last line took. `waited` are all seconds in which they waited for data."""
@@ -91,7 +98,7 @@ class Reporter:
         self.accelerator, self.plan, self.timings = accelerator, plan, timings
         self.epochs = plan.epoch_of(plan.total_steps)
         self.bar = TrainingBar()
-        self.loss = "-"
+        self.loss, self.steps = "-", 0
         self.bad_images = 0
 
     def __enter__(self) -> Reporter:
@@ -111,6 +118,10 @@ class Reporter:
 
     def step(self, done: int) -> None:
         """Show that so many optimiser steps are done."""
+        self.steps += 1
+        if self.steps == EXPECTED_AFTER and not self.bar.shown:
+            left = timedelta(seconds=round(self.timings.a_step * (self.plan.total_steps - done)))
+            say(f"about {left} to go, without evaluations: {self.timings.a_step:.2g} s a step")
         epoch = f"epoch {self.plan.epoch_of(done)}/{self.epochs}"
         self.bar.tell(epoch, done, self.plan.total_steps, f"{self.timings.speed:.0f} img/s  loss {self.loss}")
 

@@ -63,6 +63,15 @@ class Plan:
         """Optimiser steps of the whole run."""
         return self.steps or self.epochs * self.steps_per_epoch
 
+    def arithmetic(self, accumulation: int) -> str:
+        """How the global batch is cut up, and how many there are, in words."""
+        share = self.batch_size / (self.processes * accumulation)
+        processes = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        return (
+            f"batch: global {self.batch_size} = {processes} x {share:g} x {accumulation} accumulation; "
+            f"{self.steps_per_epoch:,} steps an epoch, {self.total_steps:,} in all"
+        )
+
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 1, that the run is in after so many steps; 0 before the first."""
         return -(-step // self.steps_per_epoch)

@@ -162,6 +162,7 @@ class _Run:
         self.reporter = Reporter(self.accelerator, self.plan, self.timings) if self.main else None
         if self.reporter:
             begin()
+            say(*self._about())
             for warning in self.warnings:
                 self.reporter.warn(warning)
             if self.accelerator.device.type == "cuda":
@@ -175,6 +176,18 @@ class _Run:
         finally:
             del self.stepper  # with its loader, whose worker processes end
         return Outcome(self.progress, self.folder.path, self.measures)
+
+    def _about(self) -> list[str]:
+        """What the run is, in lines: its device, images, model, batch and folder."""
+        device, data = self.accelerator.device, self.data.indices["train"]
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        evaluated = ", ".join(f"{len(dataset):,} of {split}" for split, dataset in self.eval_sets)
+        return [
+            f"{parameters:,} parameters on {device}; {len(self.dataset):,} training images of "
+            f"'{data.dataset}/{data.split}', evaluated on {evaluated}",
+            self.plan.arithmetic(self.request.accumulation),
+            f"output folder: {self.folder.path}",
+        ]
 
     def _read_start(self) -> None:
         """Check the checkpoint to resume, or read the starting weights: what is refused leaves the folder untouched."""
