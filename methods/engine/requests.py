@@ -77,6 +77,8 @@ class Request(BaseModel):
         if isinstance(value, str) and several is tuple:
             value = [part.strip() for part in value.split(",") if part.strip()]
         values = value if isinstance(value, list | tuple) else [value]
+        if several is tuple and not values and cls.model_fields[str(info.field_name)].default != ():
+            raise ValueError("it names nothing; leave it out, or name one")
         one = get_args(form)[0]
         if one is Path:
             values = [_as_path(each) for each in values]
