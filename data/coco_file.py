@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from math import prod
-from operator import mul
+from operator import mul, sub
 from pathlib import Path
 
 from attnbias.data.errors import DataError
@@ -18,6 +18,8 @@ KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotation
 """What each entry of each list must have."""
 MOST_PIXELS = 180_000_000
 """Of an image that Pillow reads."""
+LONGEST = 8 * LARGEST_SIDE
+"""Way along the sides of a polygon, in pixels: pycocotools takes 40 bytes for each of them."""
 THIN = 1e-6
 """Twice the area, in pixels, of a polygon whose points are on one line but for rounding."""
 
@@ -106,12 +108,14 @@ def _is_box(box: object) -> bool:
 
 
 def _covers(polygon: object) -> bool:
-    """Whether it is three points or more that are not on one line; pycocotools takes memory by the lengths of sides."""
+    """Whether it is three points or more that are not on one line, of a length that can be drawn."""
     if not (isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and _are_pixels(polygon)):
         return False
     x, y = polygon[::2], polygon[1::2]
-    area = sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))
-    return abs(area) > THIN
+    next_x, next_y = x[1:] + x[:1], y[1:] + y[:1]
+    length = sum(map(abs, map(sub, x, next_x))) + sum(map(abs, map(sub, y, next_y)))
+    area = sum(map(mul, x, next_y)) - sum(map(mul, y, next_x))
+    return length <= LONGEST and abs(area) > THIN
 
 
 def _are_pixels(values: Sequence[object]) -> bool:
