@@ -67,7 +67,7 @@ def _show_robustness(results: list[Json]) -> None:
                     cells.setdefault(row["test"], {})[Path(result["load_from"]).name, name] = value
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
     if columns:
-        table = Table("test")
+        table = Table("test", names=1)
         for column in columns:
             table.column(*column, justify="right")
         for test, row in cells.items():

@@ -38,9 +38,8 @@ def recipes(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show sources and notes.")] = False,
 ) -> None:
     """Show the named recipes, with what the paper reports for each."""
-    table = Table(
-        "method", "recipe", "dataset", "paper reports", *(["starts from", "source", "note"] if verbose else [])
-    )
+    more = ["starts from", "source", "note"] if verbose else []
+    table = Table("method", "recipe", "dataset", "paper reports", *more, names=2)
     for row in list_recipes(method):
         words = [row.starts_from, row.source, row.note] if verbose else []
         table.row(row.method, row.name, row.dataset, _figures(row.reports), *words)
@@ -63,7 +62,7 @@ def datasets(
             _details(info, root).show()
             say("")
         return
-    table = Table("dataset", "what", "task", "size", "obtained", "ready")
+    table = Table("dataset", "what", "task", "size", "obtained", "ready", names=1)
     for row in list_datasets(root):
         state = styled("yes", "green") if row.ready else "no"
         table.row(row.name, row.title, row.task, row.size, row.obtained, state)
@@ -117,7 +116,7 @@ def weights(
             say(entry.name, style="bold")
             say(*(f"  {name:<10}{text}" for name, text in _info(entry).items() if text), "")
     else:
-        table = Table("weights", "of", "MB", "reports", "on this disk", "obtained")
+        table = Table("weights", "of", "MB", "reports", "on this disk", "obtained", names=1)
         for row in rows:
             size = f"{row.megabytes:.0f}" if row.megabytes else "?"
             here = styled("yes", "green") if row.path else "no"

@@ -111,9 +111,12 @@ def styled(text: object, style: str) -> Text:
 
 
 class Table:
-    """A table of texts: `column`s first, then `row`s, then `show`."""
+    """A table of texts: `column`s first, then `row`s, then `show`. The first `names` columns are not broken: what
+    stands there is to be typed."""
 
-    def __init__(self, *columns: str, title: str | None = None, header: bool = True, ruled: bool = False) -> None:
+    def __init__(
+        self, *columns: str, title: str | None = None, header: bool = True, ruled: bool = False, names: int = 0
+    ) -> None:
         self._title = title
         self._header = header
         self._columns: list[tuple[str, Literal["left", "right"]]] = []
@@ -124,8 +127,8 @@ class Table:
             pad_edge=ruled,
             show_header=header,
         )
-        for name in columns:
-            self.column(name)
+        for number, name in enumerate(columns):
+            self.column(name, no_wrap=number < names)
 
     def column(self, *lines: object, justify: Literal["left", "right"] = "left", no_wrap: bool = False) -> None:
         """Add a column, each text a line of its head. What does not fit is folded, never cut off."""

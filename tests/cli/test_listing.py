@@ -15,6 +15,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.recipe import FRESH
 from attnbias.methods.engine.registry import get_description, get_method
+from attnbias.weights.manifest import PUBLISHED
 from tests.helpers.command_line import attnbias
 
 REPO = Path(__file__).parents[2]
@@ -45,6 +46,20 @@ def test_terms_page_and_command_when_asked(name: str, tmp_path: Path) -> None:
     for part in (info.licence, info.page, f"attnbias prepare-data {name}{info.arguments}"):
         assert part in block
     assert all(archive.file in block for archive in info.archives)
+
+
+@pytest.mark.parametrize("asked", [["weights"], ["recipes", "csra", "-v"], ["datasets"]])
+def test_names_that_are_to_be_typed_are_not_broken_at_80_columns(asked: list[str]) -> None:
+    done = CliRunner().invoke(listing, asked, env={"COLUMNS": "80"})
+    names = {
+        "weights": list(PUBLISHED),
+        "recipes": list(get_description("csra").recipes),
+        "datasets": list(DATASETS),
+    }[asked[0]]
+    words = set(done.output.split())
+    assert [name for name in names if name not in words] == []
+    table = done.output.partition("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_which_datasets_are_ready_and_more_of_each(demo_root: Path, tmp_path: Path) -> None:

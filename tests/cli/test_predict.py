@@ -113,6 +113,10 @@ def test_a_line_a_image_for_people(make_images: Path, tmp_path: Path) -> None:
         assert place == str(path)
         assert len(words.split(", ")) == 2
         assert words.split()[0] in NAMES
+    unsure = attnbias("predict", "--load-from", weights, make_images / "a", "--threshold", 1, *CPU, expect=0).out
+    for line, known in zip(unsure.splitlines(), lines, strict=True):
+        first = known.partition(": ")[2].split(", ")[0]
+        assert line.endswith(f": - (highest: {first})")
 
 
 def test_images_are_turned_upright(tmp_path: Path) -> None:

@@ -74,9 +74,10 @@ class Predictions(Said):
         ]
 
     def lines(self) -> Iterator[str]:
-        for path, classes in self.images:
+        for (path, classes), row in zip(self.images, self.scores, strict=True):
             words = ", ".join(f"{name} {score:.3f}" for name, score in classes.items())
-            yield f"{path}: {words or '-'}"
+            best = int(row.argmax())
+            yield f"{path}: {words or f'- (highest: {self.found.loaded.classes[best]} {row[best]:.3f})'}"
 
     def rows(self) -> Iterator[list[str]]:
         yield ["path", *self.found.loaded.classes]
