@@ -116,7 +116,9 @@ def upright_rgb(image: Image.Image, orientation: Orientation = "upright") -> Ima
         return Image.fromarray(_as_bytes(upright)).convert("RGB")
     if upright.mode == "P" and "transparency" in upright.info:
         return upright.convert("RGBA").convert("RGB")
-    return upright if upright.mode == "RGB" else upright.convert("RGB")  # which would copy it
+    if upright.mode == "RGB":
+        return upright._new(upright.im)  # what `copy` makes, on the same pixels: the file's image is not used again
+    return upright.convert("RGB")
 
 
 def turned(image: Image.Image, orientation: Orientation) -> Image.Image:

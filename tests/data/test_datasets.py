@@ -149,7 +149,7 @@ def test_images_come_as_stored(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "deep.png")
     for name in ("turned.jpg", "palette.png", "cmyk.jpg", "grey.png", "black_white.png", "clear.png", "deep.png"):
         image = read_image(tmp_path / name)
-        assert (image.mode, image.size) == ("RGB", (30, 20)), name
+        assert (type(image), image.mode, image.size) == (Image.Image, "RGB", (30, 20)), name
     assert np.array_equal(np.asarray(read_image(tmp_path / "clear.png")), np.asarray(colour))
     assert np.array_equal(
         np.asarray(read_image(tmp_path / "deep.png"))[..., 0], np.asarray(read_image(tmp_path / "grey.png"))[..., 0]
