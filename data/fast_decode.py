@@ -2,7 +2,7 @@
 
 Files are decoded by simplejpeg (the extra `fast`), to the very pixels of Pillow, which decodes what simplejpeg is not
 for: other formats, CMYK, damaged files, images that are to be turned. So what is installed decides the time, never the
-pixels. Resized pixels are a level off at most, 0.06 on average; those of files decoded at 1/2, 1/4 or 1/8, 0.7 on
+pixels. Resized pixels are a level off at most, 0.05 on average; those of files decoded at 1/2, 1/4 or 1/8, 0.7 on
 average and up to 64 at sharp coloured edges. `make bench` has the times (tests/benchmarks/results/speed.md).
 """
 
