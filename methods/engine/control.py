@@ -94,6 +94,10 @@ class Control:
         distributed.all_gather_object(values, value, group=self._group)
         return values
 
+    def join(self, values: list[T]) -> list[T]:
+        """The lists of all processes, one behind the other."""
+        return [value for each in self.gather(values) for value in each]
+
     def raise_if_stopped(self) -> None:
         """Raise Stopped, in every process alike, when any process was asked to stop."""
         (number,) = self.agree()

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -139,8 +138,8 @@ def answer_all(
             if perturb is not None:
                 batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
             mine.append(_rows(method, model, batch, dataset, recipe))
-    parts = gather_object(mine) if processes > 1 else mine
-    skipped = gather_object(skipped) if processes > 1 else skipped
+    everywhere = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
+    parts, skipped = everywhere.join(mine), everywhere.join(skipped)
     if not parts:
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
     return Answers(*_in_order(parts), skipped)
