@@ -14,12 +14,13 @@ def _command(method: Description) -> Callable[..., None]:
     def command(**typed: object) -> None:
         fields = typed_fields(method, typed, ExportRequest)
         request = read_request(ExportRequest, typed, method=method.name, fields=fields)
-        from attnbias.methods.engine.export import INPUT, OUTPUTS, export
+        from attnbias.methods.engine.export import export
 
         graph = export(request)
-        size = graph.image_size
+        shape = "(B, 3, H, W)" if graph.any_size else f"(B, 3, {graph.image_size}, {graph.image_size})"
+        first, *others = graph.inputs
         say(
-            f"{graph.file}: {INPUT} (B, 3, {size}, {size}) -> {', '.join(OUTPUTS)}; map {graph.map}, "
+            f"{graph.file}: {', '.join([f'{first} {shape}', *others])} -> {', '.join(graph.outputs)}; map {graph.map}, "
             f"{graph.classes} classes"
         )
         if graph.parity is not None:

@@ -12,6 +12,7 @@ from attnbias.methods.engine.types import Fields, LogLine
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor, nn
 
     from attnbias.methods.engine.types import Batch, BatchedImages
@@ -47,6 +48,9 @@ class FitsTexts(Protocol[M]):
 
     def text_fit(self, model: M, images: Tensor, texts: Batch) -> Tensor:
         """How well each image (B, 3, H, W) fits each of the texts that `read_texts` gave: (B, M), higher is better."""
+
+    def pair_fit(self, model: M, batch: Batch) -> Tensor:
+        """How well each image of a batch fits its own text: (B,)."""
 
 
 @runtime_checkable
@@ -147,6 +151,15 @@ class LabelsPixels(Protocol[R, M]):
 
     def label_map(self, model: M, image: NDArray[np.uint8], recipe: R) -> NDArray[np.int64]:
         """The class of each pixel of an image (H, W, 3), as (H, W)."""
+
+    def seen_whole(self, recipe: R) -> Callable[[Image.Image], Tensor]:
+        """PIL image -> (3, H, W), as evaluation sees it at one size."""
+
+    def pixel_shares(self, model: M, images: Tensor) -> Tensor:
+        """The probability of each class at each pixel of images (B, 3, H, W), seen whole: (B, C, H, W)."""
+
+    def for_any_size(self, model: M) -> nn.Module:
+        """A copy whose operations a graph can hold for images of any size; the same figures but for rounding."""
 
 
 @runtime_checkable

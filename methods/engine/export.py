@@ -16,15 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.questions import Question
+from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.errors import NotFiniteError, RunError, UsageError, did_you_mean
+from attnbias.methods.engine.exported import Classifier, Exported, PixelLabeller, Reader, check_whole
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import (
     Loaded,
@@ -34,8 +37,8 @@ from attnbias.methods.engine.load import (
     open_split_of,
     weights_metadata,
 )
-from attnbias.methods.engine.maps import steered_maps
-from attnbias.methods.engine.own_images import find_images, open_own, say_how_made
+from attnbias.methods.engine.own_images import OwnImages, find_images, open_own, say_how_made
+from attnbias.methods.engine.prediction.answering import open_questions
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportRequest
 from attnbias.methods.engine.screen import counted
@@ -45,42 +48,18 @@ from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
-INPUT, OUTPUTS = "images", ("scores", "maps", "classes")
 
 SCORE_TOLERANCE, MAP_TOLERANCE = 1e-4, 1e-3
 """Largest differences that pass as rounding, as shares of the highest probability and of the highest map's value."""
+
+QUESTION = "what is in the picture?"
+"""What --check asks of a person's own images, of a model that is asked in words."""
 
 CHECKED = 4
 """Images of --check at once."""
 
 LARGEST_ONNX = 1_800_000_000
 """Bytes of weights that one ONNX file can hold (protobuf's limit is 2 GB); more go into a file beside it."""
-
-
-class Exported(nn.Module):
-    """A classifier and where it looks, as one graph.
-
-    Maps are of fixed `classes`, or of each image's `top_k` best ones.
-    """
-
-    def __init__(self, loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> None:
-        super().__init__()
-        self.method, self.model, self.task = loaded.method, loaded.model, loaded.task
-        self.kind, self.head, self.steering = kind, head, loaded.steering
-        self.top_k = min(top_k, len(loaded.classes))
-        self.fixed: Tensor | None
-        self.register_buffer("fixed", torch.tensor(classes) if classes else None)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, H, W) -> probabilities (B, C), maps (B, K, h, w), their class numbers (B, K)."""
-        scores = self.method.predict(self.model, images, self.task)["scores"]
-        fixed = self.fixed
-        classes = scores.topk(self.top_k).indices if fixed is None else fixed.expand(images.shape[0], -1)
-        if self.steering is None:
-            maps = self.method.attention(self.model, images, classes, kind=self.kind, head=self.head)
-        else:
-            maps = steered_maps(self.method, self.model, images, classes, self.kind, self.steering)
-        return scores, maps.float(), classes.contiguous()
 
 
 @dataclass(frozen=True)
@@ -117,10 +96,9 @@ def wrap(
     """The graph to export.
 
     Raises:
-        UsageError: the model is not a classifier, there is no such map, or it needs a backward pass.
+        UsageError: there is no such map, or it needs a backward pass or more than one; classes or heads of a model that
+            has none of them.
     """
-    if loaded.task not in ("multilabel", "singlelabel"):
-        raise UsageError(f"export takes models that classify images, and {loaded.source} is for {loaded.task}")
     method = loaded.method
     backward = tuple(method.explainers())
     able = [name for name in method.maps if not name.startswith(backward)]
@@ -135,11 +113,36 @@ def wrap(
         raise UsageError(
             f"method '{method.name}' has no map '{kind}'{did_you_mean(kind, able)}; one of: {', '.join(able)}"
         )
-    exported = Exported(loaded, kind, head, classes, top_k).eval()
-    side = loaded.recipe.image_size
+    exported = _graph(loaded, kind, head, classes, top_k).eval()
+    device = next(loaded.model.parameters()).device
     with torch.no_grad():  # a method may settle something with its first images, such as the layer that it looks at
-        exported(torch.zeros(1, 3, side, side, device=next(loaded.model.parameters()).device))
+        exported(*(tensor[:1].to(device) for tensor in exported.example()))
     return exported
+
+
+def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> Exported:
+    """The graph of a model of this task.
+
+    Raises:
+        UsageError: something was asked for that such a model has not.
+    """
+    own = loaded.method.default_map(loaded.recipe)
+    if loaded.task in ("multilabel", "singlelabel"):
+        return Classifier(loaded, kind, head, classes, top_k)
+    if classes:
+        raise UsageError(f"--classes: the graph of {loaded.source} has the maps of all of its classes; leave it out")
+    if loaded.method.reads_texts:
+        if loaded.steering is not None:
+            raise UsageError(
+                "--prior: the graph of a model that is asked in words is steered by its text; leave it out"
+            )
+        return Reader(loaded, kind, head, int(loaded.recipe.model_dump()["max_text_length"]))
+    if kind != own or head is not None:
+        raise UsageError(
+            f"the graph of {loaded.source} has the probability of each class at each pixel (map {own}) alone"
+        )
+    check_whole(loaded)
+    return PixelLabeller(loaded, kind)
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,16 @@ class Graph:
 
     file: Path
     image_size: int
+    """Height and width of its images; where `any_size`, those that it was made for."""
     map: str
     """Kind of its maps."""
     classes: int
     parity: Parity | None
     """How it agrees with the model, where that was asked."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    any_size: bool
+    """Whether images may have any height and width."""
 
 
 def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
@@ -187,7 +195,12 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     check = partial(compare, limit=request.limit or CHECK_LIMIT, workers=request.workers or 0, device=device)
     with request.finite_answers():
         parity = write_graph(exported, loaded, request.format, file, images, check)
-    return Graph(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity)
+    return Graph(
+        *(file, loaded.recipe.image_size, exported.kind, len(loaded.classes), parity),
+        inputs=exported.inputs,
+        outputs=exported.outputs,
+        any_size=exported.any_size,
+    )
 
 
 @torch.no_grad()
@@ -210,15 +223,16 @@ def write_graph(
     if form == "onnx":
         need_onnx()
     check_name(out)
-    size = loaded.recipe.image_size
-    # Three images: sizes 0 and 1 are special to the tracer, and 2 is often another dimension's size.
-    example = torch.zeros(3, 3, size, size)
     content = json.loads(weights_metadata(loaded.method, loaded.recipe, loaded.classes, loaded.task)[KEY])
     steering = {} if loaded.steering is None else {"steered_by": loaded.steering.words}
-    metadata = json.dumps({**content, "map": exported.kind, **steering, "inputs": [INPUT], "outputs": OUTPUTS})
+    metadata = json.dumps(
+        {**content, "map": exported.kind, **steering, "inputs": exported.inputs, "outputs": exported.outputs}
+    )
     with _quiet(), _replacing(out) as part:
         try:
-            program = torch.export.export(exported, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False)
+            dims = tuple(exported.dims().values())
+            free = {"inputs": dims} if isinstance(exported, Reader) else dims
+            program = torch.export.export(exported, exported.example(), dynamic_shapes=free, strict=False)
         except UsageError:
             raise
         except Exception as error:  # the tracer raises errors of many kinds
@@ -237,7 +251,9 @@ def _write_onnx(program: ExportedProgram, exported: Exported, path: Path, metada
     # torch's translation knows attention over (B, heads, N, d) only; three dimensions become products and a softmax.
     table: dict[object, Callable[..., object]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
     program = program.run_decompositions(table)
-    converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[*OUTPUTS])
+    converted = torch.onnx.export(
+        program, dynamo=True, verbose=False, input_names=[*exported.inputs], output_names=[*exported.outputs]
+    )
     assert converted is not None
     converted.model.metadata_props[KEY] = metadata
     weights = sum(value.nbytes for value in exported.state_dict().values())
@@ -290,19 +306,25 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 # Holding it against the model -----------------------------------------------------------------------------------------
 
-Runner = Callable[[Tensor], tuple[Tensor, ...]]
-"""Images -> what the exported graph answers."""
+Runner = Callable[..., tuple[Tensor, ...]]
+"""A graph's inputs, such as images -> what it answers."""
 
 
 def runner(path: Path, form: Format) -> Runner:
     """Read an exported file with the runtime that it is for, on the CPU."""
     if form == "torch-export":
         module = torch.export.load(path).module()
-        return lambda images: module(images)
+        return lambda *inputs: module(*inputs)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: tuple(torch.from_numpy(array) for array in session.run(None, {INPUT: images.numpy()}))
+    names = [each.name for each in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return tuple(torch.from_numpy(array) for array in session.run(None, arrays))
+
+    return run
 
 
 def images_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | None) -> ImageDataset:
@@ -312,10 +334,25 @@ def images_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | Non
         DataError: none were given, and the set is not prepared.
         UsageError: the set has other classes than the model.
     """
+    method = loaded.method
+    if method.reads_texts and paths:
+        questions = [Question(Path(path), QUESTION, Path(path) if loaded.task == "nlvr2" else None) for path in paths]
+        return open_questions(loaded, questions, data_root)
     if paths:
-        return open_own(loaded, paths)
+        own = open_own(loaded, paths)
+        return OwnImages(own.index, _seen(loaded), in_memory={}) if isinstance(method, LabelsPixels) else own
     index = open_split_of(loaded, "val", data_root)
-    return ImageDataset(index, loaded.method.transform(loaded.recipe, train=False))
+    return method.open_dataset(loaded.recipe, index) if method.reads_texts else ImageDataset(index, _seen(loaded))
+
+
+def _seen(loaded: Loaded) -> Callable[..., Any]:
+    """How one image is made for a graph."""
+    method = loaded.method
+    return (
+        method.seen_whole(loaded.recipe)
+        if isinstance(method, LabelsPixels)
+        else method.transform(loaded.recipe, train=False)
+    )
 
 
 @torch.no_grad()
@@ -332,22 +369,28 @@ def compare(
     `device`, with as many loader processes."""
     count = min(limit, len(dataset))
     scores, maps, reordered = [torch.zeros(2)], [torch.zeros(2)], 0  # largest differences and values, by batch
-    cuts = [range(start, min(start + CHECKED, count)) for start in range(0, count, CHECKED)]
+    at_once = 1 if exported.any_size else CHECKED
+    cuts = [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
     exported.to(device)
     cpu = torch.device("cpu")
     with counted(batches(dataset, cuts, workers=workers, device=cpu), "checked images", of=count) as read:
         for batch in read:
-            images = on_device(batch, dataset, cpu)["image"]
+            inputs = exported.feed(on_device(batch, dataset, cpu))
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # no coarser than the graph's own runtime
-                expected = [answer.cpu() for answer in exported(images.to(device))]
-            if not (expected[0].isfinite().all() and expected[1].isfinite().all()):
+                answered = exported(*(tensor.to(device) for tensor in inputs))
+            expected = dict(zip(exported.outputs, (answer.cpu() for answer in answered), strict=True))
+            if not all(answer.isfinite().all() for answer in expected.values()):
                 raise NotFiniteError("the model's own answers hold")
-            found = run(images)
-            scores.append(torch.stack([(expected[0] - found[0]).abs().max(), expected[0].max()]))
-            same = expected[2] == found[2]  # (B, K)
-            reordered += int((~same).sum())
-            if same.any():
-                maps.append(torch.stack([(expected[1] - found[1])[same].abs().max(), expected[1].max()]))
+            found = dict(zip(exported.outputs, run(*inputs), strict=True))
+            first = exported.outputs[0]
+            scores.append(torch.stack([(expected[first] - found[first]).abs().max(), expected[first].abs().max()]))
+            numbers = next((name for name in ("classes", "labels") if name in expected), None)
+            same = None if numbers is None else expected[numbers] == found[numbers]  # (B, K), or (B, H, W)
+            reordered += 0 if same is None else int((~same).sum())
+            if "maps" in expected and (same is None or same.any()):
+                differences = expected["maps"] - found["maps"]
+                worst = differences if same is None else differences[same]
+                maps.append(torch.stack([worst.abs().max(), expected["maps"].max()]))
     # torch's maximum, unlike Python's, keeps a NaN, which then passes nowhere.
     shares = [
         float(worst / (highest or 1)) for worst, highest in (torch.stack(part).amax(0) for part in (scores, maps))

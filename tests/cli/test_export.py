@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.export import compare, images_for_check, runner, wrap, write_graph
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
@@ -197,9 +196,3 @@ def test_a_set_of_other_classes_checks_no_model(demo_root: Path, tmp_path: Path)
     line = attnbias(*common, "--data-root", demo_root, expect=2).line
     assert f"{weights} knows 7 classes, dataset 'demo' has 10; name the right one with --dataset" in line
     assert not out.exists()
-
-
-def test_only_classifiers_are_exported(tmp_path: Path) -> None:
-    loaded = load_run("csra", str(checkpoint(tmp_path / "w.safetensors", "csra")), {})
-    with pytest.raises(UsageError, match=r"models that classify images, and .* is for segmentation"):
-        wrap(replace(loaded, task="segmentation"))

@@ -24,7 +24,7 @@ def attention_maps(model: Segmenter, images: Tensor, classes: Tensor, kind: str,
     """
     backbone = model.backbone
     check_head(backbone, kind, head)
-    classes = classes.to(images.device).expand(len(images), -1)  # (B, K)
+    classes = classes.to(images.device).expand(images.shape[0], -1)  # (B, K)
     patches = backbone.patch_embed(images)  # (B, h, w, C)
     match kind:
         case "class":

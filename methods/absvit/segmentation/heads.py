@@ -27,6 +27,26 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
+class PoolByProducts(nn.Module):
+    """Adaptive average pooling to `bins` x `bins`, written as two products, which take maps of any size in a graph."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, h, w) to (B, C, bins, bins)."""
+        return self._shares(x, -2) @ x @ self._shares(x, -1).transpose(0, 1)
+
+    def _shares(self, x: Tensor, side: int) -> Tensor:
+        """The share (bins, n) of each of n rows or columns in each bin's mean; bins may overlap, as torch's do."""
+        count, bins = x.shape[side], torch.arange(self.bins, device=x.device)[:, None]
+        places = torch.arange(count, device=x.device)
+        first, end = bins * count // self.bins, ((bins + 1) * count + self.bins - 1) // self.bins
+        inside = ((places >= first) & (places < end)).to(x.dtype)
+        return inside / inside.sum(1, keepdim=True)
+
+
 class ConvBNReLU(nn.Module):
     """A convolution without bias that keeps the map's size, batch normalisation, ReLU."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, arange, nn, stack
 
 from attnbias.data.datasets import ImageDataset
@@ -21,10 +22,10 @@ from attnbias.methods.absvit.segmentation import SegmentationDescription
 from attnbias.methods.absvit.segmentation.attention import attention_maps
 from attnbias.methods.absvit.segmentation.convert import convert, fit_resolution, infer, start_from_classifier
 from attnbias.methods.absvit.segmentation.images import FitSquare
-from attnbias.methods.absvit.segmentation.inference import segment
+from attnbias.methods.absvit.segmentation.inference import segment, whole_logits
 from attnbias.methods.absvit.segmentation.loss import segmentation_loss
 from attnbias.methods.absvit.segmentation.metrics import area_measures, count_areas
-from attnbias.methods.absvit.segmentation.model import Segmenter, build
+from attnbias.methods.absvit.segmentation.model import Segmenter, build, for_any_size
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, schedule
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
@@ -129,6 +130,19 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         device = next(model.parameters()).device
         seen = [view.to(device) for view in evaluation_views(recipe).images(original)]
         return segment(model, seen, original.shape[:2], recipe).cpu().numpy()
+
+    def seen_whole(self, recipe: SegmentationRecipe) -> Callable[[Image.Image], Tensor]:
+        """The evaluation's own view, at one size."""
+        views = EvalTransform(recipe.scale, (1.0,))
+        return lambda image: views.images(np.asarray(image))[0]
+
+    def pixel_shares(self, model: Segmenter, images: Tensor) -> Tensor:
+        """The softmax of the logits, which are stretched to the images."""
+        return whole_logits(model, images).softmax(dim=1)
+
+    def for_any_size(self, model: Segmenter) -> Segmenter:
+        """Pooling as products, and positions that are always resized (see `model.for_any_size`)."""
+        return for_any_size(model)
 
     def attention(
         self,

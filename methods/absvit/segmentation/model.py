@@ -10,10 +10,11 @@ Shapes: B images, T tokens (the class token first, then visual prompts), C chann
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from attnbias.methods.absvit.convert import resize_pos_embed
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import ARCHITECTURES
-from attnbias.methods.absvit.segmentation.heads import FCNHead, UPerHead
+from attnbias.methods.absvit.segmentation.heads import FCNHead, PoolByProducts, UPerHead
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 
 
@@ -50,6 +51,8 @@ class DenseViT(VisionTransformer):
     ) -> None:
         super().__init__(num_classes=0, dynamic_img_size=True, dynamic_img_pad=True, **options)
         self.levels = tuple(levels)
+        self.always_resized = False
+        """Whether positions are resized whatever the grid: a graph for images of any size knows no branches."""
         self.prompt_embeddings = self.deep_prompt_embeddings = None
         if prompts:
             bound = math.sqrt(6 / (3 * math.prod(self.patch_embed.patch_size) + self.embed_dim))
@@ -103,16 +106,16 @@ class DenseViT(VisionTransformer):
         positions: Tensor | None = self.pos_embed
         assert first is not None
         assert positions is not None
-        x = torch.cat([first.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1)
+        x = torch.cat([first.expand(patches.shape[0], -1, -1), patches.flatten(1, 2)], dim=1)
         # The program compares numbers of tokens: a grid of another shape but as many patches takes the square table.
-        if x.shape[1] != positions.shape[1]:
+        if self.always_resized or x.shape[1] != positions.shape[1]:
             positions = resize_pos_embed(positions, (patches.shape[1], patches.shape[2]))
         x = self.pos_drop(x + positions)
         return x if self.prompt_embeddings is None else self._prompted(x[:, :1], self.prompt_embeddings, x[:, 1:])
 
     def _prompted(self, first: Tensor, prompts: Tensor, patches: Tensor) -> Tensor:
         """Join the class token, prompts (1, P, C) and patch tokens."""
-        return torch.cat([first, self.prompt_dropout(prompts).expand(len(first), -1, -1), patches], dim=1)
+        return torch.cat([first, self.prompt_dropout(prompts).expand(first.shape[0], -1, -1), patches], dim=1)
 
 
 class DenseAbSViT(DenseViT, AbSViT):
@@ -144,6 +147,20 @@ class Segmenter(nn.Module):
         maps = self.backbone.feature_maps(images)
         logits = self.decode_head(maps)
         return (logits, self.auxiliary_head(maps[-1])) if auxiliary else logits
+
+
+def for_any_size(model: Segmenter) -> Segmenter:
+    """A copy of a model whose operations a graph can hold for images of any size.
+
+    An image with as many patches as the square has, in another shape, gets positions of its own shape there.
+    """
+    copied = copy.deepcopy(model)
+    copied.backbone.always_resized = True
+    for module in copied.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                setattr(module, name, PoolByProducts(cast(int, child.output_size)))
+    return copied
 
 
 TRAINED: dict[str, tuple[str, ...]] = {"end2end": ("",), "linear": (), "prompt": ("prompt",)}

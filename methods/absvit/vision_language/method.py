@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, arange, nn
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.images import Decode
@@ -180,6 +180,13 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
     def text_fit(self, model: VisionLanguageModel, images: Tensor, texts: Batch) -> Tensor:
         """The ranking head's scores, as retrieval is measured."""
         return score_pairs(model, images, texts["text_ids"], texts["text_mask"])
+
+    def pair_fit(self, model: VisionLanguageModel, batch: Batch) -> Tensor:
+        """The ranking head's score of each image with its own text."""
+        text = model.read(batch["text_ids"], batch["text_mask"])
+        return model.rank(
+            model.survey(batch["image"]), text, arange(batch["image"].shape[0], device=batch["image"].device)
+        ).float()
 
     def text_attention(self, model: VisionLanguageModel, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """The program's maps (`attention.text_maps`)."""

@@ -171,7 +171,7 @@ class VisionLanguageModel(nn.Module):
             prompt = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             first_end = (ids == END).int().argmax(1)
-            prompt = states[torch.arange(len(ids), device=ids.device), first_end]
+            prompt = states[torch.arange(ids.shape[0], device=ids.device), first_end]
         return Text(states, seen, prompt)
 
     def look(self, images: Tensor, prompt: Tensor, states: list[Tensor] | None = None) -> Tensor:
@@ -196,13 +196,12 @@ class VisionLanguageModel(nn.Module):
 
     def _compare(self, batch: Batch, text: Text) -> Answers:
         """NLVR2: both images, each with the statement, in one go."""
-        count = len(batch["image"])
-        positions = torch.arange(count, device=batch["image"].device).repeat(2)
-        twice, images = text.pick(positions), torch.cat((batch["image"], batch["image2"]))
-        kinds = torch.full_like(positions, IMAGE)
-        kinds[count:] = SECOND_IMAGE
+        count = batch["image"].shape[0]
+        once = torch.arange(count, device=batch["image"].device)
+        twice, images = text.pick(once.repeat(2)), torch.cat((batch["image"], batch["image2"]))
+        kinds = torch.cat((torch.full_like(once, IMAGE), torch.full_like(once, SECOND_IMAGE)))
         joint = self.fuse(twice, self.look(images, twice.prompt), kinds).joint
-        return Answers(self.get_submodule(self.classifier)(torch.cat(joint.chunk(2), dim=-1)))
+        return Answers(self.get_submodule(self.classifier)(torch.cat((joint[:count], joint[count:]), dim=-1)))
 
     def _match(self, batch: Batch, text: Text, match: Tensor | None) -> Answers:
         """Retrieval in training: the true caption against false ones, and the caption with the true image or not."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -146,13 +146,7 @@ def answer_questions(
             f"'{wrong.text}' is about {'one image' if two else 'two images'}, and {loaded.source} is asked about "
             f"{'two: name them in the columns image and second_image of a .csv or .json' if two else 'one'}"
         )
-    records = tuple(_record(question) for question in questions)
-    index = Index(
-        *("own", "questions", loaded.task, loaded.classes, Path("/"), records),
-        orientation="upright",
-        dataset_dir=dataset_folder(loaded.recipe.dataset, request.data_root),
-    )
-    dataset = loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image)
+    dataset = open_questions(loaded, questions, request.data_root, request.on_bad_image)
     assert isinstance(loaded.method, ReadsTexts)
     count = ANSWERS if request.top_k is None else request.top_k
     said = _answered(_Best(loaded.method, loaded.task, count), loaded, dataset, accelerator, request)
@@ -166,6 +160,22 @@ def answer_questions(
         for row in zip(said.scores["scores"], said.scores["labels"], strict=True)
     ]
     return [questions[sample] for sample in said.ids], best, said.skipped
+
+
+def open_questions(
+    loaded: Loaded,
+    questions: Sequence[Question],
+    data_root: Path | None,
+    on_bad_image: Literal["error", "skip"] = "error",
+) -> ImageDataset:
+    """Questions with their images, upright, as a model wants them; their answers mean nothing."""
+    records = tuple(_record(question) for question in questions)
+    index = Index(
+        *("own", "questions", loaded.task, loaded.classes, Path("/"), records),
+        orientation="upright",
+        dataset_dir=dataset_folder(loaded.recipe.dataset, data_root),
+    )
+    return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=on_bad_image)
 
 
 def find_by_text(
