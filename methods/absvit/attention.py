@@ -181,10 +181,15 @@ def top_of_range(values: Tensor) -> Tensor:
 def demo_input(image: NDArray[np.uint8], size: int) -> Tensor:
     """Prepare an image (H, W, 3) as the program's demo does: (3, size, size), normalised and then squeezed.
 
-    Bicubic without antialiasing, after normalisation. For the paper's figures; the method's own transform crops.
+    For the paper's figures; `--resize squeeze` is the same by command.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization("imagenet"))
     pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std
+    return squeezed(pixels, size)
+
+
+def squeezed(pixels: Tensor, size: int) -> Tensor:
+    """A normalised image (3, H, W) as (3, size, size): bicubic, without antialiasing."""
     return F.interpolate(pixels[None], (size, size), mode="bicubic", align_corners=False)[0]
 
 

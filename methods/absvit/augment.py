@@ -13,9 +13,11 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.data.transforms import MaybeToTensor
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from attnbias.data.transforms.basic import (
+    Params,
     ToNormalizedTensor,
     Transform,
     eval_transform,
@@ -23,6 +25,7 @@ from attnbias.data.transforms.basic import (
     normalization,
     train_transform,
 )
+from attnbias.methods.absvit.attention import squeezed
 from attnbias.methods.absvit.recipe import AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
 
@@ -82,9 +85,27 @@ def evaluation_transform(recipe: AbSViTRecipe) -> v2.Compose:
     if recipe.pipeline == "shift":
         return eval_transform(size, recipe.normalize)
     geometry: list[Transform] = []
+    if recipe.resize == "squeeze":
+        return v2.Compose([ToNormalizedTensor(*normalization(recipe.normalize)), Squeeze(size)])
     if size > SMALL:
         geometry = [*fitted_square(size, recipe.interpolation, recipe.crop_ratio)]
     return v2.Compose([*geometry, ToNormalizedTensor(*normalization(recipe.normalize))])
+
+
+class Squeeze(v2.Transform):
+    """Normalised image (3, H, W) -> (3, size, size), as the program's demo makes it; boxes move along."""
+
+    _transformed_types = (Tensor, tv_tensors.BoundingBoxes)
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
+        """Resize the image, or its boxes."""
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            return v2.functional.resize(inpt, [self.size, self.size])
+        return squeezed(inpt, self.size)
 
 
 class BatchMixing(Mixup):

@@ -69,6 +69,12 @@ class AbSViTRecipe(Recipe):
         gt=0,
         le=1,
     )
+    resize: Literal["crop", "squeeze"] = option(
+        "crop",
+        "Evaluation (pipeline deit): the centre of a larger image, or the whole image squeezed as the program's demo "
+        "does it: bicubic without antialiasing, after normalisation.",
+        "Data",
+    )
     flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Training data", ge=0, le=1)
     crop_area: float = option(
         0.08, "Smallest share of the image that a random crop keeps.", "Training data", gt=0, le=1
@@ -189,7 +195,9 @@ class AbSViTRecipe(Recipe):
     @property
     def unread(self) -> tuple[str, ...]:
         """The whole image is squeezed in pipeline shift."""
-        return ("interpolation", "crop_ratio") if self.pipeline == "shift" else ()
+        if self.pipeline == "shift":
+            return ("interpolation", "crop_ratio")
+        return ("crop_ratio",) if self.resize == "squeeze" else ()
 
 
 # Schedule -------------------------------------------------------------------------------------------------------------

@@ -421,12 +421,23 @@ def test_transforms_give_normalised_images_of_the_asked_size(size: int) -> None:
     assert one.shape == evaluation_transform(recipe)(image).shape == (3, size, size)
 
 
+def test_a_squeezed_image_is_the_programs_demo_input() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 80, 3), np.uint8))
+    transform = METHOD.transform(
+        override(DEMO, {"pipeline": "deit", "resize": "squeeze", "image_size": 64}), train=False
+    )
+    box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 10.0, 40.0, 20.0]]), format="XYWH", canvas_size=(50, 80))
+    seen, moved = transform(image, box)
+    torch.testing.assert_close(seen, attention.demo_input(np.asarray(image), 64), atol=1e-6, rtol=0)
+    assert np.allclose(moved.numpy(), [[0, 12.8, 32, 25.6]])
+
+
 def test_the_evaluation_transform_moves_boxes() -> None:
     original = Image.new("RGB", (448, 224))
     boxes = tv_tensors.BoundingBoxes([[112.0, 0, 224, 224]], format="XYWH", canvas_size=(224, 448))
     image, moved = evaluation_transform(AbSViTRecipe())(original, boxes)
     assert image.shape == (3, 224, 224)
-    assert moved.tolist() == [[0.0, 0.0, 224.0, 224.0]]
+    assert np.allclose(moved.numpy(), [[0, 12.8, 32, 25.6]])
 
 
 # Published weights ----------------------------------------------------------------------------------------------------
