@@ -428,7 +428,7 @@ def test_a_squeezed_image_is_the_programs_demo_input() -> None:
     )
     box = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 10.0, 40.0, 20.0]]), format="XYWH", canvas_size=(50, 80))
     seen, moved = transform(image, box)
-    torch.testing.assert_close(seen, attention.demo_input(np.asarray(image), 64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(seen, attention.demo_input(np.array(image), 64), atol=1e-6, rtol=0)
     assert np.allclose(moved.numpy(), [[0, 12.8, 32, 25.6]])
 
 
