@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -159,7 +159,8 @@ def for_any_size(model: Segmenter) -> Segmenter:
     for module in copied.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):
-                setattr(module, name, PoolByProducts(cast(int, child.output_size)))
+                assert isinstance(child.output_size, int)
+                setattr(module, name, PoolByProducts(child.output_size))
     return copied
 
 
