@@ -149,15 +149,15 @@ def inputs(rounds: int) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         (words, files), (large, one) = photographs(Path(folder)).items()
         for name, data, train, decode, target in (
-            ("csra", "coco", True, "exact", 0.85),
-            ("csra", "coco", False, "exact", 0.9),
-            ("ida", "coco", True, "exact", 1),
-            ("lsas", "imagenet", True, "exact", 0.95),
-            ("lsas", "imagenet", False, "exact", 1),
-            ("csra", "coco", True, "fast", 0.65),
-            ("csra", "coco", False, "fast", 0.55),
-            ("lsas", "imagenet", True, "fast", 0.8),
-            ("lsas", "imagenet", False, "fast", 0.65),
+            ("csra", "coco", True, "exact", 0.65),
+            ("csra", "coco", False, "exact", 0.63),
+            ("ida", "coco", True, "exact", 0.69),
+            ("lsas", "imagenet", True, "exact", 0.78),
+            ("lsas", "imagenet", False, "exact", None),
+            ("csra", "coco", True, "fast", 0.5),
+            ("csra", "coco", False, "fast", 0.42),
+            ("lsas", "imagenet", True, "fast", 0.55),
+            ("lsas", "imagenet", False, "fast", 0.45),
         ):
             dataset = opened(name, data, files, train, decode)
             what = f"{name} {data} {'training' if train else 'evaluation'}, {words}, {decode} / before"
@@ -165,7 +165,7 @@ def inputs(rounds: int) -> Iterator[Figure]:
             yield compare(what, *pair, rounds, target, per=len(files))
         absvit = opened("absvit", "imagenet", files, True)
         pair = partial(read, absvit.as_bytes()), partial(read, before_of(absvit, timm=True))
-        yield compare(f"absvit imagenet training, {words}, exact / before", *pair, rounds, 1, per=len(files))
+        yield compare(f"absvit imagenet training, {words}, exact / before", *pair, rounds, per=len(files))
         for decode, target in (("exact", 0.9), ("fast", 0.35)):
             dataset, before = opened("csra", "coco", one, False, decode), before_of(opened("csra", "coco", one, False))
             pair = partial(read, dataset.as_bytes()), partial(read, before)
@@ -185,7 +185,7 @@ def workers(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
     for turn in range(rounds + 1):
         for name in ("ours", "before") if turn % 2 else ("before", "ours"):
             spent[name].append(through_a_worker(dataset if name == "ours" else before))
-    for part, what, target in ((0, "in a worker", 0.8), (1, "in the main process, which receives them", 0.55)):
+    for part, what, target in ((0, "in a worker", 0.57), (1, "in the main process, which receives them", 0.31)):
         ours, base = ([times[part] for times in spent[name][1:]] for name in ("ours", "before"))
         yield ratio_of(f"csra coco training, {words}, {what}, exact / before", ours, base, target, PASSES * len(files))
 
@@ -204,7 +204,7 @@ def segmentation(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Fig
                 transform(image, label)
         module.resize_image = kept
 
-    for name, transform, target in (("training", TrainTransform(), 0.79), ("evaluation", EvalTransform(), 0.5)):
+    for name, transform, target in (("training", TrainTransform(), 0.79), ("evaluation", EvalTransform(), 0.34)):
         pair = (partial(transformed, transform, resize) for resize in (opencv.resize_image, resized_before))
         yield compare(f"segmentation {name}, {words}, / before", *pair, rounds, target, per=len(originals))
 
