@@ -7,18 +7,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attnbias.cli.options import method_commands, of_task, typed_fields, typed_options, value_of, with_options
+from attnbias.cli.options import method_commands, of_task, typed_fields, typed_options, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.resolve import named, resolve_run
 from attnbias.methods.engine.screen import say
-from attnbias.methods.engine.sweep import PlannedRun, flags, places, points, run_all, without
+from attnbias.methods.engine.sweep import PlannedRun, check_apart, flags, places, points, run_all, without
+from attnbias.methods.engine.targets import check_location
 
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,...", help="One run per seed, a folder each.")]
 Grid = Annotated[list[str] | None, typer.Option("--grid", metavar="lam=0,0.5", help="One run per value of a field.")]
@@ -48,13 +48,16 @@ def _command(method: Description) -> Callable[..., None]:
         **typed: object,
     ) -> None:
         if seeds is not None or grid:
-            sys.exit(_sweep(context, method, points(grid or [], seeds), 1 if dry_run else jobs))
+            asked = points(grid or [], seeds)
+            for field in asked[0]:
+                if typed.get(field) is not None:
+                    raise UsageError(f"--{field.replace('_', '-')} is given for one run and for several; leave one out")
+            sys.exit(_sweep(context, method, asked, 1 if dry_run else jobs))
         if jobs > 1:
             raise UsageError("--jobs changes nothing without --seeds or --grid")
         fields = typed_fields(method, typed, TrainRequest)
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))
         from attnbias.methods.engine.launch import launch, place
-        from attnbias.methods.engine.targets import check_location
 
         run = replace(run, request=place(run.request))
         request = run.request
@@ -75,16 +78,21 @@ def _command(method: Description) -> Callable[..., None]:
 def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[str, str]], jobs: int) -> int:
     """Check every run of a sweep before the first one starts, then do them all."""
     words = sys.argv[sys.argv.index("train") :]
-    out = value_of("--out", words) or value_of("-o", words)
+    out = context.params["out"]
     base = without(words, "--seeds", "--grid", "--jobs", "--out", "-o")
-    planned, request = list[PlannedRun](), None
+    planned, requests = list[PlannedRun](), list[TrainRequest]()
     for point in asked:
-        own = [*base, *flags(point), *([] if out is None else [f"--out={Path(out) / named(point)}"])]
+        own = [*base, *flags(point), *([] if out is None else [f"--out={out / named(point)}"])]
         given = context.command.make_context(method.name, of_task(own[1:])[1:], parent=context.parent).params
         fields = typed_fields(method, given, TrainRequest)
         request = resolve_run(method, given["recipe"], fields, typed_options(TrainRequest, given)).request
         planned.append(PlannedRun((*own, *([f"--out={request.out}"] if out is None else [])), request.out))
-    assert request is not None
+        requests.append(request)
+    check_apart(requests)
+    if not context.params["dry_run"]:
+        for request in requests:
+            check_location(request.out)
+            request.check_data()
     from attnbias.methods.engine.launch import gpus_of_runs
 
     gpus, each = gpus_of_runs(request) if jobs > 1 else ([], 0)

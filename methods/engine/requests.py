@@ -1244,7 +1244,15 @@ class TrainRequest(Images, Processes):
         if self.resume not in (None, "auto"):
             check_resumable(Path(str(self.resume)), PROGRESS)
         if ready(self.recipe.dataset, self.data_root):  # a dry run is of any known set
-            check_splits(self.recipe.dataset, ("train", *self.eval_splits), self.data_root)
+            self.check_data()
+
+    def check_data(self) -> None:
+        """Look whether the dataset is prepared and has the splits of this run.
+
+        Raises:
+            DataError: it is not, or has not.
+        """
+        check_splits(self.recipe.dataset, ("train", *self.eval_splits), self.data_root)
 
     @property
     def starts(self) -> list[str]:

@@ -78,16 +78,24 @@ LONGEST_NAME = 120
 def run_name(resolved: Resolved) -> str:
     """The name of a run's folder: its recipe, and what differs from it."""
     differing = changed(resolved.recipe, resolved.base)
-    more = named({name: value for name, (value, _) in differing.items() if name not in LENGTH})
-    name = f"{resolved.name},{more}" if more else resolved.name
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    more = _joined({name: value for name, (value, _) in differing.items() if name not in LENGTH})
+    return _shortened(f"{resolved.name},{more}" if more else resolved.name)
 
 
 def named(values: Mapping[str, object]) -> str:
-    """Fields and their values as part of a folder's name."""
+    """Fields and their values as a folder's name."""
+    return _shortened(_joined(values))
+
+
+def _joined(values: Mapping[str, object]) -> str:
     return ",".join(re.sub(r"[^\w.,=+-]+", "_", f"{name}={value}") for name, value in values.items())
+
+
+def _shortened(name: str) -> str:
+    """A folder's name that every file system takes: a long one is cut, and told from others by its hash."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _check_address(init: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from attnbias.data.cores import available_cores
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.screen import say
 
 POLL = 0.2
@@ -74,6 +75,22 @@ def flags(point: Mapping[str, str]) -> list[str]:
         else:
             words.append(f"--{flag}={value}")
     return words
+
+
+def check_apart(requests: Sequence[TrainRequest]) -> None:
+    """Refuse runs of which two are the same, such as those of lam=0,0.0, or go into one folder.
+
+    Raises:
+        UsageError: there are two such runs.
+    """
+    seen: dict[str, Path] = {}
+    for request in requests:
+        run = request.model_copy(update={"out": Path()}).to_json()
+        if run in seen:
+            raise UsageError(f"two of these runs are the same, of {request.out}; give each value once")
+        if request.out in seen.values():
+            raise UsageError(f"two of these runs would go into {request.out}; give each its folder: --out DIR")
+        seen[run] = request.out
 
 
 def without(words: Sequence[str], *options: str) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.registry import get_description
-from attnbias.methods.engine.resolve import LONGEST_NAME, resolve_recipe, run_name
+from attnbias.methods.engine.resolve import LONGEST_NAME, named, resolve_recipe, run_name
 from attnbias.methods.engine.sweep import Place, flags, places, points, without
 from tests.helpers.command_line import attnbias
 
@@ -54,6 +54,8 @@ def test_every_combination_is_one_run() -> None:
         (["--grid", "nothing=1"], "nothing"),
         (["--grid", "lr=0.1,0"], "recipe field 'lr' = 0.0"),  # the second run is refused before the first one starts
         (["--seeds", "0,many"], "valid integer"),
+        (["--grid", "lam=0,0.0"], "two of these runs are the same"),
+        (["--seed", "0", "--seeds", "0,1"], "--seed is given for one run and for"),
         (["--jobs", "2"], "--jobs changes nothing without --seeds or --grid"),
     ],
 )
@@ -61,6 +63,24 @@ def test_what_is_wrong_with_any_run_is_said_before_one_begins(more: list[str], s
     failed = attnbias("train", "csra", *TINY, "--out", tmp_path / "out", *more, expect=2)
     assert said in failed.err
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_data_that_are_not_there_are_refused_once(tmp_path: Path) -> None:
+    failed = attnbias(
+        "train", "csra", *TINY, "--data-root", tmp_path, "--out", tmp_path / "out", "--seeds=0,1", expect=3
+    )
+    assert failed.err.count("dataset 'demo' is not prepared") == 1
+    assert not failed.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_two_runs_share_a_folder(tmp_path: Path) -> None:
+    """The number of epochs is no part of a run's name."""
+    failed = attnbias("train", "csra", *CPU, "--recipe", "demo", "--grid", "epochs=1,2", "--dry-run", expect=2)
+    assert "two of these runs would go into runs/csra/demo; give each its folder: --out DIR" in failed.err
+    glued = attnbias("train", "csra", *TINY, *CPU, "--seeds", "0,1", f"-o{tmp_path}", "--dry-run")
+    assert f"compare {tmp_path}/seed=0 {tmp_path}/seed=1" in glued.out
+    assert len(named({"init": "x" * 300})) <= LONGEST_NAME
 
 
 def test_runs_side_by_side_have_their_own_gpus_or_share_one() -> None:
