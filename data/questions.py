@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnbias.data.errors import DataError
-from attnbias.data.reading import LARGEST_ANNOTATIONS, Unfit, read_json, read_text
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Unfit, read_json, read_text, shown
 
 SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -46,7 +46,8 @@ def read_questions(file: Path, images: Sequence[Path] = ()) -> list[Question]:
     are known by their numbers and looked for among `images` (COCO_val2014_000000000042.jpg is image 42).
 
     Raises:
-        DataError: the file cannot be read, holds no question, or one of them lacks its image or its text.
+        DataError: the file cannot be read, holds no question, or one of them lacks its image or its text, or names an
+            image that is missing, or two.
     """
     official = False
     try:
@@ -76,29 +77,44 @@ def _table(text: str) -> list[dict[str, str]]:
         raise Unfit(f"it is not a table ({error})") from None
 
 
-def _question(file: Path, place: int, row: Mapping[str, Any], numbered: Mapping[int, Path] | None) -> Question:
+def _question(file: Path, place: int, row: Mapping[str, Any], numbered: Mapping[int, list[Path]] | None) -> Question:
     """One row. `numbered` are the images that numbers stand for, None where rows name files."""
     found = {
-        key: next((str(row[name]) for name in names if row.get(name) not in (None, "")), None)
+        key: next((_text(file, place, name, row[name]) for name in names if row.get(name) not in (None, "")), None)
         for key, names in NAMES.items()
     }
-    if found["text"] is None:
+    if found["text"] is None or found["text"].isspace():
         raise DataError(f"questions {file}: question {place} has no text; expected {EXPECTED}")
     if numbered is not None:
         number = row.get("image_id")
-        if not isinstance(number, int) or number not in numbered:
+        files = numbered.get(number, []) if isinstance(number, int) and not isinstance(number, bool) else []
+        if not files:
             raise DataError(
-                f"questions {file}: image {number} of question {place} is not among the images; "
+                f"questions {file}: image {shown(number)} of question {place} is not among the images; "
                 "add the folder that holds it, before or after the file"
             )
-        return Question(numbered[number], found["text"], identifier=found["id"])
+        if len(files) > 1:
+            raise DataError(
+                f"questions {file}: image {number} of question {place} may be {files[0]} or {files[1]}; "
+                "name one folder of images"
+            )
+        return Question(files[0], found["text"], identifier=found["id"])
     if found["image"] is None:
         raise DataError(f"questions {file}: question {place} has no image; expected {EXPECTED}")
     second = None if found["second"] is None else file.parent / found["second"]
     return Question(file.parent / found["image"], found["text"], second, found["id"])
 
 
-def _by_number(images: Sequence[Path]) -> dict[int, Path]:
+def _text(file: Path, place: int, name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"questions {file}: {name} of question {place} is {shown(value)}; expected a text")
+    return str(value)
+
+
+def _by_number(images: Sequence[Path]) -> dict[int, list[Path]]:
     """Images by the number that their names end in."""
-    matches = ((re.search(r"(\d+)$", image.stem), image) for image in images)
-    return {int(match[1]): image for match, image in matches if match}
+    found: dict[int, list[Path]] = {}
+    for image in images:
+        if match := re.search(r"(\d+)$", image.stem):
+            found.setdefault(int(match[1]), []).append(image)
+    return found

@@ -799,8 +799,21 @@ class PredictRequest(OfAnyMethod, FromWeights, RunsFunctions, Images, MixedPreci
     )
     out: Path | None = option(None, "Folder for label maps (PNGs of class numbers with a palette) and overlays.")
 
+    def companions(self) -> Mapping[str, tuple[bool, str]]:
+        every = "with --submission, which is an answer to every question"
+        return {
+            "threshold": (
+                self.find is None and self.submission is None,
+                every if self.find is None else "with --find, whose scores are no probabilities",
+            ),
+            "on_bad_image": (self.submission is None, every),
+        }
+
     def refuse(self) -> None:
         super().refuse()
+        for flag, texts in (("--question", self.questions), ("--find", [] if self.find is None else [self.find])):
+            if not all(text.strip() for text in texts):
+                raise UsageError(f"{flag} is empty; expected a text")
         check_paths(self.paths)
 
 

@@ -17,9 +17,11 @@ from attnbias.data.prepare import prepare
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.sets.palettes import palette
 from attnbias.methods.engine.display.segments import paint
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
+from attnbias.model import load
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import Result, attnbias
 
@@ -216,6 +218,21 @@ def test_a_submission_is_in_the_form_of_vqas_server(ask: Any, photos: Path, tmp_
     typed = ask("vqa", photos, "--question", "A red square?", "--submission", other, expect=2)
     assert "'A red square?' has no question_id" in typed.line
     assert not other.exists()
+    for words, changed in (
+        ("two questions have the question_id 3000", {"question_id": 3000}),
+        ("no question_id that is a whole number", {"question_id": "9" * 5000}),
+    ):
+        official.write_text(json.dumps({"questions": [*questions[:2], questions[2] | changed]}))
+        assert words in ask("vqa", official, photos, "--submission", other, expect=2).line
+    for words in (("--threshold", 0.9), ("--on-bad-image", "skip")):
+        line = ask("vqa", official, photos, "--submission", other, *words, expect=2).line
+        assert f"{words[0]} changes nothing with --submission, which is an answer to every question" in line
+    assert not other.exists()
+    official.write_text(json.dumps({"questions": [questions[0] | {"image_id": True}]}))
+    assert "image True of question 1 is not among the images" in ask("vqa", official, photos, expect=3).line
+    official.write_text(json.dumps({"questions": questions}))
+    (tmp_path / "twin_3.png").write_bytes((photos / f"COCO_test2015_{3:012d}.png").read_bytes())
+    assert "image 3 of question 1 may be" in ask("vqa", official, photos, tmp_path / "twin_3.png", expect=3).line
     questions[1]["image_id"] = 77
     official.write_text(json.dumps({"questions": questions}))
     assert "image 77 of question 2 is not among the images" in ask("vqa", official, photos, expect=3).line
@@ -257,6 +274,9 @@ def test_images_are_ranked_by_a_text(ask: Any, photos: Path, tmp_path: Path) -> 
     [
         ("vqa", (), "add --question, or a .csv or .json file of questions"),
         ("vqa", ("--find", "a dog"), "--find is for models of retrieval"),
+        ("vqa", ("--question", "Red?", "--question", " "), "--question is empty; expected a text"),
+        ("retrieval", ("--find", ""), "--find is empty; expected a text"),
+        ("retrieval", ("--find", "a dog", "--threshold", "0.5"), "--find, whose scores are no probabilities"),
         ("vqa", ("--question", "Red?", "--out", "o"), "--out is for label maps"),
         ("retrieval", ("--question", "Red?"), "ranks images by a text, and answers no questions: add --find"),
         ("snli-ve", ("--question", "Red?", "--submission", "s.json"), "--submission is of answers to VQA's questions"),
@@ -282,6 +302,8 @@ def test_what_a_model_cannot_be_asked_is_one_line(
     [
         ("q.csv", "image,label\nphotos/a.png,1\n", "question 1 has no text"),
         ("q.csv", "question\nRed?\n", "question 1 has no image"),
+        ("q.csv", "image,question\na.png,  \n", "question 1 has no text"),
+        ("q.json", '[{"image": "a.png", "question": ["Red?"]}]', "question of question 1 is ['Red?']; expected a text"),
         ("q.csv", "", "no list of questions"),
         ("q.json", "{}", "no list of questions"),
         ("q.json", "[1]", "no list of questions"),
@@ -299,3 +321,17 @@ def test_wrong_questions_are_named(name: str, content: str, words: str, ask: Any
 def test_classifiers_are_asked_nothing(photos: Path, tmp_path: Path, segmenter: Path) -> None:
     line = attnbias("predict", "--load-from", segmenter, photos, "--question", "Red?", *CPU, expect=2).line
     assert "--question is for models that are asked in words" in line
+    (tmp_path / "q.csv").write_text("image,question\nphotos/a.png,Red?\n")
+    line = attnbias("predict", "--load-from", segmenter, photos, tmp_path / "q.csv", *CPU, expect=2).line
+    assert "a file of questions is for models that are asked in words" in line
+
+
+def test_python_says_where_other_tasks_are_asked(segmenter: Path, photos: Path) -> None:
+    with pytest.raises(UsageError, match=f"attnbias predict --load-from {segmenter}"):
+        load(segmenter, device="cpu").predict(next(photos.iterdir()))
+
+
+def test_windows_that_leave_pixels_out_are_refused(segmenter: Path, photos: Path) -> None:
+    words = ("predict", "--load-from", segmenter, photos, "--slide-crop", "32,32", "--slide-stride", "32,40", *CPU)
+    assert "would leave pixels out; take smaller steps" in attnbias(*words, "--mode", "slide", expect=2).line
+    attnbias(*words, expect=0)

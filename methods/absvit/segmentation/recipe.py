@@ -122,6 +122,16 @@ class SegmentationRecipe(Recipe):
             raise ValueError("must be numbers above 0")
         return values
 
+    @field_validator("slide_stride")
+    @classmethod
+    def _check_steps(cls, stride: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
+        crop = info.data.get("slide_crop", stride)
+        if info.data.get("mode") == "slide" and (stride[0] > crop[0] or stride[1] > crop[1]):
+            raise ValueError(
+                f"windows of {crop[0]} x {crop[1]} (slide_crop) would leave pixels out; take smaller steps"
+            )
+        return stride
+
 
 # Schedule -------------------------------------------------------------------------------------------------------------
 

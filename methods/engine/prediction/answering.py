@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,15 +210,20 @@ def check_submitted(loaded: Loaded, questions: Sequence[Question]) -> None:
     """Refuse answers that VQA's test server could not read.
 
     Raises:
-        UsageError: the model answers no questions, or a question has no whole number as its id.
+        UsageError: the model answers no questions, a question has no whole number as its id, or two have the same.
     """
     if loaded.task != "vqa":
         raise UsageError(f"--submission is of answers to VQA's questions, and {loaded.source} is for {loaded.task}")
+    known: set[int] = set()
     for question in questions:
-        if question.identifier is None or not question.identifier.isdecimal():
+        if question.identifier is None or not re.fullmatch(r"[0-9]{1,18}", question.identifier):
             raise UsageError(
-                f"--submission: '{question.text}' has no question_id; give VQA's own questions, or a column question_id"
+                f"--submission: '{question.text}' has no question_id that is a whole number; "
+                "give VQA's own questions, or a column question_id"
             )
+        if int(question.identifier) in known:
+            raise UsageError(f"--submission: two questions have the question_id {question.identifier}")
+        known.add(int(question.identifier))
 
 
 def _record(question: Question) -> Record:

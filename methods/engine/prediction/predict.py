@@ -138,6 +138,10 @@ def _check_asked(request: PredictRequest, loaded: Loaded, asked: _Asked) -> None
     typed = {"--question": request.questions, "--find": request.find, "--submission": request.submission}
     if not in_words and (flag := next((flag for flag, value in typed.items() if value), None)):
         raise UsageError(f"{flag} is for models that are asked in words, and {loaded.source} is for {task}")
+    if not in_words and asked.questions:
+        raise UsageError(
+            f"a file of questions is for models that are asked in words, and {loaded.source} is for {task}"
+        )
     if request.out is not None and not isinstance(method, LabelsPixels):
         raise UsageError(f"--out is for label maps, and {loaded.source} is for {task}; use --json or --csv")
     if not in_words:
@@ -188,7 +192,8 @@ def score_images(
     """
     if loaded.task not in ("multilabel", "singlelabel"):
         raise UsageError(
-            f"predict names the classes of images, and {loaded.source} is for {loaded.task}; use: attnbias visualize"
+            f"Model.predict names the classes of images, and {loaded.source} is for {loaded.task}; on the command "
+            f"line there is: attnbias predict --load-from {request.load_from}"
         )
     return answer_all(
         loaded.method,
