@@ -37,13 +37,15 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
         RunError: it cannot be written (read-only, disk full).
     """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
+        raise UsageError(f"{out} is a file; name a folder")
     check_location(out)
+    for name in names if out.is_dir() else ():  # of a dataset or a checkpoint it may be the folder itself
+        check_location(out / name)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"--out {out} is not empty; choose another folder or add --overwrite")
+        raise UsageError(f"{out} is not empty; choose another folder or add --overwrite")
     folder = real_path(out)  # a link to another disk stays a link, and "." has a name
     if folder.is_symlink():
-        raise UsageError(f"--out {out} is a link to itself; name a folder")
+        raise UsageError(f"{out} is a link to itself; name a folder")
     owned = _written_before(folder)
     if folder.is_dir() and (foreign := first_foreign(folder, owned.__contains__, names)):
         raise UsageError(

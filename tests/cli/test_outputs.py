@@ -67,7 +67,18 @@ def test_results_are_neither_lost_nor_written_over(
     attnbias(*start, "--json", "new.json", expect=0)
     attnbias(*start, "--json", "new.json", "--overwrite", expect=0)
     assert json.loads((here / "new.json").read_text())[0]["samples"] == 24
-    assert "--out old.json is a file" in refused(2, "visualize", "csra", "--load-from", trained, "--out", "old.json")
+    assert "old.json is a file; name" in refused(2, "visualize", "csra", "--load-from", trained, "--out", "old.json")
+
+
+@pytest.mark.parametrize("kind", ["prepared dataset", "checkpoint"])
+def test_no_page_is_put_into_a_dataset_or_a_checkpoint(
+    kind: str, trained: Path, demo_root: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    taken = tmp_path / "taken"
+    shutil.copytree(demo_root / "demo" if kind == "prepared dataset" else newest(trained), taken)
+    for option in ("--report", "--out"):
+        assert f"would be inside the {kind} {taken}" in refused(2, "compare", trained, option, taken, "--overwrite")
+    assert not list(taken.glob("*.written.json"))
 
 
 def test_each_file_of_a_run_has_the_fields_that_are_documented(trained: Path) -> None:
