@@ -91,7 +91,7 @@ def wrap(
     kind: str | None = None,
     head: int | None = None,
     classes: Sequence[int] = (),
-    top_k: int = EXPORTED_MAPS,
+    top_k: int | None = None,
 ) -> Exported:
     """The graph to export.
 
@@ -120,7 +120,7 @@ def wrap(
     return exported
 
 
-def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int) -> Exported:
+def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], top_k: int | None) -> Exported:
     """The graph of a model of this task.
 
     Raises:
@@ -128,13 +128,14 @@ def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], 
     """
     own = loaded.method.default_map(loaded.recipe)
     if loaded.task in ("multilabel", "singlelabel"):
-        return Classifier(loaded, kind, head, classes, top_k)
-    if classes:
-        raise UsageError(f"--classes: the graph of {loaded.source} has the maps of all of its classes; leave it out")
+        return Classifier(loaded, kind, head, classes, top_k or EXPORTED_MAPS)
+    for flag, asked in (("--classes", bool(classes)), ("--top-k", top_k is not None)):
+        if asked:
+            raise UsageError(f"{flag} is for the graphs of classifiers, and {loaded.source} is for {loaded.task}")
     if loaded.method.reads_texts:
         if loaded.steering is not None:
             raise UsageError(
-                "--prior: the graph of a model that is asked in words is steered by its text; leave it out"
+                "the graph of a model that is asked in words is steered by its text; leave --prior and --gain out"
             )
         return Reader(loaded, kind, head, int(loaded.recipe.model_dump()["max_text_length"]))
     if kind != own or head is not None:
@@ -187,7 +188,7 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     numbers = class_numbers(request.classes, loaded.classes)
     named = [loaded.classes[number] for number in numbers] or None
     loaded = steered(request, loaded, [request.map or loaded.method.default_map(loaded.recipe)], named)
-    exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k or EXPORTED_MAPS)
+    exported = wrap(loaded, kind=request.map, head=request.head, classes=numbers, top_k=request.top_k)
     images = None
     if request.check:
         images = images_for_check(loaded, [str(path) for _, path in found], request.data_root)

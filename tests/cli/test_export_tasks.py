@@ -68,7 +68,7 @@ def test_a_segmenters_graph_takes_images_of_any_size(form: str, photos: Path, tm
             expected = loaded.method.pixel_shares(loaded.model, images)  # type: ignore[attr-defined]
         torch.testing.assert_close(shares, expected, atol=1e-4, rtol=0)
         assert torch.equal(labels, shares.argmax(1))
-    for wrong in (("--mode", "slide"), ("--aug-test",), ("--classes", "disc"), ("--map", "rollout")):
+    for wrong in (("--top-k", 2), ("--mode", "slide"), ("--aug-test",), ("--classes", "disc"), ("--map", "rollout")):
         assert "graph" in export("absvit", weights, *wrong, "--out", tmp_path / "n.onnx", expect=2).line
 
 
