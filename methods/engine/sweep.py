@@ -160,7 +160,7 @@ def run_all(runs: Sequence[PlannedRun], where: Sequence[Place]) -> int:
     failed = [runs[number - 1].out for number in sorted(codes) if codes[number]]
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(map(str, failed))}", error=True)
-    else:
+    elif len(runs) > 1 and all(run.out.is_dir() for run in runs):  # of a dry run there are none
         say(f"compare them: attnbias compare {shlex.join(str(run.out) for run in runs)}")
     return next((codes[number] for number in sorted(codes) if codes[number]), 0)
 

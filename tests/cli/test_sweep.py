@@ -79,7 +79,8 @@ def test_no_two_runs_share_a_folder(tmp_path: Path) -> None:
     failed = attnbias("train", "csra", *CPU, "--recipe", "demo", "--grid", "epochs=1,2", "--dry-run", expect=2)
     assert "two of these runs would go into runs/csra/demo; give each its folder: --out DIR" in failed.err
     glued = attnbias("train", "csra", *TINY, *CPU, "--seeds", "0,1", f"-o{tmp_path}", "--dry-run")
-    assert f"compare {tmp_path}/seed=0 {tmp_path}/seed=1" in glued.out
+    assert f"2 runs, one after the other:\n  {tmp_path}/seed=0\n  {tmp_path}/seed=1\n" in glued.out
+    assert "compare them" not in glued.out  # nothing was trained
     assert len(named({"init": "x" * 300})) <= LONGEST_NAME
 
 
