@@ -10,6 +10,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+DRAWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0)))"
+
 
 class Browser:
     """A few calls of the W3C WebDriver protocol."""
@@ -42,7 +44,9 @@ class Browser:
         self.visit(page.resolve().as_uri())
 
     def visit(self, url: str) -> None:
+        """Open a page, and wait for its first frames: what is drawn when it comes into the window is there then."""
         self.call("POST", "/url", {"url": url})
+        self.call("POST", "/execute/async", {"script": DRAWN, "args": []})
 
     def run(self, script: str) -> Any:
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
