@@ -152,6 +152,9 @@ class LabelsPixels(Protocol[R, M]):
     def label_map(self, model: M, image: NDArray[np.uint8], recipe: R) -> NDArray[np.int64]:
         """The class of each pixel of an image (H, W, 3), as (H, W)."""
 
+    def evaluation_steps(self, recipe: R) -> list[str]:
+        """How evaluation makes an image for the network, and how often it looks at it, in words."""
+
     def seen_whole(self, recipe: R) -> Callable[[Image.Image], Tensor]:
         """PIL image -> (3, H, W), as evaluation sees it at one size."""
 

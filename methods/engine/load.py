@@ -32,7 +32,7 @@ from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import names_of_size, readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
-from attnbias.methods.engine.abilities import AnswersAs, LoadsByName, LoadsParts, PicksClasses
+from attnbias.methods.engine.abilities import AnswersAs, LabelsPixels, LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.own_networks import OwnNetwork, own_network
@@ -139,6 +139,12 @@ def weights_metadata(method: AnyMethod, recipe: Recipe, classes: tuple[str, ...]
 def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
     """What is done to an image before the model sees it, for those who load the weights without this program."""
     mean, std = normalization(recipe.normalize)
+    # Where pixels are labelled, images are made otherwise than for maps, and may be looked at several times.
+    steps = method.evaluation_steps(recipe) if isinstance(method, LabelsPixels) else _steps(method, recipe)
+    return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
+
+
+def _steps(method: AnyMethod, recipe: Recipe) -> list[str]:
     steps: list[str] = []
     pending: list[object] = [method.transform(recipe, train=False)]
     while pending:
@@ -146,14 +152,14 @@ def preprocessing(method: AnyMethod, recipe: Recipe) -> Json:
         inner = getattr(step, "transforms", None)
         pending[:0] = inner or []
         steps += [] if inner else [repr(step)]
-    return {"image_size": recipe.image_size, "mean": mean, "std": std, "steps": steps}
+    return steps
 
 
-def input_words(method: AnyMethod, recipe: Recipe) -> str:
-    """How images are made for a model, on one line."""
-    done = preprocessing(method, recipe)
-    steps = [step for step in done["steps"] if not step.startswith(("Identity", "ToNormalizedTensor"))]
-    mean, std = (" ".join(f"{value:g}" for value in done[name]) for name in ("mean", "std"))
+def input_words(method: AnyMethod, recipe: Recipe, *, of_maps: bool = False) -> str:
+    """How images are made for a model, on one line; `of_maps`: for what it shows of them, not for its answers."""
+    made = _steps(method, recipe) if of_maps else preprocessing(method, recipe)["steps"]
+    steps = [step for step in made if not step.startswith(("Identity", "ToNormalizedTensor"))]
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in normalization(recipe.normalize))
     return f"{', '.join(steps) or 'as they are'}; normalize {recipe.normalize} (mean {mean}, std {std})"
 
 

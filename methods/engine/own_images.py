@@ -62,10 +62,10 @@ def say_how_read(images: Sequence[Path]) -> Tally:
     return noticed
 
 
-def say_how_made(loaded: Loaded, amp: str = "no") -> None:
-    """Say on standard error how images are made for a model, and which mixed precision computed with them."""
+def say_how_made(loaded: Loaded, amp: str = "no", *, of_maps: bool = False) -> None:
+    """Say on standard error how images are made for a model, or for its maps, and which mixed precision computed."""
     how = "" if amp == "no" else f"; computed with --amp {amp}"
-    say(f"images for {loaded.source}: {input_words(loaded.method, loaded.recipe)}{how}", error=True)
+    say(f"images for {loaded.source}: {input_words(loaded.method, loaded.recipe, of_maps=of_maps)}{how}", error=True)
 
 
 class OwnImages(ImageDataset):

@@ -121,9 +121,15 @@ def test_windows_and_sizes_are_those_that_were_typed(segmenter: Path, photos: Pa
     slide = {"mode": "slide", "slide_crop": (32, 32), "slide_stride": (20, 20)}
     file = sorted(photos.iterdir())[2]
     typed = ("--mode", "slide", "--slide-crop", "32,32", "--slide-stride", "20,20")
-    for fields, flags in ((slide, typed), ({"aug_test": True}, ("--aug-test",))):
-        out = tmp_path / flags[0].strip("-")
-        attnbias("predict", "--load-from", segmenter, file, *flags, "--out", out, *CPU, expect=0)
+    windows = "windows of 32 x 32, 20 down and 20 across (slide)"
+    sizes = "at 0.5, 0.75, 1, 1.25, 1.5, 1.75 of that, also mirrored (aug_test)"
+    for fields, flags, words in ((slide, typed, windows), ({"aug_test": True}, ("--aug-test",), sizes)):
+        out, told = tmp_path / flags[0].strip("-"), tmp_path / "found.json"
+        asked = ("predict", "--load-from", segmenter, file, *flags, "--out", out, "--json", told, "--overwrite", *CPU)
+        assert f", {words}; normalize" in attnbias(*asked, expect=0).err
+        steps = json.loads(told.read_text())["preprocessing"]["steps"]
+        assert len(steps) == 2
+        assert steps[1] == words
         (written,) = (out / "labels").iterdir()
         labels = np.asarray(Image.open(written))
         assert np.array_equal(labels, expected(segmenter, file, **fields))

@@ -131,6 +131,17 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         seen = [view.to(device) for view in evaluation_views(recipe).images(original)]
         return segment(model, seen, original.shape[:2], recipe).cpu().numpy()
 
+    def evaluation_steps(self, recipe: SegmentationRecipe) -> list[str]:
+        """Sizes, mirror images and windows."""
+        (long, short), ratios = recipe.scale, ", ".join(f"{ratio:g}" for ratio in recipe.test_ratios)
+        steps = [f"resized to fit {long} x {short}"]
+        if recipe.aug_test:
+            steps.append(f"at {ratios} of that, also mirrored (aug_test)")
+        if recipe.mode == "slide":
+            (rows, columns), (down, across) = recipe.slide_crop, recipe.slide_stride
+            steps.append(f"windows of {rows} x {columns}, {down} down and {across} across (slide)")
+        return steps
+
     def seen_whole(self, recipe: SegmentationRecipe) -> Callable[[Image.Image], Tensor]:
         """The evaluation's own view, at one size."""
         views = EvalTransform(recipe.scale, (1.0,))

@@ -129,7 +129,7 @@ def visualize(
         if not writer.items:
             raise DataError("no image could be read: " + "; ".join(skipped[:3]))
         for loaded in {id(column.loaded): column.loaded for column in columns}.values():
-            say_how_made(loaded, request.amp)
+            say_how_made(loaded, request.amp, of_maps=True)
         writer.write_page(source)
         if request.npz:
             writer.write_maps()
