@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class Control:
         distributed_run = (
             distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         )
-        self._group: Any = distributed.new_group(backend="gloo") if distributed_run else None
+        self._group: Any = _group_over_cpus() if distributed_run else None
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -103,6 +104,12 @@ class Control:
         (number,) = self.agree()
         if number:
             raise Stopped(number)
+
+
+@cache
+def _group_over_cpus() -> Any:
+    """One for all of a process's work: making one waits for every process, whatever becomes of it meanwhile."""
+    return distributed.new_group(backend="gloo")
 
 
 def _exit_at_second(arrived: int) -> None:

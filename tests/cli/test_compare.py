@@ -374,6 +374,7 @@ def test_every_column_has_a_map_and_figures(runs: list[Path], page: Path, browse
     assert browser.run("return [...document.querySelectorAll('.run h2')].map(h => h.firstChild.data)") == [
         *map(str, runs)
     ]
+    browser.show(".card")  # below the runs' figures, and how far depends on how long their names are
     assert browser.run("return document.querySelectorAll('.card:first-child .stage').length") == len(runs)
     figures = "return [...document.querySelectorAll('.run')].map(r => r.querySelector('.figures').textContent)"
     for run, text in zip(runs, browser.run(figures), strict=True):
@@ -388,6 +389,7 @@ def test_every_column_has_a_map_and_figures(runs: list[Path], page: Path, browse
 
 def test_chips_and_filters_change_figures_and_images(page: Path, browser: Browser) -> None:
     browser.open(page)
+    browser.show(".card")
     below = "return [...document.querySelectorAll('.card:first-child .figure')].map(figure => figure.textContent)"
     browser.click(".card:first-child .chips .true")  # of what is there; it may open on a class that nobody measured
     before = browser.run(below)

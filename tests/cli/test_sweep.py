@@ -107,6 +107,7 @@ def test_a_run_is_named_by_its_recipe_and_what_differs_from_it() -> None:
     assert len(one) <= LONGEST_NAME
 
 
+@pytest.mark.slow
 def test_runs_go_on_side_by_side_and_a_failure_of_one_stops_no_other(demo_root: Path, tmp_path: Path) -> None:
     (tmp_path / "seed=0").write_text("a file")
     command = sweep(demo_root, tmp_path, "--seeds", "0,1", "--jobs", "2")

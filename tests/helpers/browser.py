@@ -48,6 +48,11 @@ class Browser:
         self.call("POST", "/url", {"url": url})
         self.call("POST", "/execute/async", {"script": DRAWN, "args": []})
 
+    def show(self, css: str) -> None:
+        """Scroll to an element, and wait until it is drawn."""
+        self.run(f"document.querySelector({css!r}).scrollIntoView()")
+        self.call("POST", "/execute/async", {"script": DRAWN, "args": []})
+
     def run(self, script: str) -> Any:
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
 

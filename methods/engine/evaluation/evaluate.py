@@ -122,6 +122,7 @@ def answer_all(
     model.eval()
     mine: list[Rows] = []
     skipped: list[str] = []
+    everywhere = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
     mine_of = iter(loader)
     rounds = range(-(-len(dataset) // (batch_size * processes)))  # the same number in every process
     with counted(rounds, f"scoring {dataset.index.split}", of=len(dataset), shown=rank == 0) as each_round:
@@ -138,7 +139,6 @@ def answer_all(
             if perturb is not None:
                 batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
             mine.append(_rows(method, model, batch, dataset, recipe))
-    everywhere = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
     parts, skipped = everywhere.join(mine), everywhere.join(skipped)
     if not parts:
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
