@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from attnbias.data.prepare import prepare
-from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.absvit.segmentation.heads import PoolByProducts
 from attnbias.methods.engine.export import runner
 from attnbias.methods.engine.load import load_run
-from tests.cli.test_predict_tasks import ANSWERS, CLASSES, stored
+from tests.cli.test_predict_tasks import ANSWERS, CLASSES, prepared_questions, stored
 from tests.helpers.command_line import attnbias
 
 SIZES = ((40, 60), (56, 48), (64, 64))
@@ -75,18 +72,7 @@ def test_a_segmenters_graph_takes_images_of_any_size(form: str, photos: Path, tm
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("transformers", reason="texts need the extra vision-language")
-    source = tmp_path_factory.mktemp("vqa")
-    for split in ("train2014", "val2014"):
-        (source / split).mkdir()
-        entry = {"image_id": 1, "question_id": 1}
-        Image.new("RGB", (60, 40), "red").save(source / split / f"COCO_{split}_{1:012d}.jpg")
-        question = {**entry, "question": "What is in the picture? A red square."}
-        answer = {**entry, "multiple_choice_answer": "red", "answers": [{"answer": "red"}] * 10}
-        (source / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": [question]}))
-        (source / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": [answer]}))
-    prepare("vqav2", source, source / "root", PrepareOptions(settings={"min_answers": 1}))
-    return source / "root"
+    return prepared_questions(tmp_path_factory.mktemp("vqa"), "What is in the picture? A red square.")
 
 
 @pytest.mark.parametrize(

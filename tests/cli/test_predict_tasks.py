@@ -150,21 +150,24 @@ def test_a_broken_image_stops_or_is_left_out(segmenter: Path, photos: Path, tmp_
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VQAv2 in its official layout, for the tokenizer of its words."""
+def prepared_questions(source: Path, question: str) -> Path:
+    """A data root with VQAv2 in its official layout: an image and a question a split, for the words of its tokenizer."""
     pytest.importorskip("transformers", reason="texts need the extra vision-language")
-    source = tmp_path_factory.mktemp("vqa")
     for split in ("train2014", "val2014"):
         (source / split).mkdir()
         entry = {"image_id": 1, "question_id": 1}
         Image.new("RGB", (60, 40), "red").save(source / split / f"COCO_{split}_{1:012d}.jpg")
-        question = {**entry, "question": "What colour is it? A red, a green or a blue square?"}
+        asked = {**entry, "question": question}
         answer = {**entry, "multiple_choice_answer": "red", "answers": [{"answer": "red"}] * 10}
-        (source / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": [question]}))
+        (source / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": [asked]}))
         (source / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": [answer]}))
     prepare("vqav2", source, source / "root", PrepareOptions(settings={"min_answers": 1}))
     return source / "root"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_questions(tmp_path_factory.mktemp("vqa"), "What colour is it? A red, a green or a blue square?")
 
 
 @pytest.fixture
