@@ -136,6 +136,12 @@ def test_windows_and_sizes_are_those_that_were_typed(segmenter: Path, photos: Pa
         assert not np.array_equal(labels, expected(segmenter, file))
 
 
+def test_maps_are_of_squares_and_say_so(segmenter: Path, photos: Path, tmp_path: Path) -> None:
+    """Of other images than those that pixels are labelled of."""
+    seen = ("visualize", "absvit", "--load-from", segmenter, sorted(photos.iterdir())[0], "--out", tmp_path / "seen")
+    assert "FitSquare(size=" in attnbias(*seen, "--device", "cpu", expect=0).err
+
+
 def test_a_broken_image_stops_or_is_left_out(segmenter: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "z.png").write_bytes(b"no image")
     out = tmp_path / "out"
@@ -151,7 +157,7 @@ def test_a_broken_image_stops_or_is_left_out(segmenter: Path, photos: Path, tmp_
 
 
 def prepared_questions(source: Path, question: str) -> Path:
-    """A data root with VQAv2 in its official layout: an image and a question a split, for the words of its tokenizer."""
+    """A data root with VQAv2 in its official layout: an image and a question a split, for its tokenizer."""
     pytest.importorskip("transformers", reason="texts need the extra vision-language")
     for split in ("train2014", "val2014"):
         (source / split).mkdir()
