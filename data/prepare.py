@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,7 +24,17 @@ from attnbias.data.names import unfit_name
 from attnbias.data.own import own_info
 from attnbias.data.own_masks import MASKS_FILE, with_masks
 from attnbias.data.owned import first_foreign
-from attnbias.data.prepared import MANIFEST, PREPARED, Prepared, data_root, discard, index_path, is_ready, standing
+from attnbias.data.prepared import (
+    INDEXES,
+    MANIFEST,
+    PREPARED,
+    Prepared,
+    data_root,
+    discard,
+    index_path,
+    is_ready,
+    standing,
+)
 from attnbias.data.registry import DATASETS
 from attnbias.data.repeats import find_repeats
 from attnbias.data.sets.contract import FurtherFiles, PrepareOptions, Preparer, Reading, chosen_settings
@@ -138,14 +149,16 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         remarks=noticed,
     )
     if not options.dry_run:
-        _write(folder, prepared, indexes, files)
+        _write(folder, prepared, indexes, files, INDEXES if info.acquisition == "generated" else PREPARED)
     return Report(info, folder, prepared, indexes, warnings, pixels)
 
 
-def _write(folder: Path, prepared: Prepared, indexes: Sequence[Index], files: Mapping[str, str]) -> None:
-    """Write everything, the manifest last; what was prepared otherwise is discarded first."""
+def _write(
+    folder: Path, prepared: Prepared, indexes: Sequence[Index], files: Mapping[str, str], owned: re.Pattern[str]
+) -> None:
+    """Write everything, the manifest last; what of `owned` was prepared otherwise is discarded first."""
     if is_ready(folder) and Prepared.read(folder) != prepared:
-        discard(folder)
+        discard(folder, owned)
     for index in indexes:
         index.write(index_path(folder, index.split))
     for file, text in files.items():

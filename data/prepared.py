@@ -24,8 +24,11 @@ from attnbias.data.tally import Counted
 
 MANIFEST = "prepared.json"
 
+INDEXES = re.compile(r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?")
+"""What is written anew of a set that is made in the folder, whenever other splits of it are asked for."""
+
 PREPARED = re.compile(
-    r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
+    INDEXES.pattern + r"|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
     r"|annotations/(\.?objects\.json(\.\d+\.part)?)?"
 )
 """All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""

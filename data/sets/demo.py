@@ -2,9 +2,10 @@
 
 Handwritten digits (UCI, in scikit-learn) lie on photographs (scikit-image, scikit-learn). In train and val digit k
 mostly comes on photograph k and with its partner digit; `counter` shows the photographs of absent digits and no
-partners (`counter_context` and `counter_cooccur` do one of the two), `unbiased` draws both evenly. What a model scores
-there, and where it looks, tells context from object. The folder is in COCO layout, masks included. Each image draws
-from a generator of its own, seeded by (seed, split, number), so the number of processes changes nothing.
+partners (`counter_context` and `counter_cooccur` do one of the two), `unbiased` draws both evenly, and `swapped` has
+the scenes of val, writing for writing in the same places, on photographs of absent digits. What a model scores there,
+and where it looks, tells context from object. The folder is in COCO layout, masks included. Each image draws from a
+generator of its own, seeded by (seed, split, number), so the number of processes changes nothing.
 """
 
 from __future__ import annotations
@@ -119,6 +120,12 @@ class ScenePlan:
     digits: tuple[int, ...]
     """The anchor first."""
     context: int
+    instead: int | None = None
+    """The photograph that is shown instead, where all else is as with `context`."""
+
+    @property
+    def shown(self) -> int:
+        return self.context if self.instead is None else self.instead
 
 
 def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> ScenePlan:
@@ -126,6 +133,10 @@ def plan(split: str, preset: Preset, single: bool, rng: np.random.Generator) -> 
 
     All splits have as many digits an image and the same share of each digit; only what comes together differs.
     """
+    if split == "swapped":
+        scene = plan("val", preset, single, rng)
+        absent = [context for context in range(10) if context not in (*scene.digits, scene.context)]
+        return replace(scene, instead=int(rng.spawn(1)[0].choice(absent)))  # what `rng` draws next is as in val
     biased = preset.context_bias
     if biased is None and split in ("train", "val"):
         split = "unbiased"
@@ -173,6 +184,8 @@ def render(
         pool: UCI numbers of the digits that may be used.
     """
     canvas = _background(scene.context, size, rng)
+    if scene.instead is not None:
+        canvas = _background(scene.instead, size, rng.spawn(1)[0])
     writings, labels = _digits()
     occupied = np.zeros((size, size), dtype=bool)
     placed = []
@@ -286,9 +299,9 @@ def draw(folder: Path, split: str, number: int, settings: Settings) -> Json:
         "file_name": _file(split, number),
         "width": settings.size,
         "height": settings.size,
-        "context": list(CONTEXTS)[scene.context],
+        "context": list(CONTEXTS)[scene.shown],
         "anchor": scene.anchor,
-        "aligned": scene.context == scene.anchor,
+        "aligned": scene.shown == scene.anchor,
     }
     annotations = [{"image_id": number + 1, **_annotation(thing)} for thing in placed]
     return {"image": image, "annotations": annotations}
@@ -332,7 +345,7 @@ def generate(folder: Path, splits: Sequence[str], settings: Settings, options: P
         entries[split] += drawn
         options.progress("drawing scenes", done + 1, len(chunks))
     for split in splits:
-        with replacing(folder / "annotations" / f"instances_{split}.json") as file:
+        with replacing(_annotations(folder, split)) as file:
             file.write(_coco_file(split, entries[split], settings))
 
 
@@ -369,7 +382,7 @@ def _coco_file(split: str, entries: Sequence[Json], settings: Settings) -> str:
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
-    """Make the set, unless it stands there already with the same settings.
+    """Make the set, or those of its splits that do not stand there already with the same settings.
 
     Raises:
         DataError: a setting is out of range, or the set stands there with others and `overwrite` was not asked for.
@@ -381,12 +394,13 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
         return Reading([_planned(info, split, settings) for split in info.splits], settings=asdict(settings))
     if not found or options.overwrite:
         discard(folder, GENERATED)
-        generate(folder, info.splits, settings, options)
+    missing = [split for split in info.splits if not _annotations(folder, split).is_file()]  # one that is new, or all
+    generate(folder, missing, settings, options)
     return Reading([_read(info, folder, split) for split in info.splits], settings=asdict(settings))
 
 
 def _read(info: DatasetInfo, folder: Path, split: str) -> Index:
-    annotations = folder / "annotations" / f"instances_{split}.json"
+    annotations = _annotations(folder, split)
     index = read_coco(annotations, folder / "images" / split, dataset=info.name, split=split, group="context")
     if info.task == "multilabel":
         return index
@@ -402,12 +416,17 @@ def _planned(info: DatasetInfo, split: str, settings: Settings) -> Index:
         scene = plan(split, PRESETS[settings.preset], settings.single, _generator(split, number, settings))
         several = tuple(int(digit in scene.digits) for digit in range(10))
         target = scene.anchor if settings.single else several
-        records.append(Record(_file(split, number), target, group=list(CONTEXTS)[scene.context]))
+        records.append(Record(_file(split, number), target, group=list(CONTEXTS)[scene.shown]))
     return Index(info.name, split, info.task, CLASSES, Path(), tuple(records))
 
 
 def _generator(split: str, number: int, settings: Settings) -> np.random.Generator:
-    return np.random.default_rng([settings.seed, zlib.crc32(split.encode()), number])
+    drawn_as = "val" if split == "swapped" else split
+    return np.random.default_rng([settings.seed, zlib.crc32(drawn_as.encode()), number])
+
+
+def _annotations(folder: Path, split: str) -> Path:
+    return folder / "annotations" / f"instances_{split}.json"
 
 
 def _file(split: str, number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,41 @@ def test_counter_splits_show_no_own_photograph_and_no_partners(preset: str) -> N
                 assert not any(digit ^ 1 in digits for digit in digits)
 
 
+def test_swapped_shows_the_scenes_of_val_on_photographs_of_absent_digits(root: Path) -> None:
+    """Digit for digit: labels, masks and writings are the same; pixels are too, but for the photograph around them."""
+    val, swapped = (annotations(root, split) for split in ("val", "swapped"))
+    assert swapped["annotations"] == val["annotations"]
+    contexts = list(demo.CONTEXTS)
+    for before, after in zip(val["images"], swapped["images"], strict=True):
+        digits = {one["category_id"] - 1 for one in val["annotations"] if one["image_id"] == after["id"]}
+        assert contexts.index(after["context"]) not in digits
+        assert after["context"] != before["context"]
+    # Opaque ink hides most of the photograph, and nothing but the photograph is another one.
+    solid = replace(demo.PRESETS["medium"], opacity=(1.0, 1.0), halo=0.0)
+    drawn = [
+        demo.render(demo.plan(split, solid, False, rng), np.arange(1197, 1797), solid, 64, rng)
+        for split in ("val", "swapped")
+        for rng in [demo._generator(split, 3, demo.Settings())]
+    ]
+    ink = np.any([placed.mask for placed in drawn[0][1]], axis=0)
+    distance = np.abs(drawn[0][0].astype(int) - drawn[1][0]).mean(2)
+    assert np.median(distance[ink]) < np.median(distance[~ink]) / 3
+
+
+def test_a_split_that_a_set_of_before_does_not_have_is_drawn(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = DATASETS["demo"]
+    monkeypatch.setattr("attnbias.data.prepare.DATASETS", {"demo": replace(now, splits=now.splits[:-1])})
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings=SMALL))
+    train = tmp_path / "demo" / "annotations" / "instances_train.json"
+    before = train.stat().st_mtime_ns
+    monkeypatch.undo()
+    prepare("demo", root=tmp_path, options=PrepareOptions(settings=SMALL))
+    assert contents(tmp_path / "demo") == contents(root / "demo")
+    assert train.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("preset", demo.PRESETS)
 def test_all_splits_have_the_same_number_of_digits_and_the_same_share_of_each(preset: str) -> None:
     settings = demo.Settings(preset=preset, train=3000, eval=3000)
@@ -166,7 +202,11 @@ def test_running_again_changes_nothing_and_other_settings_are_refused(root: Path
     before = {path: path.stat().st_mtime_ns for path in (root / "demo" / "images").rglob("*.jpg")}
     report = prepare("demo", root=root, options=PrepareOptions(settings=SMALL))
     assert {path: path.stat().st_mtime_ns for path in (root / "demo" / "images").rglob("*.jpg")} == before
-    assert [len(index.records) for index in report.indexes] == [120, 40, 40, 40, 40, 40]
+    assert [len(index.records) for index in report.indexes] == [120, 40, 40, 40, 40, 40, 40]
+    prepare("demo", root=root, options=PrepareOptions(settings=SMALL, splits=("val", "counter")))
+    assert not (root / "demo" / "index" / "train.json").exists()
+    prepare("demo", root=root, options=PrepareOptions(settings=SMALL))
+    assert {path: path.stat().st_mtime_ns for path in (root / "demo" / "images").rglob("*.jpg")} == before
     with pytest.raises(DataError, match=r"was prepared with seed 0; add --overwrite"):
         prepare("demo", root=root, options=PrepareOptions(settings={**SMALL, "seed": 9}))
 
