@@ -1,4 +1,4 @@
-"""MS-COCO 2014, and any folder in COCO layout: annotation files read into an index."""
+"""MS-COCO 2014 and 2017, and any folder in COCO layout: annotation files read into an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from attnbias.data.label_maps import IGNORE
 from attnbias.data.reading import Json
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings, first_existing
 
-OFFICIAL = ("train2014", "val2014")
+OFFICIAL = {"coco": ("train2014", "val2014"), "coco17": ("train2017", "val2017")}
+"""Dataset -> the endings of its official files."""
 
 
 @collector_paused()
@@ -88,9 +89,10 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
     """Read the official pair of files, or else whatever annotations/instances_*.json the source folder has."""
     assert source is not None
     found = {path.stem.removeprefix("instances_"): path for path in sorted(source.glob("annotations/instances_*.json"))}
-    official = all(suffix in found for suffix in OFFICIAL)
+    wanted = OFFICIAL.get(info.name, ())
+    official = bool(wanted) and all(suffix in found for suffix in wanted)
     if official:
-        found = {suffix: found[suffix] for suffix in OFFICIAL}
+        found = {suffix: found[suffix] for suffix in wanted}
     if not found:
         raise DataError(f"{source} holds no annotations/instances_*.json; expected {info.layout}")
     indexes = []
@@ -106,7 +108,7 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
     settings = chosen_settings(info, options)
     warnings = check_counts(info, indexes)
     if info.counts and not official:
-        warnings = [f"not the official COCO 2014 files: found {', '.join(found)}"]
+        warnings = [f"not the official files {', '.join(wanted)}: found {', '.join(found)}"]
     if by := settings.get("masks"):
         return Reading([with_label_maps(index, by) for index in indexes], warnings, settings)
     return Reading(indexes, warnings, settings)
