@@ -93,9 +93,7 @@ class LanguageDataset(ImageDataset):
         if "error" in sample:
             return sample
         text = _text(self.records[index])
-        # The program strips hypotheses, and only these.
-        sentence = text.sentence.strip() if self.index.task == "snli-ve" else text.sentence
-        ids, mask = self.encode([sentence])
+        ids, mask = self.encode([self.sentence(self.records[index])])
         sample["text_ids"], sample["text_mask"] = ids[0], mask[0]
         try:
             with seeded(self.seed, epoch, index, 1):  # the first image has drawn from (seed, epoch, index)
@@ -122,6 +120,11 @@ class LanguageDataset(ImageDataset):
         for answer, score in _text(self.records[index]).answers:
             target[answer] = score
         return target
+
+    def sentence(self, record: Record) -> str:
+        """What of a text is encoded: the program strips hypotheses, and only these."""
+        text = _text(record)
+        return text.sentence.strip() if self.index.task == "snli-ve" else text.sentence
 
     def encode(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask of texts, both (N, L) int64."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,17 +48,22 @@ def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.r
 class Corrupted:
     """Another transform's images, corrupted at the size that the network sees.
 
-    Wraps a method's evaluation transform (PIL image -> normalised tensor (3, H, W)); draws follow NumPy's global
-    generator, which `ImageDataset` seeds by sample, so that an image is corrupted alike in every run.
+    Wraps a method's evaluation transform: PIL image -> normalised tensor (3, H, W); or an image and its label map ->
+    these as a pair, whose label map stays. Draws follow NumPy's global generator, which `ImageDataset` seeds by sample,
+    so that an image is corrupted alike in every run.
     """
 
     def __init__(self, transform: Transform, corruption: str, severity: int, normalize: str) -> None:
         self.transform, self.corruption, self.severity = transform, corruption, severity
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in normalization(normalize))
 
-    def __call__(self, original: Image.Image) -> Tensor:
+    def __call__(self, *original: Any) -> Any:
         """Transform, corrupt, normalise again."""
-        image = self.transform(original) * self.std + self.mean
+        seen = self.transform(*original)
+        return self._corrupted(seen) if isinstance(seen, Tensor) else (self._corrupted(seen[0]), *seen[1:])
+
+    def _corrupted(self, image: Tensor) -> Tensor:
+        image = image * self.std + self.mean
         pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, 3)
         rng = np.random.default_rng(np.random.randint(2**31))
         corrupted = torch.from_numpy(corrupt(pixels, self.corruption, self.severity, rng))

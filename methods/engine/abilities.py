@@ -161,6 +161,17 @@ class LabelsPixels(Protocol[R, M]):
     def pixel_shares(self, model: M, images: Tensor) -> Tensor:
         """The probability of each class at each pixel of images (B, 3, H, W), seen whole: (B, C, H, W)."""
 
+    def pixel_loss(self, model: M, image: Tensor, *, target: Tensor, recipe: R) -> Tensor:
+        """What an attack raises: the mean cross-entropy of the labelled pixels of one image (3, h, w), whose label map
+        (H, W) is as stored, with the logits that evaluation would decide by."""
+
+    def check_seen_once(self, recipe: R) -> None:
+        """Refuse a recipe whose evaluation sees an image at several sizes: there is no one image to change.
+
+        Raises:
+            UsageError: see above.
+        """
+
     def for_any_size(self, model: M) -> nn.Module:
         """A copy whose operations a graph can hold for images of any size; the same figures but for rounding."""
 

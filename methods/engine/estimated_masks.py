@@ -102,6 +102,8 @@ def with_estimated_masks(request: ValRequest | AuditRequest, index: Index) -> In
     if request.masks is None:
         return index
     where = f"{index.dataset}/{index.split}"
+    if index.task not in ("singlelabel", "multilabel"):
+        raise UsageError(f"--masks estimate is for sets of labelled images, and '{index.dataset}' is for {index.task}")
     if index.annotations is not None or any(record.boxes for record in index.records):
         raise UsageError(f"--masks estimate: {where} has objects of its own; leave it out")
     segmenter, digest = open_segmenter(request.segmenter, request.device)

@@ -324,13 +324,20 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("CE", "error under a corruption over AlexNet's", "lower", compared=True, robustness=True),
     Metric("mCE", "mean of CE over all corruptions", "lower", compared=True, robustness=True),
-    Metric("mIoU", "mean over classes of intersection over union, counted in pixels", brief=True),
+    Metric(
+        "mIoU",
+        "mean over classes of intersection over union, counted in pixels",
+        brief=True,
+        compared=True,
+        robustness=True,
+    ),
     Metric("IoU", "intersection over union of each class", of_class=True),
-    Metric("aAcc", "share of pixels that are right", brief=True),
-    Metric("vqa_score", "mean of the scores that the chosen answers earn", brief=True),
-    Metric("accuracy", "share of statements that are judged rightly", brief=True),
+    Metric("aAcc", "share of pixels that are right", brief=True, robustness=True),
+    Metric("vqa_score", "mean of the scores that the chosen answers earn", brief=True, compared=True, robustness=True),
+    Metric("accuracy", "share of statements that are judged rightly", brief=True, compared=True, robustness=True),
     Metric("ir_r1", "share of texts whose image ranks first", brief=True),
     Metric("tr_r1", "share of images with one of their texts ranked first", brief=True),
+    Metric("r1_sum", "the sum of ir_r1 and tr_r1", compared=True, robustness=True),
 )
 """A new metric is one entry; with a formula, every evaluation of its kind of labels has it. The first one of a kind of
 labels leads: gaps between splits are of it, and intervals of robustness."""

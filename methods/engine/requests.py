@@ -927,6 +927,11 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
     map: str = bias_option("own", "own, {explainer names}, or one of: {map names}.")
     truth: Literal["masks", "boxes"] | None = bias_option(None, "What objects are.", shown="masks, else boxes")
+    objects: Path | None = bias_option(
+        None,
+        "COCO annotations of the images that texts are about: attention against what a text names.",
+        metavar="FILE",
+    )
     masks: Literal["estimate"] | None = masks_option(panel=BIAS)
     segmenter: str = segmenter_option(panel=BIAS)
     tau: float = bias_option(0.5, "Threshold of the focus.", ge=0, le=1)
@@ -1009,6 +1014,7 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
             **({} if self.masks is None else {"truth": (False, "beside --masks estimate")}),
             "segmenter": (self.masks is not None, "without --masks estimate"),
             "tau": (self.measures_bias, "without --bias"),
+            "objects": (self.measures_bias, "without --bias"),
             "epsilon": (attacked, "without --attack"),
             "attack_step": (attacked, "without --attack"),
             "attack_steps": ("pgd" in self.attack, "without --attack pgd"),

@@ -143,6 +143,8 @@ def _check(request: ValRequest) -> None:
         raise UsageError("--store keeps the figures that runs are compared by, in float32; leave --amp out, or --store")
     if request.store and request.masks is not None:
         raise UsageError("--store keeps what is held against objects that people drew; use --json or --bias-out DIR")
+    if request.store and request.objects is not None:
+        raise UsageError("--store keeps what is held against objects of the set itself; use --json or --bias-out DIR")
     for load_from in request.load_from if request.store else ():
         if on_disk(f"{load_from}/checkpoints") is None:
             raise UsageError(

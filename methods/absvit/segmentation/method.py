@@ -22,8 +22,8 @@ from attnbias.methods.absvit.segmentation import SegmentationDescription
 from attnbias.methods.absvit.segmentation.attention import attention_maps
 from attnbias.methods.absvit.segmentation.convert import convert, fit_resolution, infer, start_from_classifier
 from attnbias.methods.absvit.segmentation.images import FitSquare
-from attnbias.methods.absvit.segmentation.inference import segment, whole_logits
-from attnbias.methods.absvit.segmentation.loss import segmentation_loss
+from attnbias.methods.absvit.segmentation.inference import segment, view_logits, whole_logits
+from attnbias.methods.absvit.segmentation.loss import pixel_loss, segmentation_loss
 from attnbias.methods.absvit.segmentation.metrics import area_measures, count_areas
 from attnbias.methods.absvit.segmentation.model import Segmenter, build, for_any_size
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe, schedule
@@ -150,6 +150,17 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
     def pixel_shares(self, model: Segmenter, images: Tensor) -> Tensor:
         """The softmax of the logits, which are stretched to the images."""
         return whole_logits(model, images).softmax(dim=1)
+
+    def pixel_loss(self, model: Segmenter, image: Tensor, *, target: Tensor, recipe: SegmentationRecipe) -> Tensor:
+        """Of UperNet's head, by the recipe's mode, at the label map's size."""
+        logits = view_logits(model, image[None], recipe, target.shape)
+        loss, _ = pixel_loss(logits, target[None].clone(), avg_non_ignore=True)
+        return loss
+
+    def check_seen_once(self, recipe: SegmentationRecipe) -> None:
+        """Refuse `aug_test`."""
+        if recipe.aug_test:
+            raise UsageError("corruptions and attacks change the image as it is seen at one size; leave --aug-test out")
 
     def for_any_size(self, model: Segmenter) -> Segmenter:
         """Pooling as products, and positions that are always resized (see `model.for_any_size`)."""

@@ -180,7 +180,7 @@ def score_backgrounds(
     found, skipped = measure_objects(
         loaded,
         dataset,
-        evaluation,
+        evaluation.ids,
         accelerator,
         against.kind,
         partial(_name, loaded, contexts),

@@ -53,13 +53,17 @@ class BoxHits:
 def best_overlap(shown: NDArray[np.bool_], boxes: Floats) -> float:
     """The highest intersection over union of a box around a connected part of `shown` (H, W) and one of `boxes`
     (K, 4); 0 without either."""
-    parts, _ = label(shown, NEIGHBOURS)
-    found = np.array([(x.start, y.start, x.stop, y.stop) for y, x in find_objects(parts)]).reshape(
-        -1, 1, 4
-    )  # (P, 1, 4)
+    found = boxes_of_parts(shown)[:, None]  # (P, 1, 4)
     if not len(found) or not len(boxes):
         return 0.0
     sides = np.minimum(found[..., 2:], boxes[:, 2:]) - np.maximum(found[..., :2], boxes[:, :2])  # (P, K, 2)
     common = sides.clip(0).prod(-1)
     areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (found, boxes)]
     return float((common / (areas[0] + areas[1] - common)).max())
+
+
+def boxes_of_parts(shown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The box around each connected part of a plane (H, W), (P, 4) as x1, y1, x2, y2, half-open."""
+    parts, _ = label(shown, NEIGHBOURS)
+    found = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(parts)]
+    return np.array(found, dtype=np.int64).reshape(-1, 4)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,11 +23,15 @@ from torchvision import tv_tensors
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.index import Record
+from attnbias.data.label_maps import IGNORE
 from attnbias.data.masks import Masks, count_unmasked, read_masks
+from attnbias.data.segmentation import LabelMapDataset
+from attnbias.data.transforms.opencv import resize_labels
+from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
+from attnbias.methods.engine.bias.box_accuracy import boxes_of_parts
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
@@ -79,7 +83,7 @@ class Region(NamedTuple):
     visible: float
     """The share of the objects' area that the transform left in sight."""
     box: NDArray[np.bool_]
-    """(H, W): the boxes around all objects of the class, crowds and difficult ones too."""
+    """(H, W): the boxes around all objects of the class, crowds and difficult ones too; of a label map, the mask."""
     corners: NDArray[np.int64] = np.zeros((0, 4), np.int64)
     """(K, 4): the boxes around its objects, without those: x1, y1, x2, y2, half-open."""
 
@@ -121,6 +125,13 @@ def resolve_truth(dataset: ImageDataset, truth: Truth | None) -> ResolvedTruth:
         DataError: the set does not have what is asked for, or has neither.
     """
     index = dataset.index
+    if isinstance(dataset, LabelMapDataset):
+        if truth == "boxes":
+            raise DataError(f"dataset '{index.dataset}' has the class of each pixel, and no boxes; use --truth masks")
+        seen = "an image is seen whole, at one size"
+        return ResolvedTruth(
+            "masks", f"objects are the regions of each class in the label maps, background too; {seen}"
+        )
     if index.estimated_by is not None:
         return ResolvedTruth("estimated", f"objects are masks that {index.estimated_by} estimated: nobody drew them")
     missing, objects = (0, 0) if index.annotations is None or truth == "boxes" else count_unmasked(index.annotations)
@@ -145,7 +156,7 @@ def has_objects(dataset: ImageDataset) -> bool:
 def measure_objects(
     loaded: Loaded,
     dataset: ImageDataset,
-    evaluation: Evaluation,
+    ids: NDArray[np.int64],
     accelerator: Accelerator,
     truth: Truth,
     measure: Callable[[ObjectBatch, Counter[str]], Sequence[R]],
@@ -153,15 +164,15 @@ def measure_objects(
     batch_size: int,
     to: str,
 ) -> tuple[list[R], dict[str, int]]:
-    """What `measure` finds of every object of the images that were scored, in the order of image and class, and how
-    many samples were left out, by reason: it counts its own with those of `object_batches`.
+    """What `measure` finds of every object of the images that were scored, by their positions `ids` (N,), in the order
+    of image and class, and how many samples were left out, by reason: it counts its own with those of `object_batches`.
 
     Raises:
         NothingToMeasureError: no sample is left; `to` says in words what for.
     """
     skipped: Counter[str] = Counter()
     mine: list[R] = []
-    positions = evaluation.ids.tolist()
+    positions = ids.tolist()
     for batch in object_batches(loaded, dataset, positions, truth, accelerator, skipped, batch_size=batch_size):
         mine += measure(batch, skipped)
     rows = sorted(gathered(accelerator, mine))
@@ -199,22 +210,47 @@ def object_batches(
     unannotated (a positive class without an object), empty, full (attention_bias.py), or not a class of the model."""
     sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
     for rows in sampler:
-        chosen = [positions[row] for row in rows]
-        placed = [regions(dataset, position, truth) for position in chosen]
-        samples = []
-        for slot, (position, (_, found, scale)) in enumerate(zip(chosen, placed, strict=True)):
-            by_label = {region.label: region for region in found}
-            for label in true_labels(dataset, position):
-                if not loaded.knows(label):
-                    reason: str | None = UNKNOWN
-                else:
-                    reason = by_label[label].skip_reason() if label in by_label else "unannotated"
-                if reason:
-                    skipped[reason] += 1
-                else:
-                    samples.append(Sample(position, slot, by_label[label], scale))
-        if samples:
-            yield ObjectBatch(torch.stack([image for image, _, _ in placed]).to(accelerator.device), samples)
+        placed = [_Placed(positions[row], *_seen(loaded, dataset, positions[row], truth)) for row in rows]
+        for _, of_one_size in groupby(placed, lambda each: each.image.shape):
+            together = list(of_one_size)
+            samples = [
+                Sample(each.position, slot, region, each.scale)
+                for slot, each in enumerate(together)
+                for region in _telling(loaded, dataset, each, skipped)
+            ]
+            if samples:
+                yield ObjectBatch(torch.stack([each.image for each in together]).to(accelerator.device), samples)
+
+
+class _Placed(NamedTuple):
+    """One transformed image (3, H, W), and what `regions` tells of it."""
+
+    position: int
+    image: Tensor
+    regions: list[Region]
+    scale: float
+
+
+def _seen(loaded: Loaded, dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor, list[Region], float]:
+    """One image as the model sees it, and where its classes are."""
+    if isinstance(dataset, LabelMapDataset) and isinstance(loaded.method, LabelsPixels):
+        return labelled_regions(dataset, position, loaded.method.seen_whole(loaded.recipe))
+    return regions(dataset, position, truth)
+
+
+def _telling(loaded: Loaded, dataset: ImageDataset, placed: _Placed, skipped: Counter[str]) -> Iterator[Region]:
+    """The classes of an image that say something; the others are counted."""
+    by_label = {region.label: region for region in placed.regions}
+    of_pixels = isinstance(dataset, LabelMapDataset)
+    for label in by_label if of_pixels else true_labels(dataset, placed.position):
+        if not loaded.knows(label):
+            reason: str | None = UNKNOWN
+        else:
+            reason = by_label[label].skip_reason() if label in by_label else "unannotated"
+        if reason:
+            skipped[reason] += 1
+        else:
+            yield by_label[label]
 
 
 def true_labels(dataset: ImageDataset, position: int) -> list[int]:
@@ -267,6 +303,24 @@ def regions(dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor,
                 )
             )
     return image, found_regions, down
+
+
+def labelled_regions(
+    dataset: LabelMapDataset, position: int, seen: Callable[[Image.Image], Tensor]
+) -> tuple[Tensor, list[Region], float]:
+    """What `regions` tells, of an image whose every pixel has a class: where `seen` puts each class of its label map.
+
+    Unlabelled pixels count neither as object nor as context. What touches is one object.
+    """
+    original, stored = dataset.image(position), dataset.label_map(position)
+    image = seen(original)
+    labels = resize_labels(stored, (image.shape[1], image.shape[2]))
+    unlabelled = labels == IGNORE
+    found = []
+    for label in np.setdiff1d(stored, IGNORE).tolist():
+        mask = labels == label
+        found.append(Region(label, mask, unlabelled, 1.0, mask, boxes_of_parts(mask)))
+    return image, found, image.shape[1] / original.height
 
 
 def _masks_of(dataset: ImageDataset, record: Record, size: tuple[int, int]) -> Masks:

@@ -196,7 +196,7 @@ def score_reliance(
     found, skipped = measure_objects(
         loaded,
         dataset,
-        evaluation,
+        evaluation.ids,
         accelerator,
         against.kind,
         partial(_score, loaded, donors),

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,11 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.language import LanguageDataset
 from attnbias.methods.engine import attention_measures
+from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.attention_measures import between, between_name, shown_names
+from attnbias.methods.engine.bias.asked_objects import AskedObjects, asked_objects, check_asked, words_of_asked
 from attnbias.methods.engine.bias.attention_bias import (
     TAUS,
     PixelHistogram,
@@ -38,6 +42,7 @@ from attnbias.methods.engine.bias.objects import (
     measure_objects,
     resolve_truth,
 )
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, left_out_of
 from attnbias.methods.engine.load import Loaded
@@ -64,7 +69,8 @@ class Row(NamedTuple):
     image: int
     label: int
     right: bool
-    """Whether the model names the class: a score of at least one half, or the highest in single-label work."""
+    """Whether the model names the class: a score of at least one half, or the highest in single-label work; of a class
+    of pixels, whether it finds half of it (`named_classes`); of a text, whether it answers it (`AskedObjects`)."""
     values: dict[str, float]
 
 
@@ -94,6 +100,8 @@ class BiasReport:
     """What a second pass was told to look for; None where it looked as it does by itself."""
     amp: str = "no"
     """The precision of the passes through the network: no = float32."""
+    asked: AskedObjects | None = None
+    """The texts that the samples are of, where the model is asked in words."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -106,7 +114,7 @@ class BiasReport:
 
     def intervals(self) -> dict[str, Interval | None]:
         """95 % intervals of the means, over images."""
-        images = np.array([row.image for row in self.rows])
+        images = np.array([self.asked.images[row.image] if self.asked else row.image for row in self.rows])
         columns = _columns(self.rows)
         figures = {
             measure.name: Ratio(*(columns[name] for name in measure.ratio))
@@ -152,6 +160,7 @@ class BiasReport:
             "box_plane": LARGEST,
             "samples": len(self.rows),
             "skipped": self.skipped,
+            **({"asked": self.asked.content()} if self.asked else {}),
             "means": self.summary(),
             "intervals_95": self.intervals(),
             "macro": self.macro(),
@@ -205,24 +214,29 @@ def measure_bias(
     truth: Truth | None = None,
     tau: float = 0.5,
     batch_size: int = 16,
+    asked: AskedObjects | None = None,
 ) -> BiasReport:
     """Map every positive class of every image that was scored, and measure.
 
-    `kind` is a name of the method's maps or "gradcam"; `truth` is masks where the set has them, else boxes.
+    `kind` is a name of the method's maps or "gradcam"; `truth` is masks where the set has them, else boxes. Of a model
+    that is asked in words, `asked` are the texts that are mapped, in place of the data set's images.
 
     Raises:
         DataError: the set has neither masks nor boxes. NothingToMeasureError: no sample says anything.
     """
     used = kind or loaded.method.default_map(loaded.recipe)
+    if asked is None:
+        ids, right, maps = evaluation.ids, named_classes(evaluation), partial(_of_classes, loaded, used)
+    else:
+        dataset, ids, right, maps = asked.dataset, asked.ids, asked.right, partial(asked.maps, loaded, used)
     against = resolve_truth(dataset, truth)
-    right = named_classes(evaluation)
     counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
 
     def measure(batch: ObjectBatch, skipped: Counter[str]) -> list[tuple[Row, ...]]:
-        return _measure(loaded, batch, used, tau, right, counts_apart)
+        return _measure(batch, maps(batch), tau, right, counts_apart)
 
     rows, counts = measure_objects(
-        loaded, dataset, evaluation, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
+        loaded, dataset, ids, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
     )
     apart = [_merged(accelerator, *own) for own in counts_apart]
     baselines = {
@@ -235,6 +249,7 @@ def measure_bias(
     return BiasReport(
         *(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer),
         steering=loaded.steering,
+        asked=asked,
     )
 
 
@@ -255,28 +270,38 @@ def _together(pxap: float, maxboxacc: float) -> Means:
 
 
 def named_classes(evaluation: Evaluation) -> dict[int, NDArray[np.bool_]]:
-    """For each image, which classes (C,) the model names."""
+    """For each image, which classes (C,) the model names; of a model that labels pixels, which it has found: with half
+    of the union of its pixels and theirs in common."""
+    if "intersect" in evaluation.scores:
+        common, predicted = evaluation.scores["intersect"], evaluation.scores["predicted"]
+        named = 2 * common >= predicted + evaluation.targets - common
+        return dict(zip(evaluation.ids.tolist(), named, strict=True))
     scores = evaluation.scores["scores"]
     named = scores >= 0.5 if evaluation.targets.ndim == 2 else scores.argmax(1)[:, None] == np.arange(scores.shape[1])
     return dict(zip(evaluation.ids.tolist(), named, strict=True))
 
 
-def _measure(
-    loaded: Loaded,
-    batch: ObjectBatch,
-    kind: str,
-    tau: float,
-    right: Mapping[int, NDArray[np.bool_]],
-    apart: Sequence[tuple[PixelHistogram, BoxHits]],
-) -> list[tuple[Row, ...]]:
-    """Rows of one batch, each the model's and those of BASELINES. Counts their pixels and boxes too."""
+def _of_classes(loaded: Loaded, kind: str, batch: ObjectBatch) -> np.ndarray:
+    """The map of each sample's class, (N, h, w)."""
     images, samples = batch
     asked = [[s.region.label for s in samples if s.slot == slot] for slot in range(len(images))]
     most = max(map(len, asked))
     padded = torch.tensor([(labels + [0] * most)[:most] for labels in asked], device=images.device)  # (B, K)
     drawn = attention_maps(loaded.method, loaded.model, images, padded, kind, steering=loaded.steering)
     maps = drawn.cpu().numpy()  # (B, K, h, w)
-    chosen = np.stack([maps[s.slot, asked[s.slot].index(s.region.label)] for s in samples])  # (N, h, w)
+    return np.stack([maps[s.slot, asked[s.slot].index(s.region.label)] for s in samples])
+
+
+def _measure(
+    batch: ObjectBatch,
+    chosen: np.ndarray,
+    tau: float,
+    right: Mapping[int, NDArray[np.bool_]],
+    apart: Sequence[tuple[PixelHistogram, BoxHits]],
+) -> list[tuple[Row, ...]]:
+    """Rows of one batch and its maps (N, h, w), each the model's and those of BASELINES. Counts their pixels and boxes
+    too."""
+    samples = batch.samples
     masks = np.stack([sample.region.mask for sample in samples])  # (N, H, W)
     ignore = np.stack([sample.region.ignore for sample in samples])
     radius = POINTING_RADIUS * np.array([sample.scale for sample in samples])
@@ -314,10 +339,26 @@ class BiasProbe(ObjectProbe):
     def wanted(self, request: ValRequest) -> bool:
         return request.measures_bias
 
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        if isinstance(dataset, LanguageDataset):
+            check_asked(request, loaded, dataset)
+            return
+        if request.objects is not None:
+            raise UsageError(f"--objects is of texts about images, and {loaded.source} is for {loaded.task}")
+        if isinstance(loaded.method, LabelsPixels):
+            resolve_truth(dataset, request.truth)
+        else:
+            super().check(request, loaded, dataset)
+
     def measure(self, measured: Measured) -> Content:
         request, dataset = measured.request, measured.dataset
+        asked = None
+        if isinstance(dataset, LanguageDataset) and request.objects is not None:
+            asked = asked_objects(dataset, request.objects, measured.evaluation)
+            dataset = asked.dataset
         report = measure_bias(
             *measured.scored,
+            asked=asked,
             kind=request.kind,
             truth=request.truth,
             tau=request.tau,
@@ -353,4 +394,6 @@ class BiasProbe(ObjectProbe):
         looked = [f"attention: {content['map']} at layer {content['layer']}"] if content["layer"] else []
         if "steered_by" in content:
             looked.append(f"attention: {content['map']} steered by {content['steered_by']}")
+        if "asked" in content:
+            looked.append(words_of_asked(content["asked"]))
         return [*looked, how, *left_out_of(self.name, content)]

@@ -25,8 +25,8 @@ from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import Batch, Metrics
 
-Perturbation = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-"""(model, images, targets, sample ids) -> the images that are scored in their place, as an attack makes them."""
+Perturbation = Callable[[nn.Module, Batch], Any]
+"""(model, batch) -> what is scored in the place of `batch["image"]`, and is laid out alike, as an attack makes it."""
 
 
 class CanAnswer(Protocol):
@@ -137,7 +137,7 @@ def answer_all(
                 continue
             batch = on_device(batch, dataset, device)
             if perturb is not None:
-                batch["image"] = perturb(model, batch["image"], batch["target"], batch["index"])
+                batch["image"] = perturb(model, batch)
             mine.append(_rows(method, model, batch, dataset, recipe))
     parts, skipped = everywhere.join(mine), everywhere.join(skipped)
     if not parts:

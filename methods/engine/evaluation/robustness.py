@@ -1,4 +1,4 @@
-"""How much a classifying model loses when images get worse: corruptions, other renditions, attacks; one table.
+"""How much a model loses when images get worse: corruptions, other renditions, attacks; one table.
 
 Works for every method: images are changed before the model sees them, scores come from the one evaluation loop.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,22 +19,26 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from attnbias.data.atomic import replacing
+from attnbias.data.datasets import ImageDataset
 from attnbias.data.images import Decode
-from attnbias.data.index import Index
+from attnbias.data.index import Index, Task
 from attnbias.data.reading import Json
 from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import Transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial
+from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial, against
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, Perturbation, evaluate
 from attnbias.methods.engine.evaluation.probe import Measured, Probe
 from attnbias.methods.engine.load import Loaded, open_split_of
+from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import write_csv
+from attnbias.methods.engine.types import Batch
 
 Row = Json
 """`test` (what was measured) and its measures by name."""
@@ -120,17 +124,14 @@ class Bench:
         return [_row(f"{index.dataset}/{split}", self._evaluate(index))]
 
     def attacked(self, split: str, name: str, attack: Attack) -> list[Row]:
-        """The split under an attack; each batch's random start follows from the recipe's seed and its first sample."""
-        recipe, task = self.loaded.recipe, self.loaded.task
-        mean, std = normalization(recipe.normalize)
-
-        def perturb(model: nn.Module, images: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
-            (seed,) = np.random.SeedSequence((recipe.seed, int(samples[0]))).generate_state(1)
-            generator = torch.Generator(images.device).manual_seed(int(seed))
-            start = torch.rand(images.shape, generator=generator, device=images.device) * 2 - 1
-            return adversarial(model, images, targets, attack, mean, std, task=task, start=start)
-
+        """The split under an attack; the random start of each batch, or of each image whose pixels have classes,
+        follows from the recipe's seed and its first sample."""
+        loaded, recipe = self.loaded, self.loaded.recipe
         index = self._open(recipe.dataset, split)
+        if isinstance(loaded.method, LabelsPixels):
+            perturb: Perturbation = partial(_pixels_against, attack, recipe, loaded.method)
+        else:
+            perturb = partial(_images_against, attack, recipe, loaded.task)
         return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb))]
 
     def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
@@ -212,17 +213,48 @@ class Bench:
         )
 
 
+def _images_against(attack: Attack, recipe: Recipe, task: Task, model: nn.Module, batch: Batch) -> Tensor:
+    """A batch whose classes are missed."""
+    images = batch["image"]
+    start = _drawn_start(images, recipe, batch["index"][0])
+    mean, std = normalization(recipe.normalize)
+    return adversarial(model, images, batch["target"], attack, mean, std, task=task, start=start)
+
+
+def _pixels_against(
+    attack: Attack, recipe: Recipe, method: LabelsPixels[Any, Any], model: nn.Module, batch: Batch
+) -> list[Tensor]:
+    """Images whose pixels' classes are missed, each on its own, as they differ in size."""
+    mean, std = normalization(recipe.normalize)
+    return [
+        against(
+            partial(method.pixel_loss, model, target=target, recipe=recipe),
+            *(image, attack, mean, std),
+            start=_drawn_start(image, recipe, sample),
+        )
+        for image, target, sample in zip(batch["image"], batch["target"], batch["index"], strict=True)
+    ]
+
+
+def _drawn_start(images: Tensor, recipe: Recipe, sample: Tensor) -> Tensor:
+    (seed,) = np.random.SeedSequence((recipe.seed, int(sample))).generate_state(1)
+    generator = torch.Generator(images.device).manual_seed(int(seed))
+    return torch.rand(images.shape, generator=generator, device=images.device) * 2 - 1
+
+
 # The table ------------------------------------------------------------------------------------------------------------
 
 
 EDGES = ("low_95", "high_95")
-"""Of the 95 % interval of a row's mAP or top-1."""
+"""Of the 95 % interval of a row's mAP or top-1, or of the accuracy of statements; other measures have none."""
 
 
 def _row(test: str, evaluation: Evaluation) -> Row:
     figures = {name: value for name, value in evaluation.measures.items() if isinstance(value, int | float)}
-    targets, scores = evaluation.targets, evaluation.scores["scores"]
-    if targets.ndim == 1:
+    targets, scores = evaluation.targets, evaluation.scores.get("scores")
+    if scores is None:  # of pixels, of answers in words
+        edges = None
+    elif targets.ndim == 1:
         edges = interval(Ratio.mean(scores.argmax(1) == targets), evaluation.ids, flags=True)
     else:  # by the paper's rule the spread is the same
         found = mean_precision(targets, scores)
@@ -265,6 +297,12 @@ class RobustnessProbe(Probe):
 
     def wanted(self, request: ValRequest) -> bool:
         return bool(request.attack or request.corrupt)
+
+    def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        if isinstance(loaded.method, LabelsPixels):
+            loaded.method.check_seen_once(loaded.recipe)
+        elif request.attack and loaded.task not in ("singlelabel", "multilabel"):
+            raise UsageError(f"--attack: {loaded.source} is for {loaded.task}; only images and pixels with classes")
 
     def measure(self, measured: Measured) -> list[Row]:
         request, split = measured.request, measured.split

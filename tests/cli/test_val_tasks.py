@@ -1,0 +1,259 @@
+"""`attnbias val` of models that label pixels, or that are asked in words: disturbed images, and where they look."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnbias.data.prepare import prepare
+from attnbias.data.registry import open_split
+from attnbias.data.transforms.basic import normalization
+from attnbias.methods.engine.bias.asked_objects import Names
+from attnbias.methods.engine.bias.report import measure_bias
+from attnbias.methods.engine.evaluation.attacks import Attack, against
+from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
+from attnbias.methods.engine.recipe import override
+from attnbias.methods.engine.registry import get_method
+from attnbias.weights.files import write_weights
+from tests.helpers.command_line import attnbias
+from tests.helpers.language_sets import prepared
+
+CLASSES = ("ground", "disc", "box")
+CPU = ("--gpus", 0, "--threads", 1)
+
+
+def stored(path: Path, name: str, named: str, classes: tuple[str, ...], task: Any, **changes: Any) -> Path:
+    """A small model with random weights whose classes differ, as training stores it."""
+    method = get_method(name)
+    recipe = override(method.named_recipe(named).recipe, changes)
+    torch.manual_seed(0)
+    net = method.build_model(recipe, len(classes), task)
+    with torch.no_grad():
+        for part, parameter in net.named_parameters():
+            if part == "decode_head.conv_seg.weight":
+                parameter.normal_()
+    write_weights(path, net.state_dict(), weights_metadata(method, recipe, classes, task))
+    return path
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """Two images of different sizes, a level of grey for each class, the second with pixels that no class has."""
+    source = tmp_path / "shapes"
+    for k, (height, width) in enumerate(((40, 60), (56, 48))):
+        labels = np.zeros((height, width), np.uint8)
+        labels[5:20, 10:30] = 1 + k
+        labels[30:, :8] = 255 * k
+        image = np.repeat(np.minimum(labels, 3)[..., None] * 80, 3, axis=2)
+        for folder, pixels in (("images", image), ("labels", labels)):
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(source / folder / f"{k}.png")
+    (source / "classes.txt").write_text("\n".join(CLASSES))
+    prepare(str(source), root=tmp_path / "root")
+    return source
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path, shapes: Path) -> Path:
+    return stored(
+        *(tmp_path / "model.safetensors", "absvit-segmentation", "mini", CLASSES, "segmentation"),
+        dataset=str(shapes),
+        channels=8,
+        aux_channels=4,
+    )
+
+
+def val(weights: Path, root: Path, *more: Any) -> dict[str, Any]:
+    common = ("--load-from", weights, "--data-root", root, *CPU, "--json", "-")
+    (result,) = json.loads(attnbias("val", "absvit", *common, *more, expect=0).out)
+    return dict(result)
+
+
+def test_pixels_are_measured_under_attacks_and_corruptions(segmenter: Path, tmp_path: Path) -> None:
+    asked = ("--attack", "pgd", "--epsilon", 8, "--attack-step", 4, "--corrupt", "contrast", "--severity", 5)
+    result = val(segmenter, tmp_path / "root", *asked)
+    clean, attacked, contrast, mean = result["robustness"]
+    assert clean["mIoU"] == result["measures"]["mIoU"]
+    assert attacked["test"].endswith("pgd")
+    assert attacked["aAcc"] < clean["aAcc"]
+    assert contrast["mIoU"] == mean["mIoU"] != clean["mIoU"]
+    more = ("--load-from", segmenter, "--data-root", tmp_path / "root", "--aug-test", *CPU)
+    assert "leave --aug-test out" in attnbias("val", "absvit", *more, "--attack", "fgsm", expect=2).line
+
+
+@pytest.mark.parametrize("fields", [{}, {"mode": "slide", "slide_crop": (32, 32), "slide_stride": (20, 20)}])
+def test_an_attack_raises_the_loss_of_the_labelled_pixels_within_its_ball(
+    segmenter: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    loaded = load_run("absvit-segmentation", str(segmenter), fields, "cpu")
+    dataset = loaded.method.open_dataset(loaded.recipe, open_split(loaded.recipe.dataset, "val", tmp_path / "root"))
+    sample = dataset[1]
+    mean, std = normalization("imagenet")
+
+    def loss(image: Tensor) -> Tensor:
+        return loaded.method.pixel_loss(loaded.model, image, target=sample["target"], recipe=loaded.recipe)
+
+    changed = against(loss, sample["image"], Attack(4 / 255, 2 / 255, 3), mean, std, start=torch.zeros(3, 1, 1))
+    reach = ((changed - sample["image"]) * torch.tensor(std).view(3, 1, 1)).abs().max()
+    assert reach <= 4 / 255 + 1e-6
+    with torch.no_grad():
+        assert loss(changed) > loss(sample["image"])
+        if not fields:  # the cross-entropy of what evaluation decides by, of the labelled pixels alone
+            logits = F.interpolate(loaded.model(sample["image"][None]), sample["image"].shape[1:], mode="bilinear")
+            logits = F.interpolate(logits, sample["target"].shape, mode="bilinear")
+            wanted = F.cross_entropy(logits, sample["target"][None], ignore_index=255)
+            assert loss(sample["image"]) == pytest.approx(wanted.item(), rel=1e-4)
+
+
+class Painted(type(get_method("absvit-segmentation"))):  # type: ignore[misc]
+    """A segmenter whose map of a class is where the image has that class's level of grey."""
+
+    def attention(
+        self, model: nn.Module, images: Tensor, classes: Tensor | None = None, *, kind: Any = None, head: Any = None
+    ) -> Tensor:
+        assert classes is not None
+        mean, std = normalization("imagenet")
+        levels = (images[:, :1] * std[0] + mean[0]) * 255 / 80
+        return (1 - (levels - classes[..., None, None]).abs()).clamp_min(0)
+
+
+def test_class_maps_are_held_against_the_regions_of_the_label_maps(segmenter: Path, tmp_path: Path) -> None:
+    loaded = load_run("absvit-segmentation", str(segmenter), {}, "cpu")
+    painted = Loaded(Painted(), loaded.recipe, loaded.model, loaded.classes, loaded.task, "")
+    dataset = loaded.method.open_dataset(loaded.recipe, open_split(loaded.recipe.dataset, "val", tmp_path / "root"))
+    accelerator = Accelerator(cpu=True)
+    found = evaluate(loaded.method, loaded.model, dataset, loaded.recipe, accelerator)
+    report = measure_bias(painted, dataset, found, accelerator)
+    assert [(row.image, row.label) for row in report.rows] == [(0, 0), (0, 1), (1, 0), (1, 2)]
+    means, oracle, centre = report.summary(), report.baselines["oracle"], report.baselines["centre"]
+    assert means["area_matched"] > 0.97  # resized images have blurred borders, label maps sharp ones
+    assert means["area_matched"] > oracle["area_matched"] - 0.02 > centre["area_matched"] + 0.1
+    assert means["position_biased"] == 0
+    iou = [found.scores["intersect"][row.image, row.label] / _union(found, row) for row in report.rows]
+    assert [row.right for row in report.rows] == [value >= 0.5 for value in iou]
+
+
+def _union(found: Any, row: Any) -> float:
+    one, other = found.scores["predicted"][row.image, row.label], found.targets[row.image, row.label]
+    return float(one + other - found.scores["intersect"][row.image, row.label])
+
+
+def test_val_measures_where_a_segmenter_looks_and_says_against_what(segmenter: Path, tmp_path: Path) -> None:
+    result = val(segmenter, tmp_path / "root", "--bias", "--bias-out", tmp_path / "bias")
+    bias = result["bias"]
+    assert (bias["map"], bias["truth"], bias["samples"]) == ("class", "masks", 4)
+    assert "regions of each class in the label maps" in bias["truth_reason"]
+    assert set(bias["baselines"]) == {"uniform", "centre", "oracle"}
+    with (tmp_path / "bias" / "bias_samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["ground", "disc", "ground", "box"]
+    shares = [float(row["area_share"]) for row in rows]
+    labelled = 56 * 48 - 26 * 8
+    assert shares == pytest.approx([0.875, 0.125, 1 - 300 / labelled, 300 / labelled], abs=0.01)
+    words = ("val", "absvit", "--load-from", segmenter, "--data-root", tmp_path / "root", *CPU, "--bias")
+    assert "no boxes; use --truth masks" in attnbias(*words, "--truth", "boxes", expect=3).line
+    assert "--objects is of texts" in attnbias(*words, "--objects", segmenter, expect=2).line
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_names_a_category_by_whole_words_in_the_singular_or_the_plural() -> None:
+    names = ("person", "dog", "hot dog", "bus", "knife", "wine glass", "mouse", "tv", "teddy bear", "bear")
+    found = Names(names).found_in
+    said = {
+        "How many people wear hats?": ["person"],
+        "Is the hot  dog on the bus?": ["hot dog", "bus"],
+        "Dogs, buses and knives": ["dog", "bus", "knife"],
+        "two Wine Glasses beside a mouse": ["wine glass", "mouse"],
+        "a dogged man at his TVs with teddy bears": ["tv", "teddy bear"],
+        "What is he holding?": [],
+    }
+    assert {text: [names[label] for label in found(text)] for text in said} == said
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    """COCO annotations of two of the images that the questions are about: one has a "colour", the other a "taker"."""
+    file = tmp_path / "instances_val2014.json"
+    images = [
+        {"id": number, "file_name": f"COCO_val2014_{number:012d}.jpg", "width": 40, "height": 30} for number in (2, 9)
+    ]
+    square = [[8, 8, 24, 8, 24, 24, 8, 24]]
+    annotations = [
+        {"id": k, "image_id": number, "category_id": 1 + k, "bbox": [8, 8, 16, 16], "segmentation": square}
+        for k, number in enumerate((2, 9))
+    ]
+    categories = [{"id": 1, "name": "colour"}, {"id": 2, "name": "taker"}]
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
+def asked_in_words(tmp_path: Path, name: str, task: str, recipe: str) -> Path:
+    prepared(name, tmp_path)
+    index = open_split(name, "val", tmp_path / "root")
+    return stored(
+        *(tmp_path / "model.safetensors", "absvit-vision-language", recipe, index.classes, task),
+        dataset=name,
+    )
+
+
+def test_questions_are_held_against_the_objects_that_they_name(tmp_path: Path, objects: Path) -> None:
+    weights = asked_in_words(tmp_path, "vqav2", "vqa", "tiny-vqa")
+    words = ("val", "absvit", "--load-from", weights, "--data-root", tmp_path / "root", *CPU, "--bias")
+    assert "add --objects FILE" in attnbias(*words, expect=2).line
+    result = val(weights, tmp_path / "root", "--bias", "--objects", objects, "--bias-out", tmp_path / "bias")
+    bias = result["bias"]
+    scored = result["samples"]
+    assert bias["asked"] == {"objects": objects.name, "texts": scored, "with_category": 2, "with_object": 1}
+    assert (bias["map"], bias["truth"], bias["samples"]) == ("attention", "masks", 1)
+    with (tmp_path / "bias" / "bias_samples.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["class"]) == ("val2014/COCO_val2014_000000000002.jpg", "colour")
+    assert float(row["area_share"]) == pytest.approx(16 * 16 / (30 * 30), abs=0.02)  # in the square of the middle
+    table = attnbias(*words, "--objects", objects, expect=0).out
+    assert f"1 of {scored} texts name a category that their image has" in " ".join(table.split())
+    objects.write_text(objects.read_text().replace("COCO_val2014_", "COCO_train2014_"))
+    assert "lists none of the images" in attnbias(*words, "--objects", objects, expect=3).line
+
+
+def test_captions_are_held_against_the_objects_that_they_name(tmp_path: Path) -> None:
+    weights = asked_in_words(tmp_path, "flickr30k", "retrieval", "tiny-retrieval")
+    index = open_split("flickr30k", "val", tmp_path / "root")
+    names = sorted({Path(record.path).name for record in index.records})
+    file = tmp_path / "objects.json"
+    content = {
+        "images": [{"id": k, "file_name": name, "width": 40, "height": 30} for k, name in enumerate(names)],
+        "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20]} for k in range(2)],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    file.write_text(json.dumps(content))
+    result = val(weights, tmp_path / "root", "--bias", "--objects", file, "--bias-out", tmp_path / "bias")
+    assert result["bias"]["asked"] == {"objects": file.name, "texts": 6, "with_category": 3, "with_object": 2}
+    assert (result["bias"]["truth"], result["bias"]["samples"]) == ("boxes", 2)
+    with (tmp_path / "bias" / "bias_samples.csv").open() as rows:
+        assert [Path(row["path"]).name for row in csv.DictReader(rows)] == names[:2]
+
+
+def test_models_that_are_asked_in_words_are_measured_under_corruptions_and_not_attacked(tmp_path: Path) -> None:
+    weights = asked_in_words(tmp_path, "snli-ve", "snli-ve", "tiny-snli-ve")
+    result = val(weights, tmp_path / "root", "--corrupt", "contrast", "--severity", 5)
+    clean, contrast, _ = result["robustness"]
+    assert clean["accuracy"] == result["measures"]["accuracy"]
+    assert 0 <= contrast["low_95"] <= contrast["accuracy"] <= contrast["high_95"] <= 100
+    words = ("val", "absvit", "--load-from", weights, "--data-root", tmp_path / "root", *CPU)
+    assert "only images and pixels with classes" in attnbias(*words, "--attack", "fgsm", expect=2).line
