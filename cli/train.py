@@ -89,12 +89,16 @@ def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[
         planned.append(PlannedRun((*own, *([f"--out={request.out}"] if out is None else [])), request.out))
         requests.append(request)
     check_apart(requests)
-    if not context.params["dry_run"]:
-        for request in requests:
-            check_location(request.out)
-            request.check_data()
-    from attnbias.methods.engine.launch import gpus_of_runs
+    from attnbias.methods.engine.launch import check_machine, gpus_of_runs
+    from attnbias.methods.engine.run_folder import RunFolder
 
+    for request in requests:
+        check_machine(request)
+        check_location(request.out)
+        if not context.params["dry_run"]:
+            RunFolder(request.out).check_free(resume=request.resume is not None, overwrite=request.overwrite)
+    for request in [] if context.params["dry_run"] else requests:
+        request.check_data()
     gpus, each = gpus_of_runs(request) if jobs > 1 else ([], 0)
     return run_all(planned, places(jobs, gpus, each))
 

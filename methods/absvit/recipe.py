@@ -60,20 +60,30 @@ class AbSViTRecipe(Recipe):
         "shift = the whole image squeezed, moved by up to `shift` pixels in training.",
         "Data",
     )
-    shift: int = option(6, "Largest move of a training image, in pixels (pipeline shift).", "Training data", ge=0)
-    interpolation: Literal["bilinear", "bicubic"] = option("bicubic", "Filter of every resize (pipeline deit).", "Data")
+    shift: int = option(
+        6,
+        "Largest move of a training image, in pixels (pipeline shift).",
+        "Training data",
+        ge=0,
+        beside={"pipeline": "shift"},
+    )
+    interpolation: Literal["bilinear", "bicubic"] = option(
+        "bicubic", "Filter of every resize (pipeline deit).", "Data", beside={"pipeline": "deit"}
+    )
     crop_ratio: float | None = option(
         0.875,
         "Centre crop over resized short side in evaluation (pipeline deit); none squeezes the whole image.",
         "Data",
         gt=0,
         le=1,
+        beside={"pipeline": "deit", "resize": "crop"},
     )
     resize: Literal["crop", "squeeze"] = option(
         "crop",
         "Evaluation (pipeline deit): the centre of a larger image, or the whole image squeezed as the program's demo "
         "does it: bicubic without antialiasing, after normalisation.",
         "Data",
+        beside={"pipeline": "deit"},
     )
     flip: float = option(0.5, "Probability of mirroring a training image (pipeline deit).", "Training data", ge=0, le=1)
     crop_area: float = option(
@@ -125,11 +135,27 @@ class AbSViTRecipe(Recipe):
         "onecycle = one cosine up and down.",
         "Training",
     )
-    warmup_epochs: int = option(10, "Epochs of linear warm-up; the cosine is not shifted by it.", "Training", ge=0)
-    warmup_lr: float = option(1e-6, "Learning rate that the warm-up starts from.", "Training", ge=0)
-    min_lr: float = option(1e-5, "Learning rate that the cosine ends at.", "Training", ge=0)
-    decay_epochs: int = option(30, "Epochs between two decays (scheduler step).", "Training", ge=1)
-    gamma: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0)
+    warmup_epochs: int = option(
+        10,
+        "Epochs of linear warm-up; the cosine is not shifted by it.",
+        "Training",
+        ge=0,
+        beside={"scheduler": ("cosine", "step", "smooth")},
+    )
+    warmup_lr: float = option(
+        1e-6,
+        "Learning rate that the warm-up starts from.",
+        "Training",
+        ge=0,
+        beside={"scheduler": ("cosine", "step", "smooth")},
+    )
+    min_lr: float = option(
+        1e-5, "Learning rate that the cosine ends at.", "Training", ge=0, beside={"scheduler": ("cosine", "smooth")}
+    )
+    decay_epochs: int = option(
+        30, "Epochs between two decays (scheduler step).", "Training", ge=1, beside={"scheduler": "step"}
+    )
+    gamma: float = option(0.1, "Factor of a decay (scheduler step).", "Training", gt=0, beside={"scheduler": "step"})
     ema_decay: float | None = option(0.99996, "Moving average of the weights.", "Training", gt=0, lt=1)
 
     backbone: str | None = option(
@@ -191,13 +217,6 @@ class AbSViTRecipe(Recipe):
         if info.data.get("backbone") is not None:
             return architecture
         return in_whole_patches(architecture, info.data.get("image_size", 0))
-
-    @property
-    def unread(self) -> tuple[str, ...]:
-        """The whole image is squeezed in pipeline shift."""
-        if self.pipeline == "shift":
-            return ("interpolation", "crop_ratio")
-        return ("crop_ratio",) if self.resize == "squeeze" else ()
 
 
 # Schedule -------------------------------------------------------------------------------------------------------------

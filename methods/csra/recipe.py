@@ -59,9 +59,13 @@ class CSRARecipe(AugmentedRecipe, _Counting):
         "step", "step: linear warm-up, then decays by gamma (the paper); or one cosine up and down.", "Training"
     )
     head_lr_scale: float = option(10, "Learning rate of the heads over that of the backbone.", "Training", gt=0)
-    warmup_epochs: int = option(2, "Epochs of linear warm-up from 0, step by step.", "Training", ge=0)
-    decay_epochs: int = option(5, "Epochs between decays of the learning rate.", "Training", ge=1)
-    gamma: float = option(0.1, "Factor of each decay.", "Training", gt=0, le=1)
+    warmup_epochs: int = option(
+        2, "Epochs of linear warm-up from 0, step by step.", "Training", ge=0, beside={"scheduler": "step"}
+    )
+    decay_epochs: int = option(
+        5, "Epochs between decays of the learning rate.", "Training", ge=1, beside={"scheduler": "step"}
+    )
+    gamma: float = option(0.1, "Factor of each decay.", "Training", gt=0, le=1, beside={"scheduler": "step"})
 
     @field_validator("temperatures", mode="before")
     @classmethod

@@ -63,16 +63,26 @@ def check_own(gpus: int, seen: int) -> None:
         )
 
 
+def check_cards(cards: Sequence[int]) -> None:
+    """Refuse GPUs that this process does not see.
+
+    Raises:
+        UsageError: see above.
+    """
+    seen = torch.cuda.device_count()
+    if missing := [card for card in cards if card >= seen]:
+        have = f"cards 0 to {seen - 1}" if seen > 1 else "card 0" if seen else "no GPU"
+        raise UsageError(f"--gpus {','.join(map(str, cards))}: there is no card {missing[0]}; this machine has {have}")
+
+
 def pick(cards: Sequence[int]) -> None:
     """Show this process, and those that it starts, only some of the GPUs that it sees.
 
     Raises:
         UsageError: there is no such card, or CUDA has started and looks no more.
     """
+    check_cards(cards)
     typed, seen = ",".join(map(str, cards)), torch.cuda.device_count()
-    if missing := [card for card in cards if card >= seen]:
-        have = f"cards 0 to {seen - 1}" if seen > 1 else "card 0" if seen else "no GPU"
-        raise UsageError(f"--gpus {typed}: there is no card {missing[0]}; this machine has {have}")
     if torch.cuda.is_initialized():
         raise UsageError(f"--gpus {typed}: CUDA has started in this process; set {VISIBLE} before it does")
     names = os.environ.get(VISIBLE, ",".join(map(str, range(seen)))).split(",")

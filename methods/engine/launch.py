@@ -23,7 +23,16 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from attnbias.data.cores import available_cores
 from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.describe import describe
-from attnbias.methods.engine.devices import MPS, asked_device, check_own, check_present, gpus_of, pick, present
+from attnbias.methods.engine.devices import (
+    MPS,
+    asked_device,
+    check_cards,
+    check_own,
+    check_present,
+    gpus_of,
+    pick,
+    present,
+)
 from attnbias.methods.engine.errors import Interrupted, RunError, UsageError
 from attnbias.methods.engine.kernels import check_amp, compute_exactly, resolved_amp
 from attnbias.methods.engine.recipe import override
@@ -108,6 +117,16 @@ def place(request: M) -> M:
     if isinstance(request, TrainRequest):
         filled["recipe"] = override(request.recipe, {"amp": resolved_amp(request.recipe.amp, there)})
     return request.model_copy(update=filled)
+
+
+def check_machine(request: Machine) -> None:
+    """Refuse a request that this machine cannot place; this process sees all of its GPUs as before.
+
+    Raises:
+        UsageError: as `place`.
+    """
+    check_cards(request.cards)
+    place(request.model_copy(update={"cards": ()}))
 
 
 def gpus_of_runs(request: Processes) -> tuple[list[str], int]:

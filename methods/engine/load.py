@@ -48,7 +48,16 @@ from attnbias.methods.engine.published import (
     verification,
 )
 from attnbias.methods.engine.published import shown as shown_source
-from attnbias.methods.engine.recipe import FRESH, TRAINING_DATA, Recipe, other_network, override, panel_of, parse
+from attnbias.methods.engine.recipe import (
+    FRESH,
+    TRAINING_DATA,
+    Recipe,
+    check_read,
+    other_network,
+    override,
+    panel_of,
+    parse,
+)
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
@@ -339,7 +348,8 @@ def load_asked(
     typed it, to a command that takes one.
 
     Raises:
-        UsageError: as `load_run`, or a field is told that only training reads. `weights convert` alone keeps these.
+        UsageError: as `load_run`, or a field is told that only training reads, or nothing beside the others.
+            `weights convert` alone keeps these.
     """
     fields = request.fields if own else {}
     if not isinstance(request, ConvertRequest):
@@ -351,7 +361,7 @@ def load_asked(
         if made is not None:
             named = request.recipe if own else None
             return _around(get_method(method_name), made, load_from, fields, named, device, request.data_root)
-    return load_run(
+    loaded = load_run(
         method_name,
         load_from,
         fields,
@@ -361,6 +371,9 @@ def load_asked(
         trust=request.trust_checkpoint,
         data_root=request.data_root,
     )
+    if not isinstance(request, ConvertRequest):
+        check_read(loaded.recipe, fields)
+    return loaded
 
 
 def check_recipe_helps(recipe: str | None, weights: Sequence[Loaded | Described]) -> None:

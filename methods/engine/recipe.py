@@ -7,6 +7,7 @@ checkpoint. What does not change the numbers (folders, GPUs, workers, trackers) 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -63,8 +64,9 @@ request reads what was typed, of a form that the command line does not know."""
 
 def option(default: Any, description: str, panel: str = "Method", **more: Any) -> Any:
     """Declare an option, a recipe's field or a request's: default, help text, group in `--help`, range (`ge=`, `gt=`,
-    `le=`, `lt=`), and how it is typed (`SPELLED`)."""
-    spelled = {name: more.pop(name) for name in SPELLED if name in more}
+    `le=`, `lt=`), and how it is typed (`SPELLED`). `beside` names the values of other fields without which a field of a
+    recipe does nothing."""
+    spelled = {name: more.pop(name) for name in (*SPELLED, "beside") if name in more}
     return Field(default, description=description, json_schema_extra={"panel": panel, **spelled}, **more)
 
 
@@ -120,7 +122,7 @@ class Recipe(BaseModel):
     lr: float = option(
         0.01, "Base learning rate; never scaled by the number of processes.", "Training", gt=0, often=True
     )
-    momentum: float = option(0.9, "SGD momentum.", "Training", ge=0, lt=1)
+    momentum: float = option(0.9, "SGD momentum.", "Training", ge=0, lt=1, beside={"optimizer": "sgd"})
     weight_decay: float = option(1e-4, "Weight decay (coupled L2 for sgd and adam).", "Training", ge=0)
     clip_grad: float | None = option(None, "Clip the gradient's global L2 norm to this value.", "Training", gt=0)
     ema_decay: float | None = option(None, "Keep an exponential moving average of the weights.", "Training", gt=0, lt=1)
@@ -141,9 +143,14 @@ class Recipe(BaseModel):
     )
 
     @property
-    def unread(self) -> tuple[str, ...]:
-        """Fields of how images are made that other fields overrule."""
-        return ()
+    def unread(self) -> dict[str, tuple[str, tuple[object, ...]]]:
+        """Fields that do nothing in this recipe -> another field, and the values of it that they want."""
+        return {
+            name: (other, values)
+            for name, info in type(self).model_fields.items()
+            for other, values in _beside(info).items()
+            if getattr(self, other) not in values
+        }
 
     @field_validator("dataset")
     @classmethod
@@ -197,6 +204,31 @@ and do not list it."""
 def fields_of(recipe_type: type[Recipe], *, training: bool) -> dict[str, FieldInfo]:
     """The fields of a recipe; without `training`, only those that a finished model still depends on."""
     return {name: info for name, info in recipe_type.model_fields.items() if training or panel_of(info) != TRAINING}
+
+
+def _beside(info: FieldInfo) -> dict[str, tuple[object, ...]]:
+    """What a field wants of others (`option`): their names -> the values that let it do something."""
+    extra = info.json_schema_extra
+    wanted: Any = extra.get("beside", {}) if isinstance(extra, dict) else {}
+    return {other: values if isinstance(values, tuple) else (values,) for other, values in wanted.items()}
+
+
+def check_read(recipe: Recipe, typed: Iterable[str]) -> None:
+    """Refuse typed fields that do nothing in the recipe.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    unread = recipe.unread
+    for name in typed:
+        if name in unread:
+            other, values = unread[name]
+            words = " or ".join(str(value) for value in values if value is not True)
+            raise UsageError(f"{_flag(name)} changes nothing without {_flag(other)} {words}".rstrip())
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def panel_of(info: FieldInfo) -> str:

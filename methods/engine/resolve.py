@@ -16,6 +16,7 @@ from attnbias.methods.engine.recipe import (
     NamedRecipe,
     Recipe,
     changed,
+    check_read,
     other_network,
     override,
     parse,
@@ -148,6 +149,7 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
             `TrainRequest.refuse`.
     """
     resolved = resolve_recipe(method, recipe, fields)
+    check_read(resolved.recipe, fields)
     out = options.get("out") or Path("runs") / method.name / run_name(resolved)
     request = TrainRequest.read({**options, "method": method.name, "recipe": resolved.recipe, "out": out})
     if "init" in fields and (request.starts or request.resume not in (None, "auto")):

@@ -211,6 +211,20 @@ class RunFolder:
             )
         return used
 
+    def check_free(self, *, resume: bool, overwrite: bool) -> None:
+        """As `check`, and that no run is writing into the folder now.
+
+        Raises:
+            UsageError: as `check`. RunError: another run is writing into it.
+        """
+        self.check(resume=resume, overwrite=overwrite)
+        if (self.path / LOCK).is_file():
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise self._in_use() from None
+            self._lock.release()
+
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """Create and lock the folder; with `overwrite`, empty it first where it holds a run and nothing else.
 
@@ -223,7 +237,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
-            raise RunError(f"output folder {self.path} is in use by another run; choose another --out") from None
+            raise self._in_use() from None
         except NotADirectoryError:
             raise UsageError(f"output folder {self.path} is not a folder; choose another --out") from None
         except OSError as error:
@@ -243,6 +257,9 @@ class RunFolder:
                 leftover.rename(self.checkpoints / name)  # killed between the two renames of `save`
             else:
                 shutil.rmtree(leftover)
+
+    def _in_use(self) -> RunError:
+        return RunError(f"output folder {self.path} is in use by another run; choose another --out")
 
     def _check_holds_only_a_run(self) -> None:
         if not _is_json_with(self.path / ENVIRONMENT, "command", "torch"):

@@ -45,16 +45,26 @@ class IDARecipe(BackboneRecipe):
         "Training",
     )
     backbone_lr_factor: float = option(
-        0.1, "The backbone's rate over lr (param_groups backbone_factor).", "Training", gt=0
+        0.1,
+        "The backbone's rate over lr (param_groups backbone_factor).",
+        "Training",
+        gt=0,
+        beside={"param_groups": "backbone_factor"},
     )
     scheduler: Literal["onecycle", "multistep"] = option(
         "onecycle",
         "onecycle: one cosine up and one down, Adam's beta1 mirrored; multistep: a tenth at each milestone.",
         "Training",
     )
-    pct_start: float = option(0.2, "Share of the steps in which onecycle rises.", "Training", gt=0, lt=1)
-    milestones: tuple[int, ...] = option((10, 20), "Epochs after which multistep divides the rate by 10.", "Training")
-    warmup_epochs: int = option(0, "Epochs of linear warm-up before multistep.", "Training", ge=0)
+    pct_start: float = option(
+        0.2, "Share of the steps in which onecycle rises.", "Training", gt=0, lt=1, beside={"scheduler": "onecycle"}
+    )
+    milestones: tuple[int, ...] = option(
+        (10, 20), "Epochs after which multistep divides the rate by 10.", "Training", beside={"scheduler": "multistep"}
+    )
+    warmup_epochs: int = option(
+        0, "Epochs of linear warm-up before multistep.", "Training", ge=0, beside={"scheduler": "multistep"}
+    )
     ema_decay: float | None = option(
         0.9997,
         "Keep an exponential moving average of the weights; for another batch, .9997 ** (batch / 128).",
@@ -89,12 +99,20 @@ class IDARecipe(BackboneRecipe):
         "bce_sum", "bce_sum: cross-entropy summed over loss_batch images (the program); its mean; asymmetric loss."
     )
     loss_batch: int = option(
-        32, "Images that bce_sum sums over: those of one process of the published run.", ge=1, often=False
+        32,
+        "Images that bce_sum sums over: those of one process of the published run.",
+        ge=1,
+        often=False,
+        beside={"loss": "bce_sum"},
     )
-    asl_gamma_pos: float = option(0.0, "Focusing of positives (loss asl).", ge=0)
-    asl_gamma_neg: float = option(2.0, "Focusing of negatives (loss asl).", ge=0)
-    asl_clip: float = option(0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1, often=False)
-    asl_detach_focus: bool = option(True, "Keep the focusing weight out of the gradient (loss asl).", often=False)
+    asl_gamma_pos: float = option(0.0, "Focusing of positives (loss asl).", ge=0, beside={"loss": "asl"})
+    asl_gamma_neg: float = option(2.0, "Focusing of negatives (loss asl).", ge=0, beside={"loss": "asl"})
+    asl_clip: float = option(
+        0.0, "Probability margin of negatives (loss asl).", ge=0, lt=1, often=False, beside={"loss": "asl"}
+    )
+    asl_detach_focus: bool = option(
+        True, "Keep the focusing weight out of the gradient (loss asl).", often=False, beside={"loss": "asl"}
+    )
     legacy_shared_lr: bool = option(
         False, "Let onecycle overrule backbone_factor, as in the program: all parameters at one rate.", often=False
     )

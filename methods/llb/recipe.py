@@ -81,11 +81,25 @@ class LLBRecipe(Recipe):
         "once; step, multistep and exponential multiply by gamma; onecycle = one cosine up and down, step by step.",
         "Training",
     )
-    t_max: int = option(10, "Epochs from the highest to the lowest rate of the oscillating cosine.", "Training", ge=1)
-    min_lr: float = option(5e-5, "Lowest rate of both cosines.", "Training", ge=0)
-    decay_epochs: int = option(100, "Epochs between two decays (scheduler step).", "Training", ge=1)
-    milestones: tuple[int, ...] = option((10, 30, 50), "Epochs of the decays (scheduler multistep).", "Training")
-    gamma: float = option(0.1, "Factor of a decay.", "Training", gt=0)
+    t_max: int = option(
+        10,
+        "Epochs from the highest to the lowest rate of the oscillating cosine.",
+        "Training",
+        ge=1,
+        beside={"scheduler": "oscillating"},
+    )
+    min_lr: float = option(
+        5e-5, "Lowest rate of both cosines.", "Training", ge=0, beside={"scheduler": ("oscillating", "cosine")}
+    )
+    decay_epochs: int = option(
+        100, "Epochs between two decays (scheduler step).", "Training", ge=1, beside={"scheduler": "step"}
+    )
+    milestones: tuple[int, ...] = option(
+        (10, 30, 50), "Epochs of the decays (scheduler multistep).", "Training", beside={"scheduler": "multistep"}
+    )
+    gamma: float = option(
+        0.1, "Factor of a decay.", "Training", gt=0, beside={"scheduler": ("step", "multistep", "exponential")}
+    )
     amp: Precision = again("amp", "fp16")
     seed: int = again("seed", 123)
 

@@ -70,7 +70,11 @@ class LSASRecipe(Recipe):
         "Data",
     )
     padding: int = option(
-        4, "Black border around an image before its random crop (native, square).", "Training data", ge=0
+        4,
+        "Black border around an image before its random crop (native, square).",
+        "Training data",
+        ge=0,
+        beside={"pipeline": ("native", "square")},
     )
     flip: bool = option(True, "Mirror every second training image.", "Training data")
     mixup: float | None = option(None, "Mixup: alpha of the Beta distribution.", "Training data", gt=0)
@@ -93,9 +97,17 @@ class LSASRecipe(Recipe):
     scheduler: Literal["step", "cosine", "onecycle"] = option(
         "step", "Learning rate: step and cosine move once an epoch, onecycle at every step.", "Training"
     )
-    milestones: tuple[int, ...] = option((81, 122), "Epochs (from 0) that multiply the rate by gamma.", "Training")
-    gamma: float = option(0.1, "Factor of a milestone.", "Training", gt=0)
-    warmup_epochs: int = option(0, "Epochs of linear warm-up; milestones inside it are lost.", "Training", ge=0)
+    milestones: tuple[int, ...] = option(
+        (81, 122), "Epochs (from 0) that multiply the rate by gamma.", "Training", beside={"scheduler": "step"}
+    )
+    gamma: float = option(0.1, "Factor of a milestone.", "Training", gt=0, beside={"scheduler": "step"})
+    warmup_epochs: int = option(
+        0,
+        "Epochs of linear warm-up; milestones inside it are lost.",
+        "Training",
+        ge=0,
+        beside={"scheduler": ("step", "cosine")},
+    )
     label_smoothing: float = option(
         0.0, "Mass moved from the true class to the others, shared evenly (single-label tasks).", "Training", ge=0, lt=1
     )

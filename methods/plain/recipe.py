@@ -24,7 +24,9 @@ class PlainRecipe(AugmentedRecipe):
     scheduler: Literal["cosine", "onecycle"] = option(
         "cosine", "cosine: linear warm-up, then half a cosine to 0; or one cosine up and down.", "Training"
     )
-    warmup_epochs: int = option(1, "Epochs of linear warm-up from 0, step by step.", "Training", ge=0)
+    warmup_epochs: int = option(
+        1, "Epochs of linear warm-up from 0, step by step.", "Training", ge=0, beside={"scheduler": "cosine"}
+    )
     head_lr_scale: float = option(1, "Learning rate of the head over that of the rest.", "Training", gt=0)
     epochs: int = again("epochs", 10)
     batch_size: int = again("batch_size", 64)

@@ -23,7 +23,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine import launch
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.method import Method
-from attnbias.methods.engine.recipe import OLD_NAMES, TRAINING, panel_of, parse, read_recipe, write_recipe
+from attnbias.methods.engine.recipe import OLD_NAMES, TRAINING, check_read, panel_of, parse, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from tests.helpers.command_line import attnbias, typed
 
@@ -468,12 +468,20 @@ def other_values(annotation: Any, now: Any) -> Iterator[Any]:
             yield from (None,) if part is type(None) else other_values(part, now)
 
 
-def fits(method: Method, values: dict[str, Any]) -> bool:
+def fits(method: Method, base: dict[str, Any], typed: dict[str, Any]) -> bool:
+    """Whether these fields may be typed, and are all read."""
     try:
-        parse(method.recipe_type, values)
+        check_read(parse(method.recipe_type, {**base, **typed}), typed)
     except UsageError:
         return False
     return True
+
+
+def companions(method: Method, base: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a field must be typed beside."""
+    unread = parse(method.recipe_type, base).unread
+    wanted = {unread[name][0]: unread[name][1][0]} if name in unread else {}
+    return {**wanted, **COMPANIONS.get(name, {})}
 
 
 def changes(method: Method) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -485,8 +493,8 @@ def changes(method: Method) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in [name for name in fields if name in left]:
             others = [getattr(other.recipe, name) for other in method.recipes.values()]
             for value in (*others, *other_values(fields[name].annotation, before[name])):
-                together = {**chosen, **COMPANIONS.get(name, {}), name: value}
-                if value != before[name] and fits(method, {**before, **together}):
+                together = {**chosen, **companions(method, {**before, **chosen}, name), name: value}
+                if value != before[name] and fits(method, before, together):
                     chosen = together
                     left.remove(name)
                     break

@@ -349,4 +349,31 @@ def test_python_says_where_other_tasks_are_asked(segmenter: Path, photos: Path) 
 def test_windows_that_leave_pixels_out_are_refused(segmenter: Path, photos: Path) -> None:
     words = ("predict", "--load-from", segmenter, photos, "--slide-crop", "32,32", "--slide-stride", "32,40", *CPU)
     assert "would leave pixels out; take smaller steps" in attnbias(*words, "--mode", "slide", expect=2).line
+
+
+@pytest.mark.parametrize("command", ["predict", "visualize"])
+def test_windows_and_sizes_that_nothing_reads_are_refused(
+    command: str, segmenter: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = (command, *(["absvit-segmentation"] if command == "visualize" else []), "--load-from", segmenter, photos)
+    words += ("--out", tmp_path / "out", *CPU)
+    refused = attnbias(*words, "--slide-crop", "32,32", expect=2).line
+    assert "--slide-crop changes nothing without --mode slide" in refused
+    refused = attnbias(*words, "--test-ratios", 1, expect=2).line
+    assert "--test-ratios changes nothing without --aug-test" in refused
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_label_map_is_drawn_of_more_classes_than_a_byte_tells(photos: Path, tmp_path: Path) -> None:
+    for number in (255, 256):
+        names = tuple(f"class {position}" for position in range(number))
+        model = stored(
+            *(tmp_path / f"{number}.safetensors", "absvit-segmentation", "mini", names, "segmentation"),
+            channels=8,
+            aux_channels=4,
+        )
+        words = ("predict", "--load-from", model, photos, "--top-k", 1, *CPU)
+        drawn = attnbias(*words, "--out", tmp_path / str(number), expect=0 if number == 255 else 2)
+    assert "--out draws label maps of up to 255 classes" in drawn.line
+    assert not (tmp_path / "256").exists()
     attnbias(*words, expect=0)

@@ -25,7 +25,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.load import load_run
-from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, read_recipe, write_recipe
+from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, override, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.resolve import resolve_recipe
 from tests.helpers.command_line import attnbias, typed
@@ -215,6 +215,30 @@ def test_dry_run_shows_the_arithmetic_and_writes_nothing(here: Path, demo_root: 
     table = shown.split("learning rate at the first step of each epoch")[1].splitlines()[2:]
     assert [row.split()[:2] for row in table if row.strip()] == [["1", "0"], ["2", "4"], ["3", "8"]]
     assert contents(here) == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("csra --recipe demo --warmup-epochs 3", "--warmup-epochs changes nothing without --scheduler step"),
+        ("csra --recipe demo --optimizer adamw --momentum 0.5", "--momentum changes nothing without --optimizer sgd"),
+        ("ida --recipe demo --asl-clip 0.1", "--asl-clip changes nothing without --loss asl"),
+        ("llb --scheduler step --min-lr 0", "--min-lr changes nothing without --scheduler oscillating or cosine"),
+        ("absvit --recipe demo --crop-ratio 1", "--crop-ratio changes nothing without --pipeline deit"),
+        ("absvit --task segmentation --prompt-tokens 3", "--prompt-tokens changes nothing without --transfer prompt"),
+        ("csra --recipe demo --grid scheduler=step,onecycle --gamma 0.5", "--gamma changes nothing without"),
+    ],
+)
+def test_a_typed_field_that_nothing_reads_is_refused(typed: str, said: str, refused: Callable[..., str]) -> None:
+    assert said in refused(2, "train", *typed.split(), "--gpus", 0, "--dry-run")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_field_that_nothing_reads_is_read_beside_what_it_is_said_to_want(name: str) -> None:
+    recipe = get_method(name).recipe_type()
+    for field, (other, values) in recipe.unread.items():
+        for value in values:
+            assert field not in override(recipe, {other: value}).unread
 
 
 def test_help_shows_its_texts_as_they_are_written() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from attnbias.data.lock import only_writer
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.resolve import LONGEST_NAME, named, resolve_recipe, run_name
@@ -57,11 +58,14 @@ def test_every_combination_is_one_run() -> None:
         (["--grid", "lam=0,0.0"], "two of these runs are the same"),
         (["--seed", "0", "--seeds", "0,1"], "--seed is given for one run and for"),
         (["--jobs", "2"], "--jobs changes nothing without --seeds or --grid"),
+        (["--seeds", "0,1", "--gpus", "9"], "--gpus 9 asked for, but this machine has"),
+        (["--seeds", "0,1", "--gpus", "8,9"], "--gpus 8,9: there is no card 8"),
     ],
 )
 def test_what_is_wrong_with_any_run_is_said_before_one_begins(more: list[str], said: str, tmp_path: Path) -> None:
     failed = attnbias("train", "csra", *TINY, "--out", tmp_path / "out", *more, expect=2)
     assert said in failed.err
+    assert not failed.out
     assert not (tmp_path / "out").exists()
 
 
@@ -72,6 +76,19 @@ def test_runs_of_data_that_are_not_there_are_refused_once(tmp_path: Path) -> Non
     assert failed.err.count("dataset 'demo' is not prepared") == 1
     assert not failed.out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_whose_last_folder_is_taken_is_refused_before_its_first_run(tmp_path: Path) -> None:
+    words = ["train", "csra", *TINY, "--data-root", tmp_path, "--out", tmp_path, "--seeds=0,1"]
+    last = tmp_path / "seed=1"
+    last.mkdir()
+    with only_writer(last):
+        assert f"output folder {last} is in use by another run" in attnbias(*words, expect=1).line
+        assert "is in use by another run" in attnbias(*words, "--resume", "auto", expect=1).line
+    (last / "notes.txt").touch()
+    assert f"output folder {last} is not empty" in attnbias(*words, expect=2).line
+    assert "dataset 'demo' is not prepared" in attnbias(*words, "--resume", "auto", expect=3).line
+    assert [path.name for path in tmp_path.iterdir()] == ["seed=1"]
 
 
 def test_no_two_runs_share_a_folder(tmp_path: Path) -> None:
@@ -109,15 +126,15 @@ def test_a_run_is_named_by_its_recipe_and_what_differs_from_it() -> None:
 
 @pytest.mark.slow
 def test_runs_go_on_side_by_side_and_a_failure_of_one_stops_no_other(demo_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "seed=0").write_text("a file")
-    command = sweep(demo_root, tmp_path, "--seeds", "0,1", "--jobs", "2")
+    command = sweep(demo_root, tmp_path, "--seeds", "1", "--grid", "lr=1e30,0.01", "--jobs", "2")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert (tmp_path / "seed=1" / "metrics.jsonl").is_file()
-    assert "seed: 1\n" in (tmp_path / "seed=1" / "recipe.yaml").read_text()
-    assert "run 1 of 2 ended with exit code 2" in done.stderr
+    assert done.returncode == 1
+    name = "lr=0.01,seed=1"
+    assert (tmp_path / name / "metrics.jsonl").is_file()
+    assert "seed: 1\n" in (tmp_path / name / "recipe.yaml").read_text()
+    assert "run 1 of 2 ended with exit code 1" in done.stderr
     assert "1 of 2 runs failed" in done.stderr
-    assert "best" in (tmp_path / "logs" / "seed=1.log").read_text()
+    assert "best" in (tmp_path / "logs" / f"{name}.log").read_text()
 
 
 @pytest.mark.slow

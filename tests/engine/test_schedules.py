@@ -27,6 +27,7 @@ from attnbias.methods.engine.schedules import (
     step,
     warm_up,
 )
+from attnbias.methods.engine.training.setup import plan_run, run_warnings
 from tests.helpers.command_line import attnbias
 
 STEPS_PER_EPOCH = 50
@@ -145,3 +146,44 @@ def test_a_dry_run_shows_the_schedule_to_its_end(demo_root: Path) -> None:
     assert [int(row[1]) for row in table] == list(range(0, 101, 5))
     assert max(float(row[2]) for row in table) > 0.99
     assert float(table[-1][2]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "warned"),
+    [
+        ("absvit-segmentation", {"steps": 300}, "--warmup-steps 1500"),
+        ("absvit-segmentation", {"steps": 1500}, "--warmup-steps 1500"),
+        ("absvit-segmentation", {"steps": 1501}, ""),
+        ("absvit-vision-language", {"steps": 20}, ""),  # the warm-up is a share of them
+        ("absvit-vision-language", {"steps": 20, "warmup_steps": 30.0}, "--warmup-steps 30"),
+        ("csra", {"epochs": 2}, "--warmup-epochs 2"),
+        ("csra", {"epochs": 3, "steps": 5}, ""),  # epochs of the schedule, which is squeezed
+        ("csra", {"epochs": 1, "scheduler": "onecycle"}, ""),
+    ],
+)
+def test_a_run_that_ends_within_its_warm_up_is_warned_of(name: str, fields: dict[str, Any], warned: str) -> None:
+    method = get_method(name)
+    recipe = override(method.recipe_type(), fields)
+    plan = plan_run(method, recipe, samples=1000, processes=1, accumulation=1)
+    warnings = run_warnings(plan, recipe, None, {})
+    assert len(warnings) == bool(warned)
+    assert warned in "".join(warnings)
+
+
+def test_a_dry_run_says_so(tmp_path: Path) -> None:
+    words = (
+        "--recipe",
+        "demo",
+        "--dataset",
+        "voc07",
+        "--backbone",
+        "tiny",
+        "--image-size",
+        32,
+        "--gpus",
+        0,
+        "--data-root",
+        tmp_path,
+    )
+    shown = attnbias("train", "csra", *words, "--scheduler", "step", "--epochs", 1, "--dry-run", expect=0).out
+    assert "warning: the warm-up (--warmup-epochs 2) is no shorter than the run (1)" in shown

@@ -69,9 +69,13 @@ class SegmentationRecipe(Recipe):
     transfer: Transfer = option(
         "end2end", "What is trained of the backbone: all, nothing, visual prompts, or decoders and AbSViT's prompt."
     )
-    prompt_tokens: int = option(50, "Visual prompt tokens (transfer prompt).", ge=1)
-    deep_prompts: bool = option(True, "Prompts of its own for every block (transfer prompt).")
-    prompt_dropout: float = option(0.0, "Dropout of visual prompts.", ge=0, lt=1, often=False)
+    prompt_tokens: int = option(50, "Visual prompt tokens (transfer prompt).", ge=1, beside={"transfer": "prompt"})
+    deep_prompts: bool = option(
+        True, "Prompts of its own for every block (transfer prompt).", beside={"transfer": "prompt"}
+    )
+    prompt_dropout: float = option(
+        0.0, "Dropout of visual prompts.", ge=0, lt=1, often=False, beside={"transfer": "prompt"}
+    )
     drop_path: float = option(0.1, "Stochastic depth of the last block; linear over blocks.", ge=0, lt=1, often=False)
     dropout: float = option(
         0.0, "Dropout after position embedding, projections and MLP layers.", ge=0, lt=1, often=False
@@ -94,13 +98,20 @@ class SegmentationRecipe(Recipe):
     mode: Literal["whole", "slide"] = option(
         "whole", "Evaluate the whole image at once, or windows that slide over it.", "Evaluation"
     )
-    slide_crop: tuple[int, int] = option((512, 512), "Height and width of a window (mode slide).", "Evaluation")
-    slide_stride: tuple[int, int] = option((341, 341), "Steps down and across between windows.", "Evaluation")
+    slide_crop: tuple[int, int] = option(
+        (512, 512), "Height and width of a window (mode slide).", "Evaluation", beside={"mode": "slide"}
+    )
+    slide_stride: tuple[int, int] = option(
+        (341, 341), "Steps down and across between windows.", "Evaluation", beside={"mode": "slide"}
+    )
     aug_test: bool = option(
         False, "Average the probabilities of several sizes of an image and of their mirror images.", "Evaluation"
     )
     test_ratios: tuple[float, ...] = option(
-        (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "Sizes, as shares of `scale` (aug_test).", "Evaluation"
+        (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+        "Sizes, as shares of `scale` (aug_test).",
+        "Evaluation",
+        beside={"aug_test": True},
     )
 
     @field_validator("architecture")

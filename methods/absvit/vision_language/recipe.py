@@ -73,8 +73,12 @@ class VisionLanguageRecipe(Recipe):
     warmup_steps: float = option(
         0.1, "Linear warm-up: a share of the steps, or a number of them (from 1 on).", "Training"
     )
-    power: float = option(1.0, "Power of the polynomial decay; 1 = linear.", "Training", gt=0)
-    min_lr: float = option(0.0, "Base rate that the polynomial decay ends at.", "Training", ge=0)
+    power: float = option(
+        1.0, "Power of the polynomial decay; 1 = linear.", "Training", gt=0, beside={"scheduler": "polynomial"}
+    )
+    min_lr: float = option(
+        0.0, "Base rate that the polynomial decay ends at.", "Training", ge=0, beside={"scheduler": "polynomial"}
+    )
     freeze_backbone: bool = option(
         False, "Train only fusion, head and feedback; text encoder and blocks stand still.", "Training"
     )

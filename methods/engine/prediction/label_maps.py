@@ -15,6 +15,7 @@ from PIL import Image
 
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
+from attnbias.data.label_maps import IGNORE
 from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.display.segments import Segments, paint
@@ -22,6 +23,9 @@ from attnbias.methods.engine.display.writer import file_name
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.prediction.said import Found, Said
 from attnbias.methods.engine.requests import PredictRequest
+
+MOST_CLASSES = IGNORE
+"""A label map's pixel is one byte, whose last value stands for no class."""
 
 LABELS, OVERLAYS = "labels", "overlays"
 """Folders of `predict --out`: class numbers in PNGs that hold their colours, and these colours over the images."""

@@ -40,7 +40,7 @@ from attnbias.methods.engine.prediction.answering import (
     find_by_text,
     write_submission,
 )
-from attnbias.methods.engine.prediction.label_maps import LABELS, OVERLAYS, LabelMaps, label_images
+from attnbias.methods.engine.prediction.label_maps import LABELS, MOST_CLASSES, OVERLAYS, LabelMaps, label_images
 from attnbias.methods.engine.prediction.said import Found, Said
 from attnbias.methods.engine.requests import PredictRequest
 from attnbias.methods.engine.targets import PREDICTED_SCORES, PREDICTIONS, SUBMISSION, check_targets, requested
@@ -144,6 +144,11 @@ def _check_asked(request: PredictRequest, loaded: Loaded, asked: _Asked) -> None
         )
     if request.out is not None and not isinstance(method, LabelsPixels):
         raise UsageError(f"--out is for label maps, and {loaded.source} is for {task}; use --json or --csv")
+    if request.out is not None and len(loaded.classes) > MOST_CLASSES:
+        raise UsageError(
+            f"--out draws label maps of up to {MOST_CLASSES} classes, and {loaded.source} knows {len(loaded.classes)}; "
+            "leave it out: --json and --csv have each class's share"
+        )
     if not in_words:
         return
     if task == "retrieval":

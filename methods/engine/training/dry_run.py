@@ -139,7 +139,7 @@ def dry_run(request: TrainRequest) -> DryRun:
         train=train,
         evaluated=evaluated,
         plan=plan,
-        warnings=_warnings(plan, train, evaluated),
+        warnings=_warnings(plan, recipe, train, evaluated),
         rates=[] if plan is None else _rates(plan, groups, method.schedule(recipe, plan.steps_per_epoch)),
     )
 
@@ -154,10 +154,10 @@ def _rates(plan: Plan, groups: list[Group], schedule: Schedule) -> list[Rates]:
     return found
 
 
-def _warnings(plan: Plan | None, train: Split, evaluated: Mapping[str, Split]) -> list[str]:
+def _warnings(plan: Plan | None, recipe: Recipe, train: Split, evaluated: Mapping[str, Split]) -> list[str]:
     """What a run would warn of, as far as the files that are here tell."""
     indices = {split: known.index for split, known in evaluated.items() if known.index is not None}
-    return [] if plan is None or train.index is None else run_warnings(plan, train.index, indices)
+    return [] if plan is None else run_warnings(plan, recipe, train.index, indices)
 
 
 def by_epoch(plan: Plan) -> bool:

@@ -95,10 +95,19 @@ def describe_splits(dataset: str, train: Index, evaluated: Mapping[str, Index]) 
     }
 
 
-def run_warnings(plan: Plan, train: Index, evaluated: Mapping[str, Index]) -> list[str]:
-    """What a person must know before a run: that it measures itself on what it learns, that no batch is full."""
+def run_warnings(plan: Plan, recipe: Recipe, train: Index | None, evaluated: Mapping[str, Index]) -> list[str]:
+    """What a person must know before a run: that it measures itself on what it learns, that no batch is full, that it
+    ends before its learning rate has risen. `train` is None where the dataset is not here."""
     warnings = []
-    if any(index.split == train.split for index in evaluated.values()):
+    for field, length in (("warmup_steps", plan.total_steps), ("warmup_epochs", recipe.epochs)):
+        asked = getattr(recipe, field, 0)
+        if asked >= length and field not in recipe.unread:
+            flag = "--" + field.replace("_", "-")
+            warnings.append(
+                f"warning: the warm-up ({flag} {asked:g}) is no shorter than the run ({length:,}), which has a lower "
+                f"learning rate than --lr {recipe.lr:g} nearly all along; lower {flag}"
+            )
+    if train is not None and any(index.split == train.split for index in evaluated.values()):
         warnings.append(
             f"warning: this run evaluates on what it trains on, split '{train.split}' of '{train.dataset}': its "
             "figures do not tell how the model does on other images; prepare-data --val-fraction 0.2 holds a part out"

@@ -134,7 +134,7 @@ class _Run:
         if request.bias_every is not None:
             self.watch = BiasWatch(method, recipe, self.eval_sets[0][1], accelerator)
         self.splits = describe_splits(recipe.dataset, index, evaluated)
-        self.warnings = run_warnings(self.plan, index, evaluated)
+        self.warnings = run_warnings(self.plan, recipe, index, evaluated)
         self.progress = Progress(
             processes=accelerator.num_processes, accumulation=request.accumulation, data=self.data.digests()
         )
