@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, Strict, field_validator, model_validator
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.index_check import check_records
-from attnbias.data.reading import FileName, Items, StoredModel, Unfit, read_json, reading
+from attnbias.data.reading import FileName, Items, StoredModel, Unfit, in_words, parse_json, read_json, reading
 
 FORMAT = 2
 
@@ -129,6 +129,23 @@ class Index:
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""
+        with replacing(path) as file:
+            file.writelines(self._lines(path))
+
+    @collector_paused()
+    def check(self, path: Path) -> None:
+        """Refuse an index whose file at `path` `read` would refuse.
+
+        Raises:
+            DataError: a name, a number or a box of the source cannot be kept.
+        """
+        try:
+            _checked(parse_json("".join(self._lines(path))))
+        except ValueError as error:
+            raise DataError(f"split '{self.split}' cannot be kept ({in_words(error)}); mend its source") from None
+
+    def _lines(self, path: Path) -> Iterator[str]:
+        """The lines of the file at `path`."""
         dataset_dir = path.absolute().parent.parent
         header = {
             "format": FORMAT,
@@ -144,10 +161,10 @@ class Index:
             **({"metadata": self.metadata} if self.metadata else {}),
         }
         length = len(Record._fields) - (not self.metadata)
-        with replacing(path) as file:
-            file.write(json.dumps(header)[:-1] + ', "records": [\n')
-            file.write(",\n".join(json.dumps(record[:length]) for record in self.records))
-            file.write("\n]}\n")
+        yield json.dumps(header)[:-1] + ', "records": [\n'
+        for number, record in enumerate(self.records, start=1):
+            yield json.dumps(record[:length]) + (",\n" if number < len(self.records) else "")
+        yield "\n]}\n"
 
     @classmethod
     @collector_paused()
@@ -160,13 +177,7 @@ class Index:
         dataset_dir = path.absolute().parent.parent
         try:
             with reading(path, "run prepare-data again"):
-                content = read_json(path, LARGEST)
-                records = content.pop("records", None) if isinstance(content, dict) else None
-                header = _Header.model_validate(content)
-                if not isinstance(records, list):
-                    raise Unfit("it holds no list of records")
-                root = None if Path(header.root).is_absolute() else header.root
-                check_records(records, header.task, len(header.classes), root, len(header.metadata))
+                header, records = _checked(read_json(path, LARGEST))
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"no index {path}; run: attnbias prepare-data {path.parent.parent.name}") from None
         return cls(
@@ -239,6 +250,21 @@ class _Header(StoredModel):
         if self.label_values is not None and len(self.label_values) != 256:
             raise ValueError(f"'label_values' has {len(self.label_values)} values, expected 256")
         return self
+
+
+def _checked(content: Any) -> tuple[_Header, list[Any]]:
+    """The header and the records of an index file, as JSON gives it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    records = content.pop("records", None) if isinstance(content, dict) else None
+    header = _Header.model_validate(content)
+    if not isinstance(records, list):
+        raise Unfit("it holds no list of records")
+    root = None if Path(header.root).is_absolute() else header.root
+    check_records(records, header.task, len(header.classes), root, len(header.metadata))
+    return header, records
 
 
 def _text(item: tuple[str, list[tuple[int, float]], str | None, str | None]) -> Text:

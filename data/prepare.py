@@ -148,6 +148,8 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         left_out=reading.left_out,
         remarks=noticed,
     )
+    for index in indexes:
+        index.check(index_path(folder, index.split))
     if not options.dry_run:
         _write(folder, prepared, indexes, files, INDEXES if info.acquisition == "generated" else PREPARED)
     return Report(info, folder, prepared, indexes, warnings, pixels)

@@ -116,6 +116,28 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         raise Unfit(f"it is not UTF-8 text: byte {error.start}") from None
 
 
+def read_list(path: Path, what: str) -> str:
+    """The text of a list that came with a dataset, a line for each entry; `what` it is, in words.
+
+    Raises:
+        DataError: it is missing, or no text.
+    """
+    try:
+        text = read_text(path)
+        if "\0" in text:
+            raise Unfit("it holds a NUL")
+    except OSError as error:
+        raise DataError(f"{what} {path}: {error.strerror or error}") from None
+    except Unfit as error:
+        raise DataError(f"{what} {path}: {error}; expected a text in UTF-8, a line for each entry") from None
+    return text
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a list without the blank ones and the space around them; errors are those of `read_list`."""
+    return [line.strip() for line in read_list(path, what).splitlines() if line.strip()]
+
+
 Json = dict[str, Any]
 """A JSON object, or what becomes one."""
 

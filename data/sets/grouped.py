@@ -17,6 +17,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
+from attnbias.data.reading import read_list
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
@@ -62,16 +63,20 @@ def read_waterbirds(root: Path, *, dataset: str = "waterbirds") -> list[Index]:
     """
     path = root / METADATA
     records: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    if missing := {"img_filename", "y", "split", "place"} - {*(reader.fieldnames or ())}:
+    reader = csv.DictReader(io.StringIO(read_list(path, "list"), newline=""))
+    try:
+        columns, lines = {*(reader.fieldnames or ())}, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}; expected {dataset}'s official {METADATA}") from None
+    if missing := {"img_filename", "y", "split", "place"} - columns:
         raise DataError(f"{path} has no column '{min(missing)}'; expected {dataset}'s official {METADATA}")
-    for row in reader:
+    for number, row in lines:
         try:
             label, place, split = (int(row[name]) for name in ("y", "place", "split"))
             if label not in (0, 1) or place not in (0, 1) or split not in (0, 1, 2) or not row["img_filename"]:
                 raise ValueError
         except (TypeError, ValueError):
-            raise DataError(f"{path}:{reader.line_num} is not a row of {dataset}: {_shown(row)}") from None
+            raise DataError(f"{path}:{number} is not a row of {dataset}: {_shown(row)}") from None
         records[SPLITS[split]].append(Record(row["img_filename"], label, group=PLACES[place]))
     return [
         Index(dataset, split, "singlelabel", WATERBIRDS, root, tuple(rows)) for split, rows in records.items() if rows
@@ -105,7 +110,7 @@ def read_celeba(root: Path, *, dataset: str = "celeba") -> list[Index]:
     assert images is not None
     is_table = listed.suffix == CSV
     split_of = {name: number for _, (name, number) in _rows(partition, 2, skip=int(partition.suffix == CSV))}
-    head = [_values(line, listed) for line in _text(listed).splitlines()[:2]]
+    head = [_values(line, listed) for line in read_list(listed, "list").splitlines()[:2]]
     names = tuple(head[0][1:] if is_table and head else head[1] if len(head) > 1 else ())
     if GENDER not in names or len({*names}) < len(names):
         line = "first" if is_table else "second"
@@ -183,7 +188,7 @@ def prepare_imagenet9(info: DatasetInfo, source: Path | None, folder: Path, opti
 
 def _rows(path: Path, count: int, *, skip: int) -> list[tuple[int, list[str]]]:
     """Line number and values of each line after the first `skip`, all of one length."""
-    lines = enumerate(_text(path).splitlines(), 1)
+    lines = enumerate(read_list(path, "list").splitlines(), 1)
     rows = [(number, _values(line, path)) for number, line in lines if number > skip]
     for number, values in rows:
         if len(values) != count:
@@ -193,15 +198,6 @@ def _rows(path: Path, count: int, *, skip: int) -> list[tuple[int, list[str]]]:
 
 def _values(line: str, path: Path) -> list[str]:
     return line.split("," if path.suffix == CSV else None)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text in UTF-8") from None
 
 
 def _shown(row: dict[str, str]) -> str:

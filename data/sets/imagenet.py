@@ -15,6 +15,7 @@ from typing import SupportsInt
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
+from attnbias.data.reading import read_lines
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
@@ -152,14 +153,12 @@ def read_flat_validation(
     _, files = list_folder(root, left_out, f"{root.name}/")
     left_out.add(OTHER, *(f"{root.name}/{name}" for name in files if not is_image(name)))
     try:
-        labels = [number[synset_of[int(line)]] for line in truth.read_text().split()]
+        labels = [number[synset_of[int(line)]] for line in read_lines(truth, "ground truth")]
         for path in filter(is_image, files):
             position = int(re.findall(r"\d+", path)[-1])  # counted from 1
             if not 1 <= position <= len(labels):
                 raise DataError(f"{root / path} has no line in {truth}, which has {len(labels):,}")
             records.append(Record(path, labels[position - 1]))
-    except OSError as error:
-        raise DataError(f"{truth}: {error.strerror}") from None
     except (KeyError, ValueError, IndexError) as error:
         raise DataError(f"{truth} does not fit {root} ({type(error).__name__} {error})") from None
     return Index(dataset, split, "singlelabel", class_names(), root, tuple(records))

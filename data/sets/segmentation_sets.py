@@ -10,6 +10,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
 from attnbias.data.label_maps import IGNORE, read_label_map
+from attnbias.data.reading import read_lines, shown
 from attnbias.data.sets.class_folders import subfolders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.sets.palettes import CITYSCAPES, VOC, ade20k
@@ -52,7 +53,7 @@ def list_pairs(
 
 def read_voc_segmentation(voc: Path, split: str, *, names: Sequence[str] | None = None) -> Index:
     """Read one split of the folder VOC2012, in the order of ImageSets/Segmentation/SPLIT.txt (or of these names)."""
-    names = _names(voc / "ImageSets" / "Segmentation" / f"{split}.txt") if names is None else names
+    names = read_lines(voc / "ImageSets" / "Segmentation" / f"{split}.txt", "image list") if names is None else names
     return Index("voc12seg", split, "segmentation", VOC, voc, tuple(_voc_record(name) for name in names))
 
 
@@ -82,7 +83,8 @@ def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
     voc = train.root
     listed = first_existing([voc / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("aug", "trainaug")])
     if listed is not None:  # a line may also name both files, "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
-        added = [_voc_record(Path(line.split()[0]).stem, "SegmentationClassAug") for line in _names(listed)]
+        lines = read_lines(listed, "image list")
+        added = [_voc_record(Path(line.split()[0]).stem, "SegmentationClassAug") for line in lines]
     elif release is not None:
         labels = os.path.relpath(release, voc)
         added = [_voc_record(path.stem, labels, ".mat") for path in sorted(release.glob("*.mat"))]
@@ -95,13 +97,6 @@ def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
 
 def _voc_record(name: str, labels: str = "SegmentationClass", suffix: str = ".png") -> Record:
     return Record(f"JPEGImages/{name}.jpg", 0, label_map=f"{labels}/{name}{suffix}")
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"image list {path}: {error.strerror}") from None
 
 
 # Cityscapes -----------------------------------------------------------------------------------------------------------
@@ -211,7 +206,10 @@ def _own_classes(source: Path, indexes: Sequence[Index], options: PrepareOptions
     """The names in classes.txt, else numbers up to the largest one that occurs."""
     listed = first_existing([source / "classes.txt", source / "class_names.txt"])
     if listed is not None:
-        return tuple(line.strip() for line in listed.read_text().splitlines() if line.strip())
+        names = read_lines(listed, "list of classes")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"list of classes {listed} names {shown(twice)} twice; give each class its own name")
+        return tuple(names)
     files = [source / str(record.label_map) for index in indexes for record in index.records]
     largest = 0
     for done, file in enumerate(files):

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.info import DatasetInfo
+from attnbias.data.reading import read_bytes, read_lines
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # fmt: off
@@ -44,7 +45,7 @@ def read_voc(
     """
     main = voc2007 / "ImageSets" / "Main"
     if lists is None:
-        lists = ("train", "val") if split == "trainval" and not (main / "trainval.txt").is_file() else (split,)
+        lists = ("train", "val") if split == "trainval" and not (main / "trainval.txt").exists() else (split,)
     names = [name for part in lists for name in _read_list(main / f"{part}.txt")]
     if len(lists) > 1:
         names = sorted(set(names))
@@ -80,18 +81,16 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
 
 def _read_list(path: Path) -> list[str]:
     """Image names of a list; ids that lost their leading zeros (both programs compare numbers) get them back."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise DataError(f"image list {path}: {error.strerror}") from None
-    return [line.split()[0].zfill(6) for line in lines if line.strip()]
+    return [line.split()[0].zfill(6) for line in read_lines(path, "image list")]
 
 
 def _read_annotation(path: Path) -> Record:
     try:
-        objects = ElementTree.parse(path).getroot().findall("object")
+        objects = ElementTree.fromstring(read_bytes(path)).findall("object")
         boxes = tuple(_read_object(element) for element in objects)
-    except (ElementTree.ParseError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"annotation {path}: {error.strerror or error}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last of an encoding that nobody knows
         raise DataError(f"annotation {path} is damaged ({error})") from None
     target = [0] * len(CLASSES)
     for box in boxes:

@@ -47,7 +47,7 @@ def test_waterbirds_from_its_archive(offer: Offer, tmp_path: Path) -> None:
         (b"img_filename,y,split\na.jpg,0,0\n", "has no column 'place'"),
         (metadata(((*BIRDS[0][:1], 7, 0, 0),)), "metadata.csv:2 is not a row of waterbirds: 0,001.Albatross/a.jpg,7"),
         (metadata(((*BIRDS[0][:1], 1, 3, 0),)), "metadata.csv:2"),
-        (b"\xff\xfe", "is not a text in UTF-8"),
+        (b"\xff\xfe", "it is not UTF-8 text: byte 0; expected a text in UTF-8"),
     ],
 )
 def test_a_damaged_metadata_file_is_named_with_its_line(content: bytes, words: str, tmp_path: Path) -> None:
