@@ -113,7 +113,7 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     orientation = options.settings.get("orientation") or info.orientation
     indexes = [replace(index, orientation=orientation) for index in indexes]
 
-    warnings = list(reading.warnings)
+    warnings, noticed = list(reading.warnings), Tally()
     if not (options.dry_run and info.acquisition == "generated"):
         mend = (
             f"run: attnbias prepare-data {info.name} --overwrite" if source is None else f"is {source} unpacked whole?"
@@ -122,7 +122,6 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
             mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
             check_images(index, options, mend)
-    noticed = Tally()
     noticed.merge(reading.remarks)
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
@@ -148,11 +147,20 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         left_out=reading.left_out,
         remarks=noticed,
     )
-    for index in indexes:
-        index.check(index_path(folder, index.split))
+    _check(folder, indexes)
     if not options.dry_run:
         _write(folder, prepared, indexes, files, INDEXES if info.acquisition == "generated" else PREPARED)
     return Report(info, folder, prepared, indexes, warnings, pixels)
+
+
+def _check(folder: Path, indexes: Sequence[Index]) -> None:
+    """Refuse what could be written and not read again.
+
+    Raises:
+        DataError: the first of it.
+    """
+    for index in indexes:
+        index.check(index_path(folder, index.split))
 
 
 def _write(
