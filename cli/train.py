@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,7 +79,7 @@ def _command(method: Description) -> Callable[..., None]:
 def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[str, str]], jobs: int) -> int:
     """Check every run of a sweep before the first one starts, then do them all."""
     words = sys.argv[sys.argv.index("train") :]
-    out = context.params["out"]
+    out = None if context.params["out"] is None else Path(context.params["out"])
     base = without(words, "--seeds", "--grid", "--jobs", "--out", "-o")
     planned, requests = list[PlannedRun](), list[TrainRequest]()
     for point in asked:

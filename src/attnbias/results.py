@@ -248,6 +248,8 @@ class AttentionMaps:
         return iter(self.values)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[np.generic]:
+        if copy is None:  # which NumPy 1 does not take
+            return np.asarray(self.values, dtype=dtype)
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def _number(self, name: str | int) -> int:

@@ -69,5 +69,5 @@ def test_two_processes_give_one_line(spoiled: tuple[Path, Path, Path], trained: 
     evaluated = ["val", "csra", "--load-from", trained, "--data-root", root, *CPU, "--processes", 2]
     run = ForkedRun(evaluated, tmp_path / "log")
     assert run.wait() == [3]
-    (line,) = run.log.read_text().splitlines()
+    (line,) = (line for line in run.log.read_text().splitlines() if not line.startswith("[Gloo]"))  # of PyTorch 2.8
     assert line.startswith(f"error: image {in_validation} cannot be read")

@@ -54,7 +54,7 @@ def test_every_combination_is_one_run() -> None:
         (["--grid", "lam=0", "--grid", "lam=1"], "--grid lam: the field stands twice"),
         (["--grid", "nothing=1"], "nothing"),
         (["--grid", "lr=0.1,0"], "recipe field 'lr' = 0.0"),  # the second run is refused before the first one starts
-        (["--seeds", "0,many"], "valid integer"),
+        (["--seeds", "0,many"], "valid int"),
         (["--grid", "lam=0,0.0"], "two of these runs are the same"),
         (["--seed", "0", "--seeds", "0,1"], "--seed is given for one run and for"),
         (["--jobs", "2"], "--jobs changes nothing without --seeds or --grid"),

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import torch.utils.backend_registration
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -29,6 +30,11 @@ from attnbias.methods.engine.training.optim import apply_schedule, build_optimiz
 from attnbias.methods.engine.training.setup import build_accelerator
 from attnbias.methods.engine.training.train import _Run
 from tests.helpers.pretended_device import NAME, Mismatch, OnDevice, Waits, counted, in_a_process, pretended
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this PyTorch has no devices that are written in Python",
+)
 
 CLASSES, COUNT = 10, 4
 
