@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from attnbias.cli.train import train
 from attnbias.cli.val import val
 from attnbias.cli.visualize import visualize
 from attnbias.cli.weights import weights
-from attnbias.methods.engine.errors import Interrupted
+from attnbias.methods.engine.errors import Interrupted, UsageError
 from attnbias.methods.engine.requests import (
     AuditRequest,
     CompareRequest,
@@ -134,12 +135,26 @@ def main() -> None:
     prepare_output()
     _end_on_signals()
     try:
-        code = _command()(args=_to_the_front(sys.argv[1:]), prog_name="attnbias", standalone_mode=False)
+        code = _command()(args=_to_the_front(_none_empty(sys.argv[1:])), prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:
             say(*message.split("\n"), error=True)
     sys.exit(code)
+
+
+def _none_empty(arguments: list[str]) -> list[str]:
+    """The words of a command line, of which none is empty: a path would be the working folder.
+
+    Raises:
+        UsageError: one is, as that of a shell's variable which is not set.
+    """
+    for word, before in zip(arguments, ["", *arguments], strict=False):
+        glued = re.fullmatch(r"(--[\w-]+)=", word)
+        if glued or not word:
+            flag = glued[1] if glued else before if before.startswith("-") else "a word of the command"
+            raise UsageError(f"{flag} is empty; give it a value, or leave it out (is a variable of the shell not set?)")
+    return arguments
 
 
 def _to_the_front(arguments: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.resolve import named, resolve_run
 from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.sweep import PlannedRun, check_apart, flags, places, points, run_all, without
-from attnbias.methods.engine.targets import check_location
+from attnbias.methods.engine.targets import check_location, check_writable
 
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,...", help="One run per seed, a folder each.")]
 Grid = Annotated[list[str] | None, typer.Option("--grid", metavar="lam=0,0.5", help="One run per value of a field.")]
@@ -97,6 +97,7 @@ def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[
         check_machine(request)
         check_location(request.out)
         if not context.params["dry_run"]:
+            check_writable(request.out)
             RunFolder(request.out).check_free(resume=request.resume is not None, overwrite=request.overwrite)
     for request in [] if context.params["dry_run"] else requests:
         request.check_data()

@@ -198,6 +198,8 @@ def required(annotation: Any) -> Any:
 
 
 def _as_path(value: object) -> object:
+    if value == "":
+        raise ValueError("it is empty; a path would be the working folder")
     return Path(value) if isinstance(value, str | os.PathLike) else value
 
 

@@ -70,7 +70,7 @@ def check_targets(
         check_location(path)
         if os.path.lexists(path):
             _check_replaced(target, reads, overwrite)
-        _check_writable(path)
+        check_writable(path)
 
 
 def check_location(path: Path) -> None:
@@ -110,7 +110,7 @@ def check_folder(folder: Path, overwrite: bool, targets: Sequence[Target], reads
         raise UsageError(f"{folder} exists; choose another name or add --overwrite")
     check_location(folder)
     check_targets(targets, reads, overwrite)
-    _check_writable(folder)
+    check_writable(folder)
 
 
 def _check_replaced(target: Target, reads: Sequence[str | Path], overwrite: bool) -> None:
@@ -134,7 +134,12 @@ def _check_replaced(target: Target, reads: Sequence[str | Path], overwrite: bool
         )
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Refuse a file or folder that cannot be made.
+
+    Raises:
+        RunError: what is above it is a file, or read-only.
+    """
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise RunError(f"cannot write {path}: {above} is {'read-only' if above.is_dir() else 'not a folder'}")

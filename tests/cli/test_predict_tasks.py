@@ -290,7 +290,7 @@ def test_images_are_ranked_by_a_text(ask: Any, photos: Path, tmp_path: Path) -> 
         ("vqa", (), "add --question, or a .csv or .json file of questions"),
         ("vqa", ("--find", "a dog"), "--find is for models of retrieval"),
         ("vqa", ("--question", "Red?", "--question", " "), "--question is empty; expected a text"),
-        ("retrieval", ("--find", ""), "--find is empty; expected a text"),
+        ("retrieval", ("--find", " "), "--find is empty; expected a text"),
         ("retrieval", ("--find", "a dog", "--threshold", "0.5"), "--find, whose scores are no probabilities"),
         ("vqa", ("--question", "Red?", "--out", "o"), "--out is for label maps"),
         ("retrieval", ("--question", "Red?"), "ranks images by a text, and answers no questions: add --find"),

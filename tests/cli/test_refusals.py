@@ -152,6 +152,24 @@ def test_an_audit_prepares_no_images_for_what_cannot_be(
     assert contents(desk) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("predict", "--load-from", "model.safetensors", ""), "a word of the command is empty"),
+        (("prepare-data", ""), "a word of the command is empty"),
+        (("predict", "--load-from", "model.safetensors", "photos", "--json", ""), "--json is empty"),
+        (("compare", "run", "--report="), "--report is empty"),
+        (("list", "datasets", "--root", ""), "--root is empty"),
+        (("train", "csra", "--seeds=0,1", "-o", ""), "-o is empty"),
+    ],
+)
+def test_an_empty_word_is_no_path(words: tuple[str, ...], named: str, desk: Path) -> None:
+    """It would be the working folder: where a variable of the shell is not set, all that lies there."""
+    before = contents(desk)
+    assert named in attnbias(*words, expect=2).line
+    assert contents(desk) == before
+
+
 def test_what_is_neither_a_folder_nor_a_file_is_not_prepared(here: Path) -> None:
     os.mkfifo(here / "pipe.csv")
     (here / "endless.json").symlink_to("/dev/zero")
