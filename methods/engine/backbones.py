@@ -11,9 +11,10 @@ import logging
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import takewhile
 from math import isqrt
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.maps import token_grid
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.types import Fields
 from attnbias.methods.engine.vit_stem import Stem, stem_of, stem_options
 from attnbias.weights.files import load_strict
@@ -53,6 +55,9 @@ VITS = {(768, 12, 16): "vit_b16", (1024, 24, 16): "vit_l16"}
 
 POOLING_AND_AFTER = {"avgpool", "classifier", "fc", "head", "head_dist"}
 """Modules that a backbone does without, by the names that torchvision and timm give them."""
+
+KEPT = 64
+"""Networks whose builders and outlines a process remembers."""
 
 REFUSED = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What timm's networks raise for images, and its rules for weights, that are not theirs."""
@@ -108,19 +113,13 @@ class TimmFeatures(nn.Module):
         super().__init__()
         self._build = build
         self.model = build(num_classes=0)
-        # Shapes and the ways of gradients, without computing, drawing random numbers, or asking who builds it.
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
-            outline = build(num_classes=0)
-            features = outline.forward_features(torch.zeros(2, 3, image_size, image_size))
-            self.prefix_tokens = _prefix_tokens(outline, features)
-            unreached = _unreached(outline, features)
-        self.channels_last = getattr(outline, "output_fmt", "NCHW") == "NHWC"
-        self.num_features: int = features.shape[1 if features.ndim == 4 and not self.channels_last else -1]
-        _take_out(self.model, unreached)
+        shape = _shape_of(build, image_size)
+        self.prefix_tokens, self.channels_last, self.num_features = shape.prefix, shape.channels_last, shape.width
+        _take_out(self.model, shape.unreached)
 
     def outline(self, **options: Any) -> Any:
         """The whole network with its classifier, or with other options of its constructor, as names and shapes."""
-        with torch.device("meta"):
+        with names_and_shapes():
             return self._build(**options)
 
     def in_words(self) -> str | None:
@@ -142,6 +141,32 @@ class TimmFeatures(nn.Module):
         if features.ndim == 3:  # (B, prefix tokens + N, D)
             return token_grid(features[:, self.prefix_tokens :], tuple(images.shape[-2:]))
         return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a network's outline tells of its features."""
+
+    prefix: int
+    """Tokens before those of the patches."""
+    channels_last: bool
+    width: int
+    unreached: frozenset[str]
+    """Parameters that the features do not depend on."""
+
+
+@lru_cache(KEPT)
+def _shape_of(build: Callable[..., Any], image_size: int) -> _Shape:
+    """Shapes and the ways of gradients, without computing, drawing random numbers, or asking who builds it; a process
+    builds the same network several times: to check its weights, and to fill it."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        with undrawn():
+            outline = build(num_classes=0)
+        features = outline.forward_features(torch.zeros(2, 3, image_size, image_size))
+        prefix, unreached = _prefix_tokens(outline, features), _unreached(outline, features)
+    channels_last = getattr(outline, "output_fmt", "NCHW") == "NHWC"
+    width = features.shape[1 if features.ndim == 4 and not channels_last else -1]
+    return _Shape(prefix, channels_last, width, frozenset(unreached))
 
 
 def _prefix_tokens(network: nn.Module, features: object) -> int:
@@ -166,7 +191,7 @@ def _unreached(network: nn.Module, features: Tensor) -> set[str]:
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
-def _take_out(network: nn.Module, unreached: set[str]) -> None:
+def _take_out(network: nn.Module, unreached: Set[str]) -> None:
     """Replace modules whose every parameter is unreached by nothing, and take out what is unreached in the others."""
     for name, module in list(network.named_modules()):
         own = {parameter for parameter, _ in module.named_parameters(prefix=name)}
@@ -198,6 +223,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         return TimmFeatures(timm_builder(name, image_size), image_size)
 
 
+@lru_cache(KEPT)
 def timm_builder(name: str, image_size: int) -> Callable[..., Any]:
     """What builds a tiny transformer, or a network of timm, with fresh weights; asked with its `num_classes`.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from attnbias.methods.engine.load import (
     preprocessing,
     weights_metadata,
 )
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.published import locate, shown
 from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, OfAnyMethod
 from attnbias.methods.engine.stored import PLAIN
@@ -125,7 +125,7 @@ def _fit(request: InspectRequest, name: str) -> Fit:
         data_root=request.data_root,
     )
     check_recipe_helps(request.recipe, [described])
-    with torch.device("meta"):  # names and shapes, without memory
+    with names_and_shapes():
         model = described.method.build_model(described.recipe, len(described.classes), described.task)
     state, own = described.method.fit_resolution(model, described.state), model.state_dict()
     match = match_state(own, state)

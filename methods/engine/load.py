@@ -35,6 +35,7 @@ from attnbias.methods import METHODS
 from attnbias.methods.engine.abilities import AnswersAs, LabelsPixels, LoadsByName, LoadsParts, PicksClasses
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.own_networks import OwnNetwork, own_network
 from attnbias.methods.engine.pretrained import of_library
 from attnbias.methods.engine.published import (
@@ -278,7 +279,7 @@ def load_run(
         data_root=data_root,
     )
     method, recipe, path = described.method, described.recipe, described.path
-    with torch.device("meta"):  # names and shapes, without memory: weights that do not fit may ask for any
+    with names_and_shapes():  # weights that do not fit may ask for any
         outline = method.build_model(recipe, len(described.classes), described.task)
     match = match_state(outline.state_dict(), _fitted(method, outline, described.state))
     if overrides and not match:
@@ -286,7 +287,8 @@ def load_run(
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
-    model = method.build_model(recipe, len(described.classes), described.task)
+    with undrawn():
+        model = method.build_model(recipe, len(described.classes), described.task)
     load_strict(model, _fitted(method, model, described.state), path)
     return Loaded(
         method,
@@ -554,11 +556,11 @@ def _stated_heads(checkpoint: Checkpoint, path: Path, source: str) -> tuple[int 
     if (owner := stored_method(path)) is not None:
         method = get_method(owner)
         if (stored := _stored_info(path, checkpoint.metadata, method)) is not None:
-            with torch.device("meta"):
+            with names_and_shapes():
                 return _heads(method.build_model(stored.recipe, len(stored.classes), stored.task)), ""
     for name in (*reversed(source.split("/")), path.stem):
         if timm.is_model(known := re.split(r"[.-]", name)[0]):
-            with torch.device("meta"):
+            with names_and_shapes():
                 return _heads(timm.create_model(known)), f", {known} by its name"
     return None, ""
 
@@ -579,7 +581,7 @@ def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
 
 def head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_classes: int, task: Task) -> set[str]:
     """The tensors whose shape depends on the number of classes, as a model of one class more shows."""
-    with torch.device("meta"):  # names and shapes, without memory
+    with names_and_shapes():
         larger = method.build_model(recipe, num_classes + 1, task).state_dict()
     return {name for name, value in own.items() if larger[name].shape != value.shape}
 
@@ -742,7 +744,7 @@ def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root
         if not inferred:
             return False
         recipe, classes, task = _describe_published(method, state, inferred, path, {}, None, data_root)
-        with torch.device("meta"):
+        with names_and_shapes():
             outline = method.build_model(recipe, len(classes), task)
         return bool(match_state(outline.state_dict(), _fitted(method, outline, converted)))
     except (WeightsError, UsageError, *FOREIGN):

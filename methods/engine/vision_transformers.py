@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, cast
 
 import timm
-import torch
 from timm.layers.attention import Attention
 from torch import Tensor
 
 from attnbias.methods.engine.backbones import ALIASES, REFUSED, timm_config
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.transformer_maps import ViT, shows_attention
 
 Step = Callable[[Tensor], Tensor]
@@ -36,7 +36,7 @@ def outline_of(name: str) -> ViT:
             "expected a vision transformer of timm, such as vit_small_patch14_reg4_dinov2"
         )
     timm_config(timm_name)  # a tag that there is not
-    with torch.device("meta"):
+    with names_and_shapes():
         network = timm.create_model(timm_name)
     if not isinstance(network, ViT):
         raise UsageError(f"backbone {name} is {type(network).__name__}, and this method runs plain vision transformers")

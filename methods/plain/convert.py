@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from attnbias.methods.engine.backbones import fit_weights, network_of, what_was_loaded
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.pretrained import pretrained
 from attnbias.methods.engine.types import Fields
 from attnbias.methods.plain.model import build_network, of_head
@@ -53,7 +53,7 @@ def infer_named(state: dict[str, Tensor], backbone: str) -> Fields:
 def _outline(backbone: str) -> nn.Module:
     """A network as names and shapes, for the images that its publisher makes."""
     known = None if backbone.startswith("tiny") else pretrained(backbone)
-    with torch.device("meta"):
+    with names_and_shapes():
         return build_network(backbone, 2, known.image_size if known else TINY)
 
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Task
 from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.launch import place
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.published import check_source
 from attnbias.methods.engine.recipe import OWN, Recipe
 from attnbias.methods.engine.registry import get_method
@@ -119,7 +118,7 @@ def dry_run(request: TrainRequest) -> DryRun:
     images = train.samples
     if train.index is not None:
         images = len(method.open_dataset(recipe, train.index, train=True, decode=recipe.decode))
-    with torch.device("meta"):
+    with names_and_shapes():
         model = method.build_model(recipe, train.classes, train.task)
     if request.grad_checkpointing:
         checkpoint_gradients(method, model)

@@ -27,6 +27,7 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.kernels import check_amp
 from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_method
@@ -78,7 +79,7 @@ def options_first(request: TrainRequest) -> Iterator[None]:
         info = DATASETS.get(recipe.dataset, DATASETS[known])
         processes = request.processes or 1
         Plan(recipe.batch_size, recipe.batch_size, 1, shuffled(1, 0), False, processes, request.accumulation)
-        with torch.device("meta"):  # names and shapes
+        with names_and_shapes():
             model = method.build_model(recipe, info.classes or 2, info.task)
         if request.grad_checkpointing:
             checkpoint_gradients(method, model)
