@@ -17,6 +17,7 @@ from attnbias.methods.absvit import attention, augment, convert, loss, recipe
 from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.maps import attention_weights
+from attnbias.methods.engine.outline import undrawn
 from attnbias.weights.files import match_state, read_checkpoint
 from tests.parity.golden_case import Golden
 
@@ -36,7 +37,8 @@ def model_of(config: dict[str, Any], state: dict[str, Tensor]) -> VisionTransfor
     options = dict(recipe.ARCHITECTURES[size], num_classes=config.get("num_classes", 1000))
     options["img_size"] = tuple(np.broadcast_to(config.get("img_size", 224), 2).tolist())
     options |= {name: config[name] for name in OPTIONS if name in config}
-    model = AbSViT(gain=config.get("feedback_aug", 1), **options) if top_down else VisionTransformer(**options)
+    with undrawn():
+        model = AbSViT(gain=config.get("feedback_aug", 1), **options) if top_down else VisionTransformer(**options)
     model.load_state_dict(METHOD.convert(state))
     return model.eval()
 

@@ -24,6 +24,7 @@ from attnbias.methods.absvit.segmentation.metrics import area_measures, class_me
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.display.segments import paint
+from attnbias.methods.engine.outline import undrawn
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.weights.files import read_checkpoint
 from tests.parity import absvit_segmentation_data, golden
@@ -129,7 +130,8 @@ def parameters(module: torch.nn.Module) -> int:
 
 @torch.no_grad()
 def backbone(case: Golden) -> dict[str, Any]:
-    model = backbone_of(case.config)
+    with undrawn():
+        model = backbone_of(case.config)
     model.load_state_dict(case.state_dict())
     images = image_of(case)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]

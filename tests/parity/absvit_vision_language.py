@@ -17,6 +17,7 @@ from attnbias.methods.absvit.vision_language.model import CLASSIFIERS, VisionLan
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, TEXT_ENCODERS, VisionLanguageRecipe
 from attnbias.methods.absvit.vision_language.text import build_text
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT, build_vision
+from attnbias.methods.engine.outline import undrawn
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from tests.parity import absvit_vision_language_data
@@ -300,13 +301,14 @@ def vit_prompt(case: Golden) -> dict[str, Any]:
     config, images = case.config, torch.from_numpy(case.input("image"))
     kind, architecture = architecture_of(config["vit"])
     gain = VisionLanguageRecipe().feedback_gain
-    vision = build_vision(
-        architecture,
-        images.shape[-1],
-        top_down=kind == "absvit",
-        text_width=config["text_dim"],
-        gain=gain,
-    )
+    with undrawn():
+        vision = build_vision(
+            architecture,
+            images.shape[-1],
+            top_down=kind == "absvit",
+            text_width=config["text_dim"],
+            gain=gain,
+        )
     state = METHOD.convert({f"{convert.VISION}{name}": value for name, value in case.state_dict().items()})
     vision.load_state_dict({name.removeprefix(convert.VISION): value for name, value in state.items()})
     vision.eval()

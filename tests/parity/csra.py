@@ -27,6 +27,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.metrics import average_precision
+from attnbias.methods.engine.outline import undrawn
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from tests.parity import csra_data, csra_vis, golden
@@ -111,7 +112,8 @@ def _model(case: Golden) -> CSRA:
         vit_sizes = {n: config[n] for n in sizes if n in config}
         network = partial(timm.create_model, "vit_base_patch16_224", global_pool="", **vit_sizes)
         head = MultiHeadClassifier(config["embed_dim"], classes, TEMPERATURES[heads], config["lam"])
-        model = CSRA(TimmFeatures(network, vit_sizes["img_size"]), head)
+        with undrawn():
+            model = CSRA(TimmFeatures(network, vit_sizes["img_size"]), head)
     else:
         told = METHOD.infer(state)
         assert (told["num_heads"], told["num_classes"]) == (heads, classes)
@@ -122,7 +124,8 @@ def _model(case: Golden) -> CSRA:
             config.only(qkv_bias=True)
         fields = {"backbone": backbone, "num_heads": heads, "lam": config["lam"]}
         size = config.get("img_size", 224)
-        model = METHOD.build_model(CSRARecipe(**fields, image_size=size), classes, "multilabel")
+        with undrawn():
+            model = METHOD.build_model(CSRARecipe(**fields, image_size=size), classes, "multilabel")
     model.load_state_dict(state)
     config.only(input_dim=model.classifier.weight.shape[-1], temperatures=model.classifier.temperatures)
     if vit:

@@ -39,7 +39,8 @@ def weight(name: str, shape: tuple[int, ...], dtype: str = "float32", salt: int 
     else:
         fan_in = math.prod(shape[1:])
         gain = 2.0 if len(shape) == 4 else 1.0
-        value = math.sqrt(gain / fan_in) * rng.standard_normal(size=shape)
+        value = rng.standard_normal(size=shape)
+        value *= math.sqrt(gain / fan_in)
     return np.asarray(value, dtype=dtype)
 
 

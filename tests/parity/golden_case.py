@@ -172,7 +172,7 @@ class Golden:
             if name in weights:
                 value = self.array(spec, name) if isinstance(spec, dict) and "kind" in spec else _constant(spec)
                 weights[name] = np.broadcast_to(value, weights[name].shape).astype(weights[name].dtype)
-        return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        return {name: torch.from_numpy(value) for name, value in weights.items()}
 
     def input(self, key: str, step: int | None = None) -> Any:
         """The array that an input stands for; `step` fills `{k}` (or `{i}`, `{s}`) of a name, or is appended to it."""

@@ -22,6 +22,7 @@ from attnbias.data.transforms.cutout import cut_out
 from attnbias.data.transforms.multiscale_crop import crop_offsets, crop_sizes
 from attnbias.data.transforms.randaugment import OPERATIONS, STEPS, apply_operation
 from attnbias.methods.engine.metrics import average_precision
+from attnbias.methods.engine.outline import undrawn
 from attnbias.methods.engine.recipe import override, parse
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.ida.convert import convert, convert_classifier
@@ -82,7 +83,9 @@ def build(case: Golden, **changes: Any) -> IDA:
         model = IDA(nn.Identity(), head)
     else:
         size = case.inputs["images"]["shape"][-1] if "images" in case.inputs else case.inputs["train_x"]["shape"][-1]
-        built = METHOD.build_model(parse(IDARecipe, fields | {"image_size": size}), config["num_classes"], "multilabel")
+        recipe = parse(IDARecipe, fields | {"image_size": size})
+        with undrawn():
+            built = METHOD.build_model(recipe, config["num_classes"], "multilabel")
         assert isinstance(built, IDA)
         model = built
         head = model.head

@@ -17,6 +17,7 @@ from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.inaturalist import read_inaturalist
 from attnbias.methods.engine.maps import attention_weights
 from attnbias.methods.engine.metrics import by_formula
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.llb.attention import attention, object_maps
@@ -105,7 +106,8 @@ def schedule_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def model_of(case: Golden) -> tuple[LLB, LLBRecipe]:
     recipe = recipe_of(case.config)
-    model = METHOD.build_model(recipe, case.config["num_classes"], "singlelabel")
+    with undrawn():
+        model = METHOD.build_model(recipe, case.config["num_classes"], "singlelabel")
     assert isinstance(model, LLB)
     model.load_state_dict(METHOD.convert(case.state_dict()))
     return model, recipe
@@ -231,7 +233,7 @@ def layouts(case: Golden) -> dict[str, Any]:
                 "legacy_freeze": family == "swag",
             },
         )
-        with torch.device("meta"):
+        with names_and_shapes():
             model = METHOD.build_model(recipe, config["num_classes"], "singlelabel")
         parameters = dict(model.named_parameters())
         published = METHOD.convert({key: torch.empty(shape, device="meta") for key, (shape, _) in layout.items()})

@@ -17,6 +17,7 @@ from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_images, 
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
 from attnbias.methods.engine.metrics import singlelabel_measures
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
 from attnbias.methods.lsas.convert import convert, infer, our_name
@@ -76,7 +77,8 @@ def classes_of(config: Settings) -> int:
 def model_of(case: Golden, **more: Any) -> tuple[ResNet, LSASRecipe]:
     """The network of a case with its weights, loaded under the published names."""
     recipe = recipe_of(case.config, **more)
-    model = METHOD.build_model(recipe, classes_of(case.config), "singlelabel")
+    with undrawn():
+        model = METHOD.build_model(recipe, classes_of(case.config), "singlelabel")
     state = METHOD.convert(case.state_dict())
     model.load_state_dict(state)
     told = infer(state)
@@ -307,7 +309,7 @@ def rates(case: Golden) -> dict[str, Any]:
 
 def parameter_groups(case: Golden) -> dict[str, Any]:
     recipe = recipe_of(case.config, **{"weight_decay": 1e-4, **flags(case.config)})
-    with torch.device("meta"):
+    with names_and_shapes():
         model = METHOD.build_model(recipe, 1000, "singlelabel")
     return {"groups": described_groups(case, model, build_optimizer(METHOD.param_groups(model, recipe), recipe))}
 
@@ -452,7 +454,7 @@ def cost(case: Golden) -> dict[str, Any]:
     rows = []
     for family, arch, kwargs, resolution, *_ in case.raw["data"]["rows"]:
         config = Settings({"family": family, "arch": arch, "kwargs": kwargs})
-        with torch.device("meta"):
+        with names_and_shapes():
             model = METHOD.build_model(recipe_of(config), classes_of(config), "singlelabel")
         found = measure_cost(model, resolution)
         rows.append([family, arch, kwargs, resolution, found.operations, found.parameters, found.macs])

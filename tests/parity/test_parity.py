@@ -11,6 +11,11 @@ from tests.parity.harness import check, golden_files
 
 DEFAULT = Path(__file__).parent.parent / "goldens"
 LARGE = 100_000_000
+HEAVY = {
+    "ida/traj_r101_heavy_readme_recipe": "the same command over features is traj_feat_heavy_adamtwd_onecycle, and the "
+    "whole network's gradients are grad_r101_c80_h4_heavy; its own notes ask for loose limits after two steps",
+}
+"""Cases that take as long as fifty others, and which lighter ones keep their promise: they wait for `-m slow` too."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,8 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for path in files:
         # Whoever names a folder wants all of it; by default the large models wait for `-m slow`.
         large = given is None and path.name.endswith(".json.gz") and Golden.read(path).parameters > LARGE
-        marks = [pytest.mark.slow] if large else []
-        cases.append(pytest.param(path, id=str(path.relative_to(root)).split(".")[0], marks=marks))
+        name = str(path.relative_to(root)).split(".")[0]
+        marks = [pytest.mark.slow] if large or (given is None and name in HEAVY) else []
+        cases.append(pytest.param(path, id=name, marks=marks))
     metafunc.parametrize("golden_file", cases)
 
 
