@@ -112,8 +112,8 @@ class TimmFeatures(nn.Module):
     def __init__(self, build: Callable[..., Any], image_size: int) -> None:
         super().__init__()
         self._build = build
+        shape = _shape_of(build, image_size)  # first: what is refused draws no weights
         self.model = build(num_classes=0)
-        shape = _shape_of(build, image_size)
         self.prefix_tokens, self.channels_last, self.num_features = shape.prefix, shape.channels_last, shape.width
         _take_out(self.model, shape.unreached)
 

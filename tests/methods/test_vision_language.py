@@ -44,9 +44,10 @@ def write(path: Path, content: Any, *, lines: bool = False) -> None:
 # Each task on images and texts --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["drawn", "photographs"])
+@pytest.fixture(scope="module", params=["drawn", pytest.param("photographs", marks=pytest.mark.slow)])
 def fixtures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pieces of each set in their own files: drawn squares that texts name, and real ones where they lie."""
+    """Pieces of each set in their own files: drawn squares that texts name, and, where they lie, real ones, which
+    tests/data/test_language_samples.py reads."""
     if request.param == "photographs":
         return Path(request.getfixturevalue("real_data")) / "vl_fixtures"
     folder = tmp_path_factory.mktemp("pieces")
