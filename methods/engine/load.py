@@ -290,15 +290,8 @@ def load_run(
     with undrawn():
         model = method.build_model(recipe, len(described.classes), described.task)
     load_strict(model, _fitted(method, model, described.state), path)
-    return Loaded(
-        method,
-        recipe,
-        model.to(device).eval(),
-        described.classes,
-        described.task,
-        described.source,
-        described.tells_recipe,
-    )
+    about = described.classes, described.task, described.source, described.tells_recipe
+    return Loaded(method, recipe, model.to(device).eval(), *about)
 
 
 def _around(

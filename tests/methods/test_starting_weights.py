@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,26 @@ def test_on_a_machine_without_network_and_data_every_recipe_says_what_is_missing
         assert str(tmp_path / "cache" / "weights" / init / published.file) in refused.line
         assert f"{published.megabytes:.0f} MB" in refused.line
     assert not (tmp_path / "run").exists()
-    dry = attnbias(*run, "--offline", "--dry-run", expect=0)
+    assert not (tmp_path / "cache").exists()
+
+
+def kinds_of_starts() -> list[Any]:
+    """The same recipes; of those of one task that start from the same, the first in the fast suite."""
+    known, kinds = set[tuple[str, str, str]](), []
+    for method, name, init in STARTS:
+        kind = method, init, getattr(get_method(method).recipes[name].recipe, "task", "")
+        kinds.append(pytest.param(method, name, init, marks=[pytest.mark.slow] if kind in known else []))
+        known.add(kind)
+    return kinds
+
+
+@pytest.mark.parametrize(("method", "name", "init"), kinds_of_starts(), ids=lambda value: str(value))
+def test_a_dry_run_without_network_and_data_says_where_a_recipe_would_start(
+    method: str, name: str, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTNBIAS_CACHE", str(tmp_path / "cache"))
+    run = ["train", method, "--recipe", name, "--gpus", 0, "--amp", "no", "--data-root", tmp_path / "data"]
+    dry = attnbias(*run, "--out", tmp_path / "run", "--offline", "--dry-run", expect=0)
     assert "starting weights: " in dry.out
     assert init in dry.out
     assert "is not prepared here" in dry.out
