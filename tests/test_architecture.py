@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from attnbias.methods import METHODS
-from tests.helpers.house import long_functions, uses_of
+from tests.helpers.house import files, long_functions, uses_of
 from tests.import_circles import circles, imported, imports, modules_of
 
 REPO = Path(__file__).parent.parent
@@ -110,15 +110,12 @@ def test_whatever_is_said_goes_through_one_place() -> None:
     """A new table or file cannot forget that names are data: only screen.py prints, text.py writes CSV and HTML."""
     said = {"rich", "html", "string"}
     written = {"print", "echo", "secho", "writer", "DictWriter", "basicConfig", "stdout.write", "stderr.write"}
-    for room in ("cli", "data", "methods", "weights", "src"):
-        for path in sorted((REPO / room).rglob("*.py")):
-            if path.relative_to(REPO).as_posix() in ("methods/engine/screen.py", "methods/engine/text.py"):
-                continue
-            assert not {module.split(".")[0] for module in imports(path)} & said, path
-            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-            names = {ast.unparse(call) for call in calls}
-            last = {".".join(name.split(".")[part:]) for name in names for part in (-1, -2)}
-            assert not last & written, path
+    for file in files():
+        if file.path in ("methods/engine/screen.py", "methods/engine/text.py"):
+            continue
+        assert not {module.split(".")[0] for module in imports(REPO / file.path)} & said, file.path
+        last = {".".join(name.split(".")[part:]) for name in file.calls for part in (-1, -2)}
+        assert not last & written, file.path
 
 
 PARSERS = {
@@ -141,12 +138,7 @@ PARSERS = {
 @pytest.mark.parametrize("calls", PARSERS, ids=lambda calls: calls[0])
 def test_stored_files_are_parsed_in_few_places(calls: tuple[str, ...]) -> None:
     """Whatever is in a file that is read back, the answer is one line: data/reading.py sees to that."""
-    found = set()
-    for room in ("cli", "data", "methods", "weights", "src"):
-        for path in (REPO / room).rglob("*.py"):
-            nodes = ast.walk(ast.parse(path.read_text()))
-            if {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)} & {*calls}:
-                found.add(path.relative_to(REPO).as_posix())
+    found = {file.path for file in files() if file.calls & {*calls}}
     assert found <= PARSERS[calls]
 
 
