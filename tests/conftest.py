@@ -84,9 +84,9 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["drawn", "photographs"])
+@pytest.fixture(scope="session", params=["drawn", pytest.param("photographs", marks=pytest.mark.slow)])
 def coco_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder in COCO's layout: a set drawn by `helpers/drawn.py`, and 128 real photographs where they lie."""
+    """Folder in COCO's layout: a set drawn by `helpers/drawn.py`, and, where they lie, 128 real photographs."""
     if request.param == "photographs":
         return Path(request.getfixturevalue("real_data")) / "coco128"
     from tests.helpers.drawn import draw_coco

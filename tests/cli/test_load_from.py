@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attnbias.methods.engine.load import load_run, weights_metadata
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
@@ -135,7 +136,7 @@ def test_flags_that_contradict_the_weights(
 
 
 def resnet18_names() -> dict[str, torch.Tensor]:
-    with torch.device("meta"):
+    with names_and_shapes():
         backbone = get_method("csra").build_model(
             get_method("csra").recipe_type(backbone="resnet18", num_heads=1), 20, "multilabel"
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.load import load_run
+from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, override, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.resolve import resolve_recipe
@@ -150,7 +150,7 @@ def test_every_named_recipe_builds(name: str) -> None:
     method = get_method(name)
     for title, named in method.recipes.items():
         recipe, info = named.recipe, DATASETS[named.recipe.dataset]
-        with torch.device("meta"):
+        with names_and_shapes():
             model = method.build_model(recipe, info.classes or 0, info.task)
         grouped = [p for group in method.param_groups(model, recipe) for p in group["params"]]
         trained = [p for p in model.parameters() if p.requires_grad]

@@ -415,7 +415,7 @@ def test_images_of_two_sizes_are_named(tmp_path: Path) -> None:
         _ = in_memory(index, METHOD.recipes["cifar10"].recipe, train=True).pixels
 
 
-@pytest.fixture(scope="module", params=["drawn", "photographs"])
+@pytest.fixture(scope="module", params=["drawn", pytest.param("photographs", marks=pytest.mark.slow)])
 def cifar(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CIFAR-10 as a folder of each class: a few drawn images, and 2,500 real ones where they lie."""
     if request.param == "photographs":

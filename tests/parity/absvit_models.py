@@ -17,7 +17,7 @@ from attnbias.methods.absvit import attention, augment, convert, loss, recipe
 from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT, build
 from attnbias.methods.engine.maps import attention_weights
-from attnbias.methods.engine.outline import undrawn
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.weights.files import match_state, read_checkpoint
 from tests.parity.golden_case import Golden
 
@@ -141,7 +141,7 @@ def layouts(case: Golden) -> dict[str, Any]:
     counts, shapes, groups, names = [], {}, {}, {}
     for name in case.raw["models"]:
         settings = recipe_of({**case.config, "model": name})
-        with torch.device("meta"):
+        with names_and_shapes():
             model = build(settings, case.config["num_classes"])
         counts.append(sum(p.numel() for p in model.parameters()))
         shapes[name] = {key: [list(v.shape), str(v.dtype).split(".")[1]] for key, v in model.state_dict().items()}

@@ -24,7 +24,7 @@ from attnbias.methods.absvit.segmentation.metrics import area_measures, class_me
 from attnbias.methods.absvit.segmentation.model import TRAINED, DenseAbSViT, DenseViT, Segmenter, freeze
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
 from attnbias.methods.engine.display.segments import paint
-from attnbias.methods.engine.outline import undrawn
+from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.weights.files import read_checkpoint
 from tests.parity import absvit_segmentation_data, golden
@@ -305,7 +305,7 @@ def overlay(case: Golden) -> dict[str, Any]:
 
 
 def param_groups(case: Golden) -> dict[str, Any]:
-    with torch.device("meta"):
+    with names_and_shapes():
         model = segmenter_of(case.config)
     recipe = SegmentationRecipe()
     groups = METHOD.param_groups(model, recipe)

@@ -75,8 +75,8 @@ FORMS: dict[str, Callable[[State], Any]] = {
 FILES = {
     "csra/fwd_r18_h2": ("csra", {"backbone": "resnet18", "num_heads": 2}, 20),
     "csra/fwd_vitb_h1_wider": ("csra", {"backbone": "vit_b16", "num_heads": 1}, 14),
-    "ida/full_r101_c80_h4_heavy": ("ida", {"backbone": "resnet101", "samples": 4, "heavy": True}, 80),
     "ida/full_r101_c80_linear": ("ida", {"backbone": "resnet101", "classifier": "linear"}, 80),
+    "ida/full_r101_c80_h4_heavy": ("ida", {"backbone": "resnet101", "samples": 4, "heavy": True}, 80),
     "ida/full_swinb384_c80_h4_heavy": ("ida", {"backbone": "swin_base_patch4_window12_384"}, 80),
     "lsas/fwd_cifar_lsas_d29_order2": ("lsas", {"network": "cifar", "depth": 29, "order": 2}, 10),
     "lsas/fwd_imagenet_lsas_r18": ("lsas", {"network": "imagenet", "depth": 18, "order": 1}, 1000),
@@ -88,11 +88,16 @@ FILES = {
 }
 
 
+FIRST = {golden.partition("/")[0]: golden for golden in reversed(FILES)}
+"""Method -> the file that comes in every wrapper; its others come in the first one."""
+
+
 @pytest.mark.parametrize("golden", FILES)
 def test_every_wrapper_of_every_method_is_read_and_recognised(golden: str, tmp_path: Path) -> None:
     method, fields, classes = FILES[golden]
     state = of_layout(golden)
-    for name, wrap in FORMS.items():
+    forms = FORMS if golden in FIRST.values() else dict([*FORMS.items()][:1])
+    for name, wrap in forms.items():
         for zipped in (True, False):
             path = tmp_path / "w.pth.tar"
             torch.save(wrap(state), path, _use_new_zipfile_serialization=zipped)
