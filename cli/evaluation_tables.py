@@ -27,7 +27,8 @@ def show_results(results: list[Json], per_class: bool) -> None:
     table = Table()
     table.column("measure", no_wrap=True)
     for result in results:
-        table.column(Path(result["load_from"]).name, result["split"], justify="right")
+        part = [result["drawn"].partition(",")[0]] if "drawn" in result else []
+        table.column(Path(result["load_from"]).name, result["split"], *part, justify="right")
     shown = [probe for probe in probes() if all(probe.name in result for result in results)]
     baselines = {name: means for probe in shown for name, means in probe.baselines(first[probe.name]).items()}
     for name in baselines:
@@ -81,6 +82,8 @@ def _show_robustness(results: list[Json]) -> None:
 def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
     """Say what the figures of a split do not hold, and what they are not."""
     split, remarks = result["split"], list(result["rules"])
+    if "drawn" in result:
+        remarks.append(f"only {result['drawn']}: the whole split has other figures")
     if result["decode"] == "fast":
         remarks.append("images were read with --decode fast")
     if result["amp"] != "no":

@@ -38,11 +38,21 @@ def recipes(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show sources and notes.")] = False,
 ) -> None:
     """Show the named recipes, with what the paper reports for each."""
-    more = ["starts from", "source", "note"] if verbose else []
-    table = Table("method", "recipe", "dataset", "paper reports", *more, names=2)
-    for row in list_recipes(method):
-        words = [row.starts_from, row.source, row.note] if verbose else []
-        table.row(row.method, row.name, row.dataset, _figures(row.reports), *words)
+    rows = list_recipes(method)
+    if verbose:
+        for row in rows:
+            facts = {
+                "dataset": row.dataset,
+                "reports": _figures(row.reports),
+                "starts from": row.starts_from,
+                "source": row.source,
+                "note": row.note,
+            }
+            _facts(f"{row.method} {row.name}", facts)
+        return
+    table = Table("method", "recipe", "dataset", "paper reports", names=2)
+    for row in rows:
+        table.row(row.method, row.name, row.dataset, _figures(row.reports))
     table.show()
 
 
@@ -112,17 +122,25 @@ def weights(
 
     rows = list_weights(method)
     if verbose:
-        for entry in (PUBLISHED[row.name] for row in rows):
-            say(entry.name, style="bold")
-            say(*(f"  {name:<10}{text}" for name, text in _info(entry).items() if text), "")
-    else:
-        table = Table("weights", "of", "MB", "reports", "on this disk", "obtained", names=1)
         for row in rows:
-            size = f"{row.megabytes:.0f}" if row.megabytes else "?"
-            here = styled("yes", "green") if row.path else "no"
-            table.row(row.name, row.of, size, _figures(row.reports), here, row.obtained)
-        table.show()
-    say("", f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
+            _facts(row.name, _info(PUBLISHED[row.name]))
+    else:
+        for of in sorted({row.of for row in rows}, key=lambda of: (of == "backbone", of)):
+            table = Table("backbones" if of == "backbone" else f"models of {of}", "MB", "reports", "obtained", names=1)
+            for row in (row for row in rows if row.of == of):
+                size = f"{row.megabytes:.0f}" if row.megabytes else "?"
+                obtained = styled("on this disk", "green") if row.path else row.obtained
+                table.row(row.name, size, _figures(row.reports), obtained)
+            table.show()
+            say("")
+    say(f"kept in {cache_folder()}; links and licences: attnbias list weights -v")
+
+
+def _facts(title: str, facts: Mapping[str, str]) -> None:
+    """What is known of one thing, a fact a line, as long as it is."""
+    say(title, style="bold")
+    wide = max(map(len, facts)) + 2
+    say(*(f"  {name:<{wide}}{text}" for name, text in facts.items() if text), "")
 
 
 def _figures(reports: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from attnbias.cli.options import read_request
+from attnbias.data.info import together
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.screen import Table, progress, say
@@ -64,15 +65,14 @@ def show(report: Report, dry_run: bool) -> None:
     table = Table("split", "role", ruled=True)
     for column in _figures(summaries[0]):
         table.column(column, justify="right")
-    for summary in summaries:
-        roles = [role for role, split in report.prepared.roles.items() if split == summary.split]
-        table.row(summary.split, ", ".join(roles), *_figures(summary).values())
-    table.show()
-    for summary in summaries:
-        if summary.absent:
-            more = f" and {len(summary.absent) - NAMED:,} more" if len(summary.absent) > NAMED else ""
-            say(f"never in {summary.split}: {', '.join(summary.absent[:NAMED])}{more}")
     played = report.prepared.roles
+    roles = {each.split: ", ".join(role for role, split in played.items() if split == each.split) for each in summaries}
+    for splits, row in together({each.split: (roles[each.split], *_figures(each).values()) for each in summaries}):
+        table.row(splits, *row)
+    table.show()
+    for splits, absent in together({each.split: each.absent for each in summaries if each.absent}):
+        more = f" and {len(absent) - NAMED:,} more" if len(absent) > NAMED else ""
+        say(f"never in {splits}: {', '.join(absent[:NAMED])}{more}")
     train = next(summary for summary in summaries if summary.split == played.get("train", played["val"]))
     if train.shares:
         shares = ", ".join(f"{name.strip()} {share:.1%}" for name, share in train.shares[:NAMED])

@@ -10,7 +10,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -126,6 +126,26 @@ class Index:
     """The segmenter whose guess the objects are, in words; not stored. None where people drew them."""
     dataset_dir: Path | None = field(default=None, compare=False)
     """The dataset's own folder, where the index was read there; it holds what belongs to the set, as its tokenizer."""
+    whole: int | None = field(default=None, compare=False)
+    """How many samples the split has, where these are some of them (`drawn`); not stored."""
+
+    def drawn(self, number: int | None) -> Index:
+        """So many of its samples by chance, in its order, the same ones each time; all where it has no more.
+
+        The first ones would not do: many sets list one class after the other.
+        """
+        import numpy as np  # listings read this file, and need no numpy
+
+        count = len(self.records)
+        if number is None or number >= count:
+            return self
+        chosen = np.sort(np.random.default_rng(0).permutation(count)[:number])
+        return replace(self, records=tuple(self.records[position] for position in chosen), whole=count)
+
+    @property
+    def how_drawn(self) -> str:
+        """all, or how many of the split's samples these are and how they were chosen."""
+        return "all" if self.whole is None else f"{len(self.records)} of {self.whole}, drawn by chance (seed 0)"
 
     def write(self, path: Path) -> None:
         """Write the index atomically (a temporary file, then a rename)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from attnbias.data.index import Orientation, Task
 
@@ -27,6 +27,26 @@ class Archive:
     """Its members are tar files, each to be unpacked into a folder of its name."""
     split: str = ""
     """The split that it is for alone: fetched only where that one is asked for."""
+
+
+MANY_SPLITS = 8
+"""Of more splits than these, those of which the same is said are named together."""
+
+T = TypeVar("T")
+
+
+def together(said: Mapping[str, T]) -> list[tuple[str, T]]:
+    """What is said of each split, under its name; of many, once for all of which the same is said, under the first and
+    last name and their number."""
+    if len(said) <= MANY_SPLITS:
+        return list(said.items())
+    groups: dict[T, list[str]] = {}
+    for split, words in said.items():
+        groups.setdefault(words, []).append(split)
+    return [
+        (splits[0] if len(splits) == 1 else f"{splits[0]} to {splits[-1]} ({len(splits)} splits)", words)
+        for words, splits in groups.items()
+    ]
 
 
 @dataclass(frozen=True)

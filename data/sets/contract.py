@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from attnbias.data.index import Index
-from attnbias.data.info import DatasetInfo
+from attnbias.data.info import DatasetInfo, together
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
 from attnbias.data.tally import Tally
@@ -87,12 +87,13 @@ def chosen_settings(info: DatasetInfo, options: PrepareOptions) -> Json:
 
 
 def check_counts(info: DatasetInfo, indexes: Sequence[Index]) -> list[str]:
-    """One warning for each split whose number of samples is not the official one."""
-    return [
-        f"{index.split}: {len(index.records):,} samples, the official set has {info.counts[index.split]:,}"
+    """A warning for each split whose number of samples is not the official one; of many splits, for all alike."""
+    wrong = {
+        index.split: f"{len(index.records):,} samples, the official set has {info.counts[index.split]:,}"
         for index in indexes
         if index.split in info.counts and len(index.records) != info.counts[index.split]
-    ]
+    }
+    return [f"{splits}: {words}" for splits, words in together(wrong)]
 
 
 def first_existing(paths: Sequence[Path]) -> Path | None:

@@ -137,7 +137,7 @@ def list_weights(method: str | None = None) -> list[WeightsRow]:
             tuple(entry.methods),
             entry.megabytes or None,
             entry.paper,
-            "does not load" if entry.refused else "by hand" if entry.browser else "by weights fetch",
+            "does not load" if entry.refused else "by hand" if entry.browser else "weights fetch",
             entry.licence,
             entry.url,
             in_cache(entry),

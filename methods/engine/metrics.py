@@ -76,7 +76,7 @@ def multilabel_measures(
 
 
 def singlelabel_measures(targets: np.ndarray, scores: np.ndarray) -> Metrics:
-    """Measure single-label scores: top-1 and top-5 accuracy in per cent.
+    """Measure single-label scores: top-1 and, of more than five classes, top-5 accuracy in per cent.
 
     Raises:
         NotFiniteError: a score is not finite.
@@ -275,6 +275,8 @@ class Metric:
     """Whether `val`'s table of attacks and corruptions shows it."""
     of_class: bool = False
     """Whether it is a figure of each class, for `val --per-class`."""
+    least_classes: int = 1
+    """Of sets with fewer classes it says nothing, and is left out."""
 
     def of(self, targets: np.ndarray, scores: np.ndarray) -> float | None:
         """Its value, in per cent, by its formula; None where it has none."""
@@ -316,11 +318,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "top5",
-        "share of images whose class is among the five highest scores",
+        "share of images whose class is among the five highest scores; left out of sets of five classes or fewer",
         labels="singlelabel",
         of_sample=partial(among_highest, count=5),
         brief=True,
         robustness=True,
+        least_classes=6,
     ),
     Metric("CE", "error under a corruption over AlexNet's", "lower", compared=True, robustness=True),
     Metric("mCE", "mean of CE over all corruptions", "lower", compared=True, robustness=True),
@@ -344,7 +347,8 @@ labels leads: gaps between splits are of it, and intervals of robustness."""
 
 
 def _of_table(labels: str, targets: np.ndarray, scores: np.ndarray, but: str = "") -> dict[str, float | None]:
-    return {metric.name: metric.of(targets, scores) for metric in by_formula(labels) if metric.name != but}
+    asked = [each for each in by_formula(labels) if each.name != but and scores.shape[1] >= each.least_classes]
+    return {metric.name: metric.of(targets, scores) for metric in asked}
 
 
 def names(of: Callable[[Metric], bool]) -> list[str]:

@@ -919,6 +919,13 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     split: tuple[str, ...] | None = option(
         None, "Splits, comma-separated.", shown="val; none where --imagenet-* sets are asked for"
     )
+    limit: int | None = option(
+        None,
+        "Only N samples of each split, drawn by chance (seed 0).",
+        metavar="N",
+        ge=1,
+        shown="all",
+    )
     per_class: bool = option(False, "Also show the measures of each class, and which are confused.")
     calibration: bool = option(False, "Also measure whether scores are probabilities.", often=False)
     real_labels: bool = option(False, "Also measure by ImageNet's reassessed labels (ReaL).")
@@ -1004,7 +1011,7 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         holds_objects = self.measures_bias or self.reliance or self.backgrounds
         of_splits = (
             *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
-            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups", "calibration"),
+            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups", "calibration", "limit"),
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),

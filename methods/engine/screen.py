@@ -13,13 +13,14 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Literal, Protocol, Self, TypeVar
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.markup import escape as literal
 from rich.progress import (
@@ -121,9 +122,10 @@ class Table:
         self._header = header
         self._columns: list[tuple[str, Literal["left", "right"]]] = []
         self._rows: list[list[str]] = []
+        self._gap = 1 if ruled else 2
         self._table = RichTable(
             box=box.SIMPLE if ruled else None,
-            padding=(0, 1, 0, 0) if ruled else (0, 2, 0, 0),
+            padding=(0, self._gap, 0, 0),
             pad_edge=ruled,
             show_header=header,
         )
@@ -157,13 +159,39 @@ class Table:
         """Print it on a console, below its title."""
         if self._title is not None:
             console.write(Text(visible(self._title), "italic"), soft_wrap=True)
+        self._fit(console.width)
         console.write(self._table)
+
+    def _fit(self, width: int) -> None:
+        """Share out a screen that is too narrow: while there is room for them no word is broken, then long ones are."""
+        drawn = self._table.columns
+        heads = [head for head, _ in self._columns]
+        rows = [heads, *self._rows] if self._header else self._rows
+        columns = [[row[place] for row in rows if place < len(row)] for place in range(len(drawn))]
+        whole = [max((cell_len(line) for cell in cells for line in cell.splitlines()), default=0) for cells in columns]
+        words = [max((cell_len(word) for cell in cells for word in cell.split()), default=0) for cells in columns]
+        words = [line if column.no_wrap else word for column, line, word in zip(drawn, whole, words, strict=True)]
+        names = [line if column.no_wrap else 1 for column, line in zip(drawn, whole, strict=True)]
+        room = width - self._gap * len(drawn) - (len(drawn) + 1 if self._table.box else 0)
+        if sum(whole) > room:
+            given = _shared(words, whole, room) if sum(words) <= room else _shared(names, words, room)
+            for column, each in zip(drawn, given, strict=True):
+                column.width = each
 
     def html(self) -> str:
         """The table for a notebook, below its title."""
         title = html_paragraph(self._title) if self._title else ""
         rows = [[*row, *[""] * (len(self._columns) - len(row))] for row in self._rows]
         return title + html_table(self._columns, rows, header=self._header)
+
+
+def _shared(least: Sequence[int], wanted: Sequence[int], room: int) -> list[int]:
+    """A width for each column, that together have room: the widest give way first, none below its least."""
+    for most in range(max(wanted), 0, -1):
+        given = [max(low, min(high, most)) for low, high in zip(least, wanted, strict=True)]
+        if sum(given) <= room:
+            break
+    return given
 
 
 class Captured:

@@ -70,6 +70,11 @@ def _visible_letter(letter: str) -> str:
 # CSV ------------------------------------------------------------------------------------------------------------------
 
 
+def figure(value: float | None) -> str:
+    """A figure of a table that programs read: eight significant digits, more than float32 tells apart."""
+    return "" if value is None else f"{value:.8g}"
+
+
 def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
     """Write rows as CSV in UTF-8; a text that a spreadsheet would compute begins with an apostrophe.
 

@@ -141,6 +141,8 @@ def _check(request: ValRequest) -> None:
     corruptions(request)
     if request.store and request.amp != "no":
         raise UsageError("--store keeps the figures that runs are compared by, in float32; leave --amp out, or --store")
+    if request.store and request.limit is not None:
+        raise UsageError("--store keeps the figures of whole splits; leave --limit out, or --store")
     if request.store and request.masks is not None:
         raise UsageError("--store keeps what is held against objects that people drew; use --json or --bias-out DIR")
     if request.store and request.objects is not None:
@@ -231,6 +233,7 @@ class _Point:
             "dataset": index.dataset,
             "split": index.split,
             "samples": len(evaluation.ids),
+            **({} if index.whole is None else {"drawn": index.how_drawn}),
             "skipped": evaluation.skipped,
             "decode": request.decode,
             "amp": request.amp,

@@ -15,6 +15,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.recipe import FRESH
 from attnbias.methods.engine.registry import get_description, get_method
+from attnbias.methods.engine.screen import Table
 from attnbias.weights.manifest import PUBLISHED
 from tests.helpers.command_line import attnbias
 
@@ -58,8 +59,29 @@ def test_names_that_are_to_be_typed_are_not_broken_at_80_columns(asked: list[str
     }[asked[0]]
     words = set(done.output.split())
     assert [name for name in names if name not in words] == []
-    table = done.output.partition("\n\n")[0]
-    assert max(map(len, table.splitlines())) <= 80
+    table = done.output.partition("kept in")[0]
+    assert "-v" in asked or max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("asked", [["weights"], ["recipes"], ["datasets"], ["methods"]])
+def test_no_word_is_broken_at_80_columns(asked: list[str]) -> None:
+    narrow, wide = (CliRunner().invoke(listing, asked, env={"COLUMNS": str(columns)}).output for columns in (80, 500))
+    assert set(narrow.split()) == set(wide.split())
+
+
+def test_names_that_are_too_long_are_broken_before_the_words_beside_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    table = Table("measure", title="a title that is longer than the forty letters of the table below it")
+    for run in ("a-run-with-a-very-long-name", "another-run-with-a-long-name"):
+        table.column(run, justify="right")
+    table.row("accuracy", "97.25", "97.5 (+0.25)*")
+    table.show()
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.endswith("below it")
+    assert max(map(len, lines)) <= 40
+    assert {"measure", "accuracy", "97.25", "(+0.25)*"} <= set(" ".join(lines).split())
 
 
 def test_which_datasets_are_ready_and_more_of_each(demo_root: Path, tmp_path: Path) -> None:

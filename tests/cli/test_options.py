@@ -124,6 +124,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "--class-map"
         ),
         "cli/test_val_options.py::test_each_class_has_its_row_where_that_is_typed": "--per-class",
+        "cli/test_val_options.py::test_some_samples_are_drawn_and_every_figure_says_that_it_is_of_some": "--limit",
         "engine/test_calibration.py::test_val_shows_them_in_short_and_writes_all": "--calibration",
         "cli/test_val_options.py::test_the_map_that_was_typed_is_held_against_the_objects": "--map",
         "cli/test_val_options.py::test_context_and_faithfulness_are_measured_where_that_is_typed": (

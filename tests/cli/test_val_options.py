@@ -61,6 +61,31 @@ def test_an_attack_is_as_strong_as_typed(
     assert change == pytest.approx(levels, rel=1e-3)
 
 
+def test_some_samples_are_drawn_and_every_figure_says_that_it_is_of_some(
+    model: Path, demo_root: Path, tmp_path: Path
+) -> None:
+    asked = ("--limit", 16, "--bias", "--bias-out", tmp_path / "bias", "--csv", tmp_path / "scores.csv")
+    (some,) = val(model, demo_root, *asked, "--corrupt", "fog", "--severity", 5)
+    drawn = "16 of 24, drawn by chance (seed 0)"
+    assert (some["samples"], some["drawn"], some["bias"]["drawn"]) == (16, drawn, drawn)
+    assert json.loads((tmp_path / "bias" / "bias.json").read_text())["drawn"] == drawn
+    assert [row["test"] for row in some["robustness"]] == [
+        f"demo/val (16 of 24){words}" for words in ("", " fog", " corrupted")
+    ]
+    with (tmp_path / "scores.csv").open() as file:
+        scored = [row["path"] for row in csv.DictReader(file)]
+    assert scored == sorted(scored)
+    assert scored[-1] != "images/val/000015.png"  # not the first ones
+    common = ("val", "csra", "--load-from", model, "--data-root", demo_root, "--gpus", 0, "--threads", 1)
+    shown = attnbias(*common, "--limit", 16, expect=0).out
+    assert "16 of 24 " in shown
+    assert f"val: only {drawn}: the whole split has other figures" in shown
+    assert "--store keeps the figures of whole splits" in attnbias(*common, "--limit", 16, "--store", expect=2).line
+    (whole,) = val(model, demo_root, "--limit", 24)
+    assert whole["samples"] == 24
+    assert "drawn" not in whole
+
+
 @pytest.mark.parametrize("name", ["imagenet-c", "imagenet-a", "imagenet-r", "imagenet-sketch"])
 def test_a_published_set_that_was_asked_for_is_the_one_that_is_opened(name: str, model: Path, tmp_path: Path) -> None:
     flags = ("--imagenet-c", "--imagenet-a", "--imagenet-r", "--imagenet-sketch")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torchvision
 
+from attnbias.cli.prepare_data import show
 from attnbias.data import prepare as preparing
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
@@ -210,7 +211,7 @@ def test_renditions_are_labelled_by_synset_never_by_position(tmp_path: Path, off
         prepare("imagenet-a", source, tmp_path / "second")
 
 
-def test_sketches_and_corruptions(tmp_path: Path, offer: Offer) -> None:
+def test_sketches_and_corruptions(tmp_path: Path, offer: Offer, capsys: pytest.CaptureFixture[str]) -> None:
     source = tree(tmp_path / "sketches", {f"sketch/{CRANE}/sketch_1.JPEG": jpeg()})
     assert listed(prepare("imagenet-sketch", source, tmp_path).indexes[0]) == [(f"{CRANE}/sketch_1.JPEG", 134)]
     files: dict[str, dict[str, bytes]] = {}
@@ -220,6 +221,12 @@ def test_sketches_and_corruptions(tmp_path: Path, offer: Offer) -> None:
     offer("imagenet-c", {name: tar(content) for name, content in files.items()})
     report = fetched("imagenet-c", tmp_path)
     assert report.prepared.splits == DATASETS["imagenet-c"].splits
+    everywhere = "brightness-1 to zoom_blur-5 (75 splits)"
+    assert report.warnings == [f"{everywhere}: 1 samples, the official set has 50,000"]
+    show(report, dry_run=False)
+    shown = capsys.readouterr().out
+    assert f"never in {everywhere}: tench, " in shown
+    assert len(shown.splitlines()) < 20
     assert listed(open_split("imagenet-c", "snow-4", tmp_path)) == [(f"{GOLDFISH}/1.JPEG", 1)]
     grouped = tree(tmp_path / "grouped", {f"noise/shot_noise/2/{GOLDFISH}/1.JPEG": jpeg()})
     report = prepare("imagenet-c", grouped, tmp_path / "second")

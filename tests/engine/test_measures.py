@@ -198,7 +198,9 @@ def test_the_highest_are_counted_from_the_first_class_and_clamp_to_the_number_of
     targets = np.array([1, 2, 1])
     assert among_highest(targets, scores, 1).tolist() == [True, False, False]  # among equal scores the first leads
     assert among_highest(targets, scores, 2).tolist() == [True, False, True]
-    assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3, "top5": 100})
+    assert singlelabel_measures(targets, scores) == pytest.approx({"top1": 100 / 3})  # of three classes no top-5
+    six = np.pad(scores, ((0, 0), (0, 3)))
+    assert singlelabel_measures(targets, six) == pytest.approx({"top1": 100 / 3, "top5": 100})
 
 
 def test_real_accuracy_is_timms_and_leaves_out_images_without_labels(tmp_path: Path) -> None:

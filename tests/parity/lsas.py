@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from attnbias.data.transforms.mixing import cutmix_box, kept_share, mix_images, mix_targets
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.maps import grad_cam, minmax, upsample
-from attnbias.methods.engine.metrics import singlelabel_measures
+from attnbias.methods.engine.metrics import among_highest, singlelabel_measures
 from attnbias.methods.engine.outline import names_and_shapes, undrawn
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
 from attnbias.methods.lsas.attention import channel_attention, class_activation_maps
@@ -362,8 +362,7 @@ def measures(case: Golden) -> dict[str, Any]:
         return {"avg": mean, "sum": mean * count, "count": count}
     if not case.inputs:
         classes = case.config["num_classes"]
-        found = singlelabel_measures(np.arange(classes), np.eye(classes))
-        return {"top5": found["top5"]}
+        return {"top5": 100 * among_highest(np.arange(classes), np.eye(classes), 5).mean()}
     scores, step = case.input("output"), case.config.get("round_scores_to")
     case.config.only(topk=[1, 5])
     if step:

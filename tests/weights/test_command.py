@@ -62,7 +62,7 @@ def test_every_published_file_is_listed_with_its_link_and_licence(cache: Path) -
         for part in (entry.url, entry.licence, entry.refused or f"{entry.option} {name}"):
             assert part in long
         (line,) = (line for line in short.splitlines() if line.split()[:1] == [name])
-        assert " no  " in line
+        assert "on this disk" not in line
         assert line.rstrip().endswith("does not load") == (name in ("csra-coco-vitl", "csra-coco-vitl-v2"))
     form = PUBLISHED["csra-voc07-resnet101"]
     assert f"put at    {cache / form.name / form.file}" in long
@@ -90,7 +90,7 @@ def test_the_list_says_what_is_on_this_disk(cache: Path, monkeypatch: pytest.Mon
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("0" * 40)
     rows = attnbias("list", "weights", expect=0).out.splitlines()
-    found = {row.split()[0] for row in rows if " yes  " in row}
+    found = {row.split()[0] for row in rows if row.rstrip().endswith("on this disk")}
     assert found == {*here, "vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
     assert f"on disk   {cache / 'resnet50-v2' / 'resnet50-11ad3fa6.pth'}" in attnbias("list", "weights", "-v").out
 

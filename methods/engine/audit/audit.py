@@ -69,9 +69,9 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
             check_models(request)
         accelerator = accelerate(request)
         asked_of = subjects(request, prepared(request), models, accelerator.device)
-        index, count = drawn(request, asked_of[0].loaded)
+        index = drawn(request, asked_of[0].loaded)
         measured = [measure(each.request, each.loaded, index, accelerator) for each in asked_of]
-        found = _judged(asked_of, measured, count, asked, accelerator.device)
+        found = _judged(asked_of, measured, asked, accelerator.device)
         if folder is not None:
             write_files(found, folder)
             columns = [Column(each.loaded.source, each.loaded, each.map, None) for each in measured]
@@ -87,14 +87,13 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
 def _judged(
     models: Sequence[Subject],
     measured: Sequence[Measured],
-    count: int,
     asked: Sequence[Condition],
     device: object,
 ) -> Audit:
-    """All that is computed from what was measured; `count` images has the split."""
+    """All that is computed from what was measured."""
     subject, own = models[0], measured[0]
     request, names = subject.request, own.loaded.classes
-    about = _about(subject, own, count, str(device))
+    about = _about(subject, own, str(device))
     table = Table(own.samples, about.truth_kind)
     precisions = _precisions(own)
     figures = _figures(table, own)
@@ -108,7 +107,7 @@ def _judged(
     cells = quadrants(table)
     other = None
     if len(models) > 1:
-        before = _about(models[1], measured[1], count, str(device))
+        before = _about(models[1], measured[1], str(device))
         both = (_precision(measured[1]), _precision(own)) if about.task == "multilabel" else None
         table_before, maps = Table(measured[1].samples, before.truth_kind), _other_maps(own, measured[1])
         other = against(table_before, table, before, before.model, both, names, maps)
@@ -183,12 +182,11 @@ def _causes(table: Table, own: Measured, names: Sequence[str]) -> Causes:
     )
 
 
-def _about(subject: Subject, own: Measured, count: int, device: str) -> About:
+def _about(subject: Subject, own: Measured, device: str) -> About:
     """Line 0."""
     request, loaded, index = subject.request, own.loaded, own.dataset.index
     layer, layer_reason = layer_of(loaded, own.map, request.layer)
     estimated = own.truth is not None and own.truth.kind == "estimated"
-    all_of_them = request.limit is None or request.limit >= count
     table = Table(own.samples)
     return About(
         model=" ".join(subject.typed[:1]),
@@ -208,8 +206,8 @@ def _about(subject: Subject, own: Measured, count: int, device: str) -> About:
         task="multilabel" if loaded.task == "multilabel" else "singlelabel",
         classes=loaded.classes,
         images=len(own.evaluation.ids),
-        images_of_split=count,
-        drawn="all" if all_of_them else f"{request.limit} of {count}, drawn by chance (seed 0)",
+        images_of_split=index.whole or len(index.records),
+        drawn=index.how_drawn,
         objects=int(table.known.sum()),
         measured_objects=int((~np.isnan(table.column("position_biased"))).sum()),
         left_out=own.left_out,

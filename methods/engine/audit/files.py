@@ -10,7 +10,7 @@ from attnbias.data.atomic import replacing
 from attnbias.methods.engine.audit.page import REPORT
 from attnbias.methods.engine.audit.pictures import WORST
 from attnbias.methods.engine.audit.result import Audit, Check, ClassRow, Figure, Sample
-from attnbias.methods.engine.text import csv_text, markdown_cell, visible, write_csv
+from attnbias.methods.engine.text import csv_text, figure, markdown_cell, visible, write_csv
 
 RESULT, CLASSES, SAMPLES = "audit.json", "classes.csv", "samples.csv"
 WRITTEN = (RESULT, CLASSES, SAMPLES, REPORT, WORST)
@@ -45,15 +45,11 @@ def class_rows(rows: Sequence[ClassRow]) -> Iterator[list[object]]:
         yield [row.name, row.number, row.objects, int(row.too_small), *(cell for each in own for cell in _cells(each))]
 
 
-def _cells(figure: Figure | None) -> list[object]:
-    if figure is None:
+def _cells(of: Figure | None) -> list[object]:
+    if of is None:
         return [""] * 5
-    low, high = figure.interval_95 or (None, None)
-    return [*map(_number, (figure.value, low, high)), figure.n, _number(figure.chance)]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
+    low, high = of.interval_95 or (None, None)
+    return [*map(figure, (of.value, low, high)), of.n, figure(of.chance)]
 
 
 def sample_rows(samples: Sequence[Sample], classes: Sequence[str]) -> Iterator[list[object]]:
@@ -63,8 +59,8 @@ def sample_rows(samples: Sequence[Sample], classes: Sequence[str]) -> Iterator[l
     for sample in samples:
         true = classes[sample.label] if sample.label >= 0 else ""
         predicted = " ".join(map(str, sample.predicted))
-        values = (_number(sample.values.get(name)) for name in columns)
-        own = [sample.image, sample.path, true, int(sample.right), predicted, _number(sample.score), sample.group]
+        values = (figure(sample.values.get(name)) for name in columns)
+        own = [sample.image, sample.path, true, int(sample.right), predicted, figure(sample.score), sample.group]
         yield [*own, *values]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 import torchvision
@@ -32,9 +31,6 @@ from attnbias.methods.engine.requests import AuditRequest, PrepareRequest, flags
 from attnbias.methods.engine.screen import say
 
 TASKS = ("multilabel", "singlelabel")
-
-SEED = 0
-"""Of the images that --limit draws."""
 
 WHERE = ("out", "overwrite", "junit", "markdown", "device", "gpus", "threads", "workers", "eval_batch_size")
 """Options that do not change what is found: the command on the page leaves them out."""
@@ -148,18 +144,14 @@ def kind_of(request: AuditRequest, loaded: Loaded) -> str:
     return loaded.method.default_map(loaded.recipe) if request.map == "own" else request.map
 
 
-def drawn(request: AuditRequest, loaded: Loaded) -> tuple[Index, int]:
-    """The images of the split that are audited, and how many it has.
+def drawn(request: AuditRequest, loaded: Loaded) -> Index:
+    """The images of the split that are audited.
 
     Raises:
         UsageError: the model knows other classes. DataError: as `open_split`.
     """
     index = open_split_of(loaded, request.split or "val", request.data_root)
-    count = len(index.records)
-    if request.limit is not None and request.limit < count:
-        chosen = np.sort(np.random.default_rng(SEED).permutation(count)[: request.limit])
-        index = replace(index, records=tuple(index.records[position] for position in chosen))
-    return with_estimated_masks(request, index), count
+    return with_estimated_masks(request, index.drawn(request.limit))
 
 
 # What is said of them -------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
 from attnbias.methods.engine.stored_evaluations import RELIANCE_SAMPLES, RELIANCE_SHARES
+from attnbias.methods.engine.text import figure
 from attnbias.methods.engine.types import Truth
 
 FILLS = ("context_only", "context_only_tile", "context_only_blur")
@@ -172,7 +173,7 @@ class Reliance:
 
     def write(self, path: Path, dataset: ImageDataset) -> None:
         """Write the scores of every sample as a table."""
-        scores = ((image, label, (f"{value:.8g}" for value in values)) for image, label, values in self.rows)
+        scores = ((image, label, map(figure, values)) for image, label, values in self.rows)
         write_samples(path, dataset, COLUMNS, scores)
 
 

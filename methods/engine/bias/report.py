@@ -49,7 +49,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, layer_name
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Interval, Ratio, interval, macro
-from attnbias.methods.engine.text import write_csv
+from attnbias.methods.engine.text import figure, write_csv
 from attnbias.methods.engine.types import Steering, Truth
 
 BASELINES = ("uniform", "centre", "oracle")
@@ -102,6 +102,8 @@ class BiasReport:
     """The precision of the passes through the network: no = float32."""
     asked: AskedObjects | None = None
     """The texts that the samples are of, where the model is asked in words."""
+    drawn: str = "all"
+    """Which of the split's samples were looked at."""
 
     def summary(self) -> Means:
         """Means over samples (the three biases as shares that sum to 1), and PxAP."""
@@ -151,6 +153,7 @@ class BiasReport:
             "layer": self.layer,
             **(self.steering.content() if self.steering else {}),
             **({} if self.amp == "no" else {"amp": self.amp}),
+            **({} if self.drawn == "all" else {"drawn": self.drawn}),
             "truth": self.truth,
             "truth_reason": self.truth_reason,
             "tau": self.tau,
@@ -196,7 +199,7 @@ class BiasReport:
         rows: list[list[object]] = [header]
         for number, row in enumerate(self.rows):
             beside = (of[number].values[name] for _, name, of in kept)
-            figures = (f"{value:.8g}" for value in (*row.values.values(), *beside))
+            figures = map(figure, (*row.values.values(), *beside))
             marked = [self.truth] if self.truth == "estimated" else []
             rows.append([row.image, paths[row.image], classes[row.label], int(row.right), *figures, *marked])
         write_csv(folder / "bias_samples.csv", rows)
@@ -364,7 +367,7 @@ class BiasProbe(ObjectProbe):
             tau=request.tau,
             batch_size=request.eval_batch_size,
         )
-        report = replace(report, amp=request.amp)
+        report = replace(report, amp=request.amp, drawn=dataset.index.how_drawn)
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
         if request.bias_out and measured.accelerator.is_main_process:
             folders.append(request.bias_out / measured.number)

@@ -9,7 +9,7 @@ from attnbias.data.reading import Json
 from attnbias.methods.engine.evaluation.comparison import Line, Run, reading_aid
 from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
 from attnbias.methods.engine.statistics import Change
-from attnbias.methods.engine.text import markdown_cell
+from attnbias.methods.engine.text import figure, markdown_cell
 
 
 def as_markdown(
@@ -46,17 +46,17 @@ def as_csv(
     for line in pooled:
         for position, recipe in enumerate(recipes):
             spread = line.deviations[position]
-            own = [str(line.seeds[position]), "" if spread is None else f"{spread:.8g}"]
+            own = [str(line.seeds[position]), figure(spread)]
             rows.append([line.split, line.measure, recipe.name, recipe.method, *_figures(line, position), *own])
     return rows
 
 
 def _figures(line: Line, position: int) -> list[str]:
-    """A value and its difference to the first one, as texts of full length."""
+    """A value and its difference to the first one, as texts."""
     found = line.changes[position]
     edges = (found and found.interval_95) or (None, None)
     figures = (found.difference, *edges, found.p, found.p_together) if found else (None,) * 5
-    return ["" if figure is None else f"{figure:.8g}" for figure in (line.values[position], *figures)]
+    return [figure(each) for each in (line.values[position], *figures)]
 
 
 def as_json(

@@ -98,10 +98,11 @@ def left_out_of(name: str, content: Content) -> list[str]:
 
 
 def open_dataset(request: ValRequest, loaded: Loaded, split: str, *, measured: bool = False) -> ImageDataset:
-    """The samples of a split of the model's dataset, as the person asked; `measured` is the one whose objects count."""
+    """The samples of a split of the model's dataset, as the person asked; `measured` is the one whose objects count,
+    and of which --limit draws some."""
     index = open_split_of(loaded, split, request.data_root)
     if measured:
-        index = with_estimated_masks(request, index)
+        index = with_estimated_masks(request, index.drawn(request.limit))
     return loaded.method.open_dataset(loaded.recipe, index, on_bad_image=request.on_bad_image, decode=request.decode)
 
 

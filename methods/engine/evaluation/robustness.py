@@ -37,7 +37,7 @@ from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
-from attnbias.methods.engine.text import write_csv
+from attnbias.methods.engine.text import figure, write_csv
 from attnbias.methods.engine.types import Batch
 
 Row = Json
@@ -104,6 +104,8 @@ class Bench:
     workers: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
     decode: Decode = "exact"
+    limit: int | None = None
+    """Samples that are drawn from a split of the recipe's dataset; a published set is whole."""
 
     @classmethod
     def of(cls, request: ValRequest, loaded: Loaded, accelerator: Accelerator) -> Bench:
@@ -116,23 +118,24 @@ class Bench:
             request.workers or 0,
             request.on_bad_image,
             request.decode,
+            request.limit,
         )
 
     def clean(self, split: str) -> list[Row]:
         """The split of the recipe's dataset as it is."""
-        index = self._open(self.loaded.recipe.dataset, split)
-        return [_row(f"{index.dataset}/{split}", self._evaluate(index))]
+        index, name = self._split(split)
+        return [_row(name, self._evaluate(index))]
 
     def attacked(self, split: str, name: str, attack: Attack) -> list[Row]:
         """The split under an attack; the random start of each batch, or of each image whose pixels have classes,
         follows from the recipe's seed and its first sample."""
         loaded, recipe = self.loaded, self.loaded.recipe
-        index = self._open(recipe.dataset, split)
+        index, own = self._split(split)
         if isinstance(loaded.method, LabelsPixels):
             perturb: Perturbation = partial(_pixels_against, attack, recipe, loaded.method)
         else:
             perturb = partial(_images_against, attack, recipe, loaded.task)
-        return [_row(f"{index.dataset}/{split} {name}", self._evaluate(index, perturb=perturb))]
+        return [_row(f"{own} {name}", self._evaluate(index, perturb=perturb))]
 
     def corrupted(self, split: str, corruptions: Sequence[str], severities: Sequence[int] = SEVERITIES) -> list[Row]:
         """The split corrupted on the fly: a row for each corruption and the mean, of the measure that decides.
@@ -140,7 +143,7 @@ class Bench:
         No mCE: AlexNet's errors are those on the published images.
         """
         recipe, measure = self.loaded.recipe, self.loaded.method.monitor(self.loaded.task)
-        index = self._open(recipe.dataset, split)
+        index, own = self._split(split)
         rows: list[Row] = []
         for name in corruptions:
             if name not in CORRUPTIONS:
@@ -149,9 +152,9 @@ class Bench:
                 partial(Corrupted, corruption=name, severity=severity, normalize=recipe.normalize)
                 for severity in severities
             ]
-            found = [_row(f"{index.dataset}/{split}", self._evaluate(index, change)) for change in changes]
-            rows.append(_mean(f"{index.dataset}/{split} {name}", found, measure))
-        return [*rows, _mean(f"{index.dataset}/{split} corrupted", rows, measure)]
+            found = [_row(own, self._evaluate(index, change)) for change in changes]
+            rows.append(_mean(f"{own} {name}", found, measure))
+        return [*rows, _mean(f"{own} corrupted", rows, measure)]
 
     def published(self, dataset: str) -> list[Row]:
         """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
@@ -186,6 +189,12 @@ class Bench:
     def rendition(self, dataset: str) -> list[Row]:
         """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
         return [_row(dataset, self._evaluate(self._open(dataset, "val")))]
+
+    def _split(self, split: str) -> tuple[Index, str]:
+        """A split of the recipe's dataset, and what its tests are called."""
+        index = self._open(self.loaded.recipe.dataset, split).drawn(self.limit)
+        part = "" if index.whole is None else f" ({len(index.records)} of {index.whole})"
+        return index, f"{index.dataset}/{split}{part}"
 
     def _open(self, dataset: str, split: str) -> Index:
         return open_split_of(self.loaded, split, self.data_root, dataset)
@@ -275,7 +284,11 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
             file.write(json.dumps(list(rows), indent=1) + "\n")
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    write_csv(path, [columns, *([row.get(name, "") for name in columns] for row in rows)])
+    write_csv(path, [columns, *([_cell(row.get(name)) for name in columns] for row in rows)])
+
+
+def _cell(value: str | float | None) -> str:
+    return value if isinstance(value, str) else figure(value)
 
 
 def corruptions(request: ValRequest) -> list[str]:
