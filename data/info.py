@@ -91,6 +91,8 @@ class DatasetInfo:
     """Samples that each split of the official set has."""
     precropped: bool = False
     """Its images are cut already: they are evaluated as they are, whatever a method's transform does."""
+    split_words: Mapping[str, str] = field(default_factory=dict)
+    """What a split shows, where its name does not tell."""
     subset: bool = False
     """Only the classes that occur in it compete."""
     settings: Mapping[str, Any] = field(default_factory=dict)

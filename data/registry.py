@@ -35,6 +35,12 @@ def dataset_folder(name_or_path: str, root: Path | None = None) -> Path:
     return prepared if source is not None and real_path(Path(source)) == real_path(path) else path
 
 
+def split_words(dataset: str, split: str) -> str:
+    """What a split shows, where that is known; else nothing."""
+    info = DATASETS.get(dataset)
+    return info.split_words.get(split, "") if info else ""
+
+
 def ready(name_or_path: str, root: Path | None = None) -> bool:
     """Whether a dataset can be read: its manifest and all its index files are there."""
     return is_ready(dataset_folder(name_or_path, root))

@@ -6,6 +6,12 @@ from attnbias.data.info import DatasetInfo
 
 _LICENCE = "digits CC BY 4.0 (UCI); photographs CC0, public domain or CC BY 2.0, named in the annotation files"
 
+_SHOWN = {
+    "val": "scenes like those of training, whose photograph gives the digit away",
+    "counter": "scenes whose photograph belongs to a digit that is absent",
+    "unbiased": "scenes on any photograph",
+}
+
 ENTRIES: tuple[DatasetInfo, ...] = (
     DatasetInfo(
         name="demo",
@@ -15,6 +21,7 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         splits=("train", "val", "counter", "unbiased", "counter_context", "counter_cooccur", "swapped"),
         train="train",
         val="val",
+        split_words=_SHOWN,
         acquisition="generated",
         licence=_LICENCE,
         size="20 MB",
@@ -28,6 +35,7 @@ ENTRIES: tuple[DatasetInfo, ...] = (
         splits=("train", "val", "counter", "unbiased"),
         train="train",
         val="val",
+        split_words=_SHOWN,
         acquisition="generated",
         licence=_LICENCE,
         size="15 MB",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from attnbias.methods.engine.display.gallery import (
     headline,
     opening_class,
 )
+from attnbias.methods.engine.display.writer import words_beside
 from tests.helpers.accessibility import colour_scheme, low_contrast, nameless, serious_findings
 from tests.helpers.browser import Browser
 
@@ -109,6 +111,21 @@ def test_an_image_opens_on_its_worst_class(true: tuple[int, ...], scores: list[t
     ordered = {label: MAPS[label] for label in (*true, *MAPS)}
     views = tuple(View(each.scores, each.predicted, ordered) for each in found.views)
     assert opening_class(GalleryItem("x", found.image, views, true)) == opens
+
+
+def test_a_sheet_marks_true_and_added_classes_and_explains_an_empty_map() -> None:
+    empty = replace(view((0.1, 0.6, 0.2)), maps={**MAPS, 1: np.zeros((8, 8), np.float32)})
+    image = item("x", (0,), view((0.9, 0.1, 0.2)), empty)
+    columns = ("ours", "plain")
+    assert words_beside(image, columns, 0) == ["a true class", "ours: 0.90, found", "plain: 0.10, missed"]
+    nowhere = "the map is 0 everywhere: no place speaks for the class"
+    assert words_beside(image, columns, 1) == [
+        "not a true class",
+        "ours: 0.10, refused",
+        f"plain: 0.60, added, {nowhere}",
+    ]
+    own = replace(image, true=None, views=image.views[:1])
+    assert words_beside(own, columns[:1], 0) == ["0.90"]
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------

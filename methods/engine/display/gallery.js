@@ -288,10 +288,12 @@ function differences(run) {
 function runPanel(run) {
   return element("section", { className: "run" },
     element("h2", {}, run.name, element("span", {}, run.verdict)),
-    definitions([["Method", run.method], ["Checkpoint", run.checkpoint], ["Map", run.map],
-      ["Normalised", run.normalisation], ["Images", run.images], ["Differs in", differences(run)]].filter(([, text]) => text)),
+    definitions([["Map", run.map], ["Differs in", differences(run)]].filter(([, text]) => text)),
     Object.assign(definitions(Object.entries(run.figures)), { className: "figures" }),
-    element("details", {}, element("summary", {}, "Recipe"), definitions(Object.entries(run.recipe))));
+    element("details", {}, element("summary", {}, "Method, checkpoint, images and recipe"),
+      definitions([["Method", run.method], ["Checkpoint", run.checkpoint], ["Normalised", run.normalisation],
+        ["Images", run.images]]),
+      definitions(Object.entries(run.recipe))));
 }
 
 /** Put the cards in the order that is chosen. */

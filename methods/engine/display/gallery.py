@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,15 @@ def verdict(item: GalleryItem, view: View) -> Verdict | None:
         tuple(label for label in item.true if label not in view.predicted),
         tuple(label for label in view.predicted if label not in item.true and label not in item.unknown),
     )
+
+
+def outcome(item: GalleryItem, view: View, label: int) -> Literal["found", "missed", "added", "refused", ""]:
+    """What a view makes of one class; nothing where that cannot be said."""
+    if item.true is None or label in item.unknown:
+        return ""
+    if label in item.true:
+        return "found" if label in view.predicted else "missed"
+    return "added" if label in view.predicted else "refused"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from datetime import date
 from typing import Literal
 
 from attnbias.data.reading import Json
+from attnbias.data.registry import split_words
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.display.html_page import html_page, short
 from attnbias.methods.engine.display.report_images import Chosen, by_class, pictures, scores_of
@@ -19,7 +20,7 @@ from attnbias.methods.engine.evaluation.comparison_tables import cell, decimals_
 from attnbias.methods.engine.evaluation.measure_words import described
 from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
 from attnbias.methods.engine.metrics import by_formula, leading
-from attnbias.methods.engine.requests import CompareRequest
+from attnbias.methods.engine.requests import CompareRequest, ValRequest
 from attnbias.methods.engine.statistics import Change
 from attnbias.methods.engine.text import html_paragraph
 
@@ -94,11 +95,18 @@ def report_page(
     }
     about = f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {date.today().isoformat()}"
     document = {
-        "about": html_paragraph(about),
+        "about": "".join(map(html_paragraph, [about, *_what_splits_show(chosen)])),
         "answer": "".join(map(html_paragraph, headline(columns, chosen))),
         "beside": "attnbias compare prints the figures.",
     }
     return html_page("report", " against ".join(reversed(columns.names)), content, document)
+
+
+def _what_splits_show(chosen: Chosen | None) -> list[str]:
+    """A line for each split of the headline whose name does not tell it."""
+    splits = [] if chosen is None else [chosen.hard, chosen.first]
+    words = {split: split_words(*split.rsplit("/", 1)) for split in dict.fromkeys(splits)}
+    return [f"{split}: {shows}" for split, shows in words.items() if shows]
 
 
 # The headline ---------------------------------------------------------------------------------------------------------
@@ -146,8 +154,8 @@ def headline(columns: Columns, chosen: Chosen | None) -> list[str]:
         sentences.append(f"On {chosen.first} {words}.")
     if look is not None and (own := look.values[ahead]) is not None and (others := look.values[behind]) is not None:
         sentences.append(
-            f"Of the attention of {names[ahead]} there {100 * own:.0f} % is on the object, of that of {names[behind]} "
-            f"{100 * others:.0f} % ({HEADLINE.replace('_', ' ')}; {_certainty(look, gained(look))})."
+            f"Of the attention of {names[ahead]} on {chosen.hard} {100 * own:.0f} % is on the object, of that of "
+            f"{names[behind]} {100 * others:.0f} %: {_in_points(gained(look))}."
         )
     return [*sentences, _how_sure(columns)]
 
@@ -170,16 +178,25 @@ def _moved(line: Line, change: Change | None, than: str) -> str:
     if change is None:
         return "which cannot be held against each other"
     direction = "more" if change.difference >= 0 else "less"
-    return f"{_text(line, abs(change.difference))} {direction} than {than} ({_certainty(line, change)})"
+    edges = change.interval_95 and [_text(line, edge, "+") for edge in change.interval_95]
+    return f"{_text(line, abs(change.difference))} {direction} than {than} ({_certainty(change, edges)})"
 
 
-def _certainty(line: Line, change: Change | None) -> str:
+def _in_points(change: Change | None) -> str:
+    """A difference of shares in words."""
     if change is None:
-        return "no difference"
-    if change.interval_95 is None:
+        return "which cannot be held against each other"
+    points = change.scaled(100)
+    direction = "more" if points.difference >= 0 else "less"
+    edges = points.interval_95 and [f"{edge:+.1f}" for edge in points.interval_95]
+    return f"{abs(points.difference):.1f} points {direction} ({_certainty(change, edges)})"
+
+
+def _certainty(change: Change, edges: Sequence[str] | None) -> str:
+    """How sure a difference is; `edges` are those of its interval."""
+    if edges is None:
         return "no interval"
-    low, high = (_text(line, edge, "+") for edge in change.interval_95)
-    words = f"95 % interval of the difference {low} to {high}"
+    words = f"95 % interval of the difference {' to '.join(edges)}"
     return words if change.sure else f"{words}; not sure among all that is compared"
 
 
@@ -339,6 +356,18 @@ def _epochs(runs: Sequence[Run]) -> Iterator[str]:
         yield str(max((epoch for curve in run.curves.values() for epoch in curve), default=run.recipe.epochs))
 
 
+def _how_measured(run: Run, asked: str) -> list[str]:
+    """Options of `val` that measure and store a run's attention as it was."""
+    contents = [stored.bias(run.map(asked)) for stored in run.evaluations.values()]
+    settings = {(content["truth"], content["tau"]) for content in contents if content is not None}
+    words = ["--bias"] if asked == "own" else ["--bias", "--map", asked]
+    if len(settings) == 1:
+        truth, tau = settings.pop()
+        words += [] if truth == "masks" else ["--truth", truth]
+        words += [] if tau == ValRequest.model_fields["tau"].default else ["--tau", f"{tau:g}"]
+    return [*words, "--store"]
+
+
 def _commands(request: CompareRequest, runs: Sequence[Run]) -> list[str]:
     """What makes the runs, their evaluations and this page again."""
     made = [run.environment.get("command") for run in runs]
@@ -346,7 +375,10 @@ def _commands(request: CompareRequest, runs: Sequence[Run]) -> list[str]:
     splits = ",".join(dict.fromkeys(split.rpartition("/")[2] for run in runs for split in run.evaluations))
     stored = [
         shlex.join(
-            ["attnbias", "val", run.method.name, "--load-from", run.name, "--split", splits, "--bias", "--store"]
+            [
+                *("attnbias", "val", run.method.name, "--load-from", run.name, "--split", splits),
+                *_how_measured(run, request.map),
+            ]
         )
         for run in runs
         if splits

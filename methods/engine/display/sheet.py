@@ -18,19 +18,22 @@ def draw_sheet(
     columns: Sequence[str],
     rows: Sequence[str],
     overlays: Sequence[Sequence[Image.Image]],
-    words: Sequence[str],
+    words: Sequence[Sequence[str]],
 ) -> Image.Image:
     """Draw one row per class or question: the image, each column's overlay, its name, and what the models say to it.
 
     Args:
         columns: names above the overlays.
         overlays: for each row, one a column, all of the image's proportions.
-        words: for each row, scores or answers.
+        words: for each row, lines of what is known of the class and of what the models say.
     """
     scale = CELL / max(image.size)
     cell = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     width = (1 + len(columns)) * (cell[0] + GAP) + GAP + WORDS
-    lines = [[*wrap(name, LETTERS), "", *wrap(said, LETTERS)] for name, said in zip(rows, words, strict=True)]
+    lines = [
+        [part for words_of in (name, "", *said) for part in wrap(words_of, LETTERS) or [""]]
+        for name, said in zip(rows, words, strict=True)
+    ]
     heights = [max(cell[1], 16 * len(each)) for each in lines]
     sheet = Image.new("RGB", (width, HEAD + sum(heights) + GAP * len(heights)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)

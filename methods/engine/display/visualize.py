@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.published_tests import own_rules
-from attnbias.data.registry import dataset_folder
+from attnbias.data.registry import dataset_folder, split_words
 from attnbias.data.summary import Suggestions
 from attnbias.methods.engine.display.inference import (
     Column,
@@ -201,6 +201,8 @@ def _photos(request: VisualizeRequest, column: Column, images: Sequence[ImageSam
     limit = request.limit or (len(dataset) if request.top else SPLIT_LIMIT)
     positions = range(min(limit, len(dataset)))
     words = f"{index.dataset}, split {index.split}, first {len(positions)} of {len(dataset)}"
+    if shows := split_words(index.dataset, index.split):
+        words += f": {shows}"
     if rules := "; ".join(own_rules(index)):
         say(f"{index.dataset}: {rules}", error=True)
         words += f"; {rules}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.summary import Suggestions
-from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, thumbnail
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, outcome, thumbnail
 from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, gallery_item
 from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, published_overlay, seen_part
 from attnbias.methods.engine.display.panels import draw_panels
@@ -85,16 +85,17 @@ class VisualizationWriter:
         for column, view in {id(column.loaded): (column, view) for column, view in pairs}.values():  # a model's first
             if view.segments is not None:
                 draw_segments(image, view.segments).save(self._room(SEGMENTS, column) / f"{stem}.png")
+        item = gallery_item(sample, thumbnail(sample.image), prediction.views, self.suggestions)
         sheet = draw_sheet(
             image,
             [column.name for column in self.columns],
             [self.names[label] for label in overlays],
             list(overlays.values()),
-            [" | ".join(said for view in prediction.views if (said := _said(view, label))) for label in overlays],
+            [words_beside(item, [column.name for column in self.columns], label) for label in overlays],
         )
         (self.folder / SHEETS).mkdir(exist_ok=True)
         sheet.save(self.folder / SHEETS / f"{stem}.png", compress_level=1)
-        self.items.append(gallery_item(sample, thumbnail(sample.image), prediction.views, self.suggestions))
+        self.items.append(item)
         if sample.true is not None and prediction.scores:
             self._scored.append((_targets(sample, len(self.names)), prediction.scores))
 
@@ -179,6 +180,18 @@ def _targets(sample: ImageSample, classes: int) -> NDArray[np.int64]:
     targets[list(sample.true or ())] = 1
     targets[list(sample.unknown)] = -1
     return targets
+
+
+def words_beside(item: GalleryItem, columns: Sequence[str], label: int) -> list[str]:
+    """What a sheet says beside the maps of a class or question: whether it is true, and a line for each column."""
+    known = item.true is not None and label not in item.unknown
+    lines = [] if not known else ["a true class" if label in (item.true or ()) else "not a true class"]
+    for column, view in zip(columns, item.views, strict=True):
+        nowhere = "" if view.maps[label].any() else "the map is 0 everywhere: no place speaks for the class"
+        said = ", ".join(filter(None, (_said(view, label), outcome(item, view, label), nowhere)))
+        if said:
+            lines.append(f"{column}: {said}" if len(columns) > 1 else said)
+    return lines
 
 
 def _said(view: View, label: int) -> str:
