@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := cli data methods weights
 
-.PHONY: help setup demo test test-all test-oldest lint typecheck wheel-check versions bench bench-bias gpu-check mutants clean
+.PHONY: help setup demo test test-all test-oldest axe lint typecheck wheel-check versions bench bench-bias gpu-check mutants clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ test-all: setup ## Run every test, also the slow ones
 
 test-oldest: setup ## Run the test suite with the lowest versions that are declared (an environment of its own)
 	$(BIN)/python tests/helpers/oldest.py
+
+# Of another licence (MPL-2.0), and needed by tests of pages alone: it is fetched, never kept here.
+axe: ## Bring axe-core, which tests hold pages against (needs npm, and Chromium for these tests)
+	npm install --no-save --silent axe-core@4.14.1
 
 lint: setup ## Check style with ruff
 	$(BIN)/ruff check .

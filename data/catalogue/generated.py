@@ -10,6 +10,7 @@ _SHOWN = {
     "val": "scenes like those of training, whose photograph gives the digit away",
     "counter": "scenes whose photograph belongs to a digit that is absent",
     "unbiased": "scenes on any photograph",
+    "swapped": "val's scenes on photographs of digits that are absent",
 }
 
 ENTRIES: tuple[DatasetInfo, ...] = (

@@ -20,7 +20,7 @@ from attnbias.methods.engine.evaluation.comparison_tables import number
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.stored_evaluations import StoredEvaluation, stored_evaluations
-from tests.helpers.accessibility import colour_scheme, low_contrast, nameless, serious_findings
+from tests.helpers.accessibility import colour_scheme, low_contrast, nameless, needs_axe, serious_findings
 from tests.helpers.browser import Browser
 from tests.helpers.command_line import attnbias
 
@@ -438,11 +438,19 @@ def test_a_report_is_one_page_that_says_who_wins(
     )
     assert browser.run("return document.querySelectorAll('#worst .example').length") == 6
     assert nameless(browser) == []
-    assert serious_findings(browser) == []
     for scheme in ("light", "dark"):
         with colour_scheme(browser, scheme):
             assert low_contrast(browser) == []
     assert browser.complaints() == []
+
+
+@needs_axe
+def test_axe_finds_nothing_serious_in_a_report(
+    runs: list[Path], demo_root: Path, tmp_path: Path, browser: Browser
+) -> None:
+    attnbias("compare", *runs[:2], "--report", tmp_path / "report", "--data-root", demo_root, expect=0)
+    browser.open(tmp_path / "report" / "report.html")
+    assert serious_findings(browser) == []
 
 
 def test_on_a_phone_the_first_screen_of_a_report_says_who_wins_and_by_how_much(

@@ -12,7 +12,7 @@ import pytest
 
 from attnbias.methods.engine.audit.examples import choose, shown
 from attnbias.methods.engine.audit.page import audit_page
-from tests.helpers.accessibility import colour_scheme, low_contrast
+from tests.helpers.accessibility import colour_scheme, low_contrast, needs_axe, serious_findings
 from tests.helpers.audits import audit, gallery_items, trust
 from tests.helpers.browser import Browser
 
@@ -264,3 +264,9 @@ def test_hostile_names_and_an_audit_without_objects_are_harmless(browser: Browse
         *("answer", "trust", "classes", "causes", "method")
     ]
     assert browser.complaints() == []
+
+
+@needs_axe
+def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path) -> None:
+    opened(browser, tmp_path)
+    assert serious_findings(browser) == []

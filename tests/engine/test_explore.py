@@ -20,6 +20,7 @@ import attnbias
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.explore import explore as engine
 from attnbias.methods.engine.explore.images import HELD, HeldImages
+from tests.helpers.accessibility import needs_axe, serious_findings
 from tests.helpers.browser import Browser
 from tests.helpers.explored import answered, content, file_of, levels, mask_of, refusal, send
 from tests.helpers.small_model import write_model
@@ -353,6 +354,15 @@ def paint(browser: Browser, *places: tuple[float, float]) -> None:
     moves[1:1] = [{"type": "pointerDown", "button": 0}]
     pointer = {"type": "pointer", "id": "mouse", "actions": [*moves, {"type": "pointerUp", "button": 0}]}
     browser.call("POST", "/actions", {"actions": [pointer]})
+
+
+@needs_axe
+def test_axe_finds_nothing_serious(browser: Browser, page: str) -> None:
+    browser.visit(page)
+    answers(browser, "return document.querySelector('.model tbody')")
+    paint(browser, (0.2, 0.3), (0.6, 0.5))
+    answers(browser, "return document.querySelectorAll('.looks figure').length === 6")
+    assert serious_findings(browser) == []
 
 
 def test_painting_in_a_browser_changes_scores_and_maps_to_those_of_the_painted_image(

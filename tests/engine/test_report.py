@@ -40,8 +40,9 @@ def test_the_winner_stands_first_with_both_figures_and_the_interval_of_the_diffe
         "+40.1 to +45.0)."
     )
     assert said[1].startswith("On demo/val csra has mAP 96.0 against 95.0, 1.0 more than plain")
-    assert said[2].startswith(
-        "There 48 % of the attention of csra is on the object, of that of plain 21 %: 27.0 points more"
+    assert said[2] == (
+        "Of the attention of csra on demo/counter 48 % is on the object, of that of plain 21 %: 27.0 points more (95 % "
+        "interval of the difference +20.0 to +34.0)."
     )
     assert said[-1].startswith("Each was trained once: intervals say what other images would give")
 

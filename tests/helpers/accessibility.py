@@ -1,6 +1,6 @@
-"""Whether everyone can use a page: contrast, names of what can be operated, and axe-core's rules where it is here.
+"""Whether everyone can use a page: contrast, names of what can be operated, and axe-core's rules.
 
-`npm install --no-save axe-core` in the repository brings axe-core, which no test needs.
+`make axe` brings axe-core; its tests are skipped where it is missing, and say so.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.helpers.browser import Browser
 
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+
+needs_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is missing; run: make axe")
 
 CONTRAST = """
 const part = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
@@ -73,10 +77,14 @@ def nameless(browser: Browser) -> list[str]:
 
 
 def serious_findings(browser: Browser) -> list[str]:
-    """What axe-core finds to be serious or critical; nothing where it is not here."""
-    if not AXE.is_file():
-        return []
-    browser.run(AXE.read_text() + "; window.axe = axe;")
-    found = browser.run("return axe.run().then((result) => result.violations)")
+    """What axe-core finds to be serious or critical, in light and dark, also of what is folded."""
+    return [found for scheme in ("light", "dark") for found in _findings(browser, scheme)]
+
+
+def _findings(browser: Browser, scheme: str) -> list[str]:
+    with colour_scheme(browser, scheme):
+        browser.run("for (const folded of document.querySelectorAll('details')) folded.open = true")
+        browser.run(AXE.read_text() + "; window.axe = axe;")
+        found = browser.run("return axe.run().then((result) => result.violations)")
     grave = [each for each in found if each["impact"] in ("serious", "critical")]
-    return [f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in grave]
+    return [f"{scheme}: {each['id']}: {each['nodes'][0]['html'][:120]}" for each in grave]

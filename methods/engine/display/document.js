@@ -90,7 +90,8 @@ class Table {
   head(column, place) {
     const name = column.sort
       ? element("button", { type: "button", onclick: () => this.sort(place) }, column.name) : column.name;
-    const node = element("th", { scope: "col", className: column.number ? "number" : "" }, name);
+    const node = element(column.name ? "th" : "td", { className: column.number ? "number" : "" }, name);
+    if (column.name) node.scope = "col";
     if (column.note) node.append(element("small", {}, column.note));
     if (column.sort) node.ariaSort = "none";
     return node;

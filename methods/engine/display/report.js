@@ -20,7 +20,7 @@ function verdictNode(verdict) {
 const BETTER_WAY = { higher: "higher is better", lower: "lower is better" };
 
 function headlineFigure(row) {
-  const head = element("h3", { title: row.words }, row.measure,
+  const head = element("h2", { title: row.words }, row.measure,
     element("small", {}, [row.split, BETTER_WAY[row.better]].filter(Boolean).join(" \u00b7 ")));
   const cells = row.cells.flatMap((cell, place) => {
     const [value, moved] = [cell.text.split(" (")[0], cell.text.includes(" (") ? cell.text.slice(cell.text.indexOf(" (") + 2, cell.text.lastIndexOf(")")) : ""];
