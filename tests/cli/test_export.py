@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attnbias.methods.engine import screen
 from attnbias.methods.engine.errors import RunError
 from attnbias.methods.engine.export import compare, images_for_check, runner, wrap, write_graph
 from attnbias.methods.engine.load import load_run, weights_metadata
@@ -139,13 +140,15 @@ def test_maps_of_classes_that_were_named(photos: Path, tmp_path: Path) -> None:
         assert torch.allclose(maps, loaded.method.attention(loaded.model, images, classes, head=1), atol=1e-6)
 
 
-def test_maps_checks_and_classes_are_as_typed(demo_root: Path, tmp_path: Path) -> None:
+def test_maps_checks_and_classes_are_as_typed(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "PLAIN_EVERY", 0.0)
     weights, out = write_model(tmp_path / "w.safetensors"), tmp_path / "m.pt2"
     asked = ("--map", "attention", "--top-k", 3, "--check", "--limit", 2, "--data-root", demo_root)
     common = ("export", "csra", "--load-from", weights, "--format", "torch-export", "--out", out)
     done = attnbias(*common, *asked, expect=0)
     assert "map attention" in done.out
     assert "largest difference on 2 images" in done.out
+    assert "checked images: 0 of 2" in done.err
     images = torch.rand(2, 3, 64, 64)
     scores, maps, classes = torch.export.load(out).module()(images)
     assert torch.equal(classes, scores.topk(3).indices)

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from attnbias.cli.prepare_data import fetch_progress
 from attnbias.methods.engine import screen
+from attnbias.methods.engine.prepare_data import prepare_data
+from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.screen import TrainingBar, counted, progress
 from tests.helpers.command_line import attnbias
 
@@ -135,6 +139,25 @@ def test_every_command_that_goes_through_images_says_how_far_it_is(
     assert "scoring pictures: 16 of 24" in attnbias("predict", images, *asked, "--eval-batch-size", 8, expect=0).err
     drawn = attnbias("visualize", "csra", *asked, *root, "--limit", 20, "--out", tmp_path / "gallery", expect=0)
     assert "images: 10 of 20" in drawn.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_prepare_data_says_how_far_it_is(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        folder = tmp_path / "pets" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    monkeypatch.setattr(screen, "PLAIN_EVERY", 0.0)
+    stream = shown(Stream(terminal=terminal), monkeypatch)
+    request = PrepareRequest(name=str(tmp_path / "pets"), data_root=tmp_path / "root")
+    with fetch_progress() as tell:
+        prepare_data(request, tell)
+    told = stream.getvalue()
+    if terminal:
+        assert "reading headers" in told
+        assert "4/4" in told
+    else:
+        assert "reading headers: 4 of 4" in told
 
 
 def test_a_run_begins_with_what_it_is_in_few_lines(demo_root: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from attnbias.data.errors import DataError
 from attnbias.data.fetch import download
 from attnbias.methods import METHODS
-from attnbias.methods.engine import load, published
+from attnbias.methods.engine import load, published, screen
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.published import fetch_published, locate
@@ -437,6 +437,9 @@ def test_the_manifest_agrees_with_itself_and_with_the_recipes(name: str) -> None
 
 def test_the_command_prints_where_it_is(server: ArchiveServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "PUBLISHED", {"w": entry(server)})
-    for _ in range(2):
-        assert attnbias("weights", "fetch", "w", expect=0).out.strip() == str(cache / "w" / "w.pth")
+    monkeypatch.setattr(screen, "PLAIN_EVERY", 0.0)
+    done = [attnbias("weights", "fetch", "w", expect=0) for _ in range(2)]
+    assert [each.out.strip() for each in done] == [str(cache / "w" / "w.pth")] * 2
+    told = {line.partition(":")[0] for line in done[0].err.splitlines() if " of " in line}
+    assert told == {"fetching w.pth", "verifying w.pth"}  # how far it is
     assert len(server.requests) == 1
