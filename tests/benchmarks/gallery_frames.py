@@ -1,0 +1,82 @@
+"""How smooth a gallery of 2,000 images is, in headless Chromium without a GPU: `python -m tests.benchmarks.gallery_frames`.
+
+The page is scrolled by 300 pixels a frame; a frame's time is that between two of the browser's frames, of which a screen
+shows 60 a second (16.7 ms).
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, GalleryRun, View, thumbnail
+from tests.helpers.browser import Browser
+
+IMAGES, FRAMES, STEP = 2000, 100, 300
+CLASSES = tuple(f"class {number}" for number in range(20))
+
+SCROLL = f"""
+const done = arguments[0], times = [];
+let last = performance.now();
+const frame = (now) => {{
+  times.push(now - last);
+  last = now;
+  if (times.length > {FRAMES}) return done(times.slice(1));
+  scrollBy(0, {STEP});
+  requestAnimationFrame(frame);
+}};
+requestAnimationFrame(frame);"""
+
+
+def page() -> GalleryPage:
+    """Photograph-like noise of 360 x 270 pixels, two runs, maps of 14 x 14 of three classes each."""
+    rng = np.random.default_rng(0)
+    images = [
+        thumbnail(Image.fromarray(rng.integers(0, 255, (18, 24, 3), np.uint8)).resize((640, 480))) for _ in range(50)
+    ]
+    items = []
+    for number in range(IMAGES):
+        labels = [int(label) for label in rng.choice(len(CLASSES), 3, replace=False)]
+        views = tuple(
+            View(
+                dict(zip(labels, rng.random(3).tolist(), strict=True)),
+                (labels[0],),
+                {label: rng.random((14, 14), dtype=np.float32) for label in labels},
+            )
+            for _ in range(2)
+        )
+        items.append(GalleryItem(f"image {number:04d}.jpg", images[number % 50], views, (labels[1],)))
+    runs = tuple(GalleryRun(name, "CSRA", f"runs/{name}", "score", "minmax", "as they are") for name in ("one", "two"))
+    return GalleryPage("Frames", "drawn", "today", CLASSES, runs, tuple(items), threshold=0.5)
+
+
+def main() -> None:
+    """Print the time until the page can be used, and the frames' times."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if driver is None or chromium is None:
+        sys.exit("chromium and chromedriver are missing")
+    browser = Browser(driver, chromium)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "gallery.html"
+            file.write_text(page().html(), encoding="utf-8")
+            browser.open(file)
+            opened = browser.run("return performance.getEntriesByType('navigation')[0].domComplete")
+            times = browser.call("POST", "/execute/async", {"script": SCROLL, "args": []})
+            size = file.stat().st_size
+    finally:
+        browser.close()
+    cuts = statistics.quantiles(times, n=20)
+    print(f"{IMAGES} images, {size / 1e6:.0f} MB: open after {opened / 1000:.1f} s")
+    print(f"{len(times)} frames: median {statistics.median(times):.1f} ms, 95 % within {cuts[-1]:.1f} ms, ", end="")
+    print(f"longest {max(times):.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
