@@ -172,7 +172,8 @@ class Table:
         words = [max((cell_len(word) for cell in cells for word in cell.split()), default=0) for cells in columns]
         words = [line if column.no_wrap else word for column, line, word in zip(drawn, whole, words, strict=True)]
         names = [line if column.no_wrap else 1 for column, line in zip(drawn, whole, strict=True)]
-        room = width - self._gap * len(drawn) - (len(drawn) + 1 if self._table.box else 0)
+        between = self._gap * (len(drawn) if self._table.pad_edge else len(drawn) - 1)
+        room = width - between - (len(drawn) + 1 if self._table.box else 0)
         if sum(whole) > room:
             given = _shared(words, whole, room) if sum(words) <= room else _shared(names, words, room)
             for column, each in zip(drawn, given, strict=True):

@@ -287,7 +287,9 @@ for (const end of ["pointerup", "pointercancel"]) {
 function coverFocus({ map, frame: [x, y, width, height] }) {
   const [across, down] = [Math.max(1, Math.round(width * mask.width)), Math.max(1, Math.round(height * mask.height))];
   const layer = element("canvas", { width: across, height: down });
-  paint(layer, (value) => [214, 0, 111, value >= page.focus ? 255 : 0], resized(map, across, down));
+  paint(layer, (data) => resized(map, across, down).forEach((value, place) => {
+    if (value >= page.focus) data.set([214, 0, 111, 255], 4 * place);
+  }));
   change(() => {
     pen.globalCompositeOperation = "source-over";
     pen.drawImage(layer, Math.round(x * mask.width), Math.round(y * mask.height));

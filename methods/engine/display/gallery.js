@@ -139,7 +139,7 @@ function viewOf(item, view, run) {
 /** Paint a map by the scale that is chosen: its own, or the highest of the image's maps of the same kind. */
 function paintMap(stage, item, run, label) {
   const view = item.views[run];
-  let scaled;
+  let scaled = null;
   if (byId("scale").value === "shared") {
     const alike = item.views.filter((_, other) => page.runs[other].map === page.runs[run].map);
     const top = Math.max(...alike.flatMap((one) => Object.values(one.ranges).map(([, high]) => high)), Number.MIN_VALUE);
@@ -232,7 +232,6 @@ const zoom = {
     Object.assign(this, { card, run });
     this.draw();
     if (!this.node.open) this.node.showModal();
-    this.draw(); // once more, as a stage has its size only where it is shown
   },
 
   draw() {
@@ -248,7 +247,7 @@ const zoom = {
       element("button", { type: "button", className: "close", ariaLabel: "Close", onclick: () => this.node.close() }, "\u00d7"));
     stage.style.width = `min(92vw, ${Math.round(82 * item.width / item.height)}vh)`;
     showBoxes(stage, selected);
-    if (this.node.open) paintMap(stage.querySelector(".frame"), item, run, selected);
+    paintMap(stage.querySelector(".frame"), item, run, selected);
   },
 
   /** The next image, class or run. */
