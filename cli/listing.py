@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbias.cli.options import read_request, with_options
+from attnbias.data.info import MANY_SPLITS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.listing import list_datasets, list_methods, list_recipes, list_weights
 from attnbias.methods.engine.requests import Datasets
@@ -68,9 +69,7 @@ def datasets(
         from attnbias.data.registry import DATASETS
 
         for info in DATASETS.values():
-            say(f"{info.name}  {info.title}", style="bold")
-            _details(info, root).show()
-            say("")
+            _facts(f"{info.name}  {info.title}", _details(info, root))
         return
     table = Table("dataset", "what", "task", "size", "obtained", "ready", names=1)
     for row in list_datasets(root):
@@ -83,14 +82,14 @@ def datasets(
 listing.command()(with_options(datasets, Datasets))
 
 
-def _details(info: DatasetInfo, root: Path | None) -> Table:
-    """Everything else that is known of a dataset, a fact a line."""
+def _details(info: DatasetInfo, root: Path | None) -> dict[str, str]:
+    """Everything else that is known of a dataset."""
     from attnbias.data.fetch.acquire import named
     from attnbias.data.registry import ready
 
-    many = len(info.splits) > 8
+    many = len(info.splits) > MANY_SPLITS
     splits = f"{len(info.splits)}, {info.splits[0]} to {info.splits[-1]}" if many else ", ".join(info.splits)
-    lines = {
+    return {
         "task": f"{info.task}; classes: {info.classes_in_words}",
         "splits": splits,
         "size": info.size,
@@ -102,11 +101,6 @@ def _details(info: DatasetInfo, root: Path | None) -> Table:
         "ready": "yes" if ready(info.name, root) else "no",
         "run": f"attnbias prepare-data {info.name}{info.arguments}",
     }
-    table = Table("", "", header=False)
-    for name, text in lines.items():
-        if text:
-            table.row(name, text)
-    return table
 
 
 @listing.command()

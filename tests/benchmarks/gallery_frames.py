@@ -1,7 +1,7 @@
-"""How smooth a gallery of 2,000 images is, in headless Chromium without a GPU: `python -m tests.benchmarks.gallery_frames`.
+"""How smooth a gallery of 2,000 images is, in headless Chromium without a GPU.
 
-The page is scrolled by 300 pixels a frame. A frame's work is the processor time of the page's thread: layout, scripts and
-paint; a screen shows 60 frames a second (16.7 ms). What else the machine does changes the time between frames, not this.
+`python -m tests.benchmarks.gallery_frames` scrolls the page by 300 pixels a frame. A frame's work is that of the page's
+own thread: layout, scripts and paint. A screen shows 60 frames a second (16.7 ms).
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ def main() -> None:
             file.write_text(page().html(), encoding="utf-8")
             browser.open(file)
             opened = browser.run("return performance.getEntriesByType('navigation')[0].domComplete")
-            devtools(browser, "Performance.setTimeDomain", timeDomain="threadTicks")
-            devtools(browser, "Performance.enable")
+            devtools(browser, "Performance.enable", timeDomain="threadTicks")
             before = spent(browser)
             times = browser.call("POST", "/execute/async", {"script": SCROLL, "args": []})
             work = {name: 1000 * (value - before[name]) / len(times) for name, value in spent(browser).items()}
