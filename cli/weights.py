@@ -101,7 +101,7 @@ def _show(inspection: Inspection) -> None:
         f"parameters{average}"
     )
     if inspection.published:
-        say(f"called like the published: {', '.join(inspection.published)}")
+        say(f"the published: {', '.join(inspection.published)}")
     if extra := {name: value for name, value in inspection.extra.items() if isinstance(value, (bool, int, float, str))}:
         say("beside the weights: " + ", ".join(f"{name} {value}" for name, value in extra.items()))
     if inspection.left_out:

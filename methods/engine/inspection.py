@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,12 @@ from attnbias.methods.engine.load import (
     weights_metadata,
 )
 from attnbias.methods.engine.outline import names_and_shapes
-from attnbias.methods.engine.published import locate, shown
+from attnbias.methods.engine.published import in_cache, locate, shown
 from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, OfAnyMethod
 from attnbias.methods.engine.stored import PLAIN
 from attnbias.methods.engine.targets import WEIGHTS, check_targets, requested
 from attnbias.weights.files import StateMatch, match_state, read_checkpoint, write_weights
-from attnbias.weights.manifest import PUBLISHED
+from attnbias.weights.manifest import PUBLISHED, Published
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Inspection:
     fits: tuple[Fit, ...]
     """The methods that it can belong to, the best fit first."""
     published: tuple[str, ...]
-    """Names of the manifest whose file is called like this one."""
+    """Names of the manifest whose file this is: by its digest; where none is published, by its place."""
 
     def content(self) -> Json:
         """All of it as plain values, for JSON."""
@@ -111,8 +112,16 @@ def inspect_weights(request: InspectRequest) -> Inspection:
         extra=checkpoint.extra,
         left_out=checkpoint.left_out,
         fits=tuple(fits),
-        published=tuple(name for name, entry in PUBLISHED.items() if entry.file == file.name),
+        published=tuple(name for name, entry in PUBLISHED.items() if _is_file_of(entry, file)),
     )
+
+
+def _is_file_of(entry: Published, file: Path) -> bool:
+    """Whether a file is a published one, and not only called like it."""
+    if entry.file != file.name or entry.digest is None:
+        return in_cache(entry) == file
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, entry.algorithm or "sha256").hexdigest().startswith(entry.digest)
 
 
 def _fit(request: InspectRequest, name: str) -> Fit:

@@ -1,7 +1,7 @@
 """How smooth a gallery of 2,000 images is, in headless Chromium without a GPU.
 
-`python -m tests.benchmarks.gallery_frames` scrolls the page by 300 pixels a frame. A frame's work is that of the page's
-own thread: layout, scripts and paint. A screen shows 60 frames a second (16.7 ms).
+`python -m tests.benchmarks.gallery_frames` scrolls the page by 100, then by 300 pixels a frame. A frame's work is that
+of the page's own thread: layout, scripts and paint. A screen shows 60 frames a second (16.7 ms).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from PIL import Image
 from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, GalleryRun, View, thumbnail
 from tests.helpers.browser import Browser
 
-IMAGES, FRAMES, STEP = 2000, 100, 300
+IMAGES, FRAMES, STEPS = 2000, 100, (100, 300)
 CLASSES = tuple(f"class {number}" for number in range(20))
 
-SCROLL = f"""
+SCROLL = """
 const done = arguments[0], times = [];
 let last = performance.now();
-const frame = (now) => {{
+const frame = (now) => {
   times.push(now - last);
   last = now;
-  if (times.length > {FRAMES}) return done(times.slice(1));
-  scrollBy(0, {STEP});
+  if (times.length > %d) return done(times.slice(1));
+  scrollBy(0, %d);
   requestAnimationFrame(frame);
-}};
+};
 requestAnimationFrame(frame);"""
 
 
@@ -80,18 +80,24 @@ def main() -> None:
             browser.open(file)
             opened = browser.run("return performance.getEntriesByType('navigation')[0].domComplete")
             devtools(browser, "Performance.enable", timeDomain="threadTicks")
-            before = spent(browser)
-            times = browser.call("POST", "/execute/async", {"script": SCROLL, "args": []})
-            work = {name: 1000 * (value - before[name]) / len(times) for name, value in spent(browser).items()}
-            size = file.stat().st_size
+            print(f"{IMAGES} images, {file.stat().st_size / 1e6:.0f} MB: open after {opened / 1000:.1f} s")
+            for step in STEPS:
+                say_frames(browser, step)
     finally:
         browser.close()
-    cuts = statistics.quantiles(times, n=20)
-    print(f"{IMAGES} images, {size / 1e6:.0f} MB: open after {opened / 1000:.1f} s")
-    print(f"work a frame: {work['TaskDuration']:.1f} ms, of which scripts {work['ScriptDuration']:.1f}", end=" ")
-    print(f"and layout {work['LayoutDuration']:.1f}")
-    print(f"{len(times)} frames: median {statistics.median(times):.1f} ms, 95 % within {cuts[-1]:.1f} ms, ", end="")
-    print(f"longest {max(times):.0f} ms")
+
+
+def say_frames(browser: Browser, step: int) -> None:
+    """Scroll by so many pixels a frame, and print the frames' times and the work in them."""
+    before = spent(browser)
+    times = browser.call("POST", "/execute/async", {"script": SCROLL % (FRAMES, step), "args": []})
+    work = {name: 1000 * (value - before[name]) / len(times) for name, value in spent(browser).items()}
+    last = statistics.quantiles(times, n=20)[-1]
+    print(
+        f"{step} pixels a frame: median {statistics.median(times):.1f} ms, 95 % within {last:.1f} ms, longest "
+        f"{max(times):.0f} ms; work {work['TaskDuration']:.1f} ms, of which scripts {work['ScriptDuration']:.1f} and "
+        f"layout {work['LayoutDuration']:.1f}"
+    )
 
 
 if __name__ == "__main__":

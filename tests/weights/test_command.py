@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from attnbias.data.info import DatasetInfo, named
 from attnbias.data.registry import DATASETS, known_class_names
+from attnbias.methods.engine import inspection
 from attnbias.methods.engine.load import load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
@@ -111,6 +114,19 @@ def test_an_authors_file_is_told_apart(tmp_path: Path) -> None:
     assert method["missing"] == method["unexpected"] == method["misshapen"] == []
     assert len(method["classes"]) == 20
     assert "is not a checkpoint of 'ida'" in attnbias("weights", "inspect", path, "--method", "ida", expect=3).line
+
+
+def test_a_file_is_the_published_one_by_its_bytes_not_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = authors_file(tmp_path / "w.pth", "csra/fwd_r18_h2")
+    right = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    like = replace(PUBLISHED["resnet50-v2"], file="w.pth")
+    listed = {"own": replace(like, name="own", digest=right), "other": replace(like, name="other", digest="0" * 8)}
+    monkeypatch.setattr(inspection, "PUBLISHED", listed)
+    assert "\nthe published: own\n" in attnbias("weights", "inspect", path, expect=0).out
+    (tmp_path / "else.pth").write_bytes(path.read_bytes())
+    assert "the published" not in attnbias("weights", "inspect", tmp_path / "else.pth", expect=0).out
 
 
 def test_what_a_file_does_not_tell_can_be_said_as_in_val(tmp_path: Path) -> None:
