@@ -49,8 +49,8 @@ def show_results(results: list[Json], per_class: bool) -> None:
             values = [found[name] for found in (*figures, *known)]
             table.row(name, *(value if isinstance(value, str) else _number(value, probe.decimals) for value in values))
     table.show()
-    for result in results:
-        _show_left_out(result, shown)
+    for line in dict.fromkeys(line for result in results for line in _left_out(result, shown)):
+        say(line, style="yellow")
     if per_class:
         _show_per_class(results)
 
@@ -79,8 +79,8 @@ def _show_robustness(results: list[Json]) -> None:
             say(f"{row['test']}: {row['note']}", style="yellow")
 
 
-def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
-    """Say what the figures of a split do not hold, and what they are not."""
+def _left_out(result: Json, probes: Sequence[Probe]) -> list[str]:
+    """What the figures of a split do not hold, and what they are not."""
     split, remarks = result["split"], list(result["rules"])
     if "drawn" in result:
         remarks.append(f"only {result['drawn']}: the whole split has other figures")
@@ -99,8 +99,7 @@ def _show_left_out(result: Json, probes: Sequence[Probe]) -> None:
         )
         remarks.append(f"AP: {ties['scores']:,} scores equal one of the other label in their class; {rule}")
     remarks += [line for probe in probes for line in probe.remarks(result[probe.name])]
-    for line in dict.fromkeys(remarks):
-        say(f"{split}: {line}", style="yellow")
+    return [f"{split}: {line}" for line in remarks]
 
 
 def _show_per_class(results: list[Json]) -> None:

@@ -78,7 +78,7 @@ def test_some_samples_are_drawn_and_every_figure_says_that_it_is_of_some(
     assert scored[-1] != "images/val/000015.png"  # not the first ones
     common = ("val", "csra", "--load-from", model, "--data-root", demo_root, "--gpus", 0, "--threads", 1)
     shown = attnbias(*common, "--limit", 16, expect=0).out
-    assert "16 of 24 " in shown
+    assert "16 of 24\n" in shown  # the head of the column
     assert f"val: only {drawn}: the whole split has other figures" in shown
     assert "--store keeps the figures of whole splits" in attnbias(*common, "--limit", 16, "--store", expect=2).line
     (whole,) = val(model, demo_root, "--limit", 24)
