@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from attnbias.data.prepare import prepare
 from attnbias.data.sets.contract import PrepareOptions
 from tests.helpers.forked import ForkedRun
+from tests.helpers.language_sets import prepared
 
 TINY = ["--epochs", 3, "--batch-size", 8, "--ema-decay", 0.9, "--eval-batch-size", 5]
 RUN = ["--gpus", 0, "--threads", 1, "--save-steps", 1, "--log-every", 2, "--resume", "auto"]
@@ -24,6 +27,14 @@ METHODS = {
     "llb": ["--recipe", "demo", "--image-size", 32],
     "absvit": ["--recipe", "demo", "--image-size", 32],
 }
+TASKS = {
+    "segmentation": ["--recipe", "mini", "--steps", 9, "--eval-steps", 3, "--channels", 8, "--aux-channels", 4],
+    "vqa": ["--recipe", "tiny-vqa", "--epochs", 3],
+    "nlvr2": ["--recipe", "tiny-nlvr2", "--epochs", 3],
+    "retrieval": ["--recipe", "tiny-retrieval", "--epochs", 3],
+}
+"""AbSViT's other tasks."""
+SETS = {"vqa": "vqav2", "nlvr2": "nlvr2", "retrieval": "flickr30k"}
 CUTS = [(processes, workers, accumulation) for processes in (1, 2) for workers in (0, 2) for accumulation in (1, 3)]
 CUTS += [(4, 0, 1)]
 
@@ -114,3 +125,36 @@ def test_every_method_survives_a_storm(method: str, cut: tuple[int, int, int], i
     begun = time.monotonic()
     survived = storm(run_of(method, cut, images), tmp_path, 5, f"{method} {cut}")
     print(f"\n{method} {cut}: {dict(survived)} in {time.monotonic() - begun:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root of a set for each of AbSViT's other tasks."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name in SETS.values():
+        prepared(name, folder)
+    rng = np.random.default_rng(0)
+    for number in range(11):
+        for part, shape in (("images", (40, 48, 3)), ("labels", (40, 48))):
+            (folder / "shapes" / part).mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 3 if part == "labels" else 255, shape, np.uint8)
+            Image.fromarray(pixels).save(folder / "shapes" / part / f"{number}.png")
+    prepare(str(folder / "shapes"), root=folder / "root")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cut", [(1, 0, 1), (2, 2, 1), (2, 0, 2)], ids=lambda cut: "{}p-{}w-{}a".format(*cut))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_survives_a_storm(task: str, cut: tuple[int, int, int], tasks: Path, tmp_path: Path) -> None:
+    processes, workers, accumulation = cut
+    dataset = SETS.get(task, tasks / "shapes")
+    words: list[Any] = ["train", "absvit", "--task", task, *TASKS[task], "--dataset", dataset, "--batch-size", 8]
+    words += [*RUN, "--data-root", tasks / "root", "--workers", workers, "--accumulation", accumulation]
+    begun = time.monotonic()
+    survived = storm(
+        lambda out: ForkedRun([*words, "--out", out], out.with_suffix(".log"), processes),
+        *(tmp_path, 5, f"{task} {cut}"),
+    )
+    print(f"\n{task} {cut}: {dict(survived)} in {time.monotonic() - begun:.0f} s")
