@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -91,6 +91,8 @@ class ImageDataset(Dataset[Sample]):
         self.transform = transform
         self._left_out: ToNormalizedTensor | None = None
         self.seed = seed
+        self.in_memory: Mapping[str, Image.Image] = {}
+        """Images that are no files, RGB and upright, by their paths from the index's root on."""
         self.on_bad_image = on_bad_image
         self.decode = decode
         targets = np.array([record.target for record in index.records], dtype=np.int64)  # (N, C) or (N,)
@@ -174,6 +176,8 @@ class ImageDataset(Dataset[Sample]):
         The crop is Pillow's: float corners are rounded, and what lies outside the image is black (CSRA, section 4.4
         of its description; golden prep_wider).
         """
+        if self.in_memory and (image := self.in_memory.get(self.paths[index])) is not None:
+            return image
         if self.archived:
             return Image.fromarray(read_archive(self.index.root, self.index.split).pixels[int(self.paths[index])])
         image = read_image(self.file(index), self.index.orientation)

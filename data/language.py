@@ -151,7 +151,8 @@ class LanguageDataset(ImageDataset):
         return stack(tensors)
 
     def _read(self, path: str) -> Image.Image:
-        return read_image(self.index.root / path, self.index.orientation)
+        known = self.in_memory.get(path)
+        return read_image(self.index.root / path, self.index.orientation) if known is None else known
 
     def _others(self, index: int, count: int) -> list[int]:
         """Pairs of other images than a sample's, drawn evenly and with replacement."""

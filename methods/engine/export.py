@@ -341,7 +341,7 @@ def images_for_check(loaded: Loaded, paths: Sequence[str], data_root: Path | Non
         return open_questions(loaded, questions, data_root)
     if paths:
         own = open_own(loaded, paths)
-        return OwnImages(own.index, _seen(loaded), in_memory={}) if isinstance(method, LabelsPixels) else own
+        return OwnImages(own.index, _seen(loaded)) if isinstance(method, LabelsPixels) else own
     index = open_split_of(loaded, "val", data_root)
     return method.open_dataset(loaded.recipe, index) if method.reads_texts else ImageDataset(index, _seen(loaded))
 

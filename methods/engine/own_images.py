@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
 from attnbias.data.cores import available_cores
-from attnbias.data.datasets import ImageDataset, Policies, Sample
+from attnbias.data.datasets import ImageDataset, Sample
 from attnbias.data.index import Index, Record
 from attnbias.data.survey import UNREADABLE, read_headers, remarks
 from attnbias.data.tally import Tally
-from attnbias.data.transforms.basic import Transform
 from attnbias.data.walk import SUFFIXES, walk_images
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Loaded, input_words
@@ -69,17 +68,7 @@ def say_how_made(loaded: Loaded, amp: str = "no", *, of_maps: bool = False) -> N
 
 
 class OwnImages(ImageDataset):
-    """Images without labels, of whatever sizes: files, and those that are in memory."""
-
-    def __init__(
-        self, index: Index, transform: Transform, *, in_memory: Mapping[int, Image.Image], **policies: Unpack[Policies]
-    ) -> None:
-        super().__init__(index, transform, **policies)
-        self.in_memory = in_memory
-        """Position -> image, RGB and upright."""
-
-    def image(self, index: int) -> Image.Image:
-        return self.in_memory[index] if index in self.in_memory else super().image(index)
+    """Images without labels, of whatever sizes."""
 
     def collate(self, samples: Sequence[Sample] | Sample) -> Sample:
         good = [] if isinstance(samples, dict) else [sample for sample in samples if "image" in sample]
@@ -96,9 +85,20 @@ def open_own(
     Those in memory are upright and RGB already.
     """
     target = (0,) * len(loaded.classes) if loaded.task == "multilabel" else 0
-    in_memory = {position: image for position, image in enumerate(images) if isinstance(image, Image.Image)}
-    paths = ["" if isinstance(image, Image.Image) else str(Path(image).absolute()) for image in images]
+    paths = [path_of(image, position) for position, image in enumerate(images)]
     records = tuple(Record(path, target) for path in paths)
     index = Index("own", "pictures", loaded.task, loaded.classes, Path("/"), records, orientation="upright")
     transform = loaded.method.transform(loaded.recipe, train=False)
-    return OwnImages(index, transform, in_memory=in_memory, on_bad_image=on_bad_image)
+    dataset = OwnImages(index, transform, on_bad_image=on_bad_image)
+    dataset.in_memory = in_memory(images)
+    return dataset
+
+
+def path_of(image: str | Path | Image.Image, position: int) -> str:
+    """The path of a file, or one that an image in memory goes by."""
+    return f"in memory: {position}" if isinstance(image, Image.Image) else str(Path(image).absolute())
+
+
+def in_memory(images: Sequence[str | Path | Image.Image]) -> dict[str, Image.Image]:
+    """Those that are in memory, by their paths."""
+    return {path_of(image, position): image for position, image in enumerate(images) if isinstance(image, Image.Image)}

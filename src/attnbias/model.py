@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from attnbias.data.errors import DataError
+from attnbias.data.questions import Question
 from attnbias.data.registry import dataset_folder
 from attnbias.data.transforms.basic import Transform
 from attnbias.methods import TASKS
-from attnbias.methods.engine.abilities import IsSteered, ReadsTexts
+from attnbias.methods.engine.abilities import IsSteered, LabelsPixels, ReadsTexts
 from attnbias.methods.engine.display.inference import Column, ImageSample, place_input, predict_samples
 from attnbias.methods.engine.display.inference import Prediction as Seen
 from attnbias.methods.engine.display.questions import ask
@@ -29,6 +31,8 @@ from attnbias.methods.engine.launch import accelerate, place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
 from attnbias.methods.engine.make_priors import text_priors
 from attnbias.methods.engine.maps import checked, fitting_explainers, normalise
+from attnbias.methods.engine.own_images import in_memory, path_of
+from attnbias.methods.engine.prediction.answering import best_answers, fit_of_text
 from attnbias.methods.engine.prediction.predict import score_images
 from attnbias.methods.engine.prior_files import ENDING, Priors, read_priors
 from attnbias.methods.engine.priors import say_other_weights
@@ -42,6 +46,8 @@ from attnbias.results import AttentionMaps, MapsOfImages, Prediction, Prediction
 Normalisation = Literal["minmax", "max"]
 Classes = str | int | np.integer | Sequence[str | int | np.integer] | NDArray[np.integer]
 """One or several, by name or number."""
+Questions = list[str] | tuple[str, ...]
+"""Several."""
 Prior = Classes | NDArray[np.generic] | Tensor | Priors | os.PathLike[str]
 """What a second pass looks for: classes or texts, vectors, or a prior file."""
 
@@ -167,7 +173,9 @@ class Model:
     def predict(
         self,
         images: OneImage,
+        questions: str | None = ...,
         *,
+        second: OneImage | None = ...,
         batch_size: int = ...,
         workers: int = ...,
         on_bad_image: Literal["error", "skip"] = ...,
@@ -176,7 +184,20 @@ class Model:
     def predict(
         self,
         images: SeveralImages,
+        questions: str | Questions | None = ...,
         *,
+        second: SeveralImages | None = ...,
+        batch_size: int = ...,
+        workers: int = ...,
+        on_bad_image: Literal["error", "skip"] = ...,
+    ) -> Predictions: ...
+    @overload
+    def predict(
+        self,
+        images: OneImage,
+        questions: Questions,
+        *,
+        second: OneImage | None = ...,
         batch_size: int = ...,
         workers: int = ...,
         on_bad_image: Literal["error", "skip"] = ...,
@@ -184,39 +205,134 @@ class Model:
     def predict(
         self,
         images: Images,
+        questions: str | Questions | None = None,
         *,
+        second: Images | None = None,
         batch_size: int = 64,
         workers: int = 0,
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> Prediction | Predictions:
-        """Score images, as `attnbias predict` does.
+        """Score images, as `attnbias predict` does: their classes, the class of each pixel, or answers about them.
 
         Args:
             images: a path; a PIL image; an array (H, W, 3) or a tensor (3, H, W), RGB, as uint8 or as floats within
                 0..1, before any normalisation. A list of these, a folder, an array (B, H, W, 3) or a tensor
                 (B, 3, H, W) gives `Predictions`. Files and PIL images are turned upright as their EXIF orientation
                 says; all go through the recipe's own resize, crop and normalisation.
-            batch_size: images at once.
+            questions: of a model that is asked in words, what each image is asked: a question, a hypothesis, a
+                statement, or of retrieval a text that images fit more or less. Several give `Predictions`, those of
+                an image side by side.
+            second: of a statement about two images, the right one of each pair.
+            batch_size: images at once (pixels are labelled image by image).
             workers: processes that read images.
             on_bad_image: an unreadable image: stop, or leave it out (`skipped` says so).
 
         Raises:
-            UsageError: the model's task is not to name classes, or something is not an image.
+            UsageError: something is not an image, or the model is asked in words and no question is given, or the
+                other way round.
             DataError: an image cannot be read.
         """
         given = given_images(images)
+        pairs = [None] * len(given) if second is None else given_images(second)
+        texts = [questions] if isinstance(questions, str) else list(questions or ())
+        self._check_asked(texts, second is not None, len(given), len(pairs))
         asked = {"eval_batch_size": batch_size, "workers": workers, "on_bad_image": on_bad_image}
-        request = place(
-            PredictRequest.of({**asked, "load_from": self.load_from, "paths": [], "device": str(self.device)})
-        )
-        found = score_images(request, self.loaded, [image.source for image in given], accelerate(request))
-        scores = found.scores["scores"]
-        items = tuple(self._prediction(given[sample], row) for sample, row in zip(found.ids, scores, strict=True))
-        return items[0] if is_one(images) else Predictions(items, scores, tuple(found.skipped))
+        model = {"load_from": self.load_from, "device": str(self.device), "data_root": self.data_root}
+        request = place(PredictRequest.of({**asked, **model, "paths": []}))
+        if isinstance(self.loaded.method, LabelsPixels):
+            found = self._labelled(given, on_bad_image)
+        elif texts:
+            found = self._answered(request, given, pairs, texts)
+        else:
+            found = self._classified(request, given)
+        return found[0] if is_one(images) and (questions is None or isinstance(questions, str)) else found
 
-    def _prediction(self, image: GivenImage, scores: NDArray[np.float32]) -> Prediction:
-        task: Literal["multilabel", "singlelabel"] = "multilabel" if self.task == "multilabel" else "singlelabel"
-        return Prediction(image.name, scores, self.classes, task, image.read)
+    def _check_asked(self, texts: Sequence[str], two: bool, images: int, pairs: int) -> None:
+        """Refuse what such a model is not asked.
+
+        Raises:
+            UsageError: see above.
+        """
+        in_words = isinstance(self.loaded.method, ReadsTexts)
+        if in_words and not texts:
+            raise UsageError(f"method '{self.method}' is asked in words: predict(image, 'what is on the table?')")
+        if texts and not in_words:
+            raise UsageError(f"questions are for models that are asked in words, and {self.loaded.source} is not")
+        if two != (self.task == "nlvr2"):
+            raise UsageError(
+                "a statement of nlvr2 is about two images: predict(left, statement, second=right)"
+                if not two
+                else f"second is for statements about two images, and {self.loaded.source} is for {self.task}"
+            )
+        if images != pairs:
+            raise UsageError(f"second has {pairs} images, expected one for each of {images}")
+
+    def _classified(self, request: PredictRequest, given: Sequence[GivenImage]) -> Predictions:
+        """The probability of each class of each image."""
+        said = score_images(request, self.loaded, [image.source for image in given], accelerate(request))
+        scores = said.scores["scores"]
+        items = tuple(
+            Prediction(given[n].name, row, self.classes, self.task, given[n].read)
+            for n, row in zip(said.ids, scores, strict=True)
+        )
+        return Predictions(items, scores, tuple(said.skipped))
+
+    def _labelled(self, given: Sequence[GivenImage], on_bad_image: Literal["error", "skip"]) -> Predictions:
+        """The class of each pixel of each image, and how much each class has."""
+        method, items, skipped = self.loaded.method, [], []
+        assert isinstance(method, LabelsPixels)
+        for image in given:
+            try:
+                pixels = np.asarray(image.read())
+            except DataError as error:
+                if on_bad_image == "error":
+                    raise
+                skipped.append(str(error))
+                continue
+            labels = method.label_map(self.module, pixels, self.recipe)
+            shares = np.bincount(labels.ravel(), minlength=len(self.classes)).astype(np.float32) / np.float32(
+                labels.size
+            )
+            items.append(Prediction(image.name, shares, self.classes, self.task, image.read, label_map=labels))
+        if not items:
+            raise DataError("no image could be read: " + "; ".join(skipped[:3]))
+        return Predictions(tuple(items), np.stack([item.scores for item in items]), tuple(skipped))
+
+    def _answered(
+        self,
+        request: PredictRequest,
+        given: Sequence[GivenImage],
+        pairs: Sequence[GivenImage | None],
+        texts: Sequence[str],
+    ) -> Predictions:
+        """The probability of each answer to each text about each image; of retrieval, how well it fits the text."""
+        accelerator, names = accelerate(request), self.classes
+        if self.task == "retrieval":
+            fits = [fit_of_text(request, self.loaded, [i.source for i in given], t, accelerator) for t in texts]
+            scores = np.stack([fit.scores["scores"] for fit in fits], axis=1).reshape(-1, 1)
+            asked = [(given[n], text) for n in fits[0].ids for text in texts]
+            skipped = fits[0].skipped
+        else:
+            images = [*given, *(image for image in pairs if image is not None)]
+            paths = [Path(path_of(image.source, place)) for place, image in enumerate(images)]
+            seconds: Sequence[Path | None] = paths[len(given) :] or [None] * len(given)
+            pairs_asked = [(n, text) for n in range(len(given)) for text in texts]
+            named = in_memory([image.source for image in images])
+            said = best_answers(
+                request,
+                self.loaded,
+                [Question(paths[n], text, seconds[n]) for n, text in pairs_asked],
+                *(accelerator, len(names), named),
+            )
+            scores = np.empty_like(said.scores["scores"])
+            np.put_along_axis(scores, said.scores["labels"].astype(np.int64), said.scores["scores"], axis=1)
+            asked = [(given[pairs_asked[k][0]], pairs_asked[k][1]) for k in said.ids]
+            skipped = said.skipped
+        items = tuple(
+            Prediction(image.name, row, (text,) if self.task == "retrieval" else names, self.task, image.read, text)
+            for (image, text), row in zip(asked, scores, strict=True)
+        )
+        return Predictions(items, scores, tuple(skipped))
 
     @overload
     def attention(

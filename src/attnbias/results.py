@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,7 +19,9 @@ from PIL import Image
 
 from attnbias.data.atomic import replacing
 from attnbias.data.reading import Json
+from attnbias.data.sets.palettes import palette
 from attnbias.methods.engine.display.overlay import draw, enlarged, seen_part
+from attnbias.methods.engine.display.segments import paint
 from attnbias.methods.engine.display.sheet import draw_sheet
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.screen import Captured
@@ -62,19 +64,40 @@ class Prediction:
     path: str
     """Its file; of an image in memory, a name."""
     scores: NDArray[np.float32]
-    """Probabilities (C,): one for each class by itself in multi-label work, else of a softmax."""
+    """Of each class (C,): its probability, by itself in multi-label work and of answers, else of a softmax; of a model
+    that labels pixels, its share of them; of retrieval how well the image fits the text, higher is better (1,)."""
     classes: tuple[str, ...]
-    """The names of all C classes."""
-    task: Literal["multilabel", "singlelabel"]
+    """The names of all C classes, or answers; of retrieval the text."""
+    task: str
     image: Callable[[], Image.Image] = field(repr=False)
     """Reads the image, RGB and upright."""
+    question: str | None = None
+    """What was asked, of a model that is asked in words."""
+    label_map: NDArray[np.int64] | None = field(default=None, repr=False)
+    """The class of each pixel (H, W), of a model that labels them."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In multi-label work the classes of at least 0.5, the highest first; else the best class alone."""
+        """In multi-label work the classes of at least 0.5, of pixels those that occur, the highest first; else the best
+        class alone."""
         order = np.argsort(-self.scores, kind="stable")
-        chosen = order[self.scores[order] >= 0.5] if self.task == "multilabel" else order[:1]
-        return tuple(self.classes[number] for number in chosen)
+        if self.task == "multilabel":
+            order = order[self.scores[order] >= 0.5]
+        elif self.label_map is not None:
+            order = order[self.scores[order] > 0]
+        else:
+            order = order[:1]
+        return tuple(self.classes[number] for number in order)
+
+    def overlay(self) -> Image.Image:
+        """The image with the colours of its pixels' classes over it.
+
+        Raises:
+            UsageError: the model does not label pixels.
+        """
+        if self.label_map is None:
+            raise UsageError("the model does not label pixels; where it looks is model.attention(image).overlay()")
+        return Image.fromarray(paint(np.asarray(self.image()), self.label_map, palette(self.classes)))
 
     def top(self, k: int = 5) -> dict[str, float]:
         """The k best classes with their probabilities, the highest first."""
@@ -82,8 +105,9 @@ class Prediction:
         return {self.classes[number]: float(self.scores[number]) for number in order}
 
     def to_dict(self) -> Json:
-        """The image and its scores by class."""
-        return {"path": self.path, "scores": dict(zip(self.classes, map(float, self.scores), strict=True))}
+        """The image, what was asked, and its scores by class."""
+        asked = {} if self.question is None else {"question": self.question}
+        return {"path": self.path, **asked, "scores": dict(zip(self.classes, map(float, self.scores), strict=True))}
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row per class: class, score. Raises UsageError without pandas."""
@@ -91,7 +115,8 @@ class Prediction:
 
     def __repr__(self) -> str:
         best = ", ".join(f"{name} {score:.3f}" for name, score in self.top(3).items())
-        return f"Prediction({self.path}: {best}{', ...' if len(self.classes) > 3 else ''})"
+        asked = "" if self.question is None else f"{self.question} "
+        return f"Prediction({self.path}: {asked}{best}{', ...' if len(self.classes) > 3 else ''})"
 
     def _repr_html_(self) -> str:
         return _prediction_table([self])
@@ -121,8 +146,10 @@ class Predictions(Sequence[Prediction]):
         return [item.to_dict() for item in self.items]
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row per image: path, and a column for each class. Raises UsageError without pandas."""
-        return dataframe([{"path": row["path"], **row["scores"]} for row in self.to_dict()])
+        """One row per image, or per question about it: path, question, and a column for each class. Raises UsageError
+        without pandas."""
+        rows = self.to_dict()
+        return dataframe([{**{k: v for k, v in row.items() if k != "scores"}, **row["scores"]} for row in rows])
 
     @overload
     def __getitem__(self, key: int) -> Prediction: ...
@@ -145,7 +172,8 @@ def _prediction_table(predictions: Sequence[Prediction]) -> str:
         image = one.image()
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         best = ", ".join(f"{name} {score:.3f}" for name, score in one.top().items())
-        rows.append([_address(image), one.path, ", ".join(one.labels) or "-", best])
+        name = one.path if one.question is None else f"{one.path}: {one.question}"
+        rows.append([_address(image), name, ", ".join(one.labels) or "-", best])
     columns = [(name, "left") for name in ("", "image", "labels", "highest scores")]
     return html_table(columns, rows, pictures=True)
 

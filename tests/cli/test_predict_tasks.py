@@ -341,11 +341,6 @@ def test_classifiers_are_asked_nothing(photos: Path, tmp_path: Path, segmenter: 
     assert "a file of questions is for models that are asked in words" in line
 
 
-def test_python_says_where_other_tasks_are_asked(segmenter: Path, photos: Path) -> None:
-    with pytest.raises(UsageError, match=f"attnbias predict --load-from {segmenter}"):
-        load(segmenter, device="cpu").predict(next(photos.iterdir()))
-
-
 def test_windows_that_leave_pixels_out_are_refused(segmenter: Path, photos: Path) -> None:
     words = ("predict", "--load-from", segmenter, photos, "--slide-crop", "32,32", "--slide-stride", "32,40", *CPU)
     assert "would leave pixels out; take smaller steps" in attnbias(*words, "--mode", "slide", expect=2).line
@@ -377,3 +372,73 @@ def test_no_label_map_is_drawn_of_more_classes_than_a_byte_tells(photos: Path, t
     assert "--out draws label maps of up to 255 classes" in drawn.line
     assert not (tmp_path / "256").exists()
     attnbias(*words, expect=0)
+
+
+# From Python ----------------------------------------------------------------------------------------------------------
+
+
+def test_python_gives_the_label_maps_and_the_areas_of_the_command(
+    segmenter: Path, photos: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "found.json"
+    attnbias("predict", "--load-from", segmenter, photos, "--json", told, *CPU, expect=0)
+    items = json.loads(told.read_text())["pictures"]
+    model = load(segmenter, device="cpu")
+    found = model.predict(photos)
+    assert [one.path for one in found] == [item["path"] for item in items]
+    for one, item in zip(found, items, strict=True):
+        assert one.label_map is not None
+        assert np.array_equal(one.label_map, expected(segmenter, Path(item["path"])))
+        shares = {each["class"]: each["share"] for each in item["classes"]}
+        assert {name: one.top(3)[name] for name in one.labels} == pytest.approx(shares, abs=1e-6)
+        original = np.asarray(Image.open(item["path"]).convert("RGB"))
+        assert np.array_equal(np.asarray(one.overlay()), paint(original, one.label_map, palette(CLASSES)))
+        alone = model.predict(original)  # in memory
+        assert alone.label_map is not None
+        assert np.array_equal(alone.label_map, one.label_map)
+    (photos / "broken.png").write_bytes(b"no image")
+    assert len(model.predict(photos, on_bad_image="skip").skipped) == 1
+    with pytest.raises(UsageError, match="questions are for models that are asked in words"):
+        model.predict(photos, "what is it?")
+
+
+def test_python_gives_the_answers_of_the_command(ask: Any, root: Path, photos: Path, tmp_path: Path) -> None:
+    questions = ["What colour is it?", "A red square?"]
+    typed = [word for question in questions for word in ("--question", question)]
+    items = json.loads(ask("vqa", photos, *typed, "--json", "-").out)["pictures"]
+    model = load(tmp_path / "vqa.safetensors", device="cpu", data_root=root)
+    found = model.predict(photos, questions)
+    assert [(one.path, one.question) for one in found] == [(item["path"], item["question"]) for item in items]
+    for one, item in zip(found, items, strict=True):
+        assert one.top(5) == pytest.approx({each["answer"]: each["score"] for each in item["answers"]}, abs=1e-6)
+    with Image.open(items[0]["path"]) as opened:
+        alone = model.predict(opened.convert("RGB"), questions[0])  # in memory
+    assert alone.scores == pytest.approx(found[0].scores, abs=1e-6)
+    assert not np.allclose(found[0].scores, found[2].scores, atol=1e-4)
+    with pytest.raises(UsageError, match="is asked in words: predict"):
+        model.predict(photos)
+    with pytest.raises(UsageError, match="second is for statements about two images"):
+        model.predict(photos, "Red?", second=photos)
+
+
+def test_python_judges_pairs_and_ranks_images_as_the_command_does(
+    ask: Any, root: Path, photos: Path, tmp_path: Path
+) -> None:
+    files = sorted(photos.iterdir())[:2]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"image,second_image,statement\n{files[0]},{files[1]},A red square\n")
+    (item,) = json.loads(ask("nlvr2", pairs, "--json", "-").out)["pictures"]
+    model = load(tmp_path / "nlvr2.safetensors", device="cpu", data_root=root)
+    right = np.asarray(Image.open(files[1]).convert("RGB"))
+    one = model.predict(files[0], "A red square", second=right)
+    assert one.top(2) == pytest.approx({each["answer"]: each["score"] for each in item["answers"]}, abs=1e-6)
+    with pytest.raises(UsageError, match="two images"):
+        model.predict(files[0], "A red square")
+    with pytest.raises(UsageError, match="second has 1 images, expected one for each of 2"):
+        model.predict(list(files), "A red square", second=[right])
+    items = json.loads(ask("retrieval", photos, "--find", "A red square", "--json", "-").out)["pictures"]
+    model = load(tmp_path / "retrieval.safetensors", device="cpu", data_root=root)
+    found = sorted(model.predict(photos, "A red square"), key=lambda one: -one.scores[0])
+    assert [one.path for one in found] == [item["path"] for item in items]
+    assert [float(one.scores[0]) for one in found] == pytest.approx([item["score"] for item in items], abs=1e-5)
+    assert found[0].classes == ("A red square",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
 
 from attnbias.data.atomic import replacing
@@ -141,16 +142,8 @@ def answer_questions(
         UsageError: a question is about one image and the model asks about two, or the other way round.
         DataError: an image cannot be read (with "error"; it is named), or none can.
     """
-    two = loaded.task == "nlvr2"
-    if wrong := next((question for question in questions if (question.second is not None) != two), None):
-        raise UsageError(
-            f"'{wrong.text}' is about {'one image' if two else 'two images'}, and {loaded.source} is asked about "
-            f"{'two: name them in the columns image and second_image of a .csv or .json' if two else 'one'}"
-        )
-    dataset = open_questions(loaded, questions, request.data_root, request.on_bad_image)
-    assert isinstance(loaded.method, ReadsTexts)
     count = ANSWERS if request.top_k is None else request.top_k
-    said = _answered(_Best(loaded.method, loaded.task, count), loaded, dataset, accelerator, request)
+    said = best_answers(request, loaded, questions, accelerator, count)
     least = request.threshold or 0.0
     best = [
         {
@@ -161,6 +154,31 @@ def answer_questions(
         for row in zip(said.scores["scores"], said.scores["labels"], strict=True)
     ]
     return [questions[sample] for sample in said.ids], best, said.skipped
+
+
+def best_answers(
+    request: PredictRequest,
+    loaded: Loaded,
+    questions: Sequence[Question],
+    accelerator: Accelerator,
+    count: int,
+    in_memory: Mapping[str, Image.Image] | None = None,
+) -> Answers:
+    """Ask every question once: of each the `count` best `scores`, the highest first, and whose they are, `labels`.
+
+    `in_memory` are images that are no files, RGB and upright, by the paths that questions name. Raises as
+    `answer_questions`.
+    """
+    two = loaded.task == "nlvr2"
+    if wrong := next((question for question in questions if (question.second is not None) != two), None):
+        raise UsageError(
+            f"'{wrong.text}' is about {'one image' if two else 'two images'}, and {loaded.source} is asked about "
+            f"{'two: name them in the columns image and second_image of a .csv or .json' if two else 'one'}"
+        )
+    dataset = open_questions(loaded, questions, request.data_root, request.on_bad_image)
+    dataset.in_memory = {str(Path(name).absolute()): image for name, image in (in_memory or {}).items()}
+    assert isinstance(loaded.method, ReadsTexts)
+    return _answered(_Best(loaded.method, loaded.task, count), loaded, dataset, accelerator, request)
 
 
 def open_questions(
@@ -189,15 +207,30 @@ def find_by_text(
         DataError: an image cannot be read (with "error"; it is named), or none can.
     """
     assert request.find is not None
-    assert isinstance(loaded.method, FitsTexts)
-    assert isinstance(loaded.method, ReadsTexts)
-    folder = dataset_folder(loaded.recipe.dataset, request.data_root)
-    text = loaded.method.read_texts(loaded.recipe, [request.find], folder)
-    dataset = open_own(loaded, paths, request.on_bad_image)
-    said = _answered(_Fit(loaded.method, text), loaded, dataset, accelerator, request)
+    said = fit_of_text(request, loaded, paths, request.find, accelerator)
     scores = said.scores["scores"][:, 0]
     order = np.argsort(-scores, kind="stable")
     return [(paths[said.ids[place]], float(scores[place])) for place in order], said.skipped
+
+
+def fit_of_text(
+    request: PredictRequest,
+    loaded: Loaded,
+    images: Sequence[str | Path | Image.Image],
+    text: str,
+    accelerator: Accelerator,
+) -> Answers:
+    """How well each image, of a file or upright and RGB in memory, fits a text: `scores` (N, 1), higher is better.
+
+    Raises:
+        DataError: an image cannot be read (with "error"; it is named), or none can.
+    """
+    assert isinstance(loaded.method, FitsTexts)
+    assert isinstance(loaded.method, ReadsTexts)
+    folder = dataset_folder(loaded.recipe.dataset, request.data_root)
+    encoded = loaded.method.read_texts(loaded.recipe, [text], folder)
+    dataset = open_own(loaded, images, request.on_bad_image)
+    return _answered(_Fit(loaded.method, encoded), loaded, dataset, accelerator, request)
 
 
 def write_submission(path: Path, answered: Answered) -> None:

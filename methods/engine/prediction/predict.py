@@ -193,13 +193,8 @@ def score_images(
     """Score images, files or upright RGB ones in memory, once each, as a placed request says.
 
     Raises:
-        UsageError: the model's task is not to name classes. DataError: as `predict`.
+        DataError: as `predict`.
     """
-    if loaded.task not in ("multilabel", "singlelabel"):
-        raise UsageError(
-            f"Model.predict names the classes of images, and {loaded.source} is for {loaded.task}; on the command "
-            f"line there is: attnbias predict --load-from {request.load_from}"
-        )
     return answer_all(
         loaded.method,
         loaded.model,
