@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -45,29 +46,44 @@ def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.r
     return np.asarray(np.rint(np.clip(corrupted, 0, 1) * 255), dtype=np.uint8)
 
 
-class Corrupted:
-    """Another transform's images, corrupted at the size that the network sees.
+class Changed(ABC):
+    """Another transform's images, changed at the size that the network sees.
 
     Wraps a method's evaluation transform: PIL image -> normalised tensor (3, H, W); or an image and its label map ->
     these as a pair, whose label map stays. Draws follow NumPy's global generator, which `ImageDataset` seeds by sample,
-    so that an image is corrupted alike in every run.
+    so that an image is changed alike in every run.
     """
 
-    def __init__(self, transform: Transform, corruption: str, severity: int, normalize: str) -> None:
-        self.transform, self.corruption, self.severity = transform, corruption, severity
+    def __init__(self, transform: Transform, normalize: str) -> None:
+        self.transform = transform
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in normalization(normalize))
 
-    def __call__(self, *original: Any) -> Any:
-        """Transform, corrupt, normalise again."""
-        seen = self.transform(*original)
-        return self._corrupted(seen) if isinstance(seen, Tensor) else (self._corrupted(seen[0]), *seen[1:])
+    @abstractmethod
+    def change(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The changed image of one (H, W, 3)."""
 
-    def _corrupted(self, image: Tensor) -> Tensor:
+    def __call__(self, *original: Any) -> Any:
+        """Transform, change, normalise again."""
+        seen = self.transform(*original)
+        return self._changed(seen) if isinstance(seen, Tensor) else (self._changed(seen[0]), *seen[1:])
+
+    def _changed(self, image: Tensor) -> Tensor:
         image = image * self.std + self.mean
         pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, 3)
-        rng = np.random.default_rng(np.random.randint(2**31))
-        corrupted = torch.from_numpy(corrupt(pixels, self.corruption, self.severity, rng))
-        return (corrupted.permute(2, 0, 1).float() / 255 - self.mean) / self.std
+        changed = torch.from_numpy(self.change(pixels))
+        return (changed.permute(2, 0, 1).float() / 255 - self.mean) / self.std
+
+
+class Corrupted(Changed):
+    """Images under one of `CORRUPTIONS`."""
+
+    def __init__(self, transform: Transform, corruption: str, severity: int, normalize: str) -> None:
+        super().__init__(transform, normalize)
+        self.corruption, self.severity = corruption, severity
+
+    def change(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Corrupt an image."""
+        return corrupt(pixels, self.corruption, self.severity, np.random.default_rng(np.random.randint(2**31)))
 
 
 def precropped_transform(image_size: int, normalize: str) -> v2.Compose:

@@ -327,6 +327,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("CE", "error under a corruption over AlexNet's", "lower", compared=True, robustness=True),
     Metric("mCE", "mean of CE over all corruptions", "lower", compared=True, robustness=True),
+    Metric("carton", "mean probability of the class carton under ImageNet-W's watermark", "lower", robustness=True),
+    Metric("carton_change", "by how much more that is than without it", "lower", compared=True, robustness=True),
     Metric(
         "mIoU",
         "mean over classes of intersection over union, counted in pixels",

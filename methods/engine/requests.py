@@ -984,6 +984,9 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         "Corrupt each split on the fly, all severities averaged (made here, not the published images).",
         metavar="NAME,...|all",
     )
+    watermark: Path | None = robust_option(
+        None, "ImageNet-W: its text over the images of each split, in this font (.otf, .ttf).", metavar="FONT"
+    )
     severity: tuple[int, ...] = robust_option((1, 2, 3, 4, 5), "Severities of --corrupt.")
     robustness_out: Path | None = robust_option(None, "The table, .json or .csv.", metavar="FILE")
     store: bool = option(False, "Keep the results in the run folder (RUN/evaluations), for compare.")
@@ -1007,11 +1010,24 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         return values
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
-        attacked, perturbed = bool(self.attack), bool(self.attack or self.corrupt or self.published_tests)
+        attacked, perturbed = (
+            bool(self.attack),
+            bool(self.attack or self.corrupt or self.watermark or self.published_tests),
+        )
         holds_objects = self.measures_bias or self.reliance or self.backgrounds
         of_splits = (
             *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
-            *("attack", "corrupt", "store", "backgrounds", "last_layer", "find_groups", "calibration", "limit"),
+            *(
+                "attack",
+                "corrupt",
+                "watermark",
+                "store",
+                "backgrounds",
+                "last_layer",
+                "find_groups",
+                "calibration",
+                "limit",
+            ),
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),
@@ -1028,7 +1044,7 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
             "attack_step": (attacked, "without --attack"),
             "attack_steps": ("pgd" in self.attack, "without --attack pgd"),
             "severity": (bool(self.corrupt), "without --corrupt"),
-            "robustness_out": (perturbed, "without --attack, --corrupt or an --imagenet-* set"),
+            "robustness_out": (perturbed, "without --attack, --corrupt, --watermark or an --imagenet-* set"),
         }
 
     @property

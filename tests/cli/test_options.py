@@ -147,6 +147,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "data/test_orientation.py::test_val_and_predict_agree_on_turned_images": "--csv",
         "cli/test_evaluation_wiring.py::test_tau_and_truth_reach_the_measures_of_attention": "--truth --tau",
         "cli/test_evaluation_wiring.py::test_the_severities_that_are_typed_are_measured": "--severity",
+        "cli/test_val_tasks.py::test_a_watermark_is_drawn_in_the_font_that_was_typed": "--watermark",
         "cli/test_val_tasks.py::test_questions_are_held_against_the_objects_that_they_name": "--objects",
         "data/test_own_coco.py::test_bias_is_held_against_boxes_where_masks_lack_and_says_so": "--bias-out",
         "cli/test_compare.py::test_bias_is_kept_by_map": "--store",

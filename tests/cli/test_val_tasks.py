@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnbias.data.index import Index, Record
 from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
-from attnbias.data.transforms.basic import normalization
+from attnbias.data.sets.contract import PrepareOptions
+from attnbias.data.transforms.basic import eval_transform, normalization
+from attnbias.data.transforms.watermark import Watermarked
 from attnbias.methods.engine.bias.asked_objects import Names
 from attnbias.methods.engine.bias.report import measure_bias
 from attnbias.methods.engine.evaluation.attacks import Attack, against
 from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.evaluation.robustness import Bench
 from attnbias.methods.engine.load import Loaded, load_run, weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
@@ -257,3 +261,74 @@ def test_models_that_are_asked_in_words_are_measured_under_corruptions_and_not_a
     assert 0 <= contrast["low_95"] <= contrast["accuracy"] <= contrast["high_95"] <= 100
     words = ("val", "absvit", "--load-from", weights, "--data-root", tmp_path / "root", *CPU)
     assert "only images and pixels with classes" in attnbias(*words, "--attack", "fgsm", expect=2).line
+
+
+# ImageNet-W -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def font(tmp_path: Path) -> Path:
+    """The font that Pillow holds, as a file."""
+    file = tmp_path / "font.ttf"
+    held: Any = ImageFont.load_default(20)
+    file.write_bytes(held.path.getvalue())
+    return file
+
+
+def test_the_watermark_is_half_white_text_at_its_place(font: Path) -> None:
+    grey = Image.new("RGB", (224, 224), (100, 100, 100))
+    seen = Watermarked(eval_transform(224, "imagenet"), font, "imagenet")(grey)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization("imagenet"))
+    levels = ((seen * std + mean) * 255).round()
+    assert set(levels[:, :89].unique().tolist()) == {100}
+    assert levels.max() == pytest.approx(100 + 155 * 128 / 255, abs=1)
+    rows, columns = np.nonzero((levels[0] > 100).numpy())
+    assert rows.min() >= 89
+    assert rows.max() < 89 + 2 * 36
+    assert columns.min() in range(1, 12)
+
+
+def test_a_watermark_is_drawn_in_the_font_that_was_typed(font: Path, demo_root: Path, tmp_path: Path) -> None:
+    csra = get_method("csra")
+    recipe = override(csra.named_recipe("demo").recipe, {"image_size": 32, "dataset": "demo-single"})
+    torch.manual_seed(0)
+    path = tmp_path / "single.safetensors"
+    net = csra.build_model(recipe, 10, "singlelabel")
+    classes = tuple(f"digit_{n}" for n in range(10))
+    write_weights(path, net.state_dict(), weights_metadata(csra, recipe, classes, "singlelabel"))
+    prepare("demo-single", None, tmp_path / "root", PrepareOptions(settings={"train": 10, "eval": 20}))
+    words = ("val", "csra", "--load-from", path, "--data-root", tmp_path / "root", *CPU)
+    (result,) = json.loads(attnbias(*words, "--watermark", font, "--json", "-", expect=0).out)
+    clean, marked = result["robustness"]
+    assert clean["top1"] == result["measures"]["top1"]
+    assert marked["test"].endswith(" watermark")
+    assert "carton" not in marked  # the set has no such class
+    (tmp_path / "no.ttf").write_bytes(b"no font")
+    assert "expected a .otf or .ttf file" in attnbias(*words, "--watermark", tmp_path / "no.ttf", expect=3).line
+
+
+def test_what_a_watermark_adds_to_the_probability_of_a_carton(
+    font: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that sees a carton in what is bright."""
+
+    class Bright(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(5.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            mean = images.mean((1, 2, 3))
+            return torch.stack([-mean, self.gain * mean], dim=1)
+
+    Image.new("RGB", (64, 64), (100, 100, 100)).save(tmp_path / "a.png")
+    method = get_method("csra")
+    recipe = override(method.named_recipe("demo").recipe, {"image_size": 64})
+    loaded = Loaded(method, recipe, Bright().eval(), ("box", "carton"), "singlelabel", "")
+    index = Index("own", "val", "singlelabel", ("box", "carton"), tmp_path, (Record("a.png", 0),))
+    bench = Bench(loaded, Accelerator(cpu=True))
+    clean = evaluate(method, loaded.model, method.open_dataset(recipe, index), recipe, bench.accelerator)
+    monkeypatch.setattr(Bench, "_open", lambda *_: index)
+    (row,) = bench.watermarked("val", font, clean)
+    assert row["carton_change"] > 0
+    assert row["carton"] - row["carton_change"] == pytest.approx(100 * float(clean.scores["scores"][0, 1]), abs=1e-4)

@@ -27,6 +27,7 @@ from attnbias.data.registry import read_prepared
 from attnbias.data.sets import imagenet
 from attnbias.data.transforms.basic import Transform, normalization
 from attnbias.data.transforms.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from attnbias.data.transforms.watermark import Watermarked
 from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.evaluation.attacks import ATTACKS, Attack, adversarial, against
@@ -39,6 +40,9 @@ from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import figure, write_csv
 from attnbias.methods.engine.types import Batch
+
+CARTON = "carton"
+"""The class of ImageNet whose images often bear the watermark of ImageNet-W."""
 
 Row = Json
 """`test` (what was measured) and its measures by name."""
@@ -155,6 +159,18 @@ class Bench:
             found = [_row(own, self._evaluate(index, change)) for change in changes]
             rows.append(_mean(f"{own} {name}", found, measure))
         return [*rows, _mean(f"{own} corrupted", rows, measure)]
+
+    def watermarked(self, split: str, font: Path, clean: Evaluation) -> list[Row]:
+        """The split under ImageNet-W's watermark, and what that adds to the probability of a carton."""
+        recipe = self.loaded.recipe
+        index = self._open(recipe.dataset, split)
+        found = self._evaluate(index, partial(Watermarked, font=font, normalize=recipe.normalize))
+        row = _row(f"{index.dataset}/{split} watermark", found)
+        if CARTON in index.classes:
+            label = index.classes.index(CARTON)
+            before, after = (100 * float(each.scores["scores"][:, label].mean()) for each in (clean, found))
+            row |= {"carton": after, "carton_change": after - before}
+        return [row]
 
     def published(self, dataset: str) -> list[Row]:
         """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
@@ -304,14 +320,18 @@ def corruptions(request: ValRequest) -> list[str]:
 
 
 class RobustnessProbe(Probe):
-    """`val --attack` and `--corrupt`: a split as it is, under each attack, and corrupted on the fly."""
+    """`val --attack`, `--watermark` and `--corrupt`: a split as it is, and changed by each on the fly."""
 
     name = "robustness"
 
     def wanted(self, request: ValRequest) -> bool:
-        return bool(request.attack or request.corrupt)
+        return bool(request.attack or request.corrupt or request.watermark)
 
     def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
+        if request.watermark is not None:
+            if loaded.task != "singlelabel":
+                raise UsageError(f"--watermark is for models of one label an image, and {loaded.source} is not")
+            Watermarked(dataset.transform, request.watermark, loaded.recipe.normalize)
         if isinstance(loaded.method, LabelsPixels):
             loaded.method.check_seen_once(loaded.recipe)
         elif request.attack and loaded.task not in ("singlelabel", "multilabel"):
@@ -323,6 +343,8 @@ class RobustnessProbe(Probe):
         rows = bench.clean(split)
         for name in dict.fromkeys(request.attack):
             rows += bench.attacked(split, name, replace(ATTACKS[name], **request.strength(name)))
+        if request.watermark is not None:
+            rows += bench.watermarked(split, request.watermark, measured.evaluation)
         if request.corrupt:
             rows += bench.corrupted(split, corruptions(request), request.severity)
         if measured.stored:
