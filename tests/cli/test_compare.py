@@ -436,12 +436,27 @@ def test_a_report_is_one_page_that_says_who_wins(
     assert browser.run("return [...document.querySelectorAll('#made .command')].at(-1).innerText").startswith(
         f"attnbias compare {runs[0]} {runs[1]} --report"
     )
+    shows = "demo/counter: scenes whose photograph belongs to a digit that is absent"
+    assert shows in browser.run("return document.getElementById('about').innerText")
     assert browser.run("return document.querySelectorAll('#worst .example').length") == 6
     assert nameless(browser) == []
     for scheme in ("light", "dark"):
         with colour_scheme(browser, scheme):
             assert low_contrast(browser) == []
     assert browser.complaints() == []
+
+
+def test_the_commands_of_a_report_measure_as_what_is_stored_was_measured(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "plain"
+    shutil.copytree(runs[0], run)
+    for path in run.glob("evaluations/demo/*/bias-*/bias.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "truth": "boxes", "tau": 0.3}))
+    attnbias("compare", run, "--report", tmp_path / "report", "--data-root", tmp_path / "nowhere", expect=0)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert (
+        f"attnbias val csra --load-from {run} --split counter,val --bias --truth boxes --tau 0.3 --reliance --store"
+        in (page)
+    )
 
 
 @needs_axe

@@ -357,7 +357,8 @@ def _epochs(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _how_measured(run: Run, asked: str) -> list[str]:
-    """Options of `val` that measure and store a run's attention as it was."""
+    """Options of `val` that measure and store of a run what it keeps, as it was measured."""
+    kept = {name for stored in run.evaluations.values() for name in stored.content}
     contents = [stored.bias(run.map(asked)) for stored in run.evaluations.values()]
     settings = {(content["truth"], content["tau"]) for content in contents if content is not None}
     words = ["--bias"] if asked == "own" else ["--bias", "--map", asked]
@@ -365,6 +366,7 @@ def _how_measured(run: Run, asked: str) -> list[str]:
         truth, tau = settings.pop()
         words += [] if truth == "masks" else ["--truth", truth]
         words += [] if tau == ValRequest.model_fields["tau"].default else ["--tau", f"{tau:g}"]
+    words += [f"--{name}" for name in ("reliance", "backgrounds") if name in kept]
     return [*words, "--store"]
 
 
