@@ -116,6 +116,9 @@ class Recipe(BaseModel):
         16, "Global batch: over all processes and accumulation steps together.", "Training", ge=1, often=True
     )
     drop_last: bool = option(False, "Leave out the last, smaller batch of an epoch.", "Training")
+    limit_train_batches: int | None = option(
+        None, "Only so many batches of each epoch, drawn anew for each: to try a run out.", "Training", ge=1
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = option(
         "sgd", "sgd (momentum), adam (coupled L2) or adamw.", "Training"
     )

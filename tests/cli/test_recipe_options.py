@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 import typer
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.recipe import FRESH, NETWORK, Recipe, override, read_recipe, write_recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.resolve import resolve_recipe
+from attnbias.methods.engine.training.setup import plan_run
 from tests.helpers.command_line import attnbias, typed
 from tests.helpers.tiny_runs import CPU, TINY, contents
 
@@ -239,6 +241,27 @@ def test_a_field_that_nothing_reads_is_read_beside_what_it_is_said_to_want(name:
     for field, (other, values) in recipe.unread.items():
         for value in values:
             assert field not in override(recipe, {other: value}).unread
+
+
+def test_an_epoch_of_few_batches_is_said_and_has_other_samples_each_time(demo_root: Path) -> None:
+    few = ("--limit-train-batches", 2, "--batch-size", 8, "--epochs", 3)
+    shown = attnbias("train", "csra", "--recipe", "demo", *few, "--dry-run", "--data-root", demo_root, expect=0)
+    assert "2 steps an epoch, 6 in all" in shown.out
+    assert "an epoch is 16 of 72 samples, others in each (--limit-train-batches)" in shown.out + shown.err
+    method = get_method("csra")
+    recipe = override(method.recipes["demo"].recipe, {"limit_train_batches": 2, "batch_size": 8, "epochs": 3})
+    plan = plan_run(method, recipe, 72, processes=1, accumulation=1)
+    whole = plan_run(method, override(recipe, {"limit_train_batches": None}), 72, processes=1, accumulation=1)
+    seen = [np.concatenate([plan.shares(step)[0] for step in (2 * epoch, 2 * epoch + 1)]) for epoch in range(3)]
+    for epoch, samples in enumerate(seen):
+        first = [whole.shares(9 * epoch + step)[0] for step in range(2)]
+        assert samples.tolist() == np.concatenate(first).tolist()  # the first ones of the whole epoch
+    assert len({tuple(sorted(samples)) for samples in seen}) == 3
+    assert "an epoch is" not in attnbias(
+        *("train", "csra", "--recipe", "demo", "--limit-train-batches", 9, "--batch-size", 8, "--dry-run"),
+        *("--data-root", demo_root),
+        expect=0,
+    ).out  # fmt: skip
 
 
 def test_help_shows_its_texts_as_they_are_written() -> None:

@@ -46,8 +46,10 @@ def plan_run(method: AnyMethod, recipe: Recipe, samples: int, processes: int, ac
     """
     own = method.epoch_order(recipe, samples) if isinstance(method, OrdersEpochs) else None
     order = own or shuffled(samples, recipe.seed)
+    whole = len(order(0))
+    limit = recipe.limit_train_batches
     plan = Plan(
-        samples=len(order(0)),
+        samples=whole if limit is None else min(whole, limit * recipe.batch_size),
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         order=order,
@@ -100,6 +102,11 @@ def run_warnings(plan: Plan, recipe: Recipe, train: Index | None, evaluated: Map
     """What a person must know before a run: that it measures itself on what it learns, that no batch is full, that it
     ends before its learning rate has risen. `train` is None where the dataset is not here."""
     warnings = []
+    if recipe.limit_train_batches is not None and train is not None and plan.samples < len(train.records):
+        warnings.append(
+            f"warning: an epoch is {plan.samples:,} of {len(train.records):,} samples, others in each "
+            "(--limit-train-batches): figures are not those of the whole recipe"
+        )
     for field, length in (("warmup_steps", plan.total_steps), ("warmup_epochs", recipe.epochs)):
         asked = getattr(recipe, field, 0)
         if asked >= length and field not in recipe.unread:
