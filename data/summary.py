@@ -26,6 +26,10 @@ class Pair:
     given_second: float
 
 
+LEAST = 5
+"""Samples that two things occur in together, from which on they are named."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """Figures of one split."""
@@ -129,15 +133,18 @@ def _labels(task: Task, record: Record) -> Sequence[int]:
 
 
 def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int64], number: int) -> tuple[Pair, ...]:
-    """The class-class and class-group pairs of the highest phi coefficient, seen together at least five times."""
+    """The class-class and class-group pairs of the highest phi coefficient, seen together often enough."""
     classes, total = len(index.classes), len(index.records)
     groups = sorted({record.group for record in index.records if record.group is not None})
     group_of = np.array([record.group for record in index.records], dtype=object)
     in_group = group_of[:, None] == np.array(groups, dtype=object)  # (N, G)
+    rows = np.arange(classes)
     if targets.ndim == 2 or index.task == "multilabel":
-        things = np.hstack([targets.reshape(-1, classes) == 1, in_group]).astype(np.float32)  # (N, C + G)
-        together = np.triu(things[:, :classes].T @ things, k=1).astype(np.float64)  # (C, C + G)
-        names = [*index.classes, *groups]
+        rows = np.flatnonzero(counts >= LEAST)  # of tens of thousands of classes, most are rare
+        things = np.hstack([targets.reshape(-1, classes)[:, rows] == 1, in_group]).astype(np.float32)  # (N, C + G)
+        together = np.triu(things[:, : len(rows)].T @ things, k=1).astype(np.float64)  # (C, C + G)
+        counts = counts[rows]
+        names = [*(index.classes[row] for row in rows), *groups]
         others = np.concatenate([counts, in_group.sum(axis=0)])
     elif not groups:
         return ()
@@ -147,10 +154,10 @@ def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int6
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.outer(np.sqrt(counts * (total - counts)), np.sqrt(others * (total - others)))
         phi = (total * together - np.outer(counts, others)) / spread
-    phi[~np.isfinite(phi) | (together < 5)] = -1
+    phi[~np.isfinite(phi) | (together < LEAST)] = -1
     best = np.argsort(-phi, axis=None, kind="stable")[:number]
     return tuple(
-        Pair(index.classes[a], names[b], phi[a, b], together[a, b] / counts[a], together[a, b] / others[b])
+        Pair(index.classes[rows[a]], names[b], phi[a, b], together[a, b] / counts[a], together[a, b] / others[b])
         for a, b in zip(*np.unravel_index(best, phi.shape), strict=True)
         if phi[a, b] > 0
     )

@@ -119,7 +119,8 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
         options.progress(f"reading {source.name}", 0, 1)
         index = read_class_folders(source, dataset=info.name, left_out=left_out, data_root=data_root)
         read = with_contexts(index, contexts) if contexts else index
-        return _with_masks(Reading([read], left_out=left_out))
+        warnings = [] if contexts else _same_folders_inside(source, index.classes)
+        return _with_masks(Reading([read], warnings, left_out=left_out))
     left_out.add(BESIDE, *list_folder(source, left_out).files)
     labelled = [split for split in splits if subfolders(source / split)]
     warnings = [f"{split}/ is left out: it holds no class folders" for split in splits if split not in labelled]
@@ -133,6 +134,19 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
         indexes.append(with_contexts(index, contexts, classes) if contexts else index)
         classes = indexes[0].classes
     return _with_masks(Reading(indexes, [*warnings, *check_counts(info, indexes)], left_out=left_out))
+
+
+def _same_folders_inside(source: Path, classes: Sequence[str]) -> list[str]:
+    """What to say where the folders that were taken for classes may be splits whose names do not tell, or hold
+    contexts: all have the same folders inside."""
+    first = subfolders(source / classes[0])
+    if len(classes) < 2 or len(first) < 2 or any(subfolders(source / name) != first for name in classes[1:]):
+        return []
+    names, inside = ", ".join(classes[:3]), ", ".join(first[:3])
+    return [
+        f"{names} are taken for classes, and all hold the same folders ({inside}): where they are splits, say so with "
+        "--train-split NAME and --val-split NAME, where these are contexts with --contexts below"
+    ]
 
 
 def _with_masks(reading: Reading) -> Reading:

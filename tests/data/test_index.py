@@ -189,3 +189,13 @@ def test_a_write_that_fails_leaves_the_old_index_and_nothing_half_written(tmp_pa
         Index("demo", "val", "multilabel", ("a",), tmp_path, (unwritable,)).write(path)
     assert Index.read(path) == good
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_tens_of_thousands_of_rare_classes_take_no_table_of_all_their_pairs() -> None:
+    names = tuple(map(str, range(40_000)))
+    target = tuple(int(label in (7, 9, 20_000)) for label in range(len(names)))
+    others = tuple(int(label == 11) for label in range(len(names)))
+    records = tuple(Record(f"{number}.jpg", target if number < 6 else others) for number in range(9))
+    summary = summarize(Index("some", "train", "multilabel", names, Path("/pictures"), records))
+    assert [(pair.first, pair.second) for pair in summary.pairs] == [("7", "9"), ("7", "20000"), ("9", "20000")]
+    assert len(summary.absent) == len(names) - 4

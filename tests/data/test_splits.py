@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,28 @@ def test_a_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
         images(tmp_path / "vehicles" / name, 2)
     report = prepare(str(tmp_path / "vehicles"), root=tmp_path / "root")
     assert [index.classes for index in report.indexes] == [("bus", "car", "train")]
+
+
+@pytest.mark.parametrize("names", [("Treino", "Teste"), ("learn", "check")])
+def test_folders_that_may_be_splits_in_other_words_are_said_to_be_taken_for_classes(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    for number, (split, label) in enumerate(product(names, ("cat", "dog"))):
+        (tmp_path / "own" / split / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "own" / split / label / "0.png")
+    source = str(tmp_path / "own")
+    (said, _) = prepare(source, root=tmp_path / "root").warnings
+    assert "are taken for classes, and all hold the same folders (cat, dog)" in said
+    assert "--train-split NAME and --val-split NAME" in said
+    options = PrepareOptions(train_split=names[0], val_split=names[1])
+    told = prepare(source, root=tmp_path / "told", options=options)
+    assert told.prepared.roles == {"train": names[0], "val": names[1]}
+    assert told.indexes[0].classes == ("cat", "dog")
+    assert not told.warnings
+    contexts = PrepareOptions(settings={"contexts": "below"})
+    assert not [
+        said for said in prepare(source, root=tmp_path / "groups", options=contexts).warnings if "taken" in said
+    ]
 
 
 def test_words_within_a_name_count_where_they_agree() -> None:
