@@ -16,8 +16,16 @@ from tests.helpers.hand_edits import World, fuzz
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("edits") / "world"
-    World(folder).make()
+    return made(tmp_path_factory.mktemp("edits") / "world", whole=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("whole") / "world", whole=True)
+
+
+def made(folder: Path, *, whole: bool) -> Path:
+    World(folder).make(whole=whole)
     World(folder).check()
     return folder
 
@@ -43,8 +51,8 @@ def test_some_hand_edits(pristine: Path) -> None:
 
 
 @pytest.mark.slow
-def test_hundreds_of_hand_edits(pristine: Path) -> None:
-    in_a_process(pristine, 600, 1)
+def test_hundreds_of_hand_edits(whole: Path) -> None:
+    in_a_process(whole, 900, 1)
 
 
 def after(pristine: Path, tmp_path: Path, change: Callable[[World], Path]) -> list[Result]:

@@ -26,8 +26,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attnbias.data.prepared import Prepared
+from attnbias.data.registry import open_split
+from attnbias.methods.engine.output_folder import WRITTEN
 from attnbias.methods.engine.prior_files import About, Priors
 from tests.helpers.command_line import attnbias
+from tests.helpers.language_sets import vqa_tree
 from tests.helpers.small_model import DIGITS, write_model
 
 LIMIT, HANGS = 20, 120
@@ -47,8 +51,9 @@ QUICK = ("--limit", 2, "--faithfulness", 1)
 
 @dataclass(frozen=True)
 class World:
-    """A demo set, a run that was trained, evaluated and audited on it, and what else a person writes for an audit or
-    for maps: a table with masks and groups, class maps, priors."""
+    """A demo set and two runs that were trained on it, one of them evaluated and audited; what else a person writes for
+    an audit or for maps: a table with masks and groups, class maps, priors; label maps and questions, each with a
+    model; and what commands wrote that may write it again."""
 
     folder: Path
 
@@ -88,11 +93,39 @@ class World:
         files = ("--junit", self.folder / "audit.xml", "--markdown", self.folder / "audit.md")
         return ("--fail-if", "accuracy<0", *files)
 
+    @property
+    def other(self) -> Path:
+        """The run of another seed."""
+        return self.folder / "other"
+
+    @property
+    def segmenter(self) -> Path:
+        return self.folder / "segmenter.safetensors"
+
+    @property
+    def answerer(self) -> Path:
+        """Weights of a model that answers questions."""
+        return self.folder / "answerer.safetensors"
+
+    @property
+    def plots(self) -> Path:
+        """Images beside their label maps."""
+        return self.folder / "plots"
+
+    @property
+    def questions(self) -> Path:
+        return self.folder / "questions.csv"
+
+    @property
+    def written(self) -> Path:
+        """What commands wrote, and may write again with --overwrite."""
+        return self.folder / "written"
+
     def class_map(self, ending: str) -> Path:
         return self.folder / f"classes{ending}"
 
-    def make(self) -> None:
-        """Prepare, train, evaluate, audit."""
+    def make(self, *, whole: bool = True) -> None:
+        """Prepare, train, evaluate, audit; the other tasks and what may be written again only in a `whole` world."""
         attnbias("prepare-data", "demo", "--root", self.root, "--train", 12, "--eval", 6, "--size", 32, expect=0)
         attnbias("train", "csra", *RUN, *CPU, "--root", self.root, "--out", self.run, expect=0)
         probes = ("--bias", "--attack", "fgsm", "--reliance", "--calibration", "--per-class")
@@ -110,6 +143,64 @@ class World:
         )
         Priors(DIGITS, vectors, about).save(self.priors)
         self.audit(self.run, "demo", "--out", self.audited, *self.for_machines, expect=0)
+        if not whole:
+            return
+        attnbias("train", "csra", *RUN, *CPU, "--seed", 1, "--root", self.root, "--out", self.other, expect=0)
+        attnbias("prepare-data", self.table, "--name", "listed", "--root", self.root, expect=0)
+        self.make_plots()
+        self.make_questions()
+        self.written.mkdir()
+        for command in self.writers().values():
+            assert command().code == 0, command
+
+    def make_plots(self) -> None:
+        """Write images with their label maps, prepare them, and a model for them."""
+        draw = np.random.default_rng(1)
+        for number, split in enumerate(("train", "train", "val", "val")):
+            planes = {"images": draw.integers(0, 256, (40, 40, 3), np.uint8), "labels": np.eye(40, dtype=np.uint8)}
+            for kind, values in planes.items():
+                (self.plots / kind / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(self.plots / kind / split / f"{number}.png")
+        (self.plots / "classes.txt").write_text("soil\nwheat\n")
+        attnbias("prepare-data", self.plots, "--root", self.root, expect=0)
+        names = {"channels": 8, "aux_channels": 4, "dataset": "plots"}
+        write_model(
+            self.segmenter, "absvit-segmentation", ("soil", "wheat"), named="mini", task="segmentation", **names
+        )
+
+    def make_questions(self) -> None:
+        """Write a set of questions, prepare it, a model for it, and a table of questions about its images."""
+        source = vqa_tree(self.folder / "vqa")
+        attnbias("prepare-data", "vqav2", "--source", source, "--min-answers", 1, "--root", self.root, expect=0)
+        classes = open_split("vqav2", "val", self.root).classes
+        small = {"image_size": 32, "fusion_width": 32, "fusion_layers": 1, "dataset": "vqav2", "tokenizer": "words"}
+        write_model(self.answerer, "absvit-vision-language", classes, named="tiny-vqa", task="vqa", **small)
+        images = sorted(path.relative_to(self.folder) for path in (source / "val2014").iterdir())
+        rows = ["image,question,id", *(f"{path},What colour is it?,{n}" for n, path in enumerate(images))]
+        self.questions.write_text("\n".join(rows) + "\n")
+
+    def writers(self) -> dict[Path, Callable[[], Any]]:
+        """Files by which --overwrite tells what a command wrote, and the commands, which write them again."""
+        again, images = ("--overwrite", *CPU), self.plots / "images" / "val"
+        table = self.written / "table.csv"
+        predict = partial(attnbias, "predict", "--load-from", self.steered, images, *again)
+        label = partial(attnbias, "predict", "--load-from", self.segmenter, images, *again)
+        draw = partial(attnbias, "visualize", "absvit", "--load-from", self.steered, images, *again)
+        compare = partial(attnbias, "compare", self.run, self.other, "--overwrite")
+        convert = partial(attnbias, "weights", "convert", self.steered, "--overwrite")
+        return {
+            self.written / "found.json": partial(predict, "--json", self.written / "found.json"),
+            table: partial(predict, "--csv", table),
+            self.written / "results.json": partial(self.val, "--overwrite", "--json", self.written / "results.json"),
+            self.written / "scores.csv": partial(self.val, "--overwrite", "--csv", self.written / "scores.csv"),
+            self.written / "labelled" / WRITTEN: partial(label, "--out", self.written / "labelled"),
+            self.written / "drawn" / WRITTEN: partial(draw, "--out", self.written / "drawn"),
+            self.written / "compared" / WRITTEN: partial(compare, "--out", self.written / "compared"),
+            self.written / "report" / WRITTEN: partial(
+                compare, "--report", self.written / "report", "--root", self.root
+            ),
+            self.written / "copy.safetensors": partial(convert, "--to", self.written / "copy.safetensors"),
+        }
 
     def make_table(self) -> None:
         """Write images, masks and the table that lists them."""
@@ -150,7 +241,7 @@ class World:
         dry = partial(self.train, "--out", self.folder / "new", "--dry-run")
         resume = partial(self.train, "--out", self.run, "--resume", "auto")
         inspect = partial(attnbias, "weights", "inspect", next(self.run.glob("checkpoints/*/model.safetensors")))
-        compare = partial(attnbias, "compare", self.run, self.run)
+        compare = partial(attnbias, "compare", self.run, self.other if self.other.exists() else self.run)
         listed = partial(attnbias, "list", "datasets", "--root", self.root)
         prepare = partial(
             attnbias, "prepare-data", "demo", "--root", self.root, "--train", 12, "--eval", 6, "--size", 32
@@ -174,8 +265,9 @@ class World:
             demo / "index" / "val.json": [self.val, dry, audit, made],
             self.run / "recipe.yaml": [compare, resume],
             self.run / "metrics.jsonl": [compare, resume],
-            self.run / "environment.json": [resume],
-            self.run / "data.json": [resume],
+            self.run / "environment.json": [resume, compare],
+            self.run / "data.json": [resume, compare],
+            self.run / "timings.jsonl": [resume],
             checkpoint / "progress.json": [self.val, resume, audit],
             checkpoint / "complete.json": [self.val, resume, audit],
             checkpoint / "model.safetensors": [self.val, inspect, audit],
@@ -198,7 +290,33 @@ class World:
                 partial(val, "--root", self.root, *CPU),
             ]
         found |= {path: [again] for path in [*self.audited.glob("*.*"), *self.folder.glob("audit.*")]}
+        if self.written.exists():
+            found |= self.tasks() | {path: [command] for path, command in self.writers().items()}
         return {path: commands for path, commands in found.items() if path.exists()}
+
+    def tasks(self) -> dict[Path, list[Callable[[], Any]]]:
+        """The same of a set of one's own, of label maps, and of questions."""
+        rooted = ("--root", self.root, *CPU)
+        train = partial(self.train, "--out", self.folder / "new", "--dry-run", "--dataset", "listed")
+        own = partial(self.audit, self.run, "listed", "--out", self.folder / "new")
+        label = partial(attnbias, "val", "absvit-segmentation", "--load-from", self.segmenter, *rooted)
+        plots = partial(attnbias, "prepare-data", self.plots, "--name", "fresh", "--root", self.root, "--dry-run")
+        answer = partial(attnbias, "val", "absvit-vision-language", "--load-from", self.answerer, *rooted)
+        ask = partial(attnbias, "predict", "--load-from", self.answerer, self.questions, *rooted)
+        found: dict[Path, list[Callable[[], Any]]] = {
+            self.root / "listed" / "prepared.json": [train, own],
+            self.root / "listed" / "index" / "val.json": [train, own],
+            self.root / "plots" / "index" / "val.json": [label],
+            self.plots / "classes.txt": [plots],
+            self.questions: [ask],
+            self.answerer: [answer],
+            self.segmenter: [label],
+        }
+        found |= {path: [plots] for path in (self.plots / "labels" / "val").iterdir()}
+        prepared = Prepared.read(self.root / "vqav2")
+        named = ("prepared.json", f"index/{prepared.named('val')}.json", "tokenizer/*.json")
+        found |= {path: [answer] for name in named for path in (self.root / "vqav2").glob(name)}
+        return found
 
 
 # Edits ----------------------------------------------------------------------------------------------------------------
