@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.in_memory import InMemoryImages
@@ -64,12 +64,24 @@ def batches(
 ) -> Loader:
     """The loader of a split; one in memory needs no worker processes. Its batches are to go through `on_device`."""
     workers = 0 if isinstance(dataset, InMemoryImages) else workers
+    return loader(dataset.as_bytes(), sampler, dataset.collate, workers, pinned=device.type == "cuda")
+
+
+def loader(
+    dataset: Dataset[Any],
+    sampler: Sampler[Any] | Sequence[Any],
+    collate: Callable[[Any], Any],
+    workers: int,
+    *,
+    pinned: bool = False,
+) -> Loader:
+    """What `collate` makes of the samples of each of the sampler's lists, read ahead where there are workers."""
     return Loader(
-        dataset.as_bytes(),
+        dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=dataset.collate,
-        pin_memory=device.type == "cuda",
+        collate_fn=collate,
+        pin_memory=pinned,
         prefetch_factor=4 if workers else None,
         timeout=LONGEST_WAIT if workers else 0,
     )

@@ -87,17 +87,22 @@ class Control:
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX, group=self._group)
         return tuple(shared.tolist())
 
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their ranks; anything that can be pickled."""
+    def gather(self, value: T, *, everywhere: bool = True) -> list[T]:
+        """The values of all processes, in the order of their ranks; anything that can be pickled. Where not
+        `everywhere`, only the main process gets them, and the others none."""
         if self._group is None:
             return [value]
         values = [value] * distributed.get_world_size(self._group)
-        distributed.all_gather_object(values, value, group=self._group)
-        return values
+        if everywhere:
+            distributed.all_gather_object(values, value, group=self._group)
+            return values
+        main = distributed.get_rank() == 0
+        distributed.gather_object(value, values if main else None, dst=0, group=self._group)
+        return values if main else []
 
-    def join(self, values: list[T]) -> list[T]:
-        """The lists of all processes, one behind the other."""
-        return [value for each in self.gather(values) for value in each]
+    def join(self, values: list[T], *, everywhere: bool = True) -> list[T]:
+        """The lists of all processes, one behind the other; `everywhere` as in `gather`."""
+        return [value for each in self.gather(values, everywhere=everywhere) for value in each]
 
     def raise_if_stopped(self) -> None:
         """Raise Stopped, in every process alike, when any process was asked to stop."""

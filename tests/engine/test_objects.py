@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.sets.coco import read_coco
 from attnbias.data.transforms.basic import eval_transform
-from attnbias.methods.engine.bias.objects import regions
+from attnbias.methods.engine.bias.objects import object_batches, regions
 from attnbias.methods.engine.types import Truth
 
 SIDE = 20
@@ -82,3 +86,19 @@ def test_difficult_objects_are_neither_object_nor_background(tmp_path: Path) -> 
     _, (dog,), _ = regions(ImageDataset(index, eval_transform(SIDE, "unit")), 0, "boxes")
     assert (dog.mask == plane(PLACE)).all()
     assert (dog.ignore == plane(CROWD)).all()
+
+
+def test_objects_are_the_same_where_other_processes_read_them(tmp_path: Path) -> None:
+    dataset = coco(tmp_path, (80, 40))
+    knowing: Any = SimpleNamespace(knows=lambda label: True)
+    found = []
+    for workers in (0, 1):
+        skipped: Counter[str] = Counter()
+        accelerator = Accelerator(cpu=True)
+        batches = object_batches(knowing, dataset, [0, 0], "masks", accelerator, skipped, batch_size=1, workers=workers)
+        found.append([(batch.images, batch.samples[0].region.mask) for batch in batches])
+        assert skipped == {"unannotated": 2}  # of the crowd alone
+        assert len(found[-1]) == 2
+    for (image, mask), (same_image, same_mask) in zip(*found, strict=True):
+        assert torch.equal(image, same_image)
+        assert np.array_equal(mask, same_mask)

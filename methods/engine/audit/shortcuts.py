@@ -23,7 +23,7 @@ from attnbias.methods.engine.audit.causes import Cause, find_causes, questions
 from attnbias.methods.engine.audit.properties import GRID, Place, file_values, picture_traits, picture_values, where
 from attnbias.methods.engine.audit.result import Figure, Property
 from attnbias.methods.engine.batches import EvaluationSampler
-from attnbias.methods.engine.bias.objects import gathered
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.statistics import Interval, Ratio, interval
@@ -165,7 +165,7 @@ def find_shortcuts(
         images = _images(dataset, [positions[row] for row in batch], accelerator)
         mine += zip(batch, picture_values((images * std + mean).clamp(0, 1)).cpu().tolist(), strict=True)
     of_files, files = file_values(dataset, positions)
-    values = np.concatenate([np.array([own for _, own in sorted(gathered(accelerator, mine))]), files], axis=1)
+    values = np.concatenate([np.array([own for _, own in sorted(Control().join(mine))]), files], axis=1)
     traits = [*picture_traits(), *of_files]
     asked = questions(evaluation.targets[rows], evaluation.scores["scores"][rows])
     found, tried = [], 0
@@ -205,7 +205,7 @@ def _reliance(
         shown = [images, *(grey_at(images, each) for each in (place, *mirrored))]
         scores = [loaded.method.predict(loaded.model, each, loaded.task)["scores"][:, label] for each in shown]
         mine += zip(batch, torch.stack(scores, dim=1).double().cpu().tolist(), strict=True)
-    rows = np.array([own for _, own in sorted(gathered(accelerator, mine))])  # (N, 5)
+    rows = np.array([own for _, own in sorted(Control().join(mine))])  # (N, 5)
     more = rows[:, 2:].mean(1) - rows[:, 1]
     whole, hidden, *others = rows.mean(0).tolist()
     return Reliance(

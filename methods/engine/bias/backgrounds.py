@@ -168,6 +168,7 @@ def score_backgrounds(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
+    workers: int = 0,
 ) -> Backgrounds:
     """Show every sample on other contexts, without its object, and under noise.
 
@@ -185,6 +186,7 @@ def score_backgrounds(
         against.kind,
         partial(_name, loaded, contexts),
         batch_size=batch_size,
+        workers=workers,
         to="put elsewhere",
     )
     return Backgrounds(found, against, skipped)
@@ -231,7 +233,12 @@ class BackgroundsProbe(ObjectProbe):
 
     def measure(self, measured: Measured) -> Json:
         request = measured.request
-        found = score_backgrounds(*measured.scored, truth=request.truth, batch_size=request.eval_batch_size)
+        found = score_backgrounds(
+            *measured.scored,
+            truth=request.truth,
+            batch_size=request.eval_batch_size,
+            workers=request.workers or 0,
+        )
         if measured.stored and measured.accelerator.is_main_process:
             found.write(measured.stored / BACKGROUNDS_SAMPLES, measured.dataset)
         return found.content()

@@ -19,8 +19,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.attention_measures import ON_MAPS, ON_PIXELS
-from attnbias.methods.engine.bias.objects import NothingToMeasureError, check_classes, gathered, true_labels
+from attnbias.methods.engine.bias.objects import NothingToMeasureError, check_classes, true_labels
 from attnbias.methods.engine.bias.road import NOISE, SHARES, ranks, road
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.description import AT_LAYER, EXPLAINERS
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
@@ -228,7 +229,7 @@ def score_faithfulness(
         ]
         agreements = [map_agreement(own, second), map_agreement(own, blank), shift_agreement(own, of_moved)]
         mine.append((position, label, [*figures, *agreements]))
-    rows = sorted(gathered(accelerator, mine))
+    rows = sorted(Control().join(mine))
     image_ids, labels = (np.array([row[part] for row in rows]) for part in (0, 1))
     names = (*on_pixels, *(f"random_{name}" for name in on_pixels), *ON_MAPS)
     columns = dict(zip(names, np.array([figures for _, _, figures in rows]).T, strict=True))

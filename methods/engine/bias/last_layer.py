@@ -22,7 +22,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.reading import Json
 from attnbias.methods.engine.batches import EvaluationSampler
 from attnbias.methods.engine.bias.context import group_measures, groups_of
-from attnbias.methods.engine.bias.objects import gathered
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset
 from attnbias.methods.engine.load import Loaded, head_names
@@ -75,7 +75,7 @@ def features_of(
             if images:
                 loaded.method.predict(loaded.model, torch.stack([*images.values()]).to(accelerator.device), loaded.task)
                 mine += zip(images, given().cpu().numpy(), strict=True)
-    found = dict(gathered(accelerator, mine))
+    found = dict(Control().join(mine))
     kept = [position for position in positions if position in found]
     if len(kept) < 2:
         split = f"{dataset.index.dataset}/{dataset.index.split}"

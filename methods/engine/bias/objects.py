@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from attnbias.data.datasets import ImageDataset
@@ -28,9 +28,10 @@ from attnbias.data.masks import Masks, count_unmasked, read_masks
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.opencv import resize_labels
 from attnbias.methods.engine.abilities import LabelsPixels
-from attnbias.methods.engine.batches import EvaluationSampler
+from attnbias.methods.engine.batches import EvaluationSampler, loader
 from attnbias.methods.engine.bias.attention_bias import box_mask, skip_reason
 from attnbias.methods.engine.bias.box_accuracy import boxes_of_parts
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.probe import Content, Probe
 from attnbias.methods.engine.load import Loaded
@@ -162,6 +163,7 @@ def measure_objects(
     measure: Callable[[ObjectBatch, Counter[str]], Sequence[R]],
     *,
     batch_size: int,
+    workers: int,
     to: str,
 ) -> tuple[list[R], dict[str, int]]:
     """What `measure` finds of every object of the images that were scored, by their positions `ids` (N,), in the order
@@ -172,11 +174,12 @@ def measure_objects(
     """
     skipped: Counter[str] = Counter()
     mine: list[R] = []
-    positions = ids.tolist()
-    for batch in object_batches(loaded, dataset, positions, truth, accelerator, skipped, batch_size=batch_size):
+    for batch in object_batches(
+        loaded, dataset, ids.tolist(), truth, accelerator, skipped, batch_size=batch_size, workers=workers
+    ):
         mine += measure(batch, skipped)
-    rows = sorted(gathered(accelerator, mine))
-    counts = counted(accelerator, skipped)
+    control = Control()  # over the CPUs, as scores are
+    rows, counts = sorted(control.join(mine)), _counted(control, skipped)
     if not rows:
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise NothingToMeasureError(f"{dataset.index.dataset}/{dataset.index.split} has no object to {to} ({words})")
@@ -205,12 +208,15 @@ def object_batches(
     skipped: Counter[str],
     *,
     batch_size: int = 16,
+    workers: int = 0,
 ) -> Iterator[ObjectBatch]:
     """This process's share of the samples of some images; those that say nothing are counted in `skipped`, by reason:
-    unannotated (a positive class without an object), empty, full (attention_bias.py), or not a class of the model."""
+    unannotated (a positive class without an object), empty, full (attention_bias.py), or not a class of the model.
+
+    Images, boxes and masks are read by `workers` processes ahead of the batches, or here where there are none."""
     sampler = EvaluationSampler(len(positions), batch_size, accelerator.process_index, accelerator.num_processes)
-    for rows in sampler:
-        placed = [_Placed(positions[row], *_seen(loaded, dataset, positions[row], truth)) for row in rows]
+    chosen = [[positions[row] for row in rows] for rows in sampler]
+    for placed in loader(_Seen(loaded, dataset, truth), chosen, list, workers):
         for _, of_one_size in groupby(placed, lambda each: each.image.shape):
             together = list(of_one_size)
             samples = [
@@ -231,11 +237,17 @@ class _Placed(NamedTuple):
     scale: float
 
 
-def _seen(loaded: Loaded, dataset: ImageDataset, position: int, truth: Truth) -> tuple[Tensor, list[Region], float]:
-    """One image as the model sees it, and where its classes are."""
-    if isinstance(dataset, LabelMapDataset) and isinstance(loaded.method, LabelsPixels):
-        return labelled_regions(dataset, position, loaded.method.seen_whole(loaded.recipe))
-    return regions(dataset, position, truth)
+class _Seen(Dataset[_Placed]):
+    """Images as the model sees them, and where their classes are."""
+
+    def __init__(self, loaded: Loaded, dataset: ImageDataset, truth: Truth) -> None:
+        self.loaded, self.dataset, self.truth = loaded, dataset, truth
+
+    def __getitem__(self, position: int) -> _Placed:
+        dataset, loaded = self.dataset, self.loaded
+        if isinstance(dataset, LabelMapDataset) and isinstance(loaded.method, LabelsPixels):
+            return _Placed(position, *labelled_regions(dataset, position, loaded.method.seen_whole(loaded.recipe)))
+        return _Placed(position, *regions(dataset, position, self.truth))
 
 
 def _telling(loaded: Loaded, dataset: ImageDataset, placed: _Placed, skipped: Counter[str]) -> Iterator[Region]:
@@ -362,17 +374,9 @@ def _transformed(dataset: ImageDataset, *inputs: Image.Image | tv_tensors.TVTens
     return [image, boxes.as_subclass(Tensor), *masks]
 
 
-def gathered(accelerator: Accelerator, mine: list[T]) -> list[T]:
-    """Lists of all processes, one behind the other."""
-    if accelerator.num_processes == 1:
-        return mine
-    everything: list[T] = gather_object(mine)
-    return everything
-
-
-def counted(accelerator: Accelerator, mine: Counter[str]) -> dict[str, int]:
+def _counted(control: Control, mine: Counter[str]) -> dict[str, int]:
     """Counts of all processes together."""
     counts: Counter[str] = Counter()
-    for part in gathered(accelerator, [dict(mine)]):
+    for part in control.gather(dict(mine)):
         counts.update(part)
     return dict(counts)

@@ -186,6 +186,7 @@ def score_reliance(
     *,
     truth: Truth | None = None,
     batch_size: int = 16,
+    workers: int = 0,
 ) -> Reliance:
     """Score the positive classes of all scored images, with their objects or their contexts taken away.
 
@@ -202,6 +203,7 @@ def score_reliance(
         against.kind,
         partial(_score, loaded, donors),
         batch_size=batch_size,
+        workers=workers,
         to="take away",
     )
     return Reliance(found, against, len(donors.donors), skipped)
@@ -251,7 +253,12 @@ class RelianceProbe(ObjectProbe):
 
     def measure(self, measured: Measured) -> Json:
         request = measured.request
-        found = score_reliance(*measured.scored, truth=request.truth, batch_size=request.eval_batch_size)
+        found = score_reliance(
+            *measured.scored,
+            truth=request.truth,
+            batch_size=request.eval_batch_size,
+            workers=request.workers or 0,
+        )
         if measured.stored and measured.accelerator.is_main_process:
             found.write(measured.stored / RELIANCE_SAMPLES, measured.dataset)
         return found.content()

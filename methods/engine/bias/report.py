@@ -38,10 +38,10 @@ from attnbias.methods.engine.bias.box_accuracy import LARGEST, OVERLAPS, BoxHits
 from attnbias.methods.engine.bias.objects import (
     ObjectBatch,
     ObjectProbe,
-    gathered,
     measure_objects,
     resolve_truth,
 )
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.evaluation.probe import Content, Measured, left_out_of
@@ -217,6 +217,7 @@ def measure_bias(
     truth: Truth | None = None,
     tau: float = 0.5,
     batch_size: int = 16,
+    workers: int = 0,
     asked: AskedObjects | None = None,
 ) -> BiasReport:
     """Map every positive class of every image that was scored, and measure.
@@ -239,9 +240,17 @@ def measure_bias(
         return _measure(batch, maps(batch), tau, right, counts_apart)
 
     rows, counts = measure_objects(
-        loaded, dataset, ids, accelerator, against.kind, measure, batch_size=batch_size, to="measure against"
+        loaded,
+        dataset,
+        ids,
+        accelerator,
+        against.kind,
+        measure,
+        batch_size=batch_size,
+        workers=workers,
+        to="measure against",
     )
-    apart = [_merged(accelerator, *own) for own in counts_apart]
+    apart = [_merged(*own) for own in counts_apart]
     baselines = {
         name: {**_means([each[position] for each in rows]), **_together(*apart[position])}
         for position, name in enumerate(BASELINES, start=1)
@@ -256,11 +265,11 @@ def measure_bias(
     )
 
 
-def _merged(accelerator: Accelerator, pixels: PixelHistogram, boxes: BoxHits) -> tuple[float, float]:
+def _merged(pixels: PixelHistogram, boxes: BoxHits) -> tuple[float, float]:
     """PxAP and MaxBoxAccV2 of what all processes have counted."""
     histogram, hits = PixelHistogram(), BoxHits()
     mine = [(pixels.positives, pixels.totals, boxes.hits, boxes.samples)]
-    for positives, totals, right, samples in gathered(accelerator, mine):
+    for positives, totals, right, samples in Control().join(mine):
         histogram.positives += positives
         histogram.totals += totals
         hits.merge(right, samples)
@@ -366,6 +375,7 @@ class BiasProbe(ObjectProbe):
             truth=request.truth,
             tau=request.tau,
             batch_size=request.eval_batch_size,
+            workers=request.workers or 0,
         )
         report = replace(report, amp=request.amp, drawn=dataset.index.how_drawn)
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []

@@ -1,4 +1,4 @@
-"""The one evaluation loop: scores of every sample of a split, gathered from all processes by id, then measured."""
+"""The one evaluation loop: scores of every sample of a split, gathered from all processes by id, then measured once."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ class HowToAnswer(TypedDict, total=False):
     workers: int
     control: Control | None
     perturb: Perturbation | None
+    everywhere: bool
 
 
 def evaluate(
@@ -80,22 +81,42 @@ def evaluate(
     accelerator: Accelerator,
     **how: Unpack[HowToAnswer],
 ) -> Evaluation:
-    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised.
+    """Score every sample of a split once and measure. `how` is of `answer_all`, which says what is raised."""
+    (found,) = evaluate_all(method, [model], dataset, recipe, accelerator, **how)
+    return found
 
-    Where only some classes of a set compete, the scores of all others are 0.
+
+def evaluate_all(
+    method: AnyMethod,
+    models: Sequence[nn.Module],
+    dataset: ImageDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    **how: Unpack[HowToAnswer],
+) -> list[Evaluation]:
+    """Score every sample of a split once by each of several models, and measure; the split is read once.
+
+    The main process measures and tells the others. Where only some classes of a set compete, the scores of all others
+    are 0.
     """
-    result = answer_all(method, model, dataset, recipe, accelerator, **how)
-    scores, classes = result.scores, competing_classes(dataset.index)
-    if classes is not None:
-        scores = {name: competing_scores(values, classes) for name, values in scores.items()}
-    measures = method.measure_all(recipe, result.targets, scores, dataset.index.task)
-    return Evaluation(result.ids, result.targets, scores, result.skipped, measures)
+    found = answer_all(method, models, dataset, recipe, accelerator, **how)
+    classes = competing_classes(dataset.index)
+    for each in found if classes is not None else ():
+        each.scores.update({name: competing_scores(values, classes) for name, values in each.scores.items()})
+    mine: list[Metrics] = []
+    if accelerator.is_main_process:
+        mine = [method.measure_all(recipe, each.targets, each.scores, dataset.index.task) for each in found]
+    measures = Control().join(mine)
+    return [
+        Evaluation(each.ids, each.targets, each.scores, each.skipped, own)
+        for each, own in zip(found, measures, strict=True)
+    ]
 
 
 @torch.no_grad()
 def answer_all(
     method: CanAnswer,
-    model: nn.Module,
+    models: Sequence[nn.Module],
     dataset: ImageDataset,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -104,13 +125,15 @@ def answer_all(
     workers: int = 0,
     control: Control | None = None,
     perturb: Perturbation | None = None,
-) -> Answers:
-    """Score every sample of a split once, in the precision of the weights: mixed precision is for training steps. In
-    bfloat16 close scores become equal (22 distinct ones of 238 were left), and a run would pick its best checkpoint by
-    other figures than `val` reports.
+    everywhere: bool = True,
+) -> list[Answers]:
+    """Show every sample of a split once to each of some models, in the precision of the weights: mixed precision is for
+    training steps. In bfloat16 close scores become equal (22 distinct ones of 238 were left), and a run would pick its
+    best checkpoint by other figures than `val` reports.
 
     Batch k holds the same samples whatever the number of processes (rank k modulo processes computes it), so the
-    figures do not depend on it.
+    figures do not depend on it. All processes get all answers; where not `everywhere`, the others than the main one
+    keep what they computed.
 
     Raises:
         Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
@@ -119,10 +142,11 @@ def answer_all(
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
     loader = batches(dataset, sampler, workers=workers, device=device)
-    model.eval()
-    mine: list[Rows] = []
+    for model in models:
+        model.eval()
+    mine: list[list[Rows]] = []
     skipped: list[str] = []
-    everywhere = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
+    together = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
     mine_of = iter(loader)
     rounds = range(-(-len(dataset) // (batch_size * processes)))  # the same number in every process
     with counted(rounds, f"scoring {dataset.index.split}", of=len(dataset), shown=rank == 0) as each_round:
@@ -136,17 +160,25 @@ def answer_all(
             if not len(batch["index"]):
                 continue
             batch = on_device(batch, dataset, device)
-            if perturb is not None:
-                batch["image"] = perturb(model, batch)
-            mine.append(_rows(method, model, batch, dataset, recipe))
-    parts, skipped = everywhere.join(mine), everywhere.join(skipped)
-    if not parts:
+            mine.append([_rows(method, model, batch, dataset, recipe, perturb) for model in models])
+    skipped = together.join(skipped)
+    if len(skipped) == len(dataset):
         raise DataError(f"no image of {dataset.index.dataset}/{dataset.index.split} could be read")
-    return Answers(*_in_order(parts), skipped)
+    parts = together.join(mine, everywhere=everywhere) or mine
+    return [Answers(*_in_order([part[number] for part in parts]), skipped) for number in range(len(models))]
 
 
-def _rows(method: CanAnswer, model: nn.Module, batch: Batch, dataset: ImageDataset, recipe: Recipe) -> Rows:
+def _rows(
+    method: CanAnswer,
+    model: nn.Module,
+    batch: Batch,
+    dataset: ImageDataset,
+    recipe: Recipe,
+    perturb: Perturbation | None,
+) -> Rows:
     """One batch, as the method answers it."""
+    if perturb is not None:
+        batch = {**batch, "image": perturb(model, batch)}
     rows = method.answer(model, batch, dataset, recipe)
     targets = rows.pop("targets") if "targets" in rows else batch["target"]
     scores = {name: value.float().cpu().numpy() for name, value in rows.items()}
@@ -157,7 +189,9 @@ def _rows(method: CanAnswer, model: nn.Module, batch: Batch, dataset: ImageDatas
 
 
 def _in_order(parts: Sequence[Rows]) -> Rows:
-    """Batches, at least one, as one table by ascending id."""
+    """Batches as one table by ascending id."""
+    if not parts:  # fewer batches than processes
+        return Rows(np.empty(0, np.int64), np.empty(0), {})
     ids = np.concatenate([part.ids for part in parts])
     order = np.argsort(ids)
     targets = np.concatenate([part.targets for part in parts])[order]

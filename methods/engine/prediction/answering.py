@@ -268,12 +268,13 @@ def _record(question: Question) -> Record:
 def _answered(
     asks: _Best | _Fit, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator, request: PredictRequest
 ) -> Answers:
-    return answer_all(
+    (answers,) = answer_all(
         asks,
-        loaded.model,
+        [loaded.model],
         dataset,
         loaded.recipe,
         accelerator,
         batch_size=request.eval_batch_size,
         workers=request.workers or 0,
     )
+    return answers

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,6 +17,7 @@ from attnbias.data.images import read_image
 from attnbias.data.label_maps import IGNORE
 from attnbias.data.reading import Json
 from attnbias.methods.engine.abilities import LabelsPixels
+from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.display.segments import Segments, paint
 from attnbias.methods.engine.display.writer import file_name
 from attnbias.methods.engine.load import Loaded
@@ -112,7 +112,7 @@ def label_images(
             _write(folder, name, image, Segments(labels, None, tuple(loaded.classes)))
         pixels = np.bincount(labels.ravel(), minlength=len(loaded.classes))
         mine.append((place, Areas(paths[place], *image.size, pixels, name and f"{LABELS}/{name}")))
-    parts = sorted(gather_object(mine) if accelerator.num_processes > 1 else mine, key=lambda part: part[0])
+    parts = sorted(Control().join(mine), key=lambda part: part[0])
     skipped = [part for _, part in parts if isinstance(part, str)]
     images = [part for _, part in parts if isinstance(part, Areas)]
     if not images:

@@ -195,15 +195,16 @@ def score_images(
     Raises:
         DataError: as `predict`.
     """
-    return answer_all(
+    (answers,) = answer_all(
         loaded.method,
-        loaded.model,
+        [loaded.model],
         open_own(loaded, images, request.on_bad_image),
         loaded.recipe,
         accelerator,
         batch_size=request.eval_batch_size,
         workers=request.workers or 0,
     )
+    return answers
 
 
 def _find(request: PredictRequest) -> _Asked:

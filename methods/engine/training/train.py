@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +30,7 @@ from attnbias.methods.engine.abilities import LooksFirst, PublishesLog, StopsEar
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
-from attnbias.methods.engine.evaluation.evaluate import evaluate
+from attnbias.methods.engine.evaluation.evaluate import evaluate_all
 from attnbias.methods.engine.kernels import TrainingKernels, be_deterministic
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.load import initial_weights, stored_info, weights_metadata
@@ -452,30 +453,34 @@ class _Run:
     def _evaluate(self, epoch: int) -> LogLine:
         self._share_buffers()
         entry: LogLine = {"epoch": epoch}
-        for weights, model in (("raw", self.model), ("ema", self.ema.module if self.ema else None)):
-            if model is None:
-                continue
-            for number, (split, dataset) in enumerate(self.eval_sets):
-                found = evaluate(
-                    self.method,
-                    model,
-                    dataset,
-                    self.recipe,
-                    self.accelerator,
-                    batch_size=self.request.eval_batch_size,
-                    workers=self.request.workers or 0,
-                    control=self.control,
-                )
-                if found.skipped and self.reporter:
-                    self.reporter.skipped(found.skipped)
-                measures = found.measures
+        models = {"raw": self.model, **({"ema": self.ema.module} if self.ema else {})}
+        lines: dict[str, list[LogLine]] = {weights: [] for weights in models}
+        for number, (split, dataset) in enumerate(self.eval_sets):
+            watch = self.watch if number == 0 and self._is_watched() else None
+            found = evaluate_all(
+                self.method,
+                [*models.values()],
+                dataset,
+                self.recipe,
+                self.accelerator,
+                batch_size=self.request.eval_batch_size,
+                workers=self.request.workers or 0,
+                control=self.control,
+                everywhere=watch is not None,
+            )
+            if found[0].skipped and self.reporter:
+                self.reporter.skipped(found[0].skipped)
+            for weights, each in zip(models, found, strict=True):
+                measures = each.measures
                 line = {"step": self.progress.step, "epoch": epoch, "split": split, "weights": weights, **measures}
-                if number == 0 and self.watch is not None and self._is_watched():
-                    line |= self.watch.measure(model, found)
-                self._record(line)
+                if watch is not None:
+                    line |= watch.measure(models[weights], each)
+                lines[weights].append(line)
                 self.measures[f"{split}/{weights}"] = measures
                 if number == 0:  # the first split decides
                     entry[weights] = measures[self.method.monitor(self.task)]
+        for line in chain(*lines.values()):
+            self._record(line)
         return entry
 
     def _is_watched(self) -> bool:
