@@ -8,6 +8,7 @@ from attnbias.methods.engine.screen import Table, say
 
 if TYPE_CHECKING:
     from attnbias.methods.engine.training.dry_run import DryRun, Split
+    from attnbias.methods.engine.training.memory import Memory
     from attnbias.methods.engine.training.sampler import Plan
 
 
@@ -30,8 +31,26 @@ def show_dry_run(found: DryRun) -> None:
         say(f"evaluation: {_count(known.samples, 'samples', known)} ({asked})")
     for warning in found.warnings:
         say(warning, style="yellow")
+    if found.memory is not None:
+        _show_memory(found, found.memory)
     if found.plan is not None:
         _show_rates(found, found.plan)
+
+
+def _show_memory(found: DryRun, memory: Memory) -> None:
+    from attnbias.methods.engine.training.memory import GB, too_large
+
+    say(f"memory: {memory.limit / GB:.1f} GB of {memory.device} a process, in training steps (two of each are run):")
+    for images, taken in sorted(memory.peaks.items()):
+        say(f"  {images} images at once take {taken / GB:.2f} GB")
+    how = "run" if memory.ran else "by the line through the last two, not run"
+    say(f"  at most {memory.largest:,} images at once fit ({how})")
+    if not memory.fits and found.plan is not None:
+        say(
+            f"warning: the run's {memory.share} at once do not fit; "
+            + too_large(found.plan, memory.accumulation, found.normalizes),
+            style="yellow",
+        )
 
 
 def _count(number: int | None, what: str, split: Split) -> str:

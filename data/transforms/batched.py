@@ -48,9 +48,12 @@ def crop_flip(images: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel."""
-    centre, spread = (to_device(torch.tensor(values), images.device).view(-1, 1, 1) for values in (mean, std))
-    return images.float().div_(255).sub_(centre).div_(spread)
+    """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel, to the bits of
+    `ToNormalizedTensor`, which says why 255 is a tensor."""
+    white, centre, spread = (
+        to_device(torch.tensor(values), images.device).view(-1, 1, 1) for values in (255.0, mean, std)
+    )
+    return images.float().div_(white).sub_(centre).div_(spread)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,8 @@ def in_processes(worker: Callable[[str], None], request: Processes) -> Ended:
     """Run `worker` on the JSON of a placed request, in processes of its own.
 
     torch's elastic launcher spawns them with a free port; the words are those of the first process that failed, and no
-    process is left behind.
+    process is left behind. `shutdown_timeout` is known to PyTorch from 2.12 on (its pull request 172596); older ones
+    wait for 30 seconds.
     """
     job, processes = request.to_json(), request.processes or 1
     for name in list(logging.root.manager.loggerDict):
@@ -219,7 +220,7 @@ def in_processes(worker: Callable[[str], None], request: Processes) -> Ended:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they warn of is said once, in our words
     threads = max(1, available_cores() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(request.shutdown_timeout)  # before PyTorch 2.10 it is 30
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(request.shutdown_timeout)
     with tempfile.TemporaryDirectory(prefix="attnbias-") as reports:
         config = LaunchConfig(
             min_nodes=1,

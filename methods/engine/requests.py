@@ -1232,6 +1232,9 @@ class TrainRequest(Images, Processes):
     shutdown_timeout: int = run_option(
         120, "Seconds that processes have to finish their step and save, once the run is asked to stop.", ge=1
     )
+    measure: bool = run_option(
+        False, "With --dry-run: take some steps, and say their memory and how many images at once fit."
+    )
     grad_checkpointing: bool = run_option(
         False, "Less memory, about a third more time: transformers compute activations twice."
     )

@@ -60,6 +60,7 @@ SHOWN: dict[str, dict[str, str]] = {
             "--recipe --out --data-root"
         ),
         "cli/test_recipe_options.py::test_dry_run_shows_the_arithmetic_and_writes_nothing": "--dry-run",
+        "engine/test_memory.py::test_a_dry_run_measures_and_writes_nothing": "--measure",
         "cli/test_progress.py::test_a_run_begins_with_what_it_is_in_few_lines": "--verbose",
         "cli/test_sweep.py::test_runs_go_on_side_by_side_and_a_failure_of_one_stops_no_other": "--seeds --jobs",
         "cli/test_sweep.py::test_a_killed_sweep_resumes_to_the_same_bytes": "--grid",

@@ -28,6 +28,7 @@ from attnbias.data.index import Index, Orientation, Record, Text
 from attnbias.data.language import LanguageDataset
 from attnbias.data.segmentation import LabelMapDataset
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor, eval_transform
+from attnbias.data.transforms.batched import BatchedTransform
 from attnbias.data.transforms.corruptions import Corrupted
 from attnbias.data.transforms.language import PIPELINES, language_transform
 from attnbias.data.transforms.opencv import rescaled
@@ -192,6 +193,10 @@ def test_every_level_is_normalised_to_the_same_bits(name: str, tmp_path: Path) -
     (batch,) = read(dataset)
     expected = plainly(dataset.transform, Image.fromarray(rows))
     assert torch.equal(batch["image"], torch.stack([expected, expected]))
+    pixels = torch.from_numpy(rows).permute(2, 0, 1)[None]
+    assert torch.equal(
+        BatchedTransform(*NORMALIZATIONS[name])(pixels, torch.zeros(1, dtype=torch.int64), 0)[0], expected
+    )
 
 
 def test_images_travel_as_bytes_where_nothing_follows_their_normalisation(images: Path) -> None:

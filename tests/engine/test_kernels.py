@@ -26,6 +26,7 @@ from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.setup import build_accelerator
 from attnbias.methods.engine.training.train import _Run
 from tests.helpers.command_line import attnbias
+from tests.helpers.forked import FORKS, free_port
 from tests.helpers.tiny_runs import CPU, TINY
 
 GPU, HOST = torch.device("cuda"), torch.device("cpu")
@@ -182,3 +183,44 @@ def test_a_last_batch_of_another_size_is_compiled_once(
         run.stepper.step(step)
     run.folder.close()
     assert counter.frame_count == 2
+
+
+def compiled_steps(rank: int, port: int, root: Path, out: Path, how: bool) -> None:
+    """Two steps of one of two processes; the graphs that a compiler was given, and the weights, go to files."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    torch.set_num_threads(1)
+    counter, compiled = CompileCounter(), torch.compile
+    torch.compile = lambda model: compiled(model, backend=counter)  # type: ignore[assignment]
+    fields = {"image_size": 32, "batch_size": 4, "backbone": "resnet18"}
+    recipe = override(get_method("csra").named_recipe("demo").recipe, fields)
+    asked = request(data_root=root, gpus=0, compile=how, recipe=recipe, out=out)
+    run = _Run(asked, build_accelerator(asked), RunFolder(asked.out), Control())
+    run._prepare(run._open_folder())
+    for step in range(2):
+        run.stepper.step(step)
+    weights = torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+    (out.parent.parent / f"{how}-{rank}").write_bytes(weights.numpy().tobytes())
+    (out.parent.parent / f"graphs-{how}-{rank}").write_text(str(counter.frame_count))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_exchange_gradients_while_a_compiled_model_goes_back(demo_root: Path, tmp_path: Path) -> None:
+    """PyTorch cuts a graph that is called inside DistributedDataParallel where its buckets of gradients end, so that
+    these are sent one by one: several graphs a process instead of one, and the same weights."""
+    for how in (False, True):
+        port = free_port()
+        processes = [
+            FORKS.Process(target=compiled_steps, args=(rank, port, demo_root, tmp_path / "run" / str(how), how))
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+        assert [process.exitcode for process in processes] == [0, 0]
+    for rank in range(2):
+        assert (tmp_path / f"graphs-False-{rank}").read_text() == "0"
+        assert int((tmp_path / f"graphs-True-{rank}").read_text()) > 1
+        assert (tmp_path / f"False-{rank}").read_bytes() == (tmp_path / f"True-{rank}").read_bytes()

@@ -101,8 +101,9 @@ def evaluate_all(
     """
     found = answer_all(method, models, dataset, recipe, accelerator, **how)
     classes = competing_classes(dataset.index)
-    for each in found if classes is not None else ():
-        each.scores.update({name: competing_scores(values, classes) for name, values in each.scores.items()})
+    if classes is not None:
+        for each in found:
+            each.scores.update({name: competing_scores(values, classes) for name, values in each.scores.items()})
     mine: list[Metrics] = []
     if accelerator.is_main_process:
         mine = [method.measure_all(recipe, each.targets, each.scores, dataset.index.task) for each in found]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Task
 from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.methods.engine.abilities import ReadsTexts
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.outline import names_and_shapes
@@ -17,8 +19,10 @@ from attnbias.methods.engine.published import check_source
 from attnbias.methods.engine.recipe import OWN, Recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
+from attnbias.methods.engine.training.memory import Memory, measure, normalizes
 from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.training.setup import checkpoint_gradients, options_first, plan_run, run_warnings
+from attnbias.methods.engine.training.train import peak_of_steps
 from attnbias.methods.engine.types import Schedule
 
 LONGEST = 400
@@ -98,6 +102,10 @@ class DryRun:
     """None where the number of images is not known."""
     warnings: list[str]
     rates: list[Rates]
+    normalizes: bool
+    """Whether it has batch normalisation, which sees the images that a process is shown at once."""
+    memory: Memory | None
+    """What steps take, where `measure` asks for it."""
 
 
 def dry_run(request: TrainRequest) -> DryRun:
@@ -140,7 +148,15 @@ def dry_run(request: TrainRequest) -> DryRun:
         plan=plan,
         warnings=_warnings(plan, recipe, train, evaluated),
         rates=[] if plan is None else _rates(plan, groups, method.schedule(recipe, plan.steps_per_epoch)),
+        normalizes=normalizes(model),
+        memory=_memory(request, plan, train) if request.measure else None,
     )
+
+
+def _memory(request: TrainRequest, plan: Plan | None, train: Split) -> Memory:
+    if plan is None or train.index is None:
+        raise UsageError(f"--measure reads images of '{train.dataset}', which is not prepared here; leave it out")
+    return measure(plan, torch.device(request.device or "cpu"), partial(peak_of_steps, request))
 
 
 def _rates(plan: Plan, groups: list[Group], schedule: Schedule) -> list[Rates]:

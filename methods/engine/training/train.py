@@ -40,6 +40,15 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import ENVIRONMENT, Progress, RunFolder, check_resumable, check_whole
 from attnbias.methods.engine.screen import say
+from attnbias.methods.engine.training.memory import (
+    cut,
+    images_at_once,
+    is_out_of_memory,
+    normalizes,
+    peak,
+    reset_peak,
+    too_large,
+)
 from attnbias.methods.engine.training.optim import build_optimizer
 from attnbias.methods.engine.training.progress import Reporter, Timings
 from attnbias.methods.engine.training.same_run import DATA, Data, check_goes_on, check_processes_agree
@@ -83,6 +92,8 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
         Stopped: a signal asked to stop; the state was saved.
     """
     request = place(request)
+    if request.measure:
+        raise UsageError("--measure changes nothing without --dry-run")
     starts = request.init if request.resume is None and request.backbone_weights is None else None
     if request.deterministic:
         be_deterministic()
@@ -102,6 +113,24 @@ def train(request: TrainRequest, begin: Callable[[], None] = lambda: None) -> Ou
             return run.fit(begin)
     finally:
         folder.close()
+
+
+def peak_of_steps(request: TrainRequest, images: int) -> int:
+    """The most memory, in bytes, that two steps of so many images take in one process; nothing is kept or written.
+
+    In the second one the optimiser has its state already.
+    """
+    alone = {"processes": 1, "gpus": min(request.gpus or 0, 1), "accumulation": 1, "resume": None, "bias_every": None}
+    recipe = override(request.recipe, {"batch_size": images})
+    request = request.model_copy(update={**alone, "log_with": (), "workers": 0, "recipe": recipe})
+    accelerator = build_accelerator(request)
+    run = _Run(request, accelerator, RunFolder(request.out, request.keep), Control())
+    run._prepare(None)
+    reset_peak(accelerator.device)
+    with run.kernels.chosen():
+        for step in range(2):
+            run.stepper.step(step)
+    return peak(accelerator.device)
 
 
 class _Run:
@@ -360,8 +389,18 @@ class _Run:
         return step % (self.recipe.eval_steps or self.plan.steps_per_epoch) == 0 or step == self.plan.total_steps
 
     def _step(self) -> None:
-        with self.timings.step(), self.kernels.chosen():
-            terms, errors = self.stepper.step(self.progress.step)
+        try:
+            with self.timings.step(), self.kernels.chosen():
+                terms, errors = self.stepper.step(self.progress.step)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            at_once = images_at_once(self.plan)
+            how = too_large(self.plan, cut(self.plan, at_once // 2), normalizes(self.model))
+            raise RunError(
+                f"the memory of {self.accelerator.device} is full at step {self.progress.step}, with {at_once} images "
+                f"at once; {how}; --dry-run --measure finds how many fit"
+            ) from None
         self.progress.step += 1
         self.pending.append(terms)
         if self.reporter:
