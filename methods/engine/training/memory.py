@@ -75,8 +75,10 @@ def measure(plan: Plan, device: torch.device, peak_of: Callable[[int], int], lim
             break
         size, fits = following, run(following)
     largest = _reach(peaks, limit) if len(peaks) > 1 else share if fits else 0
-    while largest < share and largest not in peaks and not run(largest):
-        largest -= max(1, largest // 16)
+    if not fits:  # a device may be full sooner than the line says
+        largest = min(largest, size - 1)
+    while 0 < largest < share and largest not in peaks and not run(largest):
+        largest = (max([images for images, taken in peaks.items() if taken <= limit], default=0) + largest) // 2
     return Memory(str(device), limit, share, peaks, largest, cut(plan, largest))
 
 
