@@ -113,7 +113,7 @@ def _probe(
     not_run = {} if truth else dict.fromkeys(("attention", "reliance", "backgrounds"), missing)
     against, size, kind = truth.kind if truth else None, request.eval_batch_size, kind_of(request, given[0])
 
-    reads = {"batch_size": size, "workers": request.workers or 0}
+    workers = request.workers or 0
 
     def run(name: str, measured: Callable[[], T]) -> T | None:
         if name in not_run:
@@ -131,9 +131,12 @@ def _probe(
         )
 
     return _Probed(
-        run("attention", lambda: measure_bias(*given, kind=kind, truth=against, tau=request.tau, **reads)),
-        run("reliance", lambda: score_reliance(*given, truth=against, **reads)),
-        run("backgrounds", lambda: score_backgrounds(*given, truth=against, **reads)),
+        run(
+            "attention",
+            lambda: measure_bias(*given, kind=kind, truth=against, tau=request.tau, batch_size=size, workers=workers),
+        ),
+        run("reliance", lambda: score_reliance(*given, truth=against, batch_size=size, workers=workers)),
+        run("backgrounds", lambda: score_backgrounds(*given, truth=against, batch_size=size, workers=workers)),
         run("trust", test_map),
         not_run,
     )
