@@ -18,7 +18,7 @@ $(BIN)/attnbias: pyproject.toml setup.py
 setup: $(BIN)/attnbias ## Make .venv and install the project with all that its tests need
 
 # Both runs have the same budget and one core each; --lam 0 is CSRA's plain counterpart (average pooling).
-DEMO_RUN := --recipe demo --epochs 12 --gpus 0 --threads 1 --eval-splits val,counter,unbiased --eval-batch-size 200 --overwrite
+DEMO_RUN := --recipe demo --epochs 12 --gpus 0 --threads 1 --eval-splits val,counter,unbiased --eval-batch-size 200 --cache demo/cache --overwrite
 demo: setup ## Train CSRA and its plain counterpart on the built-in scenes, audit and compare them, draw where they look
 	mkdir -p demo
 	$(BIN)/attnbias prepare-data demo

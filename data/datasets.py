@@ -24,6 +24,7 @@ from attnbias.data.fast_decode import enough_pixels, read_pixels, takes_images
 from attnbias.data.flat import FlatTexts
 from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
+from attnbias.data.members import check_archives
 from attnbias.data.transforms.basic import ToNormalizedTensor, Transform, last_normalization, without_normalization
 
 
@@ -88,8 +89,11 @@ class ImageDataset(Dataset[Sample]):
         """Whether the images are read out of an archive, into memory."""
         if self.archived:
             read_archive(index.root, index.split)  # before workers are started, which then share it
+        check_archives(index.root)
         self.transform = transform
         self._left_out: ToNormalizedTensor | None = None
+        self.kept: Dataset[Sample] | None = None
+        """What a loader reads in this one's place: the same samples as bytes, kept in a file."""
         self.seed = seed
         self.in_memory: Mapping[str, Image.Image] = {}
         """Images that are no files, RGB and upright, by their paths from the index's root on."""
@@ -140,12 +144,14 @@ class ImageDataset(Dataset[Sample]):
         """The pipeline's last step where that one normalises, also in the copy that leaves it out."""
         return self._left_out or last_normalization(self.transform)
 
-    def as_bytes(self) -> ImageDataset:
+    def as_bytes(self) -> Dataset[Sample]:
         """The same samples for a loader, without the last step of their pipeline where that one normalises.
 
         Their images are uint8, a quarter of what would go through a worker's pipe and to the device, where
         `normalization` follows.
         """
+        if self.kept is not None:
+            return self.kept
         normalization = last_normalization(self.transform)
         if normalization is None:
             return self

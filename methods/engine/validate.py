@@ -27,6 +27,7 @@ from attnbias.methods.engine.bias.last_layer import LastLayerProbe
 from attnbias.methods.engine.bias.reliance import RelianceProbe
 from attnbias.methods.engine.bias.report import BiasProbe
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.cache import use_cache
 from attnbias.methods.engine.evaluation.classes import CalibrationProbe, PerClassProbe
 from attnbias.methods.engine.evaluation.evaluate import Evaluation, answers, write_scores
 from attnbias.methods.engine.evaluation.probe import Measured, Probe, open_dataset, score
@@ -103,6 +104,9 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
         points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, suffix)
     for point in points.values():
         point.check(wanted)
+    if request.cache is not None:
+        for point in points.values():
+            use_cache(request.cache, point.dataset, accelerator, request.workers or 0)
 
     results: list[Result] = []
     with in_precision(request.amp, accelerator.device), request.finite_answers():

@@ -125,6 +125,7 @@ class Bench:
 
     def __init__(self, folder: Path, budget: Budget) -> None:
         self.folder, self.budget = folder, budget
+        self.machine = ("--gpus", 0, "--threads", 1, "--eval-batch-size", 200, "--cache", folder / "cache")
         self.check_budget()
         sets = {"clear": ("clear", 0), "faint": ("faint", 0), "faint-even": ("faint-even", 0), "tuning": ("faint", 1)}
         for name, (preset, seed) in sets.items():
@@ -170,7 +171,7 @@ class Bench:
     def train(self, name: str, stage: str, seed: int, data: str, *more: Any, splits: Sequence[str] = SPLITS) -> Path:
         contender, run = CONTENDERS[name], self.run(name, stage, seed)
         how = ("--recipe", contender.recipe, "--seed", seed, "--out", run, "--resume", "auto", "--keep", 1)
-        common = ("--data-root", self.data(data), "--gpus", 0, "--threads", 1, "--eval-batch-size", 200)
+        common = (*self.machine, "--data-root", self.data(data))
         self.once(run.name, "train", contender.method, *how, "--eval-splits", ",".join(splits), *common, *more)
         return run
 
@@ -233,7 +234,7 @@ class Bench:
             self.measure(name, own, "val", "--reliance", "--backgrounds")
 
     def measure(self, name: str, run: Path, split: str, *asked: str) -> None:
-        common = ("--data-root", self.data("faint"), "--gpus", 0, "--threads", 1, "--eval-batch-size", 200)
+        common = (*self.machine, "--data-root", self.data("faint"))
         how = ("--load-from", run, "--split", split, *asked, "--store", "--overwrite")
         self.once(f"{run.name}-{split}", "val", CONTENDERS[name].method, *how, *common)
 

@@ -30,6 +30,7 @@ from attnbias.methods.engine.abilities import LooksFirst, PublishesLog, StopsEar
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
+from attnbias.methods.engine.evaluation.cache import use_cache
 from attnbias.methods.engine.evaluation.evaluate import evaluate_all
 from attnbias.methods.engine.kernels import TrainingKernels, be_deterministic
 from attnbias.methods.engine.launch import place
@@ -182,6 +183,9 @@ class _Run:
     def fit(self, begin: Callable[[], None]) -> Outcome:
         self._read_start()
         checkpoint = self._open_folder()
+        if self.request.cache is not None:
+            for _, dataset in self.eval_sets:
+                use_cache(self.request.cache, dataset, self.accelerator, self.request.workers or 0)
         self._prepare(checkpoint)
         if self.request.log_with and self.main:
             config, named = self.recipe.model_dump(mode="json"), {"wandb": {"name": run_name(self.folder.path)}}
