@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from attnbias.data.images import read_header, read_image
 from attnbias.data.index import Orientation
+from attnbias.data.members import content_of
 from attnbias.data.transforms.basic import Transform
 
 try:
@@ -44,7 +45,7 @@ def read_pixels(path: Path, orientation: Orientation = "stored", at_least: int |
 def _decoded(path: Path, at_least: int | None) -> NDArray[np.uint8] | None:
     """The pixels (H, W, 3) of a JPEG file; None of any other, which Pillow reads or says what is wrong with it."""
     try:
-        content = path.read_bytes()
+        content = content_of(path) or path.read_bytes()
         if not content.startswith(JPEG):
             return None
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class FlatTexts(Sequence[str]):
@@ -16,11 +17,18 @@ class FlatTexts(Sequence[str]):
 
     def __init__(self, texts: Iterable[str]) -> None:
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._ends = np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()
-        self._bytes = b"".join(encoded)
+        self.ends = np.fromiter(map(len, encoded), np.int64, len(encoded)).cumsum()
+        self.content = b"".join(encoded)
+
+    @classmethod
+    def stored(cls, content: bytes, ends: NDArray[np.int64]) -> FlatTexts:
+        """The texts whose bytes, one behind the other, and ends were kept."""
+        texts = cls(())
+        texts.content, texts.ends = content, ends
+        return texts
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     @overload
     def __getitem__(self, position: int) -> str: ...
@@ -30,5 +38,5 @@ class FlatTexts(Sequence[str]):
         if isinstance(position, slice):
             return [self[each] for each in range(*position.indices(len(self)))]
         position = range(len(self))[position]  # as of a list: from the end where negative
-        start = self._ends[position - 1] if position else 0
-        return self._bytes[start : self._ends[position]].decode("utf-8", "surrogatepass")
+        start = self.ends[position - 1] if position else 0
+        return self.content[start : self.ends[position]].decode("utf-8", "surrogatepass")

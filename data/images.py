@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attnbias.data.errors import DataError
 from attnbias.data.index import Orientation
+from attnbias.data.members import opened
 
 # Pillow warns of images from 90 megapixels on, and refuses those from 180 on, which is said as any error is.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -77,7 +78,7 @@ def read_image(path: Path, orientation: Orientation = "stored", at_least: int | 
         DataError: the file is missing, truncated, no image, or one of so many pixels that it must be an attack.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(opened(path)) as image:
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             return upright_rgb(image, orientation)
@@ -134,8 +135,9 @@ def read_header(path: Path) -> Header:
         DataError: the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
-            if image.format == "PNG" and _metadata_after_pixels(path):
+        file = opened(path)
+        with Image.open(file) as image:
+            if image.format == "PNG" and _metadata_after_pixels(file):
                 image.load()
             animated = getattr(image, "is_animated", False)
             return Header(image.size, _orientation(image), animated, image.format or "", _camera(image))
@@ -165,10 +167,10 @@ def _camera(image: Image.Image) -> str:
         return ""
 
 
-def _metadata_after_pixels(path: Path) -> bool:
+def _metadata_after_pixels(png: Path | io.BytesIO) -> bool:
     """Whether a PNG file has EXIF or text behind its pixels, where Pillow sees it only when these are decoded."""
     seen_pixels = False
-    with path.open("rb") as file:
+    with io.BytesIO(png.getvalue()) if isinstance(png, io.BytesIO) else png.open("rb") as file:
         file.seek(8)
         while len(chunk := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", chunk)

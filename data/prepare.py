@@ -20,6 +20,7 @@ from attnbias.data.index import Index
 from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.lock import LOCK, only_writer
+from attnbias.data.members import archives_of, names_in
 from attnbias.data.names import unfit_name
 from attnbias.data.own import own_info
 from attnbias.data.own_masks import MASKS_FILE, with_masks
@@ -41,6 +42,8 @@ from attnbias.data.sets.contract import FurtherFiles, PrepareOptions, Preparer, 
 from attnbias.data.splits import assign_roles, hold_out, part_named
 from attnbias.data.survey import check_annotated_sizes, read_headers, remarks
 from attnbias.data.tally import Tally
+
+IN_PLACE = "archive read in place, not unpacked"
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         for index in indexes:
             check_images(index, options, mend)
     noticed.merge(reading.remarks)
+    folders = {location for index in indexes for location in (index.root, *index.root.parents)}
+    noticed.add(IN_PLACE, *sorted({str(archive) for location in folders for archive in archives_of(location)}))
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
         for index in indexes
@@ -306,7 +311,7 @@ def _read(info: DatasetInfo, source: Path | None, folder: Path, options: Prepare
         return None, preparer(info, None, folder, options)
     if source is not None and not source.exists():
         raise DataError(f"source folder {source} does not exist; it should hold {info.layout}")
-    if source is not None and info.unpack and not (options.download or options.offline):
+    if source is not None and info.unpack and not (options.download or options.offline or options.in_place):
         source = source.absolute()
         try:
             reading = preparer(info, source, folder, options)
@@ -329,6 +334,7 @@ def _source(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
         download=options.download,
         offline=options.offline,
         dry_run=options.dry_run,
+        in_place=options.in_place,
         splits=options.splits,
         progress=options.progress,
     )
@@ -353,10 +359,11 @@ def _missing(paths: Sequence[str]) -> list[str]:
     for path in paths:
         parent, _, file = path.rpartition("/")
         if parent not in listing:  # one listing a folder instead of one stat an image
+            listing[parent] = {*names_in(Path(parent))}
             try:
-                listing[parent] = {entry.name for entry in Path(parent).iterdir()}
+                listing[parent] |= {entry.name for entry in Path(parent).iterdir()}
             except (FileNotFoundError, NotADirectoryError):
-                listing[parent] = set()
+                pass
             except OSError as error:
                 raise DataError(f"folder {parent} cannot be read ({error.strerror})") from None
         if file not in listing[parent]:

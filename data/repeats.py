@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -11,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from attnbias.data.index import Index, Record
+from attnbias.data.members import content_of
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.tally import Tally
 
@@ -63,7 +65,7 @@ def _contents(
     """What is equal for files of equal bytes, and for no others; a file that cannot be read equals none."""
     known: dict[str, tuple[Hashable, ...]] = dict.fromkeys(paths, ())
     with ThreadPoolExecutor(workers) as pool:  # it waits for the disk
-        for what, read in {"size": os.path.getsize, "end": _tail, "bytes": _digest}.items():
+        for what, read in {"size": _size, "end": _tail, "bytes": _digest}.items():
             often = Counter(known.values())
             alike = [path for path in paths if often[known[path]] > 1]
             for done, (path, value) in enumerate(zip(alike, pool.map(_or_path(read), alike), strict=True), start=1):
@@ -82,12 +84,22 @@ def _or_path(read: Callable[[str], Hashable]) -> Callable[[str], Hashable]:
     return tried
 
 
+def _open(path: str) -> io.BufferedReader | io.BytesIO:
+    content = content_of(Path(path))
+    return Path(path).open("rb") if content is None else io.BytesIO(content)
+
+
+def _size(path: str) -> int:
+    with _open(path) as file:
+        return file.seek(0, os.SEEK_END)
+
+
 def _tail(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with _open(path) as file:
         file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
         return hashlib.blake2b(file.read(TAIL)).digest()
 
 
 def _digest(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with _open(path) as file:
         return hashlib.file_digest(file, "blake2b").digest()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attnbias.data.errors import DataError
+from attnbias.data.members import TABLE, names_in
 from attnbias.data.tally import Tally
 
 # fmt: off
@@ -57,6 +58,8 @@ def list_folder(folder: Path, left_out: Tally, below: str = "") -> Listing:
     for entry in entries:
         # Links are followed by Path, for which one that leads nowhere, or to itself, is neither folder nor file.
         kind = Path(entry) if entry.is_symlink() else entry
+        if entry.name == TABLE:
+            continue
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
             left_out.add(HIDDEN, below + entry.name)
         elif kind.is_dir():
@@ -65,6 +68,8 @@ def list_folder(folder: Path, left_out: Tally, below: str = "") -> Listing:
             listing.files.append(entry.name)
         else:
             left_out.add(BROKEN if entry.is_symlink() else SPECIAL, below + entry.name)
+    if in_archives := names_in(folder):
+        return listing._replace(files=sorted({*listing.files, *in_archives}))
     return listing
 
 

@@ -22,6 +22,7 @@ def acquire(
     download: bool,
     offline: bool,
     dry_run: bool,
+    in_place: bool,
     splits: Sequence[str],
     progress: Callable[[str, int, int], None],
 ) -> Path | None:
@@ -34,6 +35,7 @@ def acquire(
         download: fetch what is missing.
         offline: fetch nothing, verify every byte of the archives.
         dry_run: only say what would be done.
+        in_place: leave images in the archives, and list where they lie (data/members.py).
         splits: those that are asked for; archives of another single split are passed over unless they are there.
 
     Raises:
@@ -45,10 +47,12 @@ def acquire(
     present = [archive for archive in info.archives if (location / archive.file).is_file()]
     offered = [a for a in info.archives if not a.split or a.split in splits or a in present]
     wanted = offered if download or (offline and source is None) else present
+    if in_place and not (info.unpack and (wanted or source is None)):
+        raise DataError(f"--in-place: {location} holds none of the archives of '{info.name}' that would be unpacked")
     if not wanted:
         return source
     target = folder / UNPACKED if info.unpack else location
-    unpacked = {a for a in wanted if info.unpack and is_unpacked(a.file, target / a.into)}
+    unpacked = {a for a in wanted if info.unpack and is_unpacked(location / a.file, target / a.into, in_place)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (missing := [a for a in pending if info.unpack or not (location / a.file).is_file()]):
         names = ", ".join(named(archive) for archive in missing)
@@ -59,7 +63,13 @@ def acquire(
         fetch(pending, location, notes=folder / ARCHIVES, offline=offline, progress=progress)
     if info.unpack and not dry_run:
         for archive in pending:
-            unpack(location / archive.file, target / archive.into, nested=archive.nested, progress=progress)
+            unpack(
+                location / archive.file,
+                target / archive.into,
+                nested=archive.nested,
+                in_place=in_place,
+                progress=progress,
+            )
     return target
 
 

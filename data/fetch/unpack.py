@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,8 +23,10 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.lock import only_writer
+from attnbias.data.members import Member, archives_of, keep
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import BAD_ARCHIVE, read_json, reading
+from attnbias.data.walk import is_image
 
 MANIFEST = ".unpacked.json"
 LOG = logging.getLogger(__name__)
@@ -33,8 +36,9 @@ ALLOWANCE = 10_000_000
 """Bytes that any archive may unpack to, however small it is."""
 CHUNK = 1 << 20
 
-Member = tuple[str, int, Callable[[], IO[bytes]]]
-"""Path below the target, size in bytes, and what opens its content."""
+Packed = tuple[str, int, Callable[[], IO[bytes]], int | None]
+"""Path below the target, size in bytes, what opens its content, and where its bytes begin as they are; None where they
+are compressed."""
 
 
 def unpack(
@@ -42,6 +46,7 @@ def unpack(
     target: Path,
     *,
     nested: bool = False,
+    in_place: bool = False,
     progress: ProgressCallback = silent,
 ) -> None:
     """Unpack a .tar, .tar.gz, .tgz or .zip into `target`; do nothing where that was done before.
@@ -54,6 +59,7 @@ def unpack(
         target: the folder that its members go to.
         nested: members that are tar files are unpacked in their turn, each into a folder of its own name, as ImageNet's
             training archive asks for.
+        in_place: leave images in the archive, which must not compress them, and list where they lie (data/members.py).
         progress: told the bytes of the archive that were read.
 
     Raises:
@@ -61,15 +67,17 @@ def unpack(
     """
     size = archive.stat().st_size
     with only_writer(target):
-        if _manifest(target).get(archive.name) == size:
+        if _manifest(target).get(archive.name) == size and is_unpacked(archive, target, in_place):
             return
         hidden = target / f".unpack-{archive.name}-{archive.stat().st_mtime_ns:x}"
         LOG.info("unpacking %s", archive.name)
         try:
-            _unpack_into(hidden, archive, nested, progress)
+            kept = _unpack_into(hidden, archive, nested, in_place, progress)
             os.sync()  # one flush for a million files instead of one for each
             _merge(hidden, target)
             hidden.rmdir()
+            if kept or archive in archives_of(target):
+                keep(target, archive, kept)
             _record(target, archive.name, size)
             LOG.info("unpacked %s into %s", archive.name, target)
         except (DataError, OSError, tarfile.TarError, *BAD_ARCHIVE) as error:
@@ -82,27 +90,37 @@ def unpack(
             raise DataError(f"{archive} cannot be unpacked: {reason}; delete it and fetch it again") from None
 
 
-def is_unpacked(archive: str, target: Path) -> bool:
-    """Whether the archive of this name was unpacked into `target`; it may have been deleted since."""
-    return archive in _manifest(target)
+def is_unpacked(archive: Path, target: Path, in_place: bool) -> bool:
+    """Whether the archive of this name was unpacked into `target`; it may have been deleted since. Where images are
+    not to stay in place, those that did must be unpacked yet."""
+    return archive.name in _manifest(target) and (in_place or archive not in archives_of(target))
 
 
-def _unpack_into(hidden: Path, archive: Path, nested: bool, progress: ProgressCallback) -> None:
+def _unpack_into(hidden: Path, archive: Path, nested: bool, in_place: bool, progress: ProgressCallback) -> list[Member]:
+    """Write the members, and return the images among them that stay in the archive."""
     for stale in set(hidden.parent.glob(f".unpack-{archive.name}-*")) - {hidden}:
         shutil.rmtree(stale)  # of another version of the archive
     hidden.mkdir(exist_ok=True)
     size, written = archive.stat().st_size, 0
+    kept: list[Member] = []
     seen: set[int] = set()  # hashes: names would take a gigabyte; where two are alike, a file is written once more
     with archive.open("rb") as file:
         zipped = file.read(2) == b"PK"
         file.seek(0)
-        for name, length, content in _zip_members(file) if zipped else _tar_members(file, hidden, nested):
+        for name, length, content, offset in _zip_members(file) if zipped else _tar_members(file, hidden, nested):
             written += length
             if written > max(ALLOWANCE, RATIO * size):
                 raise DataError(f"it unpacks to more than {RATIO} times its size (a bomb?), at {name}")
-            _write(hidden / name, length, content, again=hash(name) in seen)
-            seen.add(hash(name))
+            if in_place and is_image(name):
+                if offset is None:
+                    raise DataError(f"member {name!r} is compressed, and --in-place reads images as they lie")
+                (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+                kept.append(Member(name, offset, length))
+            else:
+                _write(hidden / name, length, content, again=hash(name) in seen)
+                seen.add(hash(name))
             progress(f"unpacking {archive.name}", min(file.tell(), size), size)
+    return kept
 
 
 def _write(path: Path, length: int, content: Callable[[], IO[bytes]], again: bool) -> None:
@@ -120,7 +138,7 @@ def _write(path: Path, length: int, content: Callable[[], IO[bytes]], again: boo
     part.replace(path)
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[Member]:
+def _zip_members(file: IO[bytes]) -> Iterator[Packed]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
@@ -130,11 +148,22 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member]:
                 raise DataError(f"member {info.filename!r} is encrypted")
             name = _safe(info.filename)
             if not info.is_dir():
-                yield name, info.file_size, lambda info=info: archive.open(info)  # type: ignore[misc]
+                offset = _behind_header(file, info.header_offset) if info.compress_type == zipfile.ZIP_STORED else None
+                yield name, info.file_size, lambda info=info: archive.open(info), offset  # type: ignore[misc]
 
 
-def _tar_members(file: IO[bytes], hidden: Path, nested: bool) -> Iterator[Member]:
+def _behind_header(file: IO[bytes], offset: int) -> int:
+    """Where the bytes of a zip's member begin: behind its own header, whose name and extra field have any length."""
+    file.seek(offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return int(offset + 30 + name + extra)
+
+
+def _tar_members(file: IO[bytes], hidden: Path, nested: bool, start: int | None = 0) -> Iterator[Packed]:
+    """The members of a tar file whose own bytes begin at `start` of the archive; None where it is compressed."""
     with tarfile.open(fileobj=file, mode="r:*") as archive:
+        if archive.fileobj is not file:
+            start = None
         while (info := archive.next()) is not None:
             vars(archive)["members"].clear()  # a gigabyte for ImageNet-C's million members; only links would need them
             name = _safe(info.name)
@@ -144,10 +173,12 @@ def _tar_members(file: IO[bytes], hidden: Path, nested: bool) -> Iterator[Member
             if nested and name.endswith(".tar"):
                 inner = archive.extractfile(info)
                 assert inner is not None  # a regular file
-                for member, length, content in _tar_members(inner, hidden, False):
-                    yield f"{name.removesuffix('.tar')}/{member}", length, content
+                begins = None if start is None else start + info.offset_data
+                for member, length, content, offset in _tar_members(inner, hidden, False, begins):
+                    yield f"{name.removesuffix('.tar')}/{member}", length, content, offset
             elif info.isreg():
-                yield name, info.size, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
+                offset = None if start is None or info.issparse() else start + info.offset_data
+                yield name, info.size, lambda info=info: archive.extractfile(info), offset  # type: ignore[misc]
         _check_end(archive)
 
 

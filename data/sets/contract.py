@@ -26,6 +26,8 @@ class PrepareOptions:
     """Read and check, write nothing."""
     download: bool = False
     """Fetch the official archives."""
+    in_place: bool = False
+    """Leave images in their archives, and list where they lie there."""
     offline: bool = False
     """Verify every byte of the archives, fetch nothing."""
     splits: tuple[str, ...] = ()

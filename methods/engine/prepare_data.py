@@ -20,6 +20,9 @@ from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.targets import check_location
 
+LABELLED = ("singlelabel", "multilabel")
+"""Tasks whose images alone are files: those of others come with label maps, or are shared with other sets."""
+
 
 def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -> Report:
     """Check a dataset and write its index files. Running it again repeats the checks and changes nothing.
@@ -46,6 +49,7 @@ def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -
         dry_run=request.dry_run,
         download=request.download,
         offline=request.offline,
+        in_place=request.in_place,
         splits=request.splits,
         workers=request.workers or available_cores(),
         settings=_settings(request, own),
@@ -82,6 +86,8 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
     generated = info is not None and info.acquisition == "generated"
     if generated and request.source is not None:
         raise UsageError(f"'{name}' is made on the spot: it takes no --source")
+    if request.in_place and info is not None and (info.task not in LABELLED or not info.archives or not info.unpack):
+        raise UsageError(f"--in-place is for archives of labelled images that would be unpacked; '{name}' has none")
     if not generated and settings:
         raise UsageError(f"--{next(iter(settings))} belongs to the demo sets; '{name}' takes its images from --source")
     roles = ("train_split", "val_split", "val_fraction")
@@ -116,8 +122,8 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
 
 def _check_source(request: PrepareRequest, own: bool) -> None:
     name, called = request.name, request.called
-    if own and (request.source is not None or request.download or request.offline):
-        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
+    if own and (request.source is not None or request.download or request.offline or request.in_place):
+        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download, --offline or --in-place")
     if called is not None and not own:
         raise UsageError(f"--name belongs to sets of your own; '{name}' keeps its name")
     if called is not None and (reason := unfit_name(called)):

@@ -990,6 +990,11 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     severity: tuple[int, ...] = robust_option((1, 2, 3, 4, 5), "Severities of --corrupt.")
     robustness_out: Path | None = robust_option(None, "The table, .json or .csv.", metavar="FILE")
     store: bool = option(False, "Keep the results in the run folder (RUN/evaluations), for compare.")
+    cache: Path | None = option(
+        None,
+        "Keep the splits' images here as bytes, and read these while files and pipeline are the same.",
+        metavar="DIR",
+    )
     decode: Literal["exact", "fast"] = option(
         "exact", "Reading of images: exact = the papers' pixels; fast = about a level off."
     )
@@ -1216,6 +1221,11 @@ class TrainRequest(Images, Processes):
         ("val",), "Splits to evaluate, comma-separated; the first decides the best.", often=True
     )
     eval_every: int = run_option(1, "Epochs between evaluations.", ge=1)
+    cache: Path | None = run_option(
+        None,
+        "Keep the evaluated images here as bytes, and read these while files and pipeline are the same.",
+        metavar="DIR",
+    )
     bias_every: int | None = run_option(
         None,
         "Measure the attention bias of a fixed part of the first split at every Nth evaluation.",
@@ -1382,6 +1392,7 @@ class PrepareRequest(Datasets):
     dry_run: bool = option(False, "Read and check; write nothing.")
     download: bool = option(False, "Fetch the official archives, or go on fetching them.")
     offline: bool = option(False, "Verify every byte of the archives; fetch nothing.")
+    in_place: bool = option(False, "Read images out of the archives where they lie; they must not be compressed.")
     splits: tuple[str, ...] = option((), "Only these splits, separated by commas.")
     workers: int | None = option(None, "Processes that make or decode images.", ge=1)
     min_answers: int | None = option(

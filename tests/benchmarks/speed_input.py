@@ -8,8 +8,11 @@ before, which is the least that it can come to; `fast` needs the extra of that n
 from __future__ import annotations
 
 import gc
+import os
 import re
 import resource
+import shutil
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from harness import Figure, compare, ratio_of
 from PIL import Image
 from speed_data import photographs
@@ -31,13 +35,15 @@ from torchvision import transforms as first_transforms
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from attnbias.data.datasets import ImageDataset, SampleKey, begin_batch, seeded
+from attnbias.data.datasets import ImageDataset, SampleKey, begin_batch, collate, seeded
 from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
+from attnbias.data.members import Member, keep
 from attnbias.data.transforms import opencv
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor
 from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
 from attnbias.methods.engine.batches import Loader, batches
+from attnbias.methods.engine.evaluation.cache import KeptImages, use_cache
 from attnbias.methods.engine.registry import get_method
 
 CPU = torch.device("cpu")
@@ -119,14 +125,14 @@ def opened(method_name: str, data: str, files: Sequence[Path], train: bool, deco
     return method.open_dataset(recipe, index_of(files), train=train, decode=decode)
 
 
-def cuts(dataset: ImageDataset) -> list[list[int]]:
+def cuts(dataset: Any) -> list[list[int]]:
     return [list(range(start, min(start + BATCH, len(dataset)))) for start in range(0, len(dataset), BATCH)]
 
 
-def read(dataset: ImageDataset) -> None:
+def read(dataset: Any) -> None:
     """Make all batches in this process, as they leave a worker."""
     for cut in cuts(dataset):
-        dataset.collate([dataset[position] for position in cut])
+        getattr(dataset, "collate", collate)([dataset[position] for position in cut])
 
 
 def through_a_worker(dataset: ImageDataset) -> tuple[float, float]:
@@ -173,7 +179,55 @@ def inputs(rounds: int) -> Iterator[Figure]:
         yield from workers(rounds, words, files)
         yield from segmentation(rounds, words, files)
         yield from peers(rounds, words, files)
+        yield from elsewhere(rounds, words, files, Path(folder))
     yield memory()
+
+
+def elsewhere(rounds: int, words: str, files: Sequence[Path], folder: Path) -> Iterator[Figure]:
+    """Images that are not read from files of their own: those of `--cache`, and those of an archive (`--in-place`)."""
+    dataset = opened("csra", "coco", files, False)
+    use_cache(folder, dataset, Accelerator(cpu=True), 0)
+    assert isinstance(dataset.kept, KeptImages)
+    from_files = opened("csra", "coco", files, False).as_bytes()
+    what = f"csra coco evaluation, {words}, from --cache / from files"
+    yield compare(what, partial(read, dataset.kept), partial(read, from_files), rounds, 0.014, per=len(files))
+
+    archive, unpacked = folder / "images.tar", folder / "unpacked"
+    unpacked.mkdir()
+    with tarfile.open(archive, "w") as packed:
+        for file in files:
+            packed.add(file, file.name)
+            shutil.copy(file, unpacked / file.name)
+    with tarfile.open(archive) as packed:
+        members = [Member(info.name, info.offset_data, info.size) for info in packed]
+    (folder / "in-place").mkdir()
+    keep(folder / "in-place", archive, members)
+    names, where = [file.name for file in files], {"ours": folder / "in-place", "base": unpacked}
+
+    def decoded(root: Path) -> None:
+        for name in names:
+            read_image(root / name)
+
+    pair = (partial(decoded, root) for root in where.values())
+    yield compare(f"decoding {words}, in an archive / in files", *pair, rounds, 1.1, per=len(files))
+    times: dict[str, list[float]] = {name: [] for name in where}
+    for _ in range(rounds):
+        for name, root in where.items():
+            for file in (archive, *unpacked.iterdir()):
+                _forget(file)
+            start = time.perf_counter()
+            decoded(root)
+            times[name].append(time.perf_counter() - start)
+    what = f"decoding {words} that memory does not hold, in an archive / in files, by the clock"
+    yield ratio_of(what, times["ours"], times["base"], None, per=len(files))
+
+
+def _forget(file: Path) -> None:
+    """Have the system drop what it keeps of a file in memory."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
 
 
 def workers(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:

@@ -31,6 +31,7 @@ TESTS = Path(__file__).parents[1]
 
 SHOWN: dict[str, dict[str, str]] = {
     "prepare-data": {
+        "data/test_in_place.py::test_it_is_typed_and_said": "--in-place",
         "data/test_prepare_wrong.py::test_archives_are_fetched_or_only_verified_as_typed": "NAME --download --offline",
         "data/test_prepare_wrong.py::test_what_a_person_fetched_is_verified_unpacked_and_told_file_by_file": "--source",
         "data/test_own_tables.py::test_a_set_is_called_after_its_whole_folder_or_as_asked": "--name",
@@ -61,6 +62,7 @@ SHOWN: dict[str, dict[str, str]] = {
         ),
         "cli/test_recipe_options.py::test_dry_run_shows_the_arithmetic_and_writes_nothing": "--dry-run",
         "engine/test_memory.py::test_a_dry_run_measures_and_writes_nothing": "--measure",
+        "engine/test_cache.py::test_scores_and_runs_are_the_same_to_the_byte": "--cache",
         "cli/test_progress.py::test_a_run_begins_with_what_it_is_in_few_lines": "--verbose",
         "cli/test_sweep.py::test_runs_go_on_side_by_side_and_a_failure_of_one_stops_no_other": "--seeds --jobs",
         "cli/test_sweep.py::test_a_killed_sweep_resumes_to_the_same_bytes": "--grid",
@@ -103,6 +105,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "engine/test_kernels.py::test_processes_have_the_time_to_end_that_was_typed": "--shutdown-timeout",
     },
     "val": {
+        "engine/test_cache.py::test_scores_and_runs_are_the_same_to_the_byte": "--cache",
         "engine/test_estimated_masks.py::test_an_audit_and_val_say_estimated_wherever_they_say_what_was_found": (
             "--masks --segmenter"
         ),

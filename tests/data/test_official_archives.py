@@ -28,9 +28,19 @@ from attnbias.data.sets.inaturalist import read_inaturalist
 from tests.helpers.archive_server import ArchiveServer
 from tests.helpers.command_line import attnbias
 from tests.helpers.listed import PLACES, listed
-from tests.helpers.official_archives import Offer, fetched, jpeg, pack_zip, tar, tree
-
-TENCH, GOLDFISH, CRANE = "n01440764", "n01443537", "n02012849"
+from tests.helpers.official_archives import (
+    CRANE,
+    GOLDFISH,
+    TENCH,
+    Offer,
+    devkit,
+    fetched,
+    imagenet_archives,
+    jpeg,
+    pack_zip,
+    tar,
+    tree,
+)
 
 
 def cifar_batch(seed: int, classes: int, labels: str) -> tuple[bytes, dict[str, Any]]:
@@ -121,32 +131,6 @@ def test_a_cut_archive_in_memory(tmp_path: Path) -> None:
     archive.write_bytes(tar({"other/file": b""}, "w:gz"))
     with pytest.raises(DataError, match="holds 'other', expected CIFAR-10"):
         read_archive(archive, "test")
-
-
-def devkit() -> bytes:
-    """ILSVRC2012_devkit_t12 of three synsets and one group of them, its own numbers not in the order of the names."""
-    from scipy.io import savemat
-
-    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-    rows = [(1, CRANE, "crane", "bird", 0), (2, TENCH, "tench", "fish", 0), (3, GOLDFISH, "goldfish", "fish", 0)]
-    rows += [(1001, "n00001740", "entity", "all", 3)]
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
-    folder = "ILSVRC2012_devkit_t12/data/"
-    return tar(
-        {folder + "meta.mat": meta.getvalue(), folder + "ILSVRC2012_validation_ground_truth.txt": b"3\n1\n2\n1\n"},
-        "w:gz",
-    )
-
-
-def imagenet_archives() -> dict[str, bytes]:
-    train = {f"{s}.tar": tar({f"{s}_{i}.JPEG": jpeg(i) for i in range(2)}) for s in (GOLDFISH, CRANE, TENCH)}
-    val = {f"ILSVRC2012_val_0000000{i}.JPEG": jpeg(i) for i in (2, 1, 4, 3)}
-    return {
-        "ILSVRC2012_img_train.tar": tar(train),
-        "ILSVRC2012_img_val.tar": tar(val),
-        "ILSVRC2012_devkit_t12.tar.gz": devkit(),
-    }
 
 
 def test_imagenet_from_archives_that_a_person_fetched(tmp_path: Path, offer: Offer, server: ArchiveServer) -> None:

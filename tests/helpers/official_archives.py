@@ -24,6 +24,8 @@ from tests.helpers.archive_server import ArchiveServer
 
 Offer = Callable[[str, dict[str, bytes]], None]
 
+TENCH, GOLDFISH, CRANE = "n01440764", "n01443537", "n02012849"
+
 
 def jpeg(seed: int = 0, side: int = 8) -> bytes:
     file = io.BytesIO()
@@ -42,12 +44,38 @@ def tar(files: dict[str, bytes], mode: Any = "w") -> bytes:
     return content.getvalue()
 
 
-def pack_zip(files: dict[str, bytes]) -> bytes:
+def pack_zip(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
+    with zipfile.ZipFile(content, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return content.getvalue()
+
+
+def devkit() -> bytes:
+    """ILSVRC2012_devkit_t12 of three synsets and one group of them, its own numbers not in the order of the names."""
+    from scipy.io import savemat
+
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(1, CRANE, "crane", "bird", 0), (2, TENCH, "tench", "fish", 0), (3, GOLDFISH, "goldfish", "fish", 0)]
+    rows += [(1001, "n00001740", "entity", "all", 3)]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
+    folder = "ILSVRC2012_devkit_t12/data/"
+    return tar(
+        {folder + "meta.mat": meta.getvalue(), folder + "ILSVRC2012_validation_ground_truth.txt": b"3\n1\n2\n1\n"},
+        "w:gz",
+    )
+
+
+def imagenet_archives() -> dict[str, bytes]:
+    train = {f"{s}.tar": tar({f"{s}_{i}.JPEG": jpeg(i) for i in range(2)}) for s in (GOLDFISH, CRANE, TENCH)}
+    val = {f"ILSVRC2012_val_0000000{i}.JPEG": jpeg(i) for i in (2, 1, 4, 3)}
+    return {
+        "ILSVRC2012_img_train.tar": tar(train),
+        "ILSVRC2012_img_val.tar": tar(val),
+        "ILSVRC2012_devkit_t12.tar.gz": devkit(),
+    }
 
 
 def tree(root: Path, files: dict[str, bytes]) -> Path:
