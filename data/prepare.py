@@ -116,7 +116,6 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     orientation = options.settings.get("orientation") or info.orientation
     indexes = [replace(index, orientation=orientation) for index in indexes]
 
-    warnings, noticed = list(reading.warnings), Tally()
     if not (options.dry_run and info.acquisition == "generated"):
         mend = (
             f"run: attnbias prepare-data {info.name} --overwrite" if source is None else f"is {source} unpacked whole?"
@@ -134,7 +133,6 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
         if index.task == "segmentation"
     }
     roles, said = _roles(info, indexes, options)
-    warnings += said
     if own:
         indexes, masks, found = _notice(indexes, reading, folder, options)
         files |= masks
@@ -155,7 +153,7 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     _check(folder, indexes)
     if not options.dry_run:
         _write(folder, prepared, indexes, files, INDEXES if info.acquisition == "generated" else PREPARED)
-    return Report(info, folder, prepared, indexes, warnings, pixels)
+    return Report(info, folder, prepared, indexes, [*reading.warnings, *said], pixels)
 
 
 def _check(folder: Path, indexes: Sequence[Index]) -> None:

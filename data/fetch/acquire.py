@@ -55,21 +55,13 @@ def acquire(
     unpacked = {a for a in wanted if info.unpack and is_unpacked(location / a.file, target / a.into, in_place)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (missing := [a for a in pending if info.unpack or not (location / a.file).is_file()]):
-        names = ", ".join(named(archive) for archive in missing)
-        raise DataError(
-            f"dry run: {names} would be {'fetched into ' + str(location) if download else 'unpacked'} first"
-        )
+        what = f"fetched into {location}" if download else "unpacked"
+        raise DataError(f"dry run: {', '.join(named(archive) for archive in missing)} would be {what} first")
     if pending and not dry_run:
         fetch(pending, location, notes=folder / ARCHIVES, offline=offline, progress=progress)
     if info.unpack and not dry_run:
-        for archive in pending:
-            unpack(
-                location / archive.file,
-                target / archive.into,
-                nested=archive.nested,
-                in_place=in_place,
-                progress=progress,
-            )
+        for each in pending:
+            unpack(location / each.file, target / each.into, nested=each.nested, in_place=in_place, progress=progress)
     return target
 
 

@@ -7,7 +7,6 @@ processes, beside baselines: maps that look nowhere in particular, at the middle
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -236,16 +235,9 @@ def measure_bias(
     against = resolve_truth(dataset, truth)
     counts_apart = [(PixelHistogram(), BoxHits()) for _ in range(1 + len(BASELINES))]
 
-    def measure(batch: ObjectBatch, skipped: Counter[str]) -> list[tuple[Row, ...]]:
-        return _measure(batch, maps(batch), tau, right, counts_apart)
-
     rows, counts = measure_objects(
-        loaded,
-        dataset,
-        ids,
-        accelerator,
-        against.kind,
-        measure,
+        *(loaded, dataset, ids, accelerator, against.kind),
+        lambda batch, skipped: _measure(batch, maps(batch), tau, right, counts_apart),
         batch_size=batch_size,
         workers=workers,
         to="measure against",
@@ -257,9 +249,9 @@ def measure_bias(
     }
     beside = {name: [each[position] for each in rows] for position, name in enumerate(BASELINES, start=1)}
     (pxap, maxboxacc), own = apart[0], [each[0] for each in rows]
-    layer = layer_name(loaded.method, loaded.model, used)
     return BiasReport(
-        *(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc, layer),
+        *(own, counts, pxap, baselines, beside, used, against.kind, tau, against.reason, maxboxacc),
+        layer_name(loaded.method, loaded.model, used),
         steering=loaded.steering,
         asked=asked,
     )

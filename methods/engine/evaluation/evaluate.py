@@ -133,8 +133,7 @@ def answer_all(
     best checkpoint by other figures than `val` reports.
 
     Batch k holds the same samples whatever the number of processes (rank k modulo processes computes it), so the
-    figures do not depend on it. All processes get all answers; where not `everywhere`, the others than the main one
-    keep what they computed.
+    figures do not depend on it. Where not `everywhere`, only the main process gets all answers, the others their own.
 
     Raises:
         Stopped: a signal asked to stop (where `control` is given). DataError: no sample could be read.
@@ -142,13 +141,12 @@ def answer_all(
     """
     processes, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     sampler = EvaluationSampler(len(dataset), batch_size, rank, processes)
-    loader = batches(dataset, sampler, workers=workers, device=device)
+    mine_of = iter(batches(dataset, sampler, workers=workers, device=device))
     for model in models:
         model.eval()
     mine: list[list[Rows]] = []
     skipped: list[str] = []
     together = control or Control()  # over the CPUs: of a large split, the scores of all processes would fill a GPU
-    mine_of = iter(loader)
     rounds = range(-(-len(dataset) // (batch_size * processes)))  # the same number in every process
     with counted(rounds, f"scoring {dataset.index.split}", of=len(dataset), shown=rank == 0) as each_round:
         for _ in each_round:
