@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attnbias.data.errors import DataError
-from attnbias.data.members import TABLE, names_in
 from attnbias.data.tally import Tally
 
 # fmt: off
@@ -50,6 +49,8 @@ def list_folder(folder: Path, left_out: Tally, below: str = "") -> Listing:
     Raises:
         DataError: there is no such folder, or it may not be read.
     """
+    from attnbias.data.members import TABLE, names_in  # with numpy, which a command's start must not wait for
+
     listing = Listing([], [])
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

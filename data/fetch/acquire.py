@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import fetch, readable_size
-from attnbias.data.fetch.unpack import is_unpacked, unpack
+from attnbias.data.fetch.unpack import is_unpacked, stays, unpack
 from attnbias.data.info import Archive, DatasetInfo
 
 ARCHIVES, UNPACKED = "archives", "source"
@@ -47,12 +47,12 @@ def acquire(
     present = [archive for archive in info.archives if (location / archive.file).is_file()]
     offered = [a for a in info.archives if not a.split or a.split in splits or a in present]
     wanted = offered if download or (offline and source is None) else present
-    if in_place and not (info.unpack and (wanted or source is None)):
-        raise DataError(f"--in-place: {location} holds none of the archives of '{info.name}' that would be unpacked")
+    if in_place and not wanted and source is not None:
+        raise DataError(f"--in-place: {source} holds none of the archives of '{info.name}'")
     if not wanted:
         return source
     target = folder / UNPACKED if info.unpack else location
-    unpacked = {a for a in wanted if info.unpack and is_unpacked(location / a.file, target / a.into, in_place)}
+    unpacked = {a for a in wanted if info.unpack and _is_done(location / a.file, target / a.into, in_place)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (missing := [a for a in pending if info.unpack or not (location / a.file).is_file()]):
         what = f"fetched into {location}" if download else "unpacked"
@@ -63,6 +63,11 @@ def acquire(
         for each in pending:
             unpack(location / each.file, target / each.into, nested=each.nested, in_place=in_place, progress=progress)
     return target
+
+
+def _is_done(archive: Path, target: Path, in_place: bool) -> bool:
+    """Whether an archive was unpacked: whole, where its images are not to stay in it."""
+    return is_unpacked(archive.name, target) and (in_place or not stays(archive, target))
 
 
 def instructions(info: DatasetInfo) -> str:

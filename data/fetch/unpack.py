@@ -67,7 +67,7 @@ def unpack(
     """
     size = archive.stat().st_size
     with only_writer(target):
-        if _manifest(target).get(archive.name) == size and is_unpacked(archive, target, in_place):
+        if _manifest(target).get(archive.name) == size and (in_place or not stays(archive, target)):
             return
         hidden = target / f".unpack-{archive.name}-{archive.stat().st_mtime_ns:x}"
         LOG.info("unpacking %s", archive.name)
@@ -76,7 +76,7 @@ def unpack(
             os.sync()  # one flush for a million files instead of one for each
             _merge(hidden, target)
             hidden.rmdir()
-            if kept or archive in archives_of(target):
+            if kept or stays(archive, target):
                 keep(target, archive, kept)
             _record(target, archive.name, size)
             LOG.info("unpacked %s into %s", archive.name, target)
@@ -90,10 +90,14 @@ def unpack(
             raise DataError(f"{archive} cannot be unpacked: {reason}; delete it and fetch it again") from None
 
 
-def is_unpacked(archive: Path, target: Path, in_place: bool) -> bool:
-    """Whether the archive of this name was unpacked into `target`; it may have been deleted since. Where images are
-    not to stay in place, those that did must be unpacked yet."""
-    return archive.name in _manifest(target) and (in_place or archive not in archives_of(target))
+def is_unpacked(archive: str, target: Path) -> bool:
+    """Whether the archive of this name was unpacked into `target`; it may have been deleted since."""
+    return archive in _manifest(target)
+
+
+def stays(archive: Path, target: Path) -> bool:
+    """Whether images that belong into `target` were left in an archive."""
+    return archive in archives_of(target)
 
 
 def _unpack_into(hidden: Path, archive: Path, nested: bool, in_place: bool, progress: ProgressCallback) -> list[Member]:
