@@ -124,9 +124,9 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
             mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
             check_images(index, options, mend)
+    noticed = Tally()
     noticed.merge(reading.remarks)
-    folders = {location for index in indexes for location in (index.root, *index.root.parents)}
-    noticed.add(IN_PLACE, *sorted({str(archive) for location in folders for archive in archives_of(location)}))
+    noticed.add(IN_PLACE, *_archives_in_place(indexes))
     pixels = {
         index.split: count_pixels(index, options.workers, options.progress)
         for index in indexes
@@ -194,6 +194,11 @@ def _notice(
     masked, text, said = with_masks(indexes, reading.masks, headers, folder, options.workers, options.progress)
     noticed.merge(said)
     return masked, {MASKS_FILE: text}, noticed
+
+
+def _archives_in_place(indexes: Sequence[Index]) -> list[str]:
+    folders = {location for index in indexes for location in (index.root, *index.root.parents)}
+    return sorted({str(archive) for location in folders for archive in archives_of(location)})
 
 
 def check_images(index: Index, options: PrepareOptions, mend: str) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Task
 from attnbias.data.registry import DATASETS, open_split, ready
