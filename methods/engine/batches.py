@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.methods.engine.types import Batch
+
+S = TypeVar("S")
 
 IMAGES: tuple[Literal["image", "image2", "false_image"], ...] = ("image", "image2", "false_image")
 """What of a batch is images, (B, 3, H, W)."""
@@ -68,9 +70,9 @@ def batches(
 
 
 def loader(
-    dataset: Dataset[Any],
-    sampler: Sampler[Any] | Sequence[Any],
-    collate: Callable[[Any], Any],
+    dataset: Dataset[S],
+    sampler: Sampler[list[int]] | Sequence[list[int]],
+    collate: Callable[[list[S]], object],
     workers: int,
     *,
     pinned: bool = False,
