@@ -192,6 +192,8 @@ def load_tokenizer(name: str, dataset_dir: Path | None = None) -> PreTrainedToke
     except Exception as error:  # a damaged file makes the tokenizers' parser raise nearly any type
         first, *_ = [*str(error).splitlines(), ""]
         raise DataError(f"the tokenizer '{name}' is damaged ({first}); prepare the set, or fetch it, again") from None
+    if tokenizer.pad_token is None:
+        raise DataError(f"the tokenizer '{name}' has no token to pad with; prepare the set, or fetch it, again")
     return tokenizer
 
 

@@ -355,7 +355,7 @@ def match_state(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tens
     """Compare names and shapes; a StateMatch is true when all fit.
 
     Numbers are converted to the model's precision, but neither complex nor real ones to a narrower kind, as where whole
-    numbers are expected.
+    numbers are expected; nor whole ones to real ones, which somebody has rounded.
 
     Batch normalisation's counter `num_batches_tracked` may be missing, as in files from before PyTorch 0.4.1: loading
     sets it to zero, and it only matters where momentum is None.
@@ -412,14 +412,15 @@ def _is_finite(value: Tensor, own: Tensor) -> bool:
     """Whether all numbers are finite, but for those that the model itself is made with, as masks of attention."""
     if not (value.is_floating_point() or value.is_complex()):
         return True
-    finite = torch.isfinite(value)
+    finite = torch.isfinite(value.float() if value.itemsize == 1 else value)  # torch knows none of float8
     return bool(finite.all()) or bool((finite | ~torch.isfinite(own.to(value.device))).all())
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
-    """Whether a weight has the model's shape, and numbers that can become the model's."""
+    """Whether a weight has the model's shape and numbers that can become its own; whole ones are no real ones."""
     dense = value.layout == own.layout and value.is_quantized == own.is_quantized
-    return dense and value.shape == own.shape and torch.can_cast(value.dtype, own.dtype)
+    alike = torch.can_cast(value.dtype, own.dtype) and own.is_floating_point() <= value.is_floating_point()
+    return dense and value.shape == own.shape and alike
 
 
 def _kind(value: Tensor) -> str:

@@ -268,3 +268,20 @@ def test_a_damaged_tokenizer_is_one_line(content: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"the tokenizer '{tmp_path}/tokenizer' is damaged") as damaged:
         load_tokenizer("words", tmp_path)
     assert "\n" not in str(damaged.value)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_tokenizer_that_cannot_pad_is_one_line(content: str | None, tmp_path: Path) -> None:
+    """Its settings beside it are gone, or say nothing."""
+    pytest.importorskip("transformers")
+    from attnbias.data.language import load_tokenizer
+
+    for file, text in word_tokenizer(["a cat"]).items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    settings = tmp_path / "tokenizer" / "tokenizer_config.json"
+    settings.unlink()
+    if content is not None:
+        settings.write_text(content)
+    with pytest.raises(DataError, match=f"the tokenizer '{tmp_path}/tokenizer' has no token to pad with"):
+        load_tokenizer("words", tmp_path)

@@ -228,6 +228,26 @@ def test_strict_loading_lists_all_and_changes_nothing() -> None:
     assert same(dict(model.state_dict()), before)
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool])
+def test_whole_numbers_are_no_weights_of_real_ones(kind: torch.dtype) -> None:
+    """Somebody has rounded them; the model would answer, and otherwise than it did."""
+    model = nn.Linear(2, 2)
+    state = {name: value.to(kind) for name, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"2 misshapen: weight \(file .*, model float32\)"):
+        load_strict(model, state, Path("w.pth"))
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float16, torch.float64])
+def test_real_numbers_of_another_precision_load(kind: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    state = {name: torch.full_like(value, 0.5).to(kind) for name, value in model.state_dict().items()}
+    load_strict(model, state, Path("w.pth"))
+    assert model.weight.eq(0.5).all()
+    state["weight"] = torch.full((2, 2), float("nan")).to(kind)
+    with pytest.raises(WeightsError, match="NaN or infinite, in 1 of 2 tensors: weight"):
+        load_strict(model, state, Path("w.pth"))
+
+
 def test_files_without_batch_counters_load() -> None:
     model = nn.BatchNorm2d(3)
     state = {name: value + 1 for name, value in model.state_dict().items() if name != "num_batches_tracked"}
