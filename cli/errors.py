@@ -30,6 +30,11 @@ def _in_our_words(error: Any) -> str:
     if not words:
         return ""
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
-        words = f"no such option {error.option_name}{did_you_mean(error.option_name, error.possibilities or ())}"
+        near = did_you_mean(error.option_name, error.possibilities or ())
+        if not near and (kind := getattr(error.ctx and error.ctx.command, "subcommand_metavar", "").split(" ")[0]):
+            near = (
+                f" before {kind}; options of one stand behind it: {error.ctx.command_path} {kind} {error.option_name}"
+            )
+        words = f"no such option {error.option_name}{near}"
     more = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
     return f"{words[:1].lower()}{words[1:]}{more}"

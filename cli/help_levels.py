@@ -10,7 +10,7 @@ import typer
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import OF_THE_METHOD, Recipe, panel_of
 from attnbias.methods.engine.requests import RUN, Request, TrainRequest, spelled
-from attnbias.methods.engine.screen import say
+from attnbias.methods.engine.screen import OptionTable, say
 
 RARE = "attnbias_rare"
 """The mark of an option that only `--help-all` shows."""
@@ -66,6 +66,22 @@ def flags_take_nothing(command: Any) -> Any:
             parameter.metavar = ""
     command.get_help_option = _without_value(command.get_help_option)
     return command
+
+
+def names_stay_whole(command: Any) -> Any:
+    """Return a command whose help cuts nothing off where lines are short: Typer would, and names are to be typed."""
+    command.format_help = _with_whole_names(command.format_help)
+    return command
+
+
+def _with_whole_names(show: Callable[..., None]) -> Callable[..., None]:
+    def shown(*of_a_command: Any) -> None:
+        from typer import rich_utils  # brings readers of Markdown, and only help wants it
+
+        vars(rich_utils)["Table"] = OptionTable
+        show(*of_a_command)
+
+    return shown
 
 
 def _without_value(get: Callable[[Any], Any]) -> Callable[[Any], Any]:

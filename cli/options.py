@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels
+from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels, names_stay_whole
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
@@ -240,6 +241,11 @@ def of_task(arguments: list[str]) -> list[str]:
     return [name, *rest]
 
 
+def paragraphs(text: str) -> str:
+    """A docstring's text with each paragraph as one line."""
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+
+
 def in_lines(*lines: str) -> str:
     """Text below a help page, a line each."""
     return "\n".join(("\b", *lines))
@@ -254,12 +260,13 @@ def value_of(option: str, arguments: list[str]) -> str | None:
 
 
 def literal_help(command: Any) -> Any:
-    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup."""
-    flags_take_nothing(command)
+    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup, and a
+    paragraph is as wide as the page."""
+    names_stay_whole(flags_take_nothing(command))
     for place in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             if text := getattr(place, name, None):
-                setattr(place, name, literal(text))
+                setattr(place, name, literal(text if name == "epilog" else paragraphs(text)))
     for child in getattr(command, "commands", {}).values():
         literal_help(child)
     return command
@@ -296,7 +303,14 @@ def method_commands(
     def shown(method: str) -> str:
         return in_lines("Examples:", *(f"attnbias {name} {method} {example}" for example in examples))
 
-    group = typer.Typer(name=name, cls=MethodGroup, no_args_is_help=True, help=words, epilog=shown("csra"))
+    group = typer.Typer(
+        name=name,
+        cls=MethodGroup,
+        no_args_is_help=True,
+        help=words,
+        epilog=shown("csra"),
+        subcommand_metavar="METHOD [OPTIONS]",
+    )
     group.callback()(lambda: None)  # a group without commands of its own exists by its callback
     return group
 

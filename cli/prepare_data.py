@@ -62,7 +62,7 @@ def show(report: Report, dry_run: bool) -> None:
     summaries = [summarize(index, pixels=report.pixels.get(index.split)) for index in report.indexes]
     classes = len(report.indexes[0].classes)
     say(f"{report.info.title}: {classes} classes" if classes else report.info.title)
-    table = Table("split", "role", ruled=True)
+    table = Table("split", "role", ruled=True, names=1)
     for column in _figures(summaries[0]):
         table.column(column, justify="right")
     played = report.prepared.roles

@@ -69,7 +69,8 @@ def _found(words: list[str]) -> tuple[Description, str]:
     if len(owners) == 1:
         return owners[0], word
     if owners:
-        raise UsageError(f"several methods have a recipe '{word}'; say which: {owners[0].name}/{word}")
+        which = " or ".join(f"{owner.name}/{word}" for owner in owners)
+        raise UsageError(f"several methods have a recipe '{word}'; say which: {which}")
     known = [*METHODS, *(name for method in METHODS for name in get_description(method).recipes)]
     raise UsageError(f"no method or recipe '{word}'{did_you_mean(word, known)}; see: attnbias list recipes")
 

@@ -58,6 +58,7 @@ def _command(method: Description) -> Callable[..., None]:
             raise UsageError("--jobs changes nothing without --seeds or --grid")
         fields = typed_fields(method, typed, TrainRequest)
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))
+        from attnbias.methods.engine.kernels import check_device
         from attnbias.methods.engine.launch import launch, place
 
         run = replace(run, request=place(run.request))
@@ -70,7 +71,9 @@ def _command(method: Description) -> Callable[..., None]:
             found = compute(request)
             run.say(whole=True)
             show_dry_run(found)
-        elif code := launch(partial(run_job, begin=partial(run.say, whole=verbose)), request):
+            return
+        check_device(request)
+        if code := launch(partial(run_job, begin=partial(run.say, whole=verbose)), request):
             sys.exit(code)
 
     return with_options(command, TrainRequest, method, training=True)

@@ -110,7 +110,10 @@ def _show(inspection: Inspection) -> None:
     for fit in inspection.fits:
         _show_fit(fit)
     if not inspection.fits:
-        say("no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE")
+        say(
+            "no whole model of a method; as a backbone: attnbias train METHOD --backbone-weights FILE; "
+            "of a network as timm or torchvision names it: attnbias val plain --load-from FILE --backbone NAME"
+        )
 
 
 def _show_fit(fit: Fit) -> None:

@@ -43,6 +43,29 @@ def check_amp(amp: str, device: torch.device) -> None:
         raise UsageError(f"--amp {amp} needs a GPU; on the CPU use --amp bf16 or --amp no")
 
 
+def refusals(request: TrainRequest) -> list[str]:
+    """What the recipe of a placed run asks for that its device does not have, each with what mends it."""
+    recipe, several = request.recipe, (request.processes or 1) > 1
+    if request.gpus != 0:
+        return []
+    found = []
+    if recipe.amp in ("fp16", "tf32"):
+        found.append(f"--amp {recipe.amp} needs a GPU; on the CPU use --amp bf16 or --amp no")
+    if recipe.sync_bn and several:  # torch has no such layer for the CPU
+        found.append("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")
+    return found
+
+
+def check_device(request: TrainRequest) -> None:
+    """Refuse a placed run that its device cannot do.
+
+    Raises:
+        UsageError: see `refusals`.
+    """
+    if found := refusals(request):
+        raise UsageError("; ".join(found))
+
+
 def compute_exactly() -> None:
     """Have float32 computed in float32, convolutions too, where PyTorch begins with TF32."""
     torch.set_float32_matmul_precision("highest")

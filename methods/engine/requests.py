@@ -587,7 +587,8 @@ class Processes(Machine):
 first_argument = partial(
     option,
     ...,
-    "A run folder, weight file, name or URL, timm:NAME, torchvision:NAME; METHOD:FILE where it does not say whose.",
+    "A run folder, weight file, name or URL, timm:NAME, torchvision:NAME, transformers:NAME, MODULE:FUNCTION of yours; "
+    "METHOD:FILE where it does not say whose.",
     argument=True,
     metavar="MODEL",
 )

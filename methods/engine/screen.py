@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from rich import box
 from rich.cells import cell_len
@@ -40,6 +40,7 @@ from attnbias.methods.engine.text import brief, html_paragraph, html_table, visi
 
 __all__ = [
     "Captured",
+    "OptionTable",
     "Table",
     "TrainingBar",
     "captured",
@@ -193,6 +194,22 @@ def _shared(least: Sequence[int], wanted: Sequence[int], room: int) -> list[int]
         if sum(given) <= room:
             break
     return given
+
+
+class OptionTable(RichTable):
+    """Typer's table of options (long and short names, those of --no-, values, what it does), where a --no- stands below
+    its name and nothing is cut off; of commands, which is narrow, as it is."""
+
+    def add_row(self, *cells: Any, **how: Any) -> None:
+        if len(cells) < 6:
+            return super().add_row(*cells, **how)
+        *marks, long, short, no_long, no_short, values, text = cells
+        names = [Text("\n").join(filter(None, pair)) for pair in ((long, no_long), (short, no_short))]
+        super().add_row(*marks, *names, values, text, **how)
+        for column in self.columns:
+            column.overflow = "fold"
+        for column in self.columns[:-2]:
+            column.no_wrap = True
 
 
 class Captured:

@@ -65,6 +65,23 @@ def test_help_is_two_screens_and_help_all_shows_every_option(
         assert all(f" {word} " in f"{all_text} " for word in words if word.startswith("--"))
 
 
+def test_nothing_is_cut_off_where_lines_are_short(
+    shown: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shown("train", "ida", "--help-all")
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    (command,) = [line for line in lines if " --channels-last " in line]
+    assert " --no-channels-last " in lines[lines.index(command) + 1]
+    for name in ("--shutdown-timeout", "--grad-checkpointing", "--data-root,--root", "--token-layout"):
+        assert any(f" {name} " in line for line in lines)
+    page = shown("prepare-data", "--help")
+    begin = next(number for number, line in enumerate(page) if "Running it again" in line)
+    paragraph = page[begin : page.index(next(line for line in page[begin:] if not line.strip()))]
+    assert all(len(line.rstrip()) > 60 for line in paragraph[:-1])
+
+
 @pytest.mark.parametrize(
     ("command", "kind"), [("val", ValRequest), ("visualize", VisualizeRequest), ("export", ExportRequest)]
 )

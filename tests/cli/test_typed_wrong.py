@@ -22,6 +22,11 @@ from tests.helpers.command_line import attnbias
     [
         ("tran csra", 2, "did you mean 'train'"),
         ("train csr", 2, "did you mean 'csra'"),
+        (
+            "val --load-from x",
+            2,
+            "no such option --load-from before METHOD; options of one stand behind it: attnbias val",
+        ),
         ("val csar --load-from x", 2, "unknown method 'csar' (did you mean 'csra'?); one of: absvit, "),
         ("list recipes lsa", 2, "did you mean 'lsas'"),
         ("train csra extra", 2, "(extra)"),
@@ -109,6 +114,25 @@ def test_gpus_that_are_not_there(refused: Callable[..., str]) -> None:
 
 def test_half_precision_needs_a_gpu(refused: Callable[..., str]) -> None:
     assert "use --amp bf16 or --amp no" in refused(2, "train", "csra", "--amp", "fp16", "--gpus", 0)
+
+
+def test_all_that_a_cpu_has_not_is_refused_at_once_before_processes_start(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnbias.methods.engine.launch.elastic_launch", None)
+    line = refused(2, "train", "ida", "--gpus", 0, "--processes", 2)
+    assert "--amp bf16 or --amp no; --sync-bn with several processes needs GPUs; on the CPU use one process" in line
+
+
+def test_a_dry_run_says_what_this_machine_cannot_do() -> None:
+    tiny = ("--backbone", "tiny", "--image-size", 32, "--gpus", 0, "--processes", 2)
+    shown = attnbias("train", "ida", *tiny, "--dry-run", expect=0).out
+    assert "warning: not on this machine: --amp fp16 needs a GPU; on the CPU use --amp bf16 or --amp no\n" in shown
+    assert "warning: not on this machine: --sync-bn with several processes needs GPUs" in shown
+    assert (
+        "not on this machine"
+        not in attnbias("train", "ida", *tiny, "--amp", "no", "--no-sync-bn", "--dry-run", expect=0).out
+    )
 
 
 def test_traceback_only_on_request() -> None:

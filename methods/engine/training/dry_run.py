@@ -15,6 +15,7 @@ from attnbias.data.registry import DATASETS, open_split, ready
 from attnbias.methods.engine.abilities import ReadsTexts
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.cost import measure_cost
+from attnbias.methods.engine.kernels import refusals
 from attnbias.methods.engine.launch import place
 from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.published import check_source
@@ -148,7 +149,10 @@ def dry_run(request: TrainRequest) -> DryRun:
         train=train,
         evaluated=evaluated,
         plan=plan,
-        warnings=_warnings(plan, recipe, train, evaluated),
+        warnings=[
+            *_warnings(plan, recipe, train, evaluated),
+            *(f"warning: not on this machine: {no}" for no in refusals(request)),
+        ],
         rates=[] if plan is None else _rates(plan, groups, method.schedule(recipe, plan.steps_per_epoch)),
         normalizes=normalizes(model),
         memory=_memory(request, plan, train) if request.measure else None,

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS
 from attnbias.methods.engine.abilities import OrdersEpochs
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.kernels import check_amp
+from attnbias.methods.engine.kernels import check_device
 from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.outline import names_and_shapes
@@ -33,6 +34,9 @@ from attnbias.methods.engine.recipe import Recipe
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan, shuffled
+
+# PyTorch 2.14 has another name for it, which the oldest that is taken here does not know.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 CSV = "csv"
 """Of --log-with: RUN/metrics.csv, which needs no tracker."""
@@ -160,8 +164,7 @@ def build_accelerator(request: TrainRequest) -> Accelerator:
     Raises:
         UsageError: the precision or a tracker asked for does not exist here.
     """
-    recipe, on_cpu = request.recipe, request.gpus == 0
-    check_amp(recipe.amp, torch.device("cpu" if on_cpu else "cuda"))
+    check_device(request)
     trackers = [str(name) for name in get_available_trackers()]
     asked = [name for name in request.log_with if name != CSV]  # which is ours
     if absent := [name for name in asked if name not in trackers]:
@@ -169,17 +172,14 @@ def build_accelerator(request: TrainRequest) -> Accelerator:
             f"--log-with {absent[0]}: no such tracker is installed{did_you_mean(absent[0], [CSV, *trackers])}; "
             f"there is {', '.join([CSV, *trackers])}, and pip install tensorboard or wandb brings one"
         )
-    accelerator = accelerate(
+    return accelerate(
         request,
-        mixed_precision=recipe.amp,
+        mixed_precision=request.recipe.amp,
         log_with=asked or None,
         project_dir=request.out if asked else None,
         # Running statistics are shared where they are read, before an evaluation, and not in each forward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
-    if recipe.sync_bn and on_cpu and accelerator.num_processes > 1:  # torch has no such layer for the CPU
-        raise UsageError("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")
-    return accelerator
 
 
 def environment() -> Json:
