@@ -60,6 +60,7 @@ def _command(method: Description) -> Callable[..., None]:
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))
         from attnbias.methods.engine.kernels import check_device
         from attnbias.methods.engine.launch import launch, place
+        from attnbias.methods.engine.run_folder import RunFolder
 
         run = replace(run, request=place(run.request))
         request = run.request
@@ -73,6 +74,7 @@ def _command(method: Description) -> Callable[..., None]:
             show_dry_run(found)
             return
         check_device(request)
+        RunFolder(request.out).check(resume=request.resume is not None, overwrite=request.overwrite)
         if code := launch(partial(run_job, begin=partial(run.say, whole=verbose)), request):
             sys.exit(code)
 

@@ -234,7 +234,7 @@ def describe(
         recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
     else:
         state, inferred = _read_published(method, checkpoint.state, path, overrides.get("backbone"))
-        recipe, classes, task = _describe_published(
+        recipe, classes, task, base = _describe_published(
             method, checkpoint.state, inferred, path, overrides, recipe_name, data_root, of_imagenet=of_imagenet
         )
         untold = [name for name in method.untold if name not in {*inferred, *overrides}]
@@ -244,7 +244,10 @@ def describe(
         for line in _left_out(path, checkpoint):
             LOG.warning("%s", line)
         if assumed:
-            LOG.warning("%s does not tell all; assumed: %s; say otherwise with --recipe, %s", path, assumed, flags)
+            like = f"as in recipe '{base}' ({task}, of {recipe.dataset})"
+            LOG.warning(
+                "%s does not tell all; assumed %s: %s; say otherwise with --recipe, %s", path, like, assumed, flags
+            )
     return Described(method, recipe, classes, task, state, path, words, checkpoint.layout, stored is not None)
 
 
@@ -692,8 +695,9 @@ def _describe_published(
     data_root: Path | None,
     *,
     of_imagenet: bool = False,
-) -> tuple[Recipe, tuple[str, ...], Task]:
-    """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest.
+) -> tuple[Recipe, tuple[str, ...], Task, str]:
+    """Find the recipe of a published file: what its weights tell, the flags, and a named recipe for the rest, whose
+    name is the last.
 
     Classes are those of the recipe's dataset where their number is the same; of a library's network (`of_imagenet`)
     those of ImageNet's set of that size.
@@ -727,7 +731,7 @@ def _describe_published(
         names = known
     if len(names) != num_classes:
         names = tuple(f"class {position}" for position in range(num_classes))
-    return recipe, names, task
+    return recipe, names, task, recipe_name
 
 
 def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root: Path | None) -> bool:
@@ -736,7 +740,7 @@ def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root
         converted, inferred = _read_published(method, state, path)
         if not inferred:
             return False
-        recipe, classes, task = _describe_published(method, state, inferred, path, {}, None, data_root)
+        recipe, classes, task, _ = _describe_published(method, state, inferred, path, {}, None, data_root)
         with names_and_shapes():
             outline = method.build_model(recipe, len(classes), task)
         return bool(match_state(outline.state_dict(), _fitted(method, outline, converted)))

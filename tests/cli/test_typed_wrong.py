@@ -117,11 +117,15 @@ def test_half_precision_needs_a_gpu(refused: Callable[..., str]) -> None:
 
 
 def test_all_that_a_cpu_has_not_is_refused_at_once_before_processes_start(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    here: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("attnbias.methods.engine.launch.elastic_launch", None)
     line = refused(2, "train", "ida", "--gpus", 0, "--processes", 2)
     assert "--amp bf16 or --amp no; --sync-bn with several processes needs GPUs; on the CPU use one process" in line
+    (here / "used").mkdir()
+    (here / "used" / "precious").write_text("mine")
+    there = ("train", "csra", "--gpus", 0, "--processes", 2, "--out", "used")
+    assert "is not empty; continue it with --resume auto" in refused(2, *there)
 
 
 def test_a_dry_run_says_what_this_machine_cannot_do() -> None:

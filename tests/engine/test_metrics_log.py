@@ -42,6 +42,7 @@ def test_a_torn_last_line_is_cut_off_and_said(demo_root: Path, run: Path) -> Non
     attnbias("compare", run, expect=0)
     said = train(demo_root, run, "--resume", "auto").out
     assert "holds 9 of the 10 lines" in said
+    assert "run; goes on from step " in said
     assert log_of(run).read_bytes() == whole[: whole[:-1].rindex(b"\n") + 1]
 
 

@@ -216,11 +216,12 @@ class _Run:
         device, data = self.accelerator.device, self.data.indices["train"]
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         evaluated = ", ".join(f"{len(dataset):,} of {split}" for split, dataset in self.eval_sets)
+        goes_on = f"; goes on from step {self.progress.step:,}" if self.progress.step else ""
         return [
             f"{parameters:,} parameters on {device}; {len(self.dataset):,} training images of "
             f"'{data.dataset}/{data.split}', evaluated on {evaluated}",
             self.plan.arithmetic(self.request.accumulation),
-            f"output folder: {self.folder.path}",
+            f"output folder: {self.folder.path}{goes_on}",
         ]
 
     def _read_start(self) -> None:
