@@ -394,7 +394,7 @@ def open_split_of(loaded: Loaded, split: str, data_root: Path | None, dataset: s
         UsageError: the dataset has other classes than the model, or the same in another order.
     """
     index = open_split(dataset or loaded.recipe.dataset, split, data_root)
-    mend = "name the right one with --dataset"
+    mend = "name the right one with --dataset (of audit: DATA)"
     if isinstance(loaded.method, AnswersAs):
         mend += ", or say which class is which with --class-map FILE"
     if len(index.classes) != len(loaded.classes):

@@ -487,7 +487,8 @@ class RunsFunctions(Request):
         sources = [named] if isinstance(named, str) else named
         if self.weights_file is not None and not any(map(names_function, sources)):
             raise UsageError(
-                "--weights-file changes nothing without --load-from MODULE:FUNCTION, whose network it fills"
+                "--weights-file changes nothing without MODULE:FUNCTION, whose network it fills; a file of a network "
+                "of timm or torchvision is a model itself: plain:FILE with --backbone NAME"
             )
         return self
 

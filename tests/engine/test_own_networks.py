@@ -159,7 +159,7 @@ def test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them(
     attnbias(*asked, "--load-from", source, "--csv", "p.csv", cwd=home, expect=0)
     assert np.allclose(written(home / "p.csv"), expected(network(seed=7), paths), atol=2e-6)
     line = refused(*asked, "--load-from", "timm:resnet18", cwd=home, expect=2)
-    assert "--weights-file changes nothing without --load-from MODULE:FUNCTION" in line
+    assert "--weights-file changes nothing without MODULE:FUNCTION" in line
     torch.save({"other": torch.zeros(1)}, home / "w.pth")
     assert "w.pth" in refused(*asked, "--load-from", source, cwd=home, expect=3)
     asked = ("val", "plain", "--dataset", "set", "--gpus", 0, "--weights-file", "w.pth", "--load-from", source)
