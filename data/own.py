@@ -89,7 +89,9 @@ def prepare_json(info: DatasetInfo, source: Path | None, folder: Path, options: 
     if index.records:
         found = first_existing([location / index.records[0].path for location in locations])
         if found is None:
-            raise DataError(f"{source} names {index.records[0].path}, found neither beside it nor in images/")
+            whole = source.parent.parent
+            mend = f"; prepare the whole folder: {whole}" if (whole / "images").is_dir() else ""
+            raise DataError(f"{source} names {index.records[0].path}, found neither beside it nor in images/{mend}")
         root = next(location for location in locations if location / index.records[0].path == found)
         index = read_coco(source, root, dataset=info.name)
     settings = chosen_settings(info, options)

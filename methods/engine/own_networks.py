@@ -248,6 +248,7 @@ def _of_transformers(name: str) -> OwnNetwork:
     except ImportError:
         raise UsageError(f"{source} needs the package transformers; run: pip install 'transformers>=5'") from None
     how = {"local_files_only": not _on_the_hub(name)}
+    transformers.utils.logging.disable_progress_bar()  # of a second, and also where nobody looks
     try:
         network = transformers.AutoModelForImageClassification.from_pretrained(name, use_safetensors=True, **how)
         processor = transformers.AutoImageProcessor.from_pretrained(name, **how).to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,16 @@ from tests.helpers.command_line import attnbias
 )
 def test_wrong_words_give_one_line_that_helps(typed: str, code: int, words: str, refused: Callable[..., str]) -> None:
     assert words in refused(code, *typed.split())
+
+
+def test_the_annotations_of_a_folder_in_coco_layout_lead_to_the_folder(here: Path, refused: Callable[..., str]) -> None:
+    (here / "mine" / "annotations").mkdir(parents=True)
+    (here / "mine" / "images" / "train2017").mkdir(parents=True)
+    named = {"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}
+    content = {"images": [named], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (here / "mine" / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    line = refused(3, "prepare-data", "mine/annotations/instances_train2017.json")
+    assert line.endswith(f"found neither beside it nor in images/; prepare the whole folder: {here / 'mine'}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
