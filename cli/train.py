@@ -58,9 +58,7 @@ def _command(method: Description) -> Callable[..., None]:
             raise UsageError("--jobs changes nothing without --seeds or --grid")
         fields = typed_fields(method, typed, TrainRequest)
         run = resolve_run(method, recipe, fields, typed_options(TrainRequest, typed))
-        from attnbias.methods.engine.kernels import check_device
         from attnbias.methods.engine.launch import launch, place
-        from attnbias.methods.engine.run_folder import RunFolder
 
         run = replace(run, request=place(run.request))
         request = run.request
@@ -73,12 +71,20 @@ def _command(method: Description) -> Callable[..., None]:
             run.say(whole=True)
             show_dry_run(found)
             return
-        check_device(request)
-        RunFolder(request.out).check(resume=request.resume is not None, overwrite=request.overwrite)
+        _check(request)
         if code := launch(partial(run_job, begin=partial(run.say, whole=verbose)), request):
             sys.exit(code)
 
     return with_options(command, TrainRequest, method, training=True)
+
+
+def _check(request: TrainRequest) -> None:
+    """Refuse a run that its folder, or the device that it was placed on, does not allow, before processes start."""
+    from attnbias.methods.engine.kernels import check_device
+    from attnbias.methods.engine.run_folder import RunFolder
+
+    check_device(request)
+    RunFolder(request.out).check(resume=request.resume is not None, overwrite=request.overwrite)
 
 
 def _sweep(context: typer.Context, method: Description, asked: Sequence[Mapping[str, str]], jobs: int) -> int:
