@@ -60,26 +60,21 @@ HelpAll = Annotated[
 
 
 def flags_take_nothing(command: Any) -> Any:
-    """Return a command whose help gives flags no value."""
+    """Return a command whose help gives flags no value, and cuts nothing off where lines are short."""
     for parameter in command.params:
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
     command.get_help_option = _without_value(command.get_help_option)
-    return command
-
-
-def names_stay_whole(command: Any) -> Any:
-    """Return a command whose help cuts nothing off where lines are short: Typer would, and names are to be typed."""
     command.format_help = _with_whole_names(command.format_help)
     return command
 
 
 def _with_whole_names(show: Callable[..., None]) -> Callable[..., None]:
-    def shown(*of_a_command: Any) -> None:
+    def shown(context: typer.Context, formatter: object) -> None:
         from typer import rich_utils  # brings readers of Markdown, and only help wants it
 
         vars(rich_utils)["Table"] = OptionTable
-        show(*of_a_command)
+        show(context, formatter)
 
     return shown
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels, names_stay_whole
+from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
@@ -262,7 +262,7 @@ def value_of(option: str, arguments: list[str]) -> str | None:
 def literal_help(command: Any) -> Any:
     """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup, and a
     paragraph is as wide as the page."""
-    names_stay_whole(flags_take_nothing(command))
+    flags_take_nothing(command)
     for place in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             if text := getattr(place, name, None):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 from rich import box
 from rich.cells import cell_len
@@ -31,6 +31,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.style import StyleType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -200,12 +201,15 @@ class OptionTable(RichTable):
     """Typer's table of options (long and short names, those of --no-, values, what it does), where a --no- stands below
     its name and nothing is cut off; of commands, which is narrow, as it is."""
 
-    def add_row(self, *cells: Any, **how: Any) -> None:
-        if len(cells) < 6:
-            return super().add_row(*cells, **how)
-        *marks, long, short, no_long, no_short, values, text = cells
-        names = [Text("\n").join(filter(None, pair)) for pair in ((long, no_long), (short, no_short))]
-        super().add_row(*marks, *names, values, text, **how)
+    def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
+        if len(cells) >= 6:
+            *marks, long, short, no_long, no_short, values, text = cells
+            pairs = [
+                [name for name in pair if isinstance(name, Text) and name]
+                for pair in ((long, no_long), (short, no_short))
+            ]
+            cells = (*marks, *(Text("\n").join(pair) for pair in pairs), values, text)
+        super().add_row(*cells, style=style, end_section=end_section)
         for column in self.columns:
             column.overflow = "fold"
         for column in self.columns[:-2]:
