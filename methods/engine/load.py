@@ -308,7 +308,7 @@ def _around(
 ) -> Loaded:
     """A network that is built already, with a recipe that makes its images; what was typed goes before what it says.
 
-    Classes that nobody told are the dataset's, where it has as many, else numbers.
+    Classes that nobody told are the dataset's, where it has as many, else those of the recipe's own set, else numbers.
 
     Raises:
         UsageError: the method takes no such network.
@@ -330,9 +330,12 @@ def _around(
         pass
     classes = own.classes
     if classes is None:
-        same = len(names) == own.outputs
-        classes = names if same else tuple(f"class {position}" for position in range(own.outputs))
-        LOG.warning("%s names no classes; assumed: %s", source, f"those of {recipe.dataset}" if same else "numbers")
+        known = ((recipe.dataset, names), (base.dataset, known_class_names(base.dataset)))
+        of, classes = next(
+            ((f"those of {dataset}", them) for dataset, them in known if len(them) == own.outputs),
+            ("numbers", tuple(f"class {position}" for position in range(own.outputs))),
+        )
+        LOG.warning("%s names no classes; assumed: %s", source, of)
     model = method.around(own.network, recipe).to(device).eval()
     return Loaded(method, recipe, model, classes, task, own.words, own_network=True)
 

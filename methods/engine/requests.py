@@ -930,10 +930,8 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     )
     per_class: bool = option(False, "Also show the measures of each class, and which are confused.")
     calibration: bool = option(False, "Also measure whether scores are probabilities.", often=False)
-    real_labels: bool = option(False, "Also measure by ImageNet's reassessed labels (ReaL).")
-    json_file: str | None = option(
-        None, "Write all measures as JSON; - is standard output.", flags="--json", metavar="FILE"
-    )
+    real_labels: bool = option(False, "Also by ImageNet's reassessed labels (ReaL).")
+    json_file: str | None = option(None, "All measures as JSON; - is standard output.", flags="--json", metavar="FILE")
     csv_file: Path | None = option(None, "Write scores, one row per sample.", flags="--csv", metavar="FILE")
     bias: bool = bias_option(False, "Hold the attention against the objects' masks or boxes.")
     map: str = bias_option("own", "own, {explainer names}, or one of: {map names}.")

@@ -138,10 +138,11 @@ def train(
         found = compute(request)
         run.say()
         return found
+    begin = partial(run.say, whole=False)
     if runs_here(request):
-        _train(request.to_json(), run.say)
+        _train(request.to_json(), begin)
     else:
-        _in_processes(partial(_train, begin=run.say), request)
+        _in_processes(partial(_train, begin=begin), request)
     return _finished(request.out, name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def build():
 
 def bare():
     return network()
+
+def thousand():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000)), {"image_size": 32}
 
 def wrong_names():
     return network(), {"image_size": 32}, ["a", "b"]
@@ -212,6 +216,13 @@ def test_what_is_not_told_is_assumed_and_said(home: Path, request: pytest.Fixtur
     assert "does not tell how its images are made; assumed: image_size 224, normalize imagenet" in said
     assert "names no classes; assumed: numbers" in said
     assert "class 0" in (home / "p.json").read_text()
+    for folder, name in (("a", "tench"), ("b", "ibex")):
+        shutil.copytree(home / "set" / folder, home / "beasts" / name)
+    attnbias("prepare-data", "beasts", "--root", "root", cwd=home, expect=0)
+    words = ("--load-from", f"{module(request)}:thousand", "--dataset", "beasts", "--root", "root", "--gpus", 0)
+    done = attnbias("val", "plain", *words, cwd=home, expect=0)
+    assert "names no classes; assumed: those of imagenet" in done.err
+    assert "2 of the model's 1,000 stand for 2 of the dataset's 2" in done.err
 
 
 def test_a_path_goes_before_a_function_of_its_name(home: Path, request: pytest.FixtureRequest) -> None:
