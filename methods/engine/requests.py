@@ -994,6 +994,7 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         None,
         "Keep the splits' images here as bytes, and read these while files and pipeline are the same.",
         metavar="DIR",
+        often=False,
     )
     decode: Literal["exact", "fast"] = option(
         "exact", "Reading of images: exact = the papers' pixels; fast = about a level off."
