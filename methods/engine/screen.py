@@ -170,8 +170,8 @@ class Table:
         heads = [head for head, _ in self._columns]
         rows = [heads, *self._rows] if self._header else self._rows
         columns = [[row[place] for row in rows if place < len(row)] for place in range(len(drawn))]
-        whole = [max((cell_len(line) for cell in cells for line in cell.splitlines()), default=0) for cells in columns]
-        words = [max((cell_len(word) for cell in cells for word in cell.split()), default=0) for cells in columns]
+        whole = [max((cell_len(line) for cell in cells for line in cell.splitlines()), default=1) for cells in columns]
+        words = [max((cell_len(word) for cell in cells for word in cell.split()), default=1) for cells in columns]
         words = [line if column.no_wrap else word for column, line, word in zip(drawn, whole, words, strict=True)]
         names = [line if column.no_wrap else 1 for column, line in zip(drawn, whole, strict=True)]
         between = self._gap * (len(drawn) if self._table.pad_edge else len(drawn) - 1)

@@ -131,7 +131,8 @@ class Table {
     this.drawn += rows.length;
     const left = this.shown.length - this.drawn;
     this.more.hidden = left === 0;
-    this.more.textContent = `Show ${Math.min(left, ROWS)} more of ${left.toLocaleString("en")}`;
+    const others = `the other ${left.toLocaleString("en")}`;
+    this.more.textContent = left > ROWS ? `Show ${ROWS} of ${others}` : `Show ${others}`;
   }
 
   cell(column, row) {
