@@ -82,9 +82,10 @@ class MetricsLog:
         Raises:
             WeightsError: as `records`; the log is untouched.
         """
-        if not self.path.exists():
+        try:
+            kept = self._whole_lines(lines)
+        except FileNotFoundError:
             return 0
-        kept = self._whole_lines(lines)
         with replacing(self.path) as file:
             file.writelines(f"{line}\n" for line in kept)
         return len(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +98,22 @@ def test_stored_scores_whose_archive_is_of_no_kind_that_is_known(member: str, pr
         return path
 
     assert [result.code for result in after(pristine, tmp_path, change)] == [3]
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.name)], ids=["pipe", "folder", "link"]
+)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+def test_a_log_that_is_no_file_is_named(
+    name: str, make: Callable[[Path], None], pristine: Path, tmp_path: Path
+) -> None:
+    def change(world: World) -> Path:
+        path = world.run / name
+        path.unlink()
+        make(path)
+        return path
+
+    *_, resumed = after(pristine, tmp_path, change)
+    assert resumed.code == 3
+    assert f"{name} " in resumed.line
+    assert resumed.line.endswith("; move it away")

@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from attnbias.data.atomic import replacing
-from attnbias.data.reading import parse_json, read_bytes
+from attnbias.data.reading import parse_json, read_bytes, reading
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.metrics import names
 from attnbias.methods.engine.screen import TrainingBar, say
 from attnbias.methods.engine.training.sampler import Plan
 from attnbias.methods.engine.types import LogLine
+from attnbias.weights.errors import WeightsError
 
 TIMINGS = "timings.jsonl"
 EXPECTED_AFTER = 20
@@ -66,11 +67,18 @@ class Timings:
         self.steps, self.busy, self.waited = 0, 0.0, waited
 
     def rewind(self, step: int) -> None:
-        """Keep what was measured up to a step, for a run that goes on from there; a line that is torn goes."""
-        if not self.path.exists():
+        """Keep what was measured up to a step, for a run that goes on from there; a line that is torn goes.
+
+        Raises:
+            WeightsError: it is no file.
+        """
+        try:
+            with reading(self.path, "move it away", WeightsError):
+                content = read_bytes(self.path, LARGEST)
+        except FileNotFoundError:
             return
         kept = []
-        for line in read_bytes(self.path, LARGEST).decode("utf-8", "replace").splitlines():
+        for line in content.decode("utf-8", "replace").splitlines():
             try:
                 if parse_json(line)["step"] <= step:
                     kept.append(line)
