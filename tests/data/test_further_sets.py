@@ -98,3 +98,25 @@ def test_imagenet_v2_is_labelled_by_the_numbers_of_its_folders(tmp_path: Path, o
     wrong = tree(tmp_path / "wrong", {"imagenetv2-top-images-format-val/n01440764/1.jpeg": jpeg()})
     with pytest.raises(DataError, match="holds n01440764/; expected the numbers of 1,000 classes"):
         prepare("imagenet-v2", wrong, tmp_path / "second")
+
+
+def test_inaturalist_2019_from_the_archives_that_a_person_fetched_at_a_level(tmp_path: Path, offer: Offer) -> None:
+    places = {7: ("Aves/2", 2), 3: ("Insecta/0", 0), 5: ("Aves/1", 1)}
+    images = [{"id": n, "file_name": f"train_val2019/{place}/{n}.jpg"} for n, (place, _) in places.items()]
+    annotations = [{"id": n, "image_id": n, "category_id": category} for n, (_, category) in places.items()]
+    text = json.dumps({"images": images, "annotations": annotations}).encode()
+    groups = [{"id": n, "name": f"species {n}", "genus": genus, "class": "c"} for n, genus in enumerate("aba")]
+    archives = {
+        "train_val2019.tar.gz": tar({image["file_name"]: jpeg() for image in images}, "w:gz"),
+        "train2019.json.tar.gz": tar({"train2019.json": text}, "w:gz"),
+        "val2019.json.tar.gz": tar({"val2019.json": text}, "w:gz"),
+        "categories.json.tar.gz": tar({"categories.json": json.dumps(groups).encode()}, "w:gz"),
+    }
+    offer("inat2019", archives)
+    source = tree(tmp_path / "mine", archives)
+    report = prepare("inat2019", source, tmp_path / "root", PrepareOptions(verify=True, settings={"level": "genus"}))
+    train, val = report.indexes
+    assert train.classes == val.classes == ("a", "b")
+    assert listed(train) == listed(val)
+    assert [target for _, target in listed(train)] == [0, 0, 1]
+    assert {path.name for path in source.iterdir()} == {*archives}
