@@ -339,6 +339,7 @@ def test_photos_of_ones_own_are_prepared_and_what_needs_no_objects_is_measured(h
         assert "neither masks nor boxes" in states[name]["reason"]
     assert (found["about"]["truth"], found["quadrants"], found["scores"]) == (None, [], [])
     assert "cannot be held against objects" in found["answer"][0]["text"]
+    assert "--masks estimate takes those of a segmenter" in found["answer"][0]["text"]
     again = attnbias("audit", weights, "photos", "--gpus", 0, "--faithfulness", 2, "--overwrite", expect=0)
     assert "as it was prepared from" in again.err
 

@@ -69,6 +69,8 @@ def _looks(about: About, figures: Mapping[str, Figure]) -> list[Sentence]:
     if figure is None or figure.chance is None:
         accuracy = figures.get("accuracy")
         where = f"where it looks cannot be held against objects: {about.truth_reason or 'none says anything'}"
+        if about.truth is None:
+            where += "; masks/ beside the images tells them, --masks estimate takes those of a segmenter"
         named = f"The model names {with_interval(accuracy)} of {accuracy.n} true classes; " if accuracy else ""
         return [Sentence((named + where)[:1].upper() + (named + where)[1:] + ".", ("accuracy",) if accuracy else ())]
     words = {
