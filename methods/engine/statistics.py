@@ -149,6 +149,25 @@ def change(
     return Change(difference, edges, _exchange_p(one, other, exchanges))
 
 
+def change_of_gap(first: np.ndarray, second: np.ndarray, inside: np.ndarray) -> Change:
+    """How two runs differ in the distance of a part of the images to all of them.
+
+    Args:
+        first, second: whether each image (N,) is right under either run.
+        inside: (N,), which images are the part.
+
+    Two imagined images of the part, one right under each run alone, pull as they do in `change` of flags.
+    """
+    held = np.append(inside, (True, True))
+    gaps = []
+    for right, imagined in ((first, (0, 1)), (second, (1, 0))):
+        flags = np.append(right, imagined).astype(np.float64)
+        gaps.append(_estimate(Ratio.mean(flags)) - _estimate(Ratio(flags * held, held.astype(np.float64))))
+    distance = replace(gaps[1] - gaps[0], count=float(held.sum()))
+    gained = second.astype(np.float64) - first
+    return replace(Change.of(distance), difference=float(gained.mean() - gained[inside].mean()))
+
+
 def unpaired(first: float, first_interval: Interval | None, second: float, second_interval: Interval | None) -> Change:
     """The difference of two figures from their intervals alone, as if they were independent (MOVER, Zou & Donner 2008).
 

@@ -1,7 +1,7 @@
 """What `val --store` keeps in a run folder, and how `compare` reads it again. No torch.
 
 RUN/evaluations/DATASET/SPLIT/
-    scores.npz          path, target and scores of every sample, exact
+    scores.npz          path, target and scores of every sample, exact; its attribute, where each has one
     answers.json        instead, for questions: what the VQA evaluation server takes
     bias-MAP/           bias.json and bias_samples.csv of one kind of map
     robustness.json     rows of robustness.write_table
@@ -70,6 +70,8 @@ class Scores:
     """(N, C) in {1, 0, -1}, or (N,) class numbers."""
     scores: NDArray[np.float32]
     """(N, C) probabilities."""
+    attributes: NDArray[np.str_] | None = None
+    """(N,) the attribute beside the labels, where every sample has one."""
 
     def differs(self, other: Scores) -> Literal["images", "labels"] | None:
         """What is not the same in both, row by row; None where they can be paired."""
@@ -183,7 +185,10 @@ def store(folder: Path, content: Mapping[str, object], scores: Scores | None, an
     if scores is not None:
         part = folder / f".{SCORES}"
         with part.open("wb") as binary:
-            np.savez_compressed(binary, paths=scores.paths, targets=scores.targets, scores=scores.scores)
+            columns: dict[str, Any] = {"paths": scores.paths, "targets": scores.targets, "scores": scores.scores}
+            if scores.attributes is not None:
+                columns["attributes"] = scores.attributes
+            np.savez_compressed(binary, **columns)
         part.replace(folder / SCORES)
     if answers:
         with replacing(folder / ANSWERS) as file:
@@ -317,7 +322,7 @@ def _checked(path: Path) -> Scores:
         stored = read_arrays(opened, LARGEST_SCORES)
     if not {"paths", "targets", "scores"} <= {*stored}:
         raise Unfit("its arrays are not those of scores")
-    scores = Scores(stored["paths"], stored["targets"], stored["scores"])
+    scores = Scores(stored["paths"], stored["targets"], stored["scores"], stored.get("attributes"))
     kinds = (scores.paths.dtype.kind, scores.scores.dtype.kind, scores.targets.dtype.kind)
     shape = scores.scores.shape
     if (
@@ -333,6 +338,8 @@ def _checked(path: Path) -> Scores:
     low, high = (0, shape[1] - 1) if single else (-1, 1)
     if not (scores.targets.min() >= low and scores.targets.max() <= high):  # nor what is not a number
         raise Unfit("its targets are not labels")
+    if (beside := scores.attributes) is not None and (beside.dtype.kind != "U" or beside.shape != scores.paths.shape):
+        raise Unfit("its attributes are not a word for each sample")
     if not np.isfinite(scores.scores).all():
         raise Unfit("it holds scores that are not finite")
     return scores

@@ -274,5 +274,11 @@ class _Point:
 def _scores(evaluation: Evaluation, dataset: ImageDataset) -> Scores | None:
     if "scores" not in evaluation.scores:
         return None
-    paths = np.array([dataset.records[sample].path for sample in evaluation.ids])
-    return Scores(paths, evaluation.targets, evaluation.scores["scores"])
+    records = [dataset.records[sample] for sample in evaluation.ids]
+    attributes = [record.group for record in records if record.group]
+    return Scores(
+        np.array([record.path for record in records]),
+        evaluation.targets,
+        evaluation.scores["scores"],
+        np.array(attributes) if len(attributes) == len(records) else None,
+    )

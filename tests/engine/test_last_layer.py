@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from attnbias.data.registry import open_split
-from attnbias.methods.engine.bias.context import group_measures, groups_of
+from attnbias.methods.engine.bias.context import group_measures
 from attnbias.methods.engine.bias.last_layer import PENALTIES, balanced, chosen_layer, features_of, retrained
+from attnbias.methods.engine.evaluation.groups import groups_of
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method

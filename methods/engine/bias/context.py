@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.bias.attention_bias import step_average_precision
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.groups import groups_of, right_answers
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset, score_split
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
@@ -109,26 +110,6 @@ def pair_measures(labels: np.ndarray, scores: np.ndarray, pairs: Sequence[Pair],
     }
 
 
-def groups_of(targets: np.ndarray, attributes: Sequence[str], classes: Sequence[str]) -> NDArray[np.str_]:
-    """The group of each image, its label under its attribute (Sagawa et al.): (N,) of class numbers (N,).
-
-    Of multi-label targets (N, C), where each class is a question of its own, (N, C): the class there or absent, and an
-    empty text where that is not known.
-    """
-    if targets.ndim == 1:
-        return np.array(
-            [f"{classes[label]}, {attribute}" for label, attribute in zip(targets, attributes, strict=True)]
-        )
-    words = {1: "{}, {}", 0: "no {}, {}", -1: ""}
-    return np.array(
-        [
-            [words[int(value)].format(name, attribute) for value, name in zip(row, classes, strict=True)]
-            for row, attribute in zip(targets, attributes, strict=True)
-        ],
-        dtype=np.str_,
-    ).reshape(targets.shape)
-
-
 def group_measures(
     targets: np.ndarray, scores: np.ndarray, attributes: Sequence[str], classes: Sequence[str], *, least: int = FEW
 ) -> Metrics:
@@ -139,7 +120,7 @@ def group_measures(
     worst group is held against all images that its class is asked of. `attributes` has one word an image.
     """
     groups = groups_of(targets, attributes, classes)
-    right = scores.argmax(1) == targets if targets.ndim == 1 else (scores >= 0.5) == (targets > 0)
+    right = right_answers(targets, scores)
     found: dict[str, dict[str, float | int]] = {}
     worst: tuple[float, str, NDArray[np.bool_]] | None = None
     for own, flags in zip(groups.reshape(len(groups), -1).T, right.reshape(len(right), -1).T, strict=True):

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
 from attnbias.data.datasets import ImageDataset
-from attnbias.methods.engine.bias.context import GroupsProbe, group_measures, groups_of
+from attnbias.methods.engine.bias.context import GroupsProbe, group_measures
 from attnbias.methods.engine.bias.last_layer import features_of
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.groups import groups_of
 from attnbias.methods.engine.evaluation.probe import Content, Measured
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest

@@ -21,9 +21,10 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.reading import Json
 from attnbias.methods.engine.batches import EvaluationSampler
-from attnbias.methods.engine.bias.context import group_measures, groups_of
+from attnbias.methods.engine.bias.context import group_measures
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.groups import groups_of
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset
 from attnbias.methods.engine.load import Loaded, head_names
 from attnbias.methods.engine.requests import ValRequest

@@ -29,6 +29,7 @@ from attnbias.methods.engine.attention_measures import (
 )
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
+from attnbias.methods.engine.evaluation.groups import group_changes
 from attnbias.methods.engine.metrics import by_formula, leading, names, tied_scores
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
@@ -222,7 +223,7 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
             figures = (name for content in contents for name, value in content.items() if isinstance(value, float))
             own = _plain(split, evaluations, "measures", tuple(dict.fromkeys(figures)))
         own += _attention(split, runs, evaluations, kind)
-        own += _groups(split, evaluations)
+        own += _groups(split, evaluations, others)
         own += _of_objects(split, runs, evaluations)
         own += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
         own += _robustness(split, evaluations)
@@ -471,15 +472,41 @@ GROUP_KINDS = {"accuracy": ("worst_group_accuracy", "group_gap"), "top1": ("wors
 alone: they are shown, and not held against those of a label under an attribute."""
 
 
-def _groups(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
-    """The worst group's accuracy, and its distance to that of all images, from how many of each are right."""
+def _groups(split: str, evaluations: Sequence[StoredEvaluation | None], others: Sequence[int]) -> list[Line]:
+    """The worst group's accuracy, and its distance to that of all images, from how many of each are right.
+
+    Paired where it is the same group of the same images as the first run's (`others` were evaluated on others).
+    """
     lines = []
     for key, measures in GROUP_KINDS.items():
         found = [_worst_group((each.content.get("groups") or {}) if each else {}, key) for each in evaluations]
         if any(found):
             figures = zip(*(pair or (None, None) for pair in found), strict=True)
             lines += [_apart(split, name, column) for name, column in zip(measures, figures, strict=True)]
+    first = evaluations[0]
+    for position, other in enumerate(evaluations):
+        if position and position not in others and (paired := _paired_groups(first, other)):
+            for line in lines:
+                if line.measure in paired:
+                    line.changes[position] = paired[line.measure]
     return lines
+
+
+def _paired_groups(first: StoredEvaluation | None, other: StoredEvaluation | None) -> dict[str, Change]:
+    """The changes of the worst group's figures; none where two runs have not the same one, or kept no attributes."""
+    if first is None or other is None or not (first.has_scores and other.has_scores):
+        return {}
+    names = [(each.content.get("groups") or {}).get("worst_group") for each in (first, other)]
+    if names[0] is None or names[0] != names[1]:
+        return {}
+    before, after = first.scores(), other.scores()
+    if before.attributes is None or after.attributes is None:
+        return {}
+    if before.differs(after) or not np.array_equal(before.attributes, after.attributes):
+        return {}
+    scores, classes = (before.scores, after.scores), first.content["classes"]
+    found = group_changes(before.targets, *scores, before.attributes.tolist(), classes, names[0])
+    return dict(zip(GROUP_KINDS["accuracy"], found, strict=True)) if found else {}
 
 
 def _worst_group(groups: Json, key: str) -> tuple[Figure, Figure] | None:
