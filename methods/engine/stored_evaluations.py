@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -185,10 +186,9 @@ def store(folder: Path, content: Mapping[str, object], scores: Scores | None, an
     if scores is not None:
         part = folder / f".{SCORES}"
         with part.open("wb") as binary:
-            columns: dict[str, Any] = {"paths": scores.paths, "targets": scores.targets, "scores": scores.scores}
-            if scores.attributes is not None:
-                columns["attributes"] = scores.attributes
-            np.savez_compressed(binary, **columns)
+            columns = {"paths": scores.paths, "targets": scores.targets, "scores": scores.scores}
+            save = partial(np.savez_compressed, binary, **columns)
+            save() if scores.attributes is None else save(attributes=scores.attributes)
         part.replace(folder / SCORES)
     if answers:
         with replacing(folder / ANSWERS) as file:
