@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from attnbias.methods.engine.explore.explore import Exploration
 from tests.cli.test_run_options import observed
 from tests.helpers.command_line import Result, attnbias
 from tests.helpers.explored import content, send
+from tests.helpers.forked import ForkedRun
 from tests.helpers.small_model import DIGITS, write_model
 
 BUILD = """
@@ -142,32 +142,15 @@ def test_the_machine_is_as_typed(pages: Pages) -> None:
         assert "--gpus 1 asked for" in pages.serve("model.safetensors", "--gpus", 1, expect=2).line
 
 
-def test_ctrl_c_ends_it_in_one_line(here: Path, process: Callable[..., subprocess.Popen[str]]) -> None:
-    write_model(here / "model.safetensors", backbone="resnet18", image_size=32)
-    running = process("explore", "model.safetensors", "--gpus", 0, "--threads", 1)
-    assert running.stdout
-    line = running.stdout.readline()
-    url = re.fullmatch(r"open (http://127\.0\.0\.1:\d+/) in a browser; Ctrl-C ends it\n", line)
-    assert url
+def test_ctrl_c_ends_it_in_one_line(here: Path, tmp_path: Path) -> None:
+    weights = write_model(here / "model.safetensors", backbone="resnet18", image_size=32)
+    running = ForkedRun(["explore", weights, "--gpus", 0, "--threads", 1], tmp_path / "log")
+    assert running.wait_until(lambda: running.log.exists() and "Ctrl-C" in running.log.read_text())
+    opened = running.log.read_text()
+    url = re.search(r"^open (http://127\.0\.0\.1:\d+/) in a browser; Ctrl-C ends it\n$", opened, re.MULTILINE)
+    assert url, opened
     assert content(url[1])["models"][0]["name"] == "model"
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert (running.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "stopped by SIGINT; the same command starts it again"
-
-
-@pytest.fixture
-def process(here: Path) -> Any:
-    """Start the command as a process of its own, which ends with the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "attnbias", *map(str, arguments)]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=here))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
-        each.wait()
+    os.kill(running.pid, signal.SIGINT)
+    assert running.wait(60) == [130]
+    said = running.log.read_text().removeprefix(opened)
+    assert said.splitlines()[-1] == "stopped by SIGINT; the same command starts it again"

@@ -87,6 +87,8 @@ def test_a_sweep_whose_last_folder_is_taken_is_refused_before_its_first_run(tmp_
         assert "is in use by another run" in attnbias(*words, "--resume", "auto", expect=1).line
     (last / "notes.txt").touch()
     assert f"output folder {last} is not empty" in attnbias(*words, expect=2).line
+    glued = ["train", "csra", *TINY, "--data-root", tmp_path, f"-o{tmp_path}", "--seeds=0,1"]
+    assert f"output folder {last} is not empty" in attnbias(*glued, expect=2).line
     assert "dataset 'demo' is not prepared" in attnbias(*words, "--resume", "auto", expect=3).line
     file = last / "notes.txt"
     words[words.index("--out") + 1] = file
@@ -98,10 +100,14 @@ def test_no_two_runs_share_a_folder(tmp_path: Path) -> None:
     """The number of epochs is no part of a run's name."""
     failed = attnbias("train", "csra", *CPU, "--recipe", "demo", "--grid", "epochs=1,2", "--dry-run", expect=2)
     assert "two of these runs would go into runs/csra/demo; give each its folder: --out DIR" in failed.err
+    assert len(named({"init": "x" * 300})) <= LONGEST_NAME
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_several_says_which_and_compares_none(tmp_path: Path) -> None:
     glued = attnbias("train", "csra", *TINY, *CPU, "--seeds", "0,1", f"-o{tmp_path}", "--dry-run")
     assert f"2 runs, one after the other:\n  {tmp_path}/seed=0\n  {tmp_path}/seed=1\n" in glued.out
     assert "compare them" not in glued.out  # nothing was trained
-    assert len(named({"init": "x" * 300})) <= LONGEST_NAME
 
 
 def test_runs_side_by_side_have_their_own_gpus_or_share_one() -> None:

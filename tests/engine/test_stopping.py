@@ -68,8 +68,31 @@ def saves(out: Path) -> bool:
     return any((out / "checkpoints").glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("stop", SIGNALS)
+@pytest.fixture(scope="module")
+def straight(slow_to_evaluate: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """Runs that are left alone, of so many processes that save every so many steps: one for all signals."""
+    folder, known = tmp_path_factory.mktemp("straight"), dict[tuple[int, int], Path]()
+
+    def made(processes: int, save_steps: int) -> Path:
+        if (processes, save_steps) not in known:
+            out = folder / f"{processes}-{save_steps}"
+            run = runs(slow_to_evaluate, processes, "--save-steps", save_steps)(out)
+            assert run.wait() == [0] * processes, run.log.read_text()
+            known[processes, save_steps] = out
+        return known[processes, save_steps]
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("stop", "processes"),
+    [
+        (signal.SIGTERM, 1),
+        (signal.SIGTERM, 2),
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),  # two stop together as they do by the other signal
+    ],
+)
 @pytest.mark.parametrize(("moment", "save_steps"), [(evaluates_the_average, 99), (saves, 1)])
 def test_a_signal_while_evaluating_or_saving(
     moment: Callable[[Path], bool],
@@ -77,10 +100,10 @@ def test_a_signal_while_evaluating_or_saving(
     stop: signal.Signals,
     processes: int,
     slow_to_evaluate: Path,
+    straight: Callable[[int, int], Path],
     tmp_path: Path,
 ) -> None:
     start = runs(slow_to_evaluate, processes, "--save-steps", save_steps)
-    straight = start(tmp_path / "straight")
     out = tmp_path / "run"
     run = start(out)
     assert run.wait_until(lambda: moment(out)), run.log.read_text()
@@ -93,9 +116,9 @@ def test_a_signal_while_evaluating_or_saving(
     if moment is evaluates_the_average:
         assert moment(out), "the evaluation went on to its end"
     assert start(out).wait() == [0] * processes
-    assert straight.wait() == [0] * processes
-    assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
-    ends = [RunFolder(folder).latest() for folder in (out, tmp_path / "straight")]
+    whole = straight(processes, save_steps)
+    assert (out / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ends = [RunFolder(folder).latest() for folder in (out, whole)]
     for name in ("model.safetensors", "ema.safetensors", "optimizer.pt", "progress.json"):
         one, other = (end / name for end in ends if end is not None)
         assert one.read_bytes() == other.read_bytes(), name
