@@ -186,8 +186,9 @@ def store(folder: Path, content: Mapping[str, object], scores: Scores | None, an
     if scores is not None:
         part = folder / f".{SCORES}"
         with part.open("wb") as binary:
-            columns = {"paths": scores.paths, "targets": scores.targets, "scores": scores.scores}
-            save = partial(np.savez_compressed, binary, **columns)
+            save = partial(
+                np.savez_compressed, binary, paths=scores.paths, targets=scores.targets, scores=scores.scores
+            )
             save() if scores.attributes is None else save(attributes=scores.attributes)
         part.replace(folder / SCORES)
     if answers:
