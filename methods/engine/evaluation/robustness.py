@@ -163,9 +163,9 @@ class Bench:
     def watermarked(self, split: str, font: Path, clean: Evaluation) -> list[Row]:
         """The split under ImageNet-W's watermark, and what that adds to the probability of a carton."""
         recipe = self.loaded.recipe
-        index = self._open(recipe.dataset, split)
+        index, own = self._split(split)
         found = self._evaluate(index, partial(Watermarked, font=font, normalize=recipe.normalize))
-        row = _row(f"{index.dataset}/{split} watermark", found)
+        row = _row(f"{own} watermark", found)
         if CARTON in index.classes:
             label = index.classes.index(CARTON)
             before, after = (100 * float(each.scores["scores"][:, label].mean()) for each in (clean, found))

@@ -26,9 +26,16 @@ FAULTS = (
     Fault(
         "Python: predictions are of the images in another order",
         MODEL,
-        "self._prediction(given[sample], row)",
-        "self._prediction(given[-1 - sample], row)",
+        "Prediction(given[n].name, row, self.classes, self.task, given[n].read)",
+        "Prediction(given[-1 - n].name, row, self.classes, self.task, given[-1 - n].read)",
         (PYTHON + "test_predict_gives_the_scores_of_the_command",),
+    ),
+    Fault(
+        "Python: answers are not by class",
+        MODEL,
+        'np.put_along_axis(scores, said.scores["labels"].astype(np.int64), said.scores["scores"], axis=1)',
+        'scores = said.scores["scores"]',
+        ("tests/cli/test_predict_tasks.py::test_python_gives_the_answers_of_the_command",),
     ),
     Fault(
         "Python: the maps of every further part are lost",
@@ -61,8 +68,8 @@ FAULTS = (
     Fault(
         "Python: one class alone in multi-label work",
         RESULTS,
-        'if self.task == "multilabel" else order[:1]',
-        "if False else order[:1]",
+        'if self.task == "multilabel":',
+        "if False:",
         (PYTHON + "test_a_prediction_says_its_best_classes",),
     ),
     Fault(
