@@ -154,6 +154,14 @@ def test_a_run_does_not_differ_from_itself(runs: list[Path]) -> None:
             assert low == -high, line.measure  # of a flag: none of so few samples differs, of all some may
 
 
+def test_a_run_that_ended_before_its_recipe_is_named(runs: list[Path], tmp_path: Path) -> None:
+    stopped = shutil.copytree(runs[1], tmp_path / "stopped")
+    recipe = stopped / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("\nepochs: 1\n", "\nepochs: 3\n"))
+    assert f"{stopped} ended after epoch 1 of 3" in attnbias("compare", runs[0], stopped, expect=0).out
+    assert "ended after" not in attnbias("compare", *runs, expect=0).out
+
+
 def test_maps_are_compared_by_name_or_as_each_model_s_own_where_both_are_of_one_kind(
     runs: list[Path], demo_root: Path, tmp_path: Path
 ) -> None:

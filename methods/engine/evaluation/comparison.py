@@ -34,6 +34,7 @@ from attnbias.methods.engine.metrics import by_formula, leading, names, tied_sco
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.recipe import Recipe, read_recipe
 from attnbias.methods.engine.registry import get_description
+from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.statistics import (
     Change,
     Estimate,
@@ -85,6 +86,8 @@ class Run:
     """What it was trained on, as its data.json has it; nothing where that is missing."""
     environment: Json = field(default_factory=dict)
     """What it was started by and on, as its environment.json has it."""
+    ended: str = ""
+    """Where it ended before its recipe does, as a run that was stopped; nothing of a whole one."""
 
     @property
     def name(self) -> str:
@@ -107,7 +110,7 @@ class Line:
     changes: list[Change | None]
     """Against the first run; None for itself, and where samples are not the same or no spread was kept."""
     remarks: list[str] = field(default_factory=list)
-    """Which runs cannot be held against the first, and why."""
+    """Which runs cannot be held against the first, and why; of the first line also which ended before their recipe."""
     apart: list[int] = field(default_factory=list)
     """Positions of these runs: their images, objects or maps are others, and no seed makes them alike."""
 
@@ -157,7 +160,18 @@ def read_run(path: Path) -> Run:
         started_from=environment.starting_weights,
         data=json.dumps(_written(path / "data.json", _Data).splits.get("train", {}), sort_keys=True),
         environment=environment.model_dump(),
+        ended=_ended(path, recipe, evaluated),
     )
+
+
+def _ended(path: Path, recipe: Recipe, evaluated: Sequence[LogLine]) -> str:
+    """Where a run was last evaluated, if that is before the end that its recipe sets and it did not stop by itself."""
+    unit, whole = ("step", recipe.steps) if recipe.steps else ("epoch", recipe.epochs)
+    last = max((int(line[unit]) for line in evaluated), default=whole)
+    newest = RunFolder(path).newest()
+    if last >= whole or newest is None or RunFolder.read_progress(newest).stopped_early:
+        return ""
+    return f"{path} ended after {unit} {last:,} of {whole:,}: it is held against others as it is"
 
 
 class _Environment(StoredModel, extra="allow"):
@@ -228,7 +242,9 @@ def compared(runs: Sequence[Run], kind: str = "own") -> list[Line]:
         own += _plain(split, evaluations, "faithfulness", [trust.name for trust in FAITHFULNESS])
         own += _robustness(split, evaluations)
         lines += [_without_changes(line, others) for line in own]
-    return read_together(lines + _gaps(lines))
+    lines = read_together(lines + _gaps(lines))
+    ended = [run.ended for run in runs if run.ended]
+    return [replace(line, remarks=[*ended, *line.remarks]) for line in lines[:1]] + lines[1:]
 
 
 def _without_changes(line: Line, runs: Sequence[int]) -> Line:
