@@ -359,6 +359,20 @@ def test_windows_and_sizes_that_nothing_reads_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--scale", "100000,64"), "'scale' = (100000, 64): expected at most 8,192 pixels"),
+        (("--mode", "slide", "--slide-crop", "9000,8"), "expected at most 8,192 pixels"),
+        (("--aug-test", "--test-ratios", "1,1e9"), "expected at most 8"),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(
+    typed: tuple[str, ...], said: str, segmenter: Path, photos: Path
+) -> None:
+    assert said in attnbias("predict", "--load-from", segmenter, photos, *typed, *CPU, expect=2).line
+
+
 def test_no_label_map_is_drawn_of_more_classes_than_a_byte_tells(photos: Path, tmp_path: Path) -> None:
     for number in (255, 256):
         names = tuple(f"class {position}" for position in range(number))

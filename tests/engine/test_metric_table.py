@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attnbias.methods.engine import metrics
-from attnbias.methods.engine.metrics import METRICS, Metric, documentation
+from attnbias.methods.engine.metrics import METRICS, Metric, documentation, names
 from tests.helpers.command_line import attnbias
 
 REPO = Path(__file__).parents[2]
@@ -58,3 +58,8 @@ def test_each_metric_is_there_once_and_of_one_kind() -> None:
 
 def test_the_documentation_has_exactly_the_table() -> None:
     assert documentation() in (REPO / "methods" / "engine" / "README.md").read_text()
+
+
+def test_each_task_shows_a_measure_while_it_trains() -> None:
+    shown = names(lambda metric: metric.brief)
+    assert {"mAP", "top1", "mIoU", "vqa_score", "accuracy", "ir_r1", "tr_r1"} <= {*shown}

@@ -11,6 +11,11 @@ from attnbias.methods.engine.recipe import NamedRecipe, Recipe, again, option
 from attnbias.methods.engine.schedules import by_step, polynomial, total_steps, warm_up
 from attnbias.methods.engine.types import Fields, Schedule
 
+LARGEST_SIDE = 8192
+"""Pixels of an image, a crop or a window."""
+LARGEST_RATIO = 8
+"""Of the sizes that images are seen at."""
+
 Transfer = Literal["end2end", "linear", "prompt", "top-down"]
 
 
@@ -131,6 +136,9 @@ class SegmentationRecipe(Recipe):
     def _check_positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not values or min(values) <= 0:
             raise ValueError("must be numbers above 0")
+        sides = all(isinstance(value, int) for value in values)
+        if max(values) > (limit := LARGEST_SIDE if sides else LARGEST_RATIO):
+            raise ValueError(f"expected at most {limit:,}{' pixels' if sides else ''}")
         return values
 
     @field_validator("slide_stride")
