@@ -164,7 +164,8 @@ def _make(path: Path, dataset: ImageDataset, decided: Decided, workers: int) -> 
     cuts = [list(range(len(dataset)))[start : start + CHUNK] for start in range(0, len(dataset), CHUNK)]
     try:
         with replacing_bytes(path) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)
             with counted(loader(as_bytes, cuts, list, workers), "images of the cache", of=len(cuts)) as each_cut:
                 for samples in each_cut:
                     for sample in samples:
