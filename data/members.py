@@ -56,13 +56,13 @@ _ARCHIVES = TypeAdapter(Items[_Archive])
 
 
 class _Members:
-    """The files of a folder that lie in archives, by name; the archives are open."""
+    """The files of a folder that lie in archives, by name."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder's table and its archives.
+        """Read a folder's table.
 
         Raises:
-            DataError: the table is damaged, or an archive is missing or another one.
+            DataError: it is damaged.
         """
         table = folder / TABLE
         with reading(table, "run prepare-data again"), table.open("rb") as file:
@@ -76,6 +76,15 @@ class _Members:
                 raise Unfit("its columns differ in length")
             if len(self.names) and self.archive.max() >= len(self.archives):
                 raise Unfit("it names an archive that it does not describe")
+        self.files: list[int] = []
+        """The archives, once they are open."""
+
+    def open(self) -> None:
+        """Open the archives.
+
+        Raises:
+            DataError: one is missing or another one.
+        """
         self.files = [self._open(number) for number in range(len(self.archives))]
 
     def _open(self, number: int) -> int:
@@ -105,6 +114,12 @@ class _Members:
             raise OSError(f"its archive, {self.archives[self.archive[position]].path}, is cut short")
         return content
 
+    def state(self, position: int) -> tuple[str, int, int, int]:
+        """What tells a file from what may stand in its place later: its archive, the time of that, offset and size."""
+        archive = self.archive[position]
+        written = os.fstat(self.files[archive]).st_mtime_ns
+        return self.archives[archive].path, written, int(self.offsets[position]), int(self.sizes[position])
+
     def directly_in(self, folder: str) -> list[str]:
         """Names of the files in a folder below, not those of the folders in it."""
         prefix = f"{folder}/" if folder not in ("", ".") else ""
@@ -122,6 +137,23 @@ def content_of(path: Path) -> bytes | None:
     members, name = _above(path)
     position = None if members is None else members.find(name)
     return None if members is None or position is None else members.content(position)
+
+
+def state_of(path: Path) -> tuple[int | str, ...] | None:
+    """What tells whether a file, on the disk or in an archive, is another one by now; None of a missing one.
+
+    Raises:
+        DataError: its archive is missing or another one.
+    """
+    members, name = _above(path)
+    position = None if members is None else members.find(name)
+    if members is not None and position is not None:
+        return members.state(position)
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class _Content(io.BytesIO):
@@ -157,19 +189,37 @@ def names_in(folder: Path) -> list[str]:
 
 
 def archives_of(folder: Path) -> list[Path]:
-    """The archives that files of a folder's table lie in."""
-    return [Path(archive.path) for archive in _members(folder, _written(folder)).archives] if _written(folder) else []
+    """The archives that files of a folder's table lie in, which need not be there."""
+    written = _written(folder)
+    return [Path(archive.path) for archive in _listed(folder, written).archives] if written else []
+
+
+def as_listed(folder: Path, archive: Path) -> bool:
+    """Whether the files of a folder that lie in an archive of this name are to be found: in this one where it is there,
+    else where it was."""
+    members = _listed(folder, _written(folder) or 0)
+    number = next(n for n, each in enumerate(members.archives) if Path(each.path).name == archive.name)
+    listed = members.archives[number]
+    try:
+        found = _described(listed.path, members.offsets[members.archive == number])
+    except OSError:
+        return False
+    return found == listed and (str(archive) == listed.path or not archive.is_file())
 
 
 def keep(folder: Path, archive: Path, found: Sequence[Member]) -> None:
-    """List, in a folder's table, the files that lie in an archive, in the place of what was listed of it before; where
-    there are none, and no others, there is no table."""
-    rows: list[tuple[str, str, int, int]] = [(str(archive), *member) for member in found]
+    """List, in a folder's table, the files that lie in an archive, in the place of what was listed of one of its name;
+    where there are none, and no others, there is no table. Of two files of one name the last counts, as in unpacking.
+    """
+    last = {member.name: member for member in found}.values()
+    rows: list[tuple[str, str, int, int]] = [(str(archive), *member) for member in last]
+    known: dict[str, _Archive] = {}
     if written := _written(folder):
-        members = _members(folder, written)
+        members = _listed(folder, written)
+        known = {each.path: each for each in members.archives if Path(each.path).name != archive.name}
         for position, name in enumerate(members.names):
             own = members.archives[members.archive[position]].path
-            if own != str(archive):
+            if own in known:
                 rows.append((own, name, int(members.offsets[position]), int(members.sizes[position])))
     _folder_above.cache_clear()
     if not rows:
@@ -180,7 +230,7 @@ def keep(folder: Path, archive: Path, found: Sequence[Member]) -> None:
     numbers = {path: number for number, path in enumerate(paths)}
     archives = np.array([numbers[row[0]] for row in rows], np.uint16)
     offsets, sizes = (np.array([row[part] for row in rows], np.int64) for part in (2, 3))
-    described = [_described(path, offsets[archives == number]) for path, number in numbers.items()]
+    described = [known.get(path) or _described(path, offsets[archives == number]) for path, number in numbers.items()]
     names = FlatTexts(row[1] for row in rows)
     text = json.dumps([each.model_dump() for each in described]).encode()
     with replacing_bytes(folder / TABLE) as file:
@@ -235,6 +285,14 @@ def _written(folder: Path) -> int | None:
 
 
 @lru_cache(maxsize=8)
-def _members(folder: Path, written: int) -> _Members:
+def _listed(folder: Path, written: int) -> _Members:
     """A folder's table, read once; one that was written since is another one."""
     return _Members(folder)
+
+
+@lru_cache(maxsize=8)
+def _members(folder: Path, written: int) -> _Members:
+    """The same, and its archives are open."""
+    members = _listed(folder, written)
+    members.open()
+    return members

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import fetch, readable_size
-from attnbias.data.fetch.unpack import is_unpacked, stays, unpack
+from attnbias.data.fetch.unpack import is_done, unpack
 from attnbias.data.info import Archive, DatasetInfo
 
 ARCHIVES, UNPACKED = "archives", "source"
@@ -52,7 +52,7 @@ def acquire(
     if not wanted:
         return source
     target = folder / UNPACKED if info.unpack else location
-    unpacked = {a for a in wanted if info.unpack and _is_done(location / a.file, target / a.into, in_place)}
+    unpacked = {a for a in wanted if info.unpack and is_done(location / a.file, target / a.into, in_place)}
     pending = [a for a in wanted if a not in unpacked or (offline and a in present)]
     if dry_run and (missing := [a for a in pending if info.unpack or not (location / a.file).is_file()]):
         what = f"fetched into {location}" if download else "unpacked"
@@ -63,11 +63,6 @@ def acquire(
         for each in pending:
             unpack(location / each.file, target / each.into, nested=each.nested, in_place=in_place, progress=progress)
     return target
-
-
-def _is_done(archive: Path, target: Path, in_place: bool) -> bool:
-    """Whether an archive was unpacked: whole, where its images are not to stay in it."""
-    return is_unpacked(archive.name, target) and (in_place or not stays(archive, target))
 
 
 def instructions(info: DatasetInfo) -> str:

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.lock import only_writer
-from attnbias.data.members import Member, archives_of, keep
+from attnbias.data.members import Member, archives_of, as_listed, keep
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import BAD_ARCHIVE, read_json, reading
 from attnbias.data.walk import is_image
@@ -39,6 +39,10 @@ CHUNK = 1 << 20
 Packed = tuple[str, int, Callable[[], IO[bytes]], int | None]
 """Path below the target, size in bytes, what opens its content, and where its bytes begin as they are; None where they
 are compressed."""
+
+
+class CompressedError(DataError):
+    """An image is compressed in its archive, and so cannot stay there."""
 
 
 def unpack(
@@ -67,7 +71,7 @@ def unpack(
     """
     size = archive.stat().st_size
     with only_writer(target):
-        if _manifest(target).get(archive.name) == size and (in_place or not stays(archive, target)):
+        if _manifest(target).get(archive.name) == size and is_done(archive, target, in_place):
             return
         hidden = target / f".unpack-{archive.name}-{archive.stat().st_mtime_ns:x}"
         LOG.info("unpacking %s", archive.name)
@@ -87,7 +91,8 @@ def unpack(
                 ) from None
             shutil.rmtree(hidden, ignore_errors=True)
             reason = str(error) or "it is cut short"
-            raise DataError(f"{archive} cannot be unpacked: {reason}; delete it and fetch it again") from None
+            mend = "leave --in-place out" if isinstance(error, CompressedError) else "delete it and fetch it again"
+            raise DataError(f"{archive} cannot be unpacked: {reason}; {mend}") from None
 
 
 def is_unpacked(archive: str, target: Path) -> bool:
@@ -95,9 +100,17 @@ def is_unpacked(archive: str, target: Path) -> bool:
     return archive in _manifest(target)
 
 
+def is_done(archive: Path, target: Path, in_place: bool) -> bool:
+    """Whether an archive of this name was unpacked: whole, where its images are not to stay in it, and those that did
+    are there still."""
+    if not is_unpacked(archive.name, target):
+        return False
+    return not stays(archive, target) or (in_place and as_listed(target, archive))
+
+
 def stays(archive: Path, target: Path) -> bool:
-    """Whether images that belong into `target` were left in an archive."""
-    return archive in archives_of(target)
+    """Whether images that belong into `target` were left in an archive of this name."""
+    return archive.name in {each.name for each in archives_of(target)}
 
 
 def _unpack_into(hidden: Path, archive: Path, nested: bool, in_place: bool, progress: ProgressCallback) -> list[Member]:
@@ -117,7 +130,7 @@ def _unpack_into(hidden: Path, archive: Path, nested: bool, in_place: bool, prog
                 raise DataError(f"it unpacks to more than {RATIO} times its size (a bomb?), at {name}")
             if in_place and is_image(name):
                 if offset is None:
-                    raise DataError(f"member {name!r} is compressed, and --in-place reads images as they lie")
+                    raise CompressedError(f"member {name!r} is compressed, and --in-place reads images as they lie")
                 (hidden / name).parent.mkdir(parents=True, exist_ok=True)
                 kept.append(Member(name, offset, length))
             else:

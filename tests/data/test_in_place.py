@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
+from attnbias.data.fetch.unpack import unpack
 from attnbias.data.fingerprint import Fingerprint
 from attnbias.data.images import Decode, read_header
+from attnbias.data.members import content_of
 from attnbias.data.prepare import IN_PLACE, prepare
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.transforms.basic import eval_transform
 from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.evaluation.cache import use_cache
 from tests.helpers.command_line import attnbias
 from tests.helpers.listed import PLACES
 from tests.helpers.official_archives import Offer, imagenet_archives, jpeg, pack_zip, tar, tree
@@ -109,6 +115,7 @@ def test_compressed_images_are_refused_by_name(tmp_path: Path, offer: Offer) -> 
     offer("coco", archives)
     words = (
         r"train2014\.zip cannot be unpacked: member 'train2014/COCO_train2014_000000000002\.jpg' is compressed, and --"
+        r".*; leave --in-place out$"
     )
     with pytest.raises(DataError, match=words):
         prepare("coco", tree(tmp_path / "mine", archives), tmp_path / "root", STAYS)
@@ -143,6 +150,49 @@ def test_another_archive_in_the_place_of_the_first_is_refused(tmp_path: Path, of
     file.write_bytes(whole)
     forget()
     assert samples("places365", "val", tmp_path / "root") == before
+
+
+def test_an_archive_that_moved_or_is_another_one_is_listed_anew(tmp_path: Path, offer: Offer) -> None:
+    archives, root, cache = places_archives(), tmp_path / "root", tmp_path / "cache"
+    offer("places365", archives)
+    source = tree(tmp_path / "mine", archives)
+    prepare("places365", source, root, STAYS)
+
+    def kept() -> list[object]:
+        dataset = ImageDataset(open_split("places365", "val", root), eval_transform(24, "unit"))
+        use_cache(cache, dataset, Accelerator(cpu=True), 0)
+        return [dataset.as_bytes()[number]["image"].tolist() for number in range(2)]
+
+    first, before = samples("places365", "val", root), kept()
+    moved = source.rename(tmp_path / "elsewhere")
+    forget()
+    prepare("places365", moved, root, STAYS)
+    assert samples("places365", "val", root) == first
+    archives["val_256.tar"] = tar({f"val_256/Places365_val_0000000{i}.jpg": jpeg(i + 5, 40) for i in (1, 2)})
+    tree(moved, archives)
+    offer("places365", archives)
+    forget()
+    prepare("places365", moved, root, STAYS)
+    assert samples("places365", "val", root) != first
+    assert kept() != before  # the cache of images is not that of the other archive
+    moved.rename(source)
+    forget()
+    prepare("places365", source, root)
+    assert not [*root.rglob(".members.npz")]
+
+
+def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for pixel in (b"first", b"last!"):
+            info = tarfile.TarInfo("a/1.jpg")
+            info.size = len(pixel)
+            archive.addfile(info, io.BytesIO(pixel))
+    (tmp_path / "a.tar").write_bytes(content.getvalue())
+    for in_place in (False, True):
+        unpack(tmp_path / "a.tar", tmp_path / str(in_place), in_place=in_place)
+    assert (tmp_path / "False" / "a" / "1.jpg").read_bytes() == b"last!"
+    assert content_of(tmp_path / "True" / "a" / "1.jpg") == b"last!"
 
 
 def forget() -> None:

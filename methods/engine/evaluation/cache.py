@@ -22,6 +22,7 @@ from attnbias.data.atomic import replacing_bytes
 from attnbias.data.datasets import ImageDataset, Sample, SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryImages
+from attnbias.data.members import state_of
 from attnbias.data.reading import Items, StoredModel, parse_json
 from attnbias.data.transforms.basic import last_normalization, without_normalization
 from attnbias.methods.engine.batches import loader
@@ -124,7 +125,7 @@ def _decided(dataset: ImageDataset) -> Decided:
         raise UsageError(f"{name} pass a step that does not tell its settings, {pipeline}; leave it out")
     files = hashlib.sha256()
     for sample in range(len(dataset)):
-        files.update(f"{dataset.paths[sample]} {dataset.crop(sample)} {_state(dataset.file(sample))}\n".encode())
+        files.update(f"{dataset.paths[sample]} {dataset.crop(sample)} {state_of(dataset.file(sample))}\n".encode())
     return Decided(
         pipeline=pipeline,
         decode=dataset.decode,
@@ -133,15 +134,6 @@ def _decided(dataset: ImageDataset) -> Decided:
         samples=len(dataset),
         files=files.hexdigest(),
     )
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None of a missing one."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _version(package: str) -> str:
