@@ -122,7 +122,9 @@ def peak_of_steps(request: TrainRequest, images: int) -> int:
     In the second one the optimiser has its state already.
     """
     alone = {"processes": 1, "gpus": min(request.gpus or 0, 1), "accumulation": 1, "resume": None, "bias_every": None}
-    recipe = override(request.recipe, {"batch_size": images})
+    # However short the run is to be.
+    long = {"steps": None, "limit_train_batches": None, "epochs": max(request.recipe.epochs, 2)}
+    recipe = override(request.recipe, {"batch_size": images, **long})
     request = request.model_copy(update={**alone, "log_with": (), "workers": 0, "recipe": recipe})
     accelerator = build_accelerator(request)
     run = _Run(request, accelerator, RunFolder(request.out, request.keep), Control())
