@@ -31,9 +31,9 @@ from tests.helpers.tiny_runs import CPU, TINY
 COUNT, MEAN = 5, NORMALIZATIONS["imagenet"]
 
 
-def opened(folder: Path, side: int = 16, **how: Any) -> ImageDataset:
+def opened(folder: Path, side: int = 16, limit: int | None = None, **how: Any) -> ImageDataset:
     records = tuple(Record(f"{number}.jpg", (1, 0)) for number in range(COUNT))
-    index = Index("pets", "val", "multilabel", ("a", "b"), folder, records)
+    index = Index("pets", "val", "multilabel", ("a", "b"), folder, records).drawn(limit)
     return ImageDataset(index, eval_transform(side, "imagenet"), **how)
 
 
@@ -94,13 +94,15 @@ def test_whatever_decides_the_pixels_makes_them_anew(
     assert not made_now()
     assert made_now(side=24)
     assert made_now(decode="fast")
-    assert not made_now()  # which has another file
+    kept(cache, opened(images, limit=2))
+    assert capsys.readouterr().err.endswith("made now\n")
+    assert not made_now()  # which has another file, as some of the images have
     state = (images / "3.jpg").stat()
     os.utime(images / "3.jpg", ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     assert made_now()
     Image.new("RGB", (9, 9)).save(images / "3.jpg")
     assert made_now()
-    assert len([*cache.iterdir()]) == 3
+    assert len([*cache.iterdir()]) == 4
 
 
 def test_what_cannot_be_read_is_said_as_without_a_cache(images: Path, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def use_cache(folder: Path, dataset: ImageDataset, accelerator: Accelerator, wor
             nothing is left of it.
     """
     decided, index = _decided(dataset), dataset.index
-    apart = hashlib.sha256(f"{decided.pipeline} {decided.decode} {index.root.absolute()}".encode()).hexdigest()[:8]
-    path = folder / f"{index.dataset}-{index.split}-{apart}.images"  # one for each pipeline and place
+    apart = f"{decided.pipeline} {decided.decode} {index.root.absolute()} {index.how_drawn}"  # a file for each of these
+    path = folder / f"{index.dataset}-{index.split}-{hashlib.sha256(apart.encode()).hexdigest()[:8]}.images"
     made = ""
     if accelerator.is_main_process:
         contents = _read(path)
