@@ -220,16 +220,18 @@ def test_questions_are_held_against_the_objects_that_they_name(tmp_path: Path, o
     weights = asked_in_words(tmp_path, "vqav2", "vqa", "tiny-vqa")
     words = ("val", "absvit", "--load-from", weights, "--data-root", tmp_path / "root", *CPU, "--bias")
     assert "add --objects FILE" in attnbias(*words, expect=2).line
-    result = val(weights, tmp_path / "root", "--bias", "--objects", objects, "--bias-out", tmp_path / "bias")
+    how = ("--bias", "--objects", objects, "--bias-out", tmp_path / "bias", "--limit", 3)
+    result = val(weights, tmp_path / "root", *how)
     bias = result["bias"]
     scored = result["samples"]
     assert bias["asked"] == {"objects": objects.name, "texts": scored, "with_category": 2, "with_object": 1}
     assert (bias["map"], bias["truth"], bias["samples"]) == ("attention", "masks", 1)
+    assert bias["drawn"] == result["drawn"]
     with (tmp_path / "bias" / "bias_samples.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["path"], row["class"]) == ("val2014/COCO_val2014_000000000002.jpg", "colour")
     assert float(row["area_share"]) == pytest.approx(16 * 16 / (30 * 30), abs=0.02)  # in the square of the middle
-    table = attnbias(*words, "--objects", objects, expect=0).out
+    table = attnbias(*words, "--objects", objects, "--limit", 3, expect=0).out
     assert f"1 of {scored} texts name a category that their image has" in " ".join(table.split())
     objects.write_text(objects.read_text().replace("COCO_val2014_", "COCO_train2014_"))
     assert "lists none of the images" in attnbias(*words, "--objects", objects, expect=3).line

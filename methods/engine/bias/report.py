@@ -369,7 +369,7 @@ class BiasProbe(ObjectProbe):
             batch_size=request.eval_batch_size,
             workers=request.workers or 0,
         )
-        report = replace(report, amp=request.amp, drawn=dataset.index.how_drawn)
+        report = replace(report, amp=request.amp, drawn=measured.dataset.index.how_drawn)
         folders = [measured.stored / f"bias-{report.map}"] if measured.stored else []
         if request.bias_out and measured.accelerator.is_main_process:
             folders.append(request.bias_out / measured.number)
