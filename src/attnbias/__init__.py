@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from attnbias.results import Run as Run
     from attnbias.weights.errors import WeightsError as WeightsError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "model": ("load", "Model"),
