@@ -379,14 +379,14 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path, fresh
 
     Raises:
         WeightsError: a name is missing, is too many, or has another shape; all kinds are listed in one message. Or
-        numbers
-            are NaN or infinite: whatever such a model answers is not an answer.
+            numbers are NaN or infinite: whatever such a model answers is not an answer.
     """
     own = {name: value for name, value in model.state_dict().items() if name not in fresh}
     match = match_state(own, state)
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
-    if broken := [name for name, value in state.items() if not _is_finite(value, own[name])]:
+    made = dict(model.named_buffers(remove_duplicate=False))
+    if broken := [name for name, value in state.items() if not _is_finite(value, made.get(name))]:
         names = ", ".join(map(_printable, broken[:5])) + (" ..." if len(broken) > 5 else "")
         raise WeightsError(
             f"{path} holds numbers that are NaN or infinite, in {len(broken)} of {len(state)} tensors: {names}; the "
@@ -408,12 +408,14 @@ def load_start(model: nn.Module, state: dict[str, Tensor], path: Path, fresh: tu
     return kept
 
 
-def _is_finite(value: Tensor, own: Tensor) -> bool:
-    """Whether all numbers are finite, but for those that the model itself is made with, as masks of attention."""
+def _is_finite(value: Tensor, made: Tensor | None) -> bool:
+    """Whether all numbers are finite, but for those that a buffer is made with, as masks of attention."""
     if not (value.is_floating_point() or value.is_complex()):
         return True
     finite = torch.isfinite(value.float() if value.itemsize == 1 else value)  # torch knows none of float8
-    return bool(finite.all()) or bool((finite | ~torch.isfinite(own.to(value.device))).all())
+    if made is not None:
+        finite |= ~torch.isfinite(made.to(value.device))
+    return bool(finite.all())
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:

@@ -33,6 +33,9 @@ def resolved_amp(amp: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+NEEDS_GPU = "--amp {} needs a GPU; on the CPU use --amp bf16 or --amp no"
+
+
 def check_amp(amp: str, device: torch.device) -> None:
     """Refuse a precision that there is not on this device.
 
@@ -40,7 +43,7 @@ def check_amp(amp: str, device: torch.device) -> None:
         UsageError: see above.
     """
     if amp in ("fp16", "tf32") and device.type == "cpu":
-        raise UsageError(f"--amp {amp} needs a GPU; on the CPU use --amp bf16 or --amp no")
+        raise UsageError(NEEDS_GPU.format(amp))
 
 
 def refusals(request: TrainRequest) -> list[str]:
@@ -50,7 +53,7 @@ def refusals(request: TrainRequest) -> list[str]:
         return []
     found = []
     if recipe.amp in ("fp16", "tf32"):
-        found.append(f"--amp {recipe.amp} needs a GPU; on the CPU use --amp bf16 or --amp no")
+        found.append(NEEDS_GPU.format(recipe.amp))
     if recipe.sync_bn and several:  # torch has no such layer for the CPU
         found.append("--sync-bn with several processes needs GPUs; on the CPU use one process, or --no-sync-bn")
     return found

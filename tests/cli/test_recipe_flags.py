@@ -92,7 +92,8 @@ def test_what_only_training_reads_is_refused_elsewhere(
 
 def test_what_is_assumed_is_said_with_the_flags_that_say_otherwise(published: Path, tmp_path: Path) -> None:
     done = attnbias("weights", "convert", published, "--to", tmp_path / "o.safetensors", *KNOWN, expect=0)
-    assert "assumed: normalize unit, lam 0.5; say otherwise with --recipe, --normalize, --lam" in done.err
+    said = "assumed as in recipe 'demo' (multilabel, of demo): normalize unit, lam 0.5; say otherwise with --recipe"
+    assert f"{said}, --normalize, --lam" in done.err
 
 
 @pytest.mark.parametrize(

@@ -323,3 +323,14 @@ def test_what_is_written_may_be_read_by_those_the_umask_lets(tmp_path: Path) -> 
     finally:
         os.umask(old)
     assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_network_holds_before_it_is_filled_excuses_no_number_of_a_file() -> None:
+    """Its parameters are not drawn, so that anything may stand there; what its buffers are made with is its own."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    load_strict(model, state, Path("file"))
+    model.bias.data.fill_(torch.nan)
+    with pytest.raises(WeightsError, match="NaN or infinite, in 1 of 3 tensors: bias"):
+        load_strict(model, {**state, "bias": torch.tensor([torch.nan, 0.0])}, Path("file"))
