@@ -18,6 +18,8 @@ from attnbias.data.transforms.corruptions import Changed
 
 TEXT = "\u6377\u5f84" * 3
 """Chinese: shortcut, three times."""
+NO_CHARACTER = "\uffff"
+"""Drawn as a font draws what it has not: a box, or nothing."""
 LEFT, TOP = 0.01, 0.4
 """Where it begins, of the image's width and height."""
 OPACITY = 0.5
@@ -29,13 +31,18 @@ class Watermarked(Changed):
     """Images under the watermark, in white.
 
     Raises:
-        DataError: the file is missing, or holds no font.
+        DataError: the file is missing, or holds no font with the text's characters.
     """
 
     def __init__(self, transform: Transform, font: Path, normalize: str) -> None:
         super().__init__(transform, normalize)
         self.font = font
-        self._font_of(SIZES[224])
+        plain = self._font_of(SIZES[224])
+        missing = bytes(plain.getmask(NO_CHARACTER))
+        if absent := [each for each in dict.fromkeys(TEXT) if bytes(plain.getmask(each)) == missing]:
+            raise DataError(
+                f"font {font} has no {' and no '.join(absent)}; expected a Chinese one, as Source Han Serif"
+            )
 
     def change(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Draw the watermark over an image."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from fontTools.ttLib import TTFont  # matplotlib brings it
 from PIL import Image, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from attnbias.data.prepare import prepare
 from attnbias.data.registry import open_split
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.data.transforms.basic import eval_transform, normalization
-from attnbias.data.transforms.watermark import Watermarked
+from attnbias.data.transforms.watermark import TEXT, Watermarked
 from attnbias.methods.engine.bias.asked_objects import Names
 from attnbias.methods.engine.bias.report import measure_bias
 from attnbias.methods.engine.evaluation.attacks import Attack, against
@@ -270,11 +271,15 @@ def test_models_that_are_asked_in_words_are_measured_under_corruptions_and_not_a
 
 @pytest.fixture
 def font(tmp_path: Path) -> Path:
-    """The font that Pillow holds, as a file."""
-    file = tmp_path / "font.ttf"
+    """The font that Pillow holds, as a file; its letters A and B stand for the two Chinese characters too."""
     held: Any = ImageFont.load_default(20)
-    file.write_bytes(held.path.getvalue())
-    return file
+    (tmp_path / "latin.ttf").write_bytes(held.path.getvalue())
+    changed = TTFont(tmp_path / "latin.ttf")
+    for table in changed["cmap"].tables:
+        if table.isUnicode():
+            table.cmap |= {ord(each): table.cmap[ord(letter)] for each, letter in zip(TEXT, "AB", strict=False)}
+    changed.save(tmp_path / "font.ttf")
+    return tmp_path / "font.ttf"
 
 
 def test_the_watermark_is_half_white_text_at_its_place(font: Path) -> None:
@@ -305,6 +310,8 @@ def test_a_watermark_is_drawn_in_the_font_that_was_typed(font: Path, demo_root: 
     assert clean["top1"] == result["measures"]["top1"]
     assert marked["test"].endswith(" watermark")
     assert "carton" not in marked  # the set has no such class
+    refused = attnbias(*words, "--watermark", tmp_path / "latin.ttf", expect=3).line
+    assert refused.endswith(f"has no {TEXT[0]} and no {TEXT[1]}; expected a Chinese one, as Source Han Serif")
     (tmp_path / "no.ttf").write_bytes(b"no font")
     assert "expected a .otf or .ttf file" in attnbias(*words, "--watermark", tmp_path / "no.ttf", expect=3).line
 
