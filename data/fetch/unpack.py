@@ -23,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.lock import only_writer
-from attnbias.data.members import Member, archives_of, as_listed, keep
+from attnbias.data.members import TABLE, Member, archives_of, as_listed, keep
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import BAD_ARCHIVE, read_json, reading
 from attnbias.data.walk import is_image
@@ -216,6 +216,8 @@ def _safe(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or (name[1:2] == ":"):
         raise DataError(f"member {name!r} leads out of the folder")
+    if path.name in (MANIFEST, TABLE):  # which would say what is unpacked, and that images lie anywhere
+        raise DataError(f"member {name!r} has the name of a file that prepare-data writes there")
     return str(path)
 
 

@@ -147,6 +147,14 @@ def test_zip_links_and_devices(tmp_path: Path, mode: int) -> None:
     assert tree(tmp_path / "target") == {}
 
 
+@pytest.mark.parametrize("name", [".members.npz", "a/.members.npz", ".unpacked.json"])
+def test_names_of_our_own_files(tmp_path: Path, name: str) -> None:
+    """A table of members would have images read out of any file."""
+    with pytest.raises(DataError, match="has the name of a file that prepare-data writes"):
+        unpack(tar(tmp_path / "set.tar", {"a.txt": b"a", name: b"{}"}), tmp_path / "target")
+    assert tree(tmp_path / "target") == {}
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_bombs(tmp_path: Path, kind: str) -> None:
     archive = pack(kind, tmp_path, {f"{i}.bin": bytes(4_000_000) for i in range(5)})
