@@ -25,6 +25,7 @@ class Browser:
         self.url = f"http://127.0.0.1:{port}/session"
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"]
         options = {
+            "timeouts": {"implicit": 10_000},  # ms in which what is drawn lazily may come before it is clicked
             "goog:chromeOptions": {"binary": chromium, "args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         }
