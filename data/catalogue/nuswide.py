@@ -7,24 +7,11 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, collector_paused
 from attnbias.data.info import DatasetInfo
+from attnbias.data.reading import read_lines
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 LISTED = {"train": "Train", "test": "Test"}
 """Split -> the word in the names of its files."""
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list that are not empty, without blanks around them.
-
-    Raises:
-        DataError: the file is missing, or is no text.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"list {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text in UTF-8") from None
 
 
 @collector_paused()
@@ -39,12 +26,14 @@ def read_nuswide(source: Path, split: str, *, dataset: str = "nuswide") -> Index
         DataError: a list is missing, or has not one line for each image.
     """
     word, truth = LISTED[split], source / "Groundtruth" / "TrainTestLabels"
-    names = [line.replace("\\", "/") for line in read_lines(source / "ImageList" / f"{word}Imagelist.txt")]
-    files = {path.name.split("_")[1]: path for path in truth.glob(f"Labels_*_{word}.txt")}
+    listed = read_lines(source / "ImageList" / f"{word}Imagelist.txt", "list of images")
+    names = [line.replace("\\", "/") for line in listed]
+    ending = f"_{word}.txt"
+    files = {path.name.removeprefix("Labels_").removesuffix(ending): path for path in truth.glob(f"Labels_*{ending}")}
     if not files:
         raise DataError(f"{truth} holds no Labels_CONCEPT_{word}.txt")
     classes = tuple(sorted(files))
-    columns = [read_lines(files[name]) for name in classes]
+    columns = [read_lines(files[name], "list of labels") for name in classes]
     for name, column in zip(classes, columns, strict=True):
         if len(column) != len(names) or not {*column} <= {"0", "1"}:
             raise DataError(f"{files[name]} is not a line of 0 or 1 for each of {len(names):,} images of {split}")
