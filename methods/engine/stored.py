@@ -72,6 +72,8 @@ def stored_method(path: Path) -> str | None:
 
 def _said(file: Path) -> Json:
     """What a weight file of ours says of itself, at its beginning; not checked."""
+    if not file.is_file():
+        raise FileNotFoundError(file)  # a pipe would be waited for
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header = _Header.model_validate(parse_json(opened.read(size).decode()) if size <= LARGEST_HEADER else {})

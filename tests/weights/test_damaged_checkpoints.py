@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
+from attnbias.methods.engine.stored import stored_dataset
 from attnbias.methods.engine.training.train import train
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import write_weights
@@ -240,6 +242,17 @@ def test_weights_that_are_not_finite_are_refused_by_every_command(
     assert "NaN or infinite, in 1 of" in line
     assert "classifier.weight" in line
     assert {each.name for each in tmp_path.iterdir()} == {"w.safetensors"}
+
+
+def test_weights_that_became_a_pipe_are_not_waited_for(trained: Path, demo_root: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    for step in RunFolder(run).steps():
+        weights = RunFolder(run).folder(step) / "model.safetensors"
+        weights.unlink()
+        os.mkfifo(weights)
+    assert stored_dataset(run) is None
+    refused = attnbias("val", "csra", "--load-from", run, "--data-root", demo_root, "--gpus", 0, expect=3)
+    assert "damaged: model.safetensors is missing" in refused.line
 
 
 def test_the_last_checkpoint_is_only_called_good_where_there_is_one(tmp_path: Path) -> None:
