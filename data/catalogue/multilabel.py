@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnbias.data.info import Archive, DatasetInfo
 
 _COCO = "http://images.cocodataset.org/"
@@ -29,38 +31,53 @@ VOC2012 = Archive(
     "6cd6e144f989b92b3379bac3b3de84fd",
 )
 
-ENTRIES: tuple[DatasetInfo, ...] = (
-    DatasetInfo(
-        name="coco",
-        title="MS-COCO 2014 layout",
-        task="multilabel",
-        classes=80,
-        classes_note="from the annotation file",
-        class_names="attnbias.data.class_names:coco",
-        splits=("train", "val"),
-        train="train",
-        val="val",
-        acquisition="auto",
-        citation="Lin et al.: Microsoft COCO: Common Objects in Context, ECCV 2014",
-        licence="annotations CC BY 4.0; images under Flickr's terms",
-        size="20 GB",
-        prepare="attnbias.data.sets.coco:prepare",
-        further_files="attnbias.data.csra_index:of_coco",
-        layout="annotations/instances_{train,val}2014.json and images/{train2014,val2014}/",
-        page="https://cocodataset.org",
-        archives=(
-            COCO_TRAIN2014,
-            COCO_VAL2014,
-            Archive(
-                _COCO + "annotations/annotations_trainval2014.zip",
-                "annotations_trainval2014.zip",
-                252_872_794,
-                "sha256",
-                "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
-            ),
+_COCO2014 = DatasetInfo(
+    name="coco",
+    title="MS-COCO 2014 layout",
+    task="multilabel",
+    classes=80,
+    classes_note="from the annotation file",
+    class_names="attnbias.data.class_names:coco",
+    splits=("train", "val"),
+    train="train",
+    val="val",
+    acquisition="auto",
+    citation="Lin et al.: Microsoft COCO: Common Objects in Context, ECCV 2014",
+    licence="annotations CC BY 4.0; images under Flickr's terms",
+    size="20 GB",
+    prepare="attnbias.data.sets.coco:prepare",
+    further_files="attnbias.data.csra_index:of_coco",
+    layout="annotations/instances_{train,val}2014.json and images/{train2014,val2014}/",
+    page="https://cocodataset.org",
+    archives=(
+        COCO_TRAIN2014,
+        COCO_VAL2014,
+        Archive(
+            _COCO + "annotations/annotations_trainval2014.zip",
+            "annotations_trainval2014.zip",
+            252_872_794,
+            "sha256",
+            "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
         ),
-        counts={"train": 82_783, "val": 40_504},
-        settings={"masks": None},
+    ),
+    counts={"train": 82_783, "val": 40_504},
+    settings={"masks": None},
+)
+
+ENTRIES: tuple[DatasetInfo, ...] = (
+    _COCO2014,
+    replace(
+        _COCO2014,
+        name="coco17",
+        title="MS-COCO 2017",
+        further_files="",
+        layout="annotations/instances_{train,val}2017.json and images/{train2017,val2017}/",
+        archives=(
+            Archive(_COCO + "zips/train2017.zip", "train2017.zip"),
+            Archive(_COCO + "zips/val2017.zip", "val2017.zip"),
+            Archive(_COCO + "annotations/annotations_trainval2017.zip", "annotations_trainval2017.zip"),
+        ),
+        counts={"train": 118_287, "val": 5_000},
     ),
     DatasetInfo(
         name="voc07",

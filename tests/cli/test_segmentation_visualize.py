@@ -17,13 +17,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from attnbias.cli.app import app
-from attnbias.data.prepare import prepare
 from attnbias.data.sets.palettes import palette
 from attnbias.methods.engine.display.segments import Segments, by_size, draw_segments, paint, said_of_all
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
+from tests.helpers.shapes import prepare_shapes
 
 if TYPE_CHECKING:
     from tests.helpers.browser import Browser
@@ -34,17 +34,11 @@ CLASSES = ("ground", "disc", "box")
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """A prepared set of one's own: two images of different sizes, the second with ignored pixels."""
-    source, rng = tmp_path / "shapes", np.random.default_rng(0)
-    for k, (height, width) in enumerate(((40, 60), (56, 48))):
-        labels = np.zeros((height, width), np.uint8)
-        labels[5:20, 10:30] = 1 + k
-        labels[30:, :8] = 255 * k
-        for folder, pixels in (("images", rng.integers(0, 255, (height, width, 3), np.uint8)), ("labels", labels)):
-            (source / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(source / folder / f"{k}.png")
-    (source / "classes.txt").write_text("\n".join(CLASSES))
-    prepare(str(source), root=tmp_path / "root")
-    return source
+    rng = np.random.default_rng(0)
+    return prepare_shapes(
+        *(tmp_path / "shapes", tmp_path / "root", CLASSES),
+        lambda labels: rng.integers(0, 255, (*labels.shape, 3), np.uint8),
+    )
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
 from tests.helpers.language_sets import prepared
+from tests.helpers.shapes import Pixels, prepare_shapes
 
 CLASSES = ("ground", "disc", "box")
 CPU = ("--gpus", 0, "--threads", 1)
@@ -58,18 +59,12 @@ def stored(path: Path, name: str, named: str, classes: tuple[str, ...], task: An
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """Two images of different sizes, a level of grey for each class, the second with pixels that no class has."""
-    source = tmp_path / "shapes"
-    for k, (height, width) in enumerate(((40, 60), (56, 48))):
-        labels = np.zeros((height, width), np.uint8)
-        labels[5:20, 10:30] = 1 + k
-        labels[30:, :8] = 255 * k
-        image = np.repeat(np.minimum(labels, 3)[..., None] * 80, 3, axis=2)
-        for folder, pixels in (("images", image), ("labels", labels)):
-            (source / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(source / folder / f"{k}.png")
-    (source / "classes.txt").write_text("\n".join(CLASSES))
-    prepare(str(source), root=tmp_path / "root")
-    return source
+    return prepare_shapes(tmp_path / "shapes", tmp_path / "root", CLASSES, grey)
+
+
+def grey(labels: Pixels) -> Pixels:
+    """A level of grey for each class."""
+    return np.repeat(np.minimum(labels, 3)[..., None] * 80, 3, axis=2)
 
 
 @pytest.fixture
@@ -243,9 +238,12 @@ def test_captions_are_held_against_the_objects_that_they_name(tmp_path: Path) ->
     index = open_split("flickr30k", "val", tmp_path / "root")
     names = sorted({Path(record.path).name for record in index.records})
     file = tmp_path / "objects.json"
+    annotations = [  # the third is a crowd, which is no object
+        {"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20], "iscrowd": int(k == 2)} for k in range(3)
+    ]
     content = {
         "images": [{"id": k, "file_name": name, "width": 40, "height": 30} for k, name in enumerate(names)],
-        "annotations": [{"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20]} for k in range(2)],
+        "annotations": annotations,
         "categories": [{"id": 1, "name": "square"}],
     }
     file.write_text(json.dumps(content))

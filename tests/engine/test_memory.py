@@ -61,6 +61,8 @@ def test_what_fits_is_found_by_a_line_and_what_is_said_of_it_was_run() -> None:
     assert (found.share, found.fits, found.accumulation) == (16, True, 2)
     assert not measure(plan(64), CPU_ALONE, line, limit=60).largest
     assert measure(plan(500, samples=3), CPU_ALONE, line, limit=300).share == 3
+    # Processes share a CPU's memory.
+    assert measure(plan(64, processes=4), CPU_ALONE, line).limit == limit_of(CPU_ALONE) // 4
 
 
 def test_a_device_that_is_full_sooner_than_the_line_says_is_believed() -> None:
