@@ -69,6 +69,22 @@ class ShortSideResize(v2.Resize):
         return super().transform(inpt, params)
 
 
+class RandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's, of a tensor twice as fast: the part is copied first, its channels side by side.
+
+    As a view of the image it would be resized channel by channel, to the same pixels, and left with channels apart.
+    """
+
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
+        """Transform the image, or what is given beside it."""
+        if v2.functional.is_pure_tensor(inpt):
+            part = v2.functional.crop(inpt, **params)
+            inpt = part.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            params = params | {"top": 0, "left": 0}
+        resized: Tensor = super().transform(inpt, params)
+        return resized
+
+
 class ToBytes(v2.Transform):
     """PIL image or uint8 tensor -> uint8 tensor (3, H, W); of an image, its channels lie side by side. Boxes pass."""
 
@@ -193,7 +209,7 @@ def train_transform(
     if resized_crop:
         mode = InterpolationMode(interpolation)
         size = (image_size, image_size)
-        steps.append(v2.RandomResizedCrop(size, scale=(0.7, 1.0), interpolation=mode, antialias=True))
+        steps.append(RandomResizedCrop(size, scale=(0.7, 1.0), interpolation=mode, antialias=True))
     steps += fitted_square(image_size, interpolation, None if resized_crop else crop_ratio)
     if shift:
         steps.append(RandomShift(shift))

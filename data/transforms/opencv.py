@@ -113,8 +113,10 @@ _UNIT = np.arange(256, dtype=np.float32) * np.float32(1 / 255)
 _TURN = np.arange(180, dtype=np.float32) * np.float32(6 / 180)
 _SIXTH = np.floor(_TURN).astype(np.intp)
 _REST = _TURN - _SIXTH.astype(np.float32)
-_MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])[_SIXTH].astype(np.int8)
+_MIXES = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])[_SIXTH]
 """For each hue, which of (value, p, q, t) red, green and blue take."""
+_SHIFTS = np.ascontiguousarray(8 * _MIXES.T.astype(np.uint32))
+"""For each channel and hue, the bit at which that level begins where the four lie in 32 bits."""
 
 
 def to_hsv(image: Pixels) -> tuple[NDArray[np.int32], NDArray[np.int32], Pixels]:
@@ -133,8 +135,13 @@ def from_hsv(hue: NDArray[np.integer], saturation: NDArray[np.integer], value: N
     """H in 0..179, S and V in 0..255, each (H, W) -> RGB (H, W, 3), in OpenCV's single precision."""
     rest, strength, bright = _REST[hue], _UNIT[saturation], _UNIT[value]
     shares = (bright, bright * (1 - strength), bright * (1 - strength * rest), bright * (1 - strength * (1 - rest)))
-    levels = [_truncated(share * np.float32(255)) for share in shares]
-    return np.stack([np.choose(_MIXES[hue, channel], levels) for channel in range(3)], axis=2)
+    levels = np.zeros(hue.shape, np.uint32)
+    for number, share in enumerate(shares):
+        levels |= _truncated(share * np.float32(255)).astype(np.uint32) << np.uint32(8 * number)
+    image = np.empty((*hue.shape, 3), np.uint8)
+    for channel, shifts in enumerate(_SHIFTS):
+        np.copyto(image[..., channel], levels >> shifts.take(hue), casting="unsafe")  # what lies above is cut off
+    return image
 
 
 def _truncated(levels: NDArray[np.float32]) -> Pixels:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from attnbias.data.index import Task
-from attnbias.data.transforms.basic import ShortSideResize, ToNormalizedTensor, normalization, square_resize
+from attnbias.data.transforms.basic import (
+    RandomResizedCrop,
+    ShortSideResize,
+    ToNormalizedTensor,
+    normalization,
+    square_resize,
+)
 from attnbias.data.transforms.batched import BatchedTransform
 from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
 from attnbias.methods.engine.losses import binary_cross_entropy
@@ -56,7 +62,7 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
             steps.append(square_resize(size))
         if recipe.pipeline == "imagenet":
             larger = size * 256 // 224
-            steps += [v2.RandomResizedCrop(size)] if train else [ShortSideResize(larger), v2.CenterCrop(size)]
+            steps += [RandomResizedCrop(size)] if train else [ShortSideResize(larger), v2.CenterCrop(size)]
         elif train:
             steps.append(v2.RandomCrop(size, padding=recipe.padding))
         if train and recipe.flip:

@@ -26,6 +26,8 @@ class Figure:
     """Of the rounds' ratios: how sure the ratio is."""
     target: float | None = None
     direction: Literal["at most", "at least"] = "at most"
+    floor: float | None = None
+    """The ratio of what no way to the same result can do without: a target below it cannot be kept here."""
 
     @property
     def holds(self) -> bool | None:
@@ -55,8 +57,16 @@ def rounds_of(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     return times
 
 
-def ratio_of(case: str, ours: list[float], base: list[float], target: float | None = None, per: int = 1) -> Figure:
-    """The median of the rounds' ratios; the median times beside it, in ms, divided by `per` samples."""
+def ratio_of(
+    case: str,
+    ours: list[float],
+    base: list[float],
+    target: float | None = None,
+    per: int = 1,
+    least: list[float] | None = None,
+) -> Figure:
+    """The median of the rounds' ratios; the median times beside it, in ms, divided by `per` samples. `least` are times
+    of what cannot be done without."""
     ratios = [one / other for one, other in zip(ours, base, strict=True)]
     first, _, last = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return Figure(
@@ -67,6 +77,7 @@ def ratio_of(case: str, ours: list[float], base: list[float], target: float | No
         ratio=statistics.median(ratios),
         quartiles=(first, last),
         target=target,
+        floor=statistics.median(one / other for one, other in zip(least, base, strict=True)) if least else None,
     )
 
 
@@ -77,10 +88,11 @@ def compare(
     rounds: int,
     target: float | None = None,
     per: int = 1,
+    least: Callable[[], Any] | None = None,
 ) -> Figure:
-    """`ours` against `base`, in turns."""
-    times = rounds_of({"ours": ours, "base": base}, rounds)
-    return ratio_of(case, times["ours"], times["base"], target, per)
+    """`ours` against `base`, in turns, and `least`, which is what neither can do without."""
+    times = rounds_of({"ours": ours, "base": base} | ({} if least is None else {"least": least}), rounds)
+    return ratio_of(case, times["ours"], times["base"], target, per, times.get("least"))
 
 
 def median_seconds(call: Callable[[], Any], rounds: int) -> float:

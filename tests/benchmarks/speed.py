@@ -17,7 +17,8 @@
 | features | what channels_last, compile, fused optimisers and the like are worth on this machine | speed_features.py |
 
 Prints a table and writes tests/benchmarks/results/speed.json and speed.md, a group at a time: other groups' figures
-stay. Absolute figures belong to the machine that the files name; the ratios travel.
+stay. Absolute figures belong to the machine that the files name; the ratios travel. A floor is the ratio, measured in
+the same rounds, of what no way to the same result can do without (speed_input.py: decoder and resize alone).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ GROUPS: dict[str, Callable[[int], Iterable[Figure]]] = {
     "start-up": start_up,
     "features": features,
 }
-COLUMNS = ("case", "ours", "baseline", "ratio (quartiles)", "target", "holds")
+COLUMNS = ("case", "ours", "baseline", "ratio (quartiles)", "floor", "target", "holds")
 
 
 def cells(figure: dict[str, Any]) -> list[str]:
@@ -71,6 +72,7 @@ def cells(figure: dict[str, Any]) -> list[str]:
         f"{figure['value']:.4g} {unit}",
         "" if figure["baseline"] is None else f"{figure['baseline']:.4g} {unit}",
         "" if ratio is None else f"{ratio:.3f}{spread}",
+        f"{figure['floor']:.3f}" if figure.get("floor") else "",
         "" if target is None else f"{figure['direction']} {target:g}",
         {None: "", True: "yes", False: "NO"}[figure["holds"]],
     ]

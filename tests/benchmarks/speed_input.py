@@ -1,8 +1,11 @@
 """From files to batches: against the way of before, which is kept here, and beside timm's and torchvision's.
 
 Before: Pillow decodes and copies, each image becomes floats in the worker, `torch.stack` makes the batch, which is
-copied once more into shared memory. Of the exact way, Pillow's decoding and resizing are two thirds of what went
-before, which is the least that it can come to; `fast` needs the extra of that name.
+copied once more into shared memory. `fast` needs the extra of that name.
+
+The floor of a row is what is left where everything else costs nothing: libjpeg-turbo decodes (through simplejpeg, which
+hands its pixels on without a copy), and Pillow or torch resize and distort, as often and to the sizes that the
+pipeline asks for. No random state, choice of a crop, flip, batch or shared memory is in it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import simplejpeg
 import torch
 from accelerate import Accelerator
 from harness import Figure, compare, ratio_of
@@ -33,6 +38,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as first_transforms
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import _geometry as v2_geometry
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from attnbias.data.datasets import ImageDataset, SampleKey, begin_batch, collate, seeded
@@ -40,6 +46,7 @@ from attnbias.data.images import Decode, read_image
 from attnbias.data.index import Index, Record
 from attnbias.data.members import Member, keep
 from attnbias.data.transforms import opencv
+from attnbias.data.transforms import segmentation as segmentation_transforms
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor
 from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
 from attnbias.methods.engine.batches import Loader, batches
@@ -110,6 +117,14 @@ def resized_before(
     return ((mixed + 2) >> 2).astype(np.uint8)
 
 
+def from_hsv_before(hue: Any, saturation: Any, value: Any) -> Any:
+    """From HSV as it was."""
+    rest, strength, bright = opencv._REST[hue], opencv._UNIT[saturation], opencv._UNIT[value]
+    shares = (bright, bright * (1 - strength), bright * (1 - strength * rest), bright * (1 - strength * (1 - rest)))
+    levels = [opencv._truncated(share * np.float32(255)) for share in shares]
+    return np.stack([np.choose(opencv._MIXES[hue, channel], levels) for channel in range(3)], axis=2)
+
+
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +142,39 @@ def opened(method_name: str, data: str, files: Sequence[Path], train: bool, deco
 
 def cuts(dataset: Any) -> list[list[int]]:
     return [list(range(start, min(start + BATCH, len(dataset)))) for start in range(0, len(dataset), BATCH)]
+
+
+def least(dataset: ImageDataset, files: Sequence[Path]) -> Callable[[], None]:
+    """What no way to a dataset's pixels can do without: to decode its files, and to resize and distort them as its
+    pipeline does, by calls that are listed once and made again on the same images. Exact ones are Pillow's, which is
+    given the pixels, and gives them back."""
+    calls: list[Callable[[], Any]] = []
+
+    def listed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(partial(function, *given, **named))
+            return function(*given, **named)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patched:
+        for place, name in ((Image.Image, "resize"), (Image.Image, "transform"), (v2_geometry, "interpolate")):
+            patched.setattr(place, name, listed(getattr(place, name)))
+        images = [dataset[position]["image"] for position in range(len(dataset))]
+    contents = [file.read_bytes() for file in files]
+    made = [Image.new("RGB", (image.shape[2], image.shape[1])) for image in images if dataset.decode == "exact"]
+
+    def work() -> None:
+        for content in contents:
+            pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False)
+            if made:
+                Image.fromarray(pixels)
+        for call in calls:
+            call()
+        for image in made:
+            np.asarray(image)
+
+    return work
 
 
 def read(dataset: Any) -> None:
@@ -168,10 +216,11 @@ def inputs(rounds: int) -> Iterator[Figure]:
             dataset = opened(name, data, files, train, decode)
             what = f"{name} {data} {'training' if train else 'evaluation'}, {words}, {decode} / before"
             pair = partial(read, dataset.as_bytes()), partial(read, before_of(opened(name, data, files, train)))
-            yield compare(what, *pair, rounds, target, per=len(files))
+            yield compare(what, *pair, rounds, target, per=len(files), least=least(dataset, files))
         absvit = opened("absvit", "imagenet", files, True)
         pair = partial(read, absvit.as_bytes()), partial(read, before_of(absvit, timm=True))
-        yield compare(f"absvit imagenet training, {words}, exact / before", *pair, rounds, per=len(files))
+        what = f"absvit imagenet training, {words}, exact / before"
+        yield compare(what, *pair, rounds, per=len(files), least=least(absvit, files))
         for decode, target in (("exact", 0.9), ("fast", 0.35)):
             dataset, before = opened("csra", "coco", one, False, decode), before_of(opened("csra", "coco", one, False))
             pair = partial(read, dataset.as_bytes()), partial(read, before)
@@ -235,31 +284,39 @@ def workers(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
     dataset = opened("csra", "coco", files, True)
     before = before_of(dataset)
     before.as_bytes = lambda: before  # type: ignore[method-assign]
+    work = least(dataset, files)
     spent: dict[str, list[tuple[float, float]]] = {"ours": [], "before": []}
+    alone = []
     for turn in range(rounds + 1):
         for name in ("ours", "before") if turn % 2 else ("before", "ours"):
             spent[name].append(through_a_worker(dataset if name == "ours" else before))
+        start = time.process_time()
+        work()
+        alone.append(PASSES * (time.process_time() - start))
     for part, what, target in ((0, "in a worker", 0.57), (1, "in the main process, which receives them", 0.31)):
         ours, base = ([times[part] for times in spent[name][1:]] for name in ("ours", "before"))
-        yield ratio_of(f"csra coco training, {words}, {what}, exact / before", ours, base, target, PASSES * len(files))
+        words_of = f"csra coco training, {words}, {what}, exact / before"
+        yield ratio_of(words_of, ours, base, target, PASSES * len(files), alone[1:] if part == 0 else None)
 
 
 def segmentation(rounds: int, words: str, files: Sequence[Path]) -> Iterator[Figure]:
-    """AbSViT's transforms alone, of decoded images, with the resize of before in its place."""
+    """AbSViT's transforms alone, of decoded images, with the resize and the colours of before in their place."""
     originals = [np.asarray(read_image(file)) for file in files[:8]]
     labels = [np.random.default_rng(0).integers(0, 3, image.shape[:2], dtype=np.uint8) for image in originals]
 
-    def transformed(transform: Any, resize: Any) -> None:
-        from attnbias.data.transforms import segmentation as module
-
-        kept, module.resize_image = module.resize_image, resize
+    def transformed(transform: Any) -> None:
         for position, (image, label) in enumerate(zip(originals, labels, strict=True)):
             with seeded(0, 0, position):
                 transform(image, label)
-        module.resize_image = kept
+
+    def as_before(transform: Any) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(segmentation_transforms, "resize_image", resized_before)
+            patched.setattr(segmentation_transforms, "from_hsv", from_hsv_before)
+            transformed(transform)
 
     for name, transform, target in (("training", TrainTransform(), 0.79), ("evaluation", EvalTransform(), 0.34)):
-        pair = (partial(transformed, transform, resize) for resize in (opencv.resize_image, resized_before))
+        pair = partial(transformed, transform), partial(as_before, transform)
         yield compare(f"segmentation {name}, {words}, / before", *pair, rounds, target, per=len(originals))
 
 

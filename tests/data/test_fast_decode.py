@@ -24,6 +24,7 @@ from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.registry import open_split
 from attnbias.data.sets.demo import CONTEXTS, _photograph
 from attnbias.data.transforms.basic import (
+    RandomResizedCrop,
     RandomShift,
     ToNormalizedTensor,
     eval_transform,
@@ -108,6 +109,19 @@ def test_every_decoder_gives_pillow_s_pixels(decoder: str, at_least: int | None,
         if decoder == "simplejpeg":
             left = fast_decode._decoded(path, at_least) is None
             assert left == (path.stem in ("cmyk", "a png")), path.name
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (1.0, 1.0)])
+def test_a_random_crop_is_torchvision_s_and_keeps_channels_side_by_side(scale: tuple[float, float]) -> None:
+    options: Any = {"size": 48, "scale": scale, "antialias": True}
+    image = torch.from_numpy(np.array(photograph())).permute(2, 0, 1)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        expected = v2.RandomResizedCrop(**options)(image)
+        torch.manual_seed(seed)
+        found = RandomResizedCrop(**options)(image)
+        assert torch.equal(found, expected)
+        assert found.permute(1, 2, 0).is_contiguous()
 
 
 def test_a_damaged_file_is_read_or_refused_as_pillow_does(decoder: str, tmp_path: Path) -> None:
