@@ -33,9 +33,9 @@ def prepare_data(**typed: object) -> None:
     Running it again repeats the checks and changes nothing. `demo` and `demo-single` are made on the spot. A folder of
     your own holds a folder of images for each class (below train/ and val/, if you have both), annotations in COCO
     layout, one table with the columns path and label (or labels, separated by ";"), and perhaps split, group, mask and
-    box, or images/ and labels/ with a PNG of class numbers for each image. masks/ beside the classes holds a PNG for
-    each image, not zero where its object is. Images of your own are read upright, as their EXIF orientation says. What
-    is left out, and the same image twice, is counted and named.
+    box, WebDataset shards (with --in-place), or images/ and labels/ with a PNG of class numbers for each image. masks/
+    beside the classes holds a PNG for each image, not zero where its object is. Images of your own are read upright, as
+    their EXIF orientation says. What is left out, and the same image twice, is counted and named.
     """
     request = read_request(PrepareRequest, typed)
     from attnbias.methods.engine.prepare_data import prepare_data

@@ -11,7 +11,8 @@ import io
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -225,6 +226,35 @@ def keep(folder: Path, archive: Path, found: Sequence[Member]) -> None:
     if not rows:
         (folder / TABLE).unlink(missing_ok=True)
         return
+    _store(folder, rows, known)
+
+
+def keep_all(folder: Path, found: Mapping[Path, Sequence[Member]]) -> None:
+    """Make a folder's table one of the files that lie in these archives, and of no others; each has its own name."""
+    _folder_above.cache_clear()
+    _store(folder, [(str(archive), *member) for archive, members in found.items() for member in members], {})
+
+
+@contextmanager
+def as_before_on_error(folder: Path) -> Iterator[None]:
+    """Where the block fails, leave a folder's table as it was."""
+    table = folder / TABLE
+    before = table.read_bytes() if table.is_file() else None
+    try:
+        yield
+    except BaseException:
+        _folder_above.cache_clear()
+        if before is not None:
+            with replacing_bytes(table) as file:
+                file.write(before)
+        elif table.exists():
+            table.unlink()
+            folder.rmdir()
+        raise
+
+
+def _store(folder: Path, rows: list[tuple[str, str, int, int]], known: Mapping[str, _Archive]) -> None:
+    """Write a folder's table: rows of archive, name, offset and size. Archives that are not `known` are looked into."""
     rows.sort(key=lambda row: row[1])
     paths = sorted({row[0] for row in rows})
     numbers = {path: number for number, path in enumerate(paths)}

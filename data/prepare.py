@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
-from attnbias.data.fetch.acquire import acquire, instructions
+from attnbias.data.fetch.acquire import UNPACKED, acquire, instructions
 from attnbias.data.images import read_image
 from attnbias.data.index import Index
 from attnbias.data.info import DatasetInfo, named
 from attnbias.data.label_maps import count_pixels
 from attnbias.data.lock import LOCK, only_writer
-from attnbias.data.members import archives_of, names_in
+from attnbias.data.members import archives_of, as_before_on_error, names_in
 from attnbias.data.names import unfit_name
 from attnbias.data.own import own_info
 from attnbias.data.own_masks import MASKS_FILE, with_masks
@@ -77,11 +77,13 @@ def prepare(
     if name in DATASETS:
         info = DATASETS[name]
     else:
-        info, source = own_info(Path(name), options.name), Path(name)
+        info, source = own_info(Path(name), options.name, options.in_place), Path(name)
     folder = data_root(root) / info.name
     if options.dry_run:
         return _prepare(info, source, folder, options)
-    with _only_one(folder):
+    # A folder of archives that were unpacked keeps them; what lies in one's own shards is listed with the set, or not.
+    keeping = nullcontext() if name in DATASETS else as_before_on_error(folder / UNPACKED)
+    with _only_one(folder), keeping:
         return _prepare(info, source, folder, options)
 
 

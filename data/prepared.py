@@ -30,6 +30,7 @@ INDEXES = re.compile(r"(index|csra)/([^/]+\.json(\.\d+\.part)?)?")
 PREPARED = re.compile(
     INDEXES.pattern + r"|tokenizer/(\.?tokenizer(_config)?\.json(\.\d+\.part)?)?"
     r"|annotations/(\.?objects\.json(\.\d+\.part)?)?"
+    r"|source/(\.?\.members\.npz(\.\d+\.part)?)?"
 )
 """All that is written into the folder of a set that is read from elsewhere (see data/owned.py)."""
 

@@ -47,7 +47,7 @@ def acquire(
     present = [archive for archive in info.archives if (location / archive.file).is_file()]
     offered = [a for a in info.archives if not a.split or a.split in splits or a in present]
     wanted = offered if download or (offline and source is None) else present
-    if in_place and not wanted and source is not None:
+    if in_place and info.archives and not wanted and source is not None:
         raise DataError(f"--in-place: {source} holds none of the archives of '{info.name}'")
     if not wanted:
         return source

@@ -124,7 +124,7 @@ def _unpack_into(hidden: Path, archive: Path, nested: bool, in_place: bool, prog
     with archive.open("rb") as file:
         zipped = file.read(2) == b"PK"
         file.seek(0)
-        for name, length, content, offset in _zip_members(file) if zipped else _tar_members(file, hidden, nested):
+        for name, length, content, offset in _zip_members(file) if zipped else tar_members(file, hidden, nested):
             written += length
             if written > max(ALLOWANCE, RATIO * size):
                 raise DataError(f"it unpacks to more than {RATIO} times its size (a bomb?), at {name}")
@@ -176,8 +176,16 @@ def _behind_header(file: IO[bytes], offset: int) -> int:
     return int(offset + 30 + name + extra)
 
 
-def _tar_members(file: IO[bytes], hidden: Path, nested: bool, start: int | None = 0) -> Iterator[Packed]:
-    """The members of a tar file whose own bytes begin at `start` of the archive; None where it is compressed."""
+def tar_members(file: IO[bytes], folder: Path, nested: bool = False, start: int | None = 0) -> Iterator[Packed]:
+    """The files in a tar file, checked as if they were to be unpacked into `folder`.
+
+    Args:
+        nested: of members that are tar files, those in them, each below a folder of its tar's name.
+        start: where its own bytes begin in the archive; None where it is compressed.
+
+    Raises:
+        DataError: a member is a link or leads out of the folder. tarfile.TarError: it is damaged.
+    """
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         if archive.fileobj is not file:
             start = None
@@ -186,12 +194,12 @@ def _tar_members(file: IO[bytes], hidden: Path, nested: bool, start: int | None 
             name = _safe(info.name)
             if not (info.isreg() or info.isdir()):
                 raise DataError(f"member {info.name!r} is a link or a device")
-            tarfile.data_filter(info, str(hidden))  # Python's own opinion; it raises a TarError
+            tarfile.data_filter(info, str(folder))  # Python's own opinion; it raises a TarError
             if nested and name.endswith(".tar"):
                 inner = archive.extractfile(info)
                 assert inner is not None  # a regular file
                 begins = None if start is None else start + info.offset_data
-                for member, length, content, offset in _tar_members(inner, hidden, False, begins):
+                for member, length, content, offset in tar_members(inner, folder, False, begins):
                     yield f"{name.removesuffix('.tar')}/{member}", length, content, offset
             elif info.isreg():
                 offset = None if start is None or info.issparse() else start + info.offset_data

@@ -30,6 +30,8 @@ REDUCED = (IGNORE, *range(254), IGNORE)
 OWN = (("images", "labels"), ("images", "annotations"), ("images", "masks"), ("JPEGImages", "SegmentationClass"))
 """Folders of images and of label maps that a set of one's own may have."""
 
+CLASS_LISTS = ("classes.txt", "class_names.txt")
+
 
 def list_pairs(
     folder: Path, image_suffix: str | None, label_suffix: str, left_out: Tally | None = None
@@ -202,14 +204,25 @@ def prepare_own(info: DatasetInfo, source: Path | None, folder: Path, options: P
     )
 
 
+def listed_classes(source: Path) -> tuple[str, ...] | None:
+    """The classes that classes.txt (or class_names.txt) in a folder names, one a line from 0 on; None without it.
+
+    Raises:
+        DataError: it is no list, or names one twice.
+    """
+    listed = first_existing([source / name for name in CLASS_LISTS])
+    if listed is None:
+        return None
+    names = read_lines(listed, "list of classes")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"list of classes {listed} names {shown(twice)} twice; give each class its own name")
+    return tuple(names)
+
+
 def _own_classes(source: Path, indexes: Sequence[Index], options: PrepareOptions) -> tuple[str, ...]:
     """The names in classes.txt, else numbers up to the largest one that occurs."""
-    listed = first_existing([source / "classes.txt", source / "class_names.txt"])
-    if listed is not None:
-        names = read_lines(listed, "list of classes")
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise DataError(f"list of classes {listed} names {shown(twice)} twice; give each class its own name")
-        return tuple(names)
+    if (names := listed_classes(source)) is not None:
+        return names
     files = [source / str(record.label_map) for index in indexes for record in index.records]
     largest = 0
     for done, file in enumerate(files):

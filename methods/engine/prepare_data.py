@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnbias.data.cores import available_cores
 from attnbias.data.names import unfit_name
-from attnbias.data.own import own_info
+from attnbias.data.own import holds_shards, own_info
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.prepared import data_root
 from attnbias.data.progress import ProgressCallback, silent
@@ -106,11 +106,11 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
             raise UsageError(f"--level belongs to inat2018 and inat2019; '{name}' has no taxonomy")
         settings["level"] = request.level
     if request.masks is not None:
-        if "masks" not in (info or own_info(Path(name), request.called)).settings:
+        if "masks" not in (info or own_info(Path(name), request.called, request.in_place)).settings:
             raise UsageError(f"--masks belongs to sets in COCO layout; '{name}' holds no masks of objects")
         settings["masks"] = request.masks
     if request.contexts is not None:
-        if not own or "contexts" not in own_info(Path(name), request.called).settings:
+        if not own or "contexts" not in own_info(Path(name), request.called, request.in_place).settings:
             raise UsageError(f"--contexts belongs to folders of classes; '{name}' is none")
         settings["contexts"] = request.contexts
     if request.orientation is not None:
@@ -122,8 +122,10 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
 
 def _check_source(request: PrepareRequest, own: bool) -> None:
     name, called = request.name, request.called
-    if own and (request.source is not None or request.download or request.offline or request.in_place):
-        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download, --offline or --in-place")
+    if own and (request.source is not None or request.download or request.offline):
+        raise UsageError(f"'{name}' is the source itself: it takes no --source, --download or --offline")
+    if own and request.in_place and not holds_shards(Path(name)):
+        raise UsageError(f"--in-place is for folders of WebDataset shards (.tar); '{name}' holds none")
     if called is not None and not own:
         raise UsageError(f"--name belongs to sets of your own; '{name}' keeps its name")
     if called is not None and (reason := unfit_name(called)):

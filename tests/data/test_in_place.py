@@ -229,4 +229,6 @@ def test_it_is_typed_and_said(tmp_path: Path, offer: Offer) -> None:
     for name in ("demo", "ade20k", "cifar10"):
         refused = attnbias("prepare-data", name, "--root", tmp_path / "root", "--in-place", expect=2).line
         assert refused.endswith(f"for archives of labelled images that would be unpacked; '{name}' has none")
-    assert "it takes no" in attnbias("prepare-data", source, "--root", tmp_path / "root", "--in-place", expect=2).line
+    (tmp_path / "ant").mkdir()
+    refused = attnbias("prepare-data", tmp_path / "ant", "--root", tmp_path / "root", "--in-place", expect=2).line
+    assert refused.endswith("ant' holds none")
