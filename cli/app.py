@@ -23,7 +23,7 @@ from attnbias.cli.errors import describe
 from attnbias.cli.explore import explore
 from attnbias.cli.export import export
 from attnbias.cli.listing import listing
-from attnbias.cli.options import in_lines, literal_help, with_options
+from attnbias.cli.options import by_our_rules, in_lines, with_options
 from attnbias.cli.predict import predict
 from attnbias.cli.prepare_data import prepare_data
 from attnbias.cli.priors import priors
@@ -126,7 +126,7 @@ app.add_typer(listing, name="list")
 @cache
 def _command() -> Callable[..., int]:
     """The command line, which a process that runs several commands builds once."""
-    command: Callable[..., int] = literal_help(typer.main.get_command(app))
+    command: Callable[..., int] = by_our_rules(typer.main.get_command(app))
     return command
 
 

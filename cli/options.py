@@ -16,9 +16,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from attnbias.cli.help_levels import HelpAll, flags_take_nothing, in_two_levels
+from attnbias.cli.once import each_once, typed_again
 from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.recipe import (
     BOUNDS,
     OLD_NAMES,
@@ -224,12 +226,14 @@ def of_task(arguments: list[str]) -> list[str]:
     `--task` itself stays where the method has several tasks, as an option of its recipe.
 
     Raises:
-        UsageError: no such task.
+        UsageError: no such task, or two.
     """
     paper, *rest = arguments
     if paper not in TASKS:
         return arguments
     tasks = TASKS[paper]
+    if (times := len(values_of("--task", rest))) > 1:
+        raise UsageError(typed_again("--task", times))
     task, checkpoint = value_of("--task", rest), value_of("--load-from", rest)
     if task is None:
         stored = stored_method(Path(checkpoint)) if checkpoint is not None else paper
@@ -252,23 +256,27 @@ def in_lines(*lines: str) -> str:
 
 
 def value_of(option: str, arguments: list[str]) -> str | None:
-    """The value of an option in arguments that nobody has parsed yet."""
-    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        if word == option or word.startswith(option + "="):
-            return word.partition("=")[2] or following
-    return None
+    """The value of an option in arguments that nobody has parsed yet; the first of several."""
+    return next(iter(values_of(option, arguments)), None)
 
 
-def literal_help(command: Any) -> Any:
-    """Return a command, and all below it, whose help texts are shown as they are written: `[x]` is not markup, and a
-    paragraph is as wide as the page."""
-    flags_take_nothing(command)
+def values_of(option: str, arguments: list[str]) -> list[str]:
+    """All values of an option in arguments that nobody has parsed yet."""
+    pairs = zip_longest(arguments, arguments[1:], fillvalue="")
+    found = [(word, following) for word, following in pairs if word == option or word.startswith(option + "=")]
+    return [word.partition("=")[2] or following for word, following in found]
+
+
+def by_our_rules(command: Any) -> Any:
+    """Return a command, and all below it, which takes an option of one value once, and whose help texts are shown as
+    they are written: `[x]` is not markup, and a paragraph is as wide as the page."""
+    each_once(flags_take_nothing(command))
     for place in (command, *command.params):
         for name in ("help", "short_help", "epilog"):
             if text := getattr(place, name, None):
                 setattr(place, name, literal(text if name == "epilog" else paragraphs(text)))
     for child in getattr(command, "commands", {}).values():
-        literal_help(child)
+        by_our_rules(child)
     return command
 
 
@@ -298,7 +306,7 @@ def method_commands(
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
         about = f"{method.title}. {method.paper}"
         single.command(method_name, help=about, epilog=shown(method_name))(build(method))
-        return in_two_levels(literal_help(get_command(single)), kind, method)
+        return in_two_levels(by_our_rules(get_command(single)), kind, method)
 
     def shown(method: str) -> str:
         return in_lines("Examples:", *(f"attnbias {name} {method} {example}" for example in examples))

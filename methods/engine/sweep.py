@@ -94,13 +94,14 @@ def check_apart(requests: Sequence[TrainRequest]) -> None:
 
 
 def without(words: Sequence[str], *options: str) -> list[str]:
-    """A command line without these options, which take a value each."""
+    """A command line without these options, which take a value each; that of a short one may be glued to it (-oDIR)."""
+    short = tuple(option for option in options if not option.startswith("--"))
     kept: list[str] = []
     rest = iter(words)
     for word in rest:
         if word in options:
             list(islice(rest, 1))  # its value
-        elif word.split("=")[0] not in options:
+        elif word.split("=")[0] not in options and not word.startswith(short):
             kept.append(word)
     return kept
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.command_line import attnbias
-from tests.helpers.tiny_runs import CPU, TINY, contents
+from tests.helpers.tiny_runs import CPU, TINY, contents, instead
 
 
 @pytest.fixture
@@ -37,5 +37,5 @@ def refused(here: Path) -> Callable[..., str]:
 def trained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of CSRA on the demo set: 2 epochs x 4 steps, the last two checkpoints kept."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    attnbias("train", "csra", *TINY, *CPU, "--epochs", 2, "--data-root", demo_root, "--out", out, expect=0)
+    attnbias("train", "csra", *instead(TINY, "--epochs", 2), *CPU, "--data-root", demo_root, "--out", out, expect=0)
     return out

@@ -30,7 +30,7 @@ from tests.helpers.browser import Browser
 from tests.helpers.command_line import Result, attnbias
 from tests.helpers.forked import ForkedRun
 from tests.helpers.small_model import write_model
-from tests.helpers.tiny_runs import contents
+from tests.helpers.tiny_runs import contents, instead
 
 FILES = {"audit.json", "classes.csv", "samples.csv"}
 HOSTILE = ("=1+1", "</script>", "a|b`c", "{{title}}")
@@ -48,7 +48,7 @@ def audit(model: Path, demo_root: Path) -> Callable[..., Result]:
 
     def run(*more: Any, expect: int = 0) -> Result:
         quick = ("--limit", 8, "--faithfulness", 2, "--data-root", demo_root, "--gpus", 0)
-        return attnbias("audit", model, "demo", *quick, *more, expect=expect)
+        return attnbias("audit", model, "demo", *instead(quick, *more), expect=expect)
 
     return run
 

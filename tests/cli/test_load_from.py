@@ -20,7 +20,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import write_model
-from tests.helpers.tiny_runs import CPU, TINY, contents, newest, weights_of
+from tests.helpers.tiny_runs import CPU, TINY, contents, instead, newest, weights_of
 
 
 def damaged(kind: str, run: Path, folder: Path) -> tuple[Path, str]:
@@ -167,7 +167,7 @@ def test_another_number_of_classes(trained: Path, three_classes: tuple[Path, Pat
     refusal = "knows 10 classes, dataset 'pets' has 3; name the right one with --dataset"
     assert refusal in attnbias("val", "csra", *common, *CPU, expect=2).line
     assert refusal in attnbias("visualize", "csra", *common, expect=2).line
-    start = ["train", "csra", *TINY, *CPU, *common, "--batch-size", 6, "--out", here / "run"]
+    start = ["train", "csra", *instead(TINY, "--batch-size", 6), *CPU, *common, "--out", here / "run"]
     line = attnbias(*start, expect=3).line
     assert "classifier.weight (file 4x10x64, model 4x3x64); for another number of classes add --reset-head" in line
     assert not (here / "run").exists()
@@ -210,7 +210,7 @@ def test_metadata_of_another_version_or_torn(trained: Path, here: Path, refused:
 
 def test_a_batch_that_is_larger_than_an_epoch_is_said(demo_root: Path, here: Path) -> None:
     words = "warning: an epoch has 72 samples, fewer than the batch of 128: each step takes all 72"
-    start = ("train", "csra", *TINY, *CPU, "--data-root", demo_root, "--batch-size", 128)
+    start = ("train", "csra", *instead(TINY, "--batch-size", 128), *CPU, "--data-root", demo_root)
     assert words + "\n" in attnbias(*start, "--dry-run", expect=0).out
     assert words + ", although --drop-last is set" in attnbias(*start, "--dry-run", "--drop-last", expect=0).out
     assert words + "\n" in attnbias(*start, expect=0).out

@@ -15,7 +15,7 @@ import pytest
 
 from attnbias.methods.engine.run_folder import RunFolder, damage
 from tests.helpers.command_line import attnbias
-from tests.helpers.tiny_runs import CPU, TINY, contents, newest, weights_of
+from tests.helpers.tiny_runs import CPU, TINY, contents, instead, newest, weights_of
 
 
 def test_an_output_folder_in_use_is_left_alone(here: Path, demo_root: Path, refused: Callable[..., str]) -> None:
@@ -125,7 +125,8 @@ def test_a_file_that_cannot_be_written_whole_keeps_the_last_checkpoint(
     shutil.rmtree(newest(out))  # as if the run had been killed before its last checkpoint
     before = newest(out)
     kept = contents(folder.checkpoints)
-    start = ["train", "csra", *TINY, *CPU, "--epochs", 2, "--data-root", demo_root, "--out", out, "--resume", "auto"]
+    start = instead(["train", "csra", *TINY, *CPU, "--data-root", demo_root, "--out", out], "--epochs", 2)
+    start += ["--resume", "auto"]
     with limited_files(int(share * weights_of(out).stat().st_size)):
         line = attnbias(*start, expect=1).line
     assert "File too large; the last good checkpoint is untouched" in line

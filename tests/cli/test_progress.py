@@ -16,6 +16,7 @@ from attnbias.methods.engine.prepare_data import prepare_data
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.screen import TrainingBar, counted, progress
 from tests.helpers.command_line import attnbias
+from tests.helpers.tiny_runs import instead
 
 
 class Stream(io.StringIO):
@@ -173,6 +174,6 @@ def test_a_run_begins_with_what_it_is_in_few_lines(demo_root: Path, tmp_path: Pa
     assert "batch: global 24 = 1 process x 24 x 1 accumulation; 3 steps an epoch, 24 in all" in begun
     assert f"output folder: {tmp_path / 'short'}" in begun
     assert sum("to go, without evaluations" in line for line in lines) == 1
-    longer = attnbias(*words, "--out", tmp_path / "long", "--verbose", "--steps", 1, expect=0).out
+    longer = attnbias(*instead(words, "--steps", 1), "--out", tmp_path / "long", "--verbose", expect=0).out
     assert "drop_unlabelled" in longer
     assert "drop_unlabelled" not in begun

@@ -31,7 +31,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.resolve import resolve_recipe
 from attnbias.methods.engine.training.setup import plan_run
 from tests.helpers.command_line import attnbias, typed
-from tests.helpers.tiny_runs import CPU, TINY, contents
+from tests.helpers.tiny_runs import CPU, TINY, contents, instead
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_the_shell_completes_without_torch(words: list[str], offered: list[str])
 
 def test_dry_run_shows_the_arithmetic_and_writes_nothing(here: Path, demo_root: Path) -> None:
     shown = attnbias(
-        *("train", "csra", *TINY, "--epochs", 3, "--dry-run", "--data-root", demo_root, "--out", here / "run"),
+        *("train", "csra", *instead(TINY, "--epochs", 3), "--dry-run", "--data-root", demo_root, "--out", here / "run"),
         *("--gpus", 0, "--processes", 2, "--accumulation", 2),
         expect=0,
     ).out

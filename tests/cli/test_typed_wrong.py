@@ -37,6 +37,18 @@ from tests.helpers.command_line import attnbias
         ("train csra --epochs 0", 2, "'epochs' = 0: Input should be greater than or equal to 1"),
         ("train csra --epochs many", 2, "'--epochs'"),
         ("train csra --dataset=", 2, "--dataset is empty; give it a value, or leave it out"),
+        ("train csra --lr 1 --lr 2", 2, "--lr is typed 2 times; keep one of them; see: attnbias train csra --help"),
+        ("train csra --recipe demo --num-heads 4 --num-heads=6", 2, "--num-heads is typed 2 times"),
+        ("train absvit --task vqa --task segmentation", 2, "--task is typed 2 times"),
+        ("train csra --load-from a --load-from=b", 2, "--load-from is typed 2 times"),
+        ("val csra --load-from x --split a --split b", 2, "--split is typed 2 times"),
+        ("val csra --load-from x --flip --no-flip", 2, "--flip/--no-flip is typed 2 times"),
+        ("predict --load-from x photo.jpg --lam 0.1 --lam 0.2", 2, "--lam is typed 2 times"),
+        ("predict --method csra --method ida --load-from x photo.jpg", 2, "--method is typed 2 times"),
+        ("prepare-data demo --root a --data-root b", 2, "--data-root is typed 2 times"),
+        ("weights convert a --to b --to c", 2, "--to is typed 2 times"),
+        ("compare a --measure b --measure c", 3, "a is not a run folder"),  # a list: as often as one likes
+        ("predict --load-from x --overwrite --overwrite y", 2, "no file or folder y"),  # says the same twice
         ("train csra --lr 0", 2, "'lr' = 0.0: Input should be greater than 0"),
         ("train csra --lr nan", 2, "'lr' = nan"),
         ("train csra --momentum 1", 2, "'momentum' = 1.0: Input should be less than 1"),

@@ -22,6 +22,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from tests.helpers.command_line import attnbias
+from tests.helpers.tiny_runs import instead
 
 
 def test_the_layer_is_sklearns_logistic_regression_of_the_same_weights() -> None:
@@ -135,7 +136,7 @@ def test_val_measures_the_layer_that_was_trained_anew(demo_root: Path, tmp_path:
     broken = next((root / "demo-single" / "images" / "val").iterdir())
     broken.write_bytes(b"no image")
     left_out = ["--split", "unbiased", "--data-root", root, "--on-bad-image", "skip", "--json", "-"]
-    (short,) = json.loads(attnbias(*asked, *left_out, expect=0).out)
+    (short,) = json.loads(attnbias(*instead(asked, *left_out), expect=0).out)
     assert (short["last_layer"]["images"], short["last_layer"]["skipped"]) == (found["images"] - 1, 1)
     scored: list[nn.Module] = []
     with register_module_forward_pre_hook(lambda module, _: scored.append(module)):

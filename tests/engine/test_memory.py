@@ -24,7 +24,7 @@ from attnbias.methods.engine.training.train import _Run
 from attnbias.methods.engine.types import Batch
 from tests.helpers.command_line import attnbias
 from tests.helpers.forked import FORKS
-from tests.helpers.tiny_runs import CPU, TINY, contents
+from tests.helpers.tiny_runs import CPU, TINY, contents, instead
 
 CPU_ALONE = torch.device("cpu")
 
@@ -109,8 +109,9 @@ def peak_with(size: int) -> int:
 
 
 def test_a_dry_run_measures_and_writes_nothing(demo_root: Path, tmp_path: Path) -> None:
-    words = ("train", "csra", *TINY, *CPU, "--data-root", demo_root, "--out", tmp_path / "run", "--measure")
-    shown = attnbias(*words, "--batch-size", 5, "--steps", 1, "--dry-run", expect=0).out  # of a run of one step too
+    words = ["train", "csra", *TINY, *CPU, "--data-root", demo_root, "--out", tmp_path / "run"]
+    words = [*instead(words, "--batch-size", 5), "--measure"]
+    shown = attnbias(*words, "--steps", 1, "--dry-run", expect=0).out  # of a run of one step too
     assert "  5 images at once take " in shown
     assert "images at once fit (by the line through the last two, not run)" in shown
     assert attnbias(*words, expect=2).line == "error: --measure changes nothing without --dry-run"

@@ -22,6 +22,7 @@ import pytest
 
 from attnbias.methods.engine.run_folder import RunFolder
 from tests.helpers.forked import ForkedRun
+from tests.helpers.tiny_runs import instead
 
 TINY = ["--epochs", "2", "--batch-size", "20", "--image-size", "32", "--ema-decay", "0.9"]
 RUN = ["--gpus", "0", "--threads", "1", "--log-every", "3", "--save-steps", "1", "--eval-batch-size", "16"]
@@ -34,7 +35,7 @@ def forked(log: Path, *arguments: Any, processes: int = 1) -> None:
 
 def train(out: Path, root: Path, *more: Any, backbone: str = "tiny") -> list[Any]:
     model = ["train", "csra", "--recipe", "demo", "--backbone", backbone]
-    return [*model, *TINY, "--out", out, "--data-root", root, *RUN, *more]
+    return instead([*model, *TINY, "--out", out, "--data-root", root, *RUN], *more)
 
 
 def family_of(pid: int) -> list[int]:

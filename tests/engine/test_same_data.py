@@ -15,6 +15,7 @@ from attnbias.data.prepare import prepare
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.run_folder import MANIFEST, RunFolder, crc32
 from tests.helpers.forked import FORKS, ForkedRun, enter, free_port
+from tests.helpers.tiny_runs import instead
 
 RUN = ["--recipe", "demo", "--epochs", 2, "--batch-size", 6, "--image-size", 32, "--gpus", 0, "--threads", 1]
 
@@ -142,7 +143,7 @@ def test_a_checkpoint_that_says_nothing_of_its_data_resumes_with_a_warning(here:
 
 
 def test_another_split_that_picks_the_best_weights_is_refused(tmp_path: Path, demo_root: Path) -> None:
-    words = ["train", "csra", *RUN, "--batch-size", 36, "--data-root", demo_root, "--out", tmp_path / "run"]
+    words = ["train", "csra", *instead(RUN, "--batch-size", 36), "--data-root", demo_root, "--out", tmp_path / "run"]
     assert command(tmp_path, *words, "--eval-splits", "val")[0] == 0
     code, said = command(tmp_path, *words, "--eval-splits", "counter,val", "--resume", "auto")
     assert code == 2

@@ -19,6 +19,7 @@ from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.control import SAME
 from attnbias.methods.engine.run_folder import RunFolder
 from tests.helpers.forked import ForkedRun
+from tests.helpers.tiny_runs import instead
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 CSRA = ["train", "csra", "--recipe", "demo", "--backbone", "tiny", "--image-size", 32, "--gpus", 0, "--threads", 1]
@@ -34,7 +35,7 @@ def slow_to_evaluate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runs(root: Path, processes: int, *more: Any) -> Callable[[Path], ForkedRun]:
-    words: list[Any] = [*RUN, "--eval-batch-size", 1, "--resume", "auto", "--data-root", root, *more]
+    words: list[Any] = instead([*RUN, "--eval-batch-size", 1, "--resume", "auto", "--data-root", root], *more)
     return lambda out: ForkedRun([*words, "--out", out], out.with_suffix(".log"), processes)
 
 
@@ -210,7 +211,7 @@ def test_a_signal_at_start_up(stop: signal.Signals, more: list[Any], slow_to_eva
     draw = random.Random(int(stop))
     for number in range(5):
         out = tmp_path / f"run{number}"
-        words = [*RUN, "--epochs", 500, "--data-root", slow_to_evaluate, "--out", out, *more]
+        words = instead([*RUN, "--data-root", slow_to_evaluate, "--out", out, *more], "--epochs", 500)
         process = subprocess.Popen(
             [sys.executable, "-m", "attnbias", *map(str, words)],
             stdout=subprocess.PIPE,

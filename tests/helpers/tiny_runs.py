@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attnbias.methods.engine.run_folder import RunFolder
+from attnbias.methods.engine.sweep import without
 
 TINY = ["--recipe", "demo", "--epochs", 1, "--batch-size", 20, "--image-size", 32]
 CPU = ["--gpus", 0, "--threads", 1]
+
+
+def instead(words: Sequence[Any], *others: Any) -> list[Any]:
+    """The words of a command, with other options, of one value each, in the place of those that they name too."""
+    named = [word for word in map(str, others) if word.startswith("--")]
+    return [*without([*map(str, words)], *named), *others]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
