@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
-from attnbias.data.reading import Json
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.data.reading import Json, is_text
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.pretrained import Pretrained, Statistics
 from attnbias.methods.engine.published import names_function, names_transformers
 from attnbias.methods.engine.types import Fields
@@ -68,7 +70,7 @@ def own_network(source: str, weights: Path | None, trust: bool = False) -> OwnNe
 
     Raises:
         UsageError: there is no such module or function, or it gives something else than RESULT.
-        WeightsError: the weights do not fit, or are not on the hub. RunError: the function raised an error.
+        WeightsError: the weights do not fit, or are not on the hub; or code of one's own raised an error.
     """
     if names_transformers(source):
         return _of_transformers(source.partition(":")[2])
@@ -78,27 +80,44 @@ def own_network(source: str, weights: Path | None, trust: bool = False) -> OwnNe
 # A function of one's own ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _running(what: str) -> Iterator[None]:
+    """Turn whatever code of one's own raises inside into one line that names both.
+
+    Raises:
+        WeightsError: it raised something.
+    """
+    try:
+        yield
+    except ANYTHING as error:
+        try:
+            said = f": {error}".rstrip(": ")
+        except Exception:  # its __str__ is of one's own, too
+            said = ""
+        raise WeightsError(f"{what} raised {type(error).__name__}{said}") from error
+
+
 def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwork:
     module, _, name = source.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` has it
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise RunError(f"{module} cannot be imported: {error}") from error
-        raise UsageError(f"{source}: no module '{error.name}' in {here} or among the installed packages") from None
-    except ANYTHING as error:
-        raise RunError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+    with _running(f"{source}: the import of {module}"):
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            found = None
+            missing = error.name
+    if found is None:
+        raise UsageError(f"{source}: no module '{missing}' in {here} or among the installed packages")
     function = getattr(found, name, None)
     if not callable(function):
         raise UsageError(f"{source}: {module} has no function '{name}'")
     file = getattr(found, "__file__", None) or module
     LOG.warning("running code of your own: %s in %s", name, file)
-    try:
+    with _running(source):
         given = function()
-    except ANYTHING as error:
-        raise RunError(f"{source} raised {type(error).__name__}: {error}") from error
     network, images, classes = _parts(source, given)
     if weights is not None:
         load_strict(network, read_checkpoint(weights, trust=trust).state, weights)
@@ -120,29 +139,27 @@ def _checked(source: str, network: nn.Module, images: object, classes: object, w
     """Ask the network once, and hold its answer against the classes."""
     known = _images(source, network, images)
     fields: Fields = {} if known is None else dict(known.recipe_fields())
-    inner = network.eval()
+    with _running(f"{source}: its network"):
+        inner = network.eval()
+        parameter = next(network.parameters(), torch.zeros(()))
     if known is not None and fields["normalize"] is None:
         network, fields["normalize"] = nn.Sequential(Normalize(known.mean, known.std), inner), "unit"
     side = int(fields.get("image_size", 224))
-    parameter = next(network.parameters(), torch.zeros(()))
     for count in (1, 2):
-        try:
-            with torch.no_grad():
-                answer = network(torch.zeros(count, 3, side, side, device=parameter.device))
-        except ANYTHING as error:
-            raise RunError(
-                f"{source}: its network raised {type(error).__name__} for images of {side} pixels: {error}"
-            ) from error
+        with _running(f"{source}: its network, asked with images of {side} pixels,"), torch.no_grad():
+            answer = network(torch.zeros(count, 3, side, side, device=parameter.device))
         if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count or not answer.shape[1]:
             shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             asked = "an image" if count == 1 else "two images"
             raise UsageError(f"{source}: its network gives {shape} for {asked}; expected logits ({count}, classes)")
+        if not answer.is_floating_point():
+            raise UsageError(f"{source}: its network gives numbers of {answer.dtype}; expected logits, real numbers")
     outputs = answer.shape[1]
     if isinstance(classes, Mapping):
         classes = [classes.get(number, classes.get(str(number))) for number in range(outputs)]
     names = None if classes is None else tuple(classes) if isinstance(classes, Sequence) else ()
     if names is not None:
-        if isinstance(classes, str) or not all(isinstance(name, str) and name for name in names):
+        if isinstance(classes, str) or not all(isinstance(name, str) and name and is_text(name) for name in names):
             raise UsageError(f"{source}: its class names are {type(classes).__name__}; expected a list of texts")
         if len(names) != outputs:
             raise UsageError(f"{source} names {len(names)} classes, and its network has {outputs} outputs")
@@ -157,9 +174,10 @@ def _images(source: str, network: nn.Module, images: object) -> Pretrained | Non
     Raises:
         UsageError: it is told in another form.
     """
-    if images is None and (configured := getattr(network, "pretrained_cfg", None)):
+    configured = getattr(network, "pretrained_cfg", None)
+    if images is None and isinstance(configured, Mapping) and "input_size" in configured:
         images = {
-            "image_size": configured["input_size"][-1],
+            "image_size": tuple(configured["input_size"])[1:],
             "crop_ratio": None if configured.get("crop_mode") == "squash" else configured.get("crop_pct"),
             **{name: configured[name] for name in ("mean", "std", "interpolation") if name in configured},
         }
@@ -181,15 +199,16 @@ def _images(source: str, network: nn.Module, images: object) -> Pretrained | Non
             "transforms of torchvision's weights"
         )
     size = images.get("image_size", 224)
-    if isinstance(size, tuple | list):
-        size = size[-1]
+    sides = list(size) if isinstance(size, tuple | list) else [size]
+    if not all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides) or len({*sides}) != 1:
+        raise UsageError(f"{source}: image_size {size!r}; expected a whole number, the side of a square")
     ratio = images.get("crop_ratio")
     mean, std = _statistics(source, "mean", images.get("mean", 0.0)), _statistics(source, "std", images.get("std", 1.0))
     filtered = str(images.get("interpolation", "bilinear"))
     try:
-        made = Pretrained(None, int(size), mean, std, filtered, None if ratio is None else float(ratio))
+        made = Pretrained(None, int(sides[0]), mean, std, filtered, None if ratio is None else float(ratio))
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{source}: image_size {size!r} and crop_ratio {ratio!r}; expected numbers") from None
+        raise UsageError(f"{source}: crop_ratio {ratio!r}; expected a number") from None
     if not 1 <= made.image_size <= LARGEST_IMAGE:
         raise UsageError(f"{source}: image_size {size!r}; expected 1 to {LARGEST_IMAGE:,} pixels")
     return made

@@ -46,7 +46,8 @@ def find_layer(network: nn.Module, image_size: int, name: str | None = None) -> 
         return grids[name]
     candidates = [layer for layer in grids if not any(inner in layer for inner in INNER)]
     with torch.inference_mode(False):
-        gradients = torch.autograd.grad(answer, [outputs[layer] for layer in candidates], allow_unused=True)
+        reached = [outputs[layer] for layer in candidates]
+        gradients = torch.autograd.grad(answer, reached, allow_unused=True) if reached else ()
     for layer, gradient in reversed(list(zip(candidates, gradients, strict=True))):
         if gradient is None:
             continue
@@ -71,7 +72,7 @@ def _run(network: nn.Module, image_size: int) -> tuple[dict[str, Tensor], Tensor
             outputs[names[module]] = output
 
     parameters = list(network.named_parameters())
-    shape = (2, 3, image_size, image_size)
+    shape, device = (2, 3, image_size, image_size), next((value.device for _, value in parameters), "cpu")
     # Heads and scales that start at zero, as fresh ones may, would hide where gradients flow.
     filled = {name: value if value.any() else torch.ones_like(value) for name, value in parameters}
     hooks = [module.register_forward_hook(keep) for module in names]
@@ -79,7 +80,7 @@ def _run(network: nn.Module, image_size: int) -> tuple[dict[str, Tensor], Tensor
     network.eval()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameters[0][1].device)
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
             values = {name: value.detach().clone().requires_grad_() for name, value in filled.items()}
             logits: Tensor = functional_call(network, values, (images,))
             draws = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)

@@ -55,6 +55,47 @@ def nothing():
 def leaves():
     raise SystemExit(7)
 
+class Unlike(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what, self.pretrained_cfg = what, {"unlike": "timm's"}
+
+    def forward(self, images):
+        if self.what == "raises":
+            raise KeyError(f"{len(images)} images")
+        return torch.zeros(len(images), 3, dtype=torch.int64)
+
+def raises():
+    return Unlike("raises"), {"image_size": 32}
+
+def whole():
+    return Unlike("whole"), {"image_size": 32}
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+def silent():
+    raise Silent
+
+def argument(size):
+    return network()
+
+def oblong():
+    return network(), {"image_size": (32, 64)}
+
+def fraction():
+    return network(), {"image_size": 32.7}
+
+def sizeless():
+    return network(), {"image_size": ()}
+
+def halves():
+    return network(), {"image_size": 32}, ["a", "b", "\\ud800"]
+
+def flat():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), {"image_size": 32}
+
 def small():
     return network(), {"image_size": -5}
 
@@ -182,12 +223,20 @@ def test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them(
         ("no_logits", 2, "gives (1, 4, 30, 30) for an image; expected logits (1, classes)"),
         ("squeezed", 2, "gives (3,) for an image; expected logits (1, classes)"),
         ("few", 1, "the model gives 2 scores for 6 images"),
-        ("leaves", 1, "raised SystemExit: 7"),
+        ("leaves", 3, "raised SystemExit: 7"),
+        ("raises", 3, ":raises: its network, asked with images of 32 pixels, raised KeyError: '1 images'"),
+        ("whole", 2, "its network gives numbers of torch.int64; expected logits, real numbers"),
+        ("silent", 3, ":silent raised Silent"),
+        ("argument", 3, ":argument raised TypeError: argument() missing 1 required positional argument: 'size'"),
+        ("oblong", 2, "image_size (32, 64); expected a whole number, the side of a square"),
+        ("fraction", 2, "image_size 32.7; expected a whole number"),
+        ("sizeless", 2, "image_size (); expected a whole number"),
+        ("halves", 2, "its class names are list; expected a list of texts"),
         ("small", 2, "image_size -5; expected 1 to 8,192 pixels"),
         ("large", 2, "image_size 1000000000; expected 1 to 8,192 pixels"),
         ("no_number", 2, "mean nan; expected finite numbers"),
         ("closure", 2, "says of its images function; expected a dict of image_size"),
-        ("fails", 1, "raised ValueError: no such file"),
+        ("fails", 3, "raised ValueError: no such file"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -195,6 +244,18 @@ def test_what_does_not_fit_is_one_line(
 ) -> None:
     asked = ("predict", "--method", "plain", "set", "--gpus", 0, "--load-from")
     assert words in refused(*asked, f"{module(request)}:{name}", cwd=home, expect=code)
+
+
+def test_a_function_that_is_no_ones_own_is_one_line_and_debug_shows_where(home: Path) -> None:
+    assert "os:system raised TypeError" in refused("audit", "os:system", "set", cwd=home, expect=3)
+    shown = attnbias("--debug", "audit", "os:system", "set", cwd=home, expect=3).err
+    assert "found = function()" not in shown
+    assert "given = function()" in shown
+
+
+def test_maps_of_a_network_without_a_grid_are_refused_in_one_line(home: Path, request: pytest.FixtureRequest) -> None:
+    asked = ("visualize", "plain", "--load-from", f"{module(request)}:flat", "set/a", "--gpus", 0, "--out", "seen")
+    assert "no layer of this network has a grid of features" in refused(*asked, cwd=home, expect=2)
 
 
 def test_a_module_that_is_missing_and_a_method_of_its_own_network_are_one_line(
