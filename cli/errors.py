@@ -9,7 +9,7 @@ import typer
 from attnbias.methods.engine import describe as engine
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 
-TypedWrong: type[Exception] = typer.BadParameter.__mro__[1]
+TypedWrong: Any = typer.BadParameter.__mro__[1]
 """Click's UsageError, of which Typer has its own copy in some versions and the click package's in others."""
 
 
