@@ -9,7 +9,11 @@ import typer
 from attnbias.methods.engine import describe as engine
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 
-TypedWrong: Any = typer.BadParameter.__mro__[1]
+Part = Any
+"""A command, its context, parser, parameter or error: of Typer's own click in some versions, of the click package in
+others."""
+
+TypedWrong: Part = typer.BadParameter.__mro__[1]
 """Click's UsageError, of which Typer has its own copy in some versions and the click package's in others."""
 
 
@@ -24,7 +28,7 @@ def describe(error: BaseException) -> tuple[int, str]:
     return engine.describe(refused)
 
 
-def _in_our_words(error: Any) -> str:
+def _in_our_words(error: Part) -> str:
     """One line, the nearest option, where to read more."""
     words = error.format_message().replace("Value error, ", "").replace(". Did you", "; did you").rstrip(".")
     if not words:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from attnbias.cli.errors import Part
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.recipe import OF_THE_METHOD, Recipe, panel_of
 from attnbias.methods.engine.requests import RUN, Request, TrainRequest, spelled
@@ -32,7 +33,7 @@ def is_common(kind: type[Request], method: Description, name: str) -> bool:
     return kind is TrainRequest and panel_of(fields[name]) == OF_THE_METHOD
 
 
-def in_two_levels(command: Any, kind: type[Request], method: Description) -> Any:
+def in_two_levels(command: Part, kind: type[Request], method: Description) -> Part:
     """Return a command that hides what few people set from `--help`."""
     for parameter in command.params:
         if not parameter.hidden and not is_common(kind, method, parameter.name):
@@ -44,7 +45,7 @@ def in_two_levels(command: Any, kind: type[Request], method: Description) -> Any
 def _show_all(context: typer.Context, asked: bool) -> None:
     if not asked:
         return
-    rare: list[Any] = [parameter for parameter in context.command.params if getattr(parameter, RARE, False)]
+    rare: list[Part] = [parameter for parameter in context.command.params if getattr(parameter, RARE, False)]
     for parameter in rare:
         parameter.hidden = False
     if text := context.get_help():  # what was not printed already
@@ -59,7 +60,7 @@ HelpAll = Annotated[
 ]
 
 
-def flags_take_nothing(command: Any) -> Any:
+def flags_take_nothing(command: Part) -> Part:
     """Return a command whose help gives flags no value, and cuts nothing off where lines are short."""
     for parameter in command.params:
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
@@ -79,8 +80,8 @@ def _with_whole_names(show: Callable[..., None]) -> Callable[..., None]:
     return shown
 
 
-def _without_value(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def found(context: Any) -> Any:
+def _without_value(get: Callable[[Part], Part]) -> Callable[[Part], Part]:
+    def found(context: Part) -> Part:
         option = get(context)
         if option is not None:
             option.metavar = ""

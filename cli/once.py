@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
-from attnbias.cli.errors import TypedWrong
+from attnbias.cli.errors import Part, TypedWrong
 
 
-def each_once(command: Any) -> Any:
+def each_once(command: Part) -> Part:
     """Return a command that refuses an option of one value, or a pair `--x/--no-x`, which is typed more than once.
 
     Options that gather values are typed as often as one likes, and a flag that only switches on says the same twice.
@@ -23,12 +22,12 @@ def typed_again(name: str, times: int) -> str:
     return f"{name} is typed {times} times; keep one of them"
 
 
-def _checked(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def made(context: Any) -> Any:
+def _checked(make: Callable[[Part], Part]) -> Callable[[Part], Part]:
+    def made(context: Part) -> Part:
         parser = make(context)
         parse = parser.parse_args
 
-        def parsed(args: list[str]) -> Any:
+        def parsed(args: list[str]) -> Part:
             values, rest, order = parse(args=args)
             for parameter, times in Counter(order).items():
                 if times > 1 and not _may_repeat(parameter):
@@ -42,6 +41,6 @@ def _checked(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return made
 
 
-def _may_repeat(parameter: Any) -> bool:
+def _may_repeat(parameter: Part) -> bool:
     gathers = parameter.param_type_name != "option" or parameter.multiple or parameter.count
     return bool(gathers or (parameter.is_flag and not parameter.secondary_opts))

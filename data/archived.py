@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.data.errors import DataError
-from attnbias.data.reading import Json
+from attnbias.data.reading import Json, shown
 
 
 class _Batches(NamedTuple):
@@ -41,6 +41,10 @@ CIFAR = {
         "cifar-100-python", {"train": ("train",), "test": ("test",)}, "fine_labels", "meta", "fine_label_names"
     ),
 }
+
+
+UNPICKLING = (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What a pickle raises that is damaged, or holds something else than arrays."""
 
 
 class Archived(NamedTuple):
@@ -77,7 +81,7 @@ def read_archive(archive: Path, split: str) -> Archived:
                     return _cifar(file, layout, split)
     except FileNotFoundError:
         raise DataError(f"archive {archive} is missing; fetch it with prepare-data --download") from None
-    except (OSError, EOFError, tarfile.TarError, zlib.error, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, *UNPICKLING) as error:
         raise DataError(f"archive {archive} is damaged ({error or 'it is cut short'}); fetch it again") from None
     raise DataError(f"archive {archive} holds '{top}', expected CIFAR-10, CIFAR-100 or STL-10")
 
@@ -88,8 +92,15 @@ def _cifar(file: tarfile.TarFile, layout: _Batches, split: str) -> Archived:
     )
     planes = np.concatenate([np.asarray(batch["data"], dtype=np.uint8) for batch in batches])  # (N, 3 * 32 * 32)
     labels = np.concatenate([np.asarray(batch[layout.labels], dtype=np.int64) for batch in batches])
+    names = meta[layout.names]
+    if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
+        raise ValueError(f"its class names are {shown(names)}")
+    if not all(isinstance(batch["data"], np.ndarray) and batch["data"].dtype == np.uint8 for batch in batches):
+        raise ValueError("its pixels are no bytes")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
+        raise ValueError(f"it numbers {len(names)} classes up to {labels.max()}")
     pixels = np.ascontiguousarray(planes.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1))  # (N, 32, 32, 3)
-    return Archived(pixels, labels, tuple(meta[layout.names]))
+    return Archived(pixels, labels, tuple(names))
 
 
 def _stl10(file: tarfile.TarFile, split: str) -> Archived:

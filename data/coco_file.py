@@ -12,9 +12,22 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import collector_paused
 from attnbias.data.index_check import LARGEST_SIDE
-from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_bytes, shown
+from attnbias.data.reading import (
+    LARGEST_ANNOTATIONS,
+    NOTHING,
+    Json,
+    check_entries,
+    in_words,
+    parse_json,
+    read_bytes,
+    shown,
+)
 
-KEYS = {"categories": ("id", "name"), "images": ("id", "file_name"), "annotations": ("image_id", "category_id")}
+KEYS: dict[str, dict[str, tuple[type, ...]]] = {
+    "categories": {"id": (int, str), "name": (int, str), "supercategory": (int, str, NOTHING)},
+    "images": {"id": (int, str), "file_name": (str,), "width": (int, NOTHING), "height": (int, NOTHING)},
+    "annotations": {"image_id": (int, str), "category_id": (int, str), "iscrowd": (int, bool, NOTHING)},
+}
 """What each entry of each list must have."""
 MOST_PIXELS = 180_000_000
 """Of an image that Pillow reads."""
@@ -34,13 +47,12 @@ def read_coco_file(path: Path) -> Json:
         DataError: the file is missing, is not a COCO instances file, or contradicts itself.
     """
     try:
-        content = json.loads(
-            read_bytes(path, LARGEST_ANNOTATIONS)
-        )  # in UTF-8, 16 or 32, with a byte-order mark or without
+        written = read_bytes(path, LARGEST_ANNOTATIONS)
+        content = parse_json(written.decode(json.detect_encoding(written)).removeprefix("\ufeff"))
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"annotation file {path} is not a JSON, or cut short ({error})") from None
+    except ValueError as error:
+        raise DataError(f"annotation file {path} is not a JSON, or cut short ({in_words(error)})") from None
     try:
         _check(content)
     except (ValueError, OverflowError) as error:
@@ -62,14 +74,7 @@ def usable_segmentation(annotation: Json) -> list[list[float]] | Json | None:
 def _check(content: Json) -> None:
     """Raise ValueError where the lists do not fit together; number the images where their ids are not numbers."""
     for kind, keys in KEYS.items():
-        entries = content.get(kind) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise ValueError(f"it has no list '{kind}'")
-        for position, entry in enumerate(entries):
-            if not isinstance(entry, dict) or any(key not in entry for key in keys):
-                raise ValueError(f"entry {position} of '{kind}' has no {' or '.join(map(repr, keys))}")
-            if any(not isinstance(entry[key], (str, int)) for key in keys):
-                raise ValueError(f"entry {position} of '{kind}' has {shown([entry[key] for key in keys])} as {keys}")
+        check_entries(content.get(kind) if isinstance(content, dict) else None, kind, **keys)
     categories, images, annotations = (content[kind] for kind in KEYS)
     for kind, key in (("categories", "id"), ("categories", "name"), ("images", "id")):
         counts = Counter(str(entry[key]) if key == "name" else entry[key] for entry in content[kind])
@@ -85,15 +90,17 @@ def _check(content: Json) -> None:
     for annotation in annotations:
         if annotation["category_id"] not in known:
             raise ValueError(f"an annotation names category {shown(annotation['category_id'])}, which is not listed")
-        if (box := annotation.get("bbox")) and not _is_box(box):
+        if (crowd := annotation.get("iscrowd")) not in (None, 0, 1):
+            raise ValueError(f"'iscrowd' of an object of image {shown(annotation['image_id'])} is {shown(crowd)}")
+        if (box := annotation.get("bbox")) not in (None, []) and not _is_box(box):
             what = "expected x, y, width and height, the last two not negative"
             raise ValueError(f"a box of image {shown(annotation['image_id'])} is {shown(box)}; {what}")
     for image in images:
-        if not isinstance(image["file_name"], str) or "\0" in image["file_name"]:
-            raise ValueError(f"the file name of image {shown(image['id'])} is {shown(image['file_name'])}")
+        if not image["file_name"]:
+            raise ValueError(f"the file name of image {shown(image['id'])} is empty")
         size = [image.get(key) for key in ("width", "height")]
         stated = [side for side in size if side is not None]
-        if any(not isinstance(side, int) or side < 1 for side in stated) or prod(stated) > MOST_PIXELS:
+        if any(side < 1 for side in stated) or prod(stated) > MOST_PIXELS:
             raise ValueError(f"width and height of image {shown(image['id'])} are {shown(size)}")
     if not all(type(image["id"]) is int for image in images):
         for annotation in annotations:
@@ -120,4 +127,7 @@ def _covers(polygon: object) -> bool:
 
 def _are_pixels(values: Sequence[object]) -> bool:
     """Whether they are numbers within an image of any size; no other number is, NaN neither."""
-    return all(isinstance(value, (int, float)) and -LARGEST_SIDE <= value <= LARGEST_SIDE for value in values)
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST_SIDE <= value <= LARGEST_SIDE
+        for value in values
+    )

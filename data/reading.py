@@ -193,6 +193,40 @@ def _holds_texts(written: str) -> bool:
     return is_text(written) and not _NUL.search(written)
 
 
+WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    bool: "true or false",
+}
+"""What values of JSON are called."""
+
+
+def check_entries(entries: object, of: str, **kinds: tuple[type, ...]) -> list[Json]:
+    """The entries of a list of a foreign file, each an object whose values are of the types that `kinds` tells for its
+    keys; true is no number, and a key whose types hold None's may be missing.
+
+    Raises:
+        Unfit: it is no list, or an entry is not of that form. `of` is what it is the list of, in words.
+    """
+    if not isinstance(entries, list):
+        raise Unfit(f"it has no list '{of}'")
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise Unfit(f"entry {position} of '{of}' is {shown(entry)}; expected an object")
+        for key, types in kinds.items():
+            if type(entry.get(key)) not in types:
+                if key not in entry:
+                    raise Unfit(f"entry {position} of '{of}' has no '{key}'")
+                expected = " or ".join(word for kind, word in WORDS.items() if kind in types)
+                raise Unfit(f"'{key}' of entry {position} of '{of}' is {shown(entry[key])}; expected {expected}")
+    return entries
+
+
+NOTHING = type(None)
+"""Of `check_entries`: the key may be missing."""
+
 # Models ---------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text, collector_paused
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, NOTHING, Unfit, check_entries, in_words, read_json
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.sets.words import word_tokenizer
 
@@ -19,6 +19,13 @@ IMAGES = {
     "coco-captions": ("train2014", "val2014", "images/train2014", "images/val2014"),
 }
 """Set -> folders that its images may stand in."""
+IMAGE: dict[str, tuple[type, ...]] = {
+    "filename": (str,),
+    "split": (str,),
+    "sentences": (list,),
+    "cocoid": (int, NOTHING),
+}
+"""What an image of Karpathy's files must have."""
 NAMES = {"train": "karpathy-train", "val": "karpathy-val"}
 """Karpathy's name of a split -> ours, where they differ: `train` and `val` are the parts that splits play."""
 UNITED = {
@@ -45,15 +52,18 @@ def read_karpathy(
     folder_of = {path.name: folder for folder in folders if folder.is_dir() for path in folder.iterdir()}
     found: dict[str, list[Record]] = {}
     try:
-        images = read_json(annotation_file, LARGEST_ANNOTATIONS)["images"]
+        content = read_json(annotation_file, LARGEST_ANNOTATIONS)
+        images = check_entries(content["images"], "images", **IMAGE)
         for image in sorted(images, key=lambda image: str(image["filename"])):
             name = image["filename"]
             path = (folder_of.get(name, folders[0]) / name).relative_to(root).as_posix()
             found.setdefault(image["split"], []).extend(
                 Record(path, 0, image_id=image.get("cocoid"), text=Text(sentence["raw"], identifier=_id(sentence)))
-                for sentence in image["sentences"]
+                for sentence in check_entries(image["sentences"], "sentences", raw=(str,), sentid=(int, str, NOTHING))
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
+        raise DataError(f"{annotation_file} is damaged or no file of Karpathy's: {in_words(error)}") from None
+    except (OSError, KeyError, TypeError) as error:
         raise DataError(
             f"{annotation_file} is missing, damaged or no file of Karpathy's ({type(error).__name__} {error})"
         ) from None
@@ -75,9 +85,10 @@ def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: st
         DataError: the file is missing or damaged.
     """
     try:
-        captions = {
-            str(path).rpartition("/")[2]: caption for path, caption in read_json(annotation_file, LARGEST_ANNOTATIONS)
-        }
+        pairs = read_json(annotation_file, LARGEST_ANNOTATIONS)
+        if any(not isinstance(text, str) for pair in pairs for text in pair):
+            raise Unfit("expected pairs of two texts")
+        captions = {path.rpartition("/")[2]: caption for path, caption in pairs}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{annotation_file} is missing, damaged or no list of captions ({error})") from None
     paths = sorted((root / f"images_{split}").glob("*/*"), key=lambda path: path.name)

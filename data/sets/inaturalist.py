@@ -9,7 +9,7 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, Unfit, check_entries, in_words, read_json
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
@@ -37,7 +37,7 @@ def read_inaturalist(
     path = root / f"{split}{year}.json"
     content = _load(path)
     try:
-        images = content["images"]
+        images = check_entries(content["images"], "images", id=(int,), file_name=(str,))
         category_of = _join(content, path)
         if level is None:
             names = _names(root, content, category_of)
@@ -50,6 +50,8 @@ def read_inaturalist(
             Record(placed(image["file_name"]), _label(image["id"], category_of, label_of), image_id=image["id"])
             for image in images
         )
+    except Unfit as error:
+        raise DataError(f"{path} is not an iNaturalist file: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
             f"{path} is not an iNaturalist file, or a part of it is missing: {type(error).__name__} {error}"
@@ -70,7 +72,8 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
 
 def _join(content: Json, path: Path) -> dict[int, int]:
     """Image id -> category id; each image must have one annotation where the file has any."""
-    annotations = content.get("annotations") or ()
+    annotations = content.get("annotations") or []
+    check_entries(annotations, "annotations", image_id=(int,), category_id=(int, str))
     category_of = {annotation["image_id"]: int(annotation["category_id"]) for annotation in annotations}
     if len(category_of) != len(annotations):
         raise DataError(f"{path}: {len(annotations) - len(category_of)} images have more than one annotation")
@@ -82,6 +85,7 @@ def _join(content: Json, path: Path) -> dict[int, int]:
 def _names(root: Path, content: Json, category_of: Mapping[int, int]) -> tuple[str, ...]:
     """Species by category id, from categories.json or the file's own list; numbers where neither is there."""
     listed = _load(root / "categories.json") if (root / "categories.json").is_file() else content.get("categories", ())
+    check_entries(listed or [], "categories", id=(int, str), name=(int, str))
     name_of = {int(category["id"]): str(category["name"]) for category in listed}
     count = 1 + max([*name_of, *category_of.values()], default=-1)
     return tuple(name_of.get(category, str(category)) for category in range(count))
@@ -91,8 +95,10 @@ def _groups(root: Path, level: str, year: int) -> tuple[tuple[str, ...], dict[in
     """Classes of a taxonomic level, and category id -> class."""
     if level not in LEVELS:
         raise DataError(f"'{level}' is not a taxonomic level; one of: {', '.join(LEVELS)}")
-    group_of = {int(category["id"]): str(category[level]) for category in _load(root / "categories.json")}
-    seen = [group_of[int(annotation["category_id"])] for annotation in _load(root / f"train{year}.json")["annotations"]]
+    categories = check_entries(_load(root / "categories.json"), "categories", id=(int, str), **{level: (int, str)})
+    group_of = {int(category["id"]): str(category[level]) for category in categories}
+    annotations = check_entries(_load(root / f"train{year}.json")["annotations"], "annotations", category_id=(int, str))
+    seen = [group_of[int(annotation["category_id"])] for annotation in annotations]
     number = {group: label for label, group in enumerate(dict.fromkeys(seen))}
     return tuple(number), {category: number[group] for category, group in group_of.items() if group in number}
 
@@ -125,4 +131,4 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"annotation file {path}: {error.strerror}") from None
     except ValueError as error:
-        raise DataError(f"annotation file {path} is not a JSON, or cut short ({error})") from None
+        raise DataError(f"annotation file {path} is not a JSON, or cut short ({in_words(error)})") from None

@@ -14,6 +14,8 @@ from attnbias.data.sets.words import word_tokenizer
 
 ENTAILMENT = ("contradiction", "neutral", "entailment")
 TRUTH = ("False", "True")
+NUMBERED = ("Flickr30K_ID", "pairID", "directory")
+"""Keys whose values may be whole numbers."""
 NLVR2_FILES = {
     **{split: f"{split}.json" for split in ("train", "dev", "test1")},
     **{
@@ -64,6 +66,8 @@ def read_nlvr2(annotation_file: Path, root: Path, split: str) -> Index:
     records = []
     for row in _lines(annotation_file, keys, TRUTH, "label"):
         pair = row["identifier"].rpartition("-")[0]
+        if not pair:
+            raise DataError(f"{annotation_file}: identifier {shown(row['identifier'])} is not PAIR-NUMBER")
         kind = pair.partition("-")[0]
         if kind not in folders:
             folders[kind] = f"images/{kind}" if (root / "images" / kind).is_dir() else kind
@@ -118,6 +122,9 @@ def _lines(path: Path, keys: tuple[str, ...], labels: tuple[str, ...], label: st
             raise DataError(f"{path}:{number}: no JSON object ({error}); is the file cut short?") from None
         if not isinstance(row, dict) or not set(keys) <= set(row):
             raise DataError(f"{path}:{number}: expected a JSON object with {', '.join(keys)}")
+        for key in (*keys, "pairID"):
+            if type(row.get(key, "")) not in ((str, int) if key in NUMBERED else (str,)):
+                raise DataError(f"{path}:{number}: {key} is {shown(row[key])}, expected a text")
         if row[label] not in labels:
             raise DataError(f"{path}:{number}: {label} is {shown(row[label])}, expected one of {', '.join(labels)}")
         yield row

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import read_bytes, read_lines
+from attnbias.data.reading import read_bytes, read_lines, shown
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # fmt: off
@@ -107,5 +107,8 @@ def _read_object(element: ElementTree.Element) -> Box:
     if None in sides:
         raise ValueError(f"a {name} without bounding box")
     left, top, right, bottom = (float(side or "") for side in sides)
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
-    return Box(CLASSES.index(name), left - 1, top - 1, right - left + 1, bottom - top + 1, difficult=difficult)
+    difficult = (element.findtext("difficult") or "0").strip()
+    if difficult not in ("0", "1"):
+        raise ValueError(f"'difficult' of a {name} is {shown(difficult)}, expected 0 or 1")
+    at = left - 1, top - 1, right - left + 1, bottom - top + 1
+    return Box(CLASSES.index(name), *at, difficult=difficult == "1")

@@ -9,7 +9,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record, Text, collector_paused
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, check_entries, in_words, read_json
 from attnbias.data.sets.answers import MIN_ANSWERS, answer_classes, scored_answers
 from attnbias.data.sets.contract import PrepareOptions, Reading, first_existing
 from attnbias.data.sets.words import word_tokenizer
@@ -19,6 +19,13 @@ IMAGES = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "t
 QUESTIONS = {"train2014": "train2014", "val2014": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 """Split -> the word in the name of its question file."""
 ANSWERED = ("train2014", "val2014")
+QUESTION: dict[str, tuple[type, ...]] = {"question_id": (int,), "image_id": (int,), "question": (str,)}
+ANNOTATION: dict[str, tuple[type, ...]] = {
+    "question_id": (int,),
+    "multiple_choice_answer": (str,),
+    "answers": (list,),
+}
+"""What the entries of each kind of file must have."""
 HELD_OUT = 1000
 """Images of val2014 that `rest_val` keeps apart."""
 
@@ -44,7 +51,7 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
     annotations = {split: _annotations(source, split) for split in ANSWERED if split in questions}
     if not annotations:
         raise DataError(f"{source} holds no v2_OpenEnded_mscoco_train2014_questions.json")
-    entries = {split: _load(path, "annotations") for split, path in annotations.items()}
+    entries = {split: _load(path, "annotations", **ANNOTATION) for split, path in annotations.items()}
     try:
         majority = [entry["multiple_choice_answer"] for split in entries for entry in entries[split]]
         classes = answer_classes(majority, min_answers)
@@ -56,7 +63,7 @@ def read_vqa(source: Path, min_answers: int = MIN_ANSWERS) -> dict[str, Index]:
         label_of = {answer: label for label, answer in enumerate(classes)}
         indexes = {}
         for split, path in questions.items():
-            asked = sorted(_load(path, "questions"), key=lambda entry: entry["image_id"])
+            asked = sorted(_load(path, "questions", **QUESTION), key=lambda entry: entry["image_id"])
             answers = {
                 entry["question_id"]: scored_answers((person["answer"] for person in entry["answers"]), label_of)
                 for entry in entries.get(split, ())
@@ -144,9 +151,14 @@ def _images(source: Path) -> Path:
     return source / "images" if (source / "images").is_dir() else source
 
 
-def _load(path: Path, key: str) -> list[Json]:
+def _load(path: Path, key: str, **kinds: tuple[type, ...]) -> list[Json]:
     try:
-        entries: list[Json] = read_json(path, LARGEST_ANNOTATIONS)[key]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a VQA file of {key}, or cut short ({type(error).__name__} {error})") from None
+        content = read_json(path, LARGEST_ANNOTATIONS)
+        entries = check_entries(content.get(key) if isinstance(content, dict) else None, key, **kinds)
+        for entry in entries if "answers" in kinds else ():
+            check_entries(entry["answers"], "answers", answer=(str,))
+    except OSError as error:
+        raise DataError(f"annotation file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not a VQA file of {key}, or cut short: {in_words(error)}") from None
     return entries

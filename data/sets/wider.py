@@ -7,7 +7,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import LARGEST_ANNOTATIONS, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, Unfit, check_entries, in_words, read_json, shown
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # "Tshiirt" is the annotation files' own spelling.
@@ -37,19 +37,28 @@ def read_wider(annotation_file: Path, root: Path, split: str, *, dataset: str = 
     try:
         content = read_json(annotation_file, LARGEST_ANNOTATIONS)
         records = tuple(
-            Record(
-                path=f"Image/{image['file_name']}",
-                target=tuple(LABELS[value] for _, value in zip(CLASSES, person["attribute"], strict=True)),
-                crop=(person["bbox"][0], person["bbox"][1], person["bbox"][2], person["bbox"][3]),
-            )
-            for image in content["images"]
-            for person in image["targets"]
+            _record(image["file_name"], person)
+            for image in check_entries(content["images"], "images", file_name=(str,), targets=(list,))
+            for person in check_entries(image["targets"], "targets", attribute=(list,), bbox=(list,))
         )
     except OSError as error:
         raise DataError(f"annotation file {annotation_file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except ValueError as error:
+        raise DataError(f"{annotation_file} is not a WIDER-Attribute file: {in_words(error)}") from None
+    except (KeyError, TypeError) as error:
         raise DataError(f"{annotation_file} is not a WIDER-Attribute file: {type(error).__name__} {error}") from None
     return Index(dataset, split, "multilabel", CLASSES, root, records)
+
+
+def _record(name: str, person: Json) -> Record:
+    """A person of an image, whose file is called `name`."""
+    values, box = person["attribute"], person["bbox"]
+    if len(values) != len(CLASSES) or not all(type(value) is int and value in LABELS for value in values):
+        raise Unfit(f"attributes of a person in {shown(name)} are {shown(values)}; expected {len(CLASSES)} of 1, 0, -1")
+    if len(box) != 4 or not all(type(side) in (int, float) for side in box):
+        raise Unfit(f"the box of a person in {shown(name)} is {shown(box)}; expected x, y, width and height")
+    x, y, width, height = box
+    return Record(f"Image/{name}", tuple(LABELS[value] for value in values), crop=(x, y, width, height))
 
 
 def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnbias.data.archived import read_archive
+from attnbias.data.errors import DataError
+from attnbias.data.sets.inaturalist import read_inaturalist
+from attnbias.data.sets.wider import read_wider
 from tests.helpers.command_line import attnbias
 
 OBJECT = "<object><name>dog</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
@@ -112,6 +120,7 @@ def test_a_list_of_classes_names_each_once(tmp_path: Path) -> None:
         (ANNOTATION.replace(">9<", ">1e400<"), "a box's width is inf"),
         (ANNOTATION.replace(">9<", ">-5<"), "a box's width is -5.0"),
         (ANNOTATION.replace("dog", "[/b]"), "unknown class '[/b]'"),
+        (ANNOTATION.replace("</object>", "<difficult>yes</difficult></object>"), "'difficult' of a dog is 'yes', exp"),
         (f'<?xml version="1.0" encoding="nothing"?>{ANNOTATION}', "is damaged (unknown encoding: nothing)"),
         (f'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>{ANNOTATION.replace("dog", "&x;")}', "is damaged"),
     ],
@@ -125,3 +134,75 @@ def test_an_annotation_that_no_index_can_hold_is_refused_before_anything_is_writ
     assert code == 3
     assert words in line
     assert not (tmp_path / "root").exists()
+
+
+PERSON: dict[str, object] = {"attribute": [1] * 14, "bbox": [1, 2, 3, 4]}
+SPECIES: dict[str, object] = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "annotations": [{"image_id": 1, "category_id": 0}],
+    "categories": [{"id": 0, "name": "ibex"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"attribute": [True] * 14}, "attributes of a person in 'a.jpg' are [True, True"),
+        ({"attribute": [1.0] * 14}, "attributes of a person in 'a.jpg' are"),
+        ({"attribute": [1] * 13}, "expected 14 of 1, 0, -1"),
+        ({"attribute": "1" * 14}, "'attribute' of entry 0 of 'targets' is '11111111111111'; expected a list"),
+        ({"bbox": ["1", "2", "3", "4"]}, "the box of a person in 'a.jpg' is ['1', '2', '3', '4']"),
+        ({"bbox": [1, 2, 3, 4, 5]}, "the box of a person in 'a.jpg' is"),
+        ({"bbox": [1, 2, 3, True]}, "the box of a person in 'a.jpg' is"),
+    ],
+)
+def test_attributes_of_another_type_are_refused(changed: dict[str, object], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "wider_attribute_trainval.json"
+    path.write_text(json.dumps({"images": [{"file_name": "a.jpg", "targets": [PERSON | changed]}]}))
+    with pytest.raises(DataError) as refused:
+        read_wider(path, tmp_path, "trainval")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"annotations": [{"image_id": 1, "category_id": 0.7}]}, "'category_id' of entry 0 of 'annotations' is 0.7"),
+        ({"annotations": [{"image_id": True, "category_id": 0}]}, "'image_id' of entry 0 of 'annotations' is True"),
+        ({"images": [{"id": 1, "file_name": 3}]}, "'file_name' of entry 0 of 'images' is 3; expected a text"),
+        ({"categories": [{"id": 0.2, "name": "ibex"}]}, "'id' of entry 0 of 'categories' is 0.2"),
+        ({"annotations": 3}, "it has no list 'annotations'"),
+    ],
+)
+def test_species_of_another_type_are_refused(changed: dict[str, object], words: str, tmp_path: Path) -> None:
+    (tmp_path / "train2018.json").write_text(json.dumps(SPECIES | changed))
+    with pytest.raises(DataError) as refused:
+        read_inaturalist(tmp_path, "train")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "meta"),
+    [
+        ({"data": np.zeros((2, 3072))}, ["a", "b"]),
+        ({"data": [[300] * 3072] * 2}, ["a", "b"]),
+        ({"labels": [0, 7]}, ["a", "b"]),
+        ({"labels": [0, -1]}, ["a", "b"]),
+        ({"labels": ["a", "b"]}, ["a", "b"]),
+        ({"labels": [0, 2**70]}, ["a", "b"]),
+        ({}, "ab"),
+        ({}, [1, 2]),
+        ({}, None),
+    ],
+)
+def test_batches_of_another_type_are_refused(changed: dict[str, object], meta: object, tmp_path: Path) -> None:
+    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]} | changed
+    with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as archive:
+        for name, content in {"test_batch": batch, "batches.meta": {"label_names": meta}}.items():
+            written = pickle.dumps(content)
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(written)
+            archive.addfile(member, io.BytesIO(written))
+    with pytest.raises(DataError, match="is damaged") as refused:
+        read_archive(tmp_path / "cifar.tar.gz", "test")
+    assert "\n" not in str(refused.value)

@@ -195,6 +195,45 @@ def test_missing_images_and_damaged_annotations_are_named(name: str, tmp_path: P
         prepare(name, tmp_path / "empty", tmp_path / "root", options)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        (
+            "vqav2",
+            '"image_id": 3',
+            '"image_id": "3"',
+            "'image_id' of entry 2 of 'questions' is '3'; expected",
+        ),
+        ("vqav2", '"question_id": 30', '"question_id": 30.0', "'question_id' of entry 2 of "),
+        (
+            "vqav2",
+            '"question": "What colour is it?"',
+            '"question": null',
+            "'question' of entry 0 of 'questions'",
+        ),
+        ("vqav2", '"answer": "red"', '"answer": true', "'answer' of entry 0 of 'answers' is True; expected a text"),
+        ("vqav2", '"answers": [', '"answers": 3, "others": [', "'answers' of entry 0 of 'annotations' is 3"),
+        ("snli-ve", '"sentence2": " It is neutral. "', '"sentence2": 3', ":2: sentence2 is 3, expected a text"),
+        ("snli-ve", '"Flickr30K_ID": "11"', '"Flickr30K_ID": 11.0', ":1: Flickr30K_ID is 11.0, expected a text"),
+        ("nlvr2", '"sentence": "Left is red."', '"sentence": ["Left"]', ":1: sentence is "),
+        ("nlvr2", '-1-0-0"', '"', "is not PAIR-NUMBER"),
+        ("flickr30k", '"raw": "', '"raw": 3, "other": "', "'raw' of entry 0 of 'sentences' is 3; expected a text"),
+        ("flickr30k", '"split": "', '"split": true, "other": "', "'split' of entry 0 of 'images' is True"),
+    ],
+)
+def test_values_of_another_type_are_refused_and_named(
+    name: str, old: str, new: str, words: str, tmp_path: Path
+) -> None:
+    source = TREES[name](tmp_path / "source")
+    for path in [*source.rglob("*.json"), *source.rglob("*.jsonl")]:
+        path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError) as refused:
+        prepare(name, source, tmp_path / "root", PrepareOptions(settings=SETTINGS.get(name, {})))
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "root" / name).exists()
+
+
 def test_labels_that_are_none_and_questions_without_entry(tmp_path: Path) -> None:
     source = snli_tree(tmp_path / "snli")
     path = source / "snli_ve_dev.jsonl"

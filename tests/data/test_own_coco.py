@@ -57,7 +57,7 @@ def every(key: str, value: Any) -> Callable[[Content], object]:
 
     def change(whole: Content) -> None:
         for annotation in whole["annotations"]:
-            annotation.pop(key)
+            annotation.pop(key, None)
             annotation.update({} if value is None else {key: value})
 
     return change
@@ -123,19 +123,34 @@ def test_every_kind_of_file_gives_the_same_labels_and_masks(
     [
         (lambda whole: whole["categories"][1].update(name="a"), "categories of the same name: 'a'"),
         (lambda whole: whole["categories"][1].update(id=1), "categories of the same id: 1"),
-        (lambda whole: whole["categories"][1].pop("id"), "entry 1 of 'categories' has no 'id' or 'name'"),
+        (lambda whole: whole["categories"][1].pop("id"), "entry 1 of 'categories' has no 'id'"),
         (lambda whole: whole.pop("annotations"), "no list 'annotations'"),
         (lambda whole: whole.update(images={}), "no list 'images'"),
         (lambda whole: whole["annotations"][0].update(image_id=99), r"does not list \(99\)"),
         (lambda whole: whole["annotations"][0].update(category_id=2), "names category 2, which is not listed"),
-        (lambda whole: whole["annotations"][0].update(category_id=[2]), "entry 0 of 'annotations' has"),
+        (every("category_id", [2]), r"'category_id' of entry 0 of 'annotations' is \[2\]; expected a whole number or"),
+        (every("category_id", True), "'category_id' of entry 0 of 'annotations' is True"),
+        (every("category_id", 1.0), "'category_id' of entry 0 of 'annotations' is 1.0"),
+        (every("iscrowd", "yes"), "'iscrowd' of entry 0 of 'annotations' is 'yes'"),
+        (every("iscrowd", 2), "'iscrowd' of an object of image 0 is 2"),
+        (every("image_id", "3"), r"does not list \('3'\)"),
+        (every("image_id", False), "'image_id' of entry 0 of 'annotations' is False"),
+        (every("bbox", [True, 1, 9, 9]), "a box of image 0 is"),
+        (every("bbox", 0), "a box of image 0 is 0"),
+        (every("bbox", "all"), "a box of image 0 is 'all'"),
+        (lambda whole: whole["categories"].insert(0, 3), "entry 0 of 'categories' is 3; expected an object"),
+        (lambda whole: whole["categories"][1].update(name=True), "'name' of entry 1 of 'categories' is True"),
+        (lambda whole: whole["categories"][1].update(supercategory=[]), "'supercategory' of entry 1"),
+        (lambda whole: whole["images"][0].update(width=True), "'width' of entry 0 of 'images' is True"),
+        (lambda whole: whole["images"][0].update(file_name=""), "the file name of image 0 is empty"),
+        (lambda whole: whole["images"][0].update(file_name=3), "'file_name' of entry 0 of 'images' is 3"),
         (every("bbox", [20, 20, -10, -10]), "the last two not negative"),
         (every("bbox", ["1", "1", "9", "9"]), "expected x, y, width and height"),
         (every("bbox", [1, 1, 10**400, 9]), "is not a COCO instances file"),
         (lambda whole: whole["images"][0].update(width=0), "width and height of image 0"),
         (lambda whole: whole["images"][0].update(width=10**5, height=10**5), "width and height of image 0"),
         (lambda whole: whole["categories"][1].update(name=" "), "category .* has an empty name"),
-        (lambda whole: whole["images"][0].update(file_name="a\0b"), "the file name of image 0"),
+        (lambda whole: whole["images"][0].update(file_name="a\0b"), "a text holds a NUL"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_one_line(
