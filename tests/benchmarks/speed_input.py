@@ -49,7 +49,7 @@ from attnbias.data.transforms import opencv
 from attnbias.data.transforms import segmentation as segmentation_transforms
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor
 from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
-from attnbias.methods.engine.batches import Loader, batches
+from attnbias.methods.engine.batches import Loader, batches, loader
 from attnbias.methods.engine.evaluation.cache import KeptImages, use_cache
 from attnbias.methods.engine.registry import get_method
 
@@ -63,7 +63,9 @@ IMAGENET = 1_281_167
 
 
 class Before(ImageDataset):
-    """The same samples as the way of before makes them: `transform` ends with floats."""
+    """The same samples as the way of before makes them, one by one: `transform` ends with floats."""
+
+    __getitems__ = None  # type: ignore[assignment]
 
     def __getitem__(self, key: SampleKey | int) -> dict[str, Any]:
         position, epoch = key if isinstance(key, tuple) else (key, 0)
@@ -178,9 +180,9 @@ def least(dataset: ImageDataset, files: Sequence[Path]) -> Callable[[], None]:
 
 
 def read(dataset: Any) -> None:
-    """Make all batches in this process, as they leave a worker."""
-    for cut in cuts(dataset):
-        getattr(dataset, "collate", collate)([dataset[position] for position in cut])
+    """Make all batches in this process."""
+    for _ in loader(dataset, cuts(dataset), getattr(dataset, "collate", collate), workers=0):
+        pass
 
 
 def through_a_worker(dataset: ImageDataset) -> tuple[float, float]:

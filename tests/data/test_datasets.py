@@ -64,7 +64,7 @@ def test_workers_change_nothing(index: Index) -> None:
         assert torch.equal(one["index"], other["index"])
 
 
-def test_the_surrounding_generators_are_left_as_they_were() -> None:
+def test_the_surrounding_generators_are_left_as_they_were(index: Index) -> None:
     def draw() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(1))
 
@@ -81,6 +81,12 @@ def test_the_surrounding_generators_are_left_as_they_were() -> None:
     assert draw() == expected
     with seeded(1, 2, 3):
         assert draw() == inside
+    dataset = ImageDataset(index, lambda image: torch.tensor([*draw(), np.random.normal()]))
+    alone = [dataset[SampleKey(sample, 1)]["image"] for sample in (1, 0)]
+    begin()
+    together = dataset.__getitems__([SampleKey(1, 1), SampleKey(0, 1)])
+    assert draw() == expected
+    assert [sample["image"].tolist() for sample in together] == [image.tolist() for image in alone]
 
 
 @pytest.mark.parametrize(
