@@ -20,6 +20,7 @@ TURNED = "image turned upright, as its EXIF orientation says"
 KEPT = "image with an EXIF orientation that is not applied"
 ANIMATED = "image of several frames, of which the first is read"
 OUTSIDE = "image with a box that reaches out of it"
+TINY = "image whose boxes all lie within its first pixel: are they shares of its sides, not pixels?"
 RESIZED = "image of another size than its COCO file states, which boxes and masks are of"
 
 SLACK = 1.0
@@ -78,6 +79,8 @@ def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) ->
             tally.add(RESIZED, record.path)
         elif not fits:
             tally.add(OUTSIDE, record.path)
+        elif record.boxes and all(box.x + box.w <= 1 and box.y + box.h <= 1 for box in record.boxes):
+            tally.add(TINY, record.path)
     if other:
         names = ", ".join(other[:NAMES_SHOWN]) + (" ..." if len(other) > NAMES_SHOWN else "")
         raise DataError(

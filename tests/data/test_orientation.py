@@ -17,6 +17,7 @@ from attnbias.data.index import Index
 from attnbias.data.prepare import prepare
 from attnbias.data.prepared import Prepared
 from attnbias.data.sets.contract import PrepareOptions
+from attnbias.data.survey import TINY
 from attnbias.methods.engine.load import weights_metadata
 from attnbias.methods.engine.registry import get_method
 from attnbias.weights.files import write_weights
@@ -98,7 +99,7 @@ def test_val_and_predict_agree_on_turned_images(tmp_path: Path) -> None:
         assert np.allclose(values, predicted[name], atol=2e-6)
 
 
-def coco(folder: Path, box: tuple[int, int, int, int], **size: int) -> Path:
+def coco(folder: Path, box: tuple[float, float, float, float], **size: int) -> Path:
     """One turned image, stored 48 x 32 and seen 32 x 48, and its box."""
     save_turned(noise(), folder / "images" / "1.jpg")
     content: dict[str, Any] = {
@@ -127,6 +128,8 @@ def test_boxes_of_stored_pixels_are_refused_for_upright_images(tmp_path: Path) -
         assert Prepared.read(report.folder) == report.prepared
     remarks = prepare(str(coco(tmp_path, (1, 1, 90, 90))), root=tmp_path / "root", options=options).prepared.remarks
     assert remarks["image with a box that reaches out of it"] == {"count": 1, "first": ["1.jpg"]}
+    shares = prepare(str(coco(tmp_path, (0.1, 0.1, 0.5, 0.5))), root=tmp_path / "root", options=options).prepared
+    assert shares.remarks[TINY] == {"count": 1, "first": ["1.jpg"]}
 
 
 def test_images_that_were_resized_after_they_were_annotated_are_named(tmp_path: Path) -> None:
