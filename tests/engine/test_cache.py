@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ from attnbias.data.index import Index, Record
 from attnbias.data.transforms.basic import NORMALIZATIONS, ToNormalizedTensor, eval_transform
 from attnbias.methods.engine.batches import batches
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.cache import KeptImages, use_cache
+from attnbias.methods.engine.evaluation.cache import END, KeptImages, use_cache
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import write_model
 from tests.helpers.tiny_runs import CPU, TINY
@@ -145,6 +146,38 @@ def test_a_file_is_whole_or_not_there_and_no_other_file_is_replaced(images: Path
         with pytest.raises(DataError, match="is no cache of images; move it away"):
             kept(cache, opened(images))
         assert file.read_bytes() == other
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shape", [COUNT * 16, 1, 16, 3]),
+        ("shape", [COUNT, 16, 48, 1]),
+        ("shape", [-COUNT, -16, 16, 3]),
+        ("shape", [COUNT, 2**40, 2**40, 3]),
+        ("errors", {"x": "not read"}),
+        ("errors", {str(COUNT): "not read"}),
+        ("errors", {"-1": "not read"}),
+    ],
+)
+def test_what_stands_behind_the_images_has_to_fit_them(name: str, value: Any, images: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    kept(cache, opened(images))
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    place = len(whole) - len(END) - 8
+    begin = place - int.from_bytes(whole[place : place + 8], "big")
+    changed = json.dumps(json.loads(whole[begin:place]) | {name: value}).encode()
+    file.write_bytes(whole[:begin] + changed + len(changed).to_bytes(8, "big") + END)
+    with pytest.raises(DataError, match="is no cache of images; move it away"):
+        kept(cache, opened(images))
+    file.write_bytes(whole[:place] + b"\xff" * 8 + END)
+    with pytest.raises(DataError, match="is no cache of images; move it away"):
+        kept(cache, opened(images))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="is no cache of images; move it away"):
+        kept(cache, opened(images))
 
 
 def test_scores_and_runs_are_the_same_to_the_byte(demo_root: Path, tmp_path: Path) -> None:

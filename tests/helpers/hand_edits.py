@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from PIL import Image
 
 from attnbias.data.prepared import Prepared
 from attnbias.data.registry import open_split
+from attnbias.methods.engine.evaluation.cache import END as IMAGES
 from attnbias.methods.engine.output_folder import WRITTEN
 from attnbias.methods.engine.prior_files import About, Priors
 from tests.helpers.command_line import attnbias
@@ -52,8 +54,8 @@ QUICK = ("--limit", 2, "--faithfulness", 1)
 @dataclass(frozen=True)
 class World:
     """A demo set and two runs that were trained on it, one of them evaluated and audited; what else a person writes for
-    an audit or for maps: a table with masks and groups, class maps, priors; label maps and questions, each with a
-    model; and what commands wrote that may write it again."""
+    an audit or for maps: a table with masks and groups, class maps, priors; images that were kept, archives; label maps
+    and questions, each with a model; and what commands wrote that may write it again."""
 
     folder: Path
 
@@ -113,6 +115,16 @@ class World:
         return self.folder / "plots"
 
     @property
+    def shards(self) -> Path:
+        """Archives that are read in place."""
+        return self.folder / "shards"
+
+    @property
+    def cache(self) -> Path:
+        """Images that an evaluation keeps."""
+        return self.folder / "cache"
+
+    @property
     def questions(self) -> Path:
         return self.folder / "questions.csv"
 
@@ -143,15 +155,31 @@ class World:
         )
         Priors(DIGITS, vectors, about).save(self.priors)
         self.audit(self.run, "demo", "--out", self.audited, *self.for_machines, expect=0)
+        self.val("--cache", self.cache, expect=0)
         if not whole:
             return
         attnbias("train", "csra", *RUN, *CPU, "--seed", 1, "--root", self.root, "--out", self.other, expect=0)
         attnbias("prepare-data", self.table, "--name", "listed", "--root", self.root, expect=0)
+        self.make_shards()
         self.make_plots()
         self.make_questions()
         self.written.mkdir()
         for command in self.writers().values():
             assert command().code == 0, command
+
+    def make_shards(self) -> None:
+        """Write archives of images beside their classes, and prepare them where they lie."""
+        self.shards.mkdir()
+        for split in ("train", "val"):
+            with tarfile.open(self.shards / f"{split}-000000.tar", "w") as archive:
+                for number, name in enumerate(DIGITS):
+                    pixels = io.BytesIO()
+                    Image.new("RGB", (40, 40), (20 * number, 90, 30)).save(pixels, "PNG")
+                    for ending, content in (("png", pixels.getvalue()), ("cls", name.encode())):
+                        member = tarfile.TarInfo(f"{number:05}.{ending}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+        attnbias("prepare-data", self.shards, "--in-place", "--root", self.root, expect=0)
 
     def make_plots(self) -> None:
         """Write images with their label maps, prepare them, and a model for them."""
@@ -289,6 +317,7 @@ class World:
                 partial(self.audit, self.foreign, "demo", *mapped, "--out", self.folder / "new"),
                 partial(val, "--root", self.root, *CPU),
             ]
+        found |= {path: [partial(self.val, "--cache", self.cache)] for path in self.cache.glob("*.images")}
         found |= {path: [again] for path in [*self.audited.glob("*.*"), *self.folder.glob("audit.*")]}
         if self.written.exists():
             found |= self.tasks() | {path: [command] for path, command in self.writers().items()}
@@ -312,6 +341,9 @@ class World:
             self.answerer: [answer],
             self.segmenter: [label],
         }
+        packed = partial(attnbias, "prepare-data", self.shards, "--in-place", "--root", self.root, "--name", "new")
+        trained = partial(self.train, "--out", self.folder / "new", "--steps", 1, "--dataset", "shards")
+        found |= {path: [packed, trained] for path in self.shards.iterdir()}
         found |= {path: [plots] for path in (self.plots / "labels" / "val").iterdir()}
         prepared = Prepared.read(self.root / "vqav2")
         named = ("prepared.json", f"index/{prepared.named('val')}.json", "tokenizer/*.json")
@@ -363,6 +395,8 @@ def _structured(content: bytes, draw: random.Random) -> tuple[str, bytes] | None
         return _edit_array(content, draw)
     if content.startswith(b"\x89PNG"):
         return _edit_image(content, draw)
+    if content.endswith(IMAGES):
+        return _edit_behind_images(content, draw)
     size = int.from_bytes(content[:8], "little")
     if 2 < size < len(content) and content[8:9] == b"{":
         header = json.loads(content[8 : 8 + size])
@@ -430,6 +464,15 @@ def _edit_array(content: bytes, draw: random.Random) -> tuple[str, bytes]:
     written = io.BytesIO()
     np.savez(written, **arrays)
     return f"array {name}: {words}", written.getvalue()
+
+
+def _edit_behind_images(content: bytes, draw: random.Random) -> tuple[str, bytes]:
+    """An edit of the JSON behind the images of a cache."""
+    place = len(content) - len(IMAGES) - 8
+    begin = place - int.from_bytes(content[place : place + 8], "big")
+    words, value = _edit_value(json.loads(content[begin:place]), draw)
+    written = json.dumps(value).encode()
+    return words, content[:begin] + written + len(written).to_bytes(8, "big") + IMAGES
 
 
 def _edit_image(content: bytes, draw: random.Random) -> tuple[str, bytes]:

@@ -10,12 +10,14 @@ import hashlib
 import os
 import time
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch.utils.data import Dataset
 
 from attnbias.data.atomic import replacing_bytes
@@ -58,6 +60,14 @@ class Contents(StoredModel):
     errors: dict[str, str]
     """Samples that could not be read, and why; their images are black."""
     made: str
+
+    @model_validator(mode="after")
+    def _fits(self) -> Contents:
+        if len(self.shape) != 4 or min(self.shape) < 1 or (self.shape[0], self.shape[3]) != (self.decided.samples, 3):
+            raise ValueError("its shape is not that of its samples")
+        if not all(sample.isdecimal() and int(sample) < self.decided.samples for sample in self.errors):
+            raise ValueError("it names samples that it does not have")
+        return self
 
 
 class KeptImages(Dataset[Sample]):
@@ -184,12 +194,14 @@ def _bytes(image: torch.Tensor, shape: tuple[int, ...]) -> bytes:
 
 def _read(path: Path) -> Contents | None:
     """What stands behind the images of a file; None where there is none, or it is not such a file."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with path.open("rb") as file:
             file.seek(-len(END) - 8, os.SEEK_END)
             length, end = int.from_bytes(file.read(8), "big"), file.read()
             size = file.seek(-len(END) - 8 - length, os.SEEK_END)
             contents = Contents.model_validate(parse_json(file.read(length).decode()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):  # the last of a length that no file has
         return None
-    return contents if end == END and size == int(np.prod(contents.shape)) else None
+    return contents if end == END and size == prod(contents.shape) else None
