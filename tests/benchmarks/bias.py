@@ -70,11 +70,23 @@ CONTENDERS: dict[str, Contender] = {
     "AbSViT": Contender("transformer", "absvit", "scenes", "ViT", VIT),
     "LLB": Contender("transformer", "llb", "scenes", "ViT", VIT),
     "average pooling on ViT": Contender("CSRA's head on ViT", "csra", "scenes-vit-plain"),
+    "average pooling on ViT, longer": Contender(
+        "CSRA's head on ViT",
+        "csra",
+        "scenes-vit-plain",
+        None,
+        ("average pooling on ViT", "--load-from"),
+        again=True,
+    ),
     "CSRA on ViT": Contender("CSRA's head on ViT", "csra", "scenes-vit", "average pooling on ViT"),
 }
 
 
-CONTROLS = {"CSRA": "average pooling, longer", "IDA": "linear layer, longer"}
+CONTROLS = {
+    "CSRA": "average pooling, longer",
+    "IDA": "linear layer, longer",
+    "CSRA on ViT": "average pooling on ViT, longer",
+}
 """Contender -> what it is held against besides its plain counterpart."""
 
 
