@@ -221,8 +221,8 @@ FAULTS = (
     Fault(
         "WIDER's persons lose their place",
         "data/sets/wider.py",
-        'crop=(person["bbox"][0], person["bbox"][1],',
-        'crop=(person["bbox"][1], person["bbox"][0],',
+        "crop=(x, y, width, height)",
+        "crop=(y, x, width, height)",
         (f"{PREPARE}::test_wider_layout",),
     ),
     Fault(
