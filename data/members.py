@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -222,7 +223,7 @@ def keep(folder: Path, archive: Path, found: Sequence[Member]) -> None:
             own = members.archives[members.archive[position]].path
             if own in known:
                 rows.append((own, name, int(members.offsets[position]), int(members.sizes[position])))
-    _folder_above.cache_clear()
+    _KNOWN.clear()
     if not rows:
         (folder / TABLE).unlink(missing_ok=True)
         return
@@ -231,7 +232,7 @@ def keep(folder: Path, archive: Path, found: Sequence[Member]) -> None:
 
 def keep_all(folder: Path, found: Mapping[Path, Sequence[Member]]) -> None:
     """Make a folder's table one of the files that lie in these archives, and of no others; each has its own name."""
-    _folder_above.cache_clear()
+    _KNOWN.clear()
     _store(folder, [(str(archive), *member) for archive, members in found.items() for member in members], {})
 
 
@@ -243,7 +244,7 @@ def as_before_on_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _folder_above.cache_clear()
+        _KNOWN.clear()
         if before is not None:
             with replacing_bytes(table) as file:
                 file.write(before)
@@ -302,9 +303,26 @@ def _above(path: Path) -> tuple[_Members | None, str]:
     return _members(folder, _written(folder) or 0), path.relative_to(folder).as_posix()
 
 
-@lru_cache(maxsize=1 << 16)
+_KNOWN: dict[Path, Path | None] = {}
+"""Folders, and the nearest one above each, or itself, that has a table."""
+MOST_KNOWN = 1 << 16
+
+
 def _folder_above(folder: Path) -> Path | None:
-    return next((each for each in (folder, *folder.parents) if (each / TABLE).is_file()), None)
+    """The nearest folder above that has a table; a walk from above looks once into each, however deep it lies."""
+    looked, found = list[Path](), None
+    for each in chain([folder], folder.parents):
+        if each in _KNOWN:
+            found = _KNOWN[each]
+            break
+        looked.append(each)
+        if (each / TABLE).is_file():
+            found = each
+            break
+    if len(_KNOWN) > MOST_KNOWN:
+        _KNOWN.clear()
+    _KNOWN.update(dict.fromkeys(looked, found))
+    return found
 
 
 def _written(folder: Path) -> int | None:
