@@ -116,6 +116,7 @@ def test_a_worker_that_hangs_ends_the_run(demo_root: Path, tmp_path: Path, monke
     image.unlink()
     os.mkfifo(image)
     monkeypatch.setattr(batches, "LONGEST_WAIT", 2.0)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # before it ends a worker by force
     changes = {"epochs": 2, "batch_size": 20, "image_size": 32}
     recipe = override(get_method("csra").named_recipe("demo").recipe, changes)
     request = TrainRequest(
