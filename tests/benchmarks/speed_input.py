@@ -179,9 +179,9 @@ def least(dataset: ImageDataset, files: Sequence[Path]) -> Callable[[], None]:
     return work
 
 
-def read(dataset: Any) -> None:
+def read(dataset: Any, passes: int = 1) -> None:
     """Make all batches in this process."""
-    for _ in loader(dataset, cuts(dataset), getattr(dataset, "collate", collate), workers=0):
+    for _ in loader(dataset, cuts(dataset) * passes, getattr(dataset, "collate", collate), workers=0):
         pass
 
 
@@ -241,7 +241,8 @@ def elsewhere(rounds: int, words: str, files: Sequence[Path], folder: Path) -> I
     assert isinstance(dataset.kept, KeptImages)
     from_files = opened("csra", "coco", files, False).as_bytes()
     what = f"csra coco evaluation, {words}, from --cache / from files"
-    yield compare(what, partial(read, dataset.kept), partial(read, from_files), rounds, 0.014, per=len(files))
+    pair = (partial(read, each, PASSES) for each in (dataset.kept, from_files))
+    yield compare(what, *pair, rounds, 0.014, per=PASSES * len(files))
 
     archive, unpacked = folder / "images.tar", folder / "unpacked"
     unpacked.mkdir()
