@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from attnbias.data.errors import DataError
-from attnbias.data.index import Index, Record
+from attnbias.data.index import Index
 from attnbias.data.label_maps import read_label_map
 from attnbias.data.splits import part_named
 from attnbias.data.tally import Tally
@@ -78,20 +78,23 @@ def find_masks(indexes: Sequence[Index], left_out: Tally) -> dict[int, Path]:
     folders: dict[Path, dict[str, Path]] = {}
     called: dict[Path, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
     places: list[tuple[int | None, Path, list[tuple[Path, str]]]] = []
-    holding = {(index.root / record.path).parent for index in indexes for record in index.records}
+    # Many rows may be of one image.
+    paths = [list(dict.fromkeys(record.path for record in index.records)) for index in indexes]
+    holding = {(index.root / path).parent for index, own in zip(indexes, paths, strict=True) for path in own}
     classes = holding.union(*(folder.parents for folder in holding))  # one called masks is not a folder of masks
-    for index in indexes:
-        for record in index.records:
-            path = index.root / record.path
-            tried = [
+    for index, own in zip(indexes, paths, strict=True):
+        tried_of: dict[str, list[tuple[Path, str]]] = {}
+        for below in own:
+            tried_of[below] = [
                 (folder, name)
-                for folder, name in _places(index, record)
+                for folder, name in _places(index, below)
                 if folder not in classes and _listed(folder, folders, left_out)
             ]
-            places.append((record.image_id, path, tried))
-            for folder, _ in tried:
-                for key in _keys(path.name):
-                    called[folder][key].add(path)
+            for folder, _ in tried_of[below]:
+                for key in _keys(Path(below).name):
+                    called[folder][key].add(index.root / below)
+        of_some = [record for record in index.records if tried_of[record.path]]
+        places += [(record.image_id, index.root / record.path, tried_of[record.path]) for record in of_some]
     found: dict[int, Path] = {}
     for image_id, path, tried in places:
         for folder, name in tried:
@@ -117,15 +120,15 @@ def numbered(indexes: Sequence[Index]) -> list[Index]:
     return [replace(index, records=tuple(r._replace(image_id=next(ids)) for r in index.records)) for index in indexes]
 
 
-def _places(index: Index, record: Record) -> Iterator[tuple[Path, str]]:
-    """Folders that may hold the masks, and an image's path below each."""
-    path = index.root / record.path
+def _places(index: Index, below: str) -> Iterator[tuple[Path, str]]:
+    """Folders that may hold the masks, and the path below each of an image that lies `below` the index's."""
+    path = index.root / below
     above = next((folder for folder in path.parents if folder.name == IMAGES), None)
     if above is not None and above.is_relative_to(index.root.parent):
         yield above.parent / MASKS, path.relative_to(above).as_posix()
-    yield index.root / MASKS, record.path
+    yield index.root / MASKS, below
     if index.root.name == index.split:
-        yield index.root.parent / MASKS, f"{index.split}/{record.path}"
+        yield index.root.parent / MASKS, f"{index.split}/{below}"
 
 
 def _listed(folder: Path, known: dict[Path, dict[str, Path]], left_out: Tally) -> bool:
