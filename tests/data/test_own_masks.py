@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from PIL import Image
 
 from attnbias.data.errors import DataError
-from attnbias.data.index import Index
+from attnbias.data.index import Index, Record
 from attnbias.data.masks import read_masks
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.registry import open_split
+from attnbias.data.sets import mask_folders
 from attnbias.data.sets.contract import PrepareOptions
+from attnbias.data.tally import Tally
 from tests.helpers.command_line import attnbias
 
 SIZE = (50, 40)
@@ -260,3 +263,22 @@ def test_val_takes_own_masks_with_no_option_and_says_whose_they_are(tmp_path: Pa
     assert (result["bias"]["truth"], result["bias"]["samples"]) == ("masks", 4)
     area = np.mean([plane(number).mean() for number in range(4)])
     assert result["bias"]["means"]["area_share"] == pytest.approx(area, abs=0.02)
+
+
+def test_masks_are_looked_for_once_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows it has, as in a table of objects or of questions."""
+    asked: list[str] = []
+    places = mask_folders._places
+
+    def counted(index: Index, below: str) -> Iterator[tuple[Path, str]]:
+        asked.append(below)
+        return places(index, below)
+
+    monkeypatch.setattr(mask_folders, "_places", counted)
+    records = tuple(Record("a.png", 0) for _ in range(9))
+    (index,) = mask_folders.numbered([Index("own", "train", "singlelabel", ("cat",), tmp_path, records)])
+    assert mask_folders.find_masks([index], Tally()) == {}
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "masks" / "a.png")
+    assert mask_folders.find_masks([index], Tally()) == dict.fromkeys(range(1, 10), tmp_path / "masks" / "a.png")
+    assert asked == ["a.png", "a.png"]
