@@ -180,6 +180,16 @@ def test_what_stands_behind_the_images_has_to_fit_them(name: str, value: Any, im
         kept(cache, opened(images))
 
 
+def test_images_that_were_changed_since_they_were_kept_are_made_anew(images: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    kept(cache, opened(images))
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(bytes([whole[0] ^ 255]) + whole[1:])
+    kept(cache, opened(images))
+    assert file.read_bytes()[: 3 * 16 * 16 * COUNT] == whole[: 3 * 16 * 16 * COUNT]
+
+
 def test_scores_and_runs_are_the_same_to_the_byte(demo_root: Path, tmp_path: Path) -> None:
     model, common = write_model(tmp_path / "model.safetensors"), (*CPU, "--data-root", demo_root)
     options = {"plain": (), "made": ("--cache", tmp_path / "cache"), "kept": ("--cache", tmp_path / "cache")}

@@ -60,6 +60,8 @@ class Contents(StoredModel):
     errors: dict[str, str]
     """Samples that could not be read, and why; their images are black."""
     made: str
+    written: int
+    """The file's time of change, in whole seconds as nanoseconds: bytes that were changed since have another."""
 
     @model_validator(mode="after")
     def _fits(self) -> Contents:
@@ -106,14 +108,14 @@ def use_cache(folder: Path, dataset: ImageDataset, accelerator: Accelerator, wor
     path = folder / f"{index.dataset}-{index.split}-{hashlib.sha256(apart.encode()).hexdigest()[:8]}.images"
     made = ""
     if accelerator.is_main_process:
-        contents = _read(path)
-        made = "made now" if contents is None or contents.decided != decided else f"made {contents.made}"
+        contents = _current(path, decided)
+        made = "made now" if contents is None else f"made {contents.made}"
         if made == "made now":
             _make(path, dataset, decided, workers)
         say(f"images of {index.dataset}/{index.split} from the cache at {path}, {made}", error=True)
     Control().gather(made)  # the others wait for it
-    contents = _read(path)
-    if contents is None or contents.decided != decided:
+    contents = _current(path, decided)
+    if contents is None:
         raise DataError(f"{path} was replaced meanwhile; give each command a --cache of its own")
     dataset.kept = KeptImages(dataset, path, contents)
 
@@ -174,11 +176,18 @@ def _make(path: Path, dataset: ImageDataset, decided: Decided, workers: int) -> 
                         if "error" in sample:
                             errors[str(sample["index"])] = sample["error"]
                         file.write(_bytes(sample["image"], shape) if "image" in sample else blank)
+            now = int(time.time())
             contents = Contents(
-                decided=decided, shape=(len(dataset), *shape, 3), errors=errors, made=time.strftime("%Y-%m-%d %H:%M")
+                decided=decided,
+                shape=(len(dataset), *shape, 3),
+                errors=errors,
+                made=time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
+                written=now * 10**9,
             )
             text = contents.model_dump_json().encode()
             file.write(text + len(text).to_bytes(8, "big") + END)
+            file.flush()
+            os.utime(file.fileno(), ns=(contents.written, contents.written))
     except OSError as error:
         raise DataError(
             f"the cache {path} cannot be written ({error.strerror}): it takes {size / 1e9:.1f} GB; name another folder"
@@ -190,6 +199,14 @@ def _bytes(image: torch.Tensor, shape: tuple[int, ...]) -> bytes:
     if tuple(image.shape[1:]) != shape:
         raise UsageError(f"--cache: images of the split have several sizes, {shape} and {tuple(image.shape[1:])}")
     return image.permute(1, 2, 0).contiguous().numpy().tobytes()
+
+
+def _current(path: Path, decided: Decided) -> Contents | None:
+    """What stands in a file whose images are those of `decided`, as they were written; None where that is not so."""
+    contents = _read(path)
+    if contents is None or contents.decided != decided or path.stat().st_mtime_ns != contents.written:
+        return None
+    return contents
 
 
 def _read(path: Path) -> Contents | None:
