@@ -453,7 +453,7 @@ def cost(case: Golden) -> dict[str, Any]:
     rows = []
     for family, arch, kwargs, resolution, *_ in case.raw["data"]["rows"]:
         config = Settings({"family": family, "arch": arch, "kwargs": kwargs})
-        with names_and_shapes():
+        with undrawn():  # on the meta device every operation is decomposed in Python, which takes longer than it does
             model = METHOD.build_model(recipe_of(config), classes_of(config), "singlelabel")
         found = measure_cost(model, resolution)
         rows.append([family, arch, kwargs, resolution, found.operations, found.parameters, found.macs])
