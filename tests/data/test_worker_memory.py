@@ -38,6 +38,7 @@ def test_flat_texts_are_a_sequence_of_the_texts() -> None:
 @pytest.mark.skipif(not ROLLUP.is_file(), reason="this kernel does not tell what a process shares")
 def test_a_worker_that_reads_a_whole_index_copies_none_of_it(tmp_path: Path) -> None:
     """It reads every path and label, then every record, and collects garbage, while it makes its first sample."""
+    gc.collect()  # what other tests left behind
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     records = (Record("0.png", 0), *(Record(f"folder/{number:040d}.png", number % 10) for number in range(SAMPLES)))
     index = Index("many", "train", "singlelabel", tuple("abcdefghij"), tmp_path, records)
