@@ -49,9 +49,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: where tests wait, for a process, a deadline or a browser, another one computes."""
+    """Two workers more than cores: where tests wait, for a process, a deadline or a browser, others compute."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
-    return cores + 1
+    return cores + 2
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,9 +108,10 @@ def crc32(path: Path) -> int:
 def _system_error(error: BaseException | None) -> int | None:
     """The system's error number behind a failed write; None for an error of another kind.
 
-    torch.save raises a RuntimeError after the system's error, and safetensors only quotes it in words.
+    torch.save raises a RuntimeError after the system's error, and safetensors only quotes it in words. A loader's comes
+    in the midst of anything, and has nothing to do with it.
     """
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
         error = error.__context__
     if isinstance(error, OSError):
         return error.errno

@@ -21,7 +21,7 @@ from attnbias.methods.engine import batches
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
-from attnbias.methods.engine.run_folder import RunFolder, damage
+from attnbias.methods.engine.run_folder import Progress, RunFolder, damage
 from attnbias.methods.engine.training.sampler import shuffled
 from attnbias.methods.engine.training.train import train
 from tests.helpers.forked import ForkedRun
@@ -69,6 +69,22 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(demo_root: Path, tmp_p
     folder = RunFolder(out)
     assert folder.steps() != []
     assert [damage(folder.folder(step)) for step in folder.steps()] == [None] * len(folder.steps())
+
+
+def test_a_worker_that_is_lost_while_a_checkpoint_is_written_is_no_failed_write(tmp_path: Path) -> None:
+    """PyTorch raises it wherever the run is, also where a missing file was just found to be no matter."""
+
+    def write(folder: Path) -> None:
+        try:
+            (folder / "missing").unlink()
+        except FileNotFoundError:
+            raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from None
+
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
+        folder.save(Progress(step=1), write)
+    assert "cannot write" not in str(raised.value)
+    assert [*folder.checkpoints.iterdir()] == []
 
 
 def lost(kind: type[Exception]) -> None:
