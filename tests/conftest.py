@@ -36,22 +36,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of tests and what they import stay to the end: the collector of garbage never looks at them, and
-    seldom at what tests leave behind, which a twentieth of the suite's time went to."""
+    """Thousands of tests and what they import stay to the end: the collector of garbage never looks at them."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
         gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers more than cores: where tests wait, for a process, a deadline or a browser, others compute."""
+    """One worker more than cores: where tests wait, for a process, a deadline or a browser, another one computes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
-    return cores + 2
+    return cores + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import sys
@@ -17,6 +18,12 @@ from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.screen import TrainingBar, counted, progress
 from tests.helpers.command_line import attnbias
 from tests.helpers.tiny_runs import instead
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_is_shown() -> None:
+    """A bar of another test ends when its error, which keeps it, is collected: it would be told instead."""
+    gc.collect()
 
 
 class Stream(io.StringIO):
