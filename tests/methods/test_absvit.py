@@ -36,6 +36,7 @@ from attnbias.methods.absvit.method import METHOD
 from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import RECIPES, AbSViTRecipe
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.evaluation.cost import measure_cost
 from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.losses import classification_loss
 from attnbias.methods.engine.make_priors import VectorSums
@@ -75,6 +76,15 @@ def test_without_gradients_the_decoders_are_folded_and_nothing_else_changes() ->
     with torch.no_grad():
         folded = model(images)
     torch.testing.assert_close(folded, with_gradients.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_is_no_cost_of_an_image() -> None:
+    model = small()
+    first = measure_cost(model, 32)
+    assert measure_cost(model, 32) == first  # folded by now
+    with torch.no_grad():
+        model(make_images())
+    assert measure_cost(model, 32) == first
 
 
 def test_folded_decoders_follow_every_change_of_the_weights() -> None:
