@@ -85,7 +85,7 @@ LABELS: dict[str, Callable[[int], Files]] = {
     "numbers": numbered,
     "names in json": lambda k: {".json": json.dumps({"label": NAMES[k % 3], "width": 40}).encode()},
     "numbers twice": lambda k: numbered(k) | {".json": json.dumps({"label": k % 3}).encode()},
-    "further members": lambda k: named(k) | {".json": b'{"width": 40}', ".txt": b"a caption"},
+    "further members": lambda k: named(k) | {".json": b'{"width": 40}', ".en.txt": b"a caption"},
 }
 
 
