@@ -80,7 +80,8 @@ def read_shard(path: Path, left_out: Tally, below: str = "") -> list[Sample]:
                 keys.add(key)
                 samples.append(_sample(key, (member for _, member in members), left_out, below))
     except (DataError, Unfit, OSError, tarfile.TarError, *BAD_ARCHIVE) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "it is cut short"
+        said = str(error).partition(":\n")[0]  # then what each kind of compression says
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else said or "it is cut short"
         raise DataError(f"shard {path}: {reason}; mend the shard, or move it out of the folder") from None
     if not samples:
         raise DataError(f"shard {path} holds no samples; move it out of the folder")
