@@ -211,6 +211,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
+def together(changes: Sequence[Change | None]) -> list[Change | None]:
+    """The same changes, each with its p-value among all of them (`p_together`)."""
+    adjusted = iter(holm([change.p for change in changes if change and change.p is not None]))
+    return [
+        replace(change, p_together=next(adjusted)) if change and change.p is not None else change for change in changes
+    ]
+
+
 def _by_image(images: np.ndarray, *samples: Ratio) -> list[Ratio]:
     """The sums of each image's samples."""
     _, inverse = np.unique(images, return_inverse=True)

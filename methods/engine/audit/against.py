@@ -12,7 +12,7 @@ from attnbias.methods.engine.audit.examples import changed
 from attnbias.methods.engine.audit.figures import Table, precision_figure
 from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, AuditMeasure
 from attnbias.methods.engine.audit.result import About, Against, Difference, Figure
-from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, holm
+from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, together
 
 HEADLINES = {
     "position_biased": "objects looked wholly past",
@@ -101,15 +101,14 @@ def _over(table: Table, measure: AuditMeasure, rows: NDArray[np.int64]) -> Figur
 
 
 def _rows(changes: Sequence[tuple[AuditMeasure, Figure, Figure, Change]]) -> tuple[Difference, ...]:
-    tested = [found.p for *_, found in changes if found.p is not None]
-    adjusted = iter(holm(tested) if tested else [])
     rows = []
-    for measure, one, other, found in changes:
-        together = next(adjusted) if found.p is not None else None
+    for (measure, one, other, _), found in zip(changes, together([found for *_, found in changes]), strict=True):
+        assert found is not None
         edges = found.interval_95
-        sure = together is not None and together <= 0.05 and edges is not None and not edges[0] <= 0 <= edges[1]
         rows.append(
-            Difference(measure.name, measure.words, one, other, found.difference, edges, found.p, found.paired, sure)
+            Difference(
+                measure.name, measure.words, one, other, found.difference, edges, found.p, found.paired, found.sure
+            )
         )
     return tuple(rows)
 

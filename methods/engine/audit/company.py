@@ -6,30 +6,28 @@ The other class is chosen by labels alone, never by scores, so that the interval
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnbias.methods.engine.audit.figures import FEW, Table
 from attnbias.methods.engine.audit.result import Figure, Group, Pair
-from attnbias.methods.engine.statistics import Change, holm, unpaired
-
-Bools = NDArray[np.bool_]
+from attnbias.methods.engine.statistics import Change, together, unpaired
 
 
 def pairs(table: Table, targets: NDArray[np.int64], ids: NDArray[np.int64], names: Sequence[str]) -> tuple[Pair, ...]:
     """Each class of a multi-label set with the class that is most often beside it: targets (N, C) of the images `ids`
     (N,). The largest differences first; empty where no two classes are FEW times together and FEW times apart."""
     shown = (targets > 0).astype(np.int64)
-    together = shown.T @ shown
-    counts = np.diag(together).copy()
-    np.fill_diagonal(together, 0)
-    apart = counts[:, None] - together
-    usable = (together >= FEW) & (apart >= FEW)
+    both = shown.T @ shown
+    counts = np.diag(both).copy()
+    np.fill_diagonal(both, 0)
+    usable = (both >= FEW) & (counts[:, None] - both >= FEW)
     row_of = {int(image): row for row, image in enumerate(ids)}
     found: list[tuple[Pair, Change]] = []
     for number in np.flatnonzero(usable.any(1)).tolist():
-        other = int(np.where(usable[number], together[number], -1).argmax())
+        other = int(np.where(usable[number], both[number], -1).argmax())
         own = np.asarray(table.label == number)
         beside = np.array([shown[row_of[image], other] > 0 for image in table.image.tolist()])
         with_it, without = table.figure("accuracy", own & beside), table.figure("accuracy", own & ~beside)
@@ -49,10 +47,7 @@ def pairs(table: Table, targets: NDArray[np.int64], ids: NDArray[np.int64], name
         )
         found.append((Pair(names[number], names[other], with_it, without, difference, sure=False), change))
     sure = _sure([change for _, change in found])
-    made = [
-        Pair(pair.name, pair.context, pair.together, pair.alone, pair.difference, proved)
-        for (pair, _), proved in zip(found, sure, strict=True)
-    ]
+    made = [replace(pair, sure=proved) for (pair, _), proved in zip(found, sure, strict=True)]
     return tuple(sorted(made, key=lambda pair: (not pair.sure, -abs(pair.difference.value or 0))))
 
 
@@ -66,18 +61,17 @@ def groups(table: Table, names: Sequence[str]) -> tuple[Group, ...]:
             inside = own & (attributes == attribute)
             accuracy, others = table.figure("accuracy", inside), table.figure("accuracy", own & ~inside)
             assert accuracy is not None
-            tested = others is not None and accuracy.n >= FEW and others.n >= FEW
-            change = _difference(others, accuracy) if tested and others is not None else None
+            tested = others if others is not None and min(accuracy.n, others.n) >= FEW else None
+            change = None if tested is None else _difference(tested, accuracy)
             found.append((f"{names[number]}, {attribute}", accuracy, change))
-    sure = iter(_sure([change for _, _, change in found if change is not None]))
-    worse = [change is not None and next(sure) and change.difference < 0 for _, _, change in found]
     large = [accuracy.value for _, accuracy, _ in found if accuracy.n >= FEW and accuracy.value is not None]
     worst = min(large, default=None)
     rows, first = [], True
-    for (name, accuracy, _), proved in zip(found, worse, strict=True):
+    for (name, accuracy, change), proved in zip(found, _sure([change for *_, change in found]), strict=True):
         is_worst = first and accuracy.n >= FEW and accuracy.value == worst
         first = first and not is_worst
-        rows.append(Group(name, accuracy, accuracy.n < FEW, is_worst, proved))
+        worse = proved and change is not None and change.difference < 0
+        rows.append(Group(name, accuracy, accuracy.n < FEW, is_worst, worse))
     return tuple(sorted(rows, key=lambda group: (group.too_small, group.accuracy.value or 0)))
 
 
@@ -88,8 +82,6 @@ def _difference(before: Figure, after: Figure) -> Change:
     return unpaired(before.value, before.interval_95, after.value, after.interval_95)
 
 
-def _sure(changes: Sequence[Change]) -> list[bool]:
+def _sure(changes: Sequence[Change | None]) -> list[bool]:
     """Which differences hold at 5 % among all of them."""
-    tested = [change.p for change in changes if change.p is not None]
-    adjusted = iter(holm(tested) if tested else [])
-    return [change.p is not None and next(adjusted) <= 0.05 for change in changes]
+    return [each is not None and each.p_together is not None and each.p_together <= 0.05 for each in together(changes)]

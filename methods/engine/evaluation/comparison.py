@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_args
@@ -41,9 +42,9 @@ from attnbias.methods.engine.statistics import (
     Interval,
     Ratio,
     change,
-    holm,
     interval,
     mean_precision,
+    together,
     unpaired,
 )
 from attnbias.methods.engine.stored import known_method
@@ -608,18 +609,8 @@ def _apart(split: str, measure: str, figures: Sequence[Figure | None]) -> Line:
 
 def read_together(lines: Sequence[L]) -> list[L]:
     """The lines, of runs or of recipes over their seeds, with p-values among all of their differences."""
-    tested = [change.p for line in lines for change in line.changes if change and change.p is not None]
-    together = iter(holm(tested))
-    return [
-        replace(
-            line,
-            changes=[
-                replace(change, p_together=next(together)) if change and change.p is not None else change
-                for change in line.changes
-            ],
-        )
-        for line in lines
-    ]
+    changes = iter(together([change for line in lines for change in line.changes]))
+    return [replace(line, changes=list(islice(changes, len(line.changes)))) for line in lines]
 
 
 def reading_aid(lines: Sequence[Line], few: str = "images") -> list[str]:
