@@ -10,12 +10,12 @@ import pytest
 
 import attnbias
 from attnbias.methods.engine.audit.answer import answer
-from attnbias.methods.engine.audit.checks import Condition, beside_chance, checks
+from attnbias.methods.engine.audit.checks import Condition, checks
 from attnbias.methods.engine.audit.company import groups, pairs
 from attnbias.methods.engine.audit.figures import Table
 from attnbias.methods.engine.audit.measures import MEASURES, documentation
 from attnbias.methods.engine.audit.result import Audit, Causes, Figure, Sample
-from attnbias.methods.engine.audit.trust import judge, verdict
+from attnbias.methods.engine.audit.trust import judge
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
 from tests.helpers.small_model import DIGITS, write_model
@@ -170,7 +170,7 @@ def test_a_condition_that_is_none_is_named_with_the_nearest_figure(typed: str, w
     ],
 )
 def test_what_covers_chance_is_undecided(better: str, edges: tuple[float, float], state: str) -> None:
-    assert beside_chance(edges, 0.3, better) == state
+    assert replace(figure("energy", None, edges), better=better).beside(0.3) == state
 
 
 def figure(name: str, value: float | None, edges: tuple[float, float] | None, chance: float | None = None) -> Figure:
@@ -224,7 +224,7 @@ def test_a_map_that_fails_one_test_is_not_trusted() -> None:
     untested = judge({}, "no image has a true class")
     assert untested.verdict == "not run"
     assert {entry.reason for entry in untested.entries} == {"no image has a true class"}
-    assert verdict(figure("agreement", 1.0, None), 0) == "undecided"
+    assert figure("agreement", 1.0, None).beside(0) == "undecided"
 
 
 # Company --------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from attnbias.methods import METHODS
-from attnbias.methods.engine.audit.checks import beside_chance
 from attnbias.methods.engine.audit.result import (
     About,
     Against,
@@ -40,13 +39,6 @@ def with_interval(figure: Figure) -> str:
     return f"{share(figure.value)} [{low} to {high}]"
 
 
-def compared(figure: Figure) -> State:
-    """Whether a figure is better than its chance value; undecided without interval or chance value."""
-    if figure.interval_95 is None or figure.chance is None:
-        return "undecided"
-    return beside_chance(figure.interval_95, figure.chance, figure.better)
-
-
 # The answer -----------------------------------------------------------------------------------------------------------
 
 
@@ -57,9 +49,9 @@ def answer(
     sentences = [
         *([Sentence(against.text, against.rests_on)] if against else []),
         *_looks(about, figures),
-        *_tells(causes),
+        *([Sentence(told.text, (told.figure.name,))] if (told := causes.suffered) else []),
         *_relies(figures),
-        *_rest(about, figures, causes),
+        *_rest(figures, causes),
     ]
     return tuple(sentences[:MOST])
 
@@ -77,7 +69,7 @@ def _looks(about: About, figures: Mapping[str, Figure]) -> list[Sentence]:
         "holds": f"which is less often than the map at the middle ({share(figure.chance)})",
         "fails": f"which is more often than the map at the middle ({share(figure.chance)})",
         "undecided": f"which is not distinguishable from looking at the middle ({share(figure.chance)})",
-    }[compared(figure)]
+    }[figure.beside(figure.chance)]
     text = f"In {with_interval(figure)} of {figure.n} objects the model looks wholly past the object, {words}."
     return [Sentence(text, (figure.name,))]
 
@@ -90,7 +82,7 @@ def _relies(figures: Mapping[str, Figure]) -> list[Sentence]:
         "holds": "it does not rely on the context beyond that",
         "fails": "it relies on the context",
         "undecided": "not distinguishable from images without the class",
-    }[compared(figure)]
+    }[figure.beside(figure.chance)]
     text = (
         f"Without the object, {with_interval(figure)} of the mean score of its class is left; images without the class "
         f"have {share(figure.chance)}: {words}."
@@ -98,31 +90,21 @@ def _relies(figures: Mapping[str, Figure]) -> list[Sentence]:
     return [Sentence(text, (figure.name,))]
 
 
-def _tells(causes: Causes) -> list[Sentence]:
-    """The first property that the model suffers of; one that only tells a label is a fact about the images."""
-    return [Sentence(each.text, (each.figure.name,)) for each in causes.properties if each.is_found][:1]
-
-
-def _rest(about: About, figures: Mapping[str, Figure], causes: Causes) -> list[Sentence]:
+def _rest(figures: Mapping[str, Figure], causes: Causes) -> list[Sentence]:
     """What else is sure: a group that is worse, a class that leans on another."""
     found = []
-    for group in causes.groups:
-        if group.sure:
-            whole = figures["accuracy"]
-            text = (
-                f"Of the group '{group.name}' it names {with_interval(group.accuracy)} of {group.accuracy.n}, of all "
-                f"{with_interval(whole)}."
-            )
-            found.append(Sentence(text, ("worst_group_accuracy", "accuracy")))
-            break
-    for pair in causes.pairs:
-        if pair.sure:
-            text = (
-                f"'{pair.name}' is named in {with_interval(pair.together)} of the images with '{pair.context}', and in "
-                f"{with_interval(pair.alone)} of those without."
-            )
-            found.append(Sentence(text, ("accuracy",)))
-            break
+    if group := next((each for each in causes.groups if each.sure), None):
+        text = (
+            f"Of the group '{group.name}' it names {with_interval(group.accuracy)} of {group.accuracy.n}, of all "
+            f"{with_interval(figures['accuracy'])}."
+        )
+        found.append(Sentence(text, ("worst_group_accuracy", "accuracy")))
+    if pair := next((each for each in causes.pairs if each.sure), None):
+        text = (
+            f"'{pair.name}' is named in {with_interval(pair.together)} of the images with '{pair.context}', and in "
+            f"{with_interval(pair.alone)} of those without."
+        )
+        found.append(Sentence(text, ("accuracy",)))
     return found
 
 
@@ -160,8 +142,7 @@ def suggestions(
 
 
 def _after_properties(causes: Causes, model: Sequence[str], data: str) -> list[Suggestion]:
-    suffered = next((each for each in causes.properties if each.is_found), None)
-    if suffered is None:
+    if (suffered := causes.suffered) is None:
         return []
     words = (
         f"Train on images in which {suffered.name} does not tell the {suffered.predicts}, and hold both models against "

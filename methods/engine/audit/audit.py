@@ -17,7 +17,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.published_tests import own_rules
 from attnbias.methods.engine.audit.against import against
 from attnbias.methods.engine.audit.answer import answer, limits, suggestions
-from attnbias.methods.engine.audit.checks import Condition, checks, conditions
+from attnbias.methods.engine.audit.checks import Condition, checks
 from attnbias.methods.engine.audit.company import groups, pairs
 from attnbias.methods.engine.audit.examples import choose
 from attnbias.methods.engine.audit.figures import SCORES, Table, classes, precision_figure, quadrants, subsets
@@ -58,7 +58,7 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
         UsageError: something asked for cannot be had, or would replace what is not the command's own.
         DataError, WeightsError: the set or a checkpoint cannot be read.
     """
-    asked = conditions(request.fail_if)
+    asked = [Condition.of(each) for each in request.fail_if]
     files = requested((request.junit, AUDIT_JUNIT), (request.markdown, AUDIT_MARKDOWN))
     reads = [request.load_from, *([request.against] if request.against else [])]
     check_targets(files, reads, request.overwrite, [request.out] if write else [])

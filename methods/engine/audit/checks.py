@@ -75,11 +75,6 @@ class Condition:
         return "undecided"
 
 
-def conditions(typed: Sequence[str]) -> list[Condition]:
-    """Read all conditions of --fail-if."""
-    return [Condition.of(each) for each in typed]
-
-
 def checks(
     asked: Sequence[Condition], figures: Sequence[Figure], causes: Causes, not_run: Mapping[str, str]
 ) -> tuple[Check, ...]:
@@ -121,38 +116,28 @@ def _against_chance(name: str, figure: Figure | None, not_run: Mapping[str, str]
     if figure is None or figure.chance is None:
         reason = missing(name, not_run)
         return Check(name, says, "not run", figure, None, "reference", measure.chance_words, reason)
-    state: State = "undecided"
-    reason = ONE_IMAGE
-    if figure.interval_95 is not None:
-        state = beside_chance(figure.interval_95, figure.chance, measure.better)
-        reason = "its interval covers that" if state == "undecided" else ""
+    state = figure.beside(figure.chance)
+    why = ONE_IMAGE if figure.interval_95 is None else "its interval covers that"
+    reason = why if state == "undecided" else ""
     return Check(name, says, state, figure, figure.chance, "reference", measure.chance_words, reason)
-
-
-def beside_chance(edges: Interval, chance: float, better: str | None) -> State:
-    """Whether a figure with this interval is better than chance; undecided where the interval covers it."""
-    low, high = edges
-    if low <= chance <= high:
-        return "undecided"
-    return "holds" if (low > chance) == (better == "higher") else "fails"
 
 
 def _groups(causes: Causes) -> Check:
     name, says = "groups", "no group is worse than the other images of its class"
     large = [group for group in causes.groups if not group.too_small]
     if not large:
-        reason = causes.not_run.get(name) or "no group is large enough"
-        return Check(name, says, "not run", None, None, "none", "", reason)
+        return Check(name, says, "not run", reason=causes.not_run.get(name) or "no group is large enough")
     worst = next(group for group in large if group.worst)
     state: State = "fails" if any(group.sure for group in large) else "undecided"
-    return Check(name, says, state, worst.accuracy, None, "none", f"worst: {worst.name}", _no_proof(state))
+    words = f"worst: {worst.name}"
+    return Check(name, says, state, worst.accuracy, threshold_words=words, reason=_no_proof(state))
 
 
 def _pairs(causes: Causes) -> Check:
     name, says = "pairs", "no class is named more often beside another class than without it"
     if not causes.pairs:
         reason = causes.not_run.get(name) or "no two classes are often enough together and apart"
-        return Check(name, says, "not run", None, None, "none", "", reason)
+        return Check(name, says, "not run", reason=reason)
     most = max(causes.pairs, key=lambda pair: (pair.sure, pair.difference.value or 0))
     state: State = (
         "fails" if any(pair.sure and (pair.difference.value or 0) > 0 for pair in causes.pairs) else "undecided"
@@ -164,12 +149,11 @@ def _pairs(causes: Causes) -> Check:
 def _properties(causes: Causes) -> Check:
     name, says = "properties", "the model relies on no place that tells a label, and no property tells its errors"
     if name in causes.not_run:
-        return Check(name, says, "not run", None, None, "none", "", causes.not_run[name])
-    found = next((each for each in causes.properties if each.is_found), None)
-    if found is not None:
+        return Check(name, says, "not run", reason=causes.not_run[name])
+    if (found := causes.suffered) is not None:
         figure = found.relies or found.figure
         return Check(name, says, "fails", figure, figure.chance, "reference", figure.chance_words, found.text)
-    return Check(name, says, "undecided", None, None, "none", "", _no_proof("undecided"))
+    return Check(name, says, "undecided", reason=_no_proof("undecided"))
 
 
 def _no_proof(state: State) -> str:

@@ -60,9 +60,9 @@ def choose(
     for number, entry in enumerate(islice((each for each in causes.properties if each.sure), MOST_PROPERTIES)):
         rows = islice(_one_an_image(entry.samples, samples), EXAMPLES)
         found.append(finding(f"property-{number + 1}", entry.text, f"the first four {entry.rule}", rows))
-    by_chance = _drawn(samples, seed)
-    how = f"drawn by chance from all {_images(samples):,} images (seed {seed}), not chosen"
-    found.append(finding("random", "Drawn by chance", how, by_chance))
+    images = len({sample.image for sample in samples})
+    how = f"drawn by chance from all {images:,} images (seed {seed}), not chosen"
+    found.append(finding("random", "Drawn by chance", how, _drawn(samples, seed)))
     return tuple(each for each in found if each.examples)
 
 
@@ -114,17 +114,8 @@ def changed(
         most = f"the {len(rows)} of {len(gains):,} such objects whose {what} has changed most"
         how = f"all {len(rows)} such objects" if len(rows) == len(gains) else most
         examples = (_example(row, after[row], classes) for row in rows)
-        found.append(
-            Finding(
-                name,
-                title,
-                how,
-                tuple(
-                    replace(each, says=f"before: {says(pairs[each.sample][0])}; after: {each.says}")
-                    for each in examples
-                ),
-            )
-        )
+        told = (replace(each, says=f"before: {says(pairs[each.sample][0])}; after: {each.says}") for each in examples)
+        found.append(Finding(name, title, how, tuple(told)))
     return tuple(each for each in found if each.examples)
 
 
@@ -167,10 +158,6 @@ def _drawn(samples: Sequence[Sample], seed: int) -> list[int]:
     first = list(_one_an_image(range(len(samples)), samples))
     order = np.random.default_rng(seed).permutation(len(first))[:EXAMPLES]
     return [first[place] for place in order.tolist()]
-
-
-def _images(samples: Sequence[Sample]) -> int:
-    return len({sample.image for sample in samples})
 
 
 def pairs_shown(audit: Audit) -> list[int]:

@@ -24,8 +24,8 @@ Bools = NDArray[np.bool_]
 FEW = 10
 """Objects below which a class or a group says too little."""
 
-OF_CLASS = ("accuracy", "position_biased", "energy", "context_share")
-OF_SUBSET = ("accuracy", "position_biased", "energy", "context_share")
+OF_PARTS = ("accuracy", "position_biased", "energy", "context_share")
+"""Figures of a class, and of other parts of the objects."""
 SCORES = ("probability", "object_only", "context_only")
 
 
@@ -159,7 +159,7 @@ def classes(table: Table, names: Sequence[str], precisions: Sequence[Estimate | 
     rows = []
     for number in np.unique(table.label[table.known]).tolist():
         own = np.asarray(table.label == number)
-        accuracy, biased, energy, share = (table.figure(name, own) for name in OF_CLASS)
+        accuracy, biased, energy, share = (table.figure(name, own) for name in OF_PARTS)
         assert accuracy is not None
         precision = precision_figure(precisions[number], accuracy.n) if precisions else None
         rows.append(
@@ -202,7 +202,7 @@ def subsets(table: Table) -> tuple[Subset, ...]:
     ]
     found = []
     for family, name, words, chosen in parts:
-        wanted = [measure for measure in OF_SUBSET if (family, measure) != ("answer", "accuracy")]
+        wanted = [measure for measure in OF_PARTS if (family, measure) != ("answer", "accuracy")]
         figures = [figure for measure in wanted if (figure := table.figure(measure, chosen)) is not None]
         if chosen.any():
             rows = tuple(np.flatnonzero(chosen).tolist())

@@ -59,10 +59,6 @@ ALONE = {
 """Words of measures whose own lean on the line above them: here each may stand alone."""
 
 
-def _alone(name: str, words: str) -> str:
-    return ALONE.get(name, words)
-
-
 def _of_maps() -> Iterable[AuditMeasure]:
     """The measures of attention that are means of columns, in the order of val's table."""
     chosen = [each for each in ATTENTION if each.better and each.shown is not None and (each.of_sample or each.ratio)]
@@ -70,7 +66,7 @@ def _of_maps() -> Iterable[AuditMeasure]:
         over, under = each.ratio or (each.name, "")
         yield AuditMeasure(
             each.name,
-            _alone(each.name, each.words),
+            ALONE.get(each.name, each.words),
             "looks",
             each.better,
             over,
@@ -162,7 +158,7 @@ MEASURES: tuple[AuditMeasure, ...] = (
     *(
         AuditMeasure(
             each.name,
-            _alone(each.name, each.words),
+            ALONE.get(each.name, each.words),
             "relies",
             each.better,
             f"{SWAPPED}{each.name}",

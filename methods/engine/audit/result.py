@@ -59,6 +59,16 @@ class Figure:
     kind: Kind = "measured"
     form: Form = "share"
 
+    def beside(self, reference: float | None) -> State:
+        """Whether it is better than a reference (holds) or worse (fails); undecided where its interval covers that, or
+        where there is no interval or no reference."""
+        if self.interval_95 is None or reference is None:
+            return "undecided"
+        low, high = self.interval_95
+        if low <= reference <= high:
+            return "undecided"
+        return "holds" if (low > reference) == (self.better == "higher") else "fails"
+
 
 @dataclass(frozen=True)
 class About:
@@ -154,12 +164,12 @@ class Check:
     says: str
     """The condition that should hold, in words: "position_biased is at most 0.2"."""
     state: State
-    figure: Figure | None
+    figure: Figure | None = None
     """None where it was not run."""
-    threshold: float | None
-    threshold_of: Literal["yours", "reference", "none"]
+    threshold: float | None = None
+    threshold_of: Literal["yours", "reference", "none"] = "none"
     """`reference`: a map or a model that knows nothing of the image (`threshold_words`)."""
-    threshold_words: str
+    threshold_words: str = ""
     reason: str = ""
     """Why it was not run, or why nothing could be decided."""
 
@@ -271,6 +281,11 @@ class Causes:
     """Objects on other images' contexts, contexts alone (measured interventions)."""
     not_run: Mapping[str, str]
     """Of pairs, groups, properties, backgrounds: why it is missing."""
+
+    @property
+    def suffered(self) -> Property | None:
+        """The first property that the model suffers of; one that only tells a label is a fact about the images."""
+        return next((each for each in self.properties if each.is_found), None)
 
 
 @dataclass(frozen=True)

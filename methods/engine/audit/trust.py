@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from attnbias.methods.engine.audit.result import Figure, Trust, TrustEntry
-
-Verdict = Literal["passes", "fails", "undecided", "not run"]
 
 KEPT = 0.5
 """Rank correlation from which two maps are taken as the same: a rule of thumb."""
@@ -43,18 +40,14 @@ QUESTIONS = {
 """Figure -> what is asked, the rule, and its threshold."""
 
 
-def judge(
-    figures: Mapping[str, Figure], not_run: str, more: Sequence[TrustEntry] = (), *, agrees_with: str = ""
-) -> Trust:
-    """Ask all questions; `more` are entries that were measured elsewhere, `agrees_with` says what `agreement` is
-    with."""
+def judge(figures: Mapping[str, Figure], not_run: str, *, agrees_with: str = "") -> Trust:
+    """Ask all questions; `agrees_with` says what `agreement` is with."""
     entries = [_entry(name, figures.get(name), not_run) for name in QUESTIONS]
     if agrees_with:
         entries = [
             replace(entry, question=f"{entry.question} (With {agrees_with}.)") if entry.name == "agreement" else entry
             for entry in entries
         ]
-    entries += more
     verdicts = [entry.verdict for entry in entries]
     failed = [entry.name for entry in entries if entry.verdict == "fails"]
     open_ones = [entry.name for entry in entries if entry.verdict == "undecided"]
@@ -68,21 +61,12 @@ def judge(
     return Trust("not run", f"Whether the map can be trusted was not tested: {not_run}.", tuple(entries))
 
 
-def verdict(figure: Figure, threshold: float) -> Verdict:
-    """What the interval of a figure says of it: on which side of a threshold it lies."""
-    if figure.interval_95 is None:
-        return "undecided"
-    low, high = figure.interval_95
-    if low > threshold or high < threshold:
-        return "passes" if (low > threshold) == (figure.better == "higher") else "fails"
-    return "undecided"
-
-
 def _entry(name: str, figure: Figure | None, not_run: str) -> TrustEntry:
     question, rule, threshold = QUESTIONS[name]
     if figure is None or figure.value is None:
         return TrustEntry(name, question, "not run", None, rule, not_run)
-    return TrustEntry(name, question, verdict(figure, threshold), figure, rule)
+    state = figure.beside(threshold)
+    return TrustEntry(name, question, "passes" if state == "holds" else state, figure, rule)
 
 
 def _listed(names: Sequence[str]) -> str:
