@@ -11,9 +11,9 @@ import pytest
 import attnbias
 from attnbias.methods.engine.audit.answer import answer
 from attnbias.methods.engine.audit.checks import Condition, checks
-from attnbias.methods.engine.audit.company import groups, pairs
 from attnbias.methods.engine.audit.figures import Table
 from attnbias.methods.engine.audit.measures import MEASURES, documentation
+from attnbias.methods.engine.audit.pairs_and_groups import groups, pairs
 from attnbias.methods.engine.audit.result import Audit, Causes, Figure, Sample
 from attnbias.methods.engine.audit.trust import judge
 from attnbias.methods.engine.errors import UsageError

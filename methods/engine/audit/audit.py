@@ -18,7 +18,6 @@ from attnbias.data.published_tests import own_rules
 from attnbias.methods.engine.audit.against import against
 from attnbias.methods.engine.audit.answer import answer, limits, suggestions
 from attnbias.methods.engine.audit.checks import Condition, checks
-from attnbias.methods.engine.audit.company import groups, pairs
 from attnbias.methods.engine.audit.examples import choose
 from attnbias.methods.engine.audit.figures import SCORES, Table, classes, precision_figure, quadrants, subsets
 from attnbias.methods.engine.audit.files import WRITTEN, junit, markdown, write_files
@@ -37,6 +36,7 @@ from attnbias.methods.engine.audit.opening import (
     weights_digest,
 )
 from attnbias.methods.engine.audit.page import REPORT, audit_page
+from attnbias.methods.engine.audit.pairs_and_groups import groups, pairs
 from attnbias.methods.engine.audit.pictures import draw_pictures
 from attnbias.methods.engine.audit.result import About, Audit, Causes, Figure, Group, Pair
 from attnbias.methods.engine.audit.trust import judge

@@ -314,15 +314,16 @@ def _estimated(split: str, measure: str, found: Sequence[Estimate | None], same:
 
 
 def _context(scores: Scores, evaluation: StoredEvaluation) -> dict[str, Estimate]:
-    """Average precision of the classes that a run's pairs name, with their company and without it, and the gap."""
+    """Average precision of the classes that a run's pairs name, beside their co-occurring class and without it, and
+    the gap."""
     pairs = (evaluation.content.get("context") or {}).get("pairs", ())
     kept = [pair for pair in pairs if pair.get("cooccur_AP") is not None and pair.get("exclusive_AP") is not None]
     classes = evaluation.content.get("classes", [])
     named = {pair.get(key) for pair in kept for key in ("class", "context")}
     if not kept or not named <= {*classes} or len(classes) != scores.scores.shape[1]:
         return {}
-    own, company = ([classes.index(pair[key]) for pair in kept] for key in ("class", "context"))
-    there, beside = scores.targets[:, own] == 1, scores.targets[:, company] == 1  # (N, pairs)
+    own, context = ([classes.index(pair[key]) for pair in kept] for key in ("class", "context"))
+    there, beside = scores.targets[:, own] == 1, scores.targets[:, context] == 1  # (N, pairs)
     together, alone = (
         mean_precision(np.where(there, np.where(chosen, 1, -1), 0), scores.scores[:, own])
         for chosen in (beside, ~beside)
