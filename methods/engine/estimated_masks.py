@@ -35,6 +35,7 @@ from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.published import locate
 from attnbias.methods.engine.requests import AuditRequest, ValRequest
 from attnbias.methods.engine.screen import counted, say
+from attnbias.methods.engine.types import LABELLED
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint
 
@@ -102,7 +103,7 @@ def with_estimated_masks(request: ValRequest | AuditRequest, index: Index) -> In
     if request.masks is None:
         return index
     where = f"{index.dataset}/{index.split}"
-    if index.task not in ("singlelabel", "multilabel"):
+    if index.task not in LABELLED:
         raise UsageError(f"--masks estimate is for sets of labelled images, and '{index.dataset}' is for {index.task}")
     if index.annotations is not None or any(record.boxes for record in index.records):
         raise UsageError(f"--masks estimate: {where} has objects of its own; leave it out")

@@ -44,6 +44,7 @@ from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportR
 from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
 from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
+from attnbias.methods.engine.types import LABELLED
 from attnbias.weights.names import check_name
 
 Format = Literal["onnx", "torch-export"]
@@ -127,7 +128,7 @@ def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], 
         UsageError: something was asked for that such a model has not.
     """
     own = loaded.method.default_map(loaded.recipe)
-    if loaded.task in ("multilabel", "singlelabel"):
+    if loaded.task in LABELLED:
         return Classifier(loaded, kind, head, classes, top_k or EXPORTED_MAPS)
     for flag, asked in (("--classes", bool(classes)), ("--top-k", top_k is not None)):
         if asked:

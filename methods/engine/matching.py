@@ -15,6 +15,7 @@ from attnbias.data.sets.imagenet import readable
 from attnbias.methods.engine.abilities import AnswersAs
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import Loaded
+from attnbias.methods.engine.types import LABELLED
 
 LOG = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def _in_classes_of_its_dataset(
         if class_map is not None:
             raise
         return loaded
-    if index.task not in ("multilabel", "singlelabel"):
+    if index.task not in LABELLED:
         return loaded
     same = not class_difference(readable(loaded.classes), readable(index.classes))
     if same and (class_map is None or not alone):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from attnbias.methods.engine.errors import NotFiniteError
 from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, mean_precision
-from attnbias.methods.engine.types import Metrics
+from attnbias.methods.engine.types import LABELLED, Metrics
 
 Rule = Literal["grouped", "mean", "interpolated"]
 """Average precision: the mean of the precision at each positive with equal scores taken together (scikit-learn), or one
@@ -360,7 +360,7 @@ def names(of: Callable[[Metric], bool]) -> list[str]:
 
 def leading() -> set[str]:
     """The first metric of each kind of labels."""
-    return {next(by_formula(labels)).name for labels in ("multilabel", "singlelabel")}
+    return {next(by_formula(labels)).name for labels in LABELLED}
 
 
 def by_formula(labels: str) -> Iterator[Metric]:

@@ -19,9 +19,7 @@ from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.targets import check_location
-
-LABELLED = ("singlelabel", "multilabel")
-"""Tasks whose images alone are files: those of others come with label maps, or are shared with other sets."""
+from attnbias.methods.engine.types import LABELLED
 
 
 def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -> Report:

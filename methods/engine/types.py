@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
+from attnbias.data.index import Task
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
@@ -36,6 +38,9 @@ class Batch(TypedDict, total=False):
     false_text_ids: Tensor
     false_text_mask: Tensor
 
+
+LABELLED: tuple[Task, ...] = ("multilabel", "singlelabel")
+"""Tasks whose images have labels, and whose models score classes."""
 
 Fields = dict[str, Any]
 """Fields of a recipe by their names, as plain values."""

@@ -29,8 +29,7 @@ from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.requests import AuditRequest, PrepareRequest, flags_of, options_of
 from attnbias.methods.engine.screen import say
-
-TASKS = ("multilabel", "singlelabel")
+from attnbias.methods.engine.types import LABELLED
 
 WHERE = ("out", "overwrite", "junit", "markdown", "device", "gpus", "threads", "workers", "eval_batch_size")
 """Options that do not change what is found: the command on the page leaves them out."""
@@ -117,10 +116,10 @@ def subjects(
     opened = [replace(each, recipe=override(each.recipe, {"dataset": data})) for each in opened]
     found = []
     for each, loaded in zip(asked, in_classes_of_datasets(opened, request.class_map, request.data_root), strict=True):
-        if loaded.task not in TASKS:
+        if loaded.task not in LABELLED:
             raise UsageError(
                 f"{loaded.source} is for {loaded.task}; an audit is of models that name classes "
-                f"({' or '.join(TASKS)}): attnbias val measures the others"
+                f"({' or '.join(LABELLED)}): attnbias val measures the others"
             )
         check_map(loaded.method, loaded.model, kind_of(each, loaded))
         found.append(Subject(each, loaded))

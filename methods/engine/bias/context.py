@@ -21,7 +21,7 @@ from attnbias.methods.engine.evaluation.groups import groups_of, right_answers
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset, score_split
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
-from attnbias.methods.engine.types import Metrics
+from attnbias.methods.engine.types import LABELLED, Metrics
 
 FEW = 10
 """Images that a group must have to be the worst."""
@@ -160,7 +160,7 @@ class GroupsProbe(Probe):
     def measure(self, measured: Measured) -> Content | None:
         records, found = measured.dataset.records, measured.evaluation
         index = measured.dataset.index
-        if index.task not in ("singlelabel", "multilabel") or not all(record.group for record in records):
+        if index.task not in LABELLED or not all(record.group for record in records):
             return None
         attributes = [records[sample].group or "" for sample in found.ids]
         return group_measures(found.targets, found.scores["scores"], attributes, index.classes)

@@ -28,6 +28,7 @@ from attnbias.methods.engine.evaluation.groups import groups_of
 from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe, open_dataset
 from attnbias.methods.engine.load import Loaded, head_names
 from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.types import LABELLED
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Of the squared weights; picked on every second image of the split that the layer is trained on."""
@@ -146,7 +147,7 @@ class LastLayerProbe(Probe):
         other = open_dataset(request, loaded, request.last_layer)
         for each in (dataset, other):
             task, split = each.index.task, f"{each.index.dataset}/{each.index.split}"
-            if task not in ("singlelabel", "multilabel") or not all(record.group for record in each.records):
+            if task not in LABELLED or not all(record.group for record in each.records):
                 raise UsageError(
                     f"--last-layer measures groups, and images of {split} have no attribute (group) beside their labels"
                 )

@@ -37,7 +37,7 @@ from attnbias.methods.engine.evaluation.probe import Content, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.text import write_csv
-from attnbias.methods.engine.types import Truth
+from attnbias.methods.engine.types import LABELLED, Truth
 
 T = TypeVar("T")
 R = TypeVar("R", bound=tuple[object, ...])
@@ -69,7 +69,7 @@ class ObjectProbe(Probe):
 
 def check_classes(name: str, loaded: Loaded) -> None:
     """Refuse a model that names no classes, whose samples no probe of objects could be of."""
-    if loaded.task not in ("singlelabel", "multilabel"):
+    if loaded.task not in LABELLED:
         raise UsageError(f"--{name} measures classes of images, and {loaded.source} is for {loaded.task}")
 
 

@@ -31,6 +31,7 @@ from attnbias.methods.engine.batches import loader
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.screen import counted, say
+from attnbias.methods.engine.types import LABELLED
 
 END = b"attnbias images\n"
 """The last bytes of a whole file, behind the length of the JSON in eight bytes."""
@@ -130,7 +131,7 @@ def _decided(dataset: ImageDataset) -> Decided:
     name = f"--cache: images of '{index.dataset}/{index.split}'"
     if dataset.archived or isinstance(dataset, InMemoryImages):
         raise UsageError(f"{name} are in memory as they are; leave it out")
-    if index.task not in ("singlelabel", "multilabel") or last_normalization(dataset.transform) is None:
+    if index.task not in LABELLED or last_normalization(dataset.transform) is None:
         raise UsageError(f"{name} are not bytes of one size before they are normalised; leave it out")
     pipeline = str(without_normalization(dataset.transform))
     if " at 0x" in pipeline:

@@ -15,6 +15,7 @@ from attnbias.methods.engine.evaluation.probe import Content, Measured, Probe
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.metrics import average_precision
 from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.types import LABELLED
 
 BINS = 15
 """Of equal width between 0 and 1 (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017)."""
@@ -125,7 +126,7 @@ class CalibrationProbe(Probe):
         return request.calibration
 
     def check(self, request: ValRequest, loaded: Loaded, dataset: ImageDataset) -> None:
-        if (task := dataset.index.task) not in ("singlelabel", "multilabel"):
+        if (task := dataset.index.task) not in LABELLED:
             raise UsageError(f"--calibration is of scores of classes, and '{dataset.index.dataset}' is for {task}")
 
     def measure(self, measured: Measured) -> Content:

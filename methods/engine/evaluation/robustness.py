@@ -39,7 +39,7 @@ from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.statistics import Ratio, interval, mean_precision
 from attnbias.methods.engine.stored_evaluations import ROBUSTNESS
 from attnbias.methods.engine.text import figure, write_csv
-from attnbias.methods.engine.types import Batch
+from attnbias.methods.engine.types import LABELLED, Batch
 
 CARTON = "carton"
 """The class of ImageNet whose images often bear the watermark of ImageNet-W."""
@@ -334,7 +334,7 @@ class RobustnessProbe(Probe):
             Watermarked(dataset.transform, request.watermark, loaded.recipe.normalize)
         if isinstance(loaded.method, LabelsPixels):
             loaded.method.check_seen_once(loaded.recipe)
-        elif request.attack and loaded.task not in ("singlelabel", "multilabel"):
+        elif request.attack and loaded.task not in LABELLED:
             raise UsageError(f"--attack: {loaded.source} is for {loaded.task}; only images and pixels with classes")
 
     def measure(self, measured: Measured) -> list[Row]:

@@ -23,13 +23,10 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import fitting_explainers
 from attnbias.methods.engine.prediction.predict import score_images
 from attnbias.methods.engine.requests import PredictRequest
-from attnbias.methods.engine.types import Steering
+from attnbias.methods.engine.types import LABELLED, Steering
 
 RULE = "minmax"
 """How maps are brought to 0..1, as `visualize` does where nobody types another."""
-
-SCORED = ("multilabel", "singlelabel")
-"""Tasks whose models score classes, as `predict` does."""
 
 
 class Asked(BaseModel):
@@ -125,7 +122,7 @@ class Subject:
 
     def _scores(self, image: Image.Image) -> NDArray[np.float32] | None:
         """Probabilities (C,) as `predict` gives them; None of a model whose task is another."""
-        if self.loaded.task not in SCORED:
+        if self.loaded.task not in LABELLED:
             return None
         answers = score_images(self.machine, self.loaded, [image], self.accelerator)
         scores: NDArray[np.float32] = answers.scores["scores"][0]

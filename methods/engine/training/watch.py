@@ -24,7 +24,7 @@ from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.recipe import Recipe
-from attnbias.methods.engine.types import LogLine
+from attnbias.methods.engine.types import LABELLED, LogLine
 
 IMAGES = 64
 """Images with objects that are looked at, drawn by SEED: enough for a curve, a few seconds on a CPU."""
@@ -44,7 +44,7 @@ class BiasWatch:
             UsageError: the task has no classes of images. DataError: the split has neither masks nor boxes.
         """
         index = dataset.index
-        if index.task not in ("multilabel", "singlelabel"):
+        if index.task not in LABELLED:
             raise UsageError(f"--bias-every is for sets of labelled images, and '{index.dataset}' is for {index.task}")
         truth = resolve_truth(dataset, None)
         known = [position for position, record in enumerate(dataset.records) if record.boxes]
