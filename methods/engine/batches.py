@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,6 +22,12 @@ IMAGES: tuple[Literal["image", "image2", "false_image"], ...] = ("image", "image
 
 LONGEST_WAIT = 600.0
 """Seconds that a step waits for its images before the run ends: a worker hangs, or a disk does."""
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, as far from each other as can be, the first and the last among
+    them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
 class EvaluationSampler(Sampler[list[int]]):

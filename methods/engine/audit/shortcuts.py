@@ -22,7 +22,7 @@ from attnbias.data.transforms.basic import normalization
 from attnbias.methods.engine.audit.causes import Cause, find_causes, questions
 from attnbias.methods.engine.audit.properties import GRID, Place, file_values, picture_traits, picture_values, where
 from attnbias.methods.engine.audit.result import Figure, Property
-from attnbias.methods.engine.batches import EvaluationSampler
+from attnbias.methods.engine.batches import EvaluationSampler, evenly
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.evaluation.evaluate import Evaluation
 from attnbias.methods.engine.load import Loaded
@@ -154,7 +154,7 @@ def find_shortcuts(
     model relies on their places. One sample an image, at most MOST, evenly from the split."""
     paths = np.array([dataset.records[position].path for position in evaluation.ids])
     rows = np.sort(np.unique(paths, return_index=True)[1])  # of several samples of an image the first
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int))]
+    rows = rows[evenly(len(rows), MOST)]
     positions = evaluation.ids[rows].tolist()
     mean, std = (
         torch.tensor(values, device=accelerator.device).view(3, 1, 1)
@@ -175,8 +175,7 @@ def find_shortcuts(
         clearest = yes[np.argsort(-column[yes], kind="stable")][:SHOWN]
         label, place, reliance = cause.question.label, cause.place, None
         if cause.question.predicts == "label" and label is not None and place is not None and tried < PLACES:
-            chosen = yes[np.unique(np.linspace(0, len(yes) - 1, min(IMAGES, len(yes))).round().astype(int))]
-            of_class = [positions[row] for row in chosen]
+            of_class = [positions[row] for row in yes[evenly(len(yes), IMAGES)]]
             reliance = _reliance(loaded, dataset, of_class, label, place, accelerator, batch_size)
             tried += 1
         found.append(Shortcut(cause, reliance, tuple(positions[row] for row in clearest)))

@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.attention_measures import ON_MAPS, ON_PIXELS
+from attnbias.methods.engine.batches import evenly
 from attnbias.methods.engine.bias.objects import NothingToMeasureError, check_classes, true_labels
 from attnbias.methods.engine.bias.road import NOISE, SHARES, ranks, road
 from attnbias.methods.engine.control import Control
@@ -268,7 +269,7 @@ def _drawn(loaded: Loaded, dataset: ImageDataset, evaluation: Evaluation, count:
     if not every:
         split = f"{dataset.index.dataset}/{dataset.index.split}"
         raise NothingToMeasureError(f"{split} has no positive label of a class of the model")
-    return [every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)]
+    return [every[position] for position in evenly(len(every), count)]
 
 
 def _map(loaded: Loaded, network: nn.Module, image: Tensor, label: int, kind: str) -> Tensor:

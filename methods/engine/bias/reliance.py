@@ -26,6 +26,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.reading import Json
+from attnbias.methods.engine.batches import evenly
 from attnbias.methods.engine.bias.objects import (
     ObjectBatch,
     ObjectProbe,
@@ -83,9 +84,8 @@ class Donors:
     @classmethod
     def of(cls, dataset: ImageDataset, positions: Sequence[int], truth: Truth) -> Donors:
         """At most DONORS of the images at these positions, evenly."""
-        chosen = np.unique(np.linspace(0, len(positions) - 1, min(DONORS, len(positions))).round().astype(int))
         donors = []
-        for position in (positions[number] for number in chosen):
+        for position in (positions[number] for number in evenly(len(positions), DONORS)):
             image, found, _ = regions(dataset, position, truth)
             planes = [region.box for region in found]
             objects = np.any(planes, axis=0) if planes else np.zeros(image.shape[1:], dtype=bool)

@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -27,7 +26,7 @@ from attnbias.data.atomic import replacing
 from attnbias.data.errors import DataError
 from attnbias.data.registry import open_split
 from attnbias.methods.engine.abilities import LooksFirst, PublishesLog, StopsEarly
-from attnbias.methods.engine.batches import batches
+from attnbias.methods.engine.batches import batches, evenly
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError
 from attnbias.methods.engine.evaluation.cache import use_cache
@@ -268,8 +267,7 @@ class _Run:
         shown = self.method.open_dataset(
             self.recipe, self.data.indices["train"], on_bad_image=self.request.on_bad_image
         )
-        positions = np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int)
-        samples = [shown[position] for position in positions.tolist()]
+        samples = [shown[position] for position in evenly(len(shown), count)]
         return torch.stack([sample["image"] for sample in samples if "image" in sample])
 
     def _open_folder(self) -> Path | None:

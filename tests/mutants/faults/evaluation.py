@@ -248,7 +248,7 @@ FAULTS = (
     Fault(
         "faithfulness takes the first samples",
         "methods/engine/bias/faithfulness.py",
-        "every[position] for position in np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)",
+        "every[position] for position in evenly(len(every), count)",
         "every[position] for position in range(min(count, len(every)))",
         ("tests/cli/test_evaluation_wiring.py::test_faithfulness_takes_its_samples_from_the_whole_split",),
     ),
