@@ -21,14 +21,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS, TASKS
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.recipe import (
-    BOUNDS,
-    OLD_NAMES,
-    TRAINING_DATA,
-    fields_of,
-    panel_of,
-    todays_names,
-)
+from attnbias.methods.engine.recipe import BOUNDS, OLD_NAMES, TRAINING_DATA, fields_of, flag_of, panel_of, todays_names
 from attnbias.methods.engine.registry import get_description, method_of_task
 from attnbias.methods.engine.requests import Q, Request, flags_of, required, spelled
 from attnbias.methods.engine.screen import literal
@@ -68,7 +61,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
     default = next(iter(method.recipes.values())).recipe
     parameters = []
     for name, info in fields_of(method.recipe_type, training=training).items():
-        flag = "--" + name.replace("_", "-")
+        flag = flag_of(name)
         annotation, keywords = _click_type(info.annotation)
         if name == "dataset":
             keywords["autocompletion"] = lambda: list(DATASETS)
@@ -84,7 +77,7 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         option = typer.Option(flags, help=help_text, rich_help_panel=panel_of(info), show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
         for old in (old for old, today in OLD_NAMES.items() if today == name):
-            option = typer.Option("--" + old.replace("_", "-"), **{**keywords, "hidden": True})
+            option = typer.Option(flag_of(old), **{**keywords, "hidden": True})
             parameters.append(_parameter(old, Annotated[annotation | None, option]))
     return parameters
 

@@ -15,6 +15,7 @@ import typer
 from attnbias.cli.options import method_commands, of_task, typed_fields, typed_options, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.recipe import flag_of
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.resolve import named, resolve_run
 from attnbias.methods.engine.screen import say
@@ -52,7 +53,7 @@ def _command(method: Description) -> Callable[..., None]:
             asked = points(grid or [], seeds)
             for field in asked[0]:
                 if typed.get(field) is not None:
-                    raise UsageError(f"--{field.replace('_', '-')} is given for one run and for several; leave one out")
+                    raise UsageError(f"{flag_of(field)} is given for one run and for several; leave one out")
             sys.exit(_sweep(context, method, asked, 1 if dry_run else jobs))
         if jobs > 1:
             raise UsageError("--jobs changes nothing without --seeds or --grid")

@@ -54,6 +54,7 @@ from attnbias.methods.engine.recipe import (
     TRAINING_DATA,
     Recipe,
     check_read,
+    flag_of,
     other_network,
     override,
     panel_of,
@@ -239,7 +240,7 @@ def describe(
         )
         untold = [name for name in method.untold if name not in {*inferred, *overrides}]
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
-        flags = ", ".join("--" + name.replace("_", "-") for name in untold)
+        flags = ", ".join(map(flag_of, untold))
         words += f" ({checkpoint.layout}{'; assumed: ' if assumed else ''}{assumed})"
         for line in _left_out(path, checkpoint):
             LOG.warning("%s", line)
@@ -286,7 +287,7 @@ def load_run(
         outline = method.build_model(recipe, len(described.classes), described.task)
     match = match_state(outline.state_dict(), _fitted(method, outline, described.state))
     if overrides and not match:
-        flags = ", ".join("--" + name.replace("_", "-") for name in overrides)
+        flags = ", ".join(map(flag_of, overrides))
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
     if not match:
         raise WeightsError(f"{path} does not fit the model: {match}")
@@ -356,7 +357,7 @@ def load_asked(
     if not isinstance(request, ConvertRequest):
         for name, info in get_method(method_name).recipe_type.model_fields.items():
             if name in fields and panel_of(info) == TRAINING_DATA:
-                raise UsageError(f"--{name.replace('_', '-')} is of training: it changes nothing here; leave it out")
+                raise UsageError(f"{flag_of(name)} is of training: it changes nothing here; leave it out")
     if isinstance(request, RunsFunctions):
         made = own_network(load_from, request.weights_file, request.trust_checkpoint)
         if made is not None:
@@ -714,7 +715,7 @@ def _describe_published(
     for name, value in inferred.items():
         # The image's size is free: a method fits what depends on it, such as position embeddings.
         if name != "image_size" and name in overrides and overrides[name] != value:
-            flag = "--" + name.replace("_", "-")
+            flag = flag_of(name)
             raise UsageError(
                 f"{flag} {overrides[name]} contradicts {path}, whose weights say {value}; leave {flag} out"
             )

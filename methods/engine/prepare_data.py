@@ -17,6 +17,7 @@ from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.recipe import flag_of
 from attnbias.methods.engine.requests import PrepareRequest
 from attnbias.methods.engine.targets import check_location
 from attnbias.methods.engine.types import LABELLED
@@ -91,8 +92,7 @@ def _settings(request: PrepareRequest, own: bool) -> Json:
     roles = ("train_split", "val_split", "val_fraction")
     given = next((role for role in roles if getattr(request, role) is not None), None)
     if given and info is not None and (generated or info.train is None):
-        flag = "--" + given.replace("_", "-")
-        raise UsageError(f"{flag} is for sets whose splits may play other roles; those of '{name}' are fixed")
+        raise UsageError(f"{flag_of(given)} is for sets whose splits may play other roles; those of '{name}' are fixed")
     if request.val_fraction is not None and not 0 < request.val_fraction < 1:
         raise UsageError(f"--val-fraction {request.val_fraction:g} must lie between 0 and 1")
     if request.min_answers is not None:

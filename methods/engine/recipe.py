@@ -227,10 +227,11 @@ def check_read(recipe: Recipe, typed: Iterable[str]) -> None:
         if name in unread:
             other, values = unread[name]
             words = " or ".join(str(value) for value in values if value is not True)
-            raise UsageError(f"{_flag(name)} changes nothing without {_flag(other)} {words}".rstrip())
+            raise UsageError(f"{flag_of(name)} changes nothing without {flag_of(other)} {words}".rstrip())
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """What a person types for a field of a recipe, or for an option that does not say otherwise."""
     return "--" + name.replace("_", "-")
 
 

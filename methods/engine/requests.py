@@ -38,7 +38,7 @@ from attnbias.data.registry import check_splits, ready
 from attnbias.methods import METHODS
 from attnbias.methods.engine.description import EXPLAINERS, Description
 from attnbias.methods.engine.errors import NotFiniteError, UsageError, did_you_mean
-from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, check_values, fields_of, override
+from attnbias.methods.engine.recipe import FRESH, OLD_NAMES, Recipe, check_values, fields_of, flag_of, override
 from attnbias.methods.engine.recipe import option as recipe_option
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.types import Fields
@@ -237,7 +237,7 @@ def spelled(kind: type[BaseModel], name: str) -> Json | None:
 
 def flags_of(kind: type[BaseModel], name: str) -> list[str]:
     """What a person types for a field: `--data-root` or `--root`."""
-    return str((spelled(kind, name) or {}).get("flags") or "--" + name.replace("_", "-")).split()
+    return str((spelled(kind, name) or {}).get("flags") or flag_of(name)).split()
 
 
 def _all_methods() -> list[Description]:
@@ -338,7 +338,7 @@ class Telling(Reading):
             for name, value in self.fields.items()
             if name != "dataset"
         }
-        return [*super().computed_with, *(f"--{name.replace('_', '-')} {value}" for name, value in typed.items())]
+        return [*super().computed_with, *(f"{flag_of(name)} {value}" for name, value in typed.items())]
 
     @property
     def opened_splits(self) -> tuple[str, ...]:

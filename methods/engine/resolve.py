@@ -17,6 +17,7 @@ from attnbias.methods.engine.recipe import (
     Recipe,
     changed,
     check_read,
+    flag_of,
     other_network,
     override,
     parse,
@@ -157,8 +158,7 @@ def resolve_run(method: Description, recipe: str | None, fields: Fields, options
         raise UsageError(f"--init and {other} are two ways to start: give one of them")
     for field, at_random in request.recipe.at_random.items() if request.from_scratch else ():
         if fields.get(field, at_random) != at_random:
-            flag = "--" + field.replace("_", "-")
-            raise UsageError(f"--from-scratch starts at random, and {flag} does not: give one of them")
+            raise UsageError(f"--from-scratch starts at random, and {flag_of(field)} does not: give one of them")
     request.refuse()
     weights, images, known = request.backbone_weights, "", request.recipe
     if not request.load_from and (request.pretrained or (weights and "backbone" in fields)):

@@ -17,7 +17,7 @@ from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.load import stored_info
 from attnbias.methods.engine.method import AnyMethod
-from attnbias.methods.engine.recipe import Recipe, changed
+from attnbias.methods.engine.recipe import Recipe, changed, flag_of
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.run_folder import RunFolder
 from attnbias.methods.engine.training.sampler import Plan
@@ -150,7 +150,7 @@ def check_processes_agree(control: Control, request: TrainRequest, data: Data) -
         for rank, one in enumerate(everyone):
             first, other = everyone[0].get(name), one.get(name)
             if first != other:
-                what = name if name.startswith("the data") else f"--{name.replace('_', '-')}"
+                what = name if name.startswith("the data") else flag_of(name)
                 values = "" if name.startswith("the data") else f": {shown(first)} and {shown(other)}"
                 raise UsageError(
                     f"processes 0 and {rank} of this run differ in {what}{values}; "

@@ -30,7 +30,7 @@ from attnbias.methods.engine.launch import accelerate
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.published import shown
-from attnbias.methods.engine.recipe import Recipe
+from attnbias.methods.engine.recipe import Recipe, flag_of
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.training.sampler import Plan, shuffled
@@ -114,7 +114,7 @@ def run_warnings(plan: Plan, recipe: Recipe, train: Index | None, evaluated: Map
     for field, length in (("warmup_steps", plan.total_steps), ("warmup_epochs", recipe.epochs)):
         asked = getattr(recipe, field, 0)
         if asked >= length and field not in recipe.unread:
-            flag = "--" + field.replace("_", "-")
+            flag = flag_of(field)
             warnings.append(
                 f"warning: the warm-up ({flag} {asked:g}) is no shorter than the run ({length:,}), which has a lower "
                 f"learning rate than --lr {recipe.lr:g} nearly all along; lower {flag}"
