@@ -7,14 +7,11 @@ import re
 import torch
 from torch import Tensor
 
-from attnbias.methods.engine.backbones import swin_to_timm
+from attnbias.methods.engine.backbones import network_of, swin_to_timm
 from attnbias.methods.engine.types import Fields
 
 RESNET_PARTS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 """The program's ResNet is a list of torchvision's children."""
-
-RESNET_BLOCKS = {(2, 1): "resnet18", (6, 1): "resnet34", (6, 4): "resnet50", (23, 4): "resnet101", (36, 4): "resnet152"}
-"""(blocks of the third stage, its output channels over layer3's inner ones) -> name."""
 
 SWINS = {128: "swin_base_patch4_window12_384", 192: "swin_large_patch4_window12_384"}
 """Width of the patch embedding -> name."""
@@ -58,31 +55,18 @@ def _rename_resnet(name: str) -> str:
 
 def infer(state: dict[str, Tensor]) -> Fields:
     """Read what converted weights tell: backbone, head, samples, light or heavy, and the number of classes."""
-    fields: Fields = {}
-    if "head.layers.0.qkv.weight" in state:
-        samples, classes, _ = state["head.weight"].shape
-        fields = {"classifier": "interventional", "samples": samples, "heavy": "head.out_proj.weight" in state}
-    elif "head.fc.weight" in state:
-        classes = len(state["head.fc.weight"])
-        fields = {"classifier": "linear"}
-    else:
-        return {}
-    backbone = _infer_backbone(state)
+    embedding = state.get("backbone.model.patch_embed.proj.weight")
+    backbone = network_of(state, "backbone.") if embedding is None else SWINS.get(len(embedding))
     if backbone is None:
         return {}
-    return {"backbone": backbone, "num_classes": classes, **fields}
-
-
-def _infer_backbone(state: dict[str, Tensor]) -> str | None:
-    embedding = state.get("backbone.model.patch_embed.proj.weight")
-    if embedding is not None:
-        return SWINS.get(len(embedding))
-    inner = state.get("backbone.layer3.0.conv1.weight")
-    if inner is None:
-        return None
-    blocks = {int(match[1]) for name in state if (match := re.match(r"backbone\.layer3\.(\d+)\.", name))}
-    expansion = 4 if "backbone.layer3.0.conv3.weight" in state else 1
-    return RESNET_BLOCKS.get((len(blocks), expansion))
+    if "head.layers.0.qkv.weight" in state:
+        samples, classes, _ = state["head.weight"].shape
+        head = {"classifier": "interventional", "samples": samples, "heavy": "head.out_proj.weight" in state}
+    elif "head.fc.weight" in state:
+        classes, head = len(state["head.fc.weight"]), {"classifier": "linear"}
+    else:
+        return {}
+    return {"backbone": backbone, "num_classes": classes, **head}
 
 
 def coco_to_voc(state: dict[str, Tensor]) -> dict[str, Tensor]:
