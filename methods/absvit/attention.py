@@ -5,8 +5,8 @@ Shapes: B images, K classes, N patches, T tokens (prefix tokens, as the class to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice, repeat
+from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from attnbias.data.transforms.basic import normalization
-from attnbias.methods.absvit.model import AbSViT
+from attnbias.methods.absvit.model import AbSViT, residual_stream
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.maps import attention_weights
-from attnbias.methods.engine.vision_transformers import embedded, heads_of
+from attnbias.methods.engine.vision_transformers import heads_of
 
 CLASS_GAIN = 40.0
 """Strength of the feedback when a class steers, in the program's demo."""
@@ -70,17 +70,6 @@ def check_head(model: VisionTransformer, kind: str, head: int | None) -> None:
 
 
 # The program's maps ---------------------------------------------------------------------------------------------------
-
-
-def residual_stream(
-    model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
-) -> Iterator[Tensor]:
-    """Yield the input of the first block, then the output of each block, (B, T, C)."""
-    x = embedded(model, patches)
-    yield x
-    for block, topdown in zip(model.blocks, repeat(None) if feedback is None else feedback, strict=False):
-        x = block(x) if topdown is None else block(x, topdown=topdown)
-        yield x
 
 
 def feature_norms(model: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Tensor:

@@ -16,7 +16,9 @@ Shapes: B images, T tokens (the network's prefix tokens, as the class token, fir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -78,6 +80,24 @@ class TopDownBlock(Block):
         """Map tokens (B, T, C) to tokens (B, T, C)."""
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask, is_causal, topdown)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+def residual_stream(
+    network: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Yield what the first block gets of embedded patches, then what each block gives: D + 1 tensors (B, T, C).
+
+    `feedback` is each block's signal (B, T, C), which only `TopDownBlock` takes.
+    """
+    x = embedded(network, patches)
+    yield x
+    for block, topdown in zip(network.blocks, repeat(None) if feedback is None else feedback, strict=False):
+        step = block if topdown is None else partial(block, topdown=topdown)
+        if network.grad_checkpointing and torch.is_grad_enabled():
+            x = checkpoint(step, x, use_reentrant=False)
+        else:
+            x = step(x)
+        yield x
 
 
 class Decoder(nn.Module):
@@ -160,20 +180,17 @@ class AbSViT(VisionTransformer):
     ) -> Tensor:
         """Run one pass over embedded patches and return its final tokens (B, T, C).
 
-        `feedback` gives each block's signal (B, T, C). A list given as `states` receives the input of the first block
-        and the output of every block, D + 1 tensors (B, T, C); without one they are let go, which saves time.
+        `feedback` gives each block's signal (B, T, C). A list given as `states` receives what `stream` yields; without
+        one that is let go, which saves time.
         """
-        x = embedded(self, patches)
-        keep = states.append if states is not None else lambda state: None
-        keep(x)
-        signals = [None] * len(self.blocks) if feedback is None else feedback
-        for block, topdown in zip(self.blocks, signals, strict=True):
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, topdown=topdown, use_reentrant=False)
-            else:
-                x = block(x, topdown=topdown)
-            keep(x)
+        for x in self.stream(patches, feedback):
+            if states is not None:
+                states.append(x)
         return self.norm(x)
+
+    def stream(self, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
+        """Yield what the first block gets, then what each block gives: D + 1 tensors (B, T, C)."""
+        return residual_stream(self, patches, feedback)
 
     def class_vectors(self) -> Tensor:
         """The rows of the head, what each class is as a prior: (classes, C)."""

@@ -77,17 +77,9 @@ class DenseViT(VisionTransformer):
         """Top-down signals of the blocks; None without a pass before this one."""
         return None
 
-    def encode(
-        self, patches: Tensor, feedback: Iterable[Tensor] | None = None, states: list[Tensor] | None = None
-    ) -> Tensor:
-        """Run one pass over embedded patches (B, h, w, C) and return its final tokens (B, T, C); see AbSViT."""
-        for x in self.stream(patches, feedback):
-            if states is not None:
-                states.append(x)
-        return self.norm(x)
-
     def stream(self, patches: Tensor, feedback: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
-        """Yield what each block gets, then what the last one gives, (B, T, C) each: D + 1 tensors."""
+        """Yield what each block gets of embedded patches (B, h, w, C), then what the last one gives: D + 1 tensors
+        (B, T, C)."""
         x = self._pos_embed(patches)
         nothing = [None] * len(self.blocks)
         signals = nothing if feedback is None else feedback
@@ -164,8 +156,12 @@ def for_any_size(model: Segmenter) -> Segmenter:
     return copied
 
 
-TRAINED: dict[str, tuple[str, ...]] = {"end2end": ("",), "linear": (), "prompt": ("prompt",)}
-TRAINED["top-down"] = ("decoders", "prompt")
+TRAINED: dict[str, tuple[str, ...]] = {
+    "end2end": ("",),
+    "linear": (),
+    "prompt": ("prompt",),
+    "top-down": ("decoders", "prompt"),
+}
 """Transfer types -> what the names of the backbone's parameters must hold to be trained."""
 
 

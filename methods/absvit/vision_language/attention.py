@@ -1,6 +1,7 @@
 """Where the model looks when it reads a question: the program's two maps.
 
-Shapes: B images, N patches, T tokens (the class token first), C channels.
+Shapes: B images, L text positions, E text channels, T image tokens (the class token first), N = h * w patches, C image
+channels, K priors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from attnbias.methods.absvit.attention import residual_stream
+from attnbias.methods.absvit.attention import patch_tokens as vision_tokens
+from attnbias.methods.absvit.model import residual_stream
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.vision import TextSteeredViT
 from attnbias.methods.engine.errors import UsageError
@@ -78,9 +80,7 @@ def steered_vision(model: VisionLanguageModel) -> TextSteeredViT:
 
 def patch_tokens(model: VisionLanguageModel, images: Tensor) -> Tensor:
     """What priors are compared with: the tokens (B, C, h, w) that the first pass makes of each patch."""
-    vision = steered_vision(model)
-    tokens = vision.encode(vision.patch_embed(images))[:, vision.num_prefix_tokens :]  # (B, N, C)
-    return tokens.transpose(1, 2).unflatten(-1, vision.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    return vision_tokens(steered_vision(model), images)
 
 
 def _steered(
