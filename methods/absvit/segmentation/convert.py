@@ -1,4 +1,5 @@
-"""Published weights: MMSegmentation's training files, ImageNet's as a start, position embeddings of another size."""
+"""Published weights: MMSegmentation's training files, whose names are ours, and ImageNet's as a start; position
+embeddings of another size."""
 
 from __future__ import annotations
 
@@ -14,11 +15,6 @@ from attnbias.methods.engine.types import Fields
 from attnbias.weights.files import load_start
 
 POSITIONS = "backbone.pos_embed"
-
-
-def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state as it is: MMSegmentation's names are ours."""
-    return state
 
 
 def infer(state: dict[str, Tensor]) -> Fields:

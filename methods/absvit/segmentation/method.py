@@ -20,7 +20,7 @@ from attnbias.data.transforms.segmentation import EvalTransform, TrainTransform
 from attnbias.methods.absvit.convert import say_fresh
 from attnbias.methods.absvit.segmentation import SegmentationDescription
 from attnbias.methods.absvit.segmentation.attention import attention_maps
-from attnbias.methods.absvit.segmentation.convert import convert, fit_resolution, infer, start_from_classifier
+from attnbias.methods.absvit.segmentation.convert import fit_resolution, infer, start_from_classifier
 from attnbias.methods.absvit.segmentation.images import FitSquare
 from attnbias.methods.absvit.segmentation.inference import segment, view_logits, whole_logits
 from attnbias.methods.absvit.segmentation.loss import pixel_loss, segmentation_loss
@@ -183,7 +183,6 @@ class SegmentationMethod(SegmentationDescription, Method[SegmentationRecipe, Seg
         """What UperNet's classifier sees."""
         return Layer(model.get_submodule("decode_head.fpn_bottleneck"))
 
-    convert = staticmethod(convert)
     infer = staticmethod(infer)
 
     def load_backbone(self, model: Segmenter, recipe: SegmentationRecipe, state: dict[str, Tensor], path: Path) -> None:
