@@ -40,12 +40,12 @@ def crop_offsets(image: tuple[int, int], crop: tuple[int, int]) -> list[tuple[in
 class MultiScaleCrop:
     """Crop one of `crop_sizes` at one of `crop_offsets`, both uniform, and resize to a square of `size` pixels."""
 
-    def __init__(self, size: int, scales: Sequence[float] = SCALES, max_distort: int = 2) -> None:
-        self.size, self.scales, self.max_distort = size, scales, max_distort
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return the crop; draws from torch's global generator."""
-        sizes = crop_sizes(image.size, self.size, self.scales, self.max_distort)
+        sizes = crop_sizes(image.size, self.size)
         width, height = sizes[int(torch.randint(len(sizes), ()))]
         offsets = crop_offsets(image.size, (width, height))
         left, top = offsets[int(torch.randint(len(offsets), ()))]

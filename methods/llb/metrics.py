@@ -5,8 +5,6 @@ Probabilities are (N, C) float; targets are (N,) class numbers, in multi-label w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 
@@ -24,15 +22,11 @@ def mix(visual: np.ndarray, branch: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def alpha_sweep(
-    targets: np.ndarray,
-    visual: np.ndarray,
-    branch: np.ndarray,
-    task: Task = "singlelabel",
-    alphas: Iterable[float] = ALPHAS,
+    targets: np.ndarray, visual: np.ndarray, branch: np.ndarray, task: Task = "singlelabel"
 ) -> dict[float, Metrics]:
     """Measure the mixture at every alpha. Training does not depend on alpha: one pass over the images gives all."""
     measure = multilabel_measures if task == "multilabel" else singlelabel_measures
-    return {alpha: measure(targets, mix(visual, branch, alpha)) for alpha in alphas}
+    return {alpha: measure(targets, mix(visual, branch, alpha)) for alpha in ALPHAS}
 
 
 def agreement(targets: np.ndarray, visual: np.ndarray, branch: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,22 +29,21 @@ class SubAttention(nn.Module):
     starts with a weaker residual branch (0.5, 0.189, 0.061 ... at v0 = 0).
     """
 
-    def __init__(self, channels: int, order: int, init_w: float = 0.5, init_b: float = -0.5) -> None:
+    def __init__(self, channels: int, order: int) -> None:
         super().__init__()
-        self.order = order
-        for i in range(1, order + 1):
-            # Published names and shapes: w, b, w2, b2 ...; four dimensions put them under the weight-decay rule of
-            # convolutions.
-            suffix = "" if i == 1 else str(i)
-            self.register_parameter(f"w{suffix}", nn.Parameter(torch.full((1, channels, 1, 1), init_w)))
-            self.register_parameter(f"b{suffix}", nn.Parameter(torch.full((1, channels, 1, 1), init_b)))
+        # Published names and shapes: w, b, w2, b2 ...; four dimensions put them under the weight-decay rule of
+        # convolutions.
+        numbers = ["" if i == 1 else str(i) for i in range(1, order + 1)]
+        self.names = [(f"w{number}", f"b{number}") for number in numbers]
+        for w, b in self.names:
+            self.register_parameter(w, nn.Parameter(torch.full((1, channels, 1, 1), 0.5)))
+            self.register_parameter(b, nn.Parameter(torch.full((1, channels, 1, 1), -0.5)))
 
     def chain(self, logits: Tensor) -> Iterator[Tensor]:
         """Yield v0, v1 ... vn from v0 (B, C, H, W)."""
         yield logits
-        for i in range(1, self.order + 1):
-            suffix = "" if i == 1 else str(i)
-            logits = torch.addcmul(getattr(self, f"b{suffix}"), getattr(self, f"w{suffix}"), logits)
+        for w, b in self.names:
+            logits = torch.addcmul(getattr(self, b), getattr(self, w), logits)
             yield logits
 
     def forward(self, logits: Tensor) -> Tensor:
