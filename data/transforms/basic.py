@@ -17,6 +17,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
+from attnbias.data.to_device import to_device
+
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -104,7 +106,7 @@ class ToNormalizedTensor(ToBytes):
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         self.mean, self.std = mean, std
-        self._constants = torch.tensor(255.0), torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        self._constants = self._on(torch.device("cpu"))
 
     def transform(self, inpt: Image.Image | Tensor, params: Params) -> Tensor:
         return self.normalize(super().transform(inpt, params))
@@ -115,8 +117,7 @@ class ToNormalizedTensor(ToBytes):
         255 is a tensor there, as the others are: of a plain number CUDA would multiply by the rounded 1 / 255.
         """
         if self._constants[0].device != pixels.device:
-            white, mean, std = self._constants
-            self._constants = white.to(pixels.device), mean.to(pixels.device), std.to(pixels.device)
+            self._constants = self._on(pixels.device)
         normalized = torch.empty(pixels.shape, device=pixels.device)
         # On a CPU image by image, each of which stays in the cache; a GPU takes all at once.
         whole = pixels.ndim == 3 or pixels.device.type != "cpu"
@@ -124,6 +125,11 @@ class ToNormalizedTensor(ToBytes):
             white, mean, std = self._constants
             place.copy_(source).div_(white).sub_(mean).div_(std)
         return normalized
+
+    def _on(self, device: torch.device) -> list[Tensor]:
+        """White (), and the mean and std of each channel (3, 1, 1)."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return [to_device(value, device) for value in (torch.tensor(255.0), mean, std)]
 
 
 def last_normalization(transform: Transform) -> ToNormalizedTensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnbias.data.errors import DataError
-from attnbias.data.to_device import to_device
+from attnbias.data.transforms.basic import ToNormalizedTensor
 
 # splitmix64 (Steele et al., OOPSLA 2014), its constants as signed 64-bit numbers: torch's int64 wraps around.
 _INCREMENT, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
@@ -47,15 +47,6 @@ def crop_flip(images: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size
     return images[batch[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, C, H, W) -> float32: pixels / 255, then (x - mean) / std per channel, to the bits of
-    `ToNormalizedTensor`, which says why 255 is a tensor."""
-    white, centre, spread = (
-        to_device(torch.tensor(values), images.device).view(-1, 1, 1) for values in (255.0, mean, std)
-    )
-    return images.float().div_(white).sub_(centre).div_(spread)
-
-
 @dataclass(frozen=True)
 class BatchedTransform:
     """The CIFAR programs' pipeline: a random crop of the image in a black border, a flip, normalisation.
@@ -63,8 +54,7 @@ class BatchedTransform:
     Without `size` it only normalises, which is the evaluation pipeline.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    normalization: ToNormalizedTensor
     seed: int = 0
     size: int | None = None
     padding: int = 0
@@ -89,4 +79,4 @@ class BatchedTransform:
             lefts = draw(self.seed, epoch, samples, 1, width - self.size + 1)
             flipped = draw(self.seed, epoch, samples, 2, 2 if self.flip else 1) == 1
             images = crop_flip(padded, tops, lefts, flipped, self.size)
-        return normalize(images, self.mean, self.std)
+        return self.normalization.normalize(images)

@@ -74,11 +74,10 @@ class LSAS(LSASDescription, Method[LSASRecipe, ResNet]):
         """The native pipeline on whole batches: its images are small and of one size."""
         if recipe.pipeline != "native":
             return None
-
-        mean, std = normalization(recipe.normalize)
+        last = ToNormalizedTensor(*normalization(recipe.normalize))
         if not train:
-            return BatchedTransform(mean, std)
-        return BatchedTransform(mean, std, recipe.seed, recipe.image_size, recipe.padding, recipe.flip)
+            return BatchedTransform(last)
+        return BatchedTransform(last, recipe.seed, recipe.image_size, recipe.padding, recipe.flip)
 
     def batch_transform(self, recipe: LSASRecipe, num_classes: int) -> BatchTransform | None:
         """CutMix before mixup before cutout, as the program chooses where several are asked for."""

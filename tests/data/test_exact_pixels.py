@@ -194,9 +194,8 @@ def test_every_level_is_normalised_to_the_same_bits(name: str, tmp_path: Path) -
     expected = plainly(dataset.transform, Image.fromarray(rows))
     assert torch.equal(batch["image"], torch.stack([expected, expected]))
     pixels = torch.from_numpy(rows).permute(2, 0, 1)[None]
-    assert torch.equal(
-        BatchedTransform(*NORMALIZATIONS[name])(pixels, torch.zeros(1, dtype=torch.int64), 0)[0], expected
-    )
+    batched = BatchedTransform(ToNormalizedTensor(*NORMALIZATIONS[name]))
+    assert torch.equal(batched(pixels, torch.zeros(1, dtype=torch.int64), 0)[0], expected)
 
 
 def test_images_travel_as_bytes_where_nothing_follows_their_normalisation(images: Path) -> None:

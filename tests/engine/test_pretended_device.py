@@ -15,7 +15,7 @@ import torch.utils.backend_registration
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from attnbias.data.transforms.basic import normalization
+from attnbias.data.transforms.basic import ToNormalizedTensor, normalization
 from attnbias.data.transforms.batched import BatchedTransform
 from attnbias.methods.engine.batches import moved
 from attnbias.methods.engine.control import Control
@@ -290,7 +290,7 @@ def try_the_device() -> None:
 
 def batched_images() -> None:
     """The pipeline of small images, which runs on the device."""
-    transform = BatchedTransform((0.5,) * 3, (0.2,) * 3, 1, 32, 4, True)
+    transform = BatchedTransform(ToNormalizedTensor((0.5,) * 3, (0.2,) * 3), 1, 32, 4, True)
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     given = pixels, torch.arange(4), torch.zeros(4, dtype=torch.int64)
     with pretended() as device:

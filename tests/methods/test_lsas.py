@@ -15,6 +15,7 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.index import Index, Record
+from attnbias.data.transforms.basic import ToNormalizedTensor
 from attnbias.data.transforms.batched import BatchedTransform, draw
 from attnbias.data.transforms.mixing import CutMix, Cutout, Mixup
 from attnbias.methods.engine.display.overlay import inferno
@@ -345,7 +346,7 @@ def test_cutout_blanks_one_square_for_the_batch() -> None:
 
 
 def test_a_sample_is_augmented_alike_in_any_batch() -> None:
-    transform = BatchedTransform((0.5,) * 3, (0.5,) * 3, seed=3, size=12, padding=2, flip=True)
+    transform = BatchedTransform(ToNormalizedTensor((0.5,) * 3, (0.5,) * 3), seed=3, size=12, padding=2, flip=True)
     images, samples = torch.randint(0, 256, (9, 3, 12, 12), dtype=torch.uint8), torch.arange(9) * 1000
     whole = transform(images, samples, epoch=4)
     parts = torch.cat([transform(images[i : i + 4], samples[i : i + 4], torch.tensor(4)) for i in (0, 4, 8)])
@@ -362,14 +363,14 @@ def test_batched_crops_are_those_of_the_padded_image() -> None:
         for top in range(5)
         for left in range(5)
     ]
-    transform = BatchedTransform((0.0,) * 3, (1.0,) * 3, size=8, padding=2, flip=True)
+    transform = BatchedTransform(ToNormalizedTensor((0.0,) * 3, (1.0,) * 3), size=8, padding=2, flip=True)
     results = transform(image.expand(400, -1, -1, -1), torch.arange(400), 0).mul(255).round().to(torch.uint8)
     found = {next(i for i, p in enumerate(possible) if torch.equal(p[0], result)) for result in results}
     assert len(found) == 50  # every crop, mirrored or not, and nothing else
 
 
 def test_images_that_are_too_small_for_a_crop_are_named() -> None:
-    transform = BatchedTransform((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0, 32, 4)
+    transform = BatchedTransform(ToNormalizedTensor((0.0,) * 3, (1.0,) * 3), 0, 32, 4)
     with pytest.raises(
         DataError, match="images of 40 x 20 pixels are too small for crops of 32 x 32 with a border of 4"
     ):
