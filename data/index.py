@@ -99,6 +99,13 @@ class Record(NamedTuple):
         second = self.text.second_path if self.text is not None else None
         return (self.path,) if second is None else (self.path, second)
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Its positive labels."""
+        if isinstance(self.target, int):
+            return (self.target,)
+        return tuple(label for label, value in enumerate(self.target) if value == 1)
+
 
 @dataclass(frozen=True)
 class Index:

@@ -18,7 +18,7 @@ from attnbias.data.images import Header, turned
 from attnbias.data.index import Box, Index, Orientation, Record
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
-from attnbias.data.tally import NAMES_SHOWN, Tally
+from attnbias.data.tally import Tally, first_of
 
 MASKS_FILE = "annotations/objects.json"
 """Where the masks of all splits are kept in the dataset's folder, as run lengths in COCO's layout."""
@@ -118,7 +118,7 @@ def _counted(record: Record, mask: _Drawn | None, path: Path | None, tally: Tall
     if path is None:
         tally.add(UNMASKED, record.path)
         return None
-    if mask is None or not _labels(record):
+    if mask is None or not record.labels:
         tally.add(EMPTY if mask is None else UNLABELLED, path.name)
         return None
     tally.add(MASKED, record.path)
@@ -138,7 +138,7 @@ def _annotations(record: Record, mask: _Drawn | None, size: Json) -> list[Json]:
     return [
         {"image_id": record.image_id, "category_id": label + 1, "bbox": mask.box, "area": mask.area, "iscrowd": 0}
         | {"segmentation": segmentation}
-        for label in _labels(record)
+        for label in record.labels
     ]
 
 
@@ -147,20 +147,14 @@ def _with_objects(index: Index, found: Mapping[int, _Drawn], annotations: Path) 
     records = []
     for record in index.records:
         mask = found.get(record.image_id if record.image_id is not None else -1)
-        boxes = record.boxes or (() if mask is None else tuple(Box(label, *mask.box) for label in _labels(record)))
+        boxes = record.boxes or (() if mask is None else tuple(Box(label, *mask.box) for label in record.labels))
         records.append(record._replace(boxes=boxes))
     return replace(index, records=tuple(records), annotations=annotations, truth_origin="measured")
 
 
-def _labels(record: Record) -> list[int]:
-    if isinstance(record.target, int):
-        return [record.target]
-    return [label for label, value in enumerate(record.target) if value == 1]
-
-
 def _check_there(masks: Mapping[int, Path]) -> None:
     if missing := [str(path) for path in dict.fromkeys(masks.values()) if not path.is_file()]:
-        raise DataError(f"{len(missing):,} of {len(masks):,} masks are missing: {_first(missing)}")
+        raise DataError(f"{len(missing):,} of {len(masks):,} masks are missing: {first_of(missing)}")
 
 
 def _drawn(
@@ -204,10 +198,6 @@ def _drawn(
         hint = f"; add --orientation {rest}, if they were drawn so" if any(turned_alone) else ""
         raise DataError(
             f"{len(wrong):,} of {len(masks):,} masks differ in size from their images as these are read "
-            f"({orientation}): {_first(sorted(wrong))}{hint}"
+            f"({orientation}): {first_of(sorted(wrong))}{hint}"
         )
     return drawn
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")

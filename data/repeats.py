@@ -59,9 +59,7 @@ def _named(*pair: tuple[str, Record]) -> str:
     return " = ".join(f"{split}: {record.path}" for split, record in pair)
 
 
-def _contents(
-    paths: Sequence[str], workers: int, progress: Callable[[str, int, int], None]
-) -> dict[str, tuple[Hashable, ...]]:
+def _contents(paths: Sequence[str], workers: int, progress: ProgressCallback) -> dict[str, tuple[Hashable, ...]]:
     """What is equal for files of equal bytes, and for no others; a file that cannot be read equals none."""
     known: dict[str, tuple[Hashable, ...]] = dict.fromkeys(paths, ())
     with ThreadPoolExecutor(workers) as pool:  # it waits for the disk

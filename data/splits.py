@@ -126,7 +126,7 @@ def hold_out(index: Index, fraction: float, seed: int, names: tuple[str, str]) -
     for position, record in enumerate(index.records):
         samples[record.images].append(position)
     files = list(samples.values())
-    labels = [{label for position in file for label in _labels(index.records[position])} for file in files]
+    labels = [{label for position in file for label in index.records[position].labels} for file in files]
     left = Counter(label for own in labels for label in own)
     order = np.random.default_rng(seed).permutation(len(files)).tolist()
     order.sort(key=lambda number: sorted((left[label], label) for label in labels[number]))
@@ -150,10 +150,3 @@ def hold_out(index: Index, fraction: float, seed: int, names: tuple[str, str]) -
         replace(index, split=name, records=tuple(part)) for name, part in zip(names, parts, strict=True)
     )
     return trains, evaluates
-
-
-def _labels(record: Record) -> Sequence[int]:
-    """The positive labels of a sample."""
-    if isinstance(record.target, int):
-        return (record.target,)
-    return [label for label, value in enumerate(record.target) if value == 1]

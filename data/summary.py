@@ -128,8 +128,7 @@ def _labels(task: Task, record: Record) -> Sequence[int]:
         return ()
     if task == "vqa":
         return [answer for answer, _ in record.text.answers] if record.text else ()
-    assert isinstance(record.target, int)
-    return (record.target,)
+    return record.labels
 
 
 def _strongest(index: Index, targets: NDArray[np.int64], counts: NDArray[np.int64], number: int) -> tuple[Pair, ...]:

@@ -13,7 +13,7 @@ from attnbias.data.images import Header, read_header
 from attnbias.data.index import Index, Orientation, Record
 from attnbias.data.progress import ProgressCallback, silent
 from attnbias.data.reading import Json
-from attnbias.data.tally import NAMES_SHOWN, Tally
+from attnbias.data.tally import Tally, first_of
 
 UNREADABLE = "image that cannot be read"
 TURNED = "image turned upright, as its EXIF orientation says"
@@ -82,10 +82,10 @@ def check_annotated_sizes(index: Index, headers: Mapping[str, Header | None]) ->
         elif record.boxes and all(box.x + box.w <= 1 and box.y + box.h <= 1 for box in record.boxes):
             tally.add(TINY, record.path)
     if other:
-        names = ", ".join(other[:NAMES_SHOWN]) + (" ..." if len(other) > NAMES_SHOWN else "")
         raise DataError(
             f"split '{index.split}': boxes or masks of {len(other):,} images fit them {rest} alone, and this set is "
-            f"read {index.orientation} ({names}); add --orientation {rest}, or save the images without EXIF orientation"
+            f"read {index.orientation} ({first_of(other)}); add --orientation {rest}, or save the images without EXIF "
+            "orientation"
         )
     return tally
 

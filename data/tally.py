@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from typing_extensions import TypedDict  # pydantic's models take no other before Python 3.12
 
 from attnbias.data.reading import FileName
@@ -44,8 +46,9 @@ class Tally(dict[str, Counted]):
 
     def lines(self) -> list[str]:
         """One line a reason, such as "broken link: 4 (a.jpg, b.jpg, c.jpg ...)"."""
-        return [
-            f"{reason}: {counted['count']:,} ({', '.join(counted['first'][:NAMES_SHOWN])}"
-            f"{' ...' if counted['count'] > NAMES_SHOWN else ''})"
-            for reason, counted in self.items()
-        ]
+        return [f"{reason}: {counted['count']:,} ({first_of(counted['first'])})" for reason, counted in self.items()]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first names of several, in a line: "a.jpg, b.jpg, c.jpg ..."."""
+    return ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnbias.data.errors import DataError
 from attnbias.data.fetch.download import fetch, readable_size
 from attnbias.data.fetch.unpack import is_done, unpack
 from attnbias.data.info import Archive, DatasetInfo
+from attnbias.data.progress import ProgressCallback
 
 ARCHIVES, UNPACKED = "archives", "source"
 """Folders, below the dataset's own, of what is fetched and of what is unpacked."""
@@ -24,7 +25,7 @@ def acquire(
     dry_run: bool,
     in_place: bool,
     splits: Sequence[str],
-    progress: Callable[[str, int, int], None],
+    progress: ProgressCallback,
 ) -> Path | None:
     """Make archives readable; return the folder to read, or `source` as it was where there are no archives.
 

@@ -124,7 +124,7 @@ def fetch(
     return [folder / archive.file for archive in archives]
 
 
-def check_in_place(archive: Archive, folder: Path, progress: ProgressCallback = lambda what, done, total: None) -> None:
+def check_in_place(archive: Archive, folder: Path, progress: ProgressCallback = silent) -> None:
     """Verify a file of a folder that may not be written to, against what is published or was recorded there.
 
     Raises:
