@@ -105,7 +105,8 @@ class Request(BaseModel):
     @property
     def asked_maps(self) -> list[str]:
         """The kinds of map that were typed."""
-        return []
+        typed: str | None = getattr(self, "map", None)
+        return [] if typed is None or typed == "own" else [typed]
 
     @property
     def computed_with(self) -> list[str]:
@@ -753,10 +754,6 @@ class ExportRequest(Steered, FromWeights, Machine):
         return {**of_check, "top_k": (not self.classes, "with --classes")}
 
     @property
-    def asked_maps(self) -> list[str]:
-        return [] if self.map is None else [self.map]
-
-    @property
     def opened_splits(self) -> tuple[str, ...]:
         return ("val",) if self.check and not self.paths else ()
 
@@ -948,8 +945,7 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     context: str | None = context_option(
         None,
         "Find classes that lean on co-occurring classes in this split, with the first checkpoint's scores, and "
-        "measure them "
-        "with and without it.",
+        "measure them with and without it.",
         metavar="SPLIT",
     )
     reliance: bool = context_option(False, "Also score the object and the context alone.")
@@ -1016,24 +1012,12 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         return values
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
-        attacked, perturbed = (
-            bool(self.attack),
-            bool(self.attack or self.corrupt or self.watermark or self.published_tests),
-        )
+        perturbed = bool(self.attack or self.corrupt or self.watermark or self.published_tests)
         holds_objects = self.measures_bias or self.reliance or self.backgrounds
         of_splits = (
             *("per_class", "real_labels", "csv_file", "bias", "bias_out", "context", "reliance", "faithfulness"),
-            *(
-                "attack",
-                "corrupt",
-                "watermark",
-                "store",
-                "backgrounds",
-                "last_layer",
-                "find_groups",
-                "calibration",
-                "limit",
-            ),
+            *("attack", "corrupt", "watermark", "store", "backgrounds", "last_layer", "find_groups", "calibration"),
+            "limit",
         )
         return {
             **dict.fromkeys(of_splits, (bool(self.splits), "without --split: no split is scored")),
@@ -1044,10 +1028,8 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
             **dict.fromkeys(("truth", "masks"), (holds_objects, "without --bias or --reliance or --backgrounds")),
             **({} if self.masks is None else {"truth": (False, "beside --masks estimate")}),
             "segmenter": (self.masks is not None, "without --masks estimate"),
-            "tau": (self.measures_bias, "without --bias"),
-            "objects": (self.measures_bias, "without --bias"),
-            "epsilon": (attacked, "without --attack"),
-            "attack_step": (attacked, "without --attack"),
+            **dict.fromkeys(("tau", "objects"), (self.measures_bias, "without --bias")),
+            **dict.fromkeys(("epsilon", "attack_step"), (bool(self.attack), "without --attack")),
             "attack_steps": ("pgd" in self.attack, "without --attack pgd"),
             "severity": (bool(self.corrupt), "without --corrupt"),
             "robustness_out": (perturbed, "without --attack, --corrupt, --watermark or an --imagenet-* set"),
@@ -1056,13 +1038,8 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     @property
     def published_tests(self) -> list[str]:
         """The published test sets that are asked for, of imagenet-c, imagenet-a, imagenet-r, imagenet-sketch."""
-        asked = {
-            "imagenet-c": self.imagenet_c,
-            "imagenet-a": self.imagenet_a,
-            "imagenet-r": self.imagenet_r,
-            "imagenet-sketch": self.imagenet_sketch,
-        }
-        return [name for name, wanted in asked.items() if wanted]
+        names = ("imagenet-c", "imagenet-a", "imagenet-r", "imagenet-sketch")
+        return [name for name in names if getattr(self, name.replace("-", "_"))]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -1072,10 +1049,6 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     @property
     def opened_splits(self) -> tuple[str, ...]:
         return tuple(split for split in (*self.splits, self.context, self.last_layer) if split is not None)
-
-    @property
-    def asked_maps(self) -> list[str]:
-        return [] if self.kind is None else [self.kind]
 
     @property
     def kind(self) -> str | None:
@@ -1144,10 +1117,6 @@ class AuditRequest(OfOneModel, MatchesClasses, Images, Machine):
 
     def another(self, source: str) -> Self:
         return super().another(source).model_copy(update={"layer": None})
-
-    @property
-    def asked_maps(self) -> list[str]:
-        return [] if self.map == "own" else [self.map]
 
     def refuse(self) -> None:
         super().refuse()
@@ -1349,18 +1318,10 @@ class CompareRequest(Datasets, Overwriting):
             raise UsageError(f"--report and --out both name {self.out}; give each a folder of its own")
         return self
 
-    @property
-    def asked_maps(self) -> list[str]:
-        return [] if self.map == "own" else [self.map]
-
     def companions(self) -> Mapping[str, tuple[bool, str]]:
         return {
-            "split": (self.page, "without --page"),
-            "limit": (self.page, "without --page"),
-            "data_root": (
-                self.page or self.measure or self.report is not None,
-                "without --page, --measure or --report",
-            ),
+            **dict.fromkeys(("split", "limit"), (self.page, "without --page")),
+            "data_root": (bool(self.page or self.measure or self.report), "without --page, --measure or --report"),
         }
 
 

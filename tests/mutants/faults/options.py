@@ -117,8 +117,8 @@ FAULTS = (
     Fault(
         "--imagenet-r opens another set",
         REQUESTS,
-        '"imagenet-r": self.imagenet_r',
-        '"imagenet-a": self.imagenet_r',
+        'name.replace("-", "_")',
+        'name.replace("-", "_").replace("_a", "_r")',
         (f"{VAL_OPTIONS}::test_a_published_set_that_was_asked_for_is_the_one_that_is_opened",),
     ),
     Fault(
