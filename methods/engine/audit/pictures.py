@@ -10,8 +10,8 @@ from attnbias.methods.engine.audit.examples import pairs_shown, shown
 from attnbias.methods.engine.audit.result import Audit
 from attnbias.methods.engine.display.gallery import GalleryItem
 from attnbias.methods.engine.display.inference import Column, ImageSample, gallery_item, predict_samples, sample_of
-from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, seen_part
-from attnbias.methods.engine.display.writer import LONGEST, file_name
+from attnbias.methods.engine.display.overlay import enlarged
+from attnbias.methods.engine.display.writer import LONGEST, blended, file_name
 
 WORST = "worst"
 
@@ -70,15 +70,7 @@ def _write_overlay(
     view = item.views[0]
     if label not in view.maps:
         return
-    image = enlarged(sample.image)
-    boxes = [box for box in sample.boxes if box.label == label]
-    overlay = draw(
-        image,
-        view.maps[label],
-        frame=seen_part(view.frame, image),
-        contour=True,
-        boxes=[DrawnBox(*corners(box[1:], image), classes[label]) for box in boxes],
-    )
+    overlay = blended(enlarged(sample.image), view, label, classes[label], sample.boxes, contour=True)
     target = folder / WORST
     target.mkdir(parents=True, exist_ok=True)
     overlay.save(target / f"{name}.{file_name(classes[label])[:LONGEST]}.jpg", quality=90)

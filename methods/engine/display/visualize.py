@@ -106,17 +106,7 @@ def visualize(
         request.check_asked([column.loaded.method for column in columns])
         plan = _in_words if columns[0].loaded.method.reads_texts else _by_class
         names, source, readers, see, suggestions = plan(request, columns, images)
-        writer = VisualizationWriter(
-            folder,
-            columns,
-            request.normalisation,
-            names,
-            style=request.style,
-            opacity=request.opacity,
-            boxes=request.boxes,
-            contour=request.contour,
-            suggestions=suggestions,
-        )
+        writer = VisualizationWriter(folder, columns, request, names, suggestions)
         skipped: list[str] = []
         seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped, precision)
         if request.top is not None:

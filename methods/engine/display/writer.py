@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from attnbias.data.summary import Suggestions
-from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, View, outcome, thumbnail
+from attnbias.methods.engine.display.gallery import GalleryItem, GalleryPage, ShareBox, View, outcome, thumbnail
 from attnbias.methods.engine.display.inference import Column, ImageSample, Prediction, gallery_item
 from attnbias.methods.engine.display.overlay import DrawnBox, corners, draw, enlarged, published_overlay, seen_part
 from attnbias.methods.engine.display.panels import draw_panels
 from attnbias.methods.engine.display.segments import draw_segments, said_of_all
 from attnbias.methods.engine.display.sheet import draw_sheet
 from attnbias.methods.engine.metrics import THRESHOLD, by_formula
+from attnbias.methods.engine.requests import VisualizeRequest
 
 GALLERY, MAPS = "gallery.html", "maps.npz"
 OVERLAYS, PANELS, SEGMENTS, SHEETS = "overlays", "panels", "segments", "sheets"
@@ -37,19 +38,13 @@ class VisualizationWriter:
         self,
         folder: Path,
         columns: Sequence[Column],
-        rule: str,
+        request: VisualizeRequest,
         names: Sequence[str],
-        *,
-        style: Literal["blend", "published"] = "blend",
-        opacity: float = 0.7,
-        boxes: bool = True,
-        contour: bool = False,
         suggestions: Suggestions | None = None,
     ) -> None:
-        self.folder, self.columns, self.rule = folder, columns, rule
+        self.folder, self.columns, self.request = folder, columns, request
         self.names = names
         """What is mapped, by number: the models' classes, or questions."""
-        self.style, self.opacity, self.boxes, self.contour = style, opacity, boxes, contour
         self.suggestions = suggestions
         self.items: list[GalleryItem] = []
         self.overlays = 0
@@ -61,18 +56,20 @@ class VisualizationWriter:
         """Write overlays[/COLUMN]/POSITION_NAME.CLASS.png for every column and class, panels[/COLUMN]/POSITION_NAME.png
         where a method has panels to show, segments[/COLUMN]/POSITION_NAME.png where it tells the class of each pixel,
         sheets/POSITION_NAME.png with all of them, and keep the rest for the end."""
-        position = len(self.items)
+        position, request = len(self.items), self.request
         stem = f"{position:04d}_{file_name(Path(sample.name).stem)}"
         image = enlarged(sample.image)
         overlays: dict[int, list[Image.Image]] = {label: [] for label in prediction.views[0].maps}
         for column, view, raw, entries in zip(self.columns, prediction.views, prediction.raw, self._raw, strict=True):
             target = self._room(OVERLAYS, column)
             for label in view.maps:
-                if self.style == "published":
+                if request.style == "published":
                     published = published_overlay(np.asarray(sample.image), raw[label], (224, 224))
                     drawn = Image.fromarray(published.overlay)
                 else:
-                    drawn = self._blended(sample, image, view, label)
+                    boxes = sample.boxes if request.boxes else ()
+                    name = self.names[label]
+                    drawn = blended(image, view, label, name, boxes, request.opacity, contour=request.contour)
                 path = target / f"{stem}.{file_name(self.names[label])[:LONGEST]}.png"
                 drawn.save(path, compress_level=1)  # twice as quick as the default; photographs gain nothing by more
                 overlays[label].append(drawn)
@@ -99,18 +96,6 @@ class VisualizationWriter:
         if sample.true is not None and prediction.scores:
             self._scored.append((_targets(sample, len(self.names)), prediction.scores))
 
-    def _blended(self, sample: ImageSample, image: Image.Image, view: View, label: int) -> Image.Image:
-        """The overlay of a class at the size of `image`, the sample's own or enlarged."""
-        boxes = [box for box in sample.boxes if self.boxes and box.label == label]
-        return draw(
-            image,
-            view.maps[label],
-            frame=seen_part(view.frame, image),
-            opacity=self.opacity,
-            contour=self.contour,
-            boxes=[DrawnBox(*corners(box[1:], image), self.names[label]) for box in boxes],
-        )
-
     def _room(self, kind: str, column: Column) -> Path:
         """The folder of a column's images of one kind; one column alone needs none of its own."""
         folder = self.folder / kind / (file_name(column.name) if len(self.columns) > 1 else "")
@@ -127,15 +112,15 @@ class VisualizationWriter:
             classes=tuple(self.names),
             runs=tuple(
                 replace(
-                    column.describe(self.rule),
+                    column.describe(self.request.normalisation),
                     figures=self._figures(position),
                     accuracy=self._accuracy(column, position),
                 )
                 for position, column in enumerate(self.columns)
             ),
             items=tuple(self.items),
-            opacity=self.opacity,
-            boxes=self.boxes,
+            opacity=self.request.opacity,
+            boxes=self.request.boxes,
             threshold=THRESHOLD if self.columns[0].loaded.task == "multilabel" else None,
         )
         (self.folder / GALLERY).write_text(page.html(), encoding="utf-8")
@@ -172,6 +157,27 @@ class VisualizationWriter:
             arrays[f"maps_{position}"] = np.stack(maps)
             arrays[f"frame_{position}"] = np.array([item.views[position].frame for item in self.items])
         np.savez_compressed(self.folder / MAPS, **arrays)
+
+
+def blended(
+    image: Image.Image,
+    view: View,
+    label: int,
+    name: str,
+    boxes: Sequence[ShareBox],
+    opacity: float = 0.7,
+    *,
+    contour: bool,
+) -> Image.Image:
+    """The overlay of a class at the size of `image`, as it is or enlarged, with those of the `boxes` that are its."""
+    return draw(
+        image,
+        view.maps[label],
+        frame=seen_part(view.frame, image),
+        opacity=opacity,
+        contour=contour,
+        boxes=[DrawnBox(*corners(box[1:], image), name) for box in boxes if box.label == label],
+    )
 
 
 def _targets(sample: ImageSample, classes: int) -> NDArray[np.int64]:

@@ -12,23 +12,23 @@ DISPLAY = "tests/cli/test_display.py"
 FAULTS = (
     Fault(
         "--opacity ignored",
-        VISUALIZE,
-        "            opacity=request.opacity,\n",
-        "",
+        EXHIBIT,
+        "request.opacity, contour",
+        "0.7, contour",
         (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
     ),
     Fault(
         "--contour ignored",
-        VISUALIZE,
-        "            contour=request.contour,\n",
-        "",
+        EXHIBIT,
+        "contour=request.contour",
+        "contour=False",
         (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
     ),
     Fault(
         "--no-boxes ignored",
-        VISUALIZE,
-        "            boxes=request.boxes,\n",
-        "",
+        EXHIBIT,
+        "sample.boxes if request.boxes else ()",
+        "sample.boxes",
         (f"{DISPLAY}::test_boxes_of_the_drawn_class_are_drawn_unless_refused",),
     ),
     Fault(
@@ -41,15 +41,15 @@ FAULTS = (
     Fault(
         "boxes of all classes drawn",
         EXHIBIT,
-        "if self.boxes and box.label == label]",
-        "if self.boxes]",
+        "for box in boxes if box.label == label]",
+        "for box in boxes]",
         (f"{DISPLAY}::test_boxes_of_the_drawn_class_are_drawn_unless_refused",),
     ),
     Fault(
         "the page forgets the opacity",
         EXHIBIT,
-        "            opacity=self.opacity,\n            boxes",
-        "            boxes",
+        "            opacity=self.request.opacity,\n",
+        "",
         (f"{DISPLAY}::test_opacity_and_contour_are_drawn_as_typed",),
     ),
     Fault(
@@ -119,7 +119,7 @@ FAULTS = (
         "maps of enlarged images lie where those of the small ones would",
         EXHIBIT,
         "seen_part(view.frame, image)",
-        "seen_part(view.frame, sample.image)",
+        "seen_part(view.frame, image.resize((image.width // 2, image.height // 2)))",
         (f"{DISPLAY}::test_a_map_is_drawn_on_the_part_of_the_image_that_the_model_saw",),
     ),
     Fault(
