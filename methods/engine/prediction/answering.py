@@ -23,7 +23,7 @@ from attnbias.data.reading import Json
 from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.abilities import FitsTexts, ReadsTexts
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
+from attnbias.methods.engine.evaluation.evaluate import Answers, CanAnswer, answer_all
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.own_images import open_own
 from attnbias.methods.engine.prediction.said import Found, Said
@@ -178,7 +178,7 @@ def best_answers(
     dataset = open_questions(loaded, questions, request.data_root, request.on_bad_image)
     dataset.in_memory = {str(Path(name).absolute()): image for name, image in (in_memory or {}).items()}
     assert isinstance(loaded.method, ReadsTexts)
-    return _answered(_Best(loaded.method, loaded.task, count), loaded, dataset, accelerator, request)
+    return answers_of(_Best(loaded.method, loaded.task, count), loaded, dataset, accelerator, request)
 
 
 def open_questions(
@@ -230,7 +230,7 @@ def fit_of_text(
     folder = dataset_folder(loaded.recipe.dataset, request.data_root)
     encoded = loaded.method.read_texts(loaded.recipe, [text], folder)
     dataset = open_own(loaded, images, request.on_bad_image)
-    return _answered(_Fit(loaded.method, encoded), loaded, dataset, accelerator, request)
+    return answers_of(_Fit(loaded.method, encoded), loaded, dataset, accelerator, request)
 
 
 def write_submission(path: Path, answered: Answered) -> None:
@@ -265,9 +265,10 @@ def _record(question: Question) -> Record:
     return Record(str(question.image.absolute()), 0, text=text)
 
 
-def _answered(
-    asks: _Best | _Fit, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator, request: PredictRequest
+def answers_of(
+    asks: CanAnswer, loaded: Loaded, dataset: ImageDataset, accelerator: Accelerator, request: PredictRequest
 ) -> Answers:
+    """What a model says to each sample, asked once, as a placed request says."""
     (answers,) = answer_all(
         asks,
         [loaded.model],

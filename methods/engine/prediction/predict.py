@@ -24,7 +24,7 @@ from attnbias.data.reading import Json
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.evaluate import Answers, answer_all
+from attnbias.methods.engine.evaluation.evaluate import Answers
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.kernels import in_precision
 from attnbias.methods.engine.launch import accelerate, place
@@ -36,6 +36,7 @@ from attnbias.methods.engine.prediction.answering import (
     Answered,
     FoundImages,
     answer_questions,
+    answers_of,
     check_submitted,
     find_by_text,
     write_submission,
@@ -195,16 +196,7 @@ def score_images(
     Raises:
         DataError: as `predict`.
     """
-    (answers,) = answer_all(
-        loaded.method,
-        [loaded.model],
-        open_own(loaded, images, request.on_bad_image),
-        loaded.recipe,
-        accelerator,
-        batch_size=request.eval_batch_size,
-        workers=request.workers or 0,
-    )
-    return answers
+    return answers_of(loaded.method, loaded, open_own(loaded, images, request.on_bad_image), accelerator, request)
 
 
 def _find(request: PredictRequest) -> _Asked:

@@ -64,7 +64,7 @@ FAULTS = (
     ),
     Fault(
         "--eval-batch-size ignored in predict",
-        "methods/engine/prediction/predict.py",
+        "methods/engine/prediction/answering.py",
         "batch_size=request.eval_batch_size",
         "batch_size=64",
         BATCH,
