@@ -5,7 +5,6 @@ Shapes: B images, C classes, K classes that maps are of, L text positions, h x w
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,13 +36,13 @@ class Exported(nn.Module):
         self.kind = kind
         """Kind of its maps."""
 
-    @abstractmethod
     def example(self) -> tuple[Tensor, ...]:
         """Inputs to trace."""
+        return (self.images(),)
 
-    @abstractmethod
     def feed(self, batch: Batch) -> tuple[Tensor, ...]:
         """The inputs that a batch of a dataset is."""
+        return (batch["image"],)
 
     def dims(self) -> dict[str, dict[int, Any]]:
         """The free dimensions of each input."""
@@ -78,12 +77,6 @@ class Classifier(Exported):
             maps = steered_maps(self.method, self.model, images, classes, self.kind, self.steering)
         return scores, maps.float(), classes.contiguous()
 
-    def example(self) -> tuple[Tensor, ...]:
-        return (self.images(),)
-
-    def feed(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (batch["image"],)
-
 
 class PixelLabeller(Exported):
     """A segmenter on images of any size, seen whole: its probabilities are its maps."""
@@ -108,9 +101,6 @@ class PixelLabeller(Exported):
 
     def dims(self) -> dict[str, dict[int, Any]]:
         return {"images": {0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO}}
-
-    def feed(self, batch: Batch) -> tuple[Tensor, ...]:
-        return (batch["image"],)
 
 
 class Reader(Exported):
