@@ -24,7 +24,7 @@ OTHERS = (
 
 def described(measure: str) -> Named:
     """The words of a line by its name; of one that is in no table, its name alone."""
-    if measure in (known := _known()):
+    if measure in (known := {each.name: each for each in _every()}):
         return known[measure]
     metric, _, rest = measure.partition(" ")
     if metric in known and " - " in rest:
@@ -37,10 +37,6 @@ def described(measure: str) -> Named:
     if test and last in known:
         return Named(measure, f"{known[last].words}, under {test}", known[last].better)
     return Named(measure, "", None)
-
-
-def _known() -> dict[str, Named]:
-    return {each.name: each for each in _every()}
 
 
 def _every() -> Iterator[Named]:

@@ -137,9 +137,11 @@ def dry_run(request: TrainRequest) -> DryRun:
         Group(len(group["params"]), sum(p.numel() for p in group["params"]), group["lr"], group["weight_decay"])
         for group in method.param_groups(model, recipe)
     ]
-    plan = None
+    plan, warnings = None, list[str]()
     if images is not None:
         plan = plan_run(method, recipe, images, request.processes or 1, request.accumulation)
+        here = {split: known.index for split, known in evaluated.items() if known.index is not None}
+        warnings = run_warnings(plan, recipe, train.index, here)
     return DryRun(
         request=request,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -149,10 +151,7 @@ def dry_run(request: TrainRequest) -> DryRun:
         train=train,
         evaluated=evaluated,
         plan=plan,
-        warnings=[
-            *_warnings(plan, recipe, train, evaluated),
-            *(f"warning: not on this machine: {no}" for no in refusals(request)),
-        ],
+        warnings=[*warnings, *(f"warning: not on this machine: {no}" for no in refusals(request))],
         rates=[] if plan is None else _rates(plan, groups, method.schedule(recipe, plan.steps_per_epoch)),
         normalizes=normalizes(model),
         memory=_memory(request, plan, train) if request.measure else None,
@@ -173,12 +172,6 @@ def _rates(plan: Plan, groups: list[Group], schedule: Schedule) -> list[Rates]:
         lrs = [group.lr * settings["lr"] for group in groups]
         found.append(Rates(plan.epoch_of(step + 1), step, lrs, settings.get("beta1")))
     return found
-
-
-def _warnings(plan: Plan | None, recipe: Recipe, train: Split, evaluated: Mapping[str, Split]) -> list[str]:
-    """What a run would warn of, as far as the files that are here tell."""
-    indices = {split: known.index for split, known in evaluated.items() if known.index is not None}
-    return [] if plan is None else run_warnings(plan, recipe, train.index, indices)
 
 
 def by_epoch(plan: Plan) -> bool:

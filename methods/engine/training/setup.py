@@ -33,6 +33,7 @@ from attnbias.methods.engine.published import shown
 from attnbias.methods.engine.recipe import Recipe, flag_of
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import TrainRequest
+from attnbias.methods.engine.training.memory import normalizes
 from attnbias.methods.engine.training.sampler import Plan, shuffled
 
 # PyTorch 2.14 has another name for it, which the oldest that is taken here does not know.
@@ -144,7 +145,7 @@ def checkpoint_gradients(method: AnyMethod, model: nn.Module) -> None:
         UsageError: nothing in the model can, or its running means would count every batch twice.
     """
     part: Any = next((part for part in model.modules() if hasattr(part, "set_grad_checkpointing")), None)
-    if part is None or any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in part.modules()):
+    if part is None or normalizes(part):
         raise UsageError(f"--grad-checkpointing is for transformers; this model of '{method.name}' is trained without")
     part.set_grad_checkpointing(True)
 
