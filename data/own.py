@@ -104,9 +104,8 @@ def _classes_are_told(path: Path) -> bool:
     return names_images(tables[0]) if len(tables) == 1 else holds_classes_with_masks(path)
 
 
-def prepare_json(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_json(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read one COCO instances file; its images stand beside it, or in images/ there or one folder up."""
-    assert source is not None
     index = read_coco(source, source.parent, dataset=info.name)
     locations = [source.parent, source.parent / "images", source.parent.parent / "images", source.parent.parent]
     if index.records:

@@ -313,7 +313,7 @@ def _read(info: DatasetInfo, source: Path | None, folder: Path, options: Prepare
     preparer: Preparer = named(info.prepare)
     if info.acquisition == "generated":
         _check_splits(options.splits, info.splits)  # before what stands there is replaced
-        return None, preparer(info, None, folder, options)
+        return None, preparer(info, folder, folder, options)
     if source is not None and not source.exists():
         raise DataError(f"source folder {source} does not exist; it should hold {info.layout}")
     if source is not None and info.unpack and not (options.download or options.offline or options.in_place):

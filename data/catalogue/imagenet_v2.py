@@ -38,9 +38,8 @@ def read_variant(root: Path, split: str, left_out: Tally, *, dataset: str = "ima
     return Index(dataset, split, "singlelabel", classes, root, records)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the variants that are there, in the folders that their archives make."""
-    assert source is not None
     left_out, indexes = Tally(), []
     for done, variant in enumerate(info.splits):
         options.progress(f"reading {variant}", done, len(info.splits))

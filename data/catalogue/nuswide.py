@@ -45,9 +45,8 @@ def read_nuswide(source: Path, split: str, *, dataset: str = "nuswide") -> Index
     return Index(dataset, split, "multilabel", classes, images, records)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read both splits of the official lists."""
-    assert source is not None
     indexes = []
     for done, split in enumerate(info.splits):
         options.progress(f"reading {split}", done, len(info.splits))

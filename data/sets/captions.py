@@ -100,9 +100,8 @@ def read_annotated(annotation_file: Path, root: Path, split: str, *, dataset: st
     return Index(dataset, split, "retrieval", (), root, tuple(records))
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read Karpathy's file of a set and add the split that METER's program trains on."""
-    assert source is not None
     name = FILES[info.name]
     path = first_existing([source / name, source / "karpathy" / name, source / "annotations" / name])
     folders = [source / location for location in IMAGES[info.name] if (source / location).is_dir()]
@@ -126,9 +125,8 @@ def _id(sentence: dict[str, object]) -> str | None:
     return str(sentence["sentid"]) if "sentid" in sentence else None
 
 
-def prepare_annotated(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_annotated(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the files of web captions (SBU, Conceptual Captions) as the pretraining programs lay them out."""
-    assert source is not None
     found = {
         split: path
         for split in info.splits

@@ -18,9 +18,8 @@ def read_archive_index(archive: Path, split: str, *, dataset: str) -> Index:
     return Index(dataset, split, "singlelabel", content.classes, archive, records)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the set's archive where SOURCE holds it, else train/CLASS and val/CLASS or test/CLASS of images."""
-    assert source is not None
     archive = source / info.archives[0].file
     if not archive.is_file():
         return prepare_class_folders(info, source, folder, options)

@@ -105,12 +105,11 @@ def with_contexts(index: Index, where: Literal["below", "above"], classes: Seque
     return replace(index, classes=known, records=records)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE/SPLIT/CLASS, or SOURCE/CLASS as the only split; the split that trains decides the classes.
 
     The same below SOURCE/images, where SOURCE/masks holds the objects' masks.
     """
-    assert source is not None
     contexts = options.settings.get("contexts")
     data_root, left_out = folder.parent, Tally()
     source = source / IMAGES if holds_classes_with_masks(source) else source

@@ -85,9 +85,8 @@ def _by_image(
     return positives, boxes
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the official pair of files, or else whatever annotations/instances_*.json the source folder has."""
-    assert source is not None
     found = {path.stem.removeprefix("instances_"): path for path in sorted(source.glob("annotations/instances_*.json"))}
     wanted = OFFICIAL.get(info.name, ())
     official = bool(wanted) and all(suffix in found for suffix in wanted)

@@ -66,8 +66,8 @@ class Reading(NamedTuple):
     """Image id -> mask of its object, where a person's own images have masks in files."""
 
 
-Preparer = Callable[[DatasetInfo, Path | None, Path, PrepareOptions], Reading]
-"""(info, source folder or None for generated sets, the dataset's folder below DATA_ROOT, options) -> Reading.
+Preparer = Callable[[DatasetInfo, Path, Path, PrepareOptions], Reading]
+"""(info, source folder, the dataset's folder below DATA_ROOT, options) -> Reading; of a generated set both are one.
 
 It reads annotations and raises DataError for what it cannot understand. Missing and broken images, counts, roles and
 the writing of indexes are the caller's part. A generated set writes its own images, unless `dry_run`."""

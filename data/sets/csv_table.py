@@ -77,12 +77,11 @@ def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
     return _indexes(table, read_table(table), dataset)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE itself where it is a table, else the one table in it.
 
     Masks are those that the column `mask` names, from the table's folder on; without it, those in masks/.
     """
-    assert source is not None
     tables = [source] if source.is_file() else tables_in(source)
     if len(tables) != 1:
         raise DataError(f"{source} holds {len(tables)} tables; expected one .csv file, or its own path")

@@ -381,7 +381,7 @@ def _coco_file(split: str, entries: Sequence[Json], settings: Settings) -> str:
     return json.dumps(content)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Make the set, or those of its splits that do not stand there already with the same settings.
 
     Raises:

@@ -44,9 +44,8 @@ GENDER = "Male"
 """The attribute that CelebA's groups are made of."""
 
 
-def prepare_waterbirds(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_waterbirds(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read metadata.csv, in SOURCE or in the folder of the official archive."""
-    assert source is not None
     root = first_existing([path for path in (source, source / WATERBIRDS_FOLDER) if (path / METADATA).exists()])
     if root is None:
         raise DataError(f"{source} holds no {METADATA}; expected {info.layout}")
@@ -83,9 +82,8 @@ def read_waterbirds(root: Path, *, dataset: str = "waterbirds") -> list[Index]:
     ]
 
 
-def prepare_celeba(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_celeba(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the official lists, which stand in SOURCE or in its Anno/ and Eval/, or the same as CSV tables."""
-    assert source is not None
     options.progress(f"reading {ATTRIBUTES}", 0, 1)
     indexes = read_celeba(source, dataset=info.name)
     return Reading(indexes, check_counts(info, indexes))
@@ -127,10 +125,9 @@ def read_celeba(root: Path, *, dataset: str = "celeba") -> list[Index]:
     return [Index(dataset, split, "multilabel", names, images, tuple(rows)) for split, rows in records.items() if rows]
 
 
-def prepare_urbancars(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_urbancars(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read SPLIT/COMBINATION/, in SOURCE or in folders bg-RATIO_co_occur_obj-RATIO/ in it: the official training split
     stands in one of 0.95, the others in one of 0.5."""
-    assert source is not None
     left_out = Tally()
     home = first_existing([source / "urbancars", source])
     assert home is not None
@@ -166,9 +163,8 @@ def read_urbancars(root: Path, split: str, *, dataset: str = "urbancars", left_o
     return Index(dataset, split, "singlelabel", CARS, root / split, tuple(records))
 
 
-def prepare_imagenet9(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_imagenet9(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read VARIANT/val/CLASS/, in SOURCE or in the bg_challenge/ of the official archive."""
-    assert source is not None
     root = first_existing([source / "bg_challenge", source])
     assert root is not None
     left_out = Tally()

@@ -164,9 +164,8 @@ def read_flat_validation(
     return Index(dataset, split, "singlelabel", class_names(), root, tuple(records))
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read train/SYNSET and val/SYNSET (or a flat val/ with the devkit beside it), or one of the two."""
-    assert source is not None
     indexes, left_out = [], Tally()
     for done, split in enumerate(info.splits):
         root = source / split
@@ -184,9 +183,8 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
     return Reading(indexes, check_counts(info, indexes), left_out=left_out)
 
 
-def prepare_renditions(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_renditions(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read ImageNet-A, -R or -Sketch: synset folders in SOURCE itself, or in the folder that its archive makes."""
-    assert source is not None
     subset = info.name if info.name in ("imagenet-a", "imagenet-r") else "imagenet"
     inner = [source / info.name, source / "sketch"]
     root = next((place for place in inner if place.is_dir()), source)
@@ -197,9 +195,8 @@ def prepare_renditions(info: DatasetInfo, source: Path | None, folder: Path, opt
     return Reading([index], [*warnings, *check_counts(info, [index])], left_out=left_out)
 
 
-def prepare_corruptions(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_corruptions(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read ImageNet-C: one split for each corruption and severity, CORRUPTION/1..5 or GROUP/CORRUPTION/1..5."""
-    assert source is not None
     indexes: list[Index] = []
     missing, left_out = [], Tally()
     for done, (corruption, group) in enumerate(CORRUPTIONS.items()):

@@ -59,9 +59,8 @@ def read_inaturalist(
     return Index(dataset, split, "singlelabel", names, root, records)
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the training and the validation split of the year in the set's name."""
-    assert source is not None
     year, settings = int(info.name.removeprefix("inat")), chosen_settings(info, options)
     indexes = []
     for done, split in enumerate(info.splits):

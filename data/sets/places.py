@@ -45,9 +45,8 @@ def read_places(root: Path, split: str, *, dataset: str = "places365") -> Index:
     return Index(dataset, split, "singlelabel", classes, images, tuple(records))
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the official lists where they are, else train/CLASS and val/CLASS."""
-    assert source is not None
     if not (source / CATEGORIES).is_file():
         return prepare_class_folders(info, source, folder, options)
     indexes = []

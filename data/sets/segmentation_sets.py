@@ -59,13 +59,12 @@ def read_voc_segmentation(voc: Path, split: str, *, names: Sequence[str] | None 
     return Index("voc12seg", split, "segmentation", VOC, voc, tuple(_voc_record(name) for name in names))
 
 
-def prepare_voc(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_voc(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read train and val, and train_aug where SBD's label maps are there.
 
     The source may be VOC2012 itself, VOCdevkit, or the folder above it. SBD's are PNG files in SegmentationClassAug,
     listed in aug.txt or trainaug.txt, or those of its own release, benchmark_RELEASE, in one of these folders.
     """
-    assert source is not None
     locations = [source, source / "VOC2012", source / "VOCdevkit" / "VOC2012"]
     lists = first_existing([location / "ImageSets" / "Segmentation" for location in locations])
     if lists is None:
@@ -116,7 +115,7 @@ def read_cityscapes(root: Path, split: str) -> Index:
     return Index("cityscapes", split, "segmentation", tuple(CITYSCAPES), root, records, label_values=values)
 
 
-def prepare_cityscapes(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_cityscapes(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read leftImg8bit/{train,val} and gtFine/{train,val}; the test split has no label maps."""
     return _tree(info, source, {"train": "leftImg8bit/train", "val": "leftImg8bit/val"}, read_cityscapes)
 
@@ -136,19 +135,15 @@ def read_ade20k(root: Path, split: str) -> Index:
     return Index("ade20k", split, "segmentation", tuple(ade20k()), root, records, label_values=REDUCED)
 
 
-def prepare_ade20k(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_ade20k(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read images/{training,validation} and annotations/{training,validation}, perhaps below ADEChallengeData2016."""
-    assert source is not None
     below = source / "ADEChallengeData2016"
     source = below if below.is_dir() else source
     return _tree(info, source, {"train": "images/training", "val": "images/validation"}, read_ade20k)
 
 
-def _tree(
-    info: DatasetInfo, source: Path | None, folders: dict[str, str], read: Callable[[Path, str], Index]
-) -> Reading:
+def _tree(info: DatasetInfo, source: Path, folders: dict[str, str], read: Callable[[Path, str], Index]) -> Reading:
     """Read the splits whose folder of images is there."""
-    assert source is not None
     splits = [split for split, folder in folders.items() if (source / folder).is_dir()]
     if not splits:
         raise DataError(f"{source} holds no {' and no '.join(folders.values())}; expected {info.layout}")
@@ -170,13 +165,12 @@ def own_folders(source: Path) -> tuple[str, str] | None:
     return None
 
 
-def prepare_own(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_own(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read IMAGES/[SPLIT/]**/NAME.jpg with LABELS/[SPLIT/]**/NAME.png; see `OWN` for the folders' names.
 
     classes.txt (or class_names.txt) names the classes, one a line from 0 on; without it they are numbered. Images
     without label map are left out.
     """
-    assert source is not None
     folders = own_folders(source)
     assert folders is not None
     images, labels = folders

@@ -77,9 +77,8 @@ def read_nlvr2(annotation_file: Path, root: Path, split: str) -> Index:
     return Index("nlvr2", split, "nlvr2", TRUTH, root, tuple(records))
 
 
-def prepare_snli_ve(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_snli_ve(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read snli_ve_{train,dev,test}.jsonl over Flickr30k's images."""
-    assert source is not None
     images = first_existing([source / name for name in ("flickr30k-images", "Flickr30K/images", "flickr30k_images")])
     files = {split: source / f"snli_ve_{split}.jsonl" for split in info.splits}
     if images is None or not any(path.is_file() for path in files.values()):
@@ -91,9 +90,8 @@ def prepare_snli_ve(info: DatasetInfo, source: Path | None, folder: Path, option
     )
 
 
-def prepare_nlvr2(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare_nlvr2(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the files of nlvr2/data/ over the images."""
-    assert source is not None
     folder = first_existing([source / location for location in ("nlvr2/data", "nlvr/nlvr2/data", "data")]) or source
     files = {split: folder / file for split, file in NLVR2_FILES.items()}
     if not any(path.is_file() for path in files.values()):

@@ -59,9 +59,8 @@ def read_voc(
     return Index(dataset, split, "multilabel", CLASSES, voc2007, tuple(records))
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read both splits; the source may be VOC2007 (or VOC2012) itself, VOCdevkit, or the folder above it."""
-    assert source is not None
     year = {"voc07": "VOC2007", "voc12": "VOC2012"}[info.name]
     locations = [source, source / year, source / "VOCdevkit" / year, source / year / "VOCdevkit" / year]
     voc = first_existing([location / "ImageSets" / "Main" for location in locations])

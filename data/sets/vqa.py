@@ -106,9 +106,8 @@ def hold_out(records: tuple[Record, ...], images: int = HELD_OUT) -> tuple[tuple
     )
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read the official files; test splits without images are left out with a warning."""
-    assert source is not None
     options.progress(f"reading {source.name}", 0, 1)
     settings = {**info.settings, **options.settings}
     indexes, warnings = read_vqa(source, settings["min_answers"]), []

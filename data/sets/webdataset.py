@@ -153,7 +153,7 @@ def _label(name: str, content: bytes, ending: str) -> Label | None:
 # From samples to a set ------------------------------------------------------------------------------------------------
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read SOURCE/SPLIT-NUMBER.tar or SOURCE/SPLIT/NUMBER.tar, and list where their images lie.
 
     classes.txt names the classes, one a line from 0 on; without it the split that trains does.
@@ -161,7 +161,6 @@ def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prepa
     Raises:
         DataError: a shard is damaged, its samples or their classes are not what is expected, or nothing may be written.
     """
-    assert source is not None
     left_out = Tally()
     shards = find_shards(source, left_out)
     if not shards:

@@ -61,9 +61,8 @@ def _record(name: str, person: Json) -> Record:
     return Record(f"Image/{name}", tuple(LABELS[value] for value in values), crop=(x, y, width, height))
 
 
-def prepare(info: DatasetInfo, source: Path | None, folder: Path, options: PrepareOptions) -> Reading:
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
     """Read both splits; annotations stand in Annotations/ or in wider_attribute_annotation/ as they were unpacked."""
-    assert source is not None
     annotations = first_existing([source / "Annotations", source / "wider_attribute_annotation"])
     if annotations is None:
         raise DataError(f"{source} holds no Annotations/ folder; expected {info.layout}")
