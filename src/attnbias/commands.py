@@ -40,7 +40,9 @@ from attnbias.methods.engine.requests import (
     options_of,
     split_options,
 )
+from attnbias.methods.engine.resolve import resolve_run
 from attnbias.methods.engine.screen import captured
+from attnbias.methods.engine.targets import check_location
 from attnbias.results import Comparison, Evaluation, Gallery, Listing, Page, Report, Run
 
 if TYPE_CHECKING:
@@ -124,9 +126,7 @@ def train(
         fields["dataset"] = dataset
     if out is not None:
         asked["out"] = Path(out)
-    from attnbias.methods.engine.launch import place, runs_here
-    from attnbias.methods.engine.resolve import resolve_run
-    from attnbias.methods.engine.targets import check_location
+    from attnbias.methods.engine.launch import place
 
     run = resolve_run(description, recipe, fields, asked)
     run = replace(run, request=place(run.request))
@@ -138,11 +138,7 @@ def train(
         found = compute(request)
         run.say()
         return found
-    begin = partial(run.say, whole=False)
-    if runs_here(request):
-        _train(request.to_json(), begin)
-    else:
-        _in_processes(partial(_train, begin=begin), request)
+    _do(partial(_train, begin=partial(run.say, whole=False)), request)
     return _finished(request.out, name)
 
 
@@ -164,10 +160,13 @@ def _finished(out: Path, method: str) -> Run:
     return Run(out, method, progress.step, progress.best, progress.best_step, progress.stopped_early, log)
 
 
-def _in_processes(worker: Callable[[str], None], request: Processes) -> None:
-    """Run a job in processes of its own; what went wrong in one of them is raised here."""
-    from attnbias.methods.engine.launch import in_processes
+def _do(worker: Callable[[str], None], request: Processes) -> None:
+    """Do a request's work in this process, or in several; what went wrong in one of them is raised here."""
+    from attnbias.methods.engine.launch import in_processes, runs_here
 
+    if runs_here(request):
+        worker(request.to_json())
+        return
     ended = in_processes(worker, request)
     if ended.code > 128:
         raise Stopped(ended.code - 128)
@@ -205,8 +204,7 @@ def evaluate(
         UsageError: a model and the dataset do not fit together, or something asked for cannot be measured.
         DataError, WeightsError: data or weights are missing or damaged.
     """
-    from attnbias.methods.engine.launch import place, runs_here
-    from attnbias.methods.engine.validate import validate
+    from attnbias.methods.engine.launch import place
     from attnbias.model import Model, method_of
 
     given = _several(model)
@@ -226,9 +224,7 @@ def evaluate(
         known["split"] = split if isinstance(split, str) else tuple(split)
     if not in_memory:
         request = place(ValRequest.of({**asked, **known}))
-        if not runs_here(request):
-            return _report(_validated_in_processes(request), request)
-        return _report(validate(request), request)
+        return _report(_validated(request), request)
     if len(in_memory) < len(given):
         raise UsageError("some of these models are loaded and others are not; load all of them, or none")
     return _evaluate_loaded(in_memory, dataset, asked, known)
@@ -306,6 +302,13 @@ def audit(
     return look(request, [each.loaded for each in in_memory], write=out is not None)
 
 
+def _loaded(model: Model | Source, device: str | None = None) -> Model:
+    """A model that was loaded, or is now: on a `device`, None = where `load` puts it."""
+    from attnbias.model import Model, load
+
+    return model if isinstance(model, Model) else load(model, device=device)
+
+
 def _several(models: Models) -> Sequence[Model | Source]:
     found = models if isinstance(models, list | tuple) else [models]
     if not found:
@@ -327,20 +330,18 @@ def _validate(job: str) -> None:
     validate(ValRequest.from_json(job))
 
 
-def _validated_in_processes(request: ValRequest) -> list[Json]:
-    """The results of several processes, by way of the file that the first of them writes."""
-    if request.json_file is not None:
-        _in_processes(_validate, request)
-        return _results(Path(request.json_file))
+def _validated(request: ValRequest) -> list[Json]:
+    """The results, those of several processes by way of the file that the first of them writes."""
+    from attnbias.methods.engine.launch import runs_here
+    from attnbias.methods.engine.validate import validate
+
+    if runs_here(request):
+        return validate(request)
     with tempfile.TemporaryDirectory(prefix="attnbias-") as folder:
-        file = Path(folder) / "results.json"
-        _in_processes(_validate, request.model_copy(update={"json_file": str(file)}))
-        return _results(file)
-
-
-def _results(file: Path) -> list[Json]:
-    found: list[Json] = parse_json(file.read_text(encoding="utf-8"))
-    return found
+        file = request.json_file or str(Path(folder) / "results.json")
+        _do(_validate, request.model_copy(update={"json_file": file}))
+        found: list[Json] = parse_json(Path(file).read_text(encoding="utf-8"))
+        return found
 
 
 def _report(results: list[Json], request: ValRequest) -> Report:
@@ -349,7 +350,7 @@ def _report(results: list[Json], request: ValRequest) -> Report:
 
     with captured() as page:
         show_results(results, request.per_class)
-    return Report(tuple(Evaluation(result, figures(result)) for result in results), page)
+    return Report(page, tuple(Evaluation(result, figures(result)) for result in results))
 
 
 def gallery(
@@ -376,9 +377,9 @@ def gallery(
     from attnbias.methods.engine.display.inference import ImageSample
     from attnbias.methods.engine.display.visualize import visualize
     from attnbias.methods.engine.given_images import given_images
-    from attnbias.model import Model, listed, load
+    from attnbias.model import listed
 
-    loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
+    loaded = [_loaded(each) for each in _several(models)]
     first = loaded[0]
     _refuse_loading(options, first.method, VisualizeRequest)
     own = ("load_from", "paths", "classes", "questions", "device")
@@ -431,9 +432,8 @@ def explore(
     """
     from attnbias.methods.engine.explore.explore import explore as serve
     from attnbias.methods.engine.given_images import given_images
-    from attnbias.model import Model, load
 
-    loaded = [each if isinstance(each, Model) else load(each) for each in _several(models)]
+    loaded = [_loaded(each) for each in _several(models)]
     first, *others = loaded
     _refuse_loading(options, first.method, ExploreRequest)
     own = ("load_from", "paths", "beside", "host", "port", *OF_LOADING, "weights_file", "device", "gpus")
@@ -476,7 +476,7 @@ def compare(
     with captured() as page:
         show(found)
     names = tuple(run.name for run in found.runs)
-    return Comparison(found, names, tuple(found.missing), tuple(found.written), page)
+    return Comparison(page, found, names, tuple(found.missing), tuple(found.written))
 
 
 def priors(model: Model | Source, out: Folder, **options: object) -> Priors:
@@ -495,9 +495,8 @@ def priors(model: Model | Source, out: Folder, **options: object) -> Priors:
         UsageError: the model cannot be steered. DataError: the split shows no objects, or an image cannot be read.
     """
     from attnbias.methods.engine.make_priors import make_priors
-    from attnbias.model import Model, load
 
-    chosen = model if isinstance(model, Model) else load(model)
+    chosen = _loaded(model)
     _refuse_loading(options, chosen.method, PriorsRequest)
     asked = _options("priors", PriorsRequest, options, own=("load_from", "device"))
     known = {"load_from": chosen.load_from, "in_memory": True, "out": out, "device": str(chosen.device)}
@@ -545,9 +544,8 @@ def export(model: Model | Source, out: Folder | None = None, **options: object) 
         UsageError: the model cannot be exported so. RunError: the graph does not agree with the model.
     """
     from attnbias.methods.engine.export import export as write
-    from attnbias.model import Model, load
 
-    chosen = model if isinstance(model, Model) else load(model, device="cpu")
+    chosen = _loaded(model, "cpu")
     on_cpu = replace(chosen.loaded, model=deepcopy(chosen.module).cpu())
     _refuse_loading(options, chosen.method, ExportRequest)
     asked = _options("export", ExportRequest, options, own=("load_from",))

@@ -54,6 +54,19 @@ def dataframe(rows: Sequence[Mapping[str, object]], columns: Sequence[str] | Non
     return pandas.DataFrame(list(rows), columns=columns)
 
 
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What a command prints, as text and for a notebook."""
+
+    page: Captured = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.page.text()
+
+    def _repr_html_(self) -> str:
+        return self.page.html()
+
+
 # What a model says of images ------------------------------------------------------------------------------------------
 
 
@@ -389,14 +402,13 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Report(Sequence[Evaluation]):
+class Report(Page, Sequence[Evaluation]):
     """What `attnbias val` prints: a sequence of `Evaluation`, one per model and split.
 
     `print(report)` gives its tables. Where there is one model and one split, `metrics` and `bias` are its own.
     """
 
     evaluations: tuple[Evaluation, ...]
-    page: Captured = field(repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -437,15 +449,9 @@ class Report(Sequence[Evaluation]):
     def __len__(self) -> int:
         return len(self.evaluations)
 
-    def __str__(self) -> str:
-        return self.page.text()
-
-    def _repr_html_(self) -> str:
-        return self.page.html()
-
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Page):
     """Runs side by side, from what their folders hold: what `attnbias compare` prints."""
 
     found: Compared = field(repr=False)
@@ -456,7 +462,6 @@ class Comparison:
     """What was asked for and no run keeps, each with the command that makes it."""
     written: tuple[Path, ...]
     """Files in `out`, where that was asked for."""
-    page: Captured = field(repr=False)
 
     def to_dict(self) -> Json:
         """What comparison.json holds."""
@@ -488,12 +493,9 @@ class Comparison:
         names = ("split", "measure", "run", "value", "difference", "low_95", "high_95", "p", "p_together")
         return dataframe(rows, names)
 
-    def __str__(self) -> str:
-        return self.page.text()
-
     def _repr_html_(self) -> str:
         page = self.found.page
-        return self.page.html() + (html_frame(page.html()) if page is not None else "")
+        return super()._repr_html_() + (html_frame(page.html()) if page is not None else "")
 
 
 # Runs and lists -------------------------------------------------------------------------------------------------------
@@ -534,19 +536,6 @@ class Run:
         rows = [[_short(line.get(name, "")) for name in columns] for line in lines]
         facts = f"{self.out}: {self.method}, {self.steps} steps; best {_short(self.best)}"
         return html_paragraph(facts) + html_table([(name, "right") for name in columns], rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Page:
-    """What a command prints, as text and for a notebook."""
-
-    page: Captured = field(repr=False)
-
-    def __str__(self) -> str:
-        return self.page.text()
-
-    def _repr_html_(self) -> str:
-        return self.page.html()
 
 
 class Listing(list[T], Generic[T]):
