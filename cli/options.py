@@ -173,11 +173,7 @@ def read_request(kind: type[Q], typed: Mapping[str, object], **known: object) ->
 
 def typed_options(kind: type[Request], typed: Mapping[str, object]) -> dict[str, object]:
     """The options of a request that were typed, out of all keyword arguments of a command."""
-    values: dict[str, object] = {}
-    for name in kind.model_fields:
-        if (value := typed.get(name)) is not None:
-            values[name] = value
-    return values
+    return {name: typed[name] for name in kind.model_fields if typed.get(name) is not None}
 
 
 def _click_type(annotation: Any) -> tuple[Any, Keywords]:

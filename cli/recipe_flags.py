@@ -29,13 +29,14 @@ from attnbias.methods.engine.types import Fields
 Q = TypeVar("Q", bound=OfAnyMethod)
 
 OPTIONS, FLAGS = "attnbias.recipe_options", "attnbias.recipe_flags"
-"""Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them."""
+"""Entries of a context's `meta`: the options that a command takes beside its own, and what was typed of them, one word
+each: `--lam=0.4`, `--no-flip`."""
 
 
 class WithRecipeFlags(TyperCommand):
     """A command that takes the recipe flags of every method, or of the one that `--method` names, beside its own.
 
-    Its function finds them by `recipe_flags`. They are not in its help, which says where they are listed.
+    Its function takes them by `with_recipe_flags`. They are not in its help, which says where they are listed.
     """
 
     def get_params(self, ctx: Any) -> Any:
@@ -52,15 +53,10 @@ class WithRecipeFlags(TyperCommand):
         return rest
 
 
-def recipe_flags(context: typer.Context) -> list[str]:
-    """The recipe flags that were typed, one word each: `--lam=0.4`, `--no-flip`."""
-    flags: list[str] = context.meta[FLAGS]
-    return flags
-
-
 def with_recipe_flags(request: Q, context: typer.Context) -> Q:
     """A request with the recipe fields that were typed, and the method that they are of."""
-    if not (flags := recipe_flags(context)):
+    flags: list[str] = context.meta[FLAGS]
+    if not flags:
         return request
     if request.method is None:
         _refuse_for_all(request, flags)

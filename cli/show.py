@@ -11,7 +11,7 @@ from attnbias.data.registry import DATASETS
 from attnbias.methods import METHODS
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
-from attnbias.methods.engine.recipe import FRESH, NamedRecipe
+from attnbias.methods.engine.recipe import FRESH, NamedRecipe, panel_of
 from attnbias.methods.engine.registry import get_description
 from attnbias.methods.engine.screen import Table, say
 
@@ -103,13 +103,9 @@ def _fields(named: NamedRecipe) -> Table:
     """The recipe's fields by their groups, each with what it is."""
     table = Table("field", "value", "what it is")
     kinds, values = type(named.recipe).model_fields, named.recipe.model_dump()
-    for panel, names in groupby(sorted(kinds, key=lambda name: _panel(kinds[name])), lambda name: _panel(kinds[name])):
+    panels = {name: panel_of(info) for name, info in kinds.items()}
+    for panel, names in groupby(sorted(kinds, key=panels.__getitem__), panels.__getitem__):
         table.row(panel, "", "")
         for name in names:
             table.row(f"  {name}", "none" if values[name] is None else values[name], kinds[name].description or "")
     return table
-
-
-def _panel(field: object) -> str:
-    extra = getattr(field, "json_schema_extra", None)
-    return str(extra["panel"]) if isinstance(extra, dict) else "Method"

@@ -50,5 +50,5 @@ class Tally(dict[str, Counted]):
 
 
 def first_of(names: Sequence[str]) -> str:
-    """The first names of several, in a line: "a.jpg, b.jpg, c.jpg ..."."""
+    """The first names of many, in a line: "a.jpg, b.jpg, c.jpg ..."."""
     return ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
