@@ -24,8 +24,8 @@ STRENGTH = (f"{VAL_OPTIONS}::test_an_attack_is_as_strong_as_typed",)
 
 def lost(field: str, tests: tuple[str, ...]) -> Fault:
     """An option that never leaves the command line."""
-    sound = "        values[name] = value\n"
-    after = f'        values |= {{}} if name == "{field}" else {{name: value}}\n'
+    sound = "if typed.get(name) is not None}\n"
+    after = f'if typed.get(name) is not None and name != "{field}"}}\n'
     return Fault(f"--{field.replace('_', '-')} never leaves the command line", "cli/options.py", sound, after, tests)
 
 
