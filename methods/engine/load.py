@@ -322,13 +322,7 @@ def _around(
     if untold:
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
         LOG.warning("%s does not tell how its images are made; assumed: %s", source, assumed)
-    names = known_class_names(recipe.dataset)
-    task: Task = "singlelabel"
-    try:
-        index = open_split(recipe.dataset, "val", data_root)
-        names, task = index.classes, index.task
-    except DataError:  # it can be asked about one's own images where its dataset is not
-        pass
+    names, task = _classes_and_task(recipe.dataset, data_root, "singlelabel")
     classes = own.classes
     if classes is None:
         known = ((recipe.dataset, names), (base.dataset, known_class_names(base.dataset)))
@@ -726,16 +720,22 @@ def _describe_published(
     if other_network(recipe, base) is not None:
         recipe = override(recipe, {"init": FRESH})
     info = DATASETS.get(recipe.dataset)
-    try:
-        index = open_split(recipe.dataset, "val", data_root)
-        names, task = index.classes, index.task
-    except DataError:  # a checkpoint can be loaded (for one's own images) where its dataset is not
-        names, task = known_class_names(recipe.dataset), info.task if info else "multilabel"
+    names, task = _classes_and_task(recipe.dataset, data_root, info.task if info else "multilabel")
     if of_imagenet and (known := names_of_size(num_classes)):
         names = known
     if len(names) != num_classes:
         names = tuple(f"class {position}" for position in range(num_classes))
     return recipe, names, task, recipe_name
+
+
+def _classes_and_task(dataset: str, data_root: Path | None, otherwise: Task) -> tuple[tuple[str, ...], Task]:
+    """The class names of a dataset and its task; where it is not prepared, the names that are known of it, and the task
+    `otherwise`: a model can be asked about one's own images where its dataset is not."""
+    try:
+        index = open_split(dataset, "val", data_root)
+    except DataError:
+        return known_class_names(dataset), otherwise
+    return index.classes, index.task
 
 
 def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root: Path | None) -> bool:
