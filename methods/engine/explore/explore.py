@@ -15,7 +15,7 @@ from typing import NamedTuple, Self, TypeVar
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from attnbias.data.errors import DataError
 from attnbias.data.images import decode_image
@@ -25,7 +25,7 @@ from attnbias.methods.engine.display.html_page import html_page, jpeg_address
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.explore.images import FILLS, Fill, HeldImages, paint_over, png
 from attnbias.methods.engine.explore.server import BYTES, JSON, PageServer, Route
-from attnbias.methods.engine.explore.subject import Asked, Subject
+from attnbias.methods.engine.explore.subject import Asked, Sent, Subject
 from attnbias.methods.engine.given_images import GivenImage
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place
@@ -35,7 +35,7 @@ from attnbias.methods.engine.published import short_name
 from attnbias.methods.engine.requests import ExploreRequest, PredictRequest
 from attnbias.methods.engine.screen import say
 
-B = TypeVar("B", bound=BaseModel)
+S = TypeVar("S", bound=Sent)
 
 LARGEST_IMAGE, LARGEST_QUESTION = 64 << 20, 16 << 20
 """Bytes of the largest image that the page may send, and of the largest request beside it: a mask is in it."""
@@ -177,21 +177,15 @@ def _beginnings(request: ExploreRequest, images: Sequence[GivenImage]) -> list[_
 # What the page asks for -----------------------------------------------------------------------------------------------
 
 
-class _Sent(BaseModel):
-    """What the page sends."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _OneOfBegin(_Sent):
+class _OneOfBegin(Sent):
     number: int = Field(ge=0)
 
 
-class _Kept(_Sent):
+class _Kept(Sent):
     image: str
 
 
-class _Painted(_Sent):
+class _Painted(Sent):
     image: str
     mask: str
     """A PNG in base64."""
@@ -246,7 +240,7 @@ class _Page:
         return png(self.held[_sent(_Kept, body).image].image)
 
 
-def _sent(kind: type[B], body: bytes) -> B:
+def _sent(kind: type[S], body: bytes) -> S:
     """What the page sent.
 
     Raises:

@@ -29,10 +29,14 @@ RULE = "minmax"
 """How maps are brought to 0..1, as `visualize` does where nobody types another."""
 
 
-class Asked(BaseModel):
-    """What the page asks of a model."""
+class Sent(BaseModel):
+    """What the page sends."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Asked(Sent):
+    """What the page asks of a model."""
 
     model: int = Field(ge=0)
     image: str
