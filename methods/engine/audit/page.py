@@ -156,20 +156,8 @@ def _parts(value: DataclassInstance, leave_out: Sequence[str] = ()) -> Json:
 
 
 def _figure(figure: Figure) -> Json:
-    return {
-        "name": figure.name,
-        "words": figure.words,
-        "family": figure.family,
-        "value": _number(figure.value),
-        "ci": _edges(figure),
-        "n": figure.n,
-        "unit": figure.unit,
-        "better": figure.better,
-        "chance": _number(figure.chance),
-        "chanceWords": figure.chance_words,
-        "kind": figure.kind,
-        "form": figure.form,
-    }
+    names = {"interval_95": "ci", "chance_words": "chanceWords"}
+    return {names.get(name, name): value for name, value in _parts(figure).items()} | {"ci": _edges(figure)}
 
 
 def _edges(figure: Figure) -> list[float] | None:
