@@ -369,75 +369,62 @@ class Named(NamedTuple):
     words: str
     better: Literal["higher", "lower"] | None
     source: str = ""
+    on_pixels: bool = False
+    """Of those of `val --faithfulness`: whether pixels are taken away. Random maps are then measured beside it, as
+    random_NAME."""
 
 
-class Trust(NamedTuple):
-    """A figure of `val --faithfulness`: whether a map can be trusted."""
-
-    name: str
-    words: str
-    better: Literal["higher", "lower"]
-    source: str
-    on_pixels: bool
-    """Whether pixels are taken away: random maps are then measured beside it, as random_NAME."""
-
-
-FAITHFULNESS: tuple[Trust, ...] = (
-    Trust(
+FAITHFULNESS: tuple[Named, ...] = (
+    Named(
         "deletion",
         "area under the score's curve while the map's highest pixels are set to 0 first",
         "lower",
         "Petsiuk et al., BMVC 2018",
-        True,
+        on_pixels=True,
     ),
-    Trust(
+    Named(
         "insertion",
         "the same while they come back first in a blurred image",
         "higher",
         "Petsiuk et al., BMVC 2018",
-        True,
+        on_pixels=True,
     ),
-    Trust(
+    Named(
         "aopc",
         "how far the score lies below its start, mean over the deletion curve",
         "higher",
         "Samek et al., TNNLS 2017",
-        True,
+        on_pixels=True,
     ),
-    Trust(
+    Named(
         "road",
         "half of what the score loses more where the highest 20 to 80 % are made up from what is around them, than "
         "where the lowest are",
         "higher",
         "Rong et al., ICML 2022",
-        True,
+        on_pixels=True,
     ),
-    Trust(
+    Named(
         "agreement",
         "rank correlation with another kind of map of the same class: the model's own of an explainer, "
         "else Grad-CAM; the next kind where both are one computation",
         "higher",
-        "-",
-        False,
     ),
-    Trust(
+    Named(
         "untrained_agreement",
         "rank correlation with the map of the same network before training: a map that keeps it shows the network, "
         "not what it has learned",
         "lower",
         "Adebayo et al., NeurIPS 2018",
-        False,
     ),
-    Trust(
+    Named(
         "shift_agreement",
         "rank correlation with the map of the image moved by 4 pixels, moved back: a map that is another one then "
         "shows more than the image",
         "higher",
-        "-",
-        False,
     ),
 )
-"""In the order of the table of `val`."""
+"""Whether a map can be trusted (`val --faithfulness`), in the order of the table."""
 
 XIAO = "Xiao et al., ICLR 2021"
 MOAYERI = "Moayeri et al., CVPR 2022"
@@ -506,7 +493,7 @@ def compared_measures() -> list[AttentionMeasure]:
     return sorted(chosen, key=lambda each: (each.compared != "paired", each.shown is None, each.shown))
 
 
-def documentation(table: Iterable[AttentionMeasure | Trust | Named] = ATTENTION) -> str:
+def documentation(table: Iterable[AttentionMeasure | Named] = ATTENTION) -> str:
     """A table as Markdown, with a picture of what each measure sees."""
     cells = (
         (f"`{each.name}`", f"![](pictures/{each.name}.png)", each.words, each.better or "-", each.source or "-")

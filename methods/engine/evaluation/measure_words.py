@@ -46,6 +46,4 @@ def _every() -> Iterator[Named]:
         yield Named(measure.name, measure.words, measure.better)
         words = f"{measure.words}: where it lies between a map at the middle (0) and the best map of its grid (1)"
         yield Named(between_name(measure.name), words, "higher")
-    for trust in FAITHFULNESS:
-        yield Named(trust.name, trust.words, trust.better)
-    yield from (*BACKGROUNDS, *OTHERS)
+    yield from (*FAITHFULNESS, *BACKGROUNDS, *OTHERS)
