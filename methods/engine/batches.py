@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from attnbias.data.datasets import ImageDataset
+from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.methods.engine.types import Batch
 
@@ -94,6 +95,37 @@ def loader(
         prefetch_factor=4 if workers else None,
         timeout=LONGEST_WAIT if workers else 0,
     )
+
+
+class Readers(Dataset[S | DataError]):
+    """Things to read, or why one cannot be: loader processes hand both on (`readable`)."""
+
+    def __init__(self, readers: Sequence[Callable[[], S]]) -> None:
+        self.readers = readers
+
+    def __getitem__(self, position: int) -> S | DataError:
+        try:
+            return self.readers[position]()
+        except DataError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+
+def readable(read: Iterable[S | DataError], on_bad_image: Literal["error", "skip"], skipped: list[str]) -> Iterator[S]:
+    """What could be read; `skipped` gains why the others could not.
+
+    Raises:
+        DataError: one could not (with "error").
+    """
+    for each in read:
+        if not isinstance(each, DataError):
+            yield each
+        elif on_bad_image == "error":
+            raise each
+        else:
+            skipped.append(str(each))
 
 
 def on_device(batch: Batch, dataset: ImageDataset, device: torch.device) -> Batch:

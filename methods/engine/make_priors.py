@@ -10,6 +10,7 @@ Shapes: N objects, C channels, h x w patches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTexts
-from attnbias.methods.engine.batches import moved
+from attnbias.methods.engine.batches import Readers, moved, readable
 from attnbias.methods.engine.bias.objects import regions, resolve_truth, true_labels
 from attnbias.methods.engine.errors import NotFiniteError, UsageError
 from attnbias.methods.engine.inspection import owner
@@ -135,26 +136,14 @@ class _Seen(NamedTuple):
     masks: list[Tensor]
 
 
-class _Places(Dataset[_Seen | DataError]):
-    """Where classes are in each image of a split, or why it cannot be read; with no truth, all over it."""
-
-    def __init__(self, dataset: ImageDataset, truth: Truth | None, limit: int | None) -> None:
-        self.dataset, self.truth = dataset, truth
-        self.length = min(limit or len(dataset), len(dataset))
-
-    def __getitem__(self, position: int) -> _Seen | DataError:
-        try:
-            if self.truth is None:
-                image, labels = self.dataset[position]["image"], true_labels(self.dataset, position)
-                return _Seen(image, labels, [torch.ones(image.shape[1:])] * len(labels))
-            image, found, _ = regions(self.dataset, position, self.truth)
-        except DataError as error:
-            return error
-        shown = [region for region in found if region.mask.any()]
-        return _Seen(image, [each.label for each in shown], [torch.from_numpy(each.mask) for each in shown])
-
-    def __len__(self) -> int:
-        return self.length
+def _classes_in(dataset: ImageDataset, truth: Truth | None, position: int) -> _Seen:
+    """Where classes are in an image of a split; with no truth, all over it."""
+    if truth is None:
+        image, labels = dataset[position]["image"], true_labels(dataset, position)
+        return _Seen(image, labels, [torch.ones(image.shape[1:])] * len(labels))
+    image, found, _ = regions(dataset, position, truth)
+    shown = [region for region in found if region.mask.any()]
+    return _Seen(image, [each.label for each in shown], [torch.from_numpy(each.mask) for each in shown])
 
 
 @torch.no_grad()
@@ -166,19 +155,11 @@ def _of_classes(request: PriorsRequest, loaded: Loaded, method: IsSteered[torch.
     of = request.made_from or ("objects" if any(record.boxes for record in dataset.records) else "images")
     truth = resolve_truth(dataset, None).kind if of == "objects" else None
     sums, skipped, device = VectorSums(len(loaded.classes)), list[str](), next(loaded.model.parameters()).device
-    loader = DataLoader(
-        _Places(dataset, truth, request.limit), BATCH, num_workers=request.workers or 0, collate_fn=list
-    )
+    readers = [partial(_classes_in, dataset, truth, position) for position in range(len(dataset))[: request.limit]]
+    loader = DataLoader(Readers(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with counted(loader, "batches") as read_batches:
         for batch in read_batches:
-            seen: list[_Seen] = []
-            for read in batch:
-                if isinstance(read, _Seen):
-                    seen += [read] if read.labels else []
-                elif request.on_bad_image == "error":
-                    raise read
-                else:
-                    skipped.append(str(read))
+            seen = [each for each in readable(batch, request.on_bad_image, skipped) if each.labels]
             if seen:
                 tokens = method.tokens(loaded.model, torch.stack([each.image for each in seen]).to(device))
                 owners = torch.tensor([slot for slot, each in enumerate(seen) for _ in each.labels])

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import dataset_folder, split_words
 from attnbias.data.summary import Suggestions
+from attnbias.methods.engine.batches import Readers, readable
 from attnbias.methods.engine.display.inference import (
     Column,
     ImageSample,
@@ -241,22 +242,6 @@ def _questioned(read: Reader, questions: dict[str, str]) -> ImageSample:
 # Looking --------------------------------------------------------------------------------------------------------------
 
 
-class _Photos(Dataset[ImageSample | DataError]):
-    """Images to read, or why one cannot be: loader processes hand both on."""
-
-    def __init__(self, readers: list[Reader]) -> None:
-        self.readers = readers
-
-    def __getitem__(self, position: int) -> ImageSample | DataError:
-        try:
-            return self.readers[position]()
-        except DataError as error:
-            return error
-
-    def __len__(self) -> int:
-        return len(self.readers)
-
-
 def _look(
     request: VisualizeRequest,
     see: Callable[[list[ImageSample]], list[Prediction]],
@@ -265,17 +250,10 @@ def _look(
     precision: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[tuple[ImageSample, Prediction]]:
     """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
-    loader = DataLoader(_Photos(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
+    loader = DataLoader(Readers(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with counted(loader, "images", of=len(readers)) as read_batches:
         for batch in read_batches:
-            photos: list[ImageSample] = []
-            for read in batch:
-                if isinstance(read, ImageSample):
-                    photos.append(read)
-                elif request.on_bad_image == "error":
-                    raise read
-                else:
-                    skipped.append(str(read))
+            photos = list(readable(batch, request.on_bad_image, skipped))
             with precision():
                 seen = see(photos)
             yield from zip(photos, seen, strict=True)
