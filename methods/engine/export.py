@@ -180,8 +180,7 @@ def export(request: ExportRequest, model: Loaded | None = None) -> Graph:
     if file.suffix != suffix:
         raise UsageError(f"--out {file}: expected a name that ends in {suffix}")
     weights_file = file.with_name(f"{file.name}.data") if request.format == "onnx" else None
-    reads: list[str | Path] = [request.load_from, *request.paths, *([request.recipe] if request.recipe else [])]
-    check_targets(requested((file, GRAPH), (weights_file, GRAPH_DATA)), reads, request.overwrite)
+    check_targets(requested((file, GRAPH), (weights_file, GRAPH_DATA)), request.reads, request.overwrite)
     request = place(request if request.device or request.gpus else request.model_copy(update={"gpus": 0}))
     device = start(request)
     loaded = model or load_asked(request, request.method, request.load_from)

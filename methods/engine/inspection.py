@@ -176,8 +176,7 @@ def convert_weights(request: ConvertRequest) -> Converted:
         WeightsError: missing, damaged, of another method, or not fitting.
     """
     to = request.to
-    reads = [request.load_from, *([request.recipe] if request.recipe else [])]
-    check_targets(requested((to, WEIGHTS)), reads, request.overwrite)
+    check_targets(requested((to, WEIGHTS)), request.reads, request.overwrite)
     loaded = load_asked(request, owner(request), request.load_from)
     check_recipe_helps(request.recipe, [loaded])
     if request.to_plain:

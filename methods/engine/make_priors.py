@@ -58,8 +58,7 @@ def make_priors(request: PriorsRequest, model: Loaded | None = None) -> Made:
         UsageError: the model cannot be steered, or not so, or the file would replace another.
         DataError, WeightsError: images or weights are missing or damaged.
     """
-    reads: list[str | Path] = [request.load_from, *([request.recipe] if request.recipe else [])]
-    check_targets(requested((request.out, PRIORS)), reads, request.overwrite)
+    check_targets(requested((request.out, PRIORS)), request.reads, request.overwrite)
     request = place(request)
     device = start(request)
     loaded = model or load_asked(request, owner(request), request.load_from, device)

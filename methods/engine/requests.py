@@ -342,6 +342,14 @@ class Telling(Reading):
         return [*super().computed_with, *(f"{flag_of(name)} {value}" for name, value in typed.items())]
 
     @property
+    def reads(self) -> list[str | Path]:
+        """What was typed that may be a file which is read: no such file is written."""
+        named: str | list[str] = getattr(self, "load_from", [])
+        paths: list[Path] = getattr(self, "paths", [])
+        sources = [named] if isinstance(named, str) else named
+        return [*sources, *paths, *([] if self.recipe is None else [self.recipe])]
+
+    @property
     def opened_splits(self) -> tuple[str, ...]:
         """Splits of the dataset that are read."""
         return ()

@@ -156,15 +156,14 @@ def _check(request: ValRequest) -> None:
             raise UsageError(
                 f"--store keeps results in a run folder, and {shown(load_from)} is none; use --json or --bias-out"
             )
-    reads = [*request.load_from, *([request.recipe] if request.recipe else [])]
     files = (request.json_file, RESULTS), (request.csv_file, SCORES), (request.robustness_out, ROBUSTNESS)
     folders = [request.bias_out] if request.bias_out is not None else []
-    check_targets(requested(*files), reads, request.overwrite, folders)
+    check_targets(requested(*files), request.reads, request.overwrite, folders)
     if request.bias_out is not None:
         # Several checkpoints or splits have a folder each.
         folders = [request.bias_out, *(path for path in request.bias_out.glob("*") if path.is_dir())]
         held = [Target(folder / name, kind) for folder in folders for name, kind in BIAS_KINDS.items()]
-        check_folder(request.bias_out, request.overwrite, held, reads)
+        check_folder(request.bias_out, request.overwrite, held, request.reads)
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,10 @@ def predict(request: PredictRequest) -> Said:
         UsageError: something asked for cannot be had of such a model, or cannot be written.
         DataError: an image cannot be read (with "error"; it is named), or none can. WeightsError: as `load_run`.
     """
-    reads: list[str | Path] = [request.load_from, *request.paths, *([request.recipe] if request.recipe else [])]
     files = requested(
         (request.json_file, PREDICTIONS), (request.csv_file, PREDICTED_SCORES), (request.submission, SUBMISSION)
     )
-    check_targets(files, reads, request.overwrite)
+    check_targets(files, request.reads, request.overwrite)
     request = place(request)
     accelerator = accelerate(request)
     method = owner(request)
