@@ -58,7 +58,7 @@ BLOB = re.compile("[0-9a-f]{64}")
 """How the hub's cache calls a large file: by its SHA-256."""
 
 
-def locate(source: str, progress: ProgressCallback = silent) -> Path:
+def locate(source: str) -> Path:
     """The file or folder that `--load-from` or `--backbone-weights` names, fetched where it is not on this disk.
 
     A path that exists goes before a published name. Processes that ask for one file at once wait for each other.
@@ -71,11 +71,11 @@ def locate(source: str, progress: ProgressCallback = silent) -> Path:
     if (path := on_disk(source)) is not None:
         return path
     if source in PUBLISHED:
-        return fetch_published(PUBLISHED[source], progress)
+        return fetch_published(PUBLISHED[source])
     if source.startswith(HUB):
         return _from_hub(source)
     if source.lower().startswith(WEB):
-        return _fetched(_Known.of_url(source, _file_name(source)), progress)
+        return _fetched(_Known.of_url(source, _file_name(source)))
     if names_network(source):
         raise WeightsError(
             f"no checkpoint {shown(source)}: it names a network, not a file; training starts from one with "
@@ -306,7 +306,7 @@ class _Known:
         return f"put {self.archive.file} ({self.size}) at {self.target}"
 
 
-def _fetched(known: _Known, progress: ProgressCallback) -> Path:
+def _fetched(known: _Known, progress: ProgressCallback = silent) -> Path:
     archive, folder, target = known.archive, known.folder, known.target
     if not target.is_file() and offline():
         raise WeightsError(
@@ -417,7 +417,7 @@ def _from_drive(published: Published, known: _Known) -> Path:
                 raise WeightsError(f"{published.name} cannot be had: {wrong}; {by_hand}")
             _unread.add(known.target)
             part.replace(known.target)
-    return _fetched(known, silent)
+    return _fetched(known)
 
 
 def _wrong_with(part: Path, archive: Archive) -> str | None:
@@ -443,7 +443,7 @@ def _from_hub(source: str, known: _Known | None = None) -> Path:
     repository, file = _hub_parts(source)
     known = known or _Known.of_url(source, file.rpartition("/")[2])
     if known.target.is_file():
-        return _fetched(known, silent)
+        return _fetched(known)
     path = _in_hubs_cache(source)
     if not offline():
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url

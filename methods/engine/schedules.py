@@ -110,31 +110,19 @@ def by_epoch(curve: Curve, epoch: int | Fraction) -> Schedule:
     return lambda step: {"lr": curve(int(step // epoch))}
 
 
-def one_cycle(
-    total_steps: int,
-    *,
-    pct_start: float,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-    beta1: tuple[float, float] | None = (0.95, 0.85),
-) -> Schedule:
-    """One cosine up and one down (Smith and Topin 2018): the values of torch's OneCycleLR.
+def one_cycle(total_steps: int, *, pct_start: float) -> Schedule:
+    """One cosine up and one down (Smith and Topin 2018): the values of torch's OneCycleLR, with its defaults.
 
-    The rate starts at 1 / div_factor of its highest value, reaches that after `pct_start` of the steps, and ends at
-    1 / (div_factor * final_div_factor). `beta1` = (at the ends, at the peak) mirrors Adam's first
-    beta or SGD's momentum; None leaves it.
+    The rate starts at 1 / 25 of its highest value, reaches that after `pct_start` of the steps, and ends at
+    1 / 250,000. Adam's first beta, or SGD's momentum, mirrors it: 0.95 at the ends, 0.85 at the peak.
     """
     peak, last = pct_start * total_steps - 1, total_steps - 1
-    lows = 1 / div_factor, 1 / (div_factor * final_div_factor)
     fall = cosine(1.0)
 
     def settings(step: int) -> dict[str, float]:
         rising = step <= peak
         height = 1 - fall(step / peak if peak else 1) if rising else fall((step - peak) / (last - peak))
-        low = lows[0] if rising else lows[1]
-        values = {"lr": low + (1 - low) * height}
-        if beta1 is not None:
-            values["beta1"] = beta1[0] + (beta1[1] - beta1[0]) * height
-        return values
+        low = 1 / 25 if rising else 1 / (25 * 1e4)
+        return {"lr": low + (1 - low) * height, "beta1": 0.95 + (0.85 - 0.95) * height}
 
     return settings

@@ -150,9 +150,9 @@ def html_table(
     return "<table>" + "".join(f"<tr>{each}</tr>" for each in lines) + "</table>"
 
 
-def html_frame(page: str, height: int = 640) -> str:
+def html_frame(page: str) -> str:
     """A whole page, inside of a notebook."""
-    return f'<iframe srcdoc="{html.escape(page)}" width="100%" height="{height}" frameborder="0"></iframe>'
+    return f'<iframe srcdoc="{html.escape(page)}" width="100%" height="640" frameborder="0"></iframe>'
 
 
 def html_picture(address: str, text: object) -> str:

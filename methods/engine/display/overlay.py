@@ -170,9 +170,9 @@ def seen_part(frame: tuple[float, float, float, float], image: Image.Image) -> t
     return x, y, right - x, bottom - y
 
 
-def focus_edge(values: Floats, threshold: float = FOCUS) -> NDArray[np.bool_]:
-    """Mark the pixels inside the focus {values >= threshold} that touch its outside."""
-    focus = np.pad(values >= threshold, 1, mode="edge")
+def focus_edge(values: Floats) -> NDArray[np.bool_]:
+    """Mark the pixels inside the focus {values >= FOCUS} that touch its outside."""
+    focus = np.pad(values >= FOCUS, 1, mode="edge")
     inner = focus[:-2, 1:-1] & focus[2:, 1:-1] & focus[1:-1, :-2] & focus[1:-1, 2:]
     return focus[1:-1, 1:-1] & ~inner
 

@@ -15,6 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
 
+BATCH, ROUNDS = 16, 7
+"""Images at once, and passes, by which the time of one image is told."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -76,22 +79,19 @@ def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
 
 
 @torch.no_grad()
-def milliseconds_per_image(
-    model: nn.Module, image_size: int | tuple[int, int], *, batch_size: int = 16, rounds: int = 7
-) -> float:
-    """Time of a forward pass over black images, divided by the batch: the median of some rounds after a warm-up.
+def milliseconds_per_image(model: nn.Module, image_size: int) -> float:
+    """Time of a forward pass over BATCH black images, for each of them: the median of ROUNDS after a warm-up.
 
     Float32, in evaluation mode, on the model's device and torch's threads. A figure of this machine.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     first = next(model.parameters())
-    images = torch.zeros(batch_size, 3, height, width, device=first.device, dtype=first.dtype)
+    images = torch.zeros(BATCH, 3, image_size, image_size, device=first.device, dtype=first.dtype)
     model.eval()
     times = []
-    for _ in range(rounds + 1):
+    for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         model(images)
         if first.device.type == "cuda":
             torch.cuda.synchronize(first.device)
         times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[1:]) / batch_size
+    return 1000 * statistics.median(times[1:]) / BATCH
