@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from attnbias.data.errors import DataError
-from attnbias.data.reading import Json, Unfit, read_json, read_text, reading, shown
+from attnbias.data.reading import Json, Unfit, is_whole_number, read_json, read_text, reading, shown
 from attnbias.data.sets.imagenet import SIZES, class_names, lemmas, synsets
 
 COLUMNS = ("model", "dataset")
@@ -104,7 +104,7 @@ def match_by_file(path: Path, model: Sequence[str], dataset: Sequence[str]) -> C
     taken: dict[int, str] = {}
     for one, other in read_pairs(path):
         found = numbers.get(_key(one), set())
-        if not found and one.strip().isdecimal() and int(one) < len(model):
+        if not found and is_whole_number(one.strip()) and int(one) < len(model):
             found = {int(one)}
         if len(found) != 1:
             what = f"the name of {len(found)} classes of the model" if found else "not a class of the model"

@@ -37,6 +37,9 @@ _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """The escape of a NUL, and no backslash before letters and digits."""
 
+_WHOLE = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
 _repr.maxlevel = 2
@@ -87,6 +90,33 @@ def in_words(error: ValueError | OverflowError) -> str:
 def shown(value: object) -> str:
     """A value out of a file, however long it is and whatever it holds, as a short printable text."""
     return _repr.repr(value).encode("ascii", "backslashreplace").decode()
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether a text is a number from 0 on, in digits alone: int() takes 1_0, +1 and the digits of other scripts."""
+    return _WHOLE.fullmatch(text) is not None
+
+
+def whole_number(text: str) -> int:
+    """The number from 0 on that a text is.
+
+    Raises:
+        Unfit: it is none, as `is_whole_number` says.
+    """
+    if not is_whole_number(text):
+        raise Unfit(f"{shown(text)} is not a number in digits alone")
+    return int(text)
+
+
+def decimal_number(text: str) -> float:
+    """The number that a text is, such as -1.5e3: float() takes 1_0 and the digits of other scripts, too.
+
+    Raises:
+        Unfit: it is none.
+    """
+    if not _DECIMAL.fullmatch(text):
+        raise Unfit(f"{shown(text)} is not a number")
+    return float(text)
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import Archive, DatasetInfo
+from attnbias.data.reading import is_whole_number
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts
 from attnbias.data.tally import Tally
 from attnbias.data.walk import list_folder, walk_images
@@ -26,7 +27,7 @@ def read_variant(root: Path, split: str, left_out: Tally, *, dataset: str = "ima
 
     classes = class_names()
     folders = list_folder(root, left_out).folders
-    if strange := [name for name in folders if not (name.isdecimal() and int(name) < len(classes))]:
+    if strange := [name for name in folders if not (is_whole_number(name) and int(name) < len(classes))]:
         raise DataError(f"{root} holds {strange[0]}/; expected the numbers of {len(classes):,} classes, from 0")
     records = tuple(
         Record(f"{name}/{path}", int(name))

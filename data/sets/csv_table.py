@@ -15,6 +15,7 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.data.index_check import LARGEST_SIDE
 from attnbias.data.info import DatasetInfo
 from attnbias.data.names import TABLES
+from attnbias.data.reading import decimal_number
 from attnbias.data.sets.contract import PrepareOptions, Reading
 from attnbias.data.sets.mask_folders import find_masks, numbered
 from attnbias.data.tally import Tally
@@ -247,7 +248,7 @@ def _boxes(table: Path, content: Table, line: int, values: Sequence[str]) -> lis
     boxes = []
     for item in items:
         try:
-            a, b, c, d = map(float, item)
+            a, b, c, d = map(decimal_number, item)
         except ValueError:
             a = b = c = d = float("nan")
         x, y, w, h = (a, b, c - a, d - b) if content.corners else (a, b, c, d)

@@ -17,7 +17,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import read_list
+from attnbias.data.reading import read_list, whole_number
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
@@ -71,7 +71,7 @@ def read_waterbirds(root: Path, *, dataset: str = "waterbirds") -> list[Index]:
         raise DataError(f"{path} has no column '{min(missing)}'; expected {dataset}'s official {METADATA}")
     for number, row in lines:
         try:
-            label, place, split = (int(row[name]) for name in ("y", "place", "split"))
+            label, place, split = (whole_number(row[name]) for name in ("y", "place", "split"))
             if label not in (0, 1) or place not in (0, 1) or split not in (0, 1, 2) or not row["img_filename"]:
                 raise ValueError
         except (TypeError, ValueError):

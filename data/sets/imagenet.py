@@ -15,7 +15,7 @@ from typing import SupportsInt
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import read_lines
+from attnbias.data.reading import read_lines, whole_number
 from attnbias.data.sets.class_folders import read_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 from attnbias.data.tally import Tally
@@ -153,7 +153,7 @@ def read_flat_validation(
     _, files = list_folder(root, left_out, f"{root.name}/")
     left_out.add(OTHER, *(f"{root.name}/{name}" for name in files if not is_image(name)))
     try:
-        labels = [number[synset_of[int(line)]] for line in read_lines(truth, "ground truth")]
+        labels = [number[synset_of[whole_number(line)]] for line in read_lines(truth, "ground truth")]
         for path in filter(is_image, files):
             position = int(re.findall(r"\d+", path)[-1])  # counted from 1
             if not 1 <= position <= len(labels):

@@ -9,7 +9,7 @@ from typing import Any
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, Unfit, check_entries, in_words, read_json
+from attnbias.data.reading import LARGEST_ANNOTATIONS, Json, Unfit, check_entries, in_words, read_json, whole_number
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, chosen_settings
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
@@ -73,7 +73,7 @@ def _join(content: Json, path: Path) -> dict[int, int]:
     """Image id -> category id; each image must have one annotation where the file has any."""
     annotations = content.get("annotations") or []
     check_entries(annotations, "annotations", image_id=(int,), category_id=(int, str))
-    category_of = {annotation["image_id"]: int(annotation["category_id"]) for annotation in annotations}
+    category_of = {annotation["image_id"]: whole_number(str(annotation["category_id"])) for annotation in annotations}
     if len(category_of) != len(annotations):
         raise DataError(f"{path}: {len(annotations) - len(category_of)} images have more than one annotation")
     if annotations and (missing := [image["id"] for image in content["images"] if image["id"] not in category_of]):
@@ -85,7 +85,7 @@ def _names(root: Path, content: Json, category_of: Mapping[int, int]) -> tuple[s
     """Species by category id, from categories.json or the file's own list; numbers where neither is there."""
     listed = _load(root / "categories.json") if (root / "categories.json").is_file() else content.get("categories", ())
     check_entries(listed or [], "categories", id=(int, str), name=(int, str))
-    name_of = {int(category["id"]): str(category["name"]) for category in listed}
+    name_of = {whole_number(str(category["id"])): str(category["name"]) for category in listed}
     count = 1 + max([*name_of, *category_of.values()], default=-1)
     return tuple(name_of.get(category, str(category)) for category in range(count))
 
@@ -95,16 +95,16 @@ def _groups(root: Path, level: str, year: int) -> tuple[tuple[str, ...], dict[in
     if level not in LEVELS:
         raise DataError(f"'{level}' is not a taxonomic level; one of: {', '.join(LEVELS)}")
     categories = check_entries(_load(root / "categories.json"), "categories", id=(int, str), **{level: (int, str)})
-    group_of = {int(category["id"]): str(category[level]) for category in categories}
+    group_of = {whole_number(str(category["id"])): str(category[level]) for category in categories}
     annotations = check_entries(_load(root / f"train{year}.json")["annotations"], "annotations", category_id=(int, str))
-    seen = [group_of[int(annotation["category_id"])] for annotation in annotations]
+    seen = [group_of[whole_number(str(annotation["category_id"]))] for annotation in annotations]
     number = {group: label for label, group in enumerate(dict.fromkeys(seen))}
     return tuple(number), {category: number[group] for category, group in group_of.items() if group in number}
 
 
 def _folder_categories(images: Sequence[Json], category_of: Mapping[int, int], path: Path) -> dict[int, int]:
     """Image id -> the category its folder is named after, checked against the annotation where it has one."""
-    folders = {image["id"]: int(PurePosixPath(image["file_name"]).parts[2]) for image in images}
+    folders = {image["id"]: whole_number(PurePosixPath(image["file_name"]).parts[2]) for image in images}
     wrong = [image for image, category in category_of.items() if image in folders and folders[image] != category]
     if wrong:
         raise DataError(f"{path}: {len(wrong)} images stand in another category's folder (id {wrong[0]})")

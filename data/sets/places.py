@@ -7,7 +7,7 @@ from pathlib import Path
 from attnbias.data.errors import DataError
 from attnbias.data.index import Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import read_lines
+from attnbias.data.reading import read_lines, whole_number
 from attnbias.data.sets.class_folders import prepare as prepare_class_folders
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
@@ -63,6 +63,6 @@ def _lines(path: Path) -> list[tuple[str, int]]:
     """Lines of a name and a class number."""
     try:
         pairs = [line.rsplit(maxsplit=1) for line in read_lines(path, "list")]
-        return [(name, int(label)) for name, label in pairs]
+        return [(name, whole_number(label)) for name, label in pairs]
     except ValueError as error:
         raise DataError(f"list {path} is damaged ({error})") from None

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from attnbias.data.errors import DataError
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.info import DatasetInfo
-from attnbias.data.reading import read_bytes, read_lines, shown
+from attnbias.data.reading import decimal_number, read_bytes, read_lines, shown
 from attnbias.data.sets.contract import PrepareOptions, Reading, check_counts, first_existing
 
 # fmt: off
@@ -105,7 +105,7 @@ def _read_object(element: ElementTree.Element) -> Box:
     sides = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
     if None in sides:
         raise ValueError(f"a {name} without bounding box")
-    left, top, right, bottom = (float(side or "") for side in sides)
+    left, top, right, bottom = (decimal_number((side or "").strip()) for side in sides)
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise ValueError(f"'difficult' of a {name} is {shown(difficult)}, expected 0 or 1")

@@ -19,7 +19,7 @@ from attnbias.data.fetch.unpack import Packed, tar_members
 from attnbias.data.index import MOST_CLASSES, Index, Record
 from attnbias.data.info import DatasetInfo
 from attnbias.data.members import Member, keep_all
-from attnbias.data.reading import BAD_ARCHIVE, Unfit, parse_json, shown
+from attnbias.data.reading import BAD_ARCHIVE, Unfit, is_whole_number, parse_json, shown
 from attnbias.data.sets.contract import PrepareOptions, Reading
 from attnbias.data.sets.segmentation_sets import CLASS_LISTS, listed_classes
 from attnbias.data.splits import assign_roles
@@ -143,7 +143,7 @@ def _label(name: str, content: bytes, ending: str) -> Label | None:
         value = value.get("label") if isinstance(value, dict) else None
         if value is None:
             return None
-    elif re.fullmatch(r"[0-9]{1,9}", text):
+    elif is_whole_number(text):
         value = int(text)
     if isinstance(value, bool) or not isinstance(value, Label) or value == "" or (isinstance(value, int) and value < 0):
         raise Unfit(f"{name!r} is no label: expected a number from 0 on or a name, not {shown(value)}")

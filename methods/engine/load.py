@@ -26,7 +26,7 @@ from attnbias.data.class_matching import ClassMatch
 from attnbias.data.errors import DataError
 from attnbias.data.fingerprint import class_difference
 from attnbias.data.index import MOST_CLASSES, Index, Task
-from attnbias.data.reading import FileName, Items, Json, StoredModel, parse_json, reading
+from attnbias.data.reading import FileName, Items, Json, StoredModel, is_whole_number, parse_json, reading
 from attnbias.data.reading import shown as shown_text
 from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import names_of_size, readable
@@ -122,7 +122,7 @@ def class_numbers(words: Sequence[str | int], classes: Sequence[str]) -> list[in
     for word in words:
         if word in classes:
             numbers.append(classes.index(word))
-        elif str(word).isdecimal() and int(word) < len(classes):
+        elif is_whole_number(str(word)) and int(word) < len(classes):
             numbers.append(int(word))
         else:
             raise UsageError(

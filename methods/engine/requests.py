@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from attnbias.data.reading import Json, parse_json, shown
+from attnbias.data.reading import Json, is_whole_number, parse_json, shown
 from attnbias.data.registry import check_splits, ready
 from attnbias.methods import METHODS
 from attnbias.methods.engine.description import EXPLAINERS, Description
@@ -83,7 +83,7 @@ class Request(BaseModel):
         if one is Path:
             values = [_as_path(each) for each in values]
         elif one is int and several is tuple:
-            values = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in values]
+            values = [int(each) if isinstance(each, str) and is_whole_number(each) else each for each in values]
         return several(values)
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
@@ -567,7 +567,7 @@ class Machine(Request):
         if not isinstance(typed, str):
             return values
         numbers = [part.strip() for part in typed.split(",") if part.strip()]
-        if not numbers or not all(number.isdecimal() for number in numbers):
+        if not numbers or not all(map(is_whole_number, numbers)):
             raise UsageError(f"--gpus {typed}: expected how many GPUs (2), or which of them (0,2)")
         if "," not in typed:
             return {**values, "gpus": int(numbers[0])}

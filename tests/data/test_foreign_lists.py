@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -16,7 +17,12 @@ from PIL import Image
 
 from attnbias.data.archived import read_archive
 from attnbias.data.errors import DataError
+from attnbias.data.index import Index
+from attnbias.data.prepare import prepare as prepare_set
+from attnbias.data.sets.grouped import read_waterbirds
 from attnbias.data.sets.inaturalist import read_inaturalist
+from attnbias.data.sets.places import read_places
+from attnbias.data.sets.voc import read_voc
 from attnbias.data.sets.wider import read_wider
 from tests.helpers.command_line import attnbias
 
@@ -116,7 +122,7 @@ def test_a_list_of_classes_names_each_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (ANNOTATION.replace(">9<", ">nan<"), "a box's width is nan, expected a number of pixels"),
+        (ANNOTATION.replace(">9<", ">nan<"), "is damaged ('nan' is not a number)"),
         (ANNOTATION.replace(">9<", ">1e400<"), "a box's width is inf"),
         (ANNOTATION.replace(">9<", ">-5<"), "a box's width is -5.0"),
         (ANNOTATION.replace("dog", "[/b]"), "unknown class '[/b]'"),
@@ -134,6 +140,56 @@ def test_an_annotation_that_no_index_can_hold_is_refused_before_anything_is_writ
     assert code == 3
     assert words in line
     assert not (tmp_path / "root").exists()
+
+
+def places(folder: Path, number: str) -> Index:
+    (folder / "val_256").mkdir()
+    (folder / "categories_places365.txt").write_text("".join(f"/a/{n} {n}\n" for n in range(20)))
+    (folder / "places365_val.txt").write_text(f"a.jpg {number}\n")
+    return read_places(folder, "val")
+
+
+def birds(folder: Path, number: str) -> Index:
+    (folder / "metadata.csv").write_text(f"img_filename,y,split,place\na.jpg,{number},0,0\n")
+    return read_waterbirds(folder)[0]
+
+
+def boxes(folder: Path, number: str) -> Index:
+    _, path = voc(folder)
+    (path.parents[2] / "Annotations" / "000001.xml").write_text(ANNOTATION.replace(">9<", f">{number}<"))
+    return read_voc(path.parents[2], "trainval")
+
+
+def own_boxes(folder: Path, number: str) -> Index:
+    image(folder / "a.png")
+    (folder / "t.csv").write_text(f"path,label,box\na.png,cat,1 1 {number} 8\n")
+    return prepare_set(str(folder / "t.csv"), root=folder / "root").indexes[0]
+
+
+def species(folder: Path, number: str) -> Index:
+    changed = {"annotations": [{"image_id": 1, "category_id": number}]}
+    (folder / "train2018.json").write_text(json.dumps(SPECIES | changed))
+    return read_inaturalist(folder, "train")
+
+
+LONG = "9" * 5000
+"""Which int() ends with an error of its own."""
+
+
+@pytest.mark.parametrize(
+    ("read", "number"),
+    [
+        *itertools.product([places, birds, boxes, own_boxes, species], ["0_1", "\u0661"]),
+        *itertools.product([places, birds, own_boxes, species], [LONG]),
+    ],
+)
+def test_a_number_is_digits_alone(read: Callable[[Path, str], Index], number: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, number)
+    assert len(str(refused.value)) < 1000
+    good = tmp_path / "good"
+    good.mkdir()
+    assert read(good, "1" if read is not species else "0").records
 
 
 PERSON: dict[str, object] = {"attribute": [1] * 14, "bbox": [1, 2, 3, 4]}

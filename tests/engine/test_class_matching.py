@@ -72,6 +72,8 @@ def test_a_file_maps_several_classes_to_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("model,dataset\n\u0661,cat\n", "u0661' is not a class of the model"),
+        (f"model,dataset\n{'9' * 5000},cat\n", "9' is not a class of the model"),
         ("model,dataset\ntaby,cat\n", "'taby' is not a class of the model; did you mean 'tabby'"),
         ("model,dataset\ntabby,dog\n", "'dog' is not a class of the dataset"),
         ("model,dataset\ntabby,cat\ntabby,unicorn\n", "'tabby' stands for 'cat' and for 'unicorn'"),

@@ -25,7 +25,7 @@ from attnbias.data.datasets import ImageDataset, Sample, SampleKey
 from attnbias.data.errors import DataError
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.members import state_of
-from attnbias.data.reading import Items, StoredModel, parse_json
+from attnbias.data.reading import Items, StoredModel, is_whole_number, parse_json
 from attnbias.data.transforms.basic import last_normalization, without_normalization
 from attnbias.methods.engine.batches import loader
 from attnbias.methods.engine.control import Control
@@ -68,7 +68,7 @@ class Contents(StoredModel):
     def _fits(self) -> Contents:
         if len(self.shape) != 4 or min(self.shape) < 1 or (self.shape[0], self.shape[3]) != (self.decided.samples, 3):
             raise ValueError("its shape is not that of its samples")
-        if not all(sample.isdecimal() and int(sample) < self.decided.samples for sample in self.errors):
+        if not all(is_whole_number(sample) and int(sample) < self.decided.samples for sample in self.errors):
             raise ValueError("it names samples that it does not have")
         return self
 
