@@ -44,6 +44,7 @@ from attnbias.methods.engine.requests import (
     PriorsRequest,
 )
 from attnbias.methods.engine.screen import prepare_output, say
+from attnbias.methods.engine.variables import check_variables
 
 WORK = (
     "prepare-data",
@@ -135,6 +136,7 @@ def main() -> None:
     prepare_output()
     _end_on_signals()
     try:
+        check_variables()
         code = _command()(args=_to_the_front(_none_empty(sys.argv[1:])), prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)

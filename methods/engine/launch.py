@@ -38,6 +38,7 @@ from attnbias.methods.engine.kernels import check_amp, compute_exactly, resolved
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.requests import Machine, MixedPrecision, Processes, TrainRequest
 from attnbias.methods.engine.screen import prepare_output, say
+from attnbias.methods.engine.variables import check_told, check_variables
 
 MOST_WORKERS = 16
 """Loader processes for each process of training: more of them wait for the disk."""
@@ -85,8 +86,10 @@ def place(request: M) -> M:
     request stays as it is.
 
     Raises:
-        UsageError: there is no such device or precision, or the numbers contradict each other or an outer launcher.
+        UsageError: there is no such device or precision, or the numbers contradict each other or an outer launcher, or
+            one of the environment is none.
     """
+    check_variables()
     filled: dict[str, object] = {"cards": ()}
     if request.cards:
         pick(request.cards)
@@ -163,6 +166,9 @@ def accelerate(request: Machine, **how: Any) -> Accelerator:
     if not torch.distributed.is_initialized():
         # An earlier command of this process, as in a notebook, may have had another device or precision.
         AcceleratorState._reset_state(reset_partial_state=True)
+        for by in ("WORLD_SIZE", "LOCAL_RANK"):  # by each of them Accelerate joins others
+            if by in os.environ and (by == "LOCAL_RANK" or int(os.environ[by]) > 1):
+                check_told(by, "RANK", "MASTER_ADDR", "MASTER_PORT")
     return Accelerator(cpu=request.gpus == 0, **how)
 
 
@@ -171,6 +177,8 @@ def _join_slurm(gpus: int) -> None:
     environment = os.environ
     if "WORLD_SIZE" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return
+    told = ("SLURM_STEP_NODELIST", "SLURM_LOCALID", "SLURM_PROCID", "SLURM_JOB_ID")
+    check_told("SLURM_STEP_NUM_TASKS", *told)
     first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])  # node[03-05,9],other -> node03
     assert first is not None
     local = int(environment["SLURM_LOCALID"])

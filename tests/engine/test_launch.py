@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.launch import launch
+from attnbias.methods.engine.launch import accelerate, launch, place
 from attnbias.methods.engine.requests import ValRequest
+from tests.helpers.command_line import attnbias
 
 
 def fail_one_after_the_other(job: str) -> None:
@@ -72,3 +74,53 @@ def test_the_first_of_two_failures_is_shown_and_no_file_is_left(
     assert launch(worker, request) == code
     assert capsys.readouterr().err == f"error: {words}\n"
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("OMP_NUM_THREADS", value) for value in ("abc", "0", "-1", "2,4", "1_0", "\u0661", "9" * 5000)),
+        *(("LOCAL_RANK", "-1"), ("MASTER_PORT", "65536"), ("SLURM_JOB_ID", "x"), ("LOCAL_WORLD_SIZE", "0")),
+    ],
+)
+def test_a_variable_that_is_not_its_number_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"{name}='" in attnbias("list", "methods", expect=2).line
+    with pytest.raises(UsageError, match=f"{name}=.*expected a number from .*run: unset {name}"):
+        place(ValRequest(method="csra", load_from=["run"], gpus=0))
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    place(ValRequest(method="csra", load_from=["run"], gpus=0))
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            "WORLD_SIZE=2 in the environment, as of a launcher, without MASTER_ADDR, MASTER_PORT",
+        ),
+        (
+            {"LOCAL_RANK": "0", "RANK": "0"},
+            "LOCAL_RANK=0 in the environment, as of a launcher, without MASTER_ADDR, MASTER",
+        ),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "as of a launcher, without SLURM_STEP_NODELIST, SLURM_LOCALID"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 in the environment, of 2 (WORLD_SIZE)"),
+        ({"RANK": "1"}, "RANK=1 in the environment, of 1 (WORLD_SIZE)"),
+        ({"SLURM_PROCID": "1"}, "SLURM_PROCID=1 in the environment, of 1 (SLURM_STEP_NUM_TASKS)"),
+    ],
+)
+def test_a_process_that_was_told_half_waits_for_nobody(
+    told: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for minutes, or say nothing as one that is not the first."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        accelerate(place(ValRequest(method="csra", load_from=["run"], gpus=0)))
