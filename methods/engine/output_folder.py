@@ -16,7 +16,7 @@ from attnbias.data.names import real_path
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.targets import check_location
+from attnbias.methods.engine.targets import check_location, check_writable
 
 HOST = socket.gethostname()
 
@@ -33,8 +33,8 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
 
     Raises:
         UsageError: `out` is a file, or holds something and `overwrite` is not given, or one of `names` is there and
-            holds what no earlier run wrote, or `out` is inside a run, a checkpoint or a dataset.
-        RunError: it cannot be written (read-only, disk full).
+            holds what no earlier run wrote, or `out` is inside a run, a checkpoint or a dataset, or cannot be made.
+        RunError: it cannot be written (disk full).
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
@@ -46,6 +46,7 @@ def output_folder(out: Path, overwrite: bool, names: Sequence[str]) -> Iterator[
     folder = real_path(out)  # a link to another disk stays a link, and "." has a name
     if folder.is_symlink():
         raise UsageError(f"{out} is a link to itself; name a folder")
+    check_writable(folder)
     owned = _written_before(folder)
     if folder.is_dir() and (foreign := first_foreign(folder, owned.__contains__, names)):
         raise UsageError(

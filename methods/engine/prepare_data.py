@@ -19,7 +19,7 @@ from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
 from attnbias.methods.engine.recipe import flag_of
 from attnbias.methods.engine.requests import PrepareRequest
-from attnbias.methods.engine.targets import check_location
+from attnbias.methods.engine.targets import check_location, check_writable
 from attnbias.methods.engine.types import LABELLED
 
 
@@ -59,7 +59,10 @@ def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -
         val_seed=request.seed or 0,
         progress=progress,
     )
-    check_location(data_root(request.data_root) / (request.called or Path(name).name))
+    folder = data_root(request.data_root) / (request.called or Path(name).name)
+    check_location(folder)
+    if not request.dry_run:
+        check_writable(folder)
     with _written_below(dataset_folder(request.called or name, request.data_root)):
         return prepare(name, request.source, request.data_root, options)
 

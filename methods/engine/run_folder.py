@@ -38,6 +38,8 @@ MANIFEST = "complete.json"
 PROGRESS = "progress.json"
 STEP = re.compile(r"step-(\d{8,})")
 ENVIRONMENT = "environment.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The system's errors of a disk without room."""
 
 OWNED = re.compile(
     rf"""
@@ -230,7 +232,8 @@ class RunFolder:
         """Create and lock the folder; with `overwrite`, empty it first where it holds a run and nothing else.
 
         Raises:
-            UsageError: as `check`. RunError: the folder cannot be written, or another run is writing into it.
+            UsageError: as `check`, or the folder cannot be made. RunError: the disk is full, or another run is
+                writing into it.
         """
         try:
             used = self.check(resume=resume, overwrite=overwrite)
@@ -242,9 +245,8 @@ class RunFolder:
         except NotADirectoryError:
             raise UsageError(f"output folder {self.path} is not a folder; choose another --out") from None
         except OSError as error:
-            raise RunError(
-                f"cannot write to output folder {self.path}: {error.strerror}; choose another --out"
-            ) from None
+            kind = RunError if error.errno in FULL else UsageError
+            raise kind(f"cannot write to output folder {self.path}: {error.strerror}; choose another --out") from None
         if used and overwrite:
             # What tells that this is a run goes last: a kill in between leaves a folder that can be overwritten.
             remove_owned(self.path, lambda name: name not in (LOCK, ENVIRONMENT) and OWNED.fullmatch(name))
@@ -380,7 +382,7 @@ class RunFolder:
 
     def cannot_write(self, what: str, number: int) -> RunError:
         """The error of something that could not be written, by the system's error number."""
-        reason = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
+        reason = "the disk is full" if number in FULL else os.strerror(number)
         kept = "the last good checkpoint is untouched" if self.latest() else "the run has no checkpoint yet"
         return RunError(f"cannot write {what}: {reason}; {kept}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from attnbias.data.names import real_path
 from attnbias.data.prepared import MANIFEST as PREPARED
 from attnbias.data.reading import read_json
-from attnbias.methods.engine.errors import RunError, UsageError
+from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.stored import EXPORTED, KEY, PLAIN, need_onnx
 
 Recognise = Callable[[Path], bool]
@@ -56,8 +57,8 @@ def check_targets(
     safe by its place, other files by not being of the command's kind. `folders` are what the command writes beside.
 
     Raises:
-        UsageError: a file exists and is not to be replaced, or stands where nothing is written, or is asked for twice.
-        RunError: its folder is a file, or read-only.
+        UsageError: a file exists and is not to be replaced, or stands where nothing is or can be written, or is asked
+            for twice.
     """
     taken: dict[Path, Target] = {}
     for target in targets:
@@ -138,11 +139,15 @@ def check_writable(path: Path) -> None:
     """Refuse a file or folder that cannot be made.
 
     Raises:
-        RunError: what is above it is a file, or read-only.
+        UsageError: what is above it is a file, or takes none.
     """
     above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise RunError(f"cannot write {path}: {above} is {'read-only' if above.is_dir() else 'not a folder'}")
+    try:
+        with tempfile.TemporaryFile(dir=above):  # permissions do not tell: root has all of them in /proc, too
+            pass
+    except OSError as error:
+        why = f"no file can be made in {above} ({error.strerror})" if above.is_dir() else f"{above} is not a folder"
+        raise UsageError(f"cannot write {path}: {why}; choose another place") from None
 
 
 def _is_file(name: str | Path) -> bool:

@@ -26,7 +26,7 @@ def test_an_output_folder_in_use_is_left_alone(here: Path, demo_root: Path, refu
     assert "is not empty; continue it with --resume auto" in refused(2, *start, "used")
     assert "is not a folder" in refused(2, *start, "file")
     assert "is not a folder" in refused(2, *start, "file/below")
-    assert "cannot write to output folder /proc/attnbias" in refused(1, *start, "/proc/attnbias")
+    assert "cannot write to output folder /proc/attnbias" in refused(2, *start, "/proc/attnbias")
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,13 @@ def test_results_are_neither_lost_nor_written_over(
     start = ["val", "csra", "--load-from", trained, "--data-root", demo_root, *CPU]
     assert "old.json exists; choose another name or add --overwrite" in refused(2, *start, "--json", "old.json")
     assert "old-1-val.csv exists" in refused(2, *start, "--split", "val,counter", "--csv", "old.csv")
-    assert "/proc/scores.csv" in refused(1, *start, "--csv", "/proc/scores.csv")
-    assert "old.json is not a folder" in refused(1, *start, "--json", "old.json/new.json")
+    assert "cannot write /proc/scores.csv: no file can be made in /proc" in refused(
+        2, *start, "--csv", "/proc/scores.csv"
+    )
+    assert "no file can be made in /proc" in refused(2, "prepare-data", "demo", "--root", "/proc/sets")
+    assert "no file can be made in /proc" in refused(2, "compare", trained, "--out", "/proc/compared")
+    assert "no file can be made in /proc" in refused(2, *start, "--cache", "/proc/kept")
+    assert "old.json is not a folder" in refused(2, *start, "--json", "old.json/new.json")
     assert "old.json does not hold results of val" in refused(2, *start, "--json", "old.json", "--overwrite")
     attnbias(*start, "--json", "new.json", expect=0)
     attnbias(*start, "--json", "new.json", "--overwrite", expect=0)

@@ -92,7 +92,7 @@ def test_a_sweep_whose_last_folder_is_taken_is_refused_before_its_first_run(tmp_
     assert "dataset 'demo' is not prepared" in attnbias(*words, "--resume", "auto", expect=3).line
     file = last / "notes.txt"
     words[words.index("--out") + 1] = file
-    assert f"cannot write {file}/seed=0: {file} is not a folder" in attnbias(*words, expect=1).line
+    assert f"cannot write {file}/seed=0: {file} is not a folder" in attnbias(*words, expect=2).line
     assert [path.name for path in tmp_path.iterdir()] == ["seed=1"]
 
 

@@ -220,7 +220,7 @@ def test_nothing_is_overwritten_or_left_half_written(model: Path, photos: Path, 
 
 def test_a_folder_that_cannot_be_written_is_one_line(model: Path, photos: Path, tmp_path: Path) -> None:
     code, line = refused("--load-from", model, photos, "--out", model / "below a file")
-    assert (code, "cannot write" in line) == (1, True)
+    assert (code, "cannot write" in line) == (2, True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # as a full disk: no file may grow beyond 4 kB
     try:

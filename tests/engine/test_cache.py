@@ -134,7 +134,7 @@ def test_a_file_is_whole_or_not_there_and_no_other_file_is_replaced(images: Path
     for size in (100, 3 * 16 * 16 * COUNT + 10):  # room for not one image, and for all but what stands behind them
         with (
             files_of_at_most(size),
-            pytest.raises(DataError, match=r"cannot be written \(File too large\): it takes 0.0"),
+            pytest.raises(DataError, match=r"cannot be written \(File too large\): it takes 3.84 kB"),
         ):
             kept(cache, opened(images))
         assert not [*cache.iterdir()]

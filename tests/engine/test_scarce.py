@@ -34,9 +34,9 @@ def run(out: Path, root: Path, *more: Any) -> ForkedRun:
     return ForkedRun([*RUN, "--data-root", root, "--out", out, *more], out.parent / f"{out.name}-{time.time_ns()}.log")
 
 
-def refusal(failed: ForkedRun) -> str:
-    """The line on which a run ended with exit code 1; nothing else follows it."""
-    assert failed.wait() == [1], failed.log.read_text()
+def refusal(failed: ForkedRun, code: int = 1) -> str:
+    """The line on which a run ended with an exit code; nothing else follows it."""
+    assert failed.wait() == [code], failed.log.read_text()
     return failed.log.read_text().splitlines()[-1]
 
 
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written(disk: Path, demo_root: Path, tmp_path: 
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     training = ForkedRun([*RUN, "--data-root", demo_root, "--out", disk / "run"], tmp_path / "log")
     said = f"error: cannot write to output folder {disk / 'run'}: Read-only file system; choose another --out"
-    assert refusal(training) == said
+    assert refusal(training, 2) == said
 
 
 @pytest.mark.parametrize("how", [["--resume", "auto"], ["--overwrite"]])

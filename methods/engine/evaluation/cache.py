@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from attnbias.data.atomic import replacing_bytes
 from attnbias.data.datasets import ImageDataset, Sample, SampleKey
 from attnbias.data.errors import DataError
+from attnbias.data.fetch.download import readable_size
 from attnbias.data.in_memory import InMemoryImages
 from attnbias.data.members import state_of
 from attnbias.data.reading import Items, StoredModel, is_whole_number, parse_json
@@ -31,6 +32,7 @@ from attnbias.methods.engine.batches import loader
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.screen import counted, say
+from attnbias.methods.engine.targets import check_writable
 from attnbias.methods.engine.types import LABELLED
 
 END = b"attnbias images\n"
@@ -101,8 +103,8 @@ def use_cache(folder: Path, dataset: ImageDataset, accelerator: Accelerator, wor
     The main process makes it, and says which it is.
 
     Raises:
-        UsageError: its images are not kept so. DataError: an image cannot be read, or the file cannot be written; then
-            nothing is left of it.
+        UsageError: its images are not kept so, or no file can be made there. DataError: an image cannot be read, or the
+            disk is full; then nothing is left of the file.
     """
     decided, index = _decided(dataset), dataset.index
     apart = f"{decided.pipeline} {decided.decode} {index.root.absolute()} {index.how_drawn}"  # a file for each of these
@@ -160,6 +162,7 @@ def _make(path: Path, dataset: ImageDataset, decided: Decided, workers: int) -> 
     """Write the file, which is whole or not there; the room for it is taken before the first image is read."""
     if path.exists() and _read(path) is None:
         raise DataError(f"{path} is no cache of images; move it away, or name another folder")
+    check_writable(path)
     as_bytes, errors = dataset.as_bytes(), {}
     shape = next((tuple(as_bytes[s]["image"].shape[1:]) for s in range(len(dataset)) if "image" in as_bytes[s]), None)
     if shape is None:
@@ -191,7 +194,8 @@ def _make(path: Path, dataset: ImageDataset, decided: Decided, workers: int) -> 
             os.utime(file.fileno(), ns=(contents.written, contents.written))
     except OSError as error:
         raise DataError(
-            f"the cache {path} cannot be written ({error.strerror}): it takes {size / 1e9:.1f} GB; name another folder"
+            f"the cache {path} cannot be written ({error.strerror}): it takes {readable_size(size)}; name another "
+            "folder"
         ) from None
 
 
