@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from attnbias.data.reading import Json, is_text
+from attnbias.errors import AttnbiasError
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.pretrained import Pretrained, Statistics
-from attnbias.methods.engine.published import names_function, names_transformers
+from attnbias.methods.engine.published import method_before, names_function, names_transformers
 from attnbias.methods.engine.types import Fields
 from attnbias.weights.cache import offline
 from attnbias.weights.errors import WeightsError
@@ -81,14 +82,17 @@ def own_network(source: str, weights: Path | None, trust: bool = False) -> OwnNe
 
 
 @contextmanager
-def _running(what: str) -> Iterator[None]:
-    """Turn whatever code of one's own raises inside into one line that names both.
+def running(what: str) -> Iterator[None]:
+    """Turn whatever code of one's own raises inside into one line that names both; our own errors, and those of a
+    full memory, pass as they are.
 
     Raises:
         WeightsError: it raised something.
     """
     try:
         yield
+    except (AttnbiasError, MemoryError, torch.OutOfMemoryError):
+        raise
     except ANYTHING as error:
         try:
             said = f": {error}".rstrip(": ")
@@ -101,7 +105,7 @@ def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwor
     module, _, name = source.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` has it
-    with _running(f"{source}: the import of {module}"):
+    with running(f"{source}: the import of {module}"):
         try:
             found = importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -110,13 +114,15 @@ def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwor
             found = None
             missing = error.name
     if found is None:
-        raise UsageError(f"{source}: no module '{missing}' in {here} or among the installed packages")
+        raise UsageError(
+            f"{source}: no module '{missing}' in {here} or among the installed packages{method_before(source)}"
+        )
     function = getattr(found, name, None)
     if not callable(function):
         raise UsageError(f"{source}: {module} has no function '{name}'")
     file = getattr(found, "__file__", None) or module
     LOG.warning("running code of your own: %s in %s", name, file)
-    with _running(source):
+    with running(source):
         given = function()
     network, images, classes = _parts(source, given)
     if weights is not None:
@@ -139,14 +145,14 @@ def _checked(source: str, network: nn.Module, images: object, classes: object, w
     """Ask the network once, and hold its answer against the classes."""
     known = _images(source, network, images)
     fields: Fields = {} if known is None else dict(known.recipe_fields())
-    with _running(f"{source}: its network"):
+    with running(f"{source}: its network"):
         inner = network.eval()
         parameter = next(network.parameters(), torch.zeros(()))
     if known is not None and fields["normalize"] is None:
         network, fields["normalize"] = nn.Sequential(Normalize(known.mean, known.std), inner), "unit"
     side = int(fields.get("image_size", 224))
     for count in (1, 2):
-        with _running(f"{source}: its network, asked with images of {side} pixels,"), torch.no_grad():
+        with running(f"{source}: its network, asked with images of {side} pixels,"), torch.no_grad():
             answer = network(torch.zeros(count, 3, side, side, device=parameter.device))
         if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != count or not answer.shape[1]:
             shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__

@@ -23,6 +23,7 @@ from attnbias.data.fetch.download import LONGEST_NAME, MANIFEST, check_in_place,
 from attnbias.data.info import Archive
 from attnbias.data.names import real_path
 from attnbias.data.progress import ProgressCallback, silent
+from attnbias.methods import METHODS
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.recipe import OWN
@@ -81,13 +82,14 @@ def locate(source: str) -> Path:
             f"no checkpoint {shown(source)}: it names a network, not a file; training starts from one with "
             "--backbone NAME --pretrained"
         )
-    if names_function(source) or names_transformers(source):
+    meant = method_before(source)
+    if not meant and (names_function(source) or names_transformers(source)):
         raise WeightsError(
             f"no checkpoint {shown(source)}: it names a model, not a file; val, visualize and predict of plain take it"
         )
     raise WeightsError(
-        f"no checkpoint {shown(source)}{did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors or a "
-        "published .pth file, a URL, or a name of: attnbias list weights"
+        f"no checkpoint {shown(source)}{meant or did_you_mean(source, PUBLISHED)}; give a run folder, a .safetensors "
+        "or a published .pth file, a URL, or a name of: attnbias list weights"
     )
 
 
@@ -137,6 +139,14 @@ def names_function(source: str) -> bool:
     """Whether this is meant as `module:function`, and is neither a file of such a name nor a network of a library."""
     library = source.partition(":")[0] in (*LIBRARIES, TRANSFORMERS)
     return FUNCTION.fullmatch(source) is not None and not library and on_disk(source) is None
+
+
+def method_before(source: str) -> str:
+    """What is said of a name that is none, where a method stands before it as a library would: `ida:runs/x`."""
+    method, colon, name = source.partition(":")
+    if not colon or method not in METHODS:
+        return ""
+    return f" ({method} is a method, which stands by itself: attnbias val {method} --load-from {shown(name)})"
 
 
 def published_weights(name: str) -> Published:

@@ -19,7 +19,7 @@ from attnbias.methods.engine.types import Batch, Layer, ParamGroups
 from attnbias.methods.plain import PlainDescription
 from attnbias.methods.plain.attention import feature_maps
 from attnbias.methods.plain.convert import convert, fit_resolution, infer, infer_named, load_all_but_the_head
-from attnbias.methods.plain.model import PlainClassifier, build_network, library_call, of_head
+from attnbias.methods.plain.model import OwnClassifier, PlainClassifier, build_network, library_call, of_head
 from attnbias.methods.plain.recipe import PlainRecipe, schedule
 
 
@@ -86,7 +86,7 @@ class Plain(PlainDescription, Method[PlainRecipe, PlainClassifier]):
 
     def around(self, network: nn.Module, recipe: PlainRecipe) -> PlainClassifier:
         """A network that is built already."""
-        return PlainClassifier(network, recipe.image_size, recipe.layer)
+        return OwnClassifier(network, recipe.image_size, recipe.layer, recipe.backbone)
 
     def answer_as(self, model: PlainClassifier, members: Sequence[Sequence[int]]) -> PlainClassifier:
         """The network and its weights, with another set's classes in place of its own."""

@@ -25,6 +25,7 @@ from attnbias.methods.engine.backbones import (
     timm_builder,
     timm_call,
 )
+from attnbias.methods.engine.own_networks import running
 from attnbias.methods.engine.types import Layer
 from attnbias.methods.plain.layer import find_layer
 
@@ -71,6 +72,27 @@ class PlainClassifier(nn.Module):
     def layer(self) -> Layer:
         """The layer to explain; found when it is first asked for, by one pass over two images."""
         return find_layer(self.network, self._image_size, self._layer)
+
+
+class OwnClassifier(PlainClassifier):
+    """A network that a person gave: whatever it raises, whenever that is, is one line with its name.
+
+    Args:
+        source: what the person called it.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int, layer: str | None, source: str) -> None:
+        super().__init__(network, image_size, layer)
+        self._source = source
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As `PlainClassifier.forward`.
+
+        Raises:
+            WeightsError: the network raised something.
+        """
+        with running(f"{self._source}: its network, asked with images of shape {tuple(images.shape)},"):
+            return super().forward(images)
 
 
 def head_of(network: nn.Module) -> tuple[str, ...]:

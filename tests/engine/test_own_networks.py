@@ -120,6 +120,15 @@ class Few(Squeezed):
     def forward(self, images):
         return self.inner(images)[:2]
 
+class Later(Squeezed):
+    def forward(self, images):
+        if len(images) > 2:
+            raise KeyError("a batch of", len(images))
+        return self.inner(images)
+
+def later():
+    return Later(), {"image_size": 32}, NAMES
+
 def few():
     return Few(), {"image_size": 32}, NAMES
 """
@@ -223,6 +232,11 @@ def test_weights_of_a_file_fill_the_network_and_nothing_else_takes_them(
         ("no_logits", 2, "gives (1, 4, 30, 30) for an image; expected logits (1, classes)"),
         ("squeezed", 2, "gives (3,) for an image; expected logits (1, classes)"),
         ("few", 1, "the model gives 2 scores for 6 images"),
+        (
+            "later",
+            3,
+            ":later: its network, asked with images of shape (6, 3, 32, 32), raised KeyError: ('a batch of', 6)",
+        ),
         ("leaves", 3, "raised SystemExit: 7"),
         ("raises", 3, ":raises: its network, asked with images of 32 pixels, raised KeyError: '1 images'"),
         ("whole", 2, "its network gives numbers of torch.int64; expected logits, real numbers"),
@@ -263,6 +277,9 @@ def test_a_module_that_is_missing_and_a_method_of_its_own_network_are_one_line(
 ) -> None:
     asked = ("predict", "set", "--gpus", 0, "--load-from")
     assert "no module 'no_such_module'" in refused(*asked, "no_such_module:f", cwd=home, expect=2)
+    for name in ("ida:run", "ida:runs/x"):
+        code = 2 if name == "ida:run" else 3
+        assert "attnbias val ida --load-from run" in refused(*asked, name, cwd=home, expect=code)
     source = f"{module(request)}:build"
     line = refused(*asked, source, "--method", "csra", cwd=home, expect=2)
     assert "is a whole classifier, no model of 'csra'" in line
