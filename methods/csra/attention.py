@@ -6,6 +6,7 @@ from torch import Tensor
 
 from attnbias.methods.csra.model import CSRA
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.maps import of_classes
 
 
 def class_maps(model: CSRA, images: Tensor, classes: Tensor | None, kind: str, head: int | None) -> Tensor:
@@ -24,7 +25,5 @@ def class_maps(model: CSRA, images: Tensor, classes: Tensor | None, kind: str, h
     scores = classifier.scores(features)  # (B, H, C, N)
     maps = scores if kind == "score" else classifier.attention(scores)
     maps = maps.mean(1) if head is None else maps[:, head]  # (B, C, N)
-    if classes is not None:
-        wanted = classes.to(maps.device).expand(maps.shape[0], -1)  # (B, K)
-        maps = maps.gather(1, wanted[..., None].expand(-1, -1, maps.shape[2]))
-    return maps.clamp_min(0).unflatten(2, features.shape[2:])  # (B, K, h, w)
+    maps = maps.unflatten(2, features.shape[2:])  # (B, C, h, w)
+    return (maps if classes is None else of_classes(maps, classes)).clamp_min(0)

@@ -116,6 +116,15 @@ def checked(maps: Tensor) -> Tensor:
     return maps
 
 
+def of_classes(maps: Tensor, classes: Tensor) -> Tensor:
+    """The asked classes' maps (B, K, h, w), classes being (K,) or (B, K), out of all classes' (B, C, h, w).
+
+    By `gather`, which leaves the number of images free in an exported graph; `take_along_dim` does not.
+    """
+    wanted = classes.to(maps.device).expand(maps.shape[0], -1)  # (B, K)
+    return maps.gather(1, wanted[..., None, None].expand(-1, -1, *maps.shape[2:]))
+
+
 def cam(features: Tensor, weight: Tensor) -> Tensor:
     """Class activation maps (Zhou et al., CVPR 2016), signed.
 

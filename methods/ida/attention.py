@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.maps import cam
+from attnbias.methods.engine.maps import cam, of_classes
 from attnbias.methods.ida.model import IDA, LinearClassifier
 
 
@@ -27,7 +27,7 @@ def spatial_attention(model: IDA, images: Tensor, classes: Tensor | None, sample
             raise UsageError(f"--head {sample} does not exist: the model has the samples 0 to {count - 1}")
         spatial = model.head.spatial_attention(features)  # (B, N, C, h, w)
         maps = spatial.mean(1) if sample is None else spatial[:, sample]
-    return maps if classes is None else pick(maps, classes)
+    return maps if classes is None else of_classes(maps, classes)
 
 
 @torch.no_grad()
@@ -43,10 +43,4 @@ def token_attention(model: IDA, images: Tensor, classes: Tensor | None = None, l
     if layer is not None and not 0 <= layer < count:
         raise UsageError(f"--head {layer} does not exist: the second attention has the layers 0 to {count - 1}")
     weights = model.head.trace(model.backbone(images)).token_attention[:, :, -1 if layer is None else layer]
-    return weights if classes is None else pick(weights, classes)
-
-
-def pick(maps: Tensor, classes: Tensor) -> Tensor:
-    """Take the asked classes (K,) or (B, K) of (B, C, ...)."""
-    wanted = classes.to(maps.device).expand(maps.shape[0], -1)  # (B, K)
-    return maps[torch.arange(maps.shape[0], device=maps.device)[:, None], wanted]
+    return weights if classes is None else of_classes(weights, classes)

@@ -11,6 +11,7 @@ from torch import Tensor
 from attnbias.methods.absvit.attention import check_head, joint_attention, late_norms, top_of_range
 from attnbias.methods.absvit.segmentation.model import DenseAbSViT, DenseViT, Segmenter
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.maps import of_classes
 
 
 @torch.no_grad()
@@ -47,8 +48,7 @@ def attention_maps(model: Segmenter, images: Tensor, classes: Tensor, kind: str,
 
 def class_shares(model: Segmenter, images: Tensor, classes: Tensor) -> Tensor:
     """Probability (B, K, h, w) float32 that each patch is of each asked class (B, K)."""
-    shares = model(images).float().softmax(dim=1)
-    return shares.gather(1, classes[..., None, None].expand(-1, -1, *shares.shape[-2:]))
+    return of_classes(model(images).float().softmax(dim=1), classes)
 
 
 def feature_norms(backbone: DenseViT, patches: Tensor, second: bool) -> Tensor:
