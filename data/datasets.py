@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
-from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from attnbias.data.archived import read_archive
@@ -70,8 +69,7 @@ class ImageDataset(Dataset[Sample]):
         on_bad_image: raise DataError naming the path, or skip.
         decode: what the transform gets: exact = the PIL image, as in the papers' programs; fast = a uint8 tensor
             (the image where colours are jittered), of fewer pixels where the file has far more than are asked for
-            (data/fast_decode.py). `image` and
-            `with_boxes` are always exact.
+            (data/fast_decode.py). `image` is always exact.
     """
 
     def __init__(
@@ -170,7 +168,7 @@ class ImageDataset(Dataset[Sample]):
         return collate(samples)
 
     def file(self, index: int) -> Path:
-        """The file of one sample's image; of a set in an archive it is no file."""
+        """The file of one sample's image; of a set in an archive it is not a file."""
         return self.index.root / self.paths[index]
 
     def crop(self, index: int) -> tuple[float, float, float, float] | None:
@@ -212,18 +210,6 @@ class ImageDataset(Dataset[Sample]):
         left, top = record.crop[:2] if record.crop is not None else (0.0, 0.0)
         boxes = [[box.x - left, box.y - top, box.w, box.h] for box in record.boxes]
         return torch.tensor(boxes).reshape(-1, 4), torch.tensor([box.label for box in record.boxes], dtype=torch.int64)
-
-    def with_boxes(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One transformed sample and where its boxes went: image, boxes (K, 4) as x, y, w, h, classes (K,).
-
-        The transform must be made of torchvision v2 transforms, which move images and boxes together.
-        """
-        original = self.image(index)
-        boxes, labels = self.boxes(index)
-        placed = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(original.height, original.width))
-        with seeded(self.seed, 0, index):
-            image, moved = self.transform(original, placed)
-        return image, moved.as_subclass(Tensor), labels
 
 
 _kept: ContextVar[bool] = ContextVar("_kept", default=False)

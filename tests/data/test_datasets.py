@@ -20,6 +20,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.images import read_image
 from attnbias.data.index import Box, Index, Record
 from attnbias.data.transforms.basic import RandomShift, eval_transform, normalization, train_transform
+from tests.helpers.boxes import moved_together
 
 
 def photograph(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -181,12 +182,12 @@ def test_a_crop_rounds_its_corners_and_fills_with_black(tmp_path: Path) -> None:
 
 def test_boxes_move_with_the_image(index: Index) -> None:
     dataset = ImageDataset(index, eval_transform(20, "unit"))
-    image, boxes, labels = dataset.with_boxes(0)
+    image, boxes = moved_together(dataset, 0)
     assert torch.equal(image, dataset[0]["image"])
     torch.testing.assert_close(boxes, torch.tensor([[10 / 3, 2.5, 20 / 3, 5.0], [0.0, 0.0, 20.0, 20.0]]))
-    assert labels.tolist() == [0, 1]
+    assert dataset.boxes(0)[1].tolist() == [0, 1]
     unlabelled = Index("some", "val", "multilabel", index.classes, index.root, (Record("0.png", (0, 0, 0)),))
-    assert ImageDataset(unlabelled, eval_transform(20, "unit")).with_boxes(0)[1].shape == (0, 4)
+    assert moved_together(ImageDataset(unlabelled, eval_transform(20, "unit")), 0)[1].shape == (0, 4)
 
 
 @pytest.mark.parametrize("name", ["unit", "half", "imagenet", "cifar"])

@@ -25,6 +25,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.ida.model import IDA
 from attnbias.methods.ida.recipe import IDARecipe
 from attnbias.weights.files import write_weights
+from tests.helpers.boxes import moved_together
 
 NAME = "tf_efficientnet_lite0"
 SIZE = 224
@@ -109,7 +110,7 @@ def pointing_game(network: IDA, coco: Path) -> dict[str, NDArray[np.float64]]:
 def _objects(photographs: ImageDataset) -> Iterable[tuple[Tensor, Tensor]]:
     """Photographs with objects (3, h, w), and where these lie, (h, w) bool."""
     for position in range(len(photographs)):
-        image, boxes, _ = photographs.with_boxes(position)
+        image, boxes = moved_together(photographs, position)
         covered = torch.zeros(SIZE, SIZE, dtype=torch.bool)
         for x, y, w, h in boxes.round().int().tolist():
             covered[y : y + h, x : x + w] = True
