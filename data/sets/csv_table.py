@@ -62,26 +62,16 @@ class Table(NamedTuple):
     """The other columns that have a name -> their positions: what more is known of each image."""
 
 
-def read_csv(table: Path, *, dataset: str = "csv") -> list[Index]:
-    """Read a table with the columns `path` and `label` or `labels`, and perhaps `split`, `group` and `box`.
+def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
+    """Read SOURCE itself where it is a table, else the one table in it: with the columns `path` and `label` or
+    `labels`, and perhaps `split`, `group`, `mask` and `box`.
 
     `label` holds one class (single-label); `labels` any number of them, separated by ";" (multi-label, may be empty).
     Classes are sorted by name, over all splits. Without `split`, all rows are the split "train". Paths are relative to
     the table's folder. `COLUMNS` has other names of the columns, `DELIMITERS` what may stand between values.
 
     `box` is x,y,w,h in pixels, several separated by ";"; four columns may stand for it (`SIDES`, `CORNERS`). It is the
-    box of every label of its row.
-
-    Raises:
-        DataError: a column is missing, or a row is incomplete; the message names the line.
-    """
-    return _indexes(table, read_table(table), dataset)
-
-
-def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
-    """Read SOURCE itself where it is a table, else the one table in it.
-
-    Masks are those that the column `mask` names, from the table's folder on; without it, those in masks/.
+    box of every label of its row. Masks are those that the column `mask` names; without it, those in masks/.
     """
     tables = [source] if source.is_file() else tables_in(source)
     if len(tables) != 1:

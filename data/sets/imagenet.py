@@ -133,7 +133,7 @@ def read_synset_folders(
 
 
 def read_flat_validation(
-    root: Path, devkit: Path, *, dataset: str = "imagenet", split: str = "val", left_out: Tally | None = None
+    root: Path, devkit: Path, *, dataset: str = "imagenet", left_out: Tally | None = None
 ) -> Index:
     """Read the validation images as their archive holds them, one folder for all, with the devkit's ground truth.
 
@@ -161,7 +161,7 @@ def read_flat_validation(
             records.append(Record(path, labels[position - 1]))
     except (KeyError, ValueError, IndexError) as error:
         raise DataError(f"{truth} does not fit {root} ({type(error).__name__} {error})") from None
-    return Index(dataset, split, "singlelabel", class_names(), root, tuple(records))
+    return Index(dataset, "val", "singlelabel", class_names(), root, tuple(records))
 
 
 def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptions) -> Reading:
