@@ -209,7 +209,7 @@ def evaluate(
 
     given = _several(model)
     in_memory = [each for each in given if isinstance(each, Model)]
-    sources = [each.load_from if isinstance(each, Model) else os.fspath(each) for each in given]
+    sources = [os.fspath(each) for each in given]
     if in_memory:
         name = in_memory[0].method
         _refuse_loading(options, name, ValRequest)
@@ -281,7 +281,7 @@ def audit(
     from attnbias.model import Model, method_of
 
     given = [model, *([] if against is None else [against])]
-    sources = [each.load_from if isinstance(each, Model) else os.fspath(each) for each in given]
+    sources = [os.fspath(each) for each in given]
     in_memory = [each for each in given if isinstance(each, Model)]
     own = ("load_from", "data", "against", "out")
     known: dict[str, object] = {"load_from": sources[0], "data": os.fspath(data), "against": (*sources, None)[1]}
