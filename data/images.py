@@ -96,7 +96,7 @@ def decode_image(content: bytes, name: str, mode: Literal["RGB", "RGBA"] = "RGB"
     Only formats of `FORMATS`: Pillow would start other programs for some (EPS), and has rarely used decoders.
 
     Raises:
-        DataError: it is no such image, truncated, or of too many pixels; `name` is what it is called there.
+        DataError: it is not such an image, truncated, or of too many pixels; `name` is what it is called there.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -133,7 +133,7 @@ def _read(annotations: Path, written: int, number: int) -> tuple[COCO, dict[int,
     file = COCO()
     file.dataset = read_coco_file(annotations)
     for position, item in enumerate(file.dataset["annotations"]):
-        item["id"] = position  # nothing here asks for an object by its own id, which some files lack or give twice
+        item["id"] = position  # nothing here asks for an object by its own id; some files have none, or one twice
     with redirect_stdout(io.StringIO()):  # pycocotools reports its work there
         file.createIndex()
     return file, {category["id"]: position for position, category in enumerate(file.dataset["categories"])}

@@ -46,7 +46,7 @@ def read_questions(file: Path, images: Sequence[Path] = ()) -> list[Question]:
     are known by their numbers and looked for among `images` (COCO_val2014_000000000042.jpg is image 42).
 
     Raises:
-        DataError: the file cannot be read, holds no question, or one of them lacks its image or its text, or names an
+        DataError: the file cannot be read, holds no question, or one of them has no image or no text, or names an
             image that is missing, or two.
     """
     official = False

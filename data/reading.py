@@ -235,10 +235,10 @@ WORDS: dict[type, str] = {
 
 def check_entries(entries: object, of: str, **kinds: tuple[type, ...]) -> list[Json]:
     """The entries of a list of a foreign file, each an object whose values are of the types that `kinds` tells for its
-    keys; true is no number, and a key whose types hold None's may be missing.
+    keys; true is not a number, and a key whose types hold None's may be missing.
 
     Raises:
-        Unfit: it is no list, or an entry is not of that form. `of` is what it is the list of, in words.
+        Unfit: it is not a list, or an entry is not of that form. `of` is what it is the list of, in words.
     """
     if not isinstance(entries, list):
         raise Unfit(f"it has no list '{of}'")

@@ -202,7 +202,7 @@ def listed_classes(source: Path) -> tuple[str, ...] | None:
     """The classes that classes.txt (or class_names.txt) in a folder names, one a line from 0 on; None without it.
 
     Raises:
-        DataError: it is no list, or names one twice.
+        DataError: it is not a list, or names one twice.
     """
     listed = first_existing([source / name for name in CLASS_LISTS])
     if listed is None:

@@ -96,12 +96,12 @@ class InterventionalClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D, h, w) to logits (B, C)."""
-        vectors = self.class_vectors()
-        keys = self.sample(features)
+        vectors = self.class_vectors()  # (N, C, d)
+        keys = self.sample(features)  # (B, N, h * w, d)
         # Softmax over positions, in float32 whatever the input: with unscaled scores this is SCA, all samples at once.
         queries = vectors.to(keys.dtype).expand(keys.shape[0], -1, -1, -1)
         attended = F.scaled_dot_product_attention(queries, keys, keys, scale=1.0)  # (B, N, C, d)
-        tokens = self.tokens(attended)
+        tokens = self.tokens(attended)  # (B * C, N, d)
         for layer in self.layers:
             tokens = layer(tokens)
         return self.classify(tokens, vectors)
@@ -149,7 +149,8 @@ class InterventionalClassifier(nn.Module):
 
     def classify(self, tokens: Tensor, vectors: Tensor) -> Tensor:
         """Score each class's tokens (B * C, N, d) against its own vectors: (B, C)."""
-        outputs = self.out_proj(tokens.reshape(-1, vectors.shape[1], self.weight.shape[0] * self.weight.shape[2]))
+        samples, classes, width = vectors.shape
+        outputs = self.out_proj(tokens.reshape(-1, classes, samples * width))  # (B, C, D)
         return torch.einsum("bcd,cd->bc", outputs, vectors.transpose(0, 1).flatten(1).to(outputs.dtype))
 
 

@@ -134,7 +134,7 @@ class LabelBranch(nn.Module):
     def forward(self, tapped: Tensor) -> tuple[Tensor, Tensor]:
         """Classify tapped backbone tokens (B, S, D): logits (B, C) and the assignment (B, P, O)."""
         shares, tokens = self.assign(tapped)
-        tokens = self.norm(self.structure(self.embed(tokens)))
+        tokens = self.norm(self.structure(self.embed(tokens)))  # (B, 1 + P, D)
         return self.head(tokens[:, 0]), shares
 
 
@@ -199,7 +199,7 @@ class LLB(nn.Module):
         """
         keep_graph = not self.frozen or output != "training"
         with nullcontext() if keep_graph else torch.no_grad():
-            tapped = self.tokens(images, self.tapped_block)
+            tapped = self.tokens(images, self.tapped_block)  # (B, S, D)
         branch, shares = self.branch(tapped)
         if output == "training":
             return BranchOutput(branch, shares, self.finish(tapped) if self.trains_visual else None)
