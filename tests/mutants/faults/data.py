@@ -142,13 +142,6 @@ FAULTS = (
         ("tests/data/test_fast_decode.py::test_how_small_a_image_may_be_decoded",),
     ),
     Fault(
-        "height and width of boxes change places",
-        SAMPLES,
-        "canvas_size=(original.height, original.width))\n        with seeded",
-        "canvas_size=(original.width, original.height))\n        with seeded",
-        (f"{OF_SAMPLES}::test_boxes_move_with_the_image",),
-    ),
-    Fault(
         "left-out files are not kept with the set",
         "data/prepare.py",
         "left_out=reading.left_out,",
