@@ -66,11 +66,11 @@ def _count(number: int | None, what: str, split: Split) -> str:
 
 
 def _show_rates(found: DryRun, plan: Plan) -> None:
-    from attnbias.methods.engine.training.dry_run import by_epoch
+    from attnbias.methods.engine.training.dry_run import is_by_epoch
 
     table = Table(
         title="learning rate at the first step of each epoch"
-        if by_epoch(plan)
+        if is_by_epoch(plan)
         else f"learning rate over the {plan.total_steps:,} steps of the run, the first and the last among them"
     )
     for column in ("epoch", "step", *(f"group {position}" for position in range(len(found.groups))), "beta1"):

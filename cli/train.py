@@ -15,12 +15,12 @@ import typer
 from attnbias.cli.options import method_commands, of_task, typed_fields, typed_options, with_options
 from attnbias.methods.engine.description import Description
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.output_files import check_location, check_writable
 from attnbias.methods.engine.recipe import flag_of
 from attnbias.methods.engine.requests import TrainRequest
 from attnbias.methods.engine.resolve import named, resolve_run
 from attnbias.methods.engine.screen import say
 from attnbias.methods.engine.sweep import PlannedRun, check_apart, flags, places, points, run_all, without
-from attnbias.methods.engine.targets import check_location, check_writable
 
 Seeds = Annotated[str | None, typer.Option("--seeds", metavar="N,...", help="One run per seed, a folder each.")]
 Grid = Annotated[list[str] | None, typer.Option("--grid", metavar="lam=0,0.5", help="One run per value of a field.")]

@@ -98,7 +98,7 @@ def loader(
 
 
 class Readers(Dataset[S | DataError]):
-    """Things to read, or why one cannot be: loader processes hand both on (`readable`)."""
+    """Things to read, or why one cannot be: loader processes hand both on (`those_readable`)."""
 
     def __init__(self, readers: Sequence[Callable[[], S]]) -> None:
         self.readers = readers
@@ -113,7 +113,9 @@ class Readers(Dataset[S | DataError]):
         return len(self.readers)
 
 
-def readable(read: Iterable[S | DataError], on_bad_image: Literal["error", "skip"], skipped: list[str]) -> Iterator[S]:
+def those_readable(
+    read: Iterable[S | DataError], on_bad_image: Literal["error", "skip"], skipped: list[str]
+) -> Iterator[S]:
     """What could be read; `skipped` gains why the others could not.
 
     Raises:

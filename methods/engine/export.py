@@ -27,7 +27,7 @@ from attnbias.data.questions import Question
 from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.batches import batches, on_device
 from attnbias.methods.engine.errors import NotFiniteError, RunError, UsageError, did_you_mean
-from attnbias.methods.engine.exported import Classifier, Exported, PixelLabeller, Reader, check_whole
+from attnbias.methods.engine.exported import Classifier, Exported, PixelLabeller, Reader, check_one_pass
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import (
     Loaded,
@@ -37,13 +37,13 @@ from attnbias.methods.engine.load import (
     open_split_of,
     weights_metadata,
 )
+from attnbias.methods.engine.output_files import GRAPH, GRAPH_DATA, check_targets, requested
 from attnbias.methods.engine.own_images import OwnImages, find_images, open_own, say_how_made
 from attnbias.methods.engine.prediction.answering import open_questions
 from attnbias.methods.engine.priors import steered
 from attnbias.methods.engine.requests import CHECK_LIMIT, EXPORTED_MAPS, ExportRequest
 from attnbias.methods.engine.screen import counted
 from attnbias.methods.engine.stored import EXPORTED, KEY, need_onnx
-from attnbias.methods.engine.targets import GRAPH, GRAPH_DATA, check_targets, requested
 from attnbias.methods.engine.types import LABELLED
 from attnbias.weights.names import check_name
 
@@ -143,7 +143,7 @@ def _graph(loaded: Loaded, kind: str, head: int | None, classes: Sequence[int], 
         raise UsageError(
             f"the graph of {loaded.source} has the probability of each class at each pixel (map {own}) alone"
         )
-    check_whole(loaded)
+    check_one_pass(loaded)
     return PixelLabeller(loaded, kind)
 
 

@@ -148,7 +148,7 @@ class Reader(Exported):
         return (batch["image"], *second, batch["text_ids"], batch["text_mask"])
 
 
-def check_whole(loaded: Loaded) -> None:
+def check_one_pass(loaded: Loaded) -> None:
     """Refuse evaluation that is more than one pass over an image.
 
     Raises:

@@ -27,10 +27,10 @@ from attnbias.methods.engine.load import (
     weights_metadata,
 )
 from attnbias.methods.engine.outline import names_and_shapes
+from attnbias.methods.engine.output_files import WEIGHTS, check_targets, requested
 from attnbias.methods.engine.published import in_cache, locate, shown
 from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, OfAnyMethod
 from attnbias.methods.engine.stored import PLAIN
-from attnbias.methods.engine.targets import WEIGHTS, check_targets, requested
 from attnbias.weights.files import StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED, Published
 

@@ -24,17 +24,17 @@ from attnbias.data.datasets import ImageDataset
 from attnbias.data.errors import DataError
 from attnbias.data.registry import dataset_folder
 from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTexts
-from attnbias.methods.engine.batches import Readers, moved, readable
+from attnbias.methods.engine.batches import Readers, moved, those_readable
 from attnbias.methods.engine.bias.objects import regions, resolve_truth, true_labels
 from attnbias.methods.engine.errors import NotFiniteError, UsageError
 from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import place, start
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
+from attnbias.methods.engine.output_files import PRIORS, check_targets, requested
 from attnbias.methods.engine.prior_files import About, Priors
 from attnbias.methods.engine.priors import fingerprint
 from attnbias.methods.engine.requests import PriorsRequest
 from attnbias.methods.engine.screen import counted, say
-from attnbias.methods.engine.targets import PRIORS, check_targets, requested
 from attnbias.methods.engine.types import Truth
 
 BATCH = 16
@@ -158,7 +158,7 @@ def _of_classes(request: PriorsRequest, loaded: Loaded, method: IsSteered[torch.
     loader = DataLoader(Readers(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with counted(loader, "batches") as read_batches:
         for batch in read_batches:
-            seen = [each for each in readable(batch, request.on_bad_image, skipped) if each.labels]
+            seen = [each for each in those_readable(batch, request.on_bad_image, skipped) if each.labels]
             if seen:
                 tokens = method.tokens(loaded.model, torch.stack([each.image for each in seen]).to(device))
                 owners = torch.tensor([slot for slot, each in enumerate(seen) for _ in each.labels])

@@ -16,7 +16,7 @@ from attnbias.data.names import real_path
 from attnbias.data.owned import first_foreign, remove_owned
 from attnbias.data.reading import read_json
 from attnbias.methods.engine.errors import RunError, UsageError
-from attnbias.methods.engine.targets import check_location, check_writable
+from attnbias.methods.engine.output_files import check_location, check_writable
 
 HOST = socket.gethostname()
 

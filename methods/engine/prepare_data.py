@@ -17,9 +17,9 @@ from attnbias.data.reading import Json
 from attnbias.data.registry import DATASETS, dataset_folder
 from attnbias.data.sets.contract import PrepareOptions
 from attnbias.methods.engine.errors import RunError, UsageError, did_you_mean
+from attnbias.methods.engine.output_files import check_location, check_writable
 from attnbias.methods.engine.recipe import flag_of
 from attnbias.methods.engine.requests import PrepareRequest
-from attnbias.methods.engine.targets import check_location, check_writable
 from attnbias.methods.engine.types import LABELLED
 
 

@@ -211,7 +211,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def together(changes: Sequence[Change | None]) -> list[Change | None]:
+def with_p_together(changes: Sequence[Change | None]) -> list[Change | None]:
     """The same changes, each with its p-value among all of them (`p_together`)."""
     adjusted = iter(holm([change.p for change in changes if change and change.p is not None]))
     return [

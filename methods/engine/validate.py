@@ -38,11 +38,7 @@ from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, which_weights
 from attnbias.methods.engine.maps import check_map
 from attnbias.methods.engine.matching import in_classes_of_datasets
-from attnbias.methods.engine.priors import steered
-from attnbias.methods.engine.published import on_disk, shown
-from attnbias.methods.engine.requests import ValRequest
-from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
-from attnbias.methods.engine.targets import (
+from attnbias.methods.engine.output_files import (
     BIAS_KINDS,
     RESULTS,
     ROBUSTNESS,
@@ -52,6 +48,10 @@ from attnbias.methods.engine.targets import (
     check_targets,
     requested,
 )
+from attnbias.methods.engine.priors import steered
+from attnbias.methods.engine.published import on_disk, shown
+from attnbias.methods.engine.requests import ValRequest
+from attnbias.methods.engine.stored_evaluations import Scores, check_storing, folder_of, make_room, store
 
 WITHOUT_ROWS: tuple[Task, ...] = ("segmentation", "retrieval")
 """Tasks whose evaluation says nothing of a single image."""

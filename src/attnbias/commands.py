@@ -21,6 +21,7 @@ from attnbias.errors import AttnbiasError
 from attnbias.methods.engine import listing
 from attnbias.methods.engine.errors import RunError, Stopped, UsageError, did_you_mean
 from attnbias.methods.engine.listing import DatasetRow, MethodRow, RecipeRow, WeightsRow
+from attnbias.methods.engine.output_files import check_location
 from attnbias.methods.engine.registry import get_description, method_and_fields
 from attnbias.methods.engine.requests import (
     AuditRequest,
@@ -42,7 +43,6 @@ from attnbias.methods.engine.requests import (
 )
 from attnbias.methods.engine.resolve import resolve_run
 from attnbias.methods.engine.screen import captured
-from attnbias.methods.engine.targets import check_location
 from attnbias.results import Comparison, Evaluation, Gallery, Listing, Page, Report, Run
 
 if TYPE_CHECKING:

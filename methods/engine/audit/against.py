@@ -12,7 +12,7 @@ from attnbias.methods.engine.audit.examples import changed
 from attnbias.methods.engine.audit.figures import Table, precision_figure
 from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, AuditMeasure
 from attnbias.methods.engine.audit.result import About, Against, Difference, Figure
-from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, together
+from attnbias.methods.engine.statistics import Change, Estimate, Ratio, change, with_p_together
 
 HEADLINES = {
     "position_biased": "objects looked wholly past",
@@ -102,7 +102,7 @@ def _over(table: Table, measure: AuditMeasure, rows: NDArray[np.int64]) -> Figur
 
 def _rows(changes: Sequence[tuple[AuditMeasure, Figure, Figure, Change]]) -> tuple[Difference, ...]:
     rows = []
-    for (measure, one, other, _), found in zip(changes, together([found for *_, found in changes]), strict=True):
+    for (measure, one, other, _), found in zip(changes, with_p_together([found for *_, found in changes]), strict=True):
         assert found is not None
         edges = found.interval_95
         rows.append(

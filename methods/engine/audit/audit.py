@@ -22,9 +22,9 @@ from attnbias.methods.engine.audit.examples import choose
 from attnbias.methods.engine.audit.figures import SCORES, Table, classes, precision_figure, quadrants, subsets
 from attnbias.methods.engine.audit.files import WRITTEN, junit, markdown, write_files
 from attnbias.methods.engine.audit.measures import BY_NAME, MEASURES, SWAPPED
-from attnbias.methods.engine.audit.measuring import Measured, measure
+from attnbias.methods.engine.audit.measuring import MeasuredModel, measure
 from attnbias.methods.engine.audit.opening import (
-    Subject,
+    AuditedModel,
     check_models,
     command_of,
     drawn,
@@ -43,10 +43,10 @@ from attnbias.methods.engine.audit.trust import judge
 from attnbias.methods.engine.display.inference import Column
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, input_words
+from attnbias.methods.engine.output_files import AUDIT_JUNIT, AUDIT_MARKDOWN, check_targets, requested
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.requests import AuditRequest
 from attnbias.methods.engine.statistics import Estimate, mean_precision
-from attnbias.methods.engine.targets import AUDIT_JUNIT, AUDIT_MARKDOWN, check_targets, requested
 
 
 def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool = True) -> Audit:
@@ -85,8 +85,8 @@ def audit(request: AuditRequest, models: Sequence[Loaded] = (), *, write: bool =
 
 
 def _judged(
-    models: Sequence[Subject],
-    measured: Sequence[Measured],
+    models: Sequence[AuditedModel],
+    measured: Sequence[MeasuredModel],
     asked: Sequence[Condition],
     device: object,
 ) -> Audit:
@@ -131,7 +131,7 @@ def _judged(
     )
 
 
-def _other_maps(own: Measured, before: Measured) -> str:
+def _other_maps(own: MeasuredModel, before: MeasuredModel) -> str:
     """A sentence, where the maps of two models are different things."""
     method, other = own.loaded.method, before.loaded.method
     if method.same_map(own.map, other, before.map):
@@ -142,19 +142,19 @@ def _other_maps(own: Measured, before: Measured) -> str:
     )
 
 
-def _figures(table: Table, own: Measured) -> dict[str, Figure]:
+def _figures(table: Table, own: MeasuredModel) -> dict[str, Figure]:
     """The figures of the whole that are there, by name."""
     found = {each.name: figure for each in MEASURES if each.over and (figure := table.figure(each)) is not None}
     precision = precision_figure(_precision(own), len(own.evaluation.ids))
     return found | ({precision.name: precision} if precision is not None else {})
 
 
-def _precision(own: Measured) -> Estimate | None:
+def _precision(own: MeasuredModel) -> Estimate | None:
     targets = own.evaluation.targets
     return mean_precision(targets, own.evaluation.scores["scores"]) if targets.ndim == 2 else None
 
 
-def _precisions(own: Measured) -> list[Estimate | None]:
+def _precisions(own: MeasuredModel) -> list[Estimate | None]:
     """The average precision of each class of a multi-label set."""
     targets, scores = own.evaluation.targets, own.evaluation.scores["scores"]
     if targets.ndim == 1:
@@ -162,7 +162,7 @@ def _precisions(own: Measured) -> list[Estimate | None]:
     return [mean_precision(targets[:, [number]], scores[:, [number]]) for number in range(targets.shape[1])]
 
 
-def _causes(table: Table, own: Measured, names: Sequence[str]) -> Causes:
+def _causes(table: Table, own: MeasuredModel, names: Sequence[str]) -> Causes:
     targets, not_run = own.evaluation.targets, dict[str, str]()
     found_pairs: tuple[Pair, ...] = ()
     found_groups: tuple[Group, ...] = ()
@@ -182,7 +182,7 @@ def _causes(table: Table, own: Measured, names: Sequence[str]) -> Causes:
     )
 
 
-def _about(subject: Subject, own: Measured, device: str) -> About:
+def _about(subject: AuditedModel, own: MeasuredModel, device: str) -> About:
     """Line 0."""
     request, loaded, index = subject.request, own.loaded, own.dataset.index
     layer, layer_reason = layer_of(loaded, own.map, request.layer)

@@ -21,7 +21,7 @@ AGAINST_CHANCE = ("position_biased", "energy", "right_elsewhere", "context_share
 """Figures that are held against what knows nothing of the image, in the order of the page."""
 
 NEEDS = {"looks": "attention", "relies": "reliance", "trust": "trust"}
-"""What a figure comes from, by its family: a key of `Measured.not_run`."""
+"""What a figure comes from, by its family: a key of `MeasuredModel.not_run`."""
 
 ONE_IMAGE = "a single image says nothing of the spread"
 

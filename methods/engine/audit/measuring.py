@@ -18,7 +18,7 @@ from attnbias.methods.engine.audit.opening import kind_of
 from attnbias.methods.engine.audit.result import Property, Sample
 from attnbias.methods.engine.audit.shortcuts import find_shortcuts
 from attnbias.methods.engine.bias import reliance as taken_away
-from attnbias.methods.engine.bias.backgrounds import Backgrounds, Named, score_backgrounds
+from attnbias.methods.engine.bias.backgrounds import Backgrounds, OnContexts, score_backgrounds
 from attnbias.methods.engine.bias.faithfulness import Faithfulness, agreement_words, score_faithfulness
 from attnbias.methods.engine.bias.objects import (
     NothingToMeasureError,
@@ -41,7 +41,7 @@ STEPS = 16
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """What was found of one model."""
 
     loaded: Loaded
@@ -62,7 +62,7 @@ class Measured:
     """What `agreement` is with, in words; empty where it was not measured."""
 
 
-def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Accelerator) -> Measured:
+def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Accelerator) -> MeasuredModel:
     """Score the images, hold the maps against the objects, take objects and contexts away, and test the map.
 
     What cannot be measured here is left out, and said why.
@@ -79,7 +79,7 @@ def measure(request: AuditRequest, loaded: Loaded, index: Index, accelerator: Ac
         found.not_run["mean_average_precision"] = "the set is single-label"
     row_of = {sample.image: row for row, sample in reversed([*enumerate(samples)])}
     shortcuts = find_shortcuts(*given, batch_size=request.eval_batch_size)
-    return Measured(
+    return MeasuredModel(
         loaded,
         dataset,
         evaluation,
@@ -178,7 +178,7 @@ class _Values:
             for row in bias.beside[name]:
                 self.add(row.image, row.label, ((f"{prefix}{each}", row.values[each]) for each in of_reference))
 
-    def add_swapped(self, named: Named) -> None:
+    def add_swapped(self, named: OnContexts) -> None:
         values = dict(zip(BACKGROUND_FLAGS, map(float, named.values), strict=True))
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
         self.add(named.image, named.label, ((f"{SWAPPED}{name}", value) for name, value in values.items()))

@@ -36,7 +36,7 @@ WHERE = ("out", "overwrite", "junit", "markdown", "device", "gpus", "threads", "
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditedModel:
     """One of the models."""
 
     request: AuditRequest
@@ -105,7 +105,7 @@ def check_models(request: AuditRequest) -> None:
 
 def subjects(
     request: AuditRequest, data: str, models: Sequence[Loaded], device: torch.device | str
-) -> tuple[Subject, ...]:
+) -> tuple[AuditedModel, ...]:
     """The model, and the one of --against, on the set called `data`; `models` are those that are loaded already.
 
     Raises:
@@ -122,7 +122,7 @@ def subjects(
                 f"({' or '.join(LABELLED)}): attnbias val measures the others"
             )
         check_map(loaded.method, loaded.model, kind_of(each, loaded))
-        found.append(Subject(each, loaded))
+        found.append(AuditedModel(each, loaded))
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attnbias.methods.engine.audit.figures import FEW, Table
 from attnbias.methods.engine.audit.result import Figure, Group, Pair
-from attnbias.methods.engine.statistics import Change, together, unpaired
+from attnbias.methods.engine.statistics import Change, unpaired, with_p_together
 
 
 def pairs(table: Table, targets: NDArray[np.int64], ids: NDArray[np.int64], names: Sequence[str]) -> tuple[Pair, ...]:
@@ -84,4 +84,7 @@ def _difference(before: Figure, after: Figure) -> Change:
 
 def _sure(changes: Sequence[Change | None]) -> list[bool]:
     """Which differences hold at 5 % among all of them."""
-    return [each is not None and each.p_together is not None and each.p_together <= 0.05 for each in together(changes)]
+    return [
+        each is not None and each.p_together is not None and each.p_together <= 0.05
+        for each in with_p_together(changes)
+    ]

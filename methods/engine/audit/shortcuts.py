@@ -41,7 +41,7 @@ RELIED: dict[Verdict, bool | None] = {"relies": True, "does not rely": False, "u
 
 
 @dataclass(frozen=True)
-class Reliance:
+class PlaceReliance:
     """What a class's mean score is with a place hidden."""
 
     whole: float
@@ -64,7 +64,7 @@ class Shortcut:
     """A property that tells something, and what the model makes of it."""
 
     cause: Cause
-    reliance: Reliance | None
+    reliance: PlaceReliance | None
     """None where the property is of no place, or tells an error."""
     images: tuple[int, ...]
     """Positions in the split of images that show it most."""
@@ -194,7 +194,7 @@ def _reliance(
     place: Place,
     accelerator: Accelerator,
     batch_size: int,
-) -> Reliance:
+) -> PlaceReliance:
     """Score images of a class whole, with a place hidden, and with each mirrored place hidden."""
     row, column = place
     mirrored = [(GRID - 1 - row, column), (row, GRID - 1 - column), (GRID - 1 - row, GRID - 1 - column)]
@@ -207,7 +207,7 @@ def _reliance(
     rows = np.array([own for _, own in sorted(Control().join(mine))])  # (N, 5)
     more = rows[:, 2:].mean(1) - rows[:, 1]
     whole, hidden, *others = rows.mean(0).tolist()
-    return Reliance(
+    return PlaceReliance(
         whole, hidden, float(np.mean(others)), interval(Ratio.mean(more), np.arange(len(more))), len(positions)
     )
 

@@ -122,7 +122,7 @@ def versions(
     )
 
 
-class Named(NamedTuple):
+class OnContexts(NamedTuple):
     """One sample, and whether its class is named."""
 
     image: int
@@ -135,7 +135,7 @@ class Named(NamedTuple):
 class Backgrounds:
     """What is named of all samples, and how they were made."""
 
-    rows: Sequence[Named]
+    rows: Sequence[OnContexts]
     truth: ResolvedTruth
     skipped: dict[str, int]
 
@@ -192,7 +192,7 @@ def score_backgrounds(
     return Backgrounds(found, against, skipped)
 
 
-def _name(loaded: Loaded, contexts: Contexts, batch: ObjectBatch, skipped: Counter[str]) -> list[Named]:
+def _name(loaded: Loaded, contexts: Contexts, batch: ObjectBatch, skipped: Counter[str]) -> list[OnContexts]:
     """The samples of a batch that have other contexts; the others are counted in `skipped`."""
     device, named = batch.images.device, []
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in normalization(loaded.recipe.normalize))
@@ -205,7 +205,7 @@ def _name(loaded: Loaded, contexts: Contexts, batch: ObjectBatch, skipped: Count
         scores = loaded.method.predict(loaded.model, shown, loaded.task)["scores"].double()
         label = sample.region.label
         right = scores[:, label] >= 0.5 if loaded.task == "multilabel" else scores.argmax(1) == label
-        named.append(Named(sample.image, label, right.tolist()))
+        named.append(OnContexts(sample.image, label, right.tolist()))
     return named
 
 

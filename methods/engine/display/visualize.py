@@ -21,7 +21,7 @@ from attnbias.data.images import read_image
 from attnbias.data.published_tests import own_rules
 from attnbias.data.registry import dataset_folder, split_words
 from attnbias.data.summary import Suggestions
-from attnbias.methods.engine.batches import Readers, readable
+from attnbias.methods.engine.batches import Readers, those_readable
 from attnbias.methods.engine.display.inference import (
     Column,
     ImageSample,
@@ -253,7 +253,7 @@ def _look(
     loader = DataLoader(Readers(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with counted(loader, "images", of=len(readers)) as read_batches:
         for batch in read_batches:
-            photos = list(readable(batch, request.on_bad_image, skipped))
+            photos = list(those_readable(batch, request.on_bad_image, skipped))
             with precision():
                 seen = see(photos)
             yield from zip(photos, seen, strict=True)

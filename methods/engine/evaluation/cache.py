@@ -31,8 +31,8 @@ from attnbias.data.transforms.basic import last_normalization, without_normaliza
 from attnbias.methods.engine.batches import loader
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
+from attnbias.methods.engine.output_files import check_writable
 from attnbias.methods.engine.screen import counted, say
-from attnbias.methods.engine.targets import check_writable
 from attnbias.methods.engine.types import LABELLED
 
 END = b"attnbias images\n"

@@ -44,8 +44,8 @@ from attnbias.methods.engine.statistics import (
     change,
     interval,
     mean_precision,
-    together,
     unpaired,
+    with_p_together,
 )
 from attnbias.methods.engine.stored import known_method
 from attnbias.methods.engine.stored_evaluations import (
@@ -116,7 +116,7 @@ class Line:
     """Positions of these runs: their images, objects or maps are others, and no seed makes them alike."""
 
 
-class Figure(NamedTuple):
+class Kept(NamedTuple):
     """What a run keeps of a measure without its samples."""
 
     value: float
@@ -527,7 +527,7 @@ def _paired_groups(first: StoredEvaluation | None, other: StoredEvaluation | Non
     return dict(zip(GROUP_KINDS["accuracy"], found, strict=True)) if found else {}
 
 
-def _worst_group(groups: Json, key: str) -> tuple[Figure, Figure] | None:
+def _worst_group(groups: Json, key: str) -> tuple[Kept, Kept] | None:
     """The accuracy of the worst group and its gap, where accuracies are called so."""
     known = {name: (each["samples"], each[key]) for name, each in groups.get("groups", {}).items() if key in each}
     if groups.get("worst_group") not in known:
@@ -536,14 +536,14 @@ def _worst_group(groups: Json, key: str) -> tuple[Figure, Figure] | None:
     samples = sum(count for count, _ in known.values())
     whole = groups.get("whole") or {"samples": samples, key: sum(n * share for n, share in known.values()) / samples}
     distance = unpaired(*lowest, *_share(whole["samples"], whole[key]))
-    return lowest, Figure(distance.difference, distance.interval_95)
+    return lowest, Kept(distance.difference, distance.interval_95)
 
 
-def _share(samples: int, percent: float) -> Figure:
+def _share(samples: int, percent: float) -> Kept:
     """How many of the samples, an image each, are right."""
     right = np.arange(samples) < round(samples * percent / 100)
     edges = interval(Ratio.mean(right), np.arange(samples), flags=True)
-    return Figure(percent, edges and (100 * edges[0], 100 * edges[1]))
+    return Kept(percent, edges and (100 * edges[0], 100 * edges[1]))
 
 
 def _plain(
@@ -557,12 +557,12 @@ def _plain(
     return [line for line in lines if any(value is not None for value in line.values)]
 
 
-def _figure(part: Json | None, name: str) -> Figure | None:
+def _figure(part: Json | None, name: str) -> Kept | None:
     """A figure of a stored part, or of the means in it; None where there is none."""
     figures = (part or {}).get("means", part)
     value = figures.get(name) if isinstance(figures, Mapping) else None
     edges = ((part or {}).get("intervals_95") or {}).get(name)
-    return Figure(value, tuple(edges) if edges else None) if isinstance(value, int | float) else None
+    return Kept(value, tuple(edges) if edges else None) if isinstance(value, int | float) else None
 
 
 def _robustness(split: str, evaluations: Sequence[StoredEvaluation | None]) -> list[Line]:
@@ -572,7 +572,7 @@ def _robustness(split: str, evaluations: Sequence[StoredEvaluation | None]) -> l
         rows = [found.get(test, {}) for found in tests]
         for name in dict.fromkeys(name for row in rows for name in row if name in known):
             figures = [
-                Figure(row[name], (row["low_95"], row["high_95"]) if "low_95" in row and name in leading() else None)
+                Kept(row[name], (row["low_95"], row["high_95"]) if "low_95" in row and name in leading() else None)
                 if name in row
                 else None
                 for row in rows
@@ -601,7 +601,7 @@ def _gaps(lines: Sequence[Line]) -> list[Line]:
     return gaps
 
 
-def _apart(split: str, measure: str, figures: Sequence[Figure | None]) -> Line:
+def _apart(split: str, measure: str, figures: Sequence[Kept | None]) -> Line:
     """A line whose differences follow from the runs' own intervals."""
     first = figures[0]
     changes = [unpaired(*first, *each) if first and each else None for each in figures[1:]]
@@ -610,7 +610,7 @@ def _apart(split: str, measure: str, figures: Sequence[Figure | None]) -> Line:
 
 def read_together(lines: Sequence[L]) -> list[L]:
     """The lines, of runs or of recipes over their seeds, with p-values among all of their differences."""
-    changes = iter(together([change for line in lines for change in line.changes]))
+    changes = iter(with_p_together([change for line in lines for change in line.changes]))
     return [replace(line, changes=list(islice(changes, len(line.changes)))) for line in lines]
 
 

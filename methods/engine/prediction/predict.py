@@ -29,6 +29,7 @@ from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.kernels import in_precision
 from attnbias.methods.engine.launch import accelerate, place
 from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
+from attnbias.methods.engine.output_files import PREDICTED_SCORES, PREDICTIONS, SUBMISSION, check_targets, requested
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made, say_how_read
 from attnbias.methods.engine.prediction.answering import (
@@ -44,7 +45,6 @@ from attnbias.methods.engine.prediction.answering import (
 from attnbias.methods.engine.prediction.label_maps import LABELS, MOST_CLASSES, OVERLAYS, LabelMaps, label_images
 from attnbias.methods.engine.prediction.said import Found, Said
 from attnbias.methods.engine.requests import PredictRequest
-from attnbias.methods.engine.targets import PREDICTED_SCORES, PREDICTIONS, SUBMISSION, check_targets, requested
 from attnbias.methods.engine.text import write_csv
 
 TOP_K = 5

@@ -174,14 +174,14 @@ def _rates(plan: Plan, groups: list[Group], schedule: Schedule) -> list[Rates]:
     return found
 
 
-def by_epoch(plan: Plan) -> bool:
+def is_by_epoch(plan: Plan) -> bool:
     """Whether the rates are those of each epoch's first step."""
     return plan.steps is None and plan.epochs <= LONGEST
 
 
 def _steps(plan: Plan) -> list[int]:
     """The optimiser steps whose rates are shown."""
-    if by_epoch(plan):
+    if is_by_epoch(plan):
         return [epoch * plan.steps_per_epoch for epoch in range(plan.epochs)]
     last = plan.total_steps - 1
     return sorted({last * position // (ROWS - 1) for position in range(ROWS)})

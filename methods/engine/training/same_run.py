@@ -32,7 +32,7 @@ OF_A_MACHINE = {
 """Options that may differ between the machines of a run: where things lie there, and how much work it takes on."""
 
 
-class Described(StoredModel):
+class _DataFile(StoredModel):
     """The content of data.json."""
 
     splits: dict[str, Fingerprint]
@@ -56,7 +56,7 @@ class Data:
 
     def text(self) -> str:
         """The content of data.json."""
-        return json.dumps(Described(splits=self.fingerprints).model_dump(), indent=1) + "\n"
+        return json.dumps(_DataFile(splits=self.fingerprints).model_dump(), indent=1) + "\n"
 
 
 def check_goes_on(checkpoint: Path, method: AnyMethod, recipe: Recipe, data: Data, plan: Plan) -> list[str]:
@@ -131,7 +131,7 @@ def _described(checkpoint: Path) -> Mapping[str, Fingerprint]:
     path = checkpoint.absolute().parent.parent / DATA
     try:
         with reading(path, "the checkpoints of the run are not touched by that", WeightsError):
-            return Described.model_validate(read_json(path)).splits
+            return _DataFile.model_validate(read_json(path)).splits
     except FileNotFoundError:
         return {}
 

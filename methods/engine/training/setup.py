@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,11 +130,6 @@ def run_warnings(plan: Plan, recipe: Recipe, train: Index | None, evaluated: Map
             f"all {plan.samples}{', although --drop-last is set' if plan.drop_last else ''}"
         )
     return warnings
-
-
-def run_name(out: Path) -> str:
-    """What trackers call a run: the last two folders of its --out, such as csra/demo."""
-    return "/".join(out.absolute().parts[-2:])
 
 
 def checkpoint_gradients(method: AnyMethod, model: nn.Module) -> None:

@@ -61,7 +61,6 @@ from attnbias.methods.engine.training.setup import (
     environment,
     options_first,
     plan_run,
-    run_name,
     run_warnings,
     synchronized,
 )
@@ -189,7 +188,8 @@ class _Run:
                 use_cache(self.request.cache, dataset, self.accelerator, self.request.workers or 0)
         self._prepare(checkpoint)
         if self.request.log_with and self.main:
-            config, named = self.recipe.model_dump(mode="json"), {"wandb": {"name": run_name(self.folder.path)}}
+            name = "/".join(self.folder.path.absolute().parts[-2:])  # of --out, such as csra/demo
+            config, named = self.recipe.model_dump(mode="json"), {"wandb": {"name": name}}
             self.accelerator.init_trackers("attnbias", config=config, init_kwargs=named)
         self.timings = Timings(self.folder.path, self.recipe.batch_size)
         if self.main:
