@@ -105,9 +105,10 @@ class Change:
 
     def scaled(self, factor: float) -> Change:
         """In other units, as per cent."""
-        edges = self.interval_95
-        scaled = None if edges is None else (factor * edges[0], factor * edges[1])
-        return replace(self, difference=factor * self.difference, interval_95=scaled)
+        if self.interval_95 is None:
+            return replace(self, difference=factor * self.difference)
+        low, high = sorted(factor * edge for edge in self.interval_95)
+        return replace(self, difference=factor * self.difference, interval_95=(low, high))
 
 
 def macro(values: Floats, classes: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
@@ -140,7 +140,8 @@ def headline(columns: Columns, chosen: Chosen | None) -> list[str]:
 
     def gained(of: Line) -> Change | None:
         """What the one that is ahead has more than the other one."""
-        return of.changes[rival] if best else _reversed(of.changes[rival])
+        change = of.changes[rival]
+        return change if best or change is None else change.scaled(-1)
 
     change = gained(line)
     verdict = "wins" if change is not None and change.sure else "is not surely better"
@@ -158,14 +159,6 @@ def headline(columns: Columns, chosen: Chosen | None) -> list[str]:
             f"{names[behind]} {100 * others:.0f} %: {_in_points(gained(look))}."
         )
     return [*sentences, _how_sure(columns)]
-
-
-def _reversed(change: Change | None) -> Change | None:
-    """The same difference, from the other side."""
-    if change is None or change.interval_95 is None:
-        return change and replace(change, difference=-change.difference)
-    low, high = change.interval_95
-    return replace(change, difference=-change.difference, interval_95=(-high, -low))
 
 
 def _values(line: Line, *positions: int) -> str:
