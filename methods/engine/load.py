@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict, Unpack
 
 import timm
 import torch
@@ -252,16 +252,21 @@ def describe(
     return Described(method, recipe, classes, task, state, path, words, checkpoint.layout, stored is not None)
 
 
+class HowToRead(TypedDict, total=False):
+    """The options of `describe`."""
+
+    recipe_name: str | None
+    entry: Entry | None
+    trust: bool
+    data_root: Path | None
+
+
 def load_run(
     method_name: str,
     load_from: str,
     overrides: Fields,
     device: torch.device | str = "cpu",
-    *,
-    recipe_name: str | None = None,
-    entry: Entry | None = None,
-    trust: bool = False,
-    data_root: Path | None = None,
+    **how: Unpack[HowToRead],
 ) -> Loaded:
     """Load weights for evaluation.
 
@@ -273,15 +278,7 @@ def load_run(
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
-    described = describe(
-        method_name,
-        load_from,
-        overrides,
-        recipe_name=recipe_name,
-        entry=entry,
-        trust=trust,
-        data_root=data_root,
-    )
+    described = describe(method_name, load_from, overrides, **how)
     method, recipe, path = described.method, described.recipe, described.path
     with names_and_shapes():  # weights that do not fit may ask for any
         outline = method.build_model(recipe, len(described.classes), described.task)
