@@ -18,8 +18,6 @@ import timm
 import torch
 from pydantic import AfterValidator, Field
 from safetensors import safe_open
-from timm.layers.attention import Attention, AttentionRope
-from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from attnbias.data.class_matching import ClassMatch
@@ -64,6 +62,7 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
+from attnbias.methods.engine.transformer_maps import SelfAttention
 from attnbias.methods.engine.types import Fields, Steering
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
@@ -558,7 +557,7 @@ def _stated_heads(checkpoint: Checkpoint, path: Path, source: str) -> tuple[int 
 
 def _heads(model: nn.Module) -> int | None:
     """The heads of a model's first block of self-attention; None where it has none."""
-    blocks = (part for part in model.modules() if isinstance(part, Attention | AttentionRope | EvaAttention))
+    blocks = (part for part in model.modules() if isinstance(part, SelfAttention))
     return next((block.num_heads for block in blocks), None)
 
 

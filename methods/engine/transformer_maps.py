@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from attnbias.methods.engine.abilities import Retells
 from attnbias.methods.engine.errors import UsageError
 
+SelfAttention = Attention | AttentionRope | EvaAttention
+"""Those of timm whose weights can be read."""
+
 ViT = VisionTransformer | Eva
 """Both are patches, prefix tokens, blocks one after another, a norm and a head; Eva's blocks may have rotary position
 embeddings (EVA-02, DINOv3)."""
@@ -25,8 +28,7 @@ embeddings (EVA-02, DINOv3)."""
 
 def shows_attention(vit: ViT) -> bool:
     """Whether each block has one self-attention whose weights can be read."""
-    kinds = Attention | AttentionRope | EvaAttention
-    return all(isinstance(getattr(block, "attn", None), kinds) for block in vit.blocks)
+    return all(isinstance(getattr(block, "attn", None), SelfAttention) for block in vit.blocks)
 
 
 def transformer_in(model: nn.Module, kind: str) -> ViT:

@@ -13,7 +13,7 @@ import timm
 from timm.layers.attention import Attention
 from torch import Tensor
 
-from attnbias.methods.engine.backbones import ALIASES, REFUSED, timm_config
+from attnbias.methods.engine.backbones import ALIASES, sizes_that_suit, timm_config
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.transformer_maps import ViT, shows_attention
@@ -58,10 +58,8 @@ def build_vit(name: str, image_size: int, num_classes: int, **options: Any) -> V
     if image_size % patch:
         raise UsageError(f"image_size is {image_size}, not a multiple of the patch size of {name}, {patch}")
     options |= {"img_size": image_size, "num_classes": num_classes}
-    try:
+    with sizes_that_suit(name, image_size):
         return cast(ViT, timm.create_model(ALIASES.get(name, name), **options))
-    except REFUSED as error:
-        raise UsageError(f"backbone {name} cannot take images of {image_size} pixels: {error}") from None
 
 
 def heads_of(vit: ViT) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from attnbias.data.datasets import ImageDataset
 from attnbias.methods.engine.audit.examples import pairs_shown, shown
 from attnbias.methods.engine.audit.result import Audit
-from attnbias.methods.engine.display.gallery import GalleryItem
+from attnbias.methods.engine.display.gallery import GalleryItem, thumbnail
 from attnbias.methods.engine.display.inference import Column, ImageSample, gallery_item, predict_samples, sample_of
 from attnbias.methods.engine.display.overlay import enlarged
 from attnbias.methods.engine.display.writer import LONGEST, blended, file_name
@@ -43,9 +43,7 @@ def draw_pictures(
         samples = [sample_of(dataset, position) for position in positions]
         predictions = predict_samples(samples, asked, [], "minmax")
         for position, sample, prediction in zip(positions, samples, predictions, strict=True):
-            small = sample.image.convert("RGB")
-            small.thumbnail((SIDE, SIDE))
-            item = gallery_item(sample, small, prediction.views)
+            item = gallery_item(sample, thumbnail(sample.image, SIDE), prediction.views)
             drawn[position] = item
             if folder is not None:
                 for name, label in overlays.get(position, ()):

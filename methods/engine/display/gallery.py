@@ -234,10 +234,10 @@ def opening_class(item: GalleryItem) -> int:
 # As JSON --------------------------------------------------------------------------------------------------------------
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
-    """Return a copy for the page, its longest side at most THUMBNAIL pixels."""
-    small = image.convert("RGB").copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+def thumbnail(image: Image.Image, side: int = THUMBNAIL) -> Image.Image:
+    """A copy for a page, its longest side at most `side` pixels."""
+    small = image.convert("RGB")  # a copy of any image
+    small.thumbnail((side, side))
     return small
 
 

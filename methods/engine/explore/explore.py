@@ -21,6 +21,7 @@ from attnbias.data.errors import DataError
 from attnbias.data.images import decode_image
 from attnbias.data.reading import Json, in_words, parse_json
 from attnbias.data.registry import dataset_folder
+from attnbias.methods.engine.display.gallery import thumbnail
 from attnbias.methods.engine.display.html_page import html_page, jpeg_address
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.explore.images import FILLS, Fill, HeldImages, paint_over, png
@@ -149,9 +150,7 @@ class _Beginning(NamedTuple):
     @classmethod
     def of(cls, name: str, read: Callable[[], Image.Image]) -> _Beginning:
         """With a small picture of it."""
-        small = read().copy()
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        return cls(name, read, jpeg_address(small))
+        return cls(name, read, jpeg_address(thumbnail(read(), THUMBNAIL)))
 
 
 def _beginnings(request: ExploreRequest, images: Sequence[GivenImage]) -> list[_Beginning]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from attnbias.data.images import decode_image
 from attnbias.data.reading import Json
+from attnbias.methods.engine.display.gallery import thumbnail
 from attnbias.methods.engine.display.html_page import jpeg_address
 from attnbias.methods.engine.errors import UsageError
 
@@ -63,9 +64,7 @@ class HeldImages:
 
     def add(self, image: Image.Image, covered: float | None = None) -> HeldImage:
         """Hold an image, and let go of the oldest ones that there is no more room for."""
-        picture = image.copy()
-        picture.thumbnail((SHOWN, SHOWN))
-        held = HeldImage(secrets.token_urlsafe(9), image, picture, covered)
+        held = HeldImage(secrets.token_urlsafe(9), image, thumbnail(image, SHOWN), covered)
         with self._lock:
             self._images[held.key] = held
             while len(self._images) > 2 and (len(self._images) > HELD or self._pixels() > HELD_PIXELS):
