@@ -239,7 +239,7 @@ class BackgroundsProbe(ObjectProbe):
             batch_size=request.eval_batch_size,
             workers=request.workers or 0,
         )
-        if measured.stored and measured.accelerator.is_main_process:
+        if measured.stored:
             found.write(measured.stored / BACKGROUNDS_SAMPLES, measured.dataset)
         return found.content()
 

@@ -259,7 +259,7 @@ class RelianceProbe(ObjectProbe):
             batch_size=request.eval_batch_size,
             workers=request.workers or 0,
         )
-        if measured.stored and measured.accelerator.is_main_process:
+        if measured.stored:
             found.write(measured.stored / RELIANCE_SAMPLES, measured.dataset)
         return found.content()
 

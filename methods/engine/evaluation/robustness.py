@@ -173,8 +173,11 @@ class Bench:
         return [row]
 
     def published(self, dataset: str) -> list[Row]:
-        """One of the published sets by its name: imagenet-c, -a, -r or -sketch."""
-        return self.imagenet_c() if dataset == "imagenet-c" else self.rendition(dataset)
+        """One of the published sets by its name: imagenet-c, -a, -r or -sketch; of -a and -r only their 200 classes
+        compete."""
+        if dataset == "imagenet-c":
+            return self.imagenet_c()
+        return [_row(dataset, self._evaluate(self._open(dataset, "val")))]
 
     def imagenet_c(self) -> list[Row]:
         """The published corrupted sets: the accuracy of each, that and CE of each corruption, then their means.
@@ -201,10 +204,6 @@ class Bench:
             return [*rows, {"test": "imagenet-c", "top1": summary.mean_accuracy, "mCE": summary.mce}]
         count = len(imagenet.CORRUPTIONS) * len(SEVERITIES)
         return [*rows, {"test": "imagenet-c", "note": f"no mCE: {len(there)} of {count} corrupted sets are prepared"}]
-
-    def rendition(self, dataset: str) -> list[Row]:
-        """ImageNet-A, -R or -Sketch; of the first two only their 200 classes compete."""
-        return [_row(dataset, self._evaluate(self._open(dataset, "val")))]
 
     def _split(self, split: str) -> tuple[Index, str]:
         """A split of the recipe's dataset, and what its tests are called."""
