@@ -369,32 +369,26 @@ class Named(NamedTuple):
     words: str
     better: Literal["higher", "lower"] | None
     source: str = ""
-    on_pixels: bool = False
-    """Of those of `val --faithfulness`: whether pixels are taken away. Random maps are then measured beside it, as
-    random_NAME."""
 
 
-FAITHFULNESS: tuple[Named, ...] = (
+_ON_PIXELS = (
     Named(
         "deletion",
         "area under the score's curve while the map's highest pixels are set to 0 first",
         "lower",
         "Petsiuk et al., BMVC 2018",
-        on_pixels=True,
     ),
     Named(
         "insertion",
         "the same while they come back first in a blurred image",
         "higher",
         "Petsiuk et al., BMVC 2018",
-        on_pixels=True,
     ),
     Named(
         "aopc",
         "how far the score lies below its start, mean over the deletion curve",
         "higher",
         "Samek et al., TNNLS 2017",
-        on_pixels=True,
     ),
     Named(
         "road",
@@ -402,8 +396,11 @@ FAITHFULNESS: tuple[Named, ...] = (
         "where the lowest are",
         "higher",
         "Rong et al., ICML 2022",
-        on_pixels=True,
     ),
+)
+"""Whether a map can be trusted, told by taking pixels away: random maps are measured beside it, as random_NAME."""
+
+_ON_MAPS = (
     Named(
         "agreement",
         "rank correlation with another kind of map of the same class: the model's own of an explainer, "
@@ -424,7 +421,12 @@ FAITHFULNESS: tuple[Named, ...] = (
         "higher",
     ),
 )
-"""Whether a map can be trusted (`val --faithfulness`), in the order of the table."""
+"""The same, told by other maps."""
+
+FAITHFULNESS: tuple[Named, ...] = (*_ON_PIXELS, *_ON_MAPS)
+"""Of `val --faithfulness`, in the order of its table."""
+
+ON_PIXELS, ON_MAPS = (tuple(each.name for each in part) for part in (_ON_PIXELS, _ON_MAPS))
 
 XIAO = "Xiao et al., ICLR 2021"
 MOAYERI = "Moayeri et al., CVPR 2022"
@@ -462,10 +464,6 @@ def foreground_sensitivity(flags: Mapping[str, Floats]) -> Ratio:
     on_object, on_context = flags["noise_on_object"], flags["noise_on_context"]
     both = on_object + on_context
     return Ratio(on_context - on_object, both if both.mean() <= 1 else 2 - both)
-
-
-ON_PIXELS = tuple(trust.name for trust in FAITHFULNESS if trust.on_pixels)
-ON_MAPS = tuple(trust.name for trust in FAITHFULNESS if not trust.on_pixels)
 
 
 def between(value: float | None, centre: float | None, oracle: float | None) -> float | None:
