@@ -48,6 +48,9 @@ ATTEMPTS = 6
 BACKOFF = 1.0
 """Seconds before the second try; doubled for each further one, at most a minute."""
 
+JOBS = 4
+"""Archives that are fetched at once."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
@@ -85,7 +88,6 @@ def fetch(
     notes: Path | None = None,
     offline: bool = False,
     again: bool = False,
-    jobs: int = 4,
     progress: ProgressCallback = silent,
 ) -> list[Path]:
     """Bring archives into `folder` and verify them; those that are there and verified before are left alone.
@@ -99,7 +101,6 @@ def fetch(
         notes: where the manifest is kept, for a folder that may not be written to; default: `folder`.
         offline: fetch nothing, and verify every byte again.
         again: verify every byte of what is there again, whatever its time and size.
-        jobs: how many are fetched at once.
         progress: told the bytes of each file that are there, from several threads.
 
     Returns:
@@ -120,7 +121,7 @@ def fetch(
             names = ", ".join(f"{a.file} from {a.url}" if a.url else a.file for a in wanted)
             raise DataError(f"{folder} has no {names}; place it there, or run without --offline")
         store.check_room(wanted)
-        _together(store.fetch, wanted, store.stop, jobs)
+        _together(store.fetch, wanted, store.stop)
     return [folder / archive.file for archive in archives]
 
 
@@ -133,11 +134,9 @@ def check_in_place(archive: Archive, folder: Path, progress: ProgressCallback = 
     _Store(folder, folder, progress, threading.Event()).check(archive, folder / archive.file)
 
 
-def _together(
-    fetch_one: Callable[[Archive], None], archives: Sequence[Archive], stop: threading.Event, jobs: int
-) -> None:
+def _together(fetch_one: Callable[[Archive], None], archives: Sequence[Archive], stop: threading.Event) -> None:
     """Fetch in threads; the first error, or a signal, stops the others at their next chunk."""
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(JOBS) as pool:
         try:
             futures = [pool.submit(fetch_one, archive) for archive in archives]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -46,9 +46,9 @@ class Operation(NamedTuple):
         return strength / STRONGEST * (self.high - self.low) + self.low
 
 
-def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Apply:
-    """An affine operation whose coefficients, those of the identity aside, are multiples of the value; black beyond."""
-    return lambda image, v: image.transform(image.size, AFFINE, (1 + a * v, b * v, c * v, d * v, 1 + e * v, f * v))
+def _affine(b: float = 0, c: float = 0, d: float = 0, f: float = 0) -> Apply:
+    """An affine operation, x + b y + c and d x + y + f, whose coefficients are multiples of the value; black beyond."""
+    return lambda image, v: image.transform(image.size, AFFINE, (1, b * v, c * v, d * v, 1, f * v))
 
 
 def _solarize_add(image: Image.Image, addition: float) -> Image.Image:
@@ -67,10 +67,10 @@ OPERATIONS: dict[str, Operation] = {
     "Contrast": Operation(enhance(ImageEnhance.Contrast), 0.1, 1.9),
     "Brightness": Operation(enhance(ImageEnhance.Brightness), 0.1, 1.9),
     "Sharpness": Operation(enhance(ImageEnhance.Sharpness), 0.1, 1.9),
-    "ShearX": Operation(_affine(0, 1, 0, 0, 0, 0), 0, 0.3, signed=True),
-    "ShearY": Operation(_affine(0, 0, 0, 1, 0, 0), 0, 0.3, signed=True),
-    "TranslateXabs": Operation(_affine(0, 0, 1, 0, 0, 0), 0, 100, signed=True),
-    "TranslateYabs": Operation(_affine(0, 0, 0, 0, 0, 1), 0, 100, signed=True),
+    "ShearX": Operation(_affine(b=1), 0, 0.3, signed=True),
+    "ShearY": Operation(_affine(d=1), 0, 0.3, signed=True),
+    "TranslateXabs": Operation(_affine(c=1), 0, 100, signed=True),
+    "TranslateYabs": Operation(_affine(f=1), 0, 100, signed=True),
 }
 
 
