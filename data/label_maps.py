@@ -21,7 +21,7 @@ IGNORE = 255
 def read_label_map(path: Path) -> NDArray[np.uint8]:
     """Read the values of a label map, (H, W) uint8: indices of a palette PNG, levels of a grey one.
 
-    SBD's MATLAB files (*.mat) are read too, through scipy.
+    SBD's MATLAB files (*.mat) are read too.
 
     Raises:
         DataError: the file is missing, broken, or an image of colours.
@@ -117,10 +117,8 @@ def _largest(labels: NDArray[np.uint8]) -> int:
 
 def _read_sbd(path: Path) -> NDArray[np.uint8]:
     """Label map of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011): GTcls.Segmentation."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"reading {path} needs scipy; run: pip install scipy") from None
+    from scipy.io import loadmat  # of no use to the other sets
+
     try:
         values: NDArray[np.uint8] = loadmat(path, squeeze_me=True)["GTcls"]["Segmentation"].item()
         return values

@@ -230,12 +230,8 @@ def _label(record: Record) -> int:
 
 def _devkit_synsets(meta: Path) -> dict[int, str]:
     """The devkit's own class number -> WordNet id, out of its MATLAB file."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(
-            f"reading {meta} needs scipy; run: pip install scipy, or sort val/ into synset folders"
-        ) from None
+    from scipy.io import loadmat  # only a flat val/ is read by it
+
     try:
         table: Sequence[tuple[SupportsInt, str]] = loadmat(meta, squeeze_me=True)["synsets"]
         return {int(row[0]): str(row[1]) for row in table}

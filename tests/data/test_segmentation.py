@@ -133,7 +133,6 @@ def test_voc_in_the_order_of_its_lists(tmp_path: Path, offer: Offer, server: Arc
 
 
 def test_voc_with_the_label_maps_of_sbd(tmp_path: Path, offer: Offer) -> None:
-    pytest.importorskip("scipy", reason="SBD's label maps are MATLAB files")
     offer("voc12seg", voc_archives())
     options = PrepareOptions(download=True, splits=("train_aug", "val"))
     report = prepare("voc12seg", None, tmp_path, options)
