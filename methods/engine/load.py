@@ -57,6 +57,7 @@ from attnbias.methods.engine.recipe import (
     override,
     panel_of,
     parse,
+    read_recipe,
 )
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
@@ -98,6 +99,8 @@ class Loaded:
     """What its second pass is told to look for in this command (priors.py)."""
     own_network: bool = False
     """Whether it came as a Python object, which its recipe cannot build again."""
+    edited: tuple[str, ...] = ()
+    """Fields in which the recipe.yaml of its run, which does not count, differs from the recipe in the weights."""
     match: ClassMatch | None = None
     """Which of its own classes stand for these `classes`, where they are a dataset's."""
 
@@ -204,6 +207,8 @@ class Described:
     """How the file holds them."""
     tells_recipe: bool
     """Whether they are ours, which say how they were trained."""
+    edited: tuple[str, ...]
+    """As `Loaded.edited`."""
 
 
 def describe(
@@ -227,11 +232,13 @@ def describe(
         load_from, fields, words = named
         LOG.warning("%s", words)
         overrides, of_imagenet = {**fields, **overrides}, True
-    path, words = _resolve(locate(load_from), entry)
+    place, edited = locate(load_from), tuple[str, ...]()
+    path, words = _resolve(place, entry)
     checkpoint = _read(path, trust=trust, entry=entry if words == str(path) else "model")
     stored = _stored_info(path, checkpoint.metadata, method)
     if stored is not None:
         recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
+        edited = _edited(place / "recipe.yaml", method, stored.recipe)
     else:
         state, inferred = _read_published(method, checkpoint.state, path, overrides.get("backbone"))
         recipe, classes, task, base = _describe_published(
@@ -248,7 +255,22 @@ def describe(
             LOG.warning(
                 "%s does not tell all; assumed %s: %s; say otherwise with --recipe, %s", path, like, assumed, flags
             )
-    return Described(method, recipe, classes, task, state, path, words, checkpoint.layout, stored is not None)
+    return Described(method, recipe, classes, task, state, path, words, checkpoint.layout, stored is not None, edited)
+
+
+def _edited(file: Path, method: AnyMethod, recipe: Recipe) -> tuple[str, ...]:
+    """The fields in which the recipe.yaml of a run, where there is one, differs from its weights; says so."""
+    if not file.is_file():
+        return ()
+    try:
+        written = read_recipe(file, method.recipe_type, method.name)
+    except UsageError as error:
+        LOG.warning("%s; the recipe in the weights counts", error)
+        return ()
+    names = tuple(name for name, value in recipe if value != getattr(written, name))
+    if names:
+        LOG.warning("%s differs from the recipe in the weights, which counts: %s", file, ", ".join(names))
+    return names
 
 
 class HowToRead(TypedDict, total=False):
@@ -291,7 +313,7 @@ def load_run(
         model = method.build_model(recipe, len(described.classes), described.task)
     load_strict(model, _fitted(method, model, described.state), path)
     about = described.classes, described.task, described.source, described.tells_recipe
-    return Loaded(method, recipe, model.to(device).eval(), *about)
+    return Loaded(method, recipe, model.to(device).eval(), *about, edited=described.edited)
 
 
 def _around(

@@ -243,6 +243,7 @@ class _Point:
             "rules": own_rules(index),
             "classes": index.classes,
             "recipe": self.loaded.recipe.model_dump(mode="json"),
+            **({"recipe_yaml_differs": self.loaded.edited} if self.loaded.edited else {}),
             "measures": evaluation.measures,
             **({"class_match": self.loaded.match.content()} if self.loaded.match else {}),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,37 @@ def test_a_model_that_is_asked_for_another_task_than_its_own_says_so(here: Path,
     assert index["task"] == "multilabel"
     found = attnbias(*start[:3], model_of_one_label(model), *start[4:], expect=0)
     assert "is for singlelabel, and is asked as if for multilabel: so is demo" in found.err
+
+
+def test_a_recipe_that_was_edited_after_training_does_not_count_and_is_said(
+    here: Path, trained: Path, demo_root: Path
+) -> None:
+    run = here / "run"
+    shutil.copytree(trained, run)
+    start = (
+        "val",
+        "csra",
+        "--load-from",
+        run,
+        "--data-root",
+        demo_root,
+        *CPU,
+        "--json",
+        here / "r.json",
+        "--overwrite",
+    )
+    attnbias(*start, expect=0)
+    (before,) = json.loads((here / "r.json").read_text())
+    file = run / "recipe.yaml"
+    recipe = file.read_text()
+    file.write_text(re.sub(r"(?m)^(lam|momentum): .*", r"\1: 0.25", recipe))
+    said = f"{file} differs from the recipe in the weights, which counts: momentum, lam"
+    assert said in attnbias(*start, expect=0).err.splitlines()
+    (after,) = json.loads((here / "r.json").read_text())
+    assert after.pop("recipe_yaml_differs") == ["momentum", "lam"]
+    assert after == before
+    file.write_text("lam: [")
+    assert "recipe.yaml: not valid YAML in line 1" in attnbias(*start, expect=0).err
 
 
 def model_of_one_label(model: Path) -> Path:
