@@ -33,6 +33,7 @@ from pydantic import (
     model_validator,
 )
 
+from attnbias.data.names import real_path
 from attnbias.data.reading import Json, is_whole_number, parse_json, shown
 from attnbias.data.registry import check_splits, ready
 from attnbias.methods import METHODS
@@ -61,6 +62,18 @@ OWN_PRIORS = ("class", "text")
 """What a second pass looks for where no file says: what is asked for, as the model knows it."""
 
 
+def check_different(named: list[str] | list[Path]) -> None:
+    """Refuse what would stand beside itself.
+
+    Raises:
+        UsageError: two of these are one file or folder, or one name.
+    """
+    places = [real_path(Path(each)) for each in named]
+    for each, place in zip(named, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{each} is named twice, and would stand beside itself; name each once")
+
+
 class Request(BaseModel):
     """What one command is asked to do. A tuple is typed with commas, a list by repeating the option."""
 
@@ -84,6 +97,8 @@ class Request(BaseModel):
             values = [_as_path(each) for each in values]
         elif one is int and several is tuple:
             values = [int(each) if isinstance(each, str) and is_whole_number(each) else each for each in values]
+        if several is tuple and (again := [each for each in values if values.count(each) > 1]):
+            raise ValueError(f"it names {again[0]} twice; name each once")
         return several(values)
 
     def companions(self) -> Mapping[str, tuple[bool, str]]:
@@ -1004,6 +1019,11 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
         "exact", "Reading of images: exact = the papers' pixels; fast = about a level off."
     )
 
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        check_different([] if self.in_memory else self.load_from)
+        return self
+
     @field_validator("attack")
     @classmethod
     def _are_attacks(cls, values: list[str]) -> list[str]:
@@ -1320,6 +1340,7 @@ class CompareRequest(Datasets, Overwriting):
     def _says_what_and_where(self) -> Self:
         if not self.runs:
             raise UsageError("no run was given; give run folders, the first of which is the reference")
+        check_different(self.runs)
         if (self.page or self.plots) and self.out is None:
             raise UsageError("--page and --plots write files; say where with --out DIR")
         if self.report is not None and self.report == self.out:

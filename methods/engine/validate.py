@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -96,27 +97,29 @@ def validate(request: ValRequest, models: Sequence[Loaded] = ()) -> list[Result]
     check_recipe_helps(request.recipe, models)
     models = [steered(request, each, [request.kind or each.method.default_map(each.recipe)]) for each in models]
     checkpoints = list(zip(request.load_from, models, strict=True))
-    pairs = [(load_from, loaded, split) for load_from, loaded in checkpoints for split in request.splits]
-    points = {}
-    for number, (load_from, loaded, split) in enumerate(pairs, start=1):
+    points: list[_Point] = []
+    for (load_from, loaded), split in product(checkpoints, request.splits):
         dataset = open_dataset(request, loaded, split, measured=True)
-        suffix = f"{number}-{dataset.index.split}" if len(pairs) > 1 else ""
-        points[load_from, split] = _Point(request, accelerator, load_from, loaded, dataset, split, suffix)
-    for point in points.values():
+        several = len(checkpoints) * len(request.splits) > 1
+        suffix = f"{len(points) + 1}-{dataset.index.split}" if several else ""
+        points.append(_Point(request, accelerator, load_from, loaded, dataset, split, suffix))
+    _check_splits(points[: len(request.splits)])
+    for point in points:
         point.check(wanted)
     if request.cache is not None:
-        for point in points.values():
+        for point in points:
             use_cache(request.cache, point.dataset, accelerator, request.workers or 0)
 
     results: list[Result] = []
     with in_precision(request.amp, accelerator.device), request.finite_answers():
-        for load_from, loaded in checkpoints:
+        for number, (load_from, loaded) in enumerate(checkpoints):
             if request.published_tests:
                 bench = Bench.of(request, loaded, accelerator)
                 rows = [row for name in request.published_tests for row in bench.published(name)]
                 known = {"load_from": shown(load_from), "source": loaded.source, "amp": request.amp}
                 results.append({**known, "robustness": rows})
-            results += [points[load_from, split].measure(wanted) for split in request.splits]
+            own = points[number * len(request.splits) :][: len(request.splits)]
+            results += [point.measure(wanted) for point in own]
     if request.robustness_out and accelerator.is_main_process:
         amp = {} if request.amp == "no" else {"amp": request.amp}
         rows = [{"weights": r["load_from"], **amp, **row} for r in results for row in r.get("robustness", ())]
@@ -164,6 +167,15 @@ def _check(request: ValRequest) -> None:
         folders = [request.bias_out, *(path for path in request.bias_out.glob("*") if path.is_dir())]
         held = [Target(folder / name, kind) for folder in folders for name, kind in BIAS_KINDS.items()]
         check_folder(request.bias_out, request.overwrite, held, request.reads)
+
+
+def _check_splits(points: Sequence[_Point]) -> None:
+    """Refuse splits of one checkpoint that are the same, as a role and the name of what plays it."""
+    typed: dict[str, str] = {}
+    for point in points:
+        name = point.dataset.index.split
+        if (other := typed.setdefault(name, point.split)) != point.split:
+            raise UsageError(f"--split {other},{point.split}: both are the split '{name}'; name it once")
 
 
 @dataclass(frozen=True)

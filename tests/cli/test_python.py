@@ -266,6 +266,15 @@ def test_evaluate_gives_the_figures_of_val_to_the_digit(model: attnbias.Model, t
         _ = report.metrics
 
 
+def test_two_loaded_models_of_one_file_are_two(model: attnbias.Model, trained: Path) -> None:
+    other = attnbias.load(trained, device="cpu")
+    for parameter in other.module.parameters():
+        parameter.data.neg_()
+    alone = [attnbias.evaluate(each).metrics["mAP"] for each in (model, other)]
+    assert alone[0] != alone[1]
+    assert [each.metrics["mAP"] for each in attnbias.evaluate([model, other])] == alone
+
+
 @pytest.fixture(autouse=True)
 def _data_of_the_demo(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNBIAS_DATA", str(demo_root))

@@ -260,3 +260,20 @@ def test_a_recipe_beside_weights_that_tell_theirs_is_refused(
 def test_a_text_that_no_file_name_holds_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--load-from .*: a text holds a NUL"):
         PredictRequest.of({"load_from": "http://\0/x", "paths": [Path("x.jpg")]})
+
+
+def test_nothing_stands_beside_itself(
+    trained: Path, demo_root: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    again = trained / ".." / trained.name
+    assert f"{trained} is named twice" in refused(2, "compare", trained, again)
+    val = ("val", "csra", "--load-from", trained, "--gpus", 0)
+    assert f"{trained} is named twice" in refused(2, *val, "--load-from", again, "--data-root", demo_root)
+    assert "it names val twice; name each once" in refused(2, *val, "--split", "val,val", "--data-root", demo_root)
+    shutil.copytree(demo_root, tmp_path / "root", symlinks=True)
+    manifest = tmp_path / "root" / "demo" / "prepared.json"
+    content = json.loads(manifest.read_text())
+    content["roles"]["val"] = "counter"
+    manifest.write_text(json.dumps(content))
+    line = refused(2, *val, "--split", "val,counter", "--data-root", tmp_path / "root")
+    assert "--split val,counter: both are the split 'counter'; name it once" in line
