@@ -1,6 +1,6 @@
 """Where AbSViT looks: the program's feature-norm maps, steered by the prompt or by a class, and attention rollout.
 
-Shapes: B images, K classes, N patches, T tokens (prefix tokens, as the class token, first), C channels.
+Shapes: B images, K classes, N = h * w patches, T tokens (prefix tokens, as the class token, first), C channels.
 """
 
 from __future__ import annotations

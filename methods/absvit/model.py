@@ -48,78 +48,6 @@ class Passes(NamedTuple):
     """(B, T, 1) in [0, 1]: how much of each token is fed back."""
 
 
-class TopDownAttention(Attention):
-    """Self-attention whose values also see a top-down signal."""
-
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, topdown: Tensor | None = None
-    ) -> Tensor:
-        """Attend over tokens x (B, T, C); `topdown` (B, T, C) is added to what the values are projected from."""
-        if topdown is None:
-            return super().forward(x, attn_mask, is_causal)
-        batch, tokens, width = x.shape
-        # The program projects x and the signal separately, each with the bias, so that the value bias counts twice.
-        # One projection of the sum is the same; a signal of zeros is still not the same as no signal.
-        weight, value_weight = self.qkv.weight.split((2 * width, width))
-        bias, value_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split((2 * width, width))
-        queries_keys = F.linear(x, weight, bias).reshape(batch, tokens, 2, self.num_heads, self.head_dim)
-        q, k = queries_keys.permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads) each
-        v = F.linear(x + topdown, value_weight, None if value_bias is None else 2 * value_bias)
-        v = v.reshape(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
-        dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask, dropout, is_causal)
-        return self.proj_drop(self.proj(self.norm(x.transpose(1, 2).reshape(batch, tokens, width))))
-
-
-class TopDownBlock(Block):
-    """A pre-norm transformer block that hands a top-down signal to its attention, past the norm."""
-
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, topdown: Tensor | None = None
-    ) -> Tensor:
-        """Map tokens (B, T, C) to tokens (B, T, C)."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask, is_causal, topdown)))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-
-
-def residual_stream(
-    network: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
-) -> Iterator[Tensor]:
-    """Yield what the first block gets of embedded patches, then what each block gives: D + 1 tensors (B, T, C).
-
-    `feedback` is each block's signal (B, T, C), which only `TopDownBlock` takes.
-    """
-    x = embedded(network, patches)
-    yield x
-    for block, topdown in zip(network.blocks, repeat(None) if feedback is None else feedback, strict=False):
-        step = block if topdown is None else partial(block, topdown=topdown)
-        if network.grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(step, x, use_reentrant=False)
-        else:
-            x = step(x)
-        yield x
-
-
-class Decoder(nn.Module):
-    """One block's step of the way down: `linear` guesses the block's input, `linear2` turns that into its signal."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width, bias=False)
-        self.linear2 = nn.Linear(width, width, bias=False)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
-        nn.init.trunc_normal_(self.linear2.weight, std=0.02)
-
-    def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what goes further down, and the signal of this block, both shaped like the input (B, T, C)."""
-        below = self.linear(signal)
-        return below, self.linear2(below)
-
-
-TOP_DOWN: dict[str, Any] = {"block_fn": TopDownBlock, "attn_layer": TopDownAttention}
-"""timm's options for blocks that take a signal from above."""
-
-
 class AbSViT(VisionTransformer):
     """timm's VisionTransformer with a learned prior, a decoder for each block, and a second pass.
 
@@ -261,6 +189,84 @@ class AbSViT(VisionTransformer):
         ends = zip(self.decoders, states[:-1], states[1:], strict=True)
         errors = [F.mse_loss(decoder.linear(after.detach()), before.detach()) for decoder, before, after in ends]
         return torch.stack(errors)
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+class Decoder(nn.Module):
+    """One block's step of the way down: `linear` guesses the block's input, `linear2` turns that into its signal."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)
+        self.linear2 = nn.Linear(width, width, bias=False)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.trunc_normal_(self.linear2.weight, std=0.02)
+
+    def forward(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what goes further down, and the signal of this block, both shaped like the input (B, T, C)."""
+        below = self.linear(signal)
+        return below, self.linear2(below)
+
+
+class TopDownBlock(Block):
+    """A pre-norm transformer block that hands a top-down signal to its attention, past the norm."""
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, topdown: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, T, C) to tokens (B, T, C)."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask, is_causal, topdown)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class TopDownAttention(Attention):
+    """Self-attention whose values also see a top-down signal."""
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, topdown: Tensor | None = None
+    ) -> Tensor:
+        """Attend over tokens x (B, T, C); `topdown` (B, T, C) is added to what the values are projected from."""
+        if topdown is None:
+            return super().forward(x, attn_mask, is_causal)
+        batch, tokens, width = x.shape
+        # The program projects x and the signal separately, each with the bias, so that the value bias counts twice.
+        # One projection of the sum is the same; a signal of zeros is still not the same as no signal.
+        weight, value_weight = self.qkv.weight.split((2 * width, width))
+        bias, value_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split((2 * width, width))
+        queries_keys = F.linear(x, weight, bias).reshape(batch, tokens, 2, self.num_heads, self.head_dim)
+        q, k = queries_keys.permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads) each
+        v = F.linear(x + topdown, value_weight, None if value_bias is None else 2 * value_bias)
+        v = v.reshape(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask, dropout, is_causal)
+        return self.proj_drop(self.proj(self.norm(x.transpose(1, 2).reshape(batch, tokens, width))))
+
+
+TOP_DOWN: dict[str, Any] = {"block_fn": TopDownBlock, "attn_layer": TopDownAttention}
+"""timm's options for blocks that take a signal from above."""
+
+
+def residual_stream(
+    network: VisionTransformer, patches: Tensor, feedback: Iterable[Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Yield what the first block gets of embedded patches, then what each block gives: D + 1 tensors (B, T, C).
+
+    `feedback` is each block's signal (B, T, C), which only `TopDownBlock` takes.
+    """
+    x = embedded(network, patches)
+    yield x
+    for block, topdown in zip(network.blocks, repeat(None) if feedback is None else feedback, strict=False):
+        step = block if topdown is None else partial(block, topdown=topdown)
+        if network.grad_checkpointing and torch.is_grad_enabled():
+            x = checkpoint(step, x, use_reentrant=False)
+        else:
+            x = step(x)
+        yield x
+
+
+# From a recipe --------------------------------------------------------------------------------------------------------
 
 
 def build(recipe: AbSViTRecipe, num_classes: int) -> VisionTransformer:

@@ -22,7 +22,7 @@ def class_maps(model: CSRA, images: Tensor, classes: Tensor | None, kind: str, h
     if head is not None and not 0 <= head < heads:
         raise UsageError(f"--head {head}: this model has heads 0 to {heads - 1}")
     features = model.backbone(images)
-    scores = classifier.scores(features)  # (B, H, C, N)
+    scores = classifier.scores(features)  # (B, M, C, N)
     maps = scores if kind == "score" else classifier.attention(scores)
     maps = maps.mean(1) if head is None else maps[:, head]  # (B, C, N)
     maps = maps.unflatten(2, features.shape[2:])  # (B, C, h, w)

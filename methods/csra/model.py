@@ -9,7 +9,7 @@ paper writes on features (equal by linearity).
     attended   a[c]    = sum over n of s[c, n] * softmax over n of (T * s[c, n]);  T = 99: the maximum over n
     logit      y[c]    = sum over heads of (g[c] + lam * a[c]);  each head has its own weights and temperature T
 
-Shapes: B images, H heads, C classes, d feature channels, N = h * w locations.
+Shapes: B images, M heads, C classes, d feature channels, N = h * w locations.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ class MultiHeadClassifier(nn.Module):
         self.num_soft = sum(t != MAX for t in temperatures)
         soft = torch.tensor(self.temperatures[: self.num_soft]).view(-1, 1, 1)  # (soft heads, 1, 1)
         self.register_buffer("soft_temperatures", soft, persistent=False)
-        self.weight = nn.Parameter(torch.empty(len(self.temperatures), num_classes, width))  # (H, C, d)
+        self.weight = nn.Parameter(torch.empty(len(self.temperatures), num_classes, width))  # (M, C, d)
         nn.init.uniform_(self.weight, -1 / sqrt(width), 1 / sqrt(width))  # PyTorch's default of a 1x1 convolution
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, d, h, w) -> logits (B, C)."""
         scores = self.scores(features)
-        return (scores.mean(-1) + self.lam * self.attended(scores)).sum(1)  # (B, H, C) -> (B, C)
+        return (scores.mean(-1) + self.lam * self.attended(scores)).sum(1)  # (B, M, C) -> (B, C)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Class score maps (B, H, C, N) of a feature map (B, d, h, w), float32 also under autocast.
+        """Class score maps (B, M, C, N) of a feature map (B, d, h, w), float32 also under autocast.
 
         Only the classifier rows are normalised, not the features: these are not cosines.
         """
@@ -82,14 +82,14 @@ class MultiHeadClassifier(nn.Module):
             return F.conv2d(features.to(rows.dtype), rows).flatten(2).unflatten(1, (heads, classes))
 
     def attended(self, scores: Tensor) -> Tensor:
-        """Attended score (B, H, C) of score maps (B, H, C, N)."""
+        """Attended score (B, M, C) of score maps (B, M, C, N)."""
         soft, hard = scores[:, : self.num_soft], scores[:, self.num_soft :]
         attended = (soft * self._softmax(soft)).sum(-1)
         # max() with its index, not amax(): at ties the gradient goes to one location, as in the published program.
         return torch.cat([attended, hard.max(-1).values], dim=1)
 
     def attention(self, scores: Tensor) -> Tensor:
-        """Attention weights (B, H, C, N), each map summing to 1; one location of weight 1 where the maximum rules."""
+        """Attention weights (B, M, C, N), each map summing to 1; one location of weight 1 where the maximum rules."""
         soft, hard = scores[:, : self.num_soft], scores[:, self.num_soft :]
         highest = F.one_hot(hard.argmax(-1), hard.shape[-1]).to(hard.dtype)
         return torch.cat([self._softmax(soft), highest], dim=1)

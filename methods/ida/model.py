@@ -7,7 +7,8 @@ approximates P(Y | do(X)) by sampling the features N times: a first attention lo
 
 The details follow the only public program (yu-gi-oh-leilei/IDA_2023ICLR, unofficial); README.md lists them.
 
-Shapes: B images, C classes, D channels, h x w positions, N samples, d = D / N channels a sample.
+Shapes: B images, C classes, D channels, h x w positions, N samples, d = D / N channels a sample, M = B * C rows of
+tokens, L layers of the second attention.
 """
 
 from __future__ import annotations

@@ -221,13 +221,8 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
         self.reset_parameters(zero_init_residual)
 
-    def reset_parameters(self, zero_init_residual: bool) -> None:
-        """Draw convolutions from N(0, 2 / fan_out); linear layers keep torch's default, as the programs do."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
-                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))  # (B, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """Features of the last stage (B, D, h, w); what `fc` reads after average pooling."""
@@ -236,8 +231,13 @@ class ResNet(nn.Module):
             x = self.get_submodule(name)(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))  # (B, num_classes)
+    def reset_parameters(self, zero_init_residual: bool) -> None:
+        """Draw convolutions from N(0, 2 / fan_out); linear layers keep torch's default, as the programs do."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
 
 
 def build_block(block: type[BasicBlock] | type[Bottleneck], channels: int, planes: int, stride: int) -> nn.Module:

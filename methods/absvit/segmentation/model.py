@@ -5,7 +5,8 @@ plain ViT for comparison, on images of any size: images are padded to whole patc
 resized to their grid. Four maps of equal size, after each quarter of the second pass's blocks, go to UperNet's head;
 the last of them also to an auxiliary head. There is no reconstruction loss here.
 
-Shapes: B images, T tokens (the class token first, then visual prompts), C channels, D blocks, K classes.
+Shapes: B images, T tokens (the class token first, then P visual prompts), C channels, D blocks, K classes, h x w
+patches.
 """
 
 from __future__ import annotations
@@ -26,6 +27,25 @@ from attnbias.methods.absvit.model import AbSViT
 from attnbias.methods.absvit.recipe import ARCHITECTURES
 from attnbias.methods.absvit.segmentation.heads import FCNHead, PoolByProducts, UPerHead
 from attnbias.methods.absvit.segmentation.recipe import SegmentationRecipe
+
+
+class Segmenter(nn.Module):
+    """A backbone, UperNet's head on all its maps, and an auxiliary head on the last one."""
+
+    def __init__(self, backbone: DenseViT, decode_head: UPerHead, auxiliary_head: FCNHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decode_head = decode_head
+        self.auxiliary_head = auxiliary_head
+
+    def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
+        """Classify the patches of images (B, 3, H, W): logits (B, K, h, w); with `auxiliary` also those of that head.
+
+        h and w are the image's size in patches, rounded up; `inference` brings logits to the image's size.
+        """
+        maps = self.backbone.feature_maps(images)
+        logits = self.decode_head(maps)
+        return (logits, self.auxiliary_head(maps[-1])) if auxiliary else logits
 
 
 class DenseViT(VisionTransformer):
@@ -122,25 +142,6 @@ class DenseAbSViT(DenseViT, AbSViT):
         return self.feedback(self.weighted(self.encode(patches)))
 
 
-class Segmenter(nn.Module):
-    """A backbone, UperNet's head on all its maps, and an auxiliary head on the last one."""
-
-    def __init__(self, backbone: DenseViT, decode_head: UPerHead, auxiliary_head: FCNHead) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.decode_head = decode_head
-        self.auxiliary_head = auxiliary_head
-
-    def forward(self, images: Tensor, auxiliary: bool = False) -> Any:
-        """Classify the patches of images (B, 3, H, W): logits (B, K, h, w); with `auxiliary` also those of that head.
-
-        h and w are the image's size in patches, rounded up; `inference` brings logits to the image's size.
-        """
-        maps = self.backbone.feature_maps(images)
-        logits = self.decode_head(maps)
-        return (logits, self.auxiliary_head(maps[-1])) if auxiliary else logits
-
-
 def for_any_size(model: Segmenter) -> Segmenter:
     """A copy of a model whose operations a graph can hold for images of any size.
 
@@ -156,19 +157,23 @@ def for_any_size(model: Segmenter) -> Segmenter:
     return copied
 
 
-TRAINED: dict[str, tuple[str, ...]] = {
-    "end2end": ("",),
-    "linear": (),
-    "prompt": ("prompt",),
-    "top-down": ("decoders", "prompt"),
-}
-"""Transfer types -> what the names of the backbone's parameters must hold to be trained."""
+# From a recipe --------------------------------------------------------------------------------------------------------
 
 
-def freeze(backbone: DenseViT, transfer: str) -> None:
-    """Leave only what the transfer type trains with gradients."""
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(any(part in name for part in TRAINED[transfer]))
+def build(recipe: SegmentationRecipe, num_classes: int) -> Segmenter:
+    """Build the backbone and both heads, as the recipe says."""
+    backbone = build_backbone(recipe)
+    width = backbone.embed_dim
+    decode_head = UPerHead(
+        [width] * len(backbone.levels),
+        recipe.channels,
+        num_classes,
+        pool_scales=recipe.pool_scales,
+        dropout=recipe.head_dropout,
+    )
+    return Segmenter(
+        backbone, decode_head, FCNHead(width, recipe.aux_channels, num_classes, dropout=recipe.head_dropout)
+    )
 
 
 def build_backbone(recipe: SegmentationRecipe) -> DenseViT:
@@ -191,17 +196,16 @@ def build_backbone(recipe: SegmentationRecipe) -> DenseViT:
     return backbone
 
 
-def build(recipe: SegmentationRecipe, num_classes: int) -> Segmenter:
-    """Build the backbone and both heads, as the recipe says."""
-    backbone = build_backbone(recipe)
-    width = backbone.embed_dim
-    decode_head = UPerHead(
-        [width] * len(backbone.levels),
-        recipe.channels,
-        num_classes,
-        pool_scales=recipe.pool_scales,
-        dropout=recipe.head_dropout,
-    )
-    return Segmenter(
-        backbone, decode_head, FCNHead(width, recipe.aux_channels, num_classes, dropout=recipe.head_dropout)
-    )
+TRAINED: dict[str, tuple[str, ...]] = {
+    "end2end": ("",),
+    "linear": (),
+    "prompt": ("prompt",),
+    "top-down": ("decoders", "prompt"),
+}
+"""Transfer types -> what the names of the backbone's parameters must hold to be trained."""
+
+
+def freeze(backbone: DenseViT, transfer: str) -> None:
+    """Leave only what the transfer type trains with gradients."""
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(any(part in name for part in TRAINED[transfer]))
