@@ -144,7 +144,7 @@ def names_function(source: str) -> bool:
 def method_before(source: str) -> str:
     """What is said of a name that is none, where a method stands before it as a library would: `ida:runs/x`."""
     method, colon, name = source.partition(":")
-    if not colon or method not in METHODS:
+    if not (colon and name) or method not in METHODS:
         return ""
     return f" ({method} is a method, which stands by itself: attnbias val {method} --load-from {shown(name)})"
 

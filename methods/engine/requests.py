@@ -357,12 +357,16 @@ class Telling(Reading):
         return [*super().computed_with, *(f"{flag_of(name)} {value}" for name, value in typed.items())]
 
     @property
+    def sources(self) -> list[str]:
+        """The weights that `load_from` names."""
+        named: str | list[str] = getattr(self, "load_from", [])
+        return [named] if isinstance(named, str) else named
+
+    @property
     def reads(self) -> list[str | Path]:
         """What was typed that may be a file which is read: no such file is written."""
-        named: str | list[str] = getattr(self, "load_from", [])
         paths: list[Path] = getattr(self, "paths", [])
-        sources = [named] if isinstance(named, str) else named
-        return [*sources, *paths, *([] if self.recipe is None else [self.recipe])]
+        return [*self.sources, *paths, *([] if self.recipe is None else [self.recipe])]
 
     @property
     def opened_splits(self) -> tuple[str, ...]:
@@ -383,12 +387,12 @@ class Telling(Reading):
     @property
     def opened_weights(self) -> list[str]:
         """The weights whose dataset is read."""
-        named: str | list[str] = getattr(self, "load_from", [])
-        return [named] if isinstance(named, str) else named
+        return self.sources
 
     def refuse(self) -> None:
         super().refuse()
         own = self.own_method
+        check_different([] if self.in_memory else self.sources)
         if own is not None:
             check_values(own.recipe_type, self.fields)
             _check_network(own, self.fields.get("backbone"))
@@ -1018,11 +1022,6 @@ class ValRequest(Steered, FromWeights, RunsFunctions, MatchesClasses, Images, Mi
     decode: Literal["exact", "fast"] = option(
         "exact", "Reading of images: exact = the papers' pixels; fast = about a level off."
     )
-
-    @model_validator(mode="after")
-    def _names_each_once(self) -> Self:
-        check_different([] if self.in_memory else self.load_from)
-        return self
 
     @field_validator("attack")
     @classmethod

@@ -67,6 +67,7 @@ def test_results_are_neither_lost_nor_written_over(
     assert "no file can be made in /proc" in refused(2, "prepare-data", "demo", "--root", "/proc/sets")
     assert "no file can be made in /proc" in refused(2, "compare", trained, "--out", "/proc/compared")
     assert "no file can be made in /proc" in refused(2, *start, "--cache", "/proc/kept")
+    assert "would be inside the run" in refused(2, *start, "--cache", trained / "checkpoints")
     assert "old.json is not a folder" in refused(2, *start, "--json", "old.json/new.json")
     assert "old.json does not hold results of val" in refused(2, *start, "--json", "old.json", "--overwrite")
     attnbias(*start, "--json", "new.json", expect=0)

@@ -269,6 +269,19 @@ def test_nothing_stands_beside_itself(
     assert f"{trained} is named twice" in refused(2, "compare", trained, again)
     val = ("val", "csra", "--load-from", trained, "--gpus", 0)
     assert f"{trained} is named twice" in refused(2, *val, "--load-from", again, "--data-root", demo_root)
+    seen = (
+        "visualize",
+        "csra",
+        "--load-from",
+        trained,
+        "--load-from",
+        again,
+        "--data-root",
+        demo_root,
+        "--out",
+        "seen",
+    )
+    assert f"{trained} is named twice" in refused(2, *seen, "--split", "val")
     assert "it names val twice; name each once" in refused(2, *val, "--split", "val,val", "--data-root", demo_root)
     shutil.copytree(demo_root, tmp_path / "root", symlinks=True)
     manifest = tmp_path / "root" / "demo" / "prepared.json"

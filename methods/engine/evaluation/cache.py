@@ -31,7 +31,7 @@ from attnbias.data.transforms.basic import last_normalization, without_normaliza
 from attnbias.methods.engine.batches import loader
 from attnbias.methods.engine.control import Control
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.output_files import check_writable
+from attnbias.methods.engine.output_files import check_location, check_writable
 from attnbias.methods.engine.screen import counted, say
 from attnbias.methods.engine.types import LABELLED
 
@@ -103,8 +103,8 @@ def use_cache(folder: Path, dataset: ImageDataset, accelerator: Accelerator, wor
     The main process makes it, and says which it is.
 
     Raises:
-        UsageError: its images are not kept so, or no file can be made there. DataError: an image cannot be read, or the
-            disk is full; then nothing is left of the file.
+        UsageError: its images are not kept so, or no file can, or must, be made there. DataError: an image cannot be
+            read, or the disk is full; then nothing is left of the file.
     """
     decided, index = _decided(dataset), dataset.index
     apart = f"{decided.pipeline} {decided.decode} {index.root.absolute()} {index.how_drawn}"  # a file for each of these
@@ -162,6 +162,7 @@ def _make(path: Path, dataset: ImageDataset, decided: Decided, workers: int) -> 
     """Write the file, which is whole or not there; the room for it is taken before the first image is read."""
     if path.exists() and _read(path) is None:
         raise DataError(f"{path} is no cache of images; move it away, or name another folder")
+    check_location(path)
     check_writable(path)
     as_bytes, errors = dataset.as_bytes(), {}
     shape = next((tuple(as_bytes[s]["image"].shape[1:]) for s in range(len(dataset)) if "image" in as_bytes[s]), None)
