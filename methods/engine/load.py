@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypedDict, Unpack
 
-import timm
 import torch
 from pydantic import AfterValidator, Field
 from safetensors import safe_open
@@ -30,7 +28,7 @@ from attnbias.data.registry import DATASETS, known_class_names, open_split
 from attnbias.data.sets.imagenet import names_of_size, readable
 from attnbias.data.transforms.basic import normalization
 from attnbias.methods import METHODS
-from attnbias.methods.engine.abilities import AnswersAs, LabelsPixels, LoadsByName, LoadsParts, PicksClasses
+from attnbias.methods.engine.abilities import AnswersAs, LabelsPixels, LoadsByName
 from attnbias.methods.engine.errors import UsageError, did_you_mean
 from attnbias.methods.engine.method import AnyMethod
 from attnbias.methods.engine.outline import names_and_shapes, undrawn
@@ -44,9 +42,7 @@ from attnbias.methods.engine.published import (
     on_disk,
     published_recipe,
     refused_leaves_nothing,
-    verification,
 )
-from attnbias.methods.engine.published import shown as shown_source
 from attnbias.methods.engine.recipe import (
     FRESH,
     TRAINING_DATA,
@@ -63,7 +59,6 @@ from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
-from attnbias.methods.engine.transformer_maps import SelfAttention
 from attnbias.methods.engine.types import Fields, Steering
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import Checkpoint, Entry, load_strict, match_state, read_checkpoint
@@ -184,7 +179,7 @@ def stored_info(path: Path, method: AnyMethod) -> StoredInfo:
     """
     check_name(path)
     with safe_open(path, framework="pt") as file:
-        stored = _stored_info(path, file.metadata() or {}, method)
+        stored = info_in(path, file.metadata() or {}, method)
     if stored is None:
         raise WeightsError(f"{path} was not written by attnbias train; nothing can be resumed from it")
     return stored
@@ -235,12 +230,12 @@ def describe(
     place, edited = locate(load_from), tuple[str, ...]()
     path, words = _resolve(place, entry)
     checkpoint = _read(path, trust=trust, entry=entry if words == str(path) else "model")
-    stored = _stored_info(path, checkpoint.metadata, method)
+    stored = info_in(path, checkpoint.metadata, method)
     if stored is not None:
         recipe, classes, task, state = override(stored.recipe, overrides), stored.classes, stored.task, checkpoint.state
         edited = _edited(place / "recipe.yaml", method, stored.recipe)
     else:
-        state, inferred = _read_published(method, checkpoint.state, path, overrides.get("backbone"))
+        state, inferred = read_published(method, checkpoint.state, path, overrides.get("backbone"))
         recipe, classes, task, base = _describe_published(
             method, checkpoint.state, inferred, path, overrides, recipe_name, data_root, of_imagenet=of_imagenet
         )
@@ -248,7 +243,7 @@ def describe(
         assumed = ", ".join(f"{name} {getattr(recipe, name)}" for name in untold)
         flags = ", ".join(map(flag_of, untold))
         words += f" ({checkpoint.layout}{'; assumed: ' if assumed else ''}{assumed})"
-        for line in _left_out(path, checkpoint):
+        for line in left_out(path, checkpoint):
             LOG.warning("%s", line)
         if assumed:
             like = f"as in recipe '{base}' ({task}, of {recipe.dataset})"
@@ -303,7 +298,7 @@ def load_run(
     method, recipe, path = described.method, described.recipe, described.path
     with names_and_shapes():  # weights that do not fit may ask for any
         outline = method.build_model(recipe, len(described.classes), described.task)
-    match = match_state(outline.state_dict(), _fitted(method, outline, described.state))
+    match = match_state(outline.state_dict(), fitted(method, outline, described.state))
     if overrides and not match:
         flags = ", ".join(map(flag_of, overrides))
         raise UsageError(f"{path} does not fit the model with {flags}: {match}; leave out what contradicts it")
@@ -311,7 +306,7 @@ def load_run(
         raise WeightsError(f"{path} does not fit the model: {match}")
     with undrawn():
         model = method.build_model(recipe, len(described.classes), described.task)
-    load_strict(model, _fitted(method, model, described.state), path)
+    load_strict(model, fitted(method, model, described.state), path)
     about = described.classes, described.task, described.source, described.tells_recipe
     return Loaded(method, recipe, model.to(device).eval(), *about, edited=described.edited)
 
@@ -449,141 +444,7 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
     return [name for name in METHODS if _belongs_to(get_method(name), state, path)]
 
 
-def initial_weights(
-    method: AnyMethod,
-    model: nn.Module,
-    recipe: Recipe,
-    *,
-    load_from: str | None,
-    backbone_weights: str | None,
-    reset_head: bool,
-    trust: bool,
-    classes: tuple[str, ...],
-    task: Task,
-) -> tuple[str, list[str]]:
-    """Fill a fresh model before training: a whole model's weights (`load_from`) or its backbone's.
-
-    `reset_head` keeps fresh weights where a shape depends on the number of classes, also where the file's has the same
-    number; nothing else may differ. Returns what was loaded, in words, and warnings, such as that a head which fits was
-    trained on others than these `classes`.
-    """
-    before, parts = _versions(model), set[str]()
-    if load_from is not None:
-        path, _ = _resolve(locate(load_from), None)
-        checkpoint = _read(path, trust=trust)
-        stored = _stored_info(path, checkpoint.metadata, method)
-        state = checkpoint.state if stored else _read_published(method, checkpoint.state, path)[0]
-        state = _fitted(method, model, state)
-        own, head = model.state_dict(), set[str]()
-        if not reset_head:
-            state = method.fit_classes(state, recipe) if isinstance(method, PicksClasses) else state
-            if misshapen := match_state(own, state).misshapen:
-                hint = "for another number of classes add --reset-head"
-                raise WeightsError(f"{path} does not fit the model: {', '.join(misshapen[:10])}; {hint}")
-        else:
-            head = head_names(method, own, recipe, len(classes), task)
-            state = {name: value for name, value in state.items() if name not in head}
-        load_strict(model, state, path, fresh=head)
-        kept = stored is not None and not reset_head and len(stored.classes) == len(classes)
-        difference = class_difference(readable(stored.classes), readable(classes)) if stored and kept else ""
-        other = [f"warning: the head of {path} was trained on other classes: {difference}"] if difference else []
-        return _filled("model", load_from, path, model, before), _left_out(path, checkpoint) + other
-    if isinstance(method, LoadsParts):
-        method.load_parts(model, recipe)
-        parts = _written(model, before)
-    if backbone_weights is not None:
-        path, _ = _resolve(locate(backbone_weights), None)
-        checkpoint = _read(path, trust=trust)
-        untold = _check_heads(model, checkpoint, path, backbone_weights)
-        before = _versions(model)
-        method.load_backbone(model, recipe, checkpoint.state, path)
-        return _filled("backbone", backbone_weights, path, model, before, parts), untold + _left_out(path, checkpoint)
-    return "", []
-
-
-def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a model lies and how often it was written to: equal numbers alone would not tell whether a
-    file brought them."""
-    return {name: (value.data_ptr(), value._version) for name, value in model.state_dict().items()}
-
-
-def _written(model: nn.Module, before: dict[str, tuple[int, int]]) -> set[str]:
-    """The tensors that were written to since `before`."""
-    return {name for name, version in _versions(model).items() if version != before[name]}
-
-
-def _filled(
-    part: str,
-    source: str,
-    path: Path,
-    model: nn.Module,
-    before: dict[str, tuple[int, int]],
-    others: Set[str] = frozenset(),
-) -> str:
-    """What was loaded since `before`, from where, whether that was verified, and which parts of the model are new:
-    neither in that nor in the `others`, which were loaded before."""
-    loaded = _written(model, before)
-    holds = {place for name in loaded | others for place in _places(name)}
-    parameters = [name for name, _ in model.named_parameters()]
-    fresh = [name for name in parameters if name not in loaded | others]
-    new = list(dict.fromkeys(next(place for place in _places(name) if place not in holds) for name in fresh))
-    more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
-    checked = verification(path)
-    return (
-        f"{part}: {shown_source(source)}, {len(loaded & {*parameters})} tensors{f', {checked}' if checked else ''}; "
-        f"new: {', '.join(new[:SHOWN]) or 'nothing'}{more}"
-    )
-
-
-def _places(name: str) -> list[str]:
-    """A tensor's name after those of the modules that it is in, the outermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-
-
-def _check_heads(model: nn.Module, checkpoint: Checkpoint, path: Path, source: str) -> list[str]:
-    """Refuse weights of a network with another number of attention heads, which shapes do not tell; returns a line
-    where nothing tells it.
-
-    Raises:
-        WeightsError: the numbers differ.
-    """
-    own = _heads(model)
-    if own is None or not any(".attn." in name or "attention" in name for name in checkpoint.state):
-        return []
-    given, why = _stated_heads(checkpoint, path, source)
-    if given is None:
-        return [f"the file does not tell how many attention heads its network has; taken as {own}, the recipe's"]
-    if given != own:
-        raise WeightsError(
-            f"{path} is of a network with {given} attention heads{why}, and the recipe's has {own}: the shapes agree, "
-            f"but the weights would mean something else; choose a network with {given} heads"
-        )
-    return []
-
-
-def _stated_heads(checkpoint: Checkpoint, path: Path, source: str) -> tuple[int | None, str]:
-    """The attention heads of a file's network, and where that stands: in what we wrote into it, or in the name of one
-    of timm's networks that the file, its repository on the hub or its published weights bear."""
-    if (owner := stored_method(path)) is not None:
-        method = get_method(owner)
-        if (stored := _stored_info(path, checkpoint.metadata, method)) is not None:
-            with names_and_shapes():
-                return _heads(method.build_model(stored.recipe, len(stored.classes), stored.task)), ""
-    for name in (*reversed(source.split("/")), path.stem):
-        if timm.is_model(known := re.split(r"[.-]", name)[0]):
-            with names_and_shapes():
-                return _heads(timm.create_model(known)), f", {known} by its name"
-    return None, ""
-
-
-def _heads(model: nn.Module) -> int | None:
-    """The heads of a model's first block of self-attention; None where it has none."""
-    blocks = (part for part in model.modules() if isinstance(part, SelfAttention))
-    return next((block.num_heads for block in blocks), None)
-
-
-def _left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
+def left_out(path: Path, checkpoint: Checkpoint) -> list[str]:
     """A warning where a file's state dict holds tensors that are not of the model."""
     names = checkpoint.left_out
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -596,6 +457,16 @@ def head_names(method: AnyMethod, own: dict[str, Tensor], recipe: Recipe, num_cl
     with names_and_shapes():
         larger = method.build_model(recipe, num_classes + 1, task).state_dict()
     return {name for name, value in own.items() if larger[name].shape != value.shape}
+
+
+def open_weights(source: str, *, trust: bool) -> tuple[Path, Checkpoint]:
+    """The file behind what a person named as weights to start from, and what it holds.
+
+    Raises:
+        UsageError, WeightsError, DataError: as `locate`, or the file is damaged or refused.
+    """
+    path, _ = _resolve(locate(source), None)
+    return path, _read(path, trust=trust)
 
 
 def _read(path: Path, *, trust: bool, entry: Entry | None = None) -> Checkpoint:
@@ -652,7 +523,7 @@ class StoredInfo:
     task: Task
 
 
-def _stored_info(path: Path, metadata: dict[str, str], method: AnyMethod) -> StoredInfo | None:
+def info_in(path: Path, metadata: dict[str, str], method: AnyMethod) -> StoredInfo | None:
     """What one of our files says of itself; None for any other file."""
     if KEY not in metadata:
         return None
@@ -677,7 +548,7 @@ class _Metadata(StoredModel, extra="ignore"):
     classes: Annotated[Items[FileName], Field(max_length=MOST_CLASSES)]
 
 
-def _read_published(
+def read_published(
     method: AnyMethod, state: dict[str, Tensor], path: Path, backbone: str | None = None
 ) -> tuple[dict[str, Tensor], Fields]:
     """Weights under our names, and the fields that they tell; no fields where they are another model's."""
@@ -693,7 +564,7 @@ def _read_published(
         return state, {}
 
 
-def _fitted(method: AnyMethod, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def fitted(method: AnyMethod, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights for the model's image size; another model's come back as they are, and are refused by their shapes."""
     try:
         return method.fit_resolution(model, state)
@@ -759,20 +630,20 @@ def _classes_and_task(dataset: str, data_root: Path | None, otherwise: Task) -> 
 def _is_whole(method: AnyMethod, state: dict[str, Tensor], path: Path, data_root: Path | None) -> bool:
     """Whether weights are all of a model of a method, and nothing else: names that are alike are not enough."""
     try:
-        converted, inferred = _read_published(method, state, path)
+        converted, inferred = read_published(method, state, path)
         if not inferred:
             return False
         recipe, classes, task, _ = _describe_published(method, state, inferred, path, {}, None, data_root)
         with names_and_shapes():
             outline = method.build_model(recipe, len(classes), task)
-        return bool(match_state(outline.state_dict(), _fitted(method, outline, converted)))
+        return bool(match_state(outline.state_dict(), fitted(method, outline, converted)))
     except (WeightsError, UsageError, *FOREIGN):
         return False
 
 
 def _belongs_to(method: AnyMethod, state: dict[str, Tensor], path: Path) -> bool:
     try:
-        return bool(_read_published(method, state, path)[1])
+        return bool(read_published(method, state, path)[1])
     except WeightsError:
         return False
 

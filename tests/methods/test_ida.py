@@ -20,12 +20,13 @@ from attnbias.data.transforms.cutout import RandomCutout
 from attnbias.data.transforms.multiscale_crop import MultiScaleCrop
 from attnbias.data.transforms.randaugment import OPERATIONS, RandAugmentPolicy, apply_operation
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.losses import binary_cross_entropy
 from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.training.optim import apply_schedule, build_optimizer
+from attnbias.methods.engine.training.starting_weights import initial_weights
 from attnbias.methods.ida.convert import COCO_TO_VOC, coco_to_voc
 from attnbias.methods.ida.curves import reference_curves
 from attnbias.methods.ida.loss import asymmetric_loss, classification_loss

@@ -24,9 +24,10 @@ from attnbias.methods.absvit.vision_language.method import METHOD
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
 from attnbias.methods.absvit.vision_language.recipe import RECIPES, VisionLanguageRecipe
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.resolve import resolve_run
+from attnbias.methods.engine.training.starting_weights import initial_weights
 from attnbias.weights.errors import WeightsError
 from tests.helpers.command_line import attnbias
 from tests.helpers.text_samples import make_images, samples, texts

@@ -25,9 +25,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attnbias.methods.engine.inspection import inspect_weights
-from attnbias.methods.engine.load import initial_weights, load_run
+from attnbias.methods.engine.load import load_run
 from attnbias.methods.engine.registry import get_method
 from attnbias.methods.engine.requests import InspectRequest
+from attnbias.methods.engine.training.starting_weights import initial_weights
 from attnbias.methods.llb.model import LLB
 from attnbias.weights.errors import WeightsError
 from attnbias.weights.files import load_strict, read_checkpoint, write_weights

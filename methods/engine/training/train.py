@@ -33,7 +33,7 @@ from attnbias.methods.engine.evaluation.cache import use_cache
 from attnbias.methods.engine.evaluation.evaluate import evaluate_all
 from attnbias.methods.engine.kernels import TrainingKernels, be_deterministic
 from attnbias.methods.engine.launch import place
-from attnbias.methods.engine.load import initial_weights, stored_info, weights_metadata
+from attnbias.methods.engine.load import stored_info, weights_metadata
 from attnbias.methods.engine.published import also_missing, recipes_weights, shown
 from attnbias.methods.engine.recipe import FRESH, override, write_recipe
 from attnbias.methods.engine.registry import get_method
@@ -64,6 +64,7 @@ from attnbias.methods.engine.training.setup import (
     run_warnings,
     synchronized,
 )
+from attnbias.methods.engine.training.starting_weights import initial_weights
 from attnbias.methods.engine.training.step import Called, Stepper, mean_in_rank_order
 from attnbias.methods.engine.training.watch import BiasWatch
 from attnbias.methods.engine.types import LogLine, Metrics

@@ -217,8 +217,8 @@ FAULTS = (
     Fault(
         "training starts from the raw weights of a run whose average is best",
         LOAD,
-        "_resolve(locate(load_from), None)",
-        '_resolve(locate(load_from), "model")',
+        "_resolve(locate(source), None)",
+        '_resolve(locate(source), "model")',
         (f"{SELECTION}::test_training_starts_from_the_best_weights_of_another_run",),
     ),
     Fault(
