@@ -152,10 +152,13 @@ def _none_empty(arguments: list[str]) -> list[str]:
         UsageError: one is, as that of a shell's variable which is not set.
     """
     for word, before in zip(arguments, ["", *arguments], strict=False):
-        glued = re.fullmatch(r"(--[\w-]+)=", word)
-        if glued or not word:
-            flag = glued[1] if glued else before if before.startswith("-") else "a word of the command"
-            raise UsageError(f"{flag} is empty; give it a value, or leave it out (is a variable of the shell not set?)")
+        if glued := re.fullmatch(r"(--[\w-]+)=", word):
+            flag = glued[1]
+        elif not word:
+            flag = before if before.startswith("-") else "a word of the command"
+        else:
+            continue
+        raise UsageError(f"{flag} is empty; give it a value, or leave it out (is a variable of the shell not set?)")
     return arguments
 
 

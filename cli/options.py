@@ -69,10 +69,8 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
         limits = [(sign, getattr(limit, bound, None)) for limit in info.metadata for bound, sign in BOUNDS.items()]
         allowed = ", ".join(f"{sign} {value:g}" for sign, value in limits if value is not None)
         flags = f"{flag}/--no-{flag[2:]}" if annotation is bool else flag
-        shown = getattr(default, name)
-        shown = UNSET if shown in (None, ()) else ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
         limits_text = f"[{allowed}] " if allowed else ""
-        help_text = f"{info.description} {limits_text}[paper: {shown}]"
+        help_text = f"{info.description} {limits_text}[paper: {_as_typed(getattr(default, name))}]"
         keywords["hidden"] = panel_of(info) == TRAINING_DATA and not training
         option = typer.Option(flags, help=help_text, rich_help_panel=panel_of(info), show_default=False, **keywords)
         parameters.append(_parameter(name, Annotated[annotation | None, option]))
@@ -80,6 +78,13 @@ def recipe_parameters(method: Description, training: bool) -> list[inspect.Param
             option = typer.Option(flag_of(old), **{**keywords, "hidden": True})
             parameters.append(_parameter(old, Annotated[annotation | None, option]))
     return parameters
+
+
+def _as_typed(value: object) -> str:
+    """A field's value as a person types it."""
+    if value in (None, ()):
+        return UNSET
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
@@ -114,7 +119,10 @@ def _request_parameter(kind: type[Request], name: str, how: Keywords, method: De
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
     keywords: Keywords = {"help": _filled(info.description or "", words), "rich_help_panel": how["panel"] or None}
     for limit in limits:
-        keywords |= {"min": limit.ge} if hasattr(limit, "ge") else {"max": limit.le} if hasattr(limit, "le") else {}
+        if hasattr(limit, "ge"):
+            keywords["min"] = limit.ge
+        elif hasattr(limit, "le"):
+            keywords["max"] = limit.le
     if "metavar" in how:
         keywords["metavar"] = how["metavar"]
     if "shown" in how:

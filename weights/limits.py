@@ -211,9 +211,15 @@ def check_plain(state: Mapping[str, Tensor], path: Path) -> None:
         WeightsError: a tensor is sparse, quantised or complex.
     """
     for name, value in state.items():
-        kind = "quantised" if value.is_quantized else "complex" if value.is_complex() else "sparse"
-        if value.layout is not torch.strided or kind != "sparse":
-            raise WeightsError(f"{path} is refused: its {name!r} is a {kind} tensor, expected plain numbers")
+        if value.is_quantized:
+            kind = "quantised"
+        elif value.is_complex():
+            kind = "complex"
+        elif value.layout is not torch.strided:
+            kind = "sparse"
+        else:
+            continue
+        raise WeightsError(f"{path} is refused: its {name!r} is a {kind} tensor, expected plain numbers")
 
 
 class ScalarType:

@@ -281,13 +281,13 @@ def audit(
     from attnbias.model import Model, method_of
 
     given = [model, *([] if against is None else [against])]
-    sources = [os.fspath(each) for each in given]
     in_memory = [each for each in given if isinstance(each, Model)]
     own = ("load_from", "data", "against", "out")
-    known: dict[str, object] = {"load_from": sources[0], "data": os.fspath(data), "against": (*sources, None)[1]}
+    source, other = os.fspath(model), None if against is None else os.fspath(against)
+    known: dict[str, object] = {"load_from": source, "data": os.fspath(data), "against": other}
     if not in_memory:
         method = options.pop("method", None)
-        name, options = method_of(sources[0], method, options, trust=options.get("trust_checkpoint", False))
+        name, options = method_of(source, method, options, trust=options.get("trust_checkpoint", False))
         asked, fields = split_options("audit", AuditRequest, get_description(name), options, own=own)
         known |= {"method": None if method is None else name, "fields": fields}
     elif len(in_memory) < len(given):

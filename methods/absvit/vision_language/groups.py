@@ -45,7 +45,9 @@ def _part(name: str) -> int:
     """0 = the rest, 1 = head, 2 = fusion, 3 = feedback."""
     if any(word in name for word in HEADS):
         return 1
-    return 2 if "cross_modal" in name else 3 if "decode" in name else 0
+    if "cross_modal" in name:
+        return 2
+    return 3 if "decode" in name else 0
 
 
 def frozen(name: str, recipe: VisionLanguageRecipe) -> bool:

@@ -183,10 +183,8 @@ class VisionLanguageMethod(VisionLanguageDescription, Method[VisionLanguageRecip
 
     def pair_fit(self, model: VisionLanguageModel, batch: Batch) -> Tensor:
         """The ranking head's score of each image with its own text."""
-        text = model.read(batch["text_ids"], batch["text_mask"])
-        return model.rank(
-            model.survey(batch["image"]), text, arange(batch["image"].shape[0], device=batch["image"].device)
-        ).float()
+        images, text = batch["image"], model.read(batch["text_ids"], batch["text_mask"])
+        return model.rank(model.survey(images), text, arange(images.shape[0], device=images.device)).float()
 
     def text_attention(self, model: VisionLanguageModel, batch: Batch, *, kind: str, head: int | None = None) -> Tensor:
         """The program's maps (`attention.text_maps`)."""
