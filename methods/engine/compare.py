@@ -15,15 +15,9 @@ from typing import TYPE_CHECKING
 
 from attnbias.methods.engine.attention_measures import HEADLINE
 from attnbias.methods.engine.errors import UsageError
-from attnbias.methods.engine.evaluation.comparison import Line, Run, compared, read_run
+from attnbias.methods.engine.evaluation.comparison import Line, compared, read_run
 from attnbias.methods.engine.evaluation.comparison_tables import as_csv, as_json, as_markdown
-from attnbias.methods.engine.evaluation.over_seeds import (
-    Repeated,
-    SeedLine,
-    at_equal_accuracy,
-    by_recipe,
-    over_seeds,
-)
+from attnbias.methods.engine.evaluation.over_seeds import Compared, at_equal_accuracy, by_recipe, over_seeds
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.requests import CompareRequest
 from attnbias.methods.engine.text import write_csv
@@ -39,16 +33,9 @@ WRITTEN = (MARKDOWN, JSON, CSV, PAGE, CURVES, ACCURACY)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Runs side by side."""
+class Comparison(Compared):
+    """Runs side by side, and what was made of them."""
 
-    runs: list[Run]
-    lines: list[Line]
-    """One measure of all runs each, split by split."""
-    recipes: list[Repeated]
-    """The runs by recipe: those that differ in nothing but the seed together."""
-    over_seeds: list[SeedLine]
-    """The same measures of all recipes; none where no recipe has several seeds."""
     missing: list[str]
     """What was asked for and no run keeps, each with the command that makes it."""
     page: GalleryPage | None = None
@@ -75,8 +62,7 @@ def compare(request: CompareRequest) -> Comparison:
         if report is not None and request.report is not None:
             from attnbias.methods.engine.display.report import report_page
 
-            page = report_page(request, found.runs, found.lines, found.recipes, found.over_seeds)
-            (report / REPORT).write_text(page, encoding="utf-8")
+            (report / REPORT).write_text(report_page(request, found), encoding="utf-8")
             written.append(request.report / REPORT)
     return replace(found, written=written)
 
@@ -109,10 +95,9 @@ def _missing(request: CompareRequest, lines: Sequence[Line]) -> list[str]:
 
 
 def _write(found: Comparison, folder: Path, *, plots: bool) -> None:
-    tables = found.runs, found.lines, found.recipes, found.over_seeds
-    (folder / MARKDOWN).write_text(as_markdown(*tables), encoding="utf-8")
-    (folder / JSON).write_text(json.dumps(as_json(*tables), indent=1) + "\n")
-    write_csv(folder / CSV, as_csv(*tables))
+    (folder / MARKDOWN).write_text(as_markdown(found), encoding="utf-8")
+    (folder / JSON).write_text(json.dumps(as_json(found), indent=1) + "\n")
+    write_csv(folder / CSV, as_csv(found))
     if found.page is not None:
         (folder / PAGE).write_text(found.page.html(), encoding="utf-8")
     if plots:

@@ -467,8 +467,7 @@ class Comparison(Page):
         """What comparison.json holds."""
         from attnbias.methods.engine.evaluation.comparison_tables import as_json
 
-        found = self.found
-        return as_json(found.runs, found.lines, found.recipes, found.over_seeds)
+        return as_json(self.found)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row per split, measure and run: value, difference to the first run, 95 % interval, p. Raises UsageError

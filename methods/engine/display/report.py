@@ -18,7 +18,7 @@ from attnbias.methods.engine.evaluation.classes import calibration
 from attnbias.methods.engine.evaluation.comparison import Line, Run, reading_aid
 from attnbias.methods.engine.evaluation.comparison_tables import cell, decimals_of, number, seed_aid, seed_cells
 from attnbias.methods.engine.evaluation.measure_words import described
-from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
+from attnbias.methods.engine.evaluation.over_seeds import Compared, SeedLine
 from attnbias.methods.engine.metrics import by_formula, leading
 from attnbias.methods.engine.requests import CompareRequest, ValRequest
 from attnbias.methods.engine.statistics import Change
@@ -35,13 +35,12 @@ class Columns:
     """Seeds of each; 1 of single runs."""
 
     @classmethod
-    def of(
-        cls, runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
-    ) -> Columns:
+    def of(cls, found: Compared) -> Columns:
         """The recipes where seeds can be pooled, else the runs."""
-        names = [recipe.name for recipe in recipes] if pooled else [run.name for run in runs]
-        seeds = [len(recipe.runs) for recipe in recipes] if pooled else [1] * len(runs)
-        return cls(_within_their_folder(names, runs), pooled or lines, seeds)
+        pooled = found.over_seeds
+        names = [each.name for each in (found.recipes if pooled else found.runs)]
+        seeds = [len(recipe.runs) for recipe in found.recipes] if pooled else [1] * len(found.runs)
+        return cls(_within_their_folder(names, found.runs), pooled or found.lines, seeds)
 
     def line(self, split: str, measure: str) -> Line | None:
         """One measure on one split."""
@@ -55,13 +54,7 @@ def _within_their_folder(names: Sequence[str], runs: Sequence[Run]) -> list[str]
     return [name.removeprefix(prefix) for name in names]
 
 
-def report_page(
-    request: CompareRequest,
-    runs: Sequence[Run],
-    lines: Sequence[Line],
-    recipes: Sequence[Repeated],
-    pooled: Sequence[SeedLine],
-) -> str:
+def report_page(request: CompareRequest, found: Compared) -> str:
     """Write the page as one HTML text.
 
     Models are loaded for its images; where the dataset is not here, the page says so and has none.
@@ -69,7 +62,7 @@ def report_page(
     Raises:
         WeightsError: a stored file or a checkpoint is damaged.
     """
-    columns = Columns.of(runs, lines, recipes, pooled)
+    runs, columns = found.runs, Columns.of(found)
     names = dict(zip((run.name for run in runs), _within_their_folder([run.name for run in runs], runs), strict=True))
     chosen = chosen_splits(runs[0], columns)
     images, left_out = pictures(request, runs, chosen)
@@ -78,7 +71,7 @@ def report_page(
         "runs": [*names.values()],
         "four": [_row(columns, line) for line in _four(columns, chosen)],
         "lines": [_row(columns, line) for line in columns.lines],
-        "aid": list(dict.fromkeys([*(remark for line in lines for remark in line.remarks), *_aid(columns)])),
+        "aid": list(dict.fromkeys([*(remark for line in found.lines for remark in line.remarks), *_aid(columns)])),
         "measure": runs[0].measure,
         "curves": [{"run": names[run.name], "splits": _points(run.curves)} for run in runs],
         "gaps": [{"run": names[run.name], "splits": _points(_gaps(run))} for run in runs],

@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from attnbias.data.reading import Json
-from attnbias.methods.engine.evaluation.comparison import Line, Run, reading_aid
-from attnbias.methods.engine.evaluation.over_seeds import Repeated, SeedLine
+from attnbias.methods.engine.evaluation.comparison import Line, reading_aid
+from attnbias.methods.engine.evaluation.over_seeds import Compared, SeedLine
 from attnbias.methods.engine.statistics import Change
 from attnbias.methods.engine.text import figure, markdown_cell
 
 
-def as_markdown(
-    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
-) -> str:
+def as_markdown(found: Compared) -> str:
     """A Markdown table: one row per measure, one column per run, differences to the first with their 95 % intervals;
     below it, which runs cannot be held against the first. Then the same by recipe, over seeds."""
-    names = [run.name for run in runs]
+    names, lines = [run.name for run in found.runs], found.lines
     rows = [[line.split, line.measure, *map(cell, line.values, line.changes)] for line in lines]
     text = _table(names, rows, [*(remark for line in lines for remark in line.remarks), *reading_aid(lines)])
-    if pooled:
-        rows = [[line.split, line.measure, *seed_cells(line)] for line in pooled]
-        text += "\nOver seeds\n\n" + _table([recipe.name for recipe in recipes], rows, seed_aid(pooled))
+    if found.over_seeds:
+        rows = [[line.split, line.measure, *seed_cells(line)] for line in found.over_seeds]
+        text += "\nOver seeds\n\n" + _table([recipe.name for recipe in found.recipes], rows, seed_aid(found.over_seeds))
     return text
 
 
@@ -33,18 +31,16 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequenc
     return "".join([*table, *(f"\n{markdown_cell(remark)}\n" for remark in remarks)])
 
 
-def as_csv(
-    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
-) -> list[list[str]]:
+def as_csv(found: Compared) -> list[list[str]]:
     """Rows of a CSV table, the header first: one row per split, measure and run; then one per recipe of several seeds,
     with their number and their standard deviation."""
     header = ["split", "measure", "run", "method", "value", "difference", "low_95", "high_95", "p", "p_together"]
     rows = [[*header, "seeds", "deviation"]]
-    for line in lines:
-        for position, run in enumerate(runs):
+    for line in found.lines:
+        for position, run in enumerate(found.runs):
             rows.append([line.split, line.measure, run.name, run.method.name, *_figures(line, position), "", ""])
-    for line in pooled:
-        for position, recipe in enumerate(recipes):
+    for line in found.over_seeds:
+        for position, recipe in enumerate(found.recipes):
             spread = line.deviations[position]
             own = [str(line.seeds[position]), figure(spread)]
             rows.append([line.split, line.measure, recipe.name, recipe.method, *_figures(line, position), *own])
@@ -59,9 +55,7 @@ def _figures(line: Line, position: int) -> list[str]:
     return [figure(each) for each in (line.values[position], *figures)]
 
 
-def as_json(
-    runs: Sequence[Run], lines: Sequence[Line], recipes: Sequence[Repeated], pooled: Sequence[SeedLine]
-) -> Json:
+def as_json(found: Compared) -> Json:
     """Runs with their curves and recipes, and all lines; recipes of several seeds, and the same lines over seeds."""
     return {
         "runs": [
@@ -72,11 +66,11 @@ def as_json(
                 "curves": run.curves,
                 "recipe": run.recipe.model_dump(mode="json"),
             }
-            for run in runs
+            for run in found.runs
         ],
-        "lines": [asdict(line) for line in lines],
-        "recipes": [{"recipe": recipe.name, **asdict(recipe)} for recipe in recipes],
-        "lines_over_seeds": [asdict(line) for line in pooled],
+        "lines": [asdict(line) for line in found.lines],
+        "recipes": [{"recipe": recipe.name, **asdict(recipe)} for recipe in found.recipes],
+        "lines_over_seeds": [asdict(line) for line in found.over_seeds],
     }
 
 

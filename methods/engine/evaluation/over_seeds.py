@@ -59,6 +59,19 @@ class SeedLine(Line):
     """How many seeds each recipe has in common with the first."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Runs side by side, and the recipes that they are of."""
+
+    runs: list[Run]
+    lines: list[Line]
+    """One measure of all runs each, split by split."""
+    recipes: list[Repeated]
+    """The runs by recipe: those that differ in nothing but the seed together."""
+    over_seeds: list[SeedLine]
+    """The same measures of all recipes; none where no recipe has several seeds."""
+
+
 def by_recipe(runs: Sequence[Run]) -> list[Repeated]:
     """The runs by recipe, data and starting weights, in the order of the first run of each.
 
