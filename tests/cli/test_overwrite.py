@@ -241,7 +241,7 @@ PREDICT = "predict photo.png --load-from run"
         "train csra --recipe demo --out run/evaluations/inner",
         "prepare-data demo --root run/checkpoints/step-00000004",
         "visualize csra --load-from run photo.png --out run/checkpoints/step-00000004/seen",
-        "compare run run --out run/checkpoints/compared",
+        "compare run --out run/checkpoints/compared",
     ],
 )
 def test_nothing_that_a_command_reads_or_did_not_write_is_replaced(
