@@ -119,13 +119,8 @@ def _prepare(info: DatasetInfo, source: Path | None, folder: Path, options: Prep
     indexes = [replace(index, orientation=orientation) for index in indexes]
 
     if not (options.dry_run and info.acquisition == "generated"):
-        mend = (
-            f"run: attnbias prepare-data {info.name} --overwrite" if source is None else f"is {source} unpacked whole?"
-        )
-        if own:
-            mend = "paths are relative to what lists them, with '/' between folders"
         for index in indexes:
-            check_images(index, options, mend)
+            check_images(index, options, _mend(info, source))
     noticed = Tally()
     noticed.merge(reading.remarks)
     noticed.add(IN_PLACE, *_archives_in_place(indexes))
@@ -201,6 +196,13 @@ def _notice(
 def _archives_in_place(indexes: Sequence[Index]) -> list[str]:
     folders = {location for index in indexes for location in (index.root, *index.root.parents)}
     return sorted({str(archive) for location in folders for archive in archives_of(location)})
+
+
+def _mend(info: DatasetInfo, source: Path | None) -> str:
+    """What to do where images are missing or broken."""
+    if info.name not in DATASETS:
+        return "paths are relative to what lists them, with '/' between folders"
+    return f"run: attnbias prepare-data {info.name} --overwrite" if source is None else f"is {source} unpacked whole?"
 
 
 def check_images(index: Index, options: PrepareOptions, mend: str) -> None:

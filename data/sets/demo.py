@@ -400,12 +400,12 @@ def prepare(info: DatasetInfo, source: Path, folder: Path, options: PrepareOptio
 
 
 def _read(info: DatasetInfo, folder: Path, split: str) -> Index:
-    annotations = _annotations(folder, split)
-    index = read_coco(annotations, folder / "images" / split, dataset=info.name, split=split, group="context")
+    images = folder / "images" / split
+    index = read_coco(_annotations(folder, split), images, dataset=info.name, split=split, group="context")
     if info.task == "multilabel":
         return index
     records = tuple(record._replace(target=record.boxes[0].label) for record in index.records)
-    return Index(index.dataset, split, info.task, index.classes, index.root, records, annotations)
+    return replace(index, task=info.task, records=records)
 
 
 def _planned(info: DatasetInfo, split: str, settings: Settings) -> Index:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attnbias.data.errors import DataError
@@ -93,7 +94,7 @@ def _augmented(train: Index, val: Index, release: Path | None) -> Index | None:
         return None
     known = {record.path for record in (*train.records, *val.records)}
     records = (*train.records, *(record for record in added if record.path not in known))
-    return Index(train.dataset, "train_aug", train.task, train.classes, voc, records)
+    return replace(train, split="train_aug", records=records)
 
 
 def _voc_record(name: str, labels: str = "SegmentationClass", suffix: str = ".png") -> Record:
@@ -193,9 +194,7 @@ def prepare_own(info: DatasetInfo, source: Path, folder: Path, options: PrepareO
         )
         indexes.append(Index(info.name, split, "segmentation", (), source, records))
     classes = _own_classes(source, indexes, options)
-    return Reading(
-        [Index(i.dataset, i.split, i.task, classes, i.root, i.records) for i in indexes], warnings, left_out=left_out
-    )
+    return Reading([replace(index, classes=classes) for index in indexes], warnings, left_out=left_out)
 
 
 def listed_classes(source: Path) -> tuple[str, ...] | None:
