@@ -5,7 +5,7 @@ A new measure is one entry of `ATTENTION`, with its formula above. Where no sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -489,13 +489,3 @@ def compared_measures() -> list[AttentionMeasure]:
     """The measures of `compare`: those with differences first, both in the order of `val`'s table, then the others."""
     chosen = [measure for measure in ATTENTION if measure.compared]
     return sorted(chosen, key=lambda each: (each.compared != "paired", each.shown is None, each.shown))
-
-
-def documentation(table: Iterable[AttentionMeasure | Named] = ATTENTION) -> str:
-    """A table as Markdown, with a picture of what each measure sees."""
-    cells = (
-        (f"`{each.name}`", f"![](pictures/{each.name}.png)", each.words, each.better or "-", each.source or "-")
-        for each in table
-    )
-    rows = [f"| {' | '.join(row)} |\n" for row in cells]
-    return "".join(["| measure | what it sees | what it says | better | source |\n", f"|{' --- |' * 5}\n", *rows])

@@ -366,9 +366,3 @@ def leading() -> set[str]:
 def by_formula(labels: str) -> Iterator[Metric]:
     """The metrics that are computed from scores for a kind of labels."""
     return (metric for metric in METRICS if metric.labels == labels)
-
-
-def documentation() -> str:
-    """The table as Markdown."""
-    rows = [f"| `{metric.name}` | {metric.words} | {metric.better} |\n" for metric in METRICS]
-    return "".join(["| metric | what it says, in per cent | better |\n", "| --- | --- | --- |\n", *rows])

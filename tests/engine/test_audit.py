@@ -12,12 +12,13 @@ import attnbias
 from attnbias.methods.engine.audit.answer import answer
 from attnbias.methods.engine.audit.checks import Condition, checks
 from attnbias.methods.engine.audit.figures import Table
-from attnbias.methods.engine.audit.measures import MEASURES, documentation
+from attnbias.methods.engine.audit.measures import MEASURES
 from attnbias.methods.engine.audit.pairs_and_groups import groups, pairs
 from attnbias.methods.engine.audit.result import Audit, Causes, Figure, Sample
 from attnbias.methods.engine.audit.trust import judge
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.text import read_csv
+from tests.helpers import measure_tables
 from tests.helpers.small_model import DIGITS, write_model
 
 README = Path(__file__).parents[2] / "methods" / "engine" / "audit" / "README.md"
@@ -268,4 +269,4 @@ def test_the_result_leaves_no_number_that_json_does_not_have(audited: tuple[Audi
 
 
 def test_the_documentation_lists_every_figure() -> None:
-    assert documentation() in README.read_text(encoding="utf-8")
+    assert measure_tables.audit() in README.read_text(encoding="utf-8")

@@ -19,7 +19,6 @@ from attnbias.data.index import Box, Index, Record
 from attnbias.methods.engine.attention_measures import (
     BACKGROUND_FLAGS,
     BACKGROUNDS,
-    documentation,
     foreground_sensitivity,
 )
 from attnbias.methods.engine.bias.backgrounds import (
@@ -35,6 +34,7 @@ from attnbias.methods.engine.evaluation.evaluate import evaluate
 from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
+from tests.helpers import measure_tables
 from tests.helpers.command_line import attnbias
 
 SIDE = 32
@@ -228,4 +228,4 @@ def test_a_difference_of_sensitivities_is_paired_and_its_interval_is_that_of_res
 
 
 def test_the_documentation_has_exactly_the_table() -> None:
-    assert documentation(BACKGROUNDS) in (REPO / "methods" / "engine" / "bias" / "README.md").read_text()
+    assert measure_tables.attention(BACKGROUNDS) in (REPO / "methods" / "engine" / "bias" / "README.md").read_text()

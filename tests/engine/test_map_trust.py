@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from attnbias.methods.engine.attention_measures import FAITHFULNESS, documentation
+from attnbias.methods.engine.attention_measures import FAITHFULNESS
 from attnbias.methods.engine.bias.faithfulness import (
     SHIFT,
     agreement_words,
@@ -27,6 +27,7 @@ from attnbias.methods.engine.load import Loaded
 from attnbias.methods.engine.maps import attention_maps, minmax
 from attnbias.methods.engine.recipe import override
 from attnbias.methods.engine.registry import get_method
+from tests.helpers import measure_tables
 
 REPO = Path(__file__).parents[2]
 
@@ -124,7 +125,7 @@ def test_the_untrained_network_is_another_one_every_time_the_same() -> None:
 
 
 def test_the_documentation_has_exactly_the_table() -> None:
-    assert documentation(FAITHFULNESS) in (REPO / "methods" / "engine" / "bias" / "README.md").read_text()
+    assert measure_tables.attention(FAITHFULNESS) in (REPO / "methods" / "engine" / "bias" / "README.md").read_text()
 
 
 def test_agreement_is_with_a_map_that_is_another_computation_and_those_that_are_not_are_named() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from attnbias.methods.engine import metrics
-from attnbias.methods.engine.metrics import METRICS, Metric, documentation, names
+from attnbias.methods.engine.metrics import METRICS, Metric, names
+from tests.helpers import measure_tables
 from tests.helpers.command_line import attnbias
 
 REPO = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def test_each_metric_is_there_once_and_of_one_kind() -> None:
 
 
 def test_the_documentation_has_exactly_the_table() -> None:
-    assert documentation() in (REPO / "methods" / "engine" / "README.md").read_text()
+    assert measure_tables.metrics() in (REPO / "methods" / "engine" / "README.md").read_text()
 
 
 def test_each_task_shows_a_measure_while_it_trains() -> None:

@@ -225,13 +225,3 @@ MEASURES: tuple[AuditMeasure, ...] = (
 """In the order of audit.json."""
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
-
-
-def documentation() -> str:
-    """The table as Markdown."""
-    rows = [
-        f"| `{each.name}` | {each.words} | {each.family} | {each.better or '-'} | {each.chance_words or '-'} |\n"
-        for each in MEASURES
-    ]
-    head = ["| figure | what it says | of | better | held against |\n", "| --- | --- | --- | --- | --- |\n"]
-    return "".join([*head, *rows])

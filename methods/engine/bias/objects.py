@@ -39,7 +39,6 @@ from attnbias.methods.engine.requests import ValRequest
 from attnbias.methods.engine.text import write_csv
 from attnbias.methods.engine.types import LABELLED, Truth
 
-T = TypeVar("T")
 R = TypeVar("R", bound=tuple[object, ...])
 """What is found of one sample: its image and its class first, of which no other sample has both."""
 
