@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_a_measure_that_is_added_to_the_table_is_everywhere(
     rows = [line.split()[0] for line in said.splitlines() if line.split()]
     assert rows.index("covered") + 1 == rows.index("position_biased")
     assert f"{mean:.3f}" in next(line for line in said.splitlines() if line.startswith("covered"))
-    asked = ["compare", run, run, "--page", "--split", "val", "--limit", 2, "--data-root", demo_root]
+    again = shutil.copytree(run, tmp_path / "again")
+    asked = ["compare", run, again, "--page", "--split", "val", "--limit", 2, "--data-root", demo_root]
     assert "covered" in attnbias(*asked, "--out", out, expect=0).out
     with (out / "comparison.csv").open() as file:
         found = [row for row in csv.DictReader(file) if row["measure"] == "covered"]

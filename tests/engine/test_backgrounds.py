@@ -200,7 +200,7 @@ def test_val_measures_and_compare_shows_it(demo_root: Path, tmp_path: Path) -> N
     unpaired = [name for name, change in changes.items() if change is None or not change.paired]
     assert not [name for name in unpaired if name != "rfs"], "differences are of the same samples"
     (run / "evaluations" / "demo" / "val" / "backgrounds_samples.csv").unlink()
-    assert "backgrounds_samples.csv is missing" in attnbias("compare", run, run, expect=3).err
+    assert "backgrounds_samples.csv is missing" in attnbias("compare", run, expect=3).err
 
 
 def test_a_difference_of_sensitivities_is_paired_and_its_interval_is_that_of_resampled_images() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def test_a_metric_that_is_added_to_the_table_is_everywhere(
     (result,) = json.loads((tmp_path / "val.json").read_text())
     assert result["measures"]["highest"] == value
     assert sum("highest" in line for line in said.splitlines()) == 2  # among the metrics, and under attack
-    attnbias("compare", run, run, "--out", tmp_path / "out", expect=0)
+    again = shutil.copytree(run, tmp_path / "again")
+    attnbias("compare", run, again, "--out", tmp_path / "out", expect=0)
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["measure"].endswith("highest")]
     assert [(row["measure"], row["difference"]) for row in rows[:2]] == [("highest", ""), ("highest", "0")]
