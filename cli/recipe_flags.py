@@ -60,7 +60,7 @@ def with_recipe_flags(request: Q, context: typer.Context) -> Q:
         return request
     if request.method is None:
         _refuse_for_all(request, flags)
-    from attnbias.methods.engine.inspection import owner
+    from attnbias.methods.engine.load import owner
 
     return _told(request, owner(request), flags)
 

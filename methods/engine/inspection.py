@@ -22,14 +22,15 @@ from attnbias.methods.engine.load import (
     check_recipe_helps,
     describe,
     load_asked,
+    owner,
     owners,
     preprocessing,
     weights_metadata,
 )
 from attnbias.methods.engine.outline import names_and_shapes
 from attnbias.methods.engine.output_files import WEIGHTS, check_targets, requested
-from attnbias.methods.engine.published import in_cache, locate, shown
-from attnbias.methods.engine.requests import ConvertRequest, InspectRequest, OfAnyMethod
+from attnbias.methods.engine.published import in_cache, locate
+from attnbias.methods.engine.requests import ConvertRequest, InspectRequest
 from attnbias.methods.engine.stored import PLAIN
 from attnbias.weights.files import StateMatch, match_state, read_checkpoint, write_weights
 from attnbias.weights.manifest import PUBLISHED, Published
@@ -139,21 +140,6 @@ def _fit(request: InspectRequest, name: str) -> Fit:
     state, own = described.method.fit_resolution(model, described.state), model.state_dict()
     match = match_state(own, state)
     return Fit(described, len(own.keys() & state.keys()) - len(match.misshapen), match)
-
-
-def owner(request: OfAnyMethod) -> str:
-    """The method that is named, or the one that the weights belong to.
-
-    Raises:
-        UsageError: there are several, or none.
-    """
-    if request.method is not None:
-        return request.method
-    names = owners(request.load_from, trust=request.trust_checkpoint)
-    if len(names) != 1:
-        which = f"may be of {' or '.join(names)}" if names else "are of no method; see: attnbias weights inspect"
-        raise UsageError(f"weights {shown(request.load_from)} {which}{'; say which with --method' if names else ''}")
-    return names[0]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from attnbias.methods.engine.published import (
     published_recipe,
     refused_leaves_nothing,
 )
+from attnbias.methods.engine.published import shown as shown_source
 from attnbias.methods.engine.recipe import (
     FRESH,
     TRAINING_DATA,
@@ -56,7 +57,7 @@ from attnbias.methods.engine.recipe import (
     read_recipe,
 )
 from attnbias.methods.engine.registry import get_method
-from attnbias.methods.engine.requests import ConvertRequest, FromWeights, RunsFunctions
+from attnbias.methods.engine.requests import ConvertRequest, FromWeights, OfAnyMethod, RunsFunctions
 from attnbias.methods.engine.run_folder import MANIFEST, PROGRESS, RunFolder, check_whole
 from attnbias.methods.engine.stored import KEY, known_method, stored_method
 from attnbias.methods.engine.types import Fields, Steering
@@ -442,6 +443,23 @@ def owners(load_from: str, *, trust: bool = False) -> list[str]:
         return [stored]
     state = _read(path, trust=trust).state
     return [name for name in METHODS if _belongs_to(get_method(name), state, path)]
+
+
+def owner(request: OfAnyMethod) -> str:
+    """The method that is named, or the one that the weights belong to.
+
+    Raises:
+        UsageError: there are several, or none.
+    """
+    if request.method is not None:
+        return request.method
+    names = owners(request.load_from, trust=request.trust_checkpoint)
+    if len(names) != 1:
+        which = f"may be of {' or '.join(names)}" if names else "are of no method; see: attnbias weights inspect"
+        raise UsageError(
+            f"weights {shown_source(request.load_from)} {which}{'; say which with --method' if names else ''}"
+        )
+    return names[0]
 
 
 def left_out(path: Path, checkpoint: Checkpoint) -> list[str]:

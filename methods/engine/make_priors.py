@@ -27,9 +27,8 @@ from attnbias.methods.engine.abilities import IsSteered, ReadsTexts, SteeredByTe
 from attnbias.methods.engine.batches import Readers, moved, those_readable
 from attnbias.methods.engine.bias.objects import regions, resolve_truth, true_labels
 from attnbias.methods.engine.errors import NotFiniteError, UsageError
-from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import place, start
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of, owner
 from attnbias.methods.engine.output_files import PRIORS, check_targets, requested
 from attnbias.methods.engine.prior_files import About, Priors
 from attnbias.methods.engine.priors import fingerprint

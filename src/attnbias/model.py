@@ -26,9 +26,8 @@ from attnbias.methods.engine.display.questions import ask
 from attnbias.methods.engine.display.visualize import BATCH
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.given_images import GivenImage, Images, OneImage, SeveralImages, given_images, is_one
-from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place, start
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, class_numbers, load_asked, owner
 from attnbias.methods.engine.make_priors import text_priors
 from attnbias.methods.engine.maps import checked, fitting_explainers, normalise
 from attnbias.methods.engine.own_images import in_memory, path_of

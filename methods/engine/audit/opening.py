@@ -19,8 +19,7 @@ from attnbias.data.registry import DATASETS, dataset_folder, read_prepared, read
 from attnbias.data.tally import Tally
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.estimated_masks import with_estimated_masks
-from attnbias.methods.engine.inspection import owner
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, open_split_of, owner
 from attnbias.methods.engine.maps import check_map, layer_name
 from attnbias.methods.engine.matching import in_classes_of_datasets
 from attnbias.methods.engine.prepare_data import prepare_data

@@ -28,9 +28,8 @@ from attnbias.methods.engine.explore.images import FILLS, Fill, HeldImages, pain
 from attnbias.methods.engine.explore.server import BYTES, JSON, PageServer, Route
 from attnbias.methods.engine.explore.subject import Asked, Sent, Subject
 from attnbias.methods.engine.given_images import GivenImage
-from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.launch import accelerate, place
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, owner
 from attnbias.methods.engine.own_images import find_images, say_how_made, say_how_read
 from attnbias.methods.engine.published import short_name
 from attnbias.methods.engine.requests import ExploreRequest, PredictRequest

@@ -25,10 +25,9 @@ from attnbias.data.tally import Tally
 from attnbias.methods.engine.abilities import LabelsPixels
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.evaluation.evaluate import Answers
-from attnbias.methods.engine.inspection import owner
 from attnbias.methods.engine.kernels import in_precision
 from attnbias.methods.engine.launch import accelerate, place
-from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked
+from attnbias.methods.engine.load import Loaded, check_recipe_helps, load_asked, owner
 from attnbias.methods.engine.output_files import PREDICTED_SCORES, PREDICTIONS, SUBMISSION, check_targets, requested
 from attnbias.methods.engine.output_folder import output_folder
 from attnbias.methods.engine.own_images import find_images, open_own, say_how_made, say_how_read

@@ -156,12 +156,12 @@ FAULTS = (
         "recipe_name=None",
         RECIPES_TYPED,
     ),
-    Fault("every file is trusted", LOAD, "trust=request.trust_checkpoint", "trust=True", TRUSTED),
+    Fault("every file is trusted", LOAD, "trust=request.trust_checkpoint,\n", "trust=True,\n", TRUSTED),
     Fault(
         "export never trusts a file",
         LOAD,
-        "trust=request.trust_checkpoint",
-        "trust=False",
+        "trust=request.trust_checkpoint,\n",
+        "trust=False,\n",
         TRUSTED,
     ),
     Fault(
