@@ -54,8 +54,12 @@ def attention_maps(
             values = steered_values(model, patches, classes, CLASS_GAIN, kind)
         case _:
             values = top_of_range(model.prior_mask(model.encode(patches))[:, None, model.num_prefix_tokens :, 0])
-    grid = model.patch_embed.dynamic_feat_size(images.shape[-2:])
-    return values.float().expand(-1, classes.shape[1], -1).unflatten(-1, grid)  # (B, K, N) -> (B, K, h, w)
+    return on_grid(model, values.float().expand(-1, classes.shape[1], -1), images)  # (B, K, N) -> (B, K, h, w)
+
+
+def on_grid(model: VisionTransformer, values: Tensor, images: Tensor) -> Tensor:
+    """Values of each patch (..., N) as maps (..., h, w), which are the images' size in patches."""
+    return values.unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 
 def check_head(model: VisionTransformer, kind: str, head: int | None) -> None:
@@ -131,8 +135,7 @@ def steered_maps(
     priors = priors.to(images.device)
     of_one_image = 2 if priors.is_floating_point() else 1
     priors = priors.expand(images.shape[0], *priors.shape[-of_one_image:])
-    values = steered_values(model, patches, priors, gain, kind or "steered")
-    return values.float().unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    return on_grid(model, steered_values(model, patches, priors, gain, kind or "steered").float(), images)
 
 
 def with_second_pass(model: VisionTransformer) -> AbSViT:
@@ -149,7 +152,7 @@ def with_second_pass(model: VisionTransformer) -> AbSViT:
 def patch_tokens(model: AbSViT, images: Tensor) -> Tensor:
     """What priors are compared with: the tokens (B, C, h, w) that the first pass makes of each patch."""
     tokens = model.encode(model.patch_embed(images))[:, model.num_prefix_tokens :]  # (B, N, C)
-    return tokens.transpose(1, 2).unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    return on_grid(model, tokens.transpose(1, 2), images)
 
 
 def class_masks(model: AbSViT, tokens: Tensor, priors: Tensor, gain: float = CLASS_GAIN) -> Tensor:

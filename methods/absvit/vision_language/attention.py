@@ -13,6 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from attnbias.methods.absvit.attention import on_grid
 from attnbias.methods.absvit.attention import patch_tokens as vision_tokens
 from attnbias.methods.absvit.model import residual_stream
 from attnbias.methods.absvit.vision_language.model import VisionLanguageModel
@@ -38,7 +39,7 @@ def text_maps(
     if kind == "mask":
         raise UsageError("--map mask needs the second pass; a plain ViT has attention and shown")
     patches = model.vit_model.patch_embed(images)
-    return _on_grid(model.vit_model, images, _drawn(class_attention(model.vit_model, patches, None, head), kind))
+    return on_grid(model.vit_model, _drawn(class_attention(model.vit_model, patches, None, head), kind), images)
 
 
 @torch.no_grad()
@@ -93,16 +94,11 @@ def _steered(
         values = vision.prior_mask(first, prior)[:, vision.num_prefix_tokens :, 0]
     else:
         values = _drawn(class_attention(vision, patches, vision.signals(first, prior, gain), head), kind)
-    return _on_grid(vision, images, values)
+    return on_grid(vision, values.float(), images)
 
 
 def _drawn(values: Tensor, kind: str) -> Tensor:
     return shown(values) if kind == "shown" else values
-
-
-def _on_grid(vision: VisionTransformer, images: Tensor, values: Tensor) -> Tensor:
-    """Values (B, N) as maps (B, h, w)."""
-    return values.float().unflatten(-1, vision.patch_embed.dynamic_feat_size(images.shape[-2:]))
 
 
 def class_attention(
