@@ -63,8 +63,8 @@ def read_questions(file: Path, images: Sequence[Path] = ()) -> list[Question]:
         raise DataError(f"questions {file}: {error}") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"questions {file}: no list of questions is in it; expected {EXPECTED}")
-    numbered = _by_number(images) if official else {}
-    return [_question(file, place, row, numbered if official else None) for place, row in enumerate(rows, start=1)]
+    numbered = _by_number(images) if official else None
+    return [_question(file, position, row, numbered) for position, row in enumerate(rows, start=1)]
 
 
 def _table(text: str) -> list[dict[str, str]]:
@@ -77,37 +77,37 @@ def _table(text: str) -> list[dict[str, str]]:
         raise Unfit(f"it is not a table ({error})") from None
 
 
-def _question(file: Path, place: int, row: Mapping[str, Any], numbered: Mapping[int, list[Path]] | None) -> Question:
+def _question(file: Path, position: int, row: Mapping[str, Any], numbered: Mapping[int, list[Path]] | None) -> Question:
     """One row. `numbered` are the images that numbers stand for, None where rows name files."""
     found = {
-        key: next((_text(file, place, name, row[name]) for name in names if row.get(name) not in (None, "")), None)
+        key: next((_text(file, position, name, row[name]) for name in names if row.get(name) not in (None, "")), None)
         for key, names in NAMES.items()
     }
     if found["text"] is None or found["text"].isspace():
-        raise DataError(f"questions {file}: question {place} has no text; expected {EXPECTED}")
+        raise DataError(f"questions {file}: question {position} has no text; expected {EXPECTED}")
     if numbered is not None:
         number = row.get("image_id")
         files = numbered.get(number, []) if isinstance(number, int) and not isinstance(number, bool) else []
         if not files:
             raise DataError(
-                f"questions {file}: image {shown(number)} of question {place} is not among the images; "
+                f"questions {file}: image {shown(number)} of question {position} is not among the images; "
                 "add the folder that holds it, before or after the file"
             )
         if len(files) > 1:
             raise DataError(
-                f"questions {file}: image {number} of question {place} may be {files[0]} or {files[1]}; "
+                f"questions {file}: image {number} of question {position} may be {files[0]} or {files[1]}; "
                 "name one folder of images"
             )
         return Question(files[0], found["text"], identifier=found["id"])
     if found["image"] is None:
-        raise DataError(f"questions {file}: question {place} has no image; expected {EXPECTED}")
+        raise DataError(f"questions {file}: question {position} has no image; expected {EXPECTED}")
     second = None if found["second"] is None else file.parent / found["second"]
     return Question(file.parent / found["image"], found["text"], second, found["id"])
 
 
-def _text(file: Path, place: int, name: str, value: object) -> str:
+def _text(file: Path, position: int, name: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(f"questions {file}: {name} of question {place} is {shown(value)}; expected a text")
+        raise DataError(f"questions {file}: {name} of question {position} is {shown(value)}; expected a text")
     return str(value)
 
 

@@ -174,9 +174,9 @@ def _taken(stack: list[_Part], operation: pickletools.OpcodeInfo, mark: _Part) -
     """Take off the stack what an operation takes: so many values, and those above a mark where it takes one."""
     before, above = operation.stack_before, list[_Part]()
     if pickletools.markobject in before:
-        place = next(place for place in reversed(range(len(stack))) if stack[place] is mark)
-        above = stack[place + 1 :]
-        del stack[place:]
+        position = next(position for position in reversed(range(len(stack))) if stack[position] is mark)
+        above = stack[position + 1 :]
+        del stack[position:]
         before = before[: before.index(pickletools.markobject)]
     first = len(stack) - len(before)
     if first < 0:

@@ -313,7 +313,7 @@ class Model:
             skipped = fits[0].skipped
         else:
             images = [*given, *(image for image in pairs if image is not None)]
-            paths = [Path(path_of(image.source, place)) for place, image in enumerate(images)]
+            paths = [Path(path_of(image.source, position)) for position, image in enumerate(images)]
             seconds: Sequence[Path | None] = paths[len(given) :] or [None] * len(given)
             pairs_asked = [(n, text) for n in range(len(given)) for text in texts]
             named = in_memory([image.source for image in images])
