@@ -343,6 +343,6 @@ def with_options(
 
 def with_parameters(command: Callable[..., T], parameters: list[inspect.Parameter]) -> Callable[..., T]:
     """Give a function, which takes any keywords, the signature that Typer reads."""
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    vars(command)["__signature__"] = inspect.Signature(parameters)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command

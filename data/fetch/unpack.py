@@ -15,6 +15,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -166,7 +167,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[Packed]:
             name = _safe(info.filename)
             if not info.is_dir():
                 offset = _behind_header(file, info.header_offset) if info.compress_type == zipfile.ZIP_STORED else None
-                yield name, info.file_size, lambda info=info: archive.open(info), offset  # type: ignore[misc]
+                yield name, info.file_size, partial(archive.open, info), offset
 
 
 def _behind_header(file: IO[bytes], offset: int) -> int:
@@ -196,15 +197,19 @@ def tar_members(file: IO[bytes], folder: Path, nested: bool = False, start: int 
                 raise DataError(f"member {info.name!r} is a link or a device")
             tarfile.data_filter(info, str(folder))  # Python's own opinion; it raises a TarError
             if nested and name.endswith(".tar"):
-                inner = archive.extractfile(info)
-                assert inner is not None  # a regular file
                 begins = None if start is None else start + info.offset_data
-                for member, length, content, offset in tar_members(inner, folder, False, begins):
+                for member, length, content, offset in tar_members(_extracted(archive, info), folder, False, begins):
                     yield f"{name.removesuffix('.tar')}/{member}", length, content, offset
             elif info.isreg():
                 offset = None if start is None or info.issparse() else start + info.offset_data
-                yield name, info.size, lambda info=info: archive.extractfile(info), offset  # type: ignore[misc]
+                yield name, info.size, partial(_extracted, archive, info), offset
         _check_end(archive)
+
+
+def _extracted(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(info)
+    assert file is not None  # of a regular one
+    return file
 
 
 def _check_end(archive: tarfile.TarFile) -> None:

@@ -38,7 +38,7 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
     if recipe.pipeline == "shift":
         return train_transform(recipe.image_size, recipe.normalize, flip=False, resized_crop=False, shift=recipe.shift)
     mean, std = normalization(recipe.normalize)
-    chain: Transform = create_transform(
+    chain = create_transform(
         recipe.image_size,
         is_training=True,
         scale=(recipe.crop_area, 1.0),
@@ -52,7 +52,7 @@ def training_transform(recipe: AbSViTRecipe) -> Transform:
         re_mode=recipe.erasing_mode,
         re_count=recipe.erasing_count,
     )
-    steps: list[object] = chain.transforms  # type: ignore[attr-defined]
+    steps: list[object] = chain.transforms
     first = next(number for number, step in enumerate(steps) if isinstance(step, MaybeToTensor))
     steps[first : first + 2] = [ToNormalizedTensor(mean, std)]  # timm's two steps to the same bits, in fewer passes
     if recipe.image_size <= SMALL:
