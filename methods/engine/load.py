@@ -295,7 +295,11 @@ def load_run(
     Raises:
         UsageError: flags contradict the checkpoint. WeightsError: it is missing, damaged or does not fit.
     """
-    described = describe(method_name, load_from, overrides, **how)
+    return with_model(describe(method_name, load_from, overrides, **how), overrides, device)
+
+
+def with_model(described: Described, overrides: Fields, device: torch.device | str = "cpu") -> Loaded:
+    """Build the model of weights that `describe` read, and give it them; errors are those of `load_run`."""
     method, recipe, path = described.method, described.recipe, described.path
     with names_and_shapes():  # weights that do not fit may ask for any
         outline = method.build_model(recipe, len(described.classes), described.task)

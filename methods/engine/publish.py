@@ -15,10 +15,10 @@ from attnbias.methods.engine.load import (
     Described,
     Loaded,
     describe,
-    load_run,
     preprocessing,
     weights_metadata,
     which_weights,
+    with_model,
 )
 from attnbias.methods.engine.metrics_log import MetricsLog
 from attnbias.methods.engine.published import ADDRESS, HUB, hub_repository, on_disk
@@ -70,7 +70,7 @@ def push(request: PushRequest) -> Pushed:
             f"weights convert {request.run} --to FILE.safetensors"
         )
     described = describe(method, request.run, {}, entry=request.entry)
-    loaded = load_run(method, request.run, {}, entry=request.entry)
+    loaded = with_model(described, {})
     recipe = without_paths(loaded.recipe)
     described, loaded = replace(described, recipe=recipe), replace(loaded, recipe=recipe)
     with TemporaryDirectory(prefix="attnbias-") as place:

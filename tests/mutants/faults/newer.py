@@ -140,8 +140,8 @@ FAULTS = (
     Fault(
         "the hub gets raw weights whatever is asked",
         PUSH,
-        "loaded = load_run(method, request.run, {}, entry=request.entry)",
-        'loaded = load_run(method, request.run, {}, entry="model")',
+        "described = describe(method, request.run, {}, entry=request.entry)",
+        'described = describe(method, request.run, {}, entry="model")',
         (PUSH_TESTS,),
     ),
     Fault(
