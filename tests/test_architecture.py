@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+from tokenize import COMMENT, generate_tokens
 
 import pytest
 
@@ -104,6 +107,23 @@ def test_every_method_has_the_same_files() -> None:
         for file in optional & {path.name for path in folder.glob("*.py")}:
             parts = ast.parse((folder / file).read_text()).body
             assert any(isinstance(part, ast.FunctionDef | ast.ClassDef) for part in parts), folder / file
+
+
+SHAPE = re.compile(r"\(((?:[\w* /+-]+,)+[\w* /+.-]*)\)")
+"""Lengths in brackets: (B, C, h * w)."""
+LETTER = re.compile(r"\b[A-Za-z]\b")
+
+
+def test_each_letter_of_a_shape_is_in_its_file_s_legend() -> None:
+    """Images are (B, 3, H, W) throughout."""
+    for path in sorted((REPO / "methods").rglob("*.py")):
+        tree = ast.parse(source := path.read_text())
+        if legend := re.search(r"Shapes: (.*?)(?:\n\n|\Z)", ast.get_docstring(tree) or "", re.DOTALL):
+            texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+            said = [text.value for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str)]
+            said += [token.string for token in generate_tokens(StringIO(source).readline) if token.type == COMMENT]
+            letters = {letter for words in said for shape in SHAPE.findall(words) for letter in LETTER.findall(shape)}
+            assert letters <= {*LETTER.findall(legend[1]), "H", "W"}, path
 
 
 def test_whatever_is_said_goes_through_one_place() -> None:

@@ -4,7 +4,7 @@ A class's vector is the mean token of its objects (or of its images) less the me
 priors are compared with. Ours: the program's priors, the head's rows, classify the pooled token, and a patch token
 resembles them only as far as pooling made it.
 
-Shapes: N objects, C channels, h x w patches.
+Shapes: N objects, K classes or texts, C channels, h x w patches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Maps of a plain vision transformer from the weights of its self-attention: attention rollout and LeGrad.
 
-Shapes: B images, K classes, L blocks, S tokens (prefix tokens first), P patches.
+Shapes: B images, C classes, K asked ones, L blocks, S tokens (prefix tokens first), P patches, D channels.
 """
 
 from __future__ import annotations

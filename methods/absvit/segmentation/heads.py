@@ -39,7 +39,7 @@ class PoolByProducts(nn.Module):
         return self._shares(x, -2) @ x @ self._shares(x, -1).transpose(0, 1)
 
     def _shares(self, x: Tensor, side: int) -> Tensor:
-        """The share (bins, n) of each of n rows or columns in each bin's mean; bins may overlap, as torch's do."""
+        """The share (bins, h or w) of each row or column in each bin's mean; bins may overlap, as torch's do."""
         count, bins = x.shape[side], torch.arange(self.bins, device=x.device)[:, None]
         places = torch.arange(count, device=x.device)
         first, end = bins * count // self.bins, ((bins + 1) * count + self.bins - 1) // self.bins
