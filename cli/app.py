@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
 from functools import cache
 from types import FrameType
 from typing import Annotated
@@ -125,10 +124,10 @@ app.add_typer(listing, name="list")
 
 
 @cache
-def _command() -> Callable[..., int]:
-    """The command line, which a process that runs several commands builds once."""
-    command: Callable[..., int] = by_our_rules(typer.main.get_command(app))
-    return command
+def program() -> TyperGroup:
+    """The command line as click knows it, which a process builds once."""
+    group: TyperGroup = by_our_rules(typer.main.get_command(app))
+    return group
 
 
 def main() -> None:
@@ -137,7 +136,7 @@ def main() -> None:
     _end_on_signals()
     try:
         check_variables()
-        code = _command()(args=_to_the_front(_none_empty(sys.argv[1:])), prog_name="attnbias", standalone_mode=False)
+        code = program()(args=_to_the_front(_none_empty(sys.argv[1:])), prog_name="attnbias", standalone_mode=False)
     except (Exception, Interrupted) as error:
         code, message = describe(error)
         if message:

@@ -14,10 +14,9 @@ from typing import Any
 import click
 import pytest
 import yaml
-from typer.main import get_command
 
 import attnbias
-from attnbias.cli.app import app
+from attnbias.cli.app import program
 from attnbias.cli.errors import TypedWrong
 from attnbias.methods.engine.errors import UsageError
 from attnbias.methods.engine.registry import get_description
@@ -73,7 +72,7 @@ def alternatives(words: list[str]) -> Iterator[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Parse a command line as the program does, down to the command's own parameters, and run nothing."""
-    command: Any = get_command(app)
+    command: Any = program()
     context = click.Context(command)
     while hasattr(command, "resolve_command"):
         while words and words[0].startswith("-"):
@@ -124,7 +123,7 @@ def test_commands_in_the_text_and_their_options_are_the_programs(page: Path) -> 
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for line in re.findall(r"`attnbias ([^`]+)`", text):
         words = shlex.split(re.sub(r"METHOD|<name>|\.\.\.(?= )", "csra", line.replace("\n", " ")))
-        command: Any = get_command(app)
+        command: Any = program()
         context = click.Context(command)
         while hasattr(command, "resolve_command") and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
             name, command, words = command.resolve_command(context, words)
@@ -171,7 +170,7 @@ def test_the_readme_says_what_each_extra_brings_and_shows_each_command_once() ->
     work_on_it = {"dev", "oracles", "real-network"}
     assert {*named} | work_on_it == {*PROJECT["optional-dependencies"]}
     use = README[README.index("## Use") : README.index("## Results")]
-    command: Any = get_command(app)
+    command: Any = program()
     assert sorted(re.findall(r"^attnbias ([\w-]+)", use, re.MULTILINE)) == sorted(command.commands)
 
 

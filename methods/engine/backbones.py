@@ -185,10 +185,18 @@ def _prefix_tokens(network: nn.Module, features: object) -> int:
 
 
 def _unreached(network: nn.Module, features: Tensor) -> set[str]:
-    """Names of the parameters that features do not depend on."""
-    parameters = dict(network.named_parameters())
-    gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
-    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+    """Names of the parameters that features do not depend on: those that no gradient of theirs would flow into."""
+    reached, found = set[int](), set[object]()
+    waiting = [features.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in found:
+            continue
+        found.add(step)
+        if hasattr(step, "variable"):  # the end of a way: a parameter
+            reached.add(id(step.variable))
+        waiting += [source for source, _ in step.next_functions]
+    return {name for name, parameter in network.named_parameters() if id(parameter) not in reached}
 
 
 def _take_out(network: nn.Module, unreached: Set[str]) -> None:

@@ -6,10 +6,8 @@ import shlex
 from collections.abc import Callable
 
 import pytest
-from typer.main import get_command
 
-from attnbias.cli.app import WORK, app
-from attnbias.cli.options import by_our_rules
+from attnbias.cli.app import WORK, program
 from attnbias.methods import METHODS
 from attnbias.methods.engine.recipe import TRAINING, TRAINING_DATA, fields_of, panel_of
 from attnbias.methods.engine.registry import get_description
@@ -26,7 +24,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*words: str) -> list[str]:
-        by_our_rules(get_command(app)).main(list(words), prog_name="attnbias", standalone_mode=False)
+        program().main(list(words), prog_name="attnbias", standalone_mode=False)
         return capsys.readouterr().out.splitlines()
 
     return run

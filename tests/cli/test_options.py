@@ -16,9 +16,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 import pytest
-from typer.main import get_command
 
-from attnbias.cli.app import app
+from attnbias.cli.app import program
 from attnbias.methods import METHODS
 from attnbias.methods.engine import kernels, launch
 from attnbias.methods.engine.errors import UsageError
@@ -380,7 +379,7 @@ def options() -> dict[str, set[str]]:
 
     Nor their old names, which methods/test_old_names.py shows to be other names of today's.
     """
-    root = get_command(app)
+    root = program()
     found: dict[str, set[str]] = {}
     for words, command in commands(root, click.Context(root)):
         method = words[-1] if words[-1] in METHODS else None

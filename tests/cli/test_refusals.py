@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.main import get_command
 
-from attnbias.cli.app import app
+from attnbias.cli.app import program
 from tests.helpers.command_line import attnbias
 from tests.helpers.small_model import write_model
 from tests.helpers.tiny_runs import contents
@@ -95,7 +94,7 @@ MORE = {
 def wrong_values() -> Iterator[tuple[tuple[str, ...], str]]:
     """Each command with each of its options that `WRONG` names, as the command's own signature has them."""
     for command in COMMANDS:
-        found: Any = get_command(app)
+        found: Any = program()
         for word in command:
             context = found.make_context(word, [], resilient_parsing=True)
             found = found.get_command(context, word)

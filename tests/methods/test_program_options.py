@@ -13,9 +13,8 @@ from typing import Any
 
 import click
 import pytest
-from typer.main import get_command
 
-from attnbias.cli.app import app
+from attnbias.cli.app import program
 from attnbias.methods import METHODS
 from attnbias.methods.engine.registry import get_description
 
@@ -55,7 +54,7 @@ def options_of(method: str) -> frozenset[str]:
                 inner = command.get_command(context, name)
                 add(inner, click.Context(inner, parent=context, info_name=name))
 
-    command = get_command(app)
+    command = program()
     add(command, click.Context(command))
     return frozenset(found)
 
