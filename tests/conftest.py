@@ -36,13 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of tests and what they import stay to the end: the collector of garbage never looks at them."""
+    """Thousands of tests and what they import stay to the end: the collector of garbage never looks at them, and
+    seldom at what tests leave behind."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(10_000)
 
 
 @pytest.hookimpl(optionalhook=True)

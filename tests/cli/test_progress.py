@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import sys
@@ -13,17 +12,14 @@ from PIL import Image
 
 from attnbias.cli.prepare_data import fetch_progress
 from attnbias.methods.engine import screen
+from attnbias.methods.engine.display.visualize import visualize
+from attnbias.methods.engine.display.writer import VisualizationWriter
 from attnbias.methods.engine.prepare_data import prepare_data
-from attnbias.methods.engine.requests import PrepareRequest
+from attnbias.methods.engine.requests import PrepareRequest, VisualizeRequest
 from attnbias.methods.engine.screen import TrainingBar, counted, progress
+from tests.cli.test_visualize import checkpoint
 from tests.helpers.command_line import attnbias
 from tests.helpers.tiny_runs import instead
-
-
-@pytest.fixture(autouse=True)
-def nothing_else_is_shown() -> None:
-    """A bar of another test ends when its error, which keeps it, is collected: it would be told instead."""
-    gc.collect()
 
 
 class Stream(io.StringIO):
@@ -184,3 +180,20 @@ def test_a_run_begins_with_what_it_is_in_few_lines(demo_root: Path, tmp_path: Pa
     longer = attnbias(*instead(words, "--steps", 1), "--out", tmp_path / "long", "--verbose", expect=0).out
     assert "drop_unlabelled" in longer
     assert "drop_unlabelled" not in begun
+
+
+def test_the_bar_of_a_command_that_failed_ends_with_it(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its error is kept, as a notebook keeps the last one."""
+    model = checkpoint(tmp_path / "model.safetensors", ("cat", "dog"))
+    image = sorted((demo_root / "demo" / "images" / "val").iterdir())[0]
+    monkeypatch.setattr(VisualizationWriter, "add", lambda *_: 1 / 0)
+    shown(Stream(terminal=True), monkeypatch)
+    with pytest.raises(ZeroDivisionError) as kept:
+        visualize(VisualizeRequest(method="csra", paths=(image,), load_from=(str(model),), out=tmp_path / "out"))
+    later = shown(Stream(terminal=True), monkeypatch)
+    with progress() as tell:
+        tell("images", 1, 5)
+    assert "1/5" in later.getvalue()
+    assert kept.tb is not None

@@ -6,8 +6,8 @@ Reading order: `visualize`, then what it shows: the models' columns, the images,
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -109,14 +109,16 @@ def visualize(
         names, source, readers, see, suggestions = plan(request, columns, images)
         writer = VisualizationWriter(folder, columns, request, names, suggestions)
         skipped: list[str] = []
-        seen: Iterable[tuple[ImageSample, Prediction]] = _look(request, see, readers, skipped, precision)
-        if request.top is not None:
-            seen = heapq.nlargest(request.top, seen, key=lambda pair: pair[1].peak)
-            source += f"; the {len(seen)} where {columns[0].name} peaks highest, highest first"
+        # Where drawing fails, progress ends with it, and not with the error, which a notebook keeps.
+        with closing(_look(request, see, readers, skipped, precision)) as looked:
+            seen: Iterable[tuple[ImageSample, Prediction]] = looked
+            if request.top is not None:
+                seen = heapq.nlargest(request.top, looked, key=lambda pair: pair[1].peak)
+                source += f"; the {len(seen)} where {columns[0].name} peaks highest, highest first"
+            for photo, views in seen:
+                writer.add(photo, views)
         if request.amp != "no":
             source += f"; computed with --amp {request.amp}"
-        for photo, views in seen:
-            writer.add(photo, views)
         if not writer.items:
             raise DataError("no image could be read: " + "; ".join(skipped[:3]))
         for loaded in {id(column.loaded): column.loaded for column in columns}.values():
@@ -248,7 +250,7 @@ def _look(
     readers: list[Reader],
     skipped: list[str],
     precision: Callable[[], AbstractContextManager[None]],
-) -> Iterator[tuple[ImageSample, Prediction]]:
+) -> Generator[tuple[ImageSample, Prediction], None, None]:
     """Read and look at the images, a batch at a time; `skipped` gains what could not be read."""
     loader = DataLoader(Readers(readers), BATCH, num_workers=request.workers or 0, collate_fn=list)
     with counted(loader, "images", of=len(readers)) as read_batches:
