@@ -71,9 +71,15 @@ def test_a_run_keeps_its_scores_exactly(runs: list[Path]) -> None:
     assert set(stored.content["reliance"]["means"]) >= {"object_share", "context_share"}
 
 
-def test_bias_is_kept_by_map(runs: list[Path], demo_root: Path) -> None:
+@pytest.fixture(scope="module")
+def with_gradcam(runs: list[Path], demo_root: Path) -> Path:
+    """The second run, which has another map's bias beside that of its own."""
     val("csra", runs[1], demo_root, "--bias", "--map", "gradcam", "--store")
-    stored = evaluation(runs[1], "demo/val")
+    return runs[1]
+
+
+def test_bias_is_kept_by_map(with_gradcam: Path) -> None:
+    stored = evaluation(with_gradcam, "demo/val")
     for kind in ("score", "gradcam"):
         content = stored.bias(kind)
         assert content is not None
@@ -317,6 +323,7 @@ def test_compare_loads_no_torch_unless_models_are_needed(runs: list[Path], tmp_p
         (["--page", "--out", "{out}", "--map", "gradcam"], "run: attnbias val csra --load-from"),
     ],
 )
+@pytest.mark.usefixtures("with_gradcam")
 def test_what_cannot_be_compared_says_what_to_do(
     runs: list[Path], demo_root: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:

@@ -269,7 +269,7 @@ class World:
         dry = partial(self.train, "--out", self.folder / "new", "--dry-run")
         resume = partial(self.train, "--out", self.run, "--resume", "auto")
         inspect = partial(attnbias, "weights", "inspect", next(self.run.glob("checkpoints/*/model.safetensors")))
-        compare = partial(attnbias, "compare", self.run, self.other if self.other.exists() else self.run)
+        compare = partial(attnbias, "compare", self.run, *([self.other] if self.other.exists() else []))
         listed = partial(attnbias, "list", "datasets", "--root", self.root)
         prepare = partial(
             attnbias, "prepare-data", "demo", "--root", self.root, "--train", 12, "--eval", 6, "--size", 32

@@ -1,4 +1,4 @@
-"""timm's networks of some kinds with three blocks: a graph, or a compiled step, is of each block alike."""
+"""timm's networks of some kinds with two blocks: a graph, or a compiled step, is of each block alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import eva, register_model, vision_transformer
 from torch import nn
 
-DEPTH = 3
+DEPTH = 2
 
 
 @register_model
