@@ -162,7 +162,7 @@ def test_a_split_that_a_set_of_before_does_not_have_is_drawn(
 
 @pytest.mark.parametrize("preset", demo.PRESETS)
 def test_all_splits_have_the_same_number_of_digits_and_the_same_share_of_each(preset: str) -> None:
-    settings = demo.Settings(preset=preset, train=3000, eval=3000)
+    settings = demo.Settings(preset=preset, train=2000, eval=2000)
     shares = {
         split: np.mean([record.target for record in planned(split, settings).records], axis=0)
         for split in DATASETS["demo"].splits

@@ -16,6 +16,7 @@ from attnbias.methods.engine.errors import RunError, UsageError
 from attnbias.methods.engine.launch import accelerate, launch, place
 from attnbias.methods.engine.requests import ValRequest
 from tests.helpers.command_line import attnbias
+from tests.helpers.forked import forking
 
 
 def fail_one_after_the_other(job: str) -> None:
@@ -67,6 +68,8 @@ def test_the_first_of_two_failures_is_shown_and_no_file_is_left(
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Forked from this process, which has imported all; tests/engine/test_processes.py spawns them as a command does.
+    monkeypatch.setattr("attnbias.methods.engine.launch.LaunchConfig", forking)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))

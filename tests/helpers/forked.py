@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.launcher.api import LaunchConfig
+
 from attnbias.methods import METHODS
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -84,14 +86,18 @@ def free_port() -> int:
         return port
 
 
+def forking(**settings: Any) -> LaunchConfig:
+    """The settings of torch's launcher, which then forks its processes instead of spawning them."""
+    return LaunchConfig(**settings | {"start_method": "fork"})
+
+
 def enter(arguments: list[str], log: Path, rank: int, processes: int, port: int) -> None:
     """Be one process of a command, as a launcher would start it."""
     from attnbias.cli.app import main
     from attnbias.methods.engine import launch
 
     os.setsid()
-    spawning = launch.LaunchConfig
-    launch.LaunchConfig = lambda **settings: spawning(**settings | {"start_method": "fork"})
+    launch.LaunchConfig = forking
     multiprocessing.set_start_method("fork", force=True)  # of loader processes, as in a run that was not forked
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)

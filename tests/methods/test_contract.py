@@ -137,6 +137,7 @@ class TestVisionLanguage(Contract):
     }
     of_the_whole_batch: ClassVar = {"retrieval": ("loss", "matching")}  # half of a batch is shown false images
     graphs = ("vqa", "retrieval")
+    exported_elsewhere = ("vqa",)  # tests/cli/test_export_tasks.py, of the same size
     publish = staticmethod(publish)
 
     @classmethod
