@@ -119,7 +119,7 @@ def _of_function(source: str, weights: Path | None, *, trust: bool) -> OwnNetwor
         )
     function = getattr(found, name, None)
     if not callable(function):
-        raise UsageError(f"{source}: {module} has no function '{name}'")
+        raise UsageError(f"{source}: {module} has no function '{name}'{method_before(source)}")
     file = getattr(found, "__file__", None) or module
     LOG.warning("running code of your own: %s in %s", name, file)
     with running(source):

@@ -280,6 +280,8 @@ def test_a_module_that_is_missing_and_a_method_of_its_own_network_are_one_line(
     for name in ("ida:run", "ida:runs/x"):
         code = 2 if name == "ida:run" else 3
         assert "attnbias val ida --load-from run" in refused(*asked, name, cwd=home, expect=code)
+    (home / "lsas").mkdir()  # a run that is called as its method is; Python would import the folder
+    assert "attnbias val lsas --load-from best" in refused(*asked, "lsas:best", cwd=home, expect=2)
     source = f"{module(request)}:build"
     line = refused(*asked, source, "--method", "csra", cwd=home, expect=2)
     assert "is a whole classifier, no model of 'csra'" in line
