@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attnbias.data.cores import available_cores
-from attnbias.data.names import unfit_name
+from attnbias.data.names import own_name, unfit_name
 from attnbias.data.own import holds_shards, own_info
 from attnbias.data.prepare import Report, prepare
 from attnbias.data.prepared import data_root
@@ -59,7 +59,7 @@ def prepare_data(request: PrepareRequest, progress: ProgressCallback = silent) -
         val_seed=request.seed or 0,
         progress=progress,
     )
-    folder = data_root(request.data_root) / (request.called or Path(name).name)
+    folder = data_root(request.data_root) / (request.called or own_name(Path(name)))
     check_location(folder)
     if not request.dry_run:
         check_writable(folder)

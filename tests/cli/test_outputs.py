@@ -65,6 +65,8 @@ def test_results_are_neither_lost_nor_written_over(
         2, *start, "--csv", "/proc/scores.csv"
     )
     assert "no file can be made in /proc" in refused(2, "prepare-data", "demo", "--root", "/proc/sets")
+    (here / "table.csv").write_text("path,label\n")
+    assert "/proc/sets/table:" in refused(2, "prepare-data", "table.csv", "--root", "/proc/sets")
     assert "no file can be made in /proc" in refused(2, "compare", trained, "--out", "/proc/compared")
     assert "no file can be made in /proc" in refused(2, *start, "--cache", "/proc/kept")
     assert "would be inside the run" in refused(2, *start, "--cache", trained / "checkpoints")
